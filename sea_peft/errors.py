@@ -1,0 +1,51 @@
+"""Errors a user can act on: one sentence each, with the exit code that `seapeft` ends with."""
+
+from __future__ import annotations
+
+
+class SeaPeftError(Exception):
+    """Base of every expected error. The message is one sentence that names the way out."""
+
+    exit_code = 1
+
+
+class UsageError(SeaPeftError):
+    """The command line or an argument makes no sense."""
+
+    exit_code = 2
+
+
+class DataError(SeaPeftError):
+    """The data set, or one case of it, is refused."""
+
+    exit_code = 3
+
+
+class BudgetError(SeaPeftError):
+    """Nothing on offer fits the parameter budget."""
+
+    exit_code = 4
+
+
+class WeightsError(SeaPeftError):
+    """Pretrained weights or an adapter folder are refused."""
+
+    exit_code = 5
+
+
+class DeviceError(SeaPeftError):
+    """The device is missing, or memory or disk ran out."""
+
+    exit_code = 6
+
+
+class QualityGateError(SeaPeftError):
+    """The measured Dice is below what was asked for."""
+
+    exit_code = 7
+
+
+class PartialFailure(SeaPeftError):
+    """Some cases were predicted and some failed."""
+
+    exit_code = 8

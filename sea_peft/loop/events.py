@@ -1,0 +1,159 @@
+"""What the loop says while it runs: plain frozen dataclasses handed to one callback.
+
+The trace, MLflow and progress bars subscribe to these; the loop knows none of them. Fields hold only JSON types, so that
+an event written to the trace and read back is equal to the event that was emitted. Wall-clock times stand only in fields
+named `seconds`: everything else is a function of data, settings and seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Base of all events; `kind` is the class name in snake case and names the event in the trace."""
+
+    kind: ClassVar[str] = "event"
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as JSON types, `{"event": kind, ...fields}`."""
+        return {"event": self.kind, **dataclasses.asdict(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStarted(Event):
+    """First event: what is on offer and under which rules. `units` rows: unit, family, level, placement, site, kind, stage,
+    order, cost. `split`: hashed case ids per role."""
+
+    policy: str
+    seed: int
+    limit: int
+    head: int
+    backbone_parameters: int
+    units: list[dict[str, Any]]
+    settings: dict[str, Any]
+    split: dict[str, list[str]]
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingStep(Event):
+    """One optimizer step (progress only; not written to the trace). `phase`: head_only, warmup, search or refit."""
+
+    phase: str
+    step: int
+    of: int
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched(Event):
+    """The training part of one cycle: which units were trained, from step to step, and the mean loss."""
+
+    cycle: int
+    phase: str
+    first_step: int
+    last_step: int
+    loss: float
+    active: list[str]
+    probes: list[str]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Promised(Event):
+    """First-order estimate of what idle units could bring (loss decrease of one optimizer step); not a utility."""
+
+    cycle: int
+    promise: dict[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited(Event):
+    """One audit. `dice_on`: mean Dice with every gate as it is. `rows`: unit, delta (Dice on minus off, mean over patches),
+    spread (standard error of that mean over patches), patches. `hard_dice`: hard Dice with every gate as it is."""
+
+    cycle: int
+    dice_on: float
+    hard_dice: float
+    rows: list[dict[str, Any]]
+    patches: int
+    naive_patches: int
+    independent: bool
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked(Event):
+    """The ranking after an audit. `rows`: unit, state (idle, probe, active, cooling), was, delta, ema, median, iqr, score, spread,
+    audits, votes, guard, reason. `score` is null while the unit is unmeasured."""
+
+    cycle: int
+    rows: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocated(Event):
+    """One allocation. `decisions` rows: unit, decision (keep, add, drop, probe, refuse), value, reason. `value` and `optimum` are the
+    knapsack's objective for the greedy and the exact (milp) choice; `gap` = (optimum − value) / optimum."""
+
+    cycle: int
+    active: list[str]
+    probes: list[str]
+    used: int
+    limit: int
+    head: int
+    value: float
+    optimum: float
+    gap: float
+    changes: int
+    coverage: float
+    decisions: list[dict[str, Any]]
+    final: bool
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared(Event):
+    """Candidates compared on the audit cases before shipping. `dice`: candidate name → Dice. `chosen`: the one shipped."""
+
+    dice: dict[str, float]
+    chosen: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored(Event):
+    """Final score of one arm (unadapted, head_only, adapted) on the test cases. `per_case`: hashed id → label → Dice;
+    `dice` is null when the arm cannot predict the labels."""
+
+    arm: str
+    dice: float | None
+    per_label: dict[str, float]
+    per_case: dict[str, dict[str, float]]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFinished(Event):
+    """Last event."""
+
+    status: str
+    active: list[str]
+    used: int
+    reason: str
+
+
+Callback = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The callback of a run that nobody watches."""
