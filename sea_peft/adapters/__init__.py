@@ -1,0 +1,34 @@
+"""Adapters: families, the registry that makes units of them, and the bank that holds and gates the units.
+
+Importing this registers every family, in the order in which units of one site act: additive ones first.
+"""
+
+from sea_peft.adapters import lora  # isort: skip
+from sea_peft.adapters import conv_adapter  # isort: skip
+from sea_peft.adapters import bias  # isort: skip
+from sea_peft.adapters import affine  # isort: skip
+from sea_peft.adapters import full  # isort: skip
+from sea_peft.adapters.adapted import Adapted
+from sea_peft.adapters.bank import Bank
+from sea_peft.adapters.base import Adapter, CannotMerge
+from sea_peft.adapters.head import TargetHead
+from sea_peft.adapters.registry import Offer, Unit, families, register, total_cost, units_for
+
+__all__ = [
+    "Adapted",
+    "Adapter",
+    "Bank",
+    "CannotMerge",
+    "Offer",
+    "TargetHead",
+    "Unit",
+    "affine",
+    "bias",
+    "conv_adapter",
+    "families",
+    "full",
+    "lora",
+    "register",
+    "total_cost",
+    "units_for",
+]

@@ -1,0 +1,85 @@
+"""A backbone with its bank and its target head: what is trained, audited, saved and used to predict."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from sea_peft.adapters.bank import Bank
+from sea_peft.adapters.head import TargetHead
+from sea_peft.adapters.registry import Unit
+from sea_peft.backbones import Site
+
+
+class Adapted(nn.Module):
+    """Maps [B, C, D, H, W] to target logits [B, 1 + labels, D, H, W]. The backbone is frozen and stays in eval mode throughout.
+
+    `rows`: for every target label the backbone's output row, None where the backbone does not know it. `classes`: K, the backbone's
+    output channels.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        sites: Sequence[Site],
+        units: Sequence[Unit],
+        rows: Sequence[int | None],
+        classes: int,
+        example: torch.Tensor,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.sites = tuple(sites)
+        self.bank = Bank(backbone, units, seed)
+        self.head_path = _final_module(backbone, sites, example)
+        module = backbone.get_submodule(self.head_path) if self.head_path else None
+        self.head = TargetHead(rows, classes, module)
+        self.head_gate = True
+        self._features: torch.Tensor | None = None
+        if module is not None:
+            module.register_forward_pre_hook(self._remember)
+
+    def _remember(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+    def train(self, mode: bool = True) -> Adapted:
+        """Only the head has a mode to set; the backbone's dropout stays off and its running statistics stay frozen."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.backbone(x)
+        features = self._features if self.head_path else logits
+        self._features = None
+        assert features is not None
+        return self.head(features, logits, self.head_gate)
+
+    @contextlib.contextmanager
+    def unadapted(self) -> Iterator[None]:
+        """Close every gate, the head's too, for a while: the backbone as it came."""
+        gate, self.head_gate = self.head_gate, False
+        try:
+            with self.bank.only(()):
+                yield
+        finally:
+            self.head_gate = gate
+
+
+@torch.no_grad()
+def _final_module(backbone: nn.Module, sites: Sequence[Site], example: torch.Tensor) -> str | None:
+    """Path of the convolution whose output is the backbone's output, or None when something follows it."""
+    heads = [site.path for site in sites if site.stage == "head" and site.kind == "conv"]
+    outputs: list[torch.Tensor] = []
+    if not heads:
+        return None
+    handle = backbone.get_submodule(heads[0]).register_forward_hook(lambda _m, _i, y: outputs.append(y))
+    try:
+        final = backbone(example)
+    finally:
+        handle.remove()
+    return heads[0] if len(outputs) == 1 and outputs[0] is final else None

@@ -1,0 +1,54 @@
+"""ConvAdapter: a depth-wise then point-wise convolution beside, or after, a residual block or a convolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sea_peft.adapters.base import Adapter, kaiming_uniform
+from sea_peft.adapters.registry import register
+from sea_peft.backbones import Site
+
+
+@register
+class ConvAdapter(Adapter):
+    """h ← h + α ⊙ (W_point ⊗ ReLU(W_depth ⊗ z)), z the site's input ("parallel") or its output ("sequential").
+
+    Source: Conv-Adapter (Chen et al. 2022, arXiv 2208.07463), eq. 2, as used for 3D CNNs by the thesis "PEFT of CNN-based 3D CT
+    segmentation models". W_depth is a grouped 3×3×3 convolution C → C/γ, W_point is 1×1×1, C/γ → C_out, α a learnt vector of
+    ones. W_point starts at zero (not in the thesis), so that the unit starts as the identity. The level is γ, the reduction.
+    Cost 27·C + (C/γ)·C_out + C_out. Learning rate 1e-2 (FSEFT's for its residual adapters).
+
+    Shapes: depth [C/γ, γ, 3, 3, 3], point [C_out, C/γ], alpha [C_out].
+    """
+
+    family = "conv_adapter"
+    kinds = frozenset({"block", "conv"})
+    levels = (2, 4, 8, 16)
+    placements = ("parallel", "sequential")
+    learning_rate = 1e-2
+
+    @classmethod
+    def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
+        """The reduced width divides the input's channels and is at least two; a parallel branch can keep up with the site's stride."""
+        channels = site.in_channels if placement == "parallel" else site.out_channels
+        return channels % level == 0 and channels // level >= 2 and all(s >= 1 and s == int(s) for s in site.stride)
+
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
+        super().__init__(site, module, level, placement, generator)
+        self.parallel = placement == "parallel"
+        channels = site.in_channels if self.parallel else site.out_channels
+        self.stride = tuple(int(s) for s in site.stride) if self.parallel else (1, 1, 1)
+        self.groups = channels // level
+        self.depth = nn.Parameter(kaiming_uniform((self.groups, level, 3, 3, 3), generator))
+        self.point = nn.Parameter(torch.zeros(site.out_channels, self.groups))
+        self.alpha = nn.Parameter(torch.ones(site.out_channels))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        z = x if self.parallel else y
+        hidden = F.relu(F.conv3d(z, self.depth, stride=self.stride, padding=1, groups=self.groups))
+        # α scales the point-wise rows, which is cheaper than scaling the volume and is the same sum
+        return y + F.conv3d(hidden, (self.alpha[:, None] * self.point)[:, :, None, None, None])

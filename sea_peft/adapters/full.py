@@ -1,0 +1,51 @@
+"""Full: a full-rank change of a site's weight. Fine-tuning as units, for comparison; no budget profile offers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sea_peft.adapters.base import Adapter
+from sea_peft.adapters.registry import register
+from sea_peft.backbones import Site
+
+
+@register
+class Full(Adapter):
+    """y ← y + ΔW⊗x + Δb with ΔW, Δb shaped as the site's own weight and bias, zero at the start.
+
+    At every site together with `affine` at every norm this is full fine-tuning of the backbone, written as deltas so that the
+    backbone's tensors stay untouched; at decoder sites, decoder fine-tuning. Learning rate 1e-3 (AdamW on zero-initialised deltas;
+    FSEFT fine-tunes with 1e-4 over many more steps).
+    """
+
+    family = "full"
+    kinds = frozenset({"linear", "conv", "transposed"})
+    learning_rate = 1e-3
+
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
+        super().__init__(site, module, level, placement, generator)
+        self.kind = site.kind
+        self.weight = nn.Parameter(torch.zeros_like(module.weight, requires_grad=True))  # type: ignore[arg-type]
+        bias = module.bias
+        self.bias = nn.Parameter(torch.zeros_like(bias, requires_grad=True)) if isinstance(bias, torch.Tensor) else None
+        names = ("stride", "padding", "dilation", "groups") if site.kind != "linear" else ()
+        self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
+        if site.kind == "transposed":
+            self.geometry["output_padding"] = module.output_padding
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        operation = {"linear": F.linear, "conv": F.conv3d, "transposed": F.conv_transpose3d}[self.kind]
+        return y + operation(x, self.weight, self.bias, **self.geometry)
+
+    def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        folded = {"weight": tensors["weight"] + self.weight}
+        if self.bias is not None:
+            folded["bias"] = tensors["bias"] + self.bias
+        return folded

@@ -1,0 +1,61 @@
+"""The target head: the backbone's own classes kept, new labels added, everything stored as deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# A new label starts as this share of the background's odds: small enough to leave the known labels as they are, large enough to learn.
+NEW_LABEL_ODDS = 0.05
+
+
+class TargetHead(nn.Module):
+    """Backbone classes → target labels.
+
+    The backbone ends in K logits, row 0 the background. The head keeps all K rows (each may move by a delta) and appends one row per
+    target label that the backbone does not know; such a row starts as the background's row with `NEW_LABEL_ODDS` of its odds. The
+    target's logits are then: background = logsumexp over every row that is not a target label, label = its row. A softmax over these
+    is exactly the backbone's softmax summed over the classes that the target does not ask for, so nothing of what the backbone
+    knows about neighbouring organs is thrown away.
+
+    `rows[i]`: row of the i-th target label, or None where it is new. With `module` (the last convolution, when the backbone's output
+    is that module's output) deltas act on its features; without, on the K logits.
+
+    Parameters: weight [K + new, C, k, k, k] and bias [K + new], deltas, zero at the start.
+    """
+
+    def __init__(self, rows: Sequence[int | None], classes: int, module: nn.Module | None) -> None:
+        super().__init__()
+        self.classes = classes
+        self.new = sum(row is None for row in rows)
+        fresh = iter(range(classes, classes + self.new))
+        self.rows = tuple(next(fresh) if row is None else row for row in rows)
+        self.on_features = module is not None
+        shape = module.weight.shape[1:] if module is not None else (classes, 1, 1, 1)  # type: ignore[union-attr, operator]
+        self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))  # type: ignore[misc]
+        self.bias = nn.Parameter(torch.zeros(classes + self.new))
+        names = ("stride", "padding", "dilation") if module is not None else ()
+        self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
+
+    @property
+    def cost(self) -> int:
+        """Trainable parameters."""
+        return self.weight.numel() + self.bias.numel()
+
+    def forward(self, features: torch.Tensor, logits: torch.Tensor, gate: bool = True) -> torch.Tensor:
+        """features [B, C, D, H, W] (the logits themselves when the head acts on logits), logits [B, K, D, H, W] → target logits
+        [B, 1 + labels, D, H, W]. With the gate closed the deltas are skipped: what the backbone alone says of the target's labels."""
+        y = logits
+        if self.new:
+            prior = logits[:, :1] + torch.log(torch.tensor(NEW_LABEL_ODDS, dtype=logits.dtype, device=logits.device))
+            y = torch.cat([logits, prior.expand(-1, self.new, *(-1,) * (logits.ndim - 2))], dim=1)
+        if gate:
+            y = y + F.conv3d(features, self.weight, self.bias, **self.geometry)
+        wanted = set(self.rows)
+        others = [row for row in range(self.classes) if row not in wanted]
+        background = y[:, others].logsumexp(dim=1, keepdim=True) if len(others) > 1 else y[:, others]
+        return torch.cat([background, y[:, list(self.rows)]], dim=1)

@@ -1,0 +1,128 @@
+"""THE registry: family × site × level × placement → unit. Every backbone and every policy goes through it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sea_peft.adapters.base import Adapter
+from sea_peft.backbones import Site
+from sea_peft.errors import UsageError
+
+_FAMILIES: dict[str, type[Adapter]] = {}
+
+
+def register(family: type[Adapter]) -> type[Adapter]:
+    """Class decorator: put a family on offer. The conformance suite takes it in by itself."""
+    if family.family in _FAMILIES:
+        raise ValueError(f"adapter family {family.family!r} is registered twice")
+    _FAMILIES[family.family] = family
+    return family
+
+
+def families() -> dict[str, type[Adapter]]:
+    """Every registered family by name, in the order in which units of one site act."""
+    return dict(_FAMILIES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One thing that can be switched on: family × site × level × placement. `cost`: its trainable parameters (real numel)."""
+
+    family: str
+    level: int
+    placement: str
+    site: Site
+    cost: int
+
+    @property
+    def id(self) -> str:
+        """Stable name: `lora-4@down_layers.1.1.conv1.conv`, `conv_adapter.parallel-4@down_layers.1.1`, `affine@conv_final.0`."""
+        placement = f".{self.placement}" if self.placement else ""
+        level = f"-{self.level}" if self.level else ""
+        return f"{self.family}{placement}{level}@{self.site.path}"
+
+    @property
+    def group(self) -> str:
+        """At most one unit of a group is on at a time: (site, family)."""
+        return f"{self.family}@{self.site.path}"
+
+    def build(self, backbone: nn.Module, seed: int) -> Adapter:
+        """A fresh, identical-to-nothing module for this unit; its random values depend on seed and id alone."""
+        digest = hashlib.sha256(f"{seed}:{self.id}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        module = backbone.get_submodule(self.site.path)
+        return _FAMILIES[self.family](self.site, module, self.level, self.placement, generator)
+
+    def row(self) -> dict[str, Any]:
+        """The unit as JSON types, for the trace and tables."""
+        return {
+            "unit": self.id,
+            "family": self.family,
+            "level": self.level,
+            "placement": self.placement,
+            "site": self.site.path,
+            "kind": self.site.kind,
+            "stage": self.site.stage,
+            "order": self.site.order,
+            "cost": self.cost,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What of one family a budget profile puts on offer: levels and placements, None for all that the family has."""
+
+    levels: tuple[int, ...] | None = None
+    placements: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+
+def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
+    """The audit space: every unit that the offers make at the sites, in execution order, then family, placement, level.
+
+    The head's own site takes no unit: the head is fitted and counted by itself. Raises UsageError for an unknown family or level.
+    """
+    for name, offer in offers.items():
+        if name not in _FAMILIES:
+            raise UsageError(f"No adapter family is called {name!r}; there are {', '.join(_FAMILIES)}.")
+        known = _FAMILIES[name]
+        for asked, has, what in (
+            (offer.levels, known.levels, "level"),
+            (offer.placements, known.placements, "placement"),
+            (offer.kinds, known.kinds, "kind of site"),
+        ):
+            if asked is not None and (unknown := set(asked) - set(has)):
+                listed = ", ".join(str(h) for h in sorted(has))
+                raise UsageError(f"{name} has no {what} {sorted(unknown)[0]!r}; it has {listed}.")
+    made = []
+    for site in sites:
+        if site.stage == "head":
+            continue
+        module = backbone.get_submodule(site.path)
+        for name, family in _FAMILIES.items():
+            if name not in offers or site.kind not in family.kinds:
+                continue
+            offer = offers[name]
+            if offer.kinds is not None and site.kind not in offer.kinds:
+                continue
+            for placement in offer.placements or family.placements:
+                for level in offer.levels or family.levels:
+                    if family.fits(site, module, level, placement):
+                        made.append(_with_cost(Unit(name, level, placement, site, 0), backbone))
+    return tuple(made)
+
+
+def _with_cost(unit: Unit, backbone: nn.Module) -> Unit:
+    """The unit with its cost counted on the real module."""
+    return dataclasses.replace(unit, cost=sum(p.numel() for p in unit.build(backbone, seed=0).parameters()))
+
+
+def total_cost(units: Iterable[Unit]) -> int:
+    """Sum of the units' costs, in parameters."""
+    return sum(unit.cost for unit in units)

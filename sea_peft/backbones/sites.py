@@ -1,0 +1,177 @@
+"""Where an adapter can act: the sites of a backbone, found by kind and confirmed by one probe forward.
+
+Nothing here guesses from names. A module is a site when it fired in the probe and when disturbing its output disturbed the
+network's output; its stage and its place in the execution order come from the same forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+KINDS = ("linear", "conv", "transposed", "norm", "block")
+STAGES = ("stem", "encoder", "bottleneck", "decoder", "head")
+
+_NORMS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.InstanceNorm3d,
+    nn.BatchNorm3d,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One place in the backbone where an adapter can act.
+
+    `path`: module path in the backbone. `kind`: one of `KINDS`. `in_channels`, `out_channels`: channels of the module's input and
+    output. `stride`: how many times smaller the output is than the input, per axis (a transposed convolution has fractions).
+    `stage`: one of `STAGES`. `order`: place in the execution order, from 0.
+    """
+
+    path: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    stride: tuple[float, float, float]
+    stage: str
+    order: int
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What the probe saw of one module."""
+
+    kind: str
+    order: int
+    channels: tuple[int, int]
+    shape_in: torch.Size
+    shape_out: torch.Size
+    resolution: int
+
+
+def module_kind(module: nn.Module) -> str | None:
+    """The kind of a leaf module, or None when no family acts on it."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.Conv3d):
+        return "conv"
+    if isinstance(module, nn.ConvTranspose3d):
+        return "transposed"
+    if isinstance(module, _NORMS):
+        return "norm"
+    return None
+
+
+def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Smallest modules with a forward of their own that hold at least two convolutions: the residual blocks of the field's networks.
+
+    Containers (`nn.Sequential` and its subclasses) are passed over, since what they return is their last child's output.
+    """
+    found: list[str] = []
+    for path, module in sorted(backbone.named_modules(), key=lambda item: -item[0].count(".")):
+        if not path or type(module).forward is nn.Sequential.forward:
+            continue
+        convolutions = sum(isinstance(m, nn.Conv3d) for m in module.modules())
+        if convolutions >= 2 and not any(other.startswith(path + ".") for other in found):
+            found.append(path)
+            yield path, module
+
+
+def candidates(backbone: nn.Module) -> dict[str, tuple[str, nn.Module]]:
+    """Module path → (kind, module) for everything that may become a site, in registration order."""
+    leaves = {path: (kind, m) for path, m in backbone.named_modules() if (kind := module_kind(m)) is not None}
+    return leaves | {path: ("block", m) for path, m in _blocks(backbone)}
+
+
+def _channels(kind: str, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+    """Channels in and out. Linear and layer norm keep them last; everything else keeps them second."""
+    if kind == "linear" or isinstance(module, nn.LayerNorm):
+        return x.shape[-1], y.shape[-1]
+    return x.shape[1], y.shape[1]
+
+
+def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
+    """Probe the backbone once and return its sites in execution order.
+
+    `example`: [B, C, D, H, W], a size the backbone accepts. Every candidate's output is disturbed by a fixed random field scaled by
+    its own zero scalar; the gradient of the network's output with respect to that scalar says whether acting there changes anything.
+    The backbone is left as it was (mode, hooks, gradients).
+    """
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[str, _Seen] = {}
+    scales: dict[str, torch.Tensor] = {}
+    resolution = [math.prod(example.shape[2:])]
+
+    def hook_for(path: str, kind: str, module: nn.Module) -> Callable[..., torch.Tensor | None]:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> torch.Tensor | None:
+            x = inputs[0]
+            if not (isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)):
+                return None
+            if output.ndim == 5 and kind != "linear" and not isinstance(module, nn.LayerNorm):
+                resolution[0] = math.prod(output.shape[2:])
+            if path not in seen:
+                seen[path] = _Seen(
+                    kind, len(seen), _channels(kind, module, x, output), x.shape, output.shape, resolution[0]
+                )
+                scales[path] = torch.zeros((), device=output.device, dtype=output.dtype, requires_grad=True)
+            noise = torch.randn(output.shape, generator=generator).to(output)
+            return output + scales[path] * noise
+
+        return hook
+
+    was_training = backbone.training
+    handles = []
+    try:
+        backbone.eval()
+        for path, (kind, module) in candidates(backbone).items():
+            handles.append(module.register_forward_hook(hook_for(path, kind, module)))
+        with torch.enable_grad():
+            output = backbone(example)
+            weights = torch.randn(output.shape, generator=generator).to(output)
+            gradients = torch.autograd.grad((output * weights).sum(), list(scales.values()), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        backbone.train(was_training)
+
+    acts = [path for path, g in zip(scales, gradients, strict=True) if g is not None and float(g) != 0.0]
+    return _staged({path: seen[path] for path in acts}, example, output.shape)
+
+
+def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -> tuple[Site, ...]:
+    """Give every site its stage: the smallest resolution is the bottleneck, before it encoder, after it decoder; the first convolution
+    at the input's resolution is the stem, the last one that makes the network's output channels is the head."""
+    if not seen:
+        return ()
+    lowest = min(s.resolution for s in seen.values())
+    at_bottom = [s.order for s in seen.values() if s.resolution == lowest]
+    convolutions = [(p, s) for p, s in seen.items() if s.kind in ("conv", "transposed", "linear")]
+    stem = min(convolutions, key=lambda item: item[1].order)[0] if convolutions else None
+    last = max(convolutions, key=lambda item: item[1].order) if convolutions else None
+    head = last[0] if last and last[1].channels[1] == output[1] and last[1].shape_out[2:] == output[2:] else None
+
+    def stage(path: str, s: _Seen) -> str:
+        if path == head:
+            return "head"
+        if path == stem:
+            return "stem"
+        if s.order < min(at_bottom):
+            return "encoder"
+        return "decoder" if s.order > max(at_bottom) else "bottleneck"
+
+    sites = []
+    for order, (path, s) in enumerate(sorted(seen.items(), key=lambda item: item[1].order)):
+        both_spatial = len(s.shape_in) == 5 and len(s.shape_out) == 5 and s.kind != "linear"
+        stride = (
+            tuple(a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True))
+            if both_spatial
+            else (1.0, 1.0, 1.0)
+        )
+        sites.append(Site(path, s.kind, *s.channels, stride, stage(path, s), order))  # type: ignore[arg-type]
+    return tuple(sites)
