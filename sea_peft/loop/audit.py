@@ -1,0 +1,119 @@
+"""The audit: exact on/off ablation of units on fixed patches, in Dice. The same state audited twice gives the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import torch
+
+from sea_peft.adapters import Adapted
+from sea_peft.loop.reuse import BlockReuse
+
+SOFT, HARD = "soft", "hard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean."""
+
+    unit: str
+    delta: float
+    spread: float
+    patches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditResult:
+    """`dice_on`: mean Dice of the audited kind with every gate as it is; `hard_dice`: the same as hard Dice."""
+
+    dice_on: float
+    hard_dice: float
+    rows: tuple[Ablation, ...]
+    patches: int
+
+
+def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Tensor:
+    """Dice of every patch, [B], float64: the mean over the labels that are present in the patch.
+
+    `logits`: [B, 1 + L, D, H, W]; `label`: [B, D, H, W], 0 the background. `kind`: "hard" takes the argmax, "soft" the softmax:
+    2·Σ p·r / (Σ p + Σ r). A patch without any label gives NaN.
+    """
+    classes = logits.shape[1]
+    axes = (2, 3, 4)
+    if kind == SOFT:
+        p = logits.softmax(dim=1)
+    else:
+        p = torch.nn.functional.one_hot(logits.argmax(dim=1), classes).movedim(-1, 1).to(logits.dtype)
+    r = torch.nn.functional.one_hot(label.long(), classes).movedim(-1, 1).to(logits.dtype)
+    # float64 sums: two nearly equal Dice values are subtracted later
+    both = (p * r).sum(axes, dtype=torch.float64)[:, 1:]
+    reference = r.sum(axes, dtype=torch.float64)[:, 1:]
+    dice = 2 * both / (p.sum(axes, dtype=torch.float64)[:, 1:] + reference).clamp_min(1e-8)
+    return torch.where(reference > 0, dice, torch.nan).nanmean(dim=1)
+
+
+class Auditor:
+    """Measures on fixed patches of the audit cases, in mini-batches.
+
+    `images` [P, C, d, h, w] and `labels` [P, d, h, w]; patches without any label are left out, since they have no Dice. The model's
+    gates and mode are what they were afterwards, and no random number is drawn.
+    """
+
+    def __init__(
+        self, model: Adapted, images: torch.Tensor, labels: torch.Tensor, batch: int, dice: str = SOFT
+    ) -> None:
+        labelled = (labels > 0).flatten(1).any(dim=1)
+        self.model = model
+        self.dice = dice
+        self.batches = [
+            (images[labelled][i : i + batch], labels[labelled][i : i + batch])
+            for i in range(0, int(labelled.sum()), batch)
+        ]
+        self.patches = int(labelled.sum())
+
+    @torch.no_grad()
+    def audit(self, unit_ids: Sequence[str]) -> AuditResult:
+        """Switch each of these open units off, one at a time, and measure what its absence costs."""
+        was_training = self.model.training
+        self.model.eval()
+        bank = self.model.bank
+        missing = set(unit_ids) - bank.active
+        if missing:
+            raise ValueError(f"only open units can be ablated; closed: {sorted(missing)[0]}")
+        try:
+            on, hard = [], []
+            off: dict[str, list[torch.Tensor]] = {unit: [] for unit in unit_ids}
+            for images, labels in self.batches:
+                images = images.to(next(self.model.parameters()).device)
+                with BlockReuse(self.model.backbone, self.model.sites) as reuse:
+                    baseline = self.model(images).cpu()
+                    on.append(patch_dice(baseline, labels, self.dice))
+                    hard.append(patch_dice(baseline, labels, HARD))
+                    for unit in unit_ids:
+                        with bank.without(unit), reuse.toggled(bank.units[unit].site.path):
+                            off[unit].append(patch_dice(self.model(images).cpu(), labels, self.dice))
+        finally:
+            self.model.train(was_training)
+        with_all = torch.cat(on)
+        rows = []
+        for unit in unit_ids:
+            delta = with_all - torch.cat(off[unit])
+            spread = float(delta.std() / len(delta) ** 0.5) if len(delta) > 1 else 0.0
+            rows.append(Ablation(unit, float(delta.mean()), spread, len(delta)))
+        return AuditResult(float(with_all.mean()), float(torch.cat(hard).mean()), tuple(rows), self.patches)
+
+    @torch.no_grad()
+    def dice_of(self, active: Collection[str], head: bool = True) -> float:
+        """Hard Dice on the audit patches with exactly these units (and the head's deltas or not)."""
+        bank, model = self.model.bank, self.model
+        gate, model.head_gate = model.head_gate, head
+        try:
+            with bank.only(active):
+                values = [
+                    patch_dice(model(images.to(next(model.parameters()).device)).cpu(), labels, HARD)
+                    for images, labels in self.batches
+                ]
+        finally:
+            model.head_gate = gate
+        return float(torch.cat(values).mean())

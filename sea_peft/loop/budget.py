@@ -1,0 +1,102 @@
+"""The budget: how many parameters may be trained, and what a budget profile puts on offer."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from sea_peft.adapters import Offer
+from sea_peft.errors import BudgetError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FORM = re.compile(r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<unit>%|k|M)?")
+
+
+def parse_budget(text: str, parameters: int) -> int:
+    """`1%`, `0.01`, `47k` or `47000` → trainable parameters, given the backbone's. Raises UsageError where it can be read two ways."""
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"--budget {text!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.")
+    number, unit = float(match["number"]), match["unit"]
+    if unit == "%":
+        share = number / 100
+    elif unit:
+        return int(number * {"k": 1_000, "M": 1_000_000}[unit])
+    elif number == 1:
+        raise UsageError(f"--budget {text} can mean 100% or one parameter; write 1% for one per cent.")
+    elif number < 1:
+        share = number
+    else:
+        if number != int(number):
+            raise UsageError(f"--budget {text} is neither a share below 1 nor a whole count; write {text}% or a count.")
+        return int(number)
+    if not 0 < share <= 1:
+        raise UsageError(f"--budget {text} is not between 0 and 100% of the backbone's {parameters:,} parameters.")
+    return int(share * parameters)
+
+
+class FamilyOffer(pydantic.BaseModel):
+    """One `[families.<name>]` table: which levels, placements and kinds of site are on offer; left out, all that the family has."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    levels: tuple[int, ...] | None = None
+    placements: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+
+class Profile(pydantic.BaseModel):
+    """A budget profile, `budgets/*.toml`. `budget`: default budget, as on the command line. `head`: fitted and counted, or frozen."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    name: str
+    about: str = ""
+    budget: str = "1%"
+    head: Literal["train", "frozen"] = "train"
+    families: dict[str, FamilyOffer]
+
+    def offers(self) -> dict[str, Offer]:
+        """Family name → offer, as the registry takes it."""
+        return {name: Offer(f.levels, f.placements, f.kinds) for name, f in self.families.items()}
+
+
+def profiles_folder() -> Path:
+    """Where the shipped profiles lie: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "budgets"
+    return inside if inside.is_dir() else package.parent / "budgets"
+
+
+def load_profile(name: str) -> Profile:
+    """The shipped profile called `name`, or the TOML file at that path. Raises UsageError with what is wrong in it."""
+    shipped = {path.stem: path for path in sorted(profiles_folder().glob("*.toml"))}
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        raise UsageError(f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a TOML file.")
+    try:
+        return Profile.model_validate({"name": path.stem} | tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"Budget profile {path.name} is not valid TOML: {error}.") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"Budget profile {path.name}, field {where}: {first['msg']}.") from error
+
+
+def check_feasible(limit: int, head: int, costs: list[int], parameters: int) -> None:
+    """Raise BudgetError when the head and the cheapest unit do not fit together."""
+    if not costs:
+        raise BudgetError("The budget profile offers no unit on this backbone; choose another --profile.")
+    need = head + min(costs)
+    if limit < need:
+        raise BudgetError(
+            f"A budget of {limit:,} parameters fits no unit: the head takes {head:,} and the cheapest unit {min(costs):,}; "
+            f"ask for at least {need:,} ({need / parameters:.4%} of the backbone)."
+        )

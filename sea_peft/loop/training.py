@@ -1,0 +1,143 @@
+"""Training of whatever is active: adapters and head, never a backbone tensor. Data order is a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+import torch
+from monai.losses import DiceCELoss
+
+from sea_peft.adapters import Adapted
+from sea_peft.errors import DeviceError
+
+# The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
+HEAD_LEARNING_RATE = 1e-2
+# Batches for promise are drawn far beyond any training step, so that they are nobody's training batch.
+_PROMISE_STREAM = 1_000_000
+
+
+class Batches(Protocol):
+    """Where training crops come from: a pure function of the step (`sea_peft.data.crops.CropSampler`)."""
+
+    def batch(self, step: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [B, C, d, h, w] float32 and labels [B, d, h, w] uint8."""
+        ...
+
+
+def warm_up(step: int, over: int) -> float:
+    """Linear warm-up from 1/over to 1, then constant: the search, whose length the allocation must not depend on."""
+    return min(1.0, (step + 1) / max(over, 1))
+
+
+def warm_up_cosine(step: int, total: int, over: int) -> float:
+    """Linear warm-up over `over` steps, then half a cosine to 0 at `total`: the refit."""
+    if step < over:
+        return (step + 1) / max(over, 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - over) / max(total - over, 1)))
+
+
+@dataclasses.dataclass
+class Trainer:
+    """AdamW without weight decay on the active units and the head, Dice + cross-entropy on the target's logits.
+
+    One optimizer state per tensor lives as long as the trainer, so that a unit which comes back continues where it was. Every family
+    has its own learning rate, times the schedule's factor.
+    """
+
+    model: Adapted
+    batch_size: int
+    train_head: bool = True
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self._state: dict[str, dict[str, Any]] = {}
+
+    def train(
+        self,
+        units: Collection[str],
+        batches: Batches,
+        first: int,
+        count: int,
+        schedule: Callable[[int], float],
+        on_step: Callable[[int, float], None],
+    ) -> float:
+        """`count` optimizer steps from global step `first` on; only `units` are open. Returns the mean loss.
+
+        `schedule`: step within this call → factor on the learning rates. Raises DeviceError when the loss is no number.
+        """
+        bank = self.model.bank
+        bank.activate(units)
+        named = {f"{u}/{n}": (p, bank[u].learning_rate) for u in sorted(units) for n, p in bank[u].named_parameters()}
+        if self.train_head:
+            named |= {f"head/{n}": (p, HEAD_LEARNING_RATE) for n, p in self.model.head.named_parameters()}
+        if not named or count <= 0:
+            return math.nan
+        optimizer = torch.optim.AdamW(
+            [{"params": [p], "lr": rate, "base": rate} for p, rate in named.values()], weight_decay=0.0
+        )
+        for key, (parameter, _) in named.items():
+            if key in self._state:
+                optimizer.state[parameter] = self._state[key]
+        total = 0.0
+        self.model.train()
+        for i in range(count):
+            factor = schedule(i)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
+            images, labels = batches.batch(first + i, self.batch_size)
+            loss = self._loss(images, labels)
+            value = float(loss)
+            if not math.isfinite(value):
+                raise DeviceError(
+                    f"Training diverged: the loss is {value} at step {first + i}; check the scans' intensities with "
+                    "`seapeft data check`, or try another --seed."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += value
+            on_step(first + i, value)
+        self.model.eval()
+        optimizer.zero_grad(set_to_none=True)
+        self._state |= {key: optimizer.state[p] for key, (p, _) in named.items()}
+        return total / count
+
+    def promise(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
+        """First-order estimate of what each unit could bring: learning rate × Σ|mean gradient|, the loss decrease of one sign-like
+        (Adam's first) step. The units are opened at what they are now; freshly built they are the identity, so the forward is the
+        current model's. `round` picks batches of their own. Nothing is changed.
+        """
+        bank = self.model.bank
+        with bank.only(bank.active | set(units)):
+            sums: dict[str, list[torch.Tensor]] = {}
+            for i in range(count):
+                images, labels = batches.batch(_PROMISE_STREAM + round * count + i, self.batch_size)
+                parameters = {u: list(bank[u].parameters()) for u in units}
+                flat = [p for ps in parameters.values() for p in ps]
+                gradients = iter(torch.autograd.grad(self._loss(images, labels), flat, allow_unused=True))
+                for u, ps in parameters.items():
+                    grads = [g if g is not None else torch.zeros_like(p) for p, g in zip(ps, gradients, strict=False)]
+                    sums[u] = [a + b for a, b in zip(sums[u], grads, strict=True)] if u in sums else grads
+        return {
+            u: bank[u].learning_rate * sum(float(g.abs().sum()) for g in gs) / count for u, gs in sums.items()
+        }
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = self.model(images.to(self.device))
+        return self.loss(logits, labels.to(self.device)[:, None].long())
+
+    def forget(self) -> None:
+        """Start the optimizer afresh: the refit has its own schedule."""
+        self._state = {}
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Optimizer state per tensor, as tensors and numbers only."""
+        return {key: dict(state) for key, state in self._state.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
+        """Continue with what `state_dict` gave."""
+        self._state = {key: dict(values) for key, values in state.items()}

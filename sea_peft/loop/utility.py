@@ -1,0 +1,69 @@
+"""Utility: what repeated noisy audits say of one unit. Pure `(estimate, observation) → estimate` over plain numbers, in Dice."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class UtilitySettings:
+    """`decay`: of the exponential moving average. `window`: how many audits the median and IQR look back. `iqr_weight`: λ in
+    score = median − λ·IQR. `exploration`: c in value = score + c·|EMA − score|.
+
+    SEA-PEFT (arXiv 2603.05822) publishes decay 0.93–0.95, window 5, λ 0.25, c 0.5 for runs of 30 and more audits; a run of four to
+    ten audits would never leave its first observation with such a decay, hence 0.7.
+    """
+
+    decay: float = 0.7
+    window: int = 5
+    iqr_weight: float = 0.25
+    exploration: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What is known of one unit. `ema`: smoothed ΔDice, None while unmeasured (which is not 0). `window`: the last ΔDice, oldest
+    first. `spread`: standard error over patches of the last ΔDice. `audits`: how often it was measured."""
+
+    ema: float | None = None
+    window: tuple[float, ...] = ()
+    spread: float | None = None
+    audits: int = 0
+
+
+UNMEASURED = Estimate()
+
+
+def observe(estimate: Estimate, delta: float, spread: float, settings: UtilitySettings) -> Estimate:
+    """One audit's ΔDice of the unit. EMA_t = d·EMA_{t−1} + (1 − d)·Δ_t, begun at the first Δ."""
+    ema = delta if estimate.ema is None else settings.decay * estimate.ema + (1 - settings.decay) * delta
+    window = (*estimate.window, delta)[-settings.window :]
+    return Estimate(ema, window, spread, estimate.audits + 1)
+
+
+def median(estimate: Estimate) -> float | None:
+    """Median ΔDice over the window."""
+    return statistics.median(estimate.window) if estimate.window else None
+
+
+def iqr(estimate: Estimate) -> float | None:
+    """Interquartile range over the window (linear interpolation); 0 for a single audit."""
+    if not estimate.window:
+        return None
+    low, high = np.percentile(estimate.window, [25, 75])
+    return float(high - low)
+
+
+def score(estimate: Estimate, settings: UtilitySettings) -> float | None:
+    """Median − λ·IQR, in Dice; None while unmeasured."""
+    middle, width = median(estimate), iqr(estimate)
+    return None if middle is None or width is None else middle - settings.iqr_weight * width
+
+
+def value(estimate: Estimate, settings: UtilitySettings) -> float | None:
+    """What the knapsack maximises: score + c·|EMA − score|, an optimism that fades as audits agree; None while unmeasured."""
+    s = score(estimate, settings)
+    return None if s is None or estimate.ema is None else s + settings.exploration * abs(estimate.ema - s)
