@@ -1,0 +1,54 @@
+"""Folder layouts, one reader a file. `open_dataset` finds out which one a folder is.
+
+A reader is a function `read(path) -> Dataset | None`: None when the folder is not of its layout, a `DataError` when it
+is but something in it is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sea_peft.data.cases import Dataset
+from sea_peft.data.layouts import datalist, folders, nnunet
+from sea_peft.errors import DataError
+
+# The most specific first: an nnU-Net folder also has a JSON file and two folders
+READERS: dict[str, Callable[[Path], Dataset | None]] = {
+    "nnunet_raw": nnunet.read,
+    "datalist": datalist.read,
+    "folders": folders.read,
+}
+
+_RECOGNISED = (
+    "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), "
+    "two folders images and labels, or pairs X_image and X_label"
+)
+
+
+def open_dataset(path: Path | str) -> Dataset:
+    """Open a folder of scans (or a datalist JSON file) in whatever known layout it has.
+
+    Raises:
+        DataError: The path does not exist, no layout fits, or the layout's own files are wrong. Single scans are
+            not opened here.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise DataError(f"no such folder: {path}; check the path")
+        if not path.is_dir() and path.suffix.lower() != ".json":
+            raise DataError(f"{path} is a file; give the folder that holds the scans, or a datalist .json")
+        for read in READERS.values():
+            dataset = read(path)
+            if dataset is not None:
+                if not dataset.cases and not dataset.test_cases:
+                    raise DataError(
+                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one; put label maps beside them"
+                    )
+                return dataset
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror}); check the link or the permissions"
+        ) from error
+    raise DataError(f"the layout of {path} is not recognised; it should be {_RECOGNISED}")

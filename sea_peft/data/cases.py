@@ -1,0 +1,180 @@
+"""Cases and data sets: what the rest of the program sees of a folder of scans."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sea_peft.data.volumes import Volume, read_volume
+from sea_peft.errors import DataError
+
+
+class Case(ABC):
+    """One patient scan: named channels on one grid and, where it is labelled, a label map on the same grid.
+
+    Attributes:
+        id: Unique within its data set.
+        channels: Names of the channels this case has.
+    """
+
+    id: str
+    channels: tuple[str, ...]
+
+    @abstractmethod
+    def image(self, channel: str) -> Volume:
+        """The volume of one channel. Raises `DataError` when it is missing or unreadable."""
+
+    @abstractmethod
+    def label(self) -> Volume | None:
+        """Label codes as stored (0 = background), or None when the case has no label."""
+
+    def with_codes(self, codes: frozenset[int]) -> Case:
+        """The same case, free to read only these label codes. Cases that store one label map return themselves."""
+        return self
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Where one channel lies: a 3D file, or one component of a 4D file."""
+
+    path: Path
+    component: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FileCase(Case):
+    """A case on disk.
+
+    Attributes:
+        images: Channel name → file.
+        label_file: One label map, or None.
+        masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap, the
+            smaller code wins.
+    """
+
+    id: str
+    images: Mapping[str, ImageFile]
+    label_file: Path | None = None
+    masks: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.images)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a label file or a mask belongs to this case."""
+        return self.label_file is not None or bool(self.masks)
+
+    def image(self, channel: str) -> Volume:
+        if channel not in self.images:
+            raise DataError(
+                f"case {self.id}: channel {channel} is missing (it has {', '.join(self.images) or 'none'}); "
+                "add the file or choose other channels"
+            )
+        source = self.images[channel]
+        return _CACHE.read(source.path, source.component)
+
+    def label(self) -> Volume | None:
+        if self.label_file is not None:
+            return _CACHE.read(self.label_file, None)
+        return self._merged_masks() if self.masks else None
+
+    def with_codes(self, codes: frozenset[int]) -> Case:
+        if not self.masks:
+            return self
+        return dataclasses.replace(self, masks={c: p for c, p in self.masks.items() if c in codes})
+
+    def _merged_masks(self) -> Volume:
+        import numpy as np
+
+        merged: np.ndarray | None = None
+        affine = np.eye(4)
+        for code in sorted(self.masks, reverse=True):
+            mask = read_volume(self.masks[code])
+            if merged is None:
+                merged, affine = np.zeros(mask.shape, dtype=np.uint16), mask.affine
+            if mask.shape != merged.shape:
+                raise DataError(
+                    f"case {self.id}: mask {self.masks[code].name} has shape {mask.shape}, the other masks "
+                    f"{merged.shape}; export the masks again"
+                )
+            merged[mask.array > 0.5] = code
+        assert merged is not None
+        return Volume(merged, affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set as its layout declares it, or the part of it that `select` chose.
+
+    Attributes:
+        name: Short, safe as a folder name; never a path.
+        layout: Reader that recognised it: `nnunet_raw`, `datalist`, `folders`, `phantom`, …
+        channels: Channel names in declared (after `select`: asked) order.
+        labels: Label name → codes that mean it, without background.
+        cases: Labelled cases that may become support, audit or test, sorted by id.
+        test_cases: Labelled cases that the layout itself marks as test; empty where it marks none.
+        unlabelled: Cases without label.
+        codes: Every code that a label map may hold besides 0; None when the layout declares none (the labels
+            were then found by reading the label maps).
+        warnings: Sentences about the layout's own files (unknown JSON keys, labels without images, …).
+    """
+
+    name: str
+    layout: str
+    channels: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
+    cases: tuple[Case, ...]
+    test_cases: tuple[Case, ...] = ()
+    unlabelled: tuple[Case, ...] = ()
+    codes: frozenset[int] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def with_cases(self, cases: Iterable[Case], test_cases: Iterable[Case] | None = None) -> Dataset:
+        """The same data set with other cases, for instance only the usable ones."""
+        chosen = tuple(sorted(cases, key=lambda case: case.id))
+        tests = self.test_cases if test_cases is None else tuple(test_cases)
+        return dataclasses.replace(self, cases=chosen, test_cases=tests)
+
+
+def safe_name(text: str) -> str:
+    """`text` reduced to characters that are safe in a folder name on every system."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:64] or "data"
+
+
+class VolumeCache:
+    """The volumes read last, up to a number of bytes, so that checking and preparing read each file once."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._held: OrderedDict[tuple[Path, int | None, int, int], Volume] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, component: int | None) -> Volume:
+        """The volume at `path`, as it is on disk now. Its array is read-only because it is shared."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return read_volume(path, component)  # raises the right sentence
+        key = (path, component, stat.st_mtime_ns, stat.st_size)
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        volume = read_volume(path, component)
+        volume.array.flags.writeable = False
+        with self._lock:
+            self._held[key] = volume
+            while sum(v.array.nbytes for v in self._held.values()) > self._limit and self._held:
+                self._held.popitem(last=False)
+        return volume
+
+
+_CACHE = VolumeCache(limit_bytes=1 << 30)

@@ -1,0 +1,123 @@
+"""Datalists: the `dataset.json` of the Medical Segmentation Decathlon and the datalist of MONAI's Auto3DSeg.
+
+`{"training": [{"image": …, "label": …, "fold": 0}], "validation": […], "testing" or "test": […]}` with paths relative to
+the JSON file. `image` is one path (of a 3D file, or of a 4D file with one channel each) or a list of paths, one a channel.
+Labelled entries of `training` and `validation` are all candidates: folds are not used, because shots are drawn by seed.
+Sources: http://medicaldecathlon.com; https://github.com/Project-MONAI/tutorials/tree/main/auto3dseg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
+from sea_peft.data.layouts.files import (
+    case_stem,
+    did_you_mean,
+    found_labels,
+    parse_channels,
+    parse_labels,
+    read_json,
+    unique_ids,
+    unknown_keys,
+)
+from sea_peft.errors import DataError
+
+KNOWN_KEYS = (
+    "training", "validation", "test", "testing", "labels", "modality", "channel_names", "name", "description", "reference",
+    "licence", "license", "release", "relase", "tensorImageSize", "numTraining", "numValidation", "numTest", "citation",
+)  # fmt: skip
+KNOWN_ENTRY_KEYS = ("image", "label", "fold", "id")
+_FILE_NAMES = ("dataset.json", "datalist.json")
+
+
+def read(path: Path) -> Dataset | None:
+    """The data set of a datalist file, or of the folder that holds one; None when there is none."""
+    files = [path / name for name in _FILE_NAMES] if path.is_dir() else [path]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        return None
+    content = read_json(found)
+    where = found.name
+    if "training" not in content:
+        hint = did_you_mean("training", [key for key in content if key not in KNOWN_KEYS])
+        raise DataError(f"{where} has no list 'training'{hint and f' (it has {_quoted(hint)})'}; add it")
+    warnings = unknown_keys(where, content, KNOWN_KEYS)
+    declared = content.get("channel_names", content.get("modality"))
+    channels = parse_channels(where, declared) if declared is not None else None
+    root = found.parent
+    candidates, width = [], len(channels) if channels else 0
+    for section in ("training", "validation"):
+        candidates += _entries(where, section, content.get(section, []), root, channels)
+    tests = _entries(where, "test", content.get("test", content.get("testing", [])), root, channels)
+    warnings += sorted({w for _, _, odd in candidates + tests for w in odd})
+    width = max([width, *(len(case.images) for case, _, _ in candidates)])
+    unique_ids(where, [case.id for case, _, _ in candidates])
+    labelled = sorted((case for case, has_label, _ in candidates if has_label), key=lambda case: case.id)
+    labels = parse_labels(where, content["labels"]) if "labels" in content else None
+    return Dataset(
+        name=safe_name(root.resolve().name if found.name in _FILE_NAMES else found.stem),
+        layout="datalist",
+        channels=channels or _numbered_channels(width),
+        labels=labels if labels is not None else found_labels(labelled),
+        cases=tuple(labelled),
+        test_cases=tuple(case for case, has_label, _ in tests if has_label),
+        unlabelled=tuple(case for case, has_label, _ in candidates + tests if not has_label),
+        codes=frozenset(c for codes in labels.values() for c in codes) if labels is not None else None,
+        warnings=tuple(warnings),
+    )
+
+
+def _quoted(hint: str) -> str:
+    return hint.split("'")[1] + ", a misspelling?"
+
+
+def _numbered_channels(count: int) -> tuple[str, ...]:
+    return ("image",) if count <= 1 else tuple(f"channel_{i}" for i in range(count))
+
+
+def _entries(
+    where: str, section: str, entries: object, root: Path, channels: Sequence[str] | None
+) -> list[tuple[FileCase, bool, list[str]]]:
+    """Each entry's case, whether it has a label, and sentences about its unknown keys."""
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{where}: {section} must be a list of entries, not a {type(entries).__name__}; correct it"
+        )
+    cases = []
+    for number, entry in enumerate(entries):
+        entry = {"image": entry} if isinstance(entry, str) else entry
+        spot = f"{where}: entry {number} of {section}"
+        if not isinstance(entry, dict) or "image" not in entry:
+            hint = did_you_mean("image", entry) if isinstance(entry, dict) else ""
+            raise DataError(f"{spot} has no 'image'{hint and f' (it has {_quoted(hint)})'}; add its path")
+        images = _paths(spot, "image", entry["image"], root)
+        label = entry.get("label")
+        label_file = _paths(spot, "label", label, root)[0] if label else None
+        odd = unknown_keys(f"{where}: {section}", entry, KNOWN_ENTRY_KEYS)
+        case_id = str(entry.get("id") or case_stem(label_file or images[0]))
+        case = FileCase(case_id, _channel_files(spot, images, channels), label_file)
+        cases.append((case, label_file is not None, odd))
+    return cases
+
+
+def _paths(spot: str, key: str, value: Any, root: Path) -> list[Path]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(v, str) and v.strip() and "\0" not in v for v in values):
+        raise DataError(f"{spot}: {key} is {value!r:.80}; a file path is needed")
+    return [root / v for v in values]
+
+
+def _channel_files(spot: str, images: list[Path], channels: Sequence[str] | None) -> dict[str, ImageFile]:
+    if channels is None:
+        return dict(zip(_numbered_channels(len(images)), map(ImageFile, images), strict=True))
+    if len(images) == 1 and len(channels) > 1:  # the Decathlon's 4D files
+        return {name: ImageFile(images[0], component) for component, name in enumerate(channels)}
+    if len(images) != len(channels):
+        raise DataError(
+            f"{spot} lists {len(images)} images, but {len(channels)} channels are declared ({', '.join(channels)}); "
+            "list one image per channel"
+        )
+    return dict(zip(channels, map(ImageFile, images), strict=True))

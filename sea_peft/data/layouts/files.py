@@ -1,0 +1,161 @@
+"""What every layout reader needs: listing volumes, reading JSON, and finding labels that nobody declared."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft.data.cases import FileCase
+from sea_peft.data.volumes import volume_stem, volume_suffix
+from sea_peft.errors import DataError
+
+CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's `case_0000`
+_CASES_READ_FOR_LABELS = 20
+_MOST_LABELS = 255
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The volume files directly in `folder`, sorted by name; hidden files and detached headers' data are not."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if volume_suffix(p) and not p.name.startswith("."))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `DataError` naming the line where it breaks."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); correct it") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is not a JSON text file; write it again") from error
+    except ValueError as error:  # a number too long to read
+        raise DataError(
+            f"{path} holds a value that cannot be read ({str(error)[:80]}); correct it"
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object {{…}}, not a {type(content).__name__}; correct it")
+    return content
+
+
+def unknown_keys(where: str, keys: Iterable[str], known: Sequence[str]) -> list[str]:
+    """One sentence for each key that means nothing here, with the key it resembles."""
+    return [
+        f"{where}: key {key!r} is not known and is ignored{did_you_mean(key, known)}"
+        for key in keys
+        if key not in known
+    ]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where a known name resembles `name`, otherwise nothing."""
+    by_lower = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
+    """The `labels` entry of nnU-Net (`name: code` or `name: [codes]`) or MSD (`"code": name`), without background.
+
+    nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure.
+    """
+    if not isinstance(labels, Mapping) or not labels:
+        raise DataError(
+            f'{where}: labels must map names to codes, for instance {{"background": 0, "liver": 1}}'
+        )
+    parsed: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items():
+        name, codes = (value, key) if isinstance(value, str) and not _is_code(value) else (key, value)
+        if isinstance(name, str) and _is_code(codes):
+            numbers: tuple[int, ...] = (int(codes),)
+        elif isinstance(codes, list) and codes and all(_is_code(c) for c in codes):
+            numbers = tuple(dict.fromkeys(int(c) for c in codes))
+        else:
+            raise DataError(
+                f"{where}: label {key!r} has the code {value!r}; a whole number or a list of them is needed"
+            )
+        if str(name).lower() in ("background", "ignore") or numbers == (0,):
+            continue
+        if min(numbers) < 0 or max(numbers) > 65535:
+            raise DataError(
+                f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..65535"
+            )
+        if name in parsed:
+            raise DataError(f"{where}: label {name!r} is declared twice; give each label one name")
+        parsed[str(name)] = numbers
+    if not parsed:
+        raise DataError(f"{where}: labels declares nothing but background; add the structures")
+    return parsed
+
+
+def _is_code(value: object) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\d{1,6}", value.strip()) is not None
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**6
+
+
+def parse_channels(where: str, channels: object) -> tuple[str, ...]:
+    """The channel names of `channel_names` or `modality` (`{"0": "FLAIR", …}`), by number."""
+    if not isinstance(channels, Mapping) or not channels:
+        raise DataError(f'{where}: the channels must map numbers to names, for instance {{"0": "CT"}}')
+    numbered: dict[int, str] = {}
+    for key, name in channels.items():
+        if not _is_code(key) or not isinstance(name, str) or not name.strip():
+            raise DataError(
+                f'{where}: channel {key!r}: {name!r} must map a number to a name, for instance "0": "CT"'
+            )
+        numbered[int(key)] = name.strip()
+    if sorted(numbered) != list(range(len(channels))):
+        raise DataError(f"{where}: channel numbers are {sorted(numbered)}; they must run from 0 without gaps")
+    names = tuple(numbered[i] for i in range(len(numbered)))
+    if len({n.lower() for n in names}) != len(names):
+        raise DataError(f"{where}: channel names {list(names)} are not unique; name each once")
+    return names
+
+
+def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
+    """Labels of a layout that declares none: `label_<code>` for every code in at most twenty label maps.
+
+    Unreadable label maps are passed over here; the checks report them.
+    """
+    codes: set[int] = set()
+    for case in cases[:: max(1, len(cases) // _CASES_READ_FOR_LABELS)]:
+        try:
+            stored = case.label()
+        except DataError:
+            continue
+        if stored is not None and stored.array.size:
+            codes.update(_codes_in(stored.array))
+        if len(codes) > _MOST_LABELS:
+            raise DataError(
+                f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it is no label map; "
+                "were images and labels swapped?"
+            )
+    return {f"label_{code}": (code,) for code in sorted(codes)}
+
+
+def _codes_in(array: np.ndarray) -> list[int]:
+    values = np.unique(array)
+    return [int(v) for v in np.rint(values[np.isfinite(values)][: _MOST_LABELS + 2]) if v > 0]
+
+
+def unique_ids(where: str, ids: Sequence[str]) -> None:
+    """Refuse two cases of one name."""
+    seen: set[str] = set()
+    for case in ids:
+        if case in seen:
+            raise DataError(f"{where}: two cases are called {case}; rename one")
+        seen.add(case)
+
+
+def case_stem(path: Path) -> str:
+    """The case a file belongs to: its name without volume suffix and channel number."""
+    stem = volume_stem(path)
+    match = CHANNEL_SUFFIX.match(stem)
+    return match["case"] if match else stem

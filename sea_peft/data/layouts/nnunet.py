@@ -1,0 +1,138 @@
+"""nnU-Net raw data sets: `dataset.json`, `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`.
+
+Both generations of dataset.json: v2 (`channel_names`, labels as name → code or list of codes, `file_ending`) and v1
+(`modality`, labels as code → name). Images of `imagesTs` are test cases where `labelsTs` labels them.
+Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
+from sea_peft.data.layouts.files import (
+    CHANNEL_SUFFIX,
+    did_you_mean,
+    parse_channels,
+    parse_labels,
+    read_json,
+    unknown_keys,
+    volumes_in,
+)
+from sea_peft.data.volumes import volume_stem, volume_suffix
+from sea_peft.errors import DataError
+
+KNOWN_KEYS = (
+    "channel_names",
+    "modality",
+    "labels",
+    "file_ending",
+    "numTraining",
+    "numTest",
+    "name",
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+    "tensorImageSize",
+    "training",
+    "test",
+    "regions_class_order",
+    "dataset",
+    "citation",
+    "overwrite_image_reader_writer",
+    "converted_by",
+    "dataset_name",
+    "dim",
+    "relase",
+)  # fmt: skip  ("relase" is how several published data sets spell it)
+
+
+def read(root: Path) -> Dataset | None:
+    """The data set at `root`, or None when it is not an nnU-Net raw folder."""
+    description = root / "dataset.json"
+    if not root.is_dir() or not description.is_file() or not (root / "imagesTr").is_dir():
+        return None
+    content = read_json(description)
+    if "channel_names" not in content and not _numbered(root / "imagesTr"):
+        return None  # Decathlon: the same folders, but files without channel numbers
+    where = f"{root.name}/dataset.json"
+    channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
+    labels = parse_labels(where, _entry(where, content, "labels"))
+    warnings = unknown_keys(where, content, KNOWN_KEYS)
+    ending = str(content.get("file_ending", "")).lower()
+    labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending)
+    test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending)
+    if not labelled and not unlabelled:
+        raise DataError(
+            f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json"
+        )
+    promised = content.get("numTraining")
+    if isinstance(promised, int) and promised != len(labelled):
+        warnings.append(f"{where}: numTraining is {promised}, but {len(labelled)} labelled cases were found")
+    return Dataset(
+        name=safe_name(root.resolve().name),
+        layout="nnunet_raw",
+        channels=channels,
+        labels=labels,
+        cases=tuple(labelled),
+        test_cases=tuple(test),
+        unlabelled=tuple(unlabelled + unlabelled_test),
+        codes=frozenset(code for codes in labels.values() for code in codes) | _ignored(content),
+        warnings=(*warnings, *strays, *more_strays),
+    )
+
+
+def _entry(where: str, content: dict[str, Any], *names: str) -> object:
+    for name in names:
+        if name in content:
+            return content[name]
+    raise DataError(f"{where} has no {names[0]!r}{_nearest(names[0], content)}; add it")
+
+
+def _nearest(name: str, content: dict[str, Any]) -> str:
+    strangers = [key for key in content if key not in KNOWN_KEYS]
+    hint = did_you_mean(name, strangers)
+    return f" (is {hint.split(chr(39))[1]!r} a misspelling of it?)" if hint else ""
+
+
+def _ignored(content: dict[str, Any]) -> frozenset[int]:
+    code = content["labels"].get("ignore")
+    return frozenset({code}) if isinstance(code, int) else frozenset()
+
+
+def _numbered(folder: Path) -> bool:
+    return any(CHANNEL_SUFFIX.match(volume_stem(path)) for path in volumes_in(folder))
+
+
+def _cases(
+    root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str
+) -> tuple[list[FileCase], list[FileCase], list[str]]:
+    """Labelled cases, unlabelled cases, and sentences about files that fit nowhere."""
+    warnings: list[str] = []
+    images: dict[str, dict[str, ImageFile]] = {}
+    for path in _of_ending(root / image_folder, ending):
+        match = CHANNEL_SUFFIX.match(volume_stem(path))
+        if match is None or int(match["channel"]) >= len(channels):
+            warnings.append(
+                f"{image_folder}/{path.name} is ignored: its name must end in a channel number _0000 to "
+                f"_{len(channels) - 1:04d}"
+            )
+            continue
+        images.setdefault(match["case"], {})[channels[int(match["channel"])]] = ImageFile(path)
+    labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
+    warnings += [
+        f"{label_folder}/{labels[c].name} is ignored: it has no image"
+        for c in sorted(set(labels) - set(images))
+    ]
+    cases = [
+        FileCase(case, {c: files[c] for c in channels if c in files}, labels.get(case))
+        for case, files in sorted(images.items())
+    ]
+    return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
+
+
+def _of_ending(folder: Path, ending: str) -> list[Path]:
+    return [path for path in volumes_in(folder) if not ending or volume_suffix(path) == ending]

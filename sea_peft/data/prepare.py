@@ -1,0 +1,201 @@
+"""From a case to tensors by the recipe, and from the network's output back to the case's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sea_peft.data.cases import Case
+from sea_peft.data.geometry import Geometry, crop, whole_geometry
+from sea_peft.data.intensity import foreground, scaling
+from sea_peft.data.recipe import Recipe
+from sea_peft.data.volumes import Volume
+from sea_peft.errors import DataError
+
+GRID_TOLERANCE_MM = 0.1  # how far corners of two grids may lie apart and still be one grid
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A case after the recipe: what the loop sees.
+
+    Attributes:
+        id: Case id.
+        image: float32 `[C, D, H, W]`, channels in the asked order.
+        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels; None if unlabelled.
+        geometry: The way back to the input's own grid.
+    """
+
+    id: str
+    image: Tensor
+    label: Tensor | None
+    geometry: Geometry
+
+
+def prepare(
+    case: Case, recipe: Recipe, channels: Sequence[str], labels: Mapping[str, tuple[int, ...]] | None = None
+) -> Scan:
+    """Read a case and bring it to the recipe's orientation, spacing and grey values.
+
+    Args:
+        case: Where the volumes come from.
+        recipe: The preprocessing of the weights.
+        channels: Channel names, in the order the network wants them.
+        labels: Selected label name → codes; None leaves the label out (predict).
+
+    Raises:
+        DataError: A channel is missing, unreadable, not finite, of one grey value, or on another grid than the
+            others; or the label is on another grid than the image.
+    """
+    volumes = {channel: case.image(channel) for channel in channels}
+    first = volumes[channels[0]]
+    for channel, volume in volumes.items():
+        require_finite(case.id, channel, volume)
+        require_same_grid(case.id, f"channel {channel}", volume, f"channel {channels[0]}", first)
+    masks = {channel: foreground(volume.array, recipe.intensity) for channel, volume in volumes.items()}
+    geometry = whole_geometry(first.shape, first.affine, recipe.orientation, recipe.spacing)
+    if recipe.crop_foreground:
+        body = np.logical_or.reduce(list(masks.values()))
+        geometry = _cropped(geometry, body, recipe)
+    image = torch.empty((len(channels), *geometry.grid))
+    for index, channel in enumerate(channels):
+        where = f"case {case.id}: channel {channel}"
+        image[index] = _scaled(volumes[channel].array, masks[channel], geometry, recipe, where)
+    label = None
+    if labels is not None and (stored := case.label()) is not None:
+        require_same_grid(case.id, "label", stored, "image", first)
+        indices = label_indices(geometry.oriented(stored.array)[geometry.box], labels)
+        label = geometry.labels_to_grid(torch.from_numpy(indices), len(labels))
+    return Scan(case.id, image, label, geometry)
+
+
+def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become 0."""
+    codes = stored if stored.dtype.kind in "bui" else np.rint(stored)
+    indices = np.zeros(stored.shape, dtype=np.uint8)
+    for index, wanted in enumerate(labels.values(), start=1):
+        for code in wanted:
+            indices[codes == code] = index
+    return indices
+
+
+def restore(probabilities: Tensor, geometry: Geometry) -> np.ndarray:
+    """Bring the network's output back to the input's own grid.
+
+    Args:
+        probabilities: `[K, D, H, W]` on the recipe's grid, background first. They are resampled linearly; the
+            strongest label wins.
+        geometry: The scan's geometry.
+
+    Returns:
+        uint8 `[I, J, K]` label indices, 0 = background and outside the cropped box.
+    """
+    oriented = np.zeros(geometry.oriented_shape, dtype=np.uint8)
+    box = oriented[geometry.box]
+    for part, slab in geometry.slabs(probabilities):
+        box[part] = slab.argmax(dim=0).to(torch.uint8).numpy()
+    return geometry.to_input(oriented)
+
+
+def restore_probability(probabilities: Tensor, index: int, geometry: Geometry) -> np.ndarray:
+    """One label's probability on the input's own grid.
+
+    Args:
+        probabilities: `[K, D, H, W]` on the recipe's grid.
+        index: Which of the K labels; 0 = background, which is 1 outside the cropped box.
+        geometry: The scan's geometry.
+
+    Returns:
+        float32 `[I, J, K]`.
+    """
+    oriented = np.full(geometry.oriented_shape, 1.0 if index == 0 else 0.0, dtype=np.float32)
+    box = oriented[geometry.box]
+    for part, slab in geometry.slabs(probabilities[index : index + 1]):
+        box[part] = slab[0].numpy()
+    return geometry.to_input(oriented)
+
+
+def require_finite(case_id: str, field: str, volume: Volume) -> None:
+    """Refuse NaN and infinity, naming how many voxels hold them."""
+    bad = count_not_finite(volume.array)
+    if bad:
+        raise DataError(
+            f"case {case_id}: channel {field} has {bad} of {volume.array.size} voxels that are NaN or infinite; "
+            "export the scan again or take the case out"
+        )
+
+
+def count_not_finite(array: np.ndarray) -> int:
+    """Voxels that are NaN or infinite."""
+    return 0 if array.dtype.kind != "f" else int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def require_same_grid(case_id: str, name: str, volume: Volume, other_name: str, other: Volume) -> None:
+    """Refuse two volumes of one case that do not lie on one grid, naming both values."""
+    difference = grid_difference(volume, other)
+    if difference is not None:
+        what, mine, its = difference
+        raise DataError(
+            f"case {case_id}: {name} has {what} {mine}, {other_name} has {what} {its}; "
+            f"resample one onto the other's grid or take the case out"
+        )
+
+
+def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | None:
+    """What sets two grids apart: the property and both values, or None.
+
+    Grids are the same when the shapes are equal and no corner lies more than 0.1 mm from its counterpart.
+    """
+    if volume.shape != other.shape:
+        return "shape", _text(volume.shape, "×"), _text(other.shape, "×")
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
+    corners[:, :3] *= np.asarray(volume.shape) - 1
+    apart = corners @ (volume.affine - other.affine).T
+    if np.abs(apart[:, :3]).max() <= GRID_TOLERANCE_MM:
+        return None
+    if not np.allclose(volume.spacing, other.spacing, rtol=0, atol=1e-3):
+        return "voxel size", f"{_text(volume.spacing)} mm", f"{_text(other.spacing)} mm"
+    mine, its = (v.affine[:3, :3] / np.asarray(v.spacing) for v in (volume, other))
+    if not np.allclose(mine, its, rtol=0, atol=1e-3):
+        return "direction", _text(mine.ravel(), " "), _text(its.ravel(), " ")
+    return "origin", f"({_text(volume.affine[:3, 3])}) mm", f"({_text(other.affine[:3, 3])}) mm"
+
+
+def _text(values: Sequence[float] | np.ndarray, joint: str = "×") -> str:
+    return (", " if joint == "×" and isinstance(values, np.ndarray) else joint).join(
+        f"{v:.4g}" for v in values
+    )
+
+
+def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
+    """The geometry of the body's bounding box with the recipe's margin; of the whole scan where there is no body."""
+    oriented = geometry.oriented(body)
+    start, size = [], []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        hit = np.flatnonzero(oriented.any(axis=others))
+        if not hit.size:
+            return geometry
+        margin = round(recipe.margin / recipe.spacing[axis] * geometry.step[axis])
+        low = max(0, int(hit[0]) - margin)
+        high = min(oriented.shape[axis], int(hit[-1]) + 1 + margin)
+        start.append(low)
+        size.append(high - low)
+    return crop(geometry, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
+
+
+def _scaled(array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> Tensor:
+    """One channel on the recipe's grid with the recipe's grey values, float32 `[D, H, W]`."""
+    offset, factor = scaling(array, inside, recipe.intensity, where)
+    values = np.ascontiguousarray(geometry.oriented(array)[geometry.box], dtype=np.float32)
+    grid = (geometry.to_grid(torch.from_numpy(values)) - offset) * factor
+    if recipe.intensity.kind != "zscore":
+        grid.clamp_(0.0, 1.0)
+    if recipe.intensity.kind != "window":
+        outline = np.ascontiguousarray(geometry.oriented(inside)[geometry.box], dtype=np.float32)
+        grid[geometry.to_grid(torch.from_numpy(outline)) < 0.5] = 0.0  # outside the body stays 0
+    return grid

@@ -1,0 +1,74 @@
+"""The preprocessing recipe: it belongs to the weights, is recorded in the adapter, and is replayed by predict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Window(_Strict):
+    """Fixed range in the scan's own units (Hounsfield units for CT), clipped and scaled to 0..1."""
+
+    kind: Literal["window"] = "window"
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Window:
+        if not self.low < self.high:
+            raise ValueError(f"window low {self.low:g} must lie below high {self.high:g}")
+        return self
+
+
+class ZScore(_Strict):
+    """Zero mean and unit variance inside the foreground of each channel; 0 outside."""
+
+    kind: Literal["zscore"] = "zscore"
+
+
+class Percentile(_Strict):
+    """Percentiles `low`..`high` of each channel's foreground scaled to 0..1 and clipped; 0 outside."""
+
+    kind: Literal["percentile"] = "percentile"
+    low: float = Field(default=0.5, ge=0, le=100)
+    high: float = Field(default=99.5, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Percentile:
+        if not self.low < self.high:
+            raise ValueError(f"percentile low {self.low:g} must lie below high {self.high:g}")
+        return self
+
+
+Intensity = Annotated[Window | ZScore | Percentile, Field(discriminator="kind")]
+_Millimetres = Annotated[float, Field(gt=0, le=100)]
+
+
+class Recipe(_Strict):
+    """How a scan becomes a tensor.
+
+    Attributes:
+        orientation: Axis codes of the tensor's D, H, W axes (`RAS`: towards right, anterior, superior).
+        spacing: Voxel size in millimetres along D, H, W.
+        intensity: Scaling of the grey values.
+        crop_foreground: Whether to cut away what surrounds the foreground (above the window's low end, or
+            non-zero for the other scalings).
+        margin: Millimetres kept around the foreground.
+    """
+
+    orientation: str = Field(default="RAS", pattern="^[RLAPSI]{3}$")
+    spacing: tuple[_Millimetres, _Millimetres, _Millimetres] = (1.5, 1.5, 1.5)
+    intensity: Intensity = Window(low=-175.0, high=250.0)
+    crop_foreground: bool = True
+    margin: float = Field(default=10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _three_axes(self) -> Recipe:
+        if not all(set(pair) & set(self.orientation) for pair in ("RL", "AP", "SI")):
+            raise ValueError(f"orientation {self.orientation} must name each body axis once")
+        return self

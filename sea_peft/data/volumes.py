@@ -1,0 +1,320 @@
+"""Reading and writing one 3D volume: NIfTI through nibabel, NRRD and MetaImage through SimpleITK.
+
+A volume keeps the file's own axis order; its affine maps voxel indices to millimetres in RAS+ (nibabel's
+convention; NRRD and MetaImage are converted from LPS). Whatever cannot be read is a `DataError` of one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft.errors import DataError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One 3D volume.
+
+    Attributes:
+        array: `[I, J, K]` in the file's own axis order, any real dtype.
+        affine: 4×4 float64, voxel index → millimetres, RAS+.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along the three array axes."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in millimetres along the three array axes."""
+        i, j, k = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        return i, j, k
+
+
+def volume_suffix(path: Path) -> str | None:
+    """The volume suffix that `path` ends with (lower case), or None when it names no volume."""
+    name = path.name.lower()
+    return next((s for s in SUFFIXES if name.endswith(s) and len(name) > len(s)), None)
+
+
+def volume_stem(path: Path) -> str:
+    """The file name without its volume suffix (`a.nii.gz` → `a`)."""
+    suffix = volume_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def read_volume(path: Path | str, component: int | None = None) -> Volume:
+    """Read one volume.
+
+    Args:
+        path: A `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
+        component: Which 3D volume of a 4D file to take (its last axis); None for a 3D file.
+
+    Raises:
+        DataError: The file is missing, damaged, not three-dimensional, or its header makes no sense.
+            Voxel values are not judged here: NaN is found by the checks, which can count it.
+    """
+    path = Path(path)
+    suffix = volume_suffix(path)
+    if suffix is None:
+        raise DataError(f"{path} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
+    _require_file(path)
+    try:
+        array, affine = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path)
+    except DataError:
+        raise
+    # Parsers meet damaged bytes in ways that no list of exception types covers; each one means "unreadable".
+    except Exception as error:
+        reason = _reason(error)
+        raise DataError(
+            f"{path} cannot be read as {suffix} ({reason}); export the scan again or take the case out"
+        ) from error
+    array = _one_volume(path, array, component)
+    _require_sane(path, array, affine)
+    return Volume(array, affine)
+
+
+def write_volume(path: Path | str, volume: Volume, like: Path | str | None = None) -> None:
+    """Write `volume` atomically: the file appears whole or not at all.
+
+    Args:
+        path: Target; the suffix (`.nii`, `.nii.gz`, `.nrrd`, `.mha`) decides the format.
+        volume: What to write.
+        like: The input scan. If it is of the same format family its geometry fields are copied verbatim, so
+            that both files report the identical affine. Free text of its header is never copied.
+
+    Raises:
+        DataError: The suffix is unknown, or the disk refuses.
+    """
+    path = Path(path)
+    suffix = volume_suffix(path)
+    if suffix not in WRITABLE_SUFFIXES:
+        raise DataError(f"cannot write {path}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}")
+    like = Path(like) if like is not None else None
+    if like is not None and (volume_suffix(like) in NIFTI_SUFFIXES) != (suffix in NIFTI_SUFFIXES):
+        like = None
+    array = _storable(volume.array)
+    try:
+        with atomic_path(path, suffix) as temporary:
+            if suffix in NIFTI_SUFFIXES:
+                _write_nifti(temporary, array, volume.affine, like)
+            else:
+                _write_itk(temporary, array, volume.affine, like)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"cannot write {path} ({_reason(error)}); check free space and permissions"
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a temporary sibling of `path` that replaces it on success and vanishes on failure."""
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp made it private; the user's own umask decides
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+        is_file = path.is_file()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check the path or take the case out") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened ({_reason(error)}); check the link or the permissions"
+        ) from error
+    if not is_file:
+        raise DataError(f"{path} is a folder, not a volume; give the file itself")
+    if size == 0:
+        raise DataError(f"{path} is empty (0 bytes); export the scan again or take the case out")
+
+
+def _reason(error: BaseException) -> str:
+    """One short line: ITK's messages run over several lines and repeat source paths."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return "the gzip stream is damaged or cut short"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:160] if lines else type(error).__name__
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import nibabel
+
+    raw = path.read_bytes()
+    if raw.startswith(_GZIP_MAGIC):
+        raw = gzip.decompress(raw)  # the whole stream, so that its checksum is verified
+    kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+    size = next((s for s in kinds for order in ("little", "big") if _int32(raw, order) == s), None)
+    if size is None or len(raw) < size:
+        raise DataError(f"{path} is not a NIfTI file (wrong magic bytes); export the scan again or rename it")
+    with nibabel.imageglobals.LoggingOutputSuppressor():  # it would print header contents
+        image = kinds[size].from_bytes(raw)
+    header = image.header
+    needed = math.prod(image.shape) * header.get_data_dtype().itemsize + int(header["vox_offset"])
+    if needed > len(raw):
+        raise DataError(
+            f"{path} is cut short: its header promises {needed} bytes of voxels {_times(image.shape)}, "
+            f"the file holds {len(raw)}; export the scan again"
+        )
+    if header["sform_code"] == 0 and (np.asarray(header["pixdim"][1:4]) <= 0).any():
+        pixdim = ", ".join(f"{p:g}" for p in header["pixdim"][1:4])
+        raise DataError(
+            f"{path} has a voxel size of {pixdim} mm; all three must be positive: export it again"
+        )
+    slope, intercept = header.get_slope_inter()
+    scaled = (slope, intercept) not in ((None, None), (1.0, 0.0))
+    # Scaled integers would come as float64, twice the memory for no information
+    array = image.dataobj.get_scaled(np.float32) if scaled else np.asanyarray(image.dataobj)
+    return array, np.asarray(image.affine, dtype=np.float64)
+
+
+def _int32(raw: bytes, order: Any) -> int:
+    return int.from_bytes(raw[:4], order)
+
+
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    shape = reader.GetSize()
+    if reader.GetNumberOfComponents() > 1:
+        raise DataError(
+            f"{path} holds {reader.GetNumberOfComponents()} values per voxel; one is needed: "
+            "export each channel or segment as its own file"
+        )
+    if len(shape) != 3:
+        raise DataError(f"{path} has {len(shape)} axes ({_times(shape)}); a 3D volume is needed")
+    detached = volume_suffix(path) in (".nhdr", ".mhd")
+    if not detached and math.prod(shape) > _DEFLATE_MAX_RATIO * path.stat().st_size:
+        raise DataError(
+            f"{path} is cut short: its header promises {_times(shape)} voxels, "
+            f"the file holds {path.stat().st_size} bytes; export the scan again"
+        )
+    image = reader.Execute()
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    lps = np.eye(4)
+    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    return array, _LPS_TO_RAS @ lps
+
+
+def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndarray:
+    if component is not None and array.ndim == 4:
+        if component >= array.shape[3]:
+            raise DataError(
+                f"{path} holds {array.shape[3]} channels, channel number {component} was declared; "
+                "correct the channel names in the JSON file"
+            )
+        return array[..., component]
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise DataError(
+            f"{path} has {array.ndim} axes ({_times(array.shape)}); a 3D volume is needed: "
+            "split it into one file per channel"
+        )
+    return array
+
+
+def _require_sane(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    if array.dtype.kind not in "buif":
+        raise DataError(
+            f"{path} stores {array.dtype} voxels; real numbers are needed (one grey value per voxel)"
+        )
+    if min(array.shape) < 1:
+        raise DataError(f"{path} has no voxels (shape {_times(array.shape)}); export the scan again")
+    axes = affine[:3, :3]
+    lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
+    # Unit axes: their determinant is the cell's skewness whatever the spacing
+    if not (lengths > 1e-6).all() or abs(np.linalg.det(axes / lengths)) < 1e-3:
+        raise DataError(
+            f"{path} has an unusable orientation or voxel size in its header; export the scan again"
+        )
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype == np.int64:  # not every NIfTI reader takes 64-bit integers
+        return array.astype(np.int32)
+    return array
+
+
+def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
+    import nibabel
+
+    image = nibabel.Nifti1Image(array, affine)
+    image.set_qform(affine, code=1, strip_shears=True)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    if like is not None:
+        with nibabel.imageglobals.LoggingOutputSuppressor():
+            source = nibabel.load(like).header
+        fields = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y")
+        for field in (*fields, "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+            image.header[field] = source[field]
+        image.header["pixdim"][:4] = source["pixdim"][:4]
+    nibabel.save(image, path)
+
+
+def _write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    if like is not None:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(like))
+        reader.ReadImageInformation()
+        spacing, direction, origin = reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()
+    else:
+        lps = _LPS_TO_RAS @ affine
+        lengths = np.sqrt((lps[:3, :3] ** 2).sum(axis=0))
+        spacing, origin = lengths.tolist(), lps[:3, 3].tolist()
+        direction = (lps[:3, :3] / lengths).ravel().tolist()
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(str(n) for n in shape)
