@@ -35,7 +35,7 @@ class Case(ABC):
         """Label codes as stored (0 = background), or None when the case has no label."""
 
     def with_codes(self, codes: frozenset[int]) -> Case:
-        """The same case, free to read only these label codes. Cases that store one label map return themselves."""
+        """The same case, free to read only these label codes; itself where one file holds all codes."""
         return self
 
 
@@ -54,8 +54,8 @@ class FileCase(Case):
     Attributes:
         images: Channel name → file.
         label_file: One label map, or None.
-        masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap, the
-            smaller code wins.
+        masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap,
+            the smaller code wins.
     """
 
     id: str

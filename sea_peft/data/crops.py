@@ -1,7 +1,7 @@
 """Training crops as a pure function of (seed, step), and the fixed crops of an audit.
 
-Nothing is remembered between calls and no global random state is touched, so a run that is killed and resumed sees
-exactly the crops it would have seen.
+Nothing is remembered between calls and no global random state is touched, so a run that is killed and resumed
+sees exactly the crops it would have seen.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class _Padded:
 class CropSampler:
     """Random crops from scans held in memory.
 
-    Half of the crops (exactly every second one) are centred on a voxel of a label, drawn uniformly over the labels
-    present in the scan; the others on a background voxel inside the body. Grey values are scaled by 1 ± 0.1 and
-    shifted by ± 0.1; nothing is flipped, because left and right are labels' meanings.
+    Half of the crops (exactly every second one) are centred on a voxel of a label, drawn uniformly over the
+    labels present in the scan; the others on a background voxel inside the body. Grey values are scaled by 1
+    ± 0.1 and shifted by ± 0.1; nothing is flipped, because left and right are labels' meanings.
 
     Args:
         scans: Labelled scans.
@@ -76,7 +76,8 @@ class CropSampler:
         turn = index if scan is None else index // len(self._scans)
         centre = _label_voxel(held, rng) if turn % 2 == 0 and held.positions else _background_voxel(held, rng)
         box = _box_around(centre, held.label.shape, self._patch)
-        image = held.image[(slice(None), *box)].clone()
+        everywhere = (slice(None), *box)
+        image = held.image[everywhere].clone()
         if jitter:
             image *= 1.0 + float(rng.uniform(-INTENSITY_JITTER, INTENSITY_JITTER))
             image += float(rng.uniform(-INTENSITY_JITTER, INTENSITY_JITTER))
@@ -86,11 +87,11 @@ class CropSampler:
 def hold_out_region(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
     """Cut one scan in two, for audits at one shot.
 
-    The cut runs across the longest axis, where the part beyond it holds `fraction` of the labelled voxels. The two
-    parts share no voxel, but they are of one patient: an audit on the second part is not independent.
+    The cut runs across the longest axis, where the part beyond it holds `fraction` of the labelled voxels.
+    The two parts share no voxel, but they are of one patient: an audit on the second part is not independent.
 
     Returns:
-        The part to train on and the part to audit on. Their `geometry` is the whole scan's and must not be used.
+        The part to train on and the part to audit on. Their `geometry` is the whole scan's: no way back.
     """
     if scan.label is None or not bool((scan.label > 0).any()):
         raise DataError(
@@ -138,7 +139,8 @@ def _background_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...
     voxel: tuple[int, ...] = (0, 0, 0)
     for _ in range(_BACKGROUND_TRIES):
         voxel = tuple(int(rng.integers(n)) for n in held.label.shape)
-        if held.label[voxel] == 0 and bool((held.image[(slice(None), *voxel)] != 0).any()):
+        grey = held.image[:, voxel[0], voxel[1], voxel[2]]
+        if held.label[voxel] == 0 and bool((grey != 0).any()):
             break
     return voxel
 

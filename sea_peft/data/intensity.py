@@ -14,6 +14,7 @@ from sea_peft.errors import DataError
 HOUNSFIELD_MINIMUM = -500.0  # air is about -1000 HU; no MR, ultrasound or z-scored scan reaches -500
 _SAMPLE = 1_000_000  # values from which percentiles are taken
 _CASES_LOOKED_AT = 5
+_LEAST_PADDING = 0.01
 
 
 def is_ct_name(channel: str) -> bool:
@@ -31,9 +32,9 @@ def choose_intensity(
 ) -> tuple[Recipe, str | None]:
     """The recipe with an intensity that suits the scans.
 
-    The weights' own intensity is kept unless it is a fixed window and the scans are not in Hounsfield units: then
-    the window would clip nearly everything to one grey value. Scans are in Hounsfield units when every channel is
-    declared as CT, or when the values of every case looked at (at most five) reach -500 or less.
+    The weights' own intensity is kept unless it is a fixed window and the scans are not in Hounsfield units:
+    then the window would clip nearly everything to one grey value. Scans are in Hounsfield units when every
+    channel is declared as CT, or when the values of every case looked at (at most five) reach -500 or less.
 
     Args:
         recipe: The recipe of the weights.
@@ -51,17 +52,28 @@ def choose_intensity(
             array = case.image(channel).array
             if not looks_like_hounsfield(array):
                 sentence = (
-                    f"The weights expect CT from {window.low:g} to {window.high:g} HU, but channel {channel} of case "
-                    f"{case.id} runs from {array.min():.4g} to {array.max():.4g}, which is no CT: the 0.5 to 99.5 "
-                    "percentiles of each scan's non-zero voxels are scaled to 0..1 instead."
+                    f"The weights expect CT from {window.low:g} to {window.high:g} HU, but channel {channel} "
+                    f"of case {case.id} runs from {array.min():.4g} to {array.max():.4g}, which is no CT: "
+                    "the 0.5 to 99.5 percentiles of each scan's foreground are scaled to 0..1 instead."
                 )
                 return recipe.model_copy(update={"intensity": Percentile()}), sentence
     return recipe, None
 
 
 def foreground(array: np.ndarray, intensity: Intensity) -> np.ndarray:
-    """Voxels that count as body: above the window's low end, or non-zero for the other scalings. Bool, same shape."""
-    return array > intensity.low if isinstance(intensity, Window) else array != 0
+    """Voxels that count as body, bool of the same shape.
+
+    For a window: above its low end. Otherwise: all that do not hold the padding value. That is 0 or the
+    scan's minimum (z-scored scans pad with either), whichever is the more frequent; where it fills less than
+    1% of the scan nothing is padding and every voxel counts.
+    """
+    if isinstance(intensity, Window):
+        return array > intensity.low
+    at_zero, at_minimum = array == 0, array == array.min()
+    padding = max(at_zero, at_minimum, key=np.count_nonzero)
+    if np.count_nonzero(padding) < _LEAST_PADDING * array.size:
+        return np.ones(array.shape, dtype=bool)
+    return ~padding
 
 
 def scaling(array: np.ndarray, inside: np.ndarray, intensity: Intensity, where: str) -> tuple[float, float]:

@@ -26,7 +26,8 @@ class Scan:
     Attributes:
         id: Case id.
         image: float32 `[C, D, H, W]`, channels in the asked order.
-        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels; None if unlabelled.
+        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels; None if
+            unlabelled.
         geometry: The way back to the input's own grid.
     """
 
@@ -48,8 +49,8 @@ def prepare(
         labels: Selected label name → codes; None leaves the label out (predict).
 
     Raises:
-        DataError: A channel is missing, unreadable, not finite, of one grey value, or on another grid than the
-            others; or the label is on another grid than the image.
+        DataError: A channel is missing, unreadable, not finite, of one grey value, or on another grid than
+            the others; or the label is on another grid than the image.
     """
     volumes = {channel: case.image(channel) for channel in channels}
     first = volumes[channels[0]]
@@ -124,8 +125,8 @@ def require_finite(case_id: str, field: str, volume: Volume) -> None:
     bad = count_not_finite(volume.array)
     if bad:
         raise DataError(
-            f"case {case_id}: channel {field} has {bad} of {volume.array.size} voxels that are NaN or infinite; "
-            "export the scan again or take the case out"
+            f"case {case_id}: channel {field} has {bad} of {volume.array.size} voxels that are NaN or "
+            "infinite; export the scan again or take the case out"
         )
 
 
@@ -151,28 +152,26 @@ def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | Non
     Grids are the same when the shapes are equal and no corner lies more than 0.1 mm from its counterpart.
     """
     if volume.shape != other.shape:
-        return "shape", _text(volume.shape, "×"), _text(other.shape, "×")
+        return "shape", "×".join(map(str, volume.shape)), "×".join(map(str, other.shape))
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
     corners[:, :3] *= np.asarray(volume.shape) - 1
     apart = corners @ (volume.affine - other.affine).T
     if np.abs(apart[:, :3]).max() <= GRID_TOLERANCE_MM:
         return None
     if not np.allclose(volume.spacing, other.spacing, rtol=0, atol=1e-3):
-        return "voxel size", f"{_text(volume.spacing)} mm", f"{_text(other.spacing)} mm"
+        return "voxel size", f"{_numbers(volume.spacing)} mm", f"{_numbers(other.spacing)} mm"
     mine, its = (v.affine[:3, :3] / np.asarray(v.spacing) for v in (volume, other))
     if not np.allclose(mine, its, rtol=0, atol=1e-3):
-        return "direction", _text(mine.ravel(), " "), _text(its.ravel(), " ")
-    return "origin", f"({_text(volume.affine[:3, 3])}) mm", f"({_text(other.affine[:3, 3])}) mm"
+        return "direction", _numbers(mine.ravel()), _numbers(its.ravel())
+    return "origin", f"{_numbers(volume.affine[:3, 3])} mm", f"{_numbers(other.affine[:3, 3])} mm"
 
 
-def _text(values: Sequence[float] | np.ndarray, joint: str = "×") -> str:
-    return (", " if joint == "×" and isinstance(values, np.ndarray) else joint).join(
-        f"{v:.4g}" for v in values
-    )
+def _numbers(values: Sequence[float] | np.ndarray) -> str:
+    return "(" + ", ".join(f"{v:.5g}" for v in values) + ")"
 
 
 def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
-    """The geometry of the body's bounding box with the recipe's margin; of the whole scan where there is no body."""
+    """The geometry of the body's bounding box and the recipe's margin; all of the scan where there is no body."""
     oriented = geometry.oriented(body)
     start, size = [], []
     for axis in range(3):

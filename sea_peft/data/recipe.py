@@ -1,4 +1,4 @@
-"""The preprocessing recipe: it belongs to the weights, is recorded in the adapter, and is replayed by predict."""
+"""The preprocessing recipe: it belongs to the weights, the adapter records it, and predict replays it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Recipe(_Strict):
         orientation: Axis codes of the tensor's D, H, W axes (`RAS`: towards right, anterior, superior).
         spacing: Voxel size in millimetres along D, H, W.
         intensity: Scaling of the grey values.
-        crop_foreground: Whether to cut away what surrounds the foreground (above the window's low end, or
-            non-zero for the other scalings).
+        crop_foreground: Whether to cut away what surrounds the foreground (`intensity.foreground` says what
+            it is).
         margin: Millimetres kept around the foreground.
     """
 

@@ -25,13 +25,13 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
 
     Args:
         dataset: As opened.
-        labels: Each `NAME` (declared), `NAME=1,2,4` (codes grouped under a new name) or `NAME=liver,spleen` (declared
-            names grouped). Empty: all declared labels.
+        labels: Each `NAME` (declared), `NAME=1,2,4` (codes grouped under a new name) or `NAME=liver,spleen`
+            (declared names grouped). Empty: all declared labels.
         channels: Channel names in the wanted order, upper or lower case. Empty: all declared.
 
     Raises:
-        DataError: An unknown name or code (with the names there are), or labels that overlap: one voxel carries one
-            label.
+        DataError: An unknown name or code (with the names there are), or labels that overlap: one voxel
+            carries one label.
     """
     chosen = dict(_label(dataset, text) for text in labels) if labels else dict(dataset.labels)
     if len(chosen) < len(labels):
@@ -42,8 +42,8 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
         shared = sorted(set(a_codes) & set(b_codes))
         if shared:
             raise DataError(
-                f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))}), and a voxel can carry one "
-                f"label only: choose one of them with --label {a} or --label {b}"
+                f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))}), and a voxel "
+                f"can carry one label only: choose one of them with --label {a} or --label {b}"
             )
     if len(chosen) > 254:
         raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")

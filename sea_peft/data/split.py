@@ -28,9 +28,10 @@ class Split:
 def split(dataset: Dataset, shots: int, seed: int) -> Split:
     """Draw the shots at random and leave the rest for the test.
 
-    Every labelled scan used counts as a shot. From two shots on, one in five (at least one) is held out for audits;
-    at one shot none is, and the audit must fall back on held-out regions. Test cases are those that the layout
-    itself marks as test, or else all that were not drawn. The draw depends only on the case ids and the seed.
+    Every labelled scan used counts as a shot. From two shots on, one in five (at least one) is held out for
+    audits; at one shot none is, and the audit must fall back on held-out regions. Test cases are those that
+    the layout itself marks as test, or else all that were not drawn. The draw depends only on the case ids
+    and the seed.
 
     Raises:
         DataError: Fewer usable cases than shots, or none left to test on.
@@ -45,8 +46,8 @@ def split(dataset: Dataset, shots: int, seed: int) -> Split:
         )
     if shots == len(cases) and not dataset.test_cases:
         raise DataError(
-            f"{shots} shots would use all {len(cases)} usable labelled cases of {dataset.name} and leave none to test "
-            f"on; ask for at most {_most_shots(dataset)} or label more"
+            f"{shots} shots would use all {len(cases)} usable labelled cases of {dataset.name} and leave "
+            f"none to test on; ask for at most {_most_shots(dataset)} or label more"
         )
     order = np.random.default_rng(seed).permutation(len(cases))
     drawn = [cases[i] for i in order[:shots]]

@@ -1,7 +1,8 @@
 """Reading and writing one 3D volume: NIfTI through nibabel, NRRD and MetaImage through SimpleITK.
 
 A volume keeps the file's own axis order; its affine maps voxel indices to millimetres in RAS+ (nibabel's
-convention; NRRD and MetaImage are converted from LPS). Whatever cannot be read is a `DataError` of one sentence.
+convention; NRRD and MetaImage are converted from LPS). Whatever cannot be read is a `DataError` of one
+sentence.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ def _reason(error: BaseException) -> str:
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
     raw = path.read_bytes()
     if raw.startswith(_GZIP_MAGIC):
@@ -183,7 +185,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     size = next((s for s in kinds for order in ("little", "big") if _int32(raw, order) == s), None)
     if size is None or len(raw) < size:
         raise DataError(f"{path} is not a NIfTI file (wrong magic bytes); export the scan again or rename it")
-    with nibabel.imageglobals.LoggingOutputSuppressor():  # it would print header contents
+    with LoggingOutputSuppressor():  # it would print header contents
         image = kinds[size].from_bytes(raw)
     header = image.header
     needed = math.prod(image.shape) * header.get_data_dtype().itemsize + int(header["vox_offset"])
@@ -281,13 +283,14 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
     image = nibabel.Nifti1Image(array, affine)
     image.set_qform(affine, code=1, strip_shears=True)
     image.set_sform(affine, code=1)
     image.header.set_xyzt_units("mm")
     if like is not None:
-        with nibabel.imageglobals.LoggingOutputSuppressor():
+        with LoggingOutputSuppressor():
             source = nibabel.load(like).header
         fields = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y")
         for field in (*fields, "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):

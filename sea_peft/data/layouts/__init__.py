@@ -1,7 +1,7 @@
 """Folder layouts, one reader a file. `open_dataset` finds out which one a folder is.
 
-A reader is a function `read(path) -> Dataset | None`: None when the folder is not of its layout, a `DataError` when it
-is but something in it is wrong.
+A reader is a function `read(path) -> Dataset | None`: None when the folder is not of its layout, a
+`DataError` when it is but something in it is wrong.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def open_dataset(path: Path | str) -> Dataset:
     """Open a folder of scans (or a datalist JSON file) in whatever known layout it has.
 
     Raises:
-        DataError: The path does not exist, no layout fits, or the layout's own files are wrong. Single scans are
-            not opened here.
+        DataError: The path does not exist, no layout fits, or the layout's own files are wrong. Single scans
+            are not opened here.
     """
     path = Path(path)
     try:
@@ -44,7 +44,8 @@ def open_dataset(path: Path | str) -> Dataset:
             if dataset is not None:
                 if not dataset.cases and not dataset.test_cases:
                     raise DataError(
-                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one; put label maps beside them"
+                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one; put label maps "
+                        "beside them"
                     )
                 return dataset
     except OSError as error:

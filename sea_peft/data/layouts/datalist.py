@@ -1,8 +1,9 @@
 """Datalists: the `dataset.json` of the Medical Segmentation Decathlon and the datalist of MONAI's Auto3DSeg.
 
-`{"training": [{"image": …, "label": …, "fold": 0}], "validation": […], "testing" or "test": […]}` with paths relative to
-the JSON file. `image` is one path (of a 3D file, or of a 4D file with one channel each) or a list of paths, one a channel.
-Labelled entries of `training` and `validation` are all candidates: folds are not used, because shots are drawn by seed.
+`{"training": [{"image": …, "label": …, "fold": 0}], "validation": […], "testing" or "test": […]}` with paths
+relative to the JSON file. `image` is one path (of a 3D file, or of a 4D file with one channel each) or a list
+of paths, one a channel. Labelled entries of `training` and `validation` are all candidates: folds are not
+used, because shots are drawn by seed.
 Sources: http://medicaldecathlon.com; https://github.com/Project-MONAI/tutorials/tree/main/auto3dseg.
 """
 
@@ -26,8 +27,9 @@ from sea_peft.data.layouts.files import (
 from sea_peft.errors import DataError
 
 KNOWN_KEYS = (
-    "training", "validation", "test", "testing", "labels", "modality", "channel_names", "name", "description", "reference",
-    "licence", "license", "release", "relase", "tensorImageSize", "numTraining", "numValidation", "numTest", "citation",
+    "training", "validation", "test", "testing", "labels", "modality", "channel_names", "name", "description",
+    "reference", "licence", "license", "release", "relase", "tensorImageSize", "numTraining", "numValidation",
+    "numTest", "citation",
 )  # fmt: skip
 KNOWN_ENTRY_KEYS = ("image", "label", "fold", "id")
 _FILE_NAMES = ("dataset.json", "datalist.json")
@@ -117,7 +119,7 @@ def _channel_files(spot: str, images: list[Path], channels: Sequence[str] | None
         return {name: ImageFile(images[0], component) for component, name in enumerate(channels)}
     if len(images) != len(channels):
         raise DataError(
-            f"{spot} lists {len(images)} images, but {len(channels)} channels are declared ({', '.join(channels)}); "
-            "list one image per channel"
+            f"{spot} lists {len(images)} images, but {len(channels)} channels are declared "
+            f"({', '.join(channels)}); list one image per channel"
         )
     return dict(zip(channels, map(ImageFile, images), strict=True))

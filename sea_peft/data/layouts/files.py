@@ -21,7 +21,7 @@ _MOST_LABELS = 255
 
 
 def volumes_in(folder: Path) -> list[Path]:
-    """The volume files directly in `folder`, sorted by name; hidden files and detached headers' data are not."""
+    """The volume files directly in `folder`, sorted by name, without hidden files."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if volume_suffix(p) and not p.name.startswith("."))
@@ -61,7 +61,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
-    """The `labels` entry of nnU-Net (`name: code` or `name: [codes]`) or MSD (`"code": name`), without background.
+    """The `labels` entry of nnU-Net (`name: code` or `name: [codes]`) or MSD (`"code": name`), but not
+    the background.
 
     nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure.
     """
@@ -134,8 +135,8 @@ def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
             codes.update(_codes_in(stored.array))
         if len(codes) > _MOST_LABELS:
             raise DataError(
-                f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it is no label map; "
-                "were images and labels swapped?"
+                f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it is no "
+                "label map; were images and labels swapped?"
             )
     return {f"label_{code}": (code,) for code in sorted(codes)}
 

@@ -1,7 +1,7 @@
 """nnU-Net raw data sets: `dataset.json`, `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`.
 
-Both generations of dataset.json: v2 (`channel_names`, labels as name → code or list of codes, `file_ending`) and v1
-(`modality`, labels as code → name). Images of `imagesTs` are test cases where `labelsTs` labels them.
+Both generations of dataset.json: v2 (`channel_names`, labels as name → code or list of codes, `file_ending`)
+and v1 (`modality`, labels as code → name). Images of `imagesTs` are test cases where `labelsTs` labels them.
 Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 """
 
