@@ -1,0 +1,100 @@
+"""What tissues look like to a scanner: Hounsfield units without and with contrast medium, and MR signal.
+
+CT values are round numbers inside the ranges that radiology texts and these measurements report, for 120 kVp:
+
+- unenhanced soft tissue: Lamba et al., AJR 203:1013 (2014), CT Hounsfield numbers of soft tissues on unenhanced
+  abdominal CT; fat, fluid, gas, bone: the definition of the scale (water 0, air -1000) and common practice;
+- portal venous phase, about 70 s after the injection: Bae, Radiology 256:32 (2010), Intravenous contrast medium
+  administration and scan timing at CT (liver +50 HU or more over unenhanced, vessels about 150 HU).
+
+Between patients they vary; `acquisition` draws that spread.
+"""
+
+from __future__ import annotations
+
+# HU at 120 kVp without contrast medium
+UNENHANCED: dict[str, float] = {
+    "air": -1000,
+    "table": -250,
+    "fat": -100,
+    "muscle": 55,
+    "lung": -830,
+    "gas": -950,
+    "heart": 42,
+    "liver": 58,
+    "spleen": 48,
+    "pancreas": 42,
+    "kidney_cortex": 34,
+    "kidney_medulla": 30,
+    "renal_pelvis": 6,
+    "lesion": 36,
+    "lesion_core": 24,
+    "bile": 8,
+    "stomach_wall": 40,
+    "stomach_content": 18,
+    "bowel_wall": 40,
+    "bowel_fluid": 16,
+    "stool": 10,
+    "blood_artery": 42,
+    "blood_vein": 42,
+    "blood_portal": 42,
+    "cortical_bone": 600,
+    "cancellous_bone": 170,
+    "disc": 80,
+    "cerebrospinal_fluid": 8,
+    "metal": 3000,
+}
+
+# HU that iodine adds in the portal venous phase at 120 kVp
+PORTAL_VENOUS: dict[str, float] = {
+    "muscle": 10,
+    "heart": 105,
+    "liver": 52,
+    "spleen": 72,
+    "pancreas": 52,
+    "kidney_cortex": 150,
+    "kidney_medulla": 115,
+    "lesion": 22,
+    "lesion_core": 6,
+    "stomach_wall": 40,
+    "bowel_wall": 45,
+    "blood_artery": 112,
+    "blood_vein": 98,
+    "blood_portal": 122,
+    "cancellous_bone": 6,
+}
+
+# Signal of a fat-suppressed T1-weighted gradient echo in the portal venous phase, muscle = 100. Only the order is
+# standard (vessels > renal cortex > liver > spleen > pancreas > muscle > fluid > suppressed fat > bone cortex, gas);
+# the sizes are chosen.
+T1_FAT_SUPPRESSED: dict[str, float] = {
+    "air": 0,
+    "table": 0,
+    "fat": 40,
+    "muscle": 100,
+    "lung": 14,
+    "gas": 3,
+    "heart": 215,
+    "liver": 185,
+    "spleen": 165,
+    "pancreas": 160,
+    "kidney_cortex": 225,
+    "kidney_medulla": 195,
+    "renal_pelvis": 70,
+    "lesion": 115,
+    "lesion_core": 85,
+    "bile": 55,
+    "stomach_wall": 130,
+    "stomach_content": 60,
+    "bowel_wall": 130,
+    "bowel_fluid": 60,
+    "stool": 75,
+    "blood_artery": 235,
+    "blood_vein": 220,
+    "blood_portal": 240,
+    "cortical_bone": 10,
+    "cancellous_bone": 80,
+    "disc": 65,
+    "cerebrospinal_fluid": 45,
+    "metal": 0,
+}
