@@ -40,6 +40,11 @@ class Bank:
         return self._adapters[unit_id]
 
     @property
+    def built(self) -> list[str]:
+        """Ids of the units whose modules exist; the others are still what they would be built as."""
+        return sorted(self._adapters)
+
+    @property
     def active(self) -> frozenset[str]:
         """Ids of the units whose gates are open."""
         return self._active

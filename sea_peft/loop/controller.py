@@ -1,0 +1,325 @@
+"""The controller: warm-up, then search → audit → allocate, cycle by cycle, then the final choice and its refit on all shots."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sea_peft.adapters import Adapted, total_cost
+from sea_peft.data.crops import CropSampler, hold_out_region
+from sea_peft.data.prepare import Scan
+from sea_peft.errors import BudgetError
+from sea_peft.loop import events
+from sea_peft.loop.audit import Auditor
+from sea_peft.loop.policies import Allocation, Policy, Space
+from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
+
+_REFIT_CHECKPOINT_EVERY = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` equal parts.
+    `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
+    `promise_batches`: batches behind a promise. `time_limit`: seconds after which search ends at the next cycle; None for none.
+    """
+
+    steps: int
+    cycles: int
+    patch: tuple[int, int, int]
+    batch_size: int = 2
+    warmup_share: float = 0.08
+    refit_share: float = 0.5
+    audit_patches: int = 8
+    audit_dice: str = "soft"
+    promise_batches: int = 4
+    time_limit: float | None = None
+
+    def plan(self) -> tuple[int, list[int], int]:
+        """Steps of the warm-up, of each cycle, and of the refit; they add up to `steps`."""
+        warmup = min(self.steps, max(1, round(self.steps * self.warmup_share)))
+        refit = min(self.steps - warmup, max(1, round(self.steps * self.refit_share)))
+        search = self.steps - warmup - refit
+        each, more = divmod(search, self.cycles)
+        return warmup, [each + (i < more) for i in range(self.cycles)], refit
+
+
+@dataclasses.dataclass(frozen=True)
+class Shots:
+    """The labelled scans of a run. `search`: trained on while searching. `audit`: what audits measure on; empty at one shot. All of
+    them are refitted on."""
+
+    search: tuple[Scan, ...]
+    audit: tuple[Scan, ...]
+
+    @property
+    def all(self) -> tuple[Scan, ...]:
+        """Every shot."""
+        return (*self.search, *self.audit)
+
+
+@dataclasses.dataclass
+class Seconds:
+    """Where the time went."""
+
+    train: float = 0.0
+    audit: float = 0.0
+    allocate: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open."""
+
+    active: tuple[str, ...]
+    used: int
+    patches: int
+    naive_patches: int
+    seconds: Seconds
+
+
+class Controller:
+    """Runs one policy. Everything but the policy's choice is the same for every policy: steps, splits, data order, budget check, trace.
+
+    `save` is called with the whole state (JSON types and tensors) at every point from which `resume` can continue; a resumed run emits
+    exactly the events that the uninterrupted one would have emitted from there.
+    """
+
+    def __init__(
+        self,
+        model: Adapted,
+        space: Space,
+        policy: Policy,
+        shots: Shots,
+        settings: LoopSettings,
+        seed: int,
+        callback: events.Callback = events.ignore,
+        save: Callable[[Mapping[str, Any]], None] | None = None,
+        train_head: bool = True,
+    ) -> None:
+        self.model, self.space, self.policy, self.settings = model, space, policy, settings
+        self.callback = callback
+        self._save = save
+        self._trainer = Trainer(model, settings.batch_size, train_head)
+        if shots.audit:
+            search, audit = shots.search, shots.audit
+            self.independent = True
+        else:  # one shot: the audit looks at a region that the search does not train on
+            kept, held = hold_out_region(shots.search[0])
+            search, audit = (kept, *shots.search[1:]), (held,)
+            self.independent = False
+        self._search_crops = CropSampler(search, settings.patch, seed)
+        self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1)
+        images, labels = CropSampler(audit, settings.patch, seed + 2).fixed(settings.audit_patches)
+        self.auditor = Auditor(model, images, labels, batch=4, dice=settings.audit_dice)
+        self._started = time.monotonic()
+        self.seconds = Seconds()
+        # what a checkpoint holds, beside tensors and the policy's own state
+        self._phase, self._cycle, self._step = "warmup", 0, 0
+        self._previous: tuple[str, ...] = ()
+        self._chosen: tuple[str, ...] = ()
+        self._measured: set[str] = set()
+        self._patches = self._naive_patches = 0
+
+    def run(self) -> Outcome:
+        """From wherever it stands to the end. The chosen units are left open and trained."""
+        warmup, cycles, refit = self.settings.plan()
+        if self._phase == "warmup":
+            self._train("warmup", -1, Allocation(()), self._search_crops, warmup, lambda i: warm_up(i, warmup // 2))
+            self._enter("search")
+        while self._phase == "search" and self._cycle < len(cycles) and not self._out_of_time():
+            self._search_cycle(cycles[self._cycle], first=self._cycle == 0)
+            self._cycle += 1
+            self._enter("search")
+        if self._phase == "search":
+            self._choose()
+            self._trainer.forget()
+            self._enter("refit")
+        done = self._step - (self.settings.steps - refit)
+        while self._phase == "refit" and done < refit:
+            count = min(_REFIT_CHECKPOINT_EVERY, refit - done)
+            start = done
+            self._train(
+                "refit",
+                self._cycle,
+                Allocation(self._chosen),
+                self._refit_crops,
+                count,
+                lambda i: warm_up_cosine(start + i, refit, refit // 10),
+            )
+            done += count
+            self._enter("refit")
+        self.model.bank.activate(self._chosen)
+        used = self.space.head + total_cost(self.space.by_id[u] for u in self._chosen)
+        return Outcome(self._chosen, used, self._patches, self._naive_patches, self.seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs: JSON types, and tensors under `adapters`, `head` and `optimizer`."""
+        bank = self.model.bank
+        return {
+            "phase": self._phase,
+            "cycle": self._cycle,
+            "step": self._step,
+            "previous": list(self._previous),
+            "chosen": list(self._chosen),
+            "measured": sorted(self._measured),
+            "patches": self._patches,
+            "naive_patches": self._naive_patches,
+            "elapsed": time.monotonic() - self._started,
+            "seconds": dataclasses.asdict(self.seconds),
+            "policy": self.policy.state_dict(),
+            "adapters": bank.state_dict(bank.built),
+            "head": self.model.head.state_dict(),
+            "optimizer": self._trainer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Stand where `state_dict` was taken."""
+        self._phase, self._cycle, self._step = state["phase"], state["cycle"], state["step"]
+        self._previous, self._chosen = tuple(state["previous"]), tuple(state["chosen"])
+        self._measured = set(state["measured"])
+        self._patches, self._naive_patches = state["patches"], state["naive_patches"]
+        self._started = time.monotonic() - state["elapsed"]
+        self.seconds = Seconds(**state["seconds"])
+        self.policy.load_state_dict(state["policy"])
+        self.model.bank.load_state_dict(state["adapters"])
+        self.model.head.load_state_dict(state["head"])
+        self._trainer.load_state_dict(state["optimizer"])
+
+    # -- the parts of one cycle ------------------------------------------------------------------------------------
+
+    def _search_cycle(self, steps: int, first: bool) -> None:
+        cycle, policy = self._cycle, self.policy
+        wanted = policy.to_promise(cycle)
+        if wanted:
+            began = time.monotonic()
+            promise = self._trainer.promise(wanted, self._search_crops, cycle, self.settings.promise_batches)
+            policy.promised(cycle, promise)
+            self.callback(events.Promised(cycle, promise, self._spent("train", began)))
+        began = time.monotonic()
+        allocation = policy.allocate(cycle)
+        self._allocated(cycle, allocation, final=False, began=began)
+        over = steps // 4 if first else 1
+        self._train("search", cycle, allocation, self._search_crops, steps, lambda i: warm_up(i, over))
+        if policy.audits:
+            self._audit(cycle)
+
+    def _audit(self, cycle: int) -> None:
+        began = time.monotonic()
+        units = self.policy.to_audit(cycle)
+        result = self.auditor.audit(units)
+        self._measured.update(units)
+        patches = result.patches * (1 + len(units))
+        naive = result.patches * (1 + len(self.space.units))
+        self._patches += patches
+        self._naive_patches += naive
+        rows = [dataclasses.asdict(row) for row in result.rows]
+        self.callback(
+            events.Audited(
+                cycle,
+                result.dice_on,
+                result.hard_dice,
+                rows,
+                patches,
+                naive,
+                self.independent,
+                self._spent("audit", began),
+            )
+        )
+        self.callback(events.Ranked(cycle, self.policy.audited(cycle, rows)))
+
+    def _choose(self) -> None:
+        began = time.monotonic()
+        allocation = self.policy.final()
+        self._allocated(self._cycle, allocation, final=True, began=began)
+        self._chosen = allocation.active
+        if self.policy.audits:
+            unadapted = self.auditor.dice_of((), head=False)
+            searched = self.auditor.dice_of(allocation.active)
+            worse = searched <= unadapted
+            self.callback(
+                events.Compared(
+                    {"unadapted": unadapted, self.policy.name: searched},
+                    "unadapted" if worse else self.policy.name,
+                    "before the refit, hard Dice on the audit patches"
+                    + (": the search did not beat the unadapted backbone" if worse else ""),
+                )
+            )
+
+    def _train(
+        self,
+        phase: str,
+        cycle: int,
+        allocation: Allocation,
+        crops: CropSampler,
+        count: int,
+        schedule: Callable[[int], float],
+    ) -> None:
+        began, first = time.monotonic(), self._step
+        self._check_budget(allocation)
+
+        def on_step(step: int, loss: float) -> None:
+            self.callback(events.TrainingStep(phase, step + 1, self.settings.steps, loss))
+
+        loss = self._trainer.train(allocation.open, crops, first, count, schedule, on_step)
+        self._step += count
+        self.callback(
+            events.Searched(
+                cycle,
+                phase,
+                first,
+                self._step,
+                0.0 if math.isnan(loss) else loss,
+                list(allocation.active),
+                list(allocation.probes),
+                self._spent("train", began),
+            )
+        )
+
+    def _allocated(self, cycle: int, allocation: Allocation, final: bool, began: float) -> None:
+        used = self._check_budget(allocation)
+        changes = len(set(self._previous) ^ set(allocation.active))
+        self._previous = allocation.active
+        self.callback(
+            events.Allocated(
+                cycle,
+                list(allocation.active),
+                list(allocation.probes),
+                used,
+                self.space.limit,
+                self.space.head,
+                allocation.value,
+                allocation.optimum,
+                allocation.gap,
+                changes,
+                len(self._measured) / max(1, len(self.space.units)),
+                [dataclasses.asdict(d) for d in allocation.decisions],
+                final,
+                self._spent("allocate", began),
+            )
+        )
+
+    def _check_budget(self, allocation: Allocation) -> int:
+        """Everything trainable counted, at any moment. Returns the parameters used."""
+        used = self.space.head + total_cost(self.space.by_id[u] for u in allocation.open)
+        if used > self.space.limit and not self.policy.outside_budget:
+            raise BudgetError(f"Policy {self.policy.name} asked for {used:,} parameters of {self.space.limit:,}.")
+        return used
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        if self._save is not None:
+            self._save(self.state_dict())
+
+    def _out_of_time(self) -> bool:
+        """Whether search must end so that the refit still fits: half of the limit is the refit's."""
+        limit = self.settings.time_limit
+        return limit is not None and time.monotonic() - self._started > limit / 2
+
+    def _spent(self, what: str, began: float) -> float:
+        spent = time.monotonic() - began
+        setattr(self.seconds, what, getattr(self.seconds, what) + spent)
+        return round(spent, 3)

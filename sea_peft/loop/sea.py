@@ -1,0 +1,270 @@
+"""The `sea` policy: self-auditing allocation (SEA-PEFT, arXiv 2603.05822). Decides from promises and audits; pure, replayable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sea_peft.adapters import Unit
+from sea_peft.loop import knapsack
+from sea_peft.loop.knapsack import Item
+from sea_peft.loop.policies import Allocation, Decision, Space
+from sea_peft.loop.ranking import (
+    ACTIVE,
+    COOLING,
+    IDLE,
+    PROBE,
+    RankingSettings,
+    Standing,
+    is_demotable,
+    is_promotable,
+    move,
+    tick,
+    vote,
+)
+from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
+
+
+@dataclasses.dataclass(frozen=True)
+class SeaSettings:
+    """`probe_share`: share of the budget kept for probes once units have been promoted. `ranking`, `utility`: of those modules."""
+
+    probe_share: float = 0.15
+    utility: UtilitySettings = UtilitySettings()
+    ranking: RankingSettings = RankingSettings()
+
+
+class Sea:
+    """Search–audit–allocate as a policy.
+
+    Everything starts idle. Promise (the loss gradient at a unit's zero-initialised output) fills the budget with probes, at the
+    middle level of every family. Audits measure what is on; votes promote probes and demote units; a greedy knapsack over the
+    promoted picks the active set, and what is left of the budget goes to new probes: one by promise, one by debt, in turn. The final
+    choice is a guard-free knapsack over everything that was measured, filled up by promise.
+    """
+
+    name = "sea"
+    audits = True
+    outside_budget = False
+
+    def __init__(self, space: Space, settings: SeaSettings) -> None:
+        self.space = space
+        self.settings = settings
+        self._units = space.by_id
+        self._standing = {u: Standing() for u in self._units}
+        self._estimate = {u: UNMEASURED for u in self._units}
+        self._promise: dict[str, float] = {}
+        self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
+        self._starting = _starting_levels(space.units)
+
+    # -- what the loop asks and tells ------------------------------------------------------------------------------
+
+    def to_promise(self, cycle: int) -> Sequence[str]:
+        return self._starting if cycle == 0 else ()
+
+    def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
+        self._promise = dict(promise)
+
+    def to_audit(self, cycle: int) -> Sequence[str]:
+        return sorted(self._in(ACTIVE, PROBE))
+
+    def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
+        was measured or moved."""
+        s = self.settings
+        deltas = {row["unit"]: (row["delta"], row["spread"]) for row in rows}
+        ranked = []
+        for unit in self._units:
+            was = self._standing[unit].state
+            standing, cooled = tick(self._standing[unit])
+            reason = cooled or ""
+            if unit in deltas:
+                self._estimate[unit] = observe(self._estimate[unit], *deltas[unit], s.utility)
+                standing, reason = vote(standing, score(self._estimate[unit], s.utility), s.ranking)
+                if is_demotable(standing, s.ranking):
+                    reason += f"; {-standing.votes} votes against: cooling"
+                    standing = move(standing, COOLING, s.ranking)
+            self._standing[unit] = standing
+            if unit in deltas or cooled:
+                delta = deltas[unit][0] if unit in deltas else None
+                ranked.append(self._ranked(unit, was, delta, reason))
+        return ranked
+
+    def allocate(self, cycle: int) -> Allocation:
+        """Knapsack over active and promotable units, then probes into what is left."""
+        s = self.settings
+        before = {u: st.state for u, st in self._standing.items()}
+        eligible = [
+            self._item(u)
+            for u, st in self._standing.items()
+            if st.state == ACTIVE or is_promotable(st, s.ranking)
+        ]
+        capacity = int(self.space.capacity * (1 - s.probe_share))
+        found, best = knapsack.greedy(eligible, capacity), knapsack.exact(eligible, capacity)
+        decisions = []
+        for item in eligible:
+            on, state = item.id in found.chosen, before[item.id]
+            self._move(item.id, ACTIVE if on else COOLING)
+            if on and state == ACTIVE:
+                decisions.append(self._decision(item.id, "keep", "still worth its cost"))
+            elif on:
+                decisions.append(self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits"))
+            else:
+                why = "no longer worth anything" if item.value <= 0 else "others give more Dice per parameter"
+                decisions.append(self._decision(item.id, "drop" if state == ACTIVE else "refuse", why))
+        probes, probe_decisions = self._probes(cycle, found.cost)
+        active = self._in_order(found.chosen)
+        for unit in (*active, *probes):
+            self._tried[unit] = cycle
+        return Allocation(
+            active, probes, (*decisions, *probe_decisions), found.value, best.value, knapsack.gap(found, best)
+        )
+
+    def final(self) -> Allocation:
+        """Guard-free: the best of everything measured, whatever its state, then the promising filled into what is left."""
+        measured = [self._item(u, exploring=False) for u, e in self._estimate.items() if e.audits]
+        found = knapsack.greedy(measured, self.space.capacity)
+        best = knapsack.exact(measured, self.space.capacity)
+        decisions = []
+        for item in measured:
+            if item.id in found.chosen:
+                audits = self._estimate[item.id].audits
+                decisions.append(self._decision(item.id, "keep", f"score {item.value:+.4f} Dice over {audits} audits"))
+            elif item.value <= 0:
+                decisions.append(self._decision(item.id, "refuse", f"score {item.value:+.4f} Dice: no gain measured"))
+            else:
+                decisions.append(self._decision(item.id, "refuse", "others give more Dice per parameter"))
+        chosen = list(found.chosen)
+        left = self.space.capacity - found.cost
+        seen = {self._units[item.id].group for item in measured}
+        for unit in self._by_promise(exclude=seen):
+            if self._units[unit].cost <= left and self._promise[unit] > 0:
+                chosen.append(unit)
+                left -= self._units[unit].cost
+                decisions.append(self._decision(unit, "add", "unmeasured: fills what is left, by promise"))
+        decided = {d.unit for d in decisions}
+        decisions += [
+            self._decision(u, "refuse", self._why_not(u, left)) for u in self._units if u not in decided
+        ]
+        return Allocation(
+            self._in_order(chosen), (), tuple(decisions), found.value, best.value, knapsack.gap(found, best)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "standing": {u: dataclasses.asdict(st) for u, st in self._standing.items()},
+            "estimate": {u: dataclasses.asdict(e) for u, e in self._estimate.items()},
+            "promise": self._promise,
+            "tried": self._tried,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._standing = {u: Standing(**st) for u, st in state["standing"].items()}
+        self._estimate = {
+            u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
+        }
+        self._promise = dict(state["promise"])
+        self._tried = dict(state["tried"])
+
+    # -- how it decides --------------------------------------------------------------------------------------------
+
+    def _probes(self, cycle: int, used: int) -> tuple[tuple[str, ...], list[Decision]]:
+        """Probes into what active units leave: those still under trial first, then idle units by promise and by debt in turn."""
+        left = self.space.capacity - used
+        taken = {self._units[u].group for u in self._in(ACTIVE)}
+        probes: list[str] = []
+        decisions = []
+
+        def take(unit: str, reason: str) -> None:
+            nonlocal left
+            probes.append(unit)
+            taken.add(self._units[unit].group)
+            left -= self._units[unit].cost
+            self._move(unit, PROBE)
+            decisions.append(self._decision(unit, "probe", reason))
+
+        under_trial = sorted(self._in(PROBE), key=lambda u: (-self._standing[u].votes, self._units[u].cost, u))
+        for unit in under_trial:
+            if self._units[unit].group not in taken and self._units[unit].cost <= left:
+                take(unit, "still under trial")
+            else:
+                self._move(unit, IDLE)
+                decisions.append(self._decision(unit, "drop", "no room left for this trial"))
+        rising = self._by_promise()
+        owed = sorted(self._units, key=lambda u: (self._tried.get(u, -1), self._units[u].cost, u))
+        queues = [rising] if cycle == 0 else [rising, owed]
+        while any(queues):
+            for queue, reason in zip(queues, ("by promise", "by debt: longest untried"), strict=False):
+                while queue:
+                    unit = queue.pop(0)
+                    free = self._standing[unit].state == IDLE and self._units[unit].group not in taken
+                    # a unit that audits have spoken against waits for the debt queue
+                    tired = reason == "by promise" and unit in self._tried
+                    if free and not tired and self._units[unit].cost <= left:
+                        take(unit, reason)
+                        break
+        return tuple(self._in_order(probes)), decisions
+
+    def _by_promise(self, exclude: Iterable[str] = ()) -> list[str]:
+        """Units whose promise was measured, highest promise per parameter first."""
+        skip = set(exclude)
+        return sorted(
+            (u for u in self._promise if self._units[u].group not in skip),
+            key=lambda u: (-self._promise[u] / self._units[u].cost, self._units[u].cost, u),
+        )
+
+    def _item(self, unit: str, exploring: bool = True) -> Item:
+        """The unit as a knapsack item; while searching with the exploration bonus and the incumbents' hysteresis."""
+        estimate = self._estimate[unit]
+        worth = (value if exploring else score)(estimate, self.settings.utility) or 0.0
+        if exploring and self._standing[unit].state == ACTIVE and worth > 0:
+            worth += self.settings.ranking.hysteresis
+        return Item(unit, self._units[unit].group, self._units[unit].cost, worth)
+
+    def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> dict[str, Any]:
+        e, st, u = self._estimate[unit], self._standing[unit], self.settings.utility
+        return {
+            "unit": unit,
+            "state": st.state,
+            "was": was,
+            "delta": delta,
+            "ema": e.ema,
+            "median": median(e),
+            "iqr": iqr(e),
+            "score": score(e, u),
+            "spread": e.spread,
+            "audits": e.audits,
+            "votes": st.votes,
+            "guard": st.guard,
+            "reason": reason,
+        }
+
+    def _why_not(self, unit: str, left: int) -> str:
+        u = self._units[unit]
+        if u.cost > self.space.capacity:
+            return f"costs {u.cost:,}, more than the whole budget for units ({self.space.capacity:,})"
+        if unit not in self._promise:
+            return "unmeasured: another level of this family stood for it here"
+        return f"unmeasured: lower promise per parameter than what was taken, and {left:,} parameters left"
+
+    def _decision(self, unit: str, decision: str, reason: str) -> Decision:
+        return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)
+
+    def _move(self, unit: str, state: str) -> None:
+        self._standing[unit] = move(self._standing[unit], state, self.settings.ranking)
+
+    def _in(self, *states: str) -> list[str]:
+        return [u for u, st in self._standing.items() if st.state in states]
+
+    def _in_order(self, units: Iterable[str]) -> tuple[str, ...]:
+        """In the network's execution order."""
+        return tuple(sorted(units, key=lambda u: (self._units[u].site.order, u)))
+
+
+def _starting_levels(units: Sequence[Unit]) -> list[str]:
+    """For every (site, family, placement) the unit of middle cost: what stands for its group until something is known."""
+    grouped: dict[tuple[str, str], list[Unit]] = {}
+    for unit in units:
+        grouped.setdefault((unit.group, unit.placement), []).append(unit)
+    return [sorted(g, key=lambda u: (u.cost, u.id))[len(g) // 2].id for g in grouped.values()]
