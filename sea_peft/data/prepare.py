@@ -158,20 +158,20 @@ def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | Non
     apart = corners @ (volume.affine - other.affine).T
     if np.abs(apart[:, :3]).max() <= GRID_TOLERANCE_MM:
         return None
-    if not np.allclose(volume.spacing, other.spacing, rtol=0, atol=1e-3):
+    if not np.allclose(volume.spacing, other.spacing, rtol=0, atol=5e-5):
         return "voxel size", f"{_numbers(volume.spacing)} mm", f"{_numbers(other.spacing)} mm"
     mine, its = (v.affine[:3, :3] / np.asarray(v.spacing) for v in (volume, other))
-    if not np.allclose(mine, its, rtol=0, atol=1e-3):
+    if not np.allclose(mine, its, rtol=0, atol=5e-5):
         return "direction", _numbers(mine.ravel()), _numbers(its.ravel())
     return "origin", f"{_numbers(volume.affine[:3, 3])} mm", f"{_numbers(other.affine[:3, 3])} mm"
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:
-    return "(" + ", ".join(f"{v:.5g}" for v in values) + ")"
+    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
 
 
 def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
-    """The geometry of the body's bounding box and the recipe's margin; all of the scan where there is no body."""
+    """The geometry of the body's bounding box plus the recipe's margin; the whole scan where it is empty."""
     oriented = geometry.oriented(body)
     start, size = [], []
     for axis in range(3):

@@ -36,19 +36,8 @@ def split(dataset: Dataset, shots: int, seed: int) -> Split:
     Raises:
         DataError: Fewer usable cases than shots, or none left to test on.
     """
+    require_enough(dataset, shots)
     cases = sorted(dataset.cases, key=lambda case: case.id)
-    if shots < 1:
-        raise DataError(f"{shots} shots were asked for; at least 1 labelled case is needed")
-    if shots > len(cases):
-        raise DataError(
-            f"{shots} shots were asked for, but {dataset.name} has {len(cases)} usable labelled cases; "
-            f"ask for at most {_most_shots(dataset)} or label more"
-        )
-    if shots == len(cases) and not dataset.test_cases:
-        raise DataError(
-            f"{shots} shots would use all {len(cases)} usable labelled cases of {dataset.name} and leave "
-            f"none to test on; ask for at most {_most_shots(dataset)} or label more"
-        )
     order = np.random.default_rng(seed).permutation(len(cases))
     drawn = [cases[i] for i in order[:shots]]
     held_out = max(1, shots // 5) if shots >= 2 else 0
@@ -60,5 +49,19 @@ def split(dataset: Dataset, shots: int, seed: int) -> Split:
     )
 
 
-def _most_shots(dataset: Dataset) -> int:
-    return len(dataset.cases) if dataset.test_cases else max(0, len(dataset.cases) - 1)
+def require_enough(dataset: Dataset, shots: int) -> None:
+    """Refuse a number of shots that the labelled cases cannot give. Raises `DataError`."""
+    count = len(dataset.cases)
+    most = count if dataset.test_cases else max(0, count - 1)
+    if shots < 1:
+        raise DataError(f"{shots} shots were asked for; at least 1 labelled case is needed")
+    if shots > count:
+        raise DataError(
+            f"{shots} shots were asked for, but {dataset.name} has {count} usable labelled cases; "
+            f"ask for at most {most} or label more"
+        )
+    if shots > most:
+        raise DataError(
+            f"{shots} shots would use all {count} usable labelled cases of {dataset.name} and leave none to "
+            f"test on; ask for at most {most} or label more"
+        )

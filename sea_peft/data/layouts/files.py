@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
@@ -9,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sea_peft.data.cases import FileCase
+from sea_peft.data.codes import MOST_CODE, code_counts
 from sea_peft.data.volumes import volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
@@ -83,9 +83,9 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
             )
         if str(name).lower() in ("background", "ignore") or numbers == (0,):
             continue
-        if min(numbers) < 0 or max(numbers) > 65535:
+        if min(numbers) < 0 or max(numbers) > MOST_CODE:
             raise DataError(
-                f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..65535"
+                f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..{MOST_CODE}"
             )
         if name in parsed:
             raise DataError(f"{where}: label {name!r} is declared twice; give each label one name")
@@ -127,23 +127,16 @@ def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
     """
     codes: set[int] = set()
     for case in cases[:: max(1, len(cases) // _CASES_READ_FOR_LABELS)]:
-        try:
+        with contextlib.suppress(DataError):
             stored = case.label()
-        except DataError:
-            continue
-        if stored is not None and stored.array.size:
-            codes.update(_codes_in(stored.array))
+            if stored is not None:
+                codes.update(code_counts(stored.array, case.id))
         if len(codes) > _MOST_LABELS:
             raise DataError(
                 f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it is no "
                 "label map; were images and labels swapped?"
             )
-    return {f"label_{code}": (code,) for code in sorted(codes)}
-
-
-def _codes_in(array: np.ndarray) -> list[int]:
-    values = np.unique(array)
-    return [int(v) for v in np.rint(values[np.isfinite(values)][: _MOST_LABELS + 2]) if v > 0]
+    return {f"label_{code}": (code,) for code in sorted(codes - {0})}
 
 
 def unique_ids(where: str, ids: Sequence[str]) -> None:

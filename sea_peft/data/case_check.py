@@ -1,0 +1,188 @@
+"""Checking one case, with one sentence for each finding.
+
+Severities: an `error` makes the data unfit and `adapt` stops; `skip` leaves the case out and goes on (its
+label map is sound, but holds none of the chosen labels); a `warning` is only said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from sea_peft.data.cases import Case, Dataset
+from sea_peft.data.codes import code_counts
+from sea_peft.data.digest import volume_digest, voxel_hash
+from sea_peft.data.intensity import is_ct_name, looks_like_hounsfield
+from sea_peft.data.prepare import require_finite, require_same_grid
+from sea_peft.data.volumes import Volume
+from sea_peft.errors import DataError
+
+Severity = Literal["error", "skip", "warning"]
+
+_PLAUSIBLE_SPACING_MM = (0.05, 20.0)
+_PLAUSIBLE_MAGNITUDE = 1e6
+_FEW_VOXELS = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong or odd.
+
+    Attributes:
+        case: Case id; empty where the finding concerns the data set as a whole.
+        field: `channel FLAIR`, `label`, `voxels`, `cases`, `layout`, …
+        severity: `error`, `skip` or `warning`.
+        sentence: What is wrong, with both values, and the way out.
+    """
+
+    case: str
+    field: str
+    severity: Severity
+    sentence: str
+
+
+@dataclass(frozen=True)
+class CaseCheck:
+    """What the check of one case found.
+
+    Attributes:
+        case: Case id.
+        findings: In the order found.
+        shape: Voxels of the first channel; None when it cannot be read.
+        spacing: Its voxel size in millimetres.
+        values: Channel → smallest and largest grey value.
+        voxels: Selected label → voxels.
+        image_hashes: Channel → hash of its voxels.
+        digests: Digests of all volumes read, channels first.
+    """
+
+    case: str
+    findings: tuple[Finding, ...]
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    values: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    voxels: Mapping[str, int] = field(default_factory=dict)
+    image_hashes: Mapping[str, str] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the case can be a support, audit or test case."""
+        return all(finding.severity == "warning" for finding in self.findings)
+
+
+def check_case(case: Case, dataset: Dataset) -> CaseCheck:
+    """Check one case against the selected channels and labels, reading every volume once."""
+    findings: list[Finding] = []
+    images: dict[str, Volume] = {}
+    values: dict[str, tuple[float, float]] = {}
+    for channel in dataset.channels:
+        name = f"channel {channel}"
+        try:
+            volume = _named(case.id, name, partial(case.image, channel))
+            require_finite(case.id, channel, volume)
+            if images:
+                first = next(iter(images))
+                require_same_grid(case.id, name, volume, f"channel {first}", images[first])
+        except DataError as error:
+            findings.append(Finding(case.id, name, "error", str(error)))
+            continue
+        images[channel] = volume
+        values[channel] = (float(volume.array.min()), float(volume.array.max()))
+        findings += _grey_values(case.id, channel, volume, *values[channel])
+    image = next(iter(images.values()), None)
+    label, voxels, on_label = _label(case, dataset, image)
+    volumes = [*images.values(), *([label] if label is not None else [])]
+    return CaseCheck(
+        case=case.id,
+        findings=(*findings, *on_label),
+        shape=image.shape if image else None,
+        spacing=image.spacing if image else None,
+        values=values,
+        voxels=voxels,
+        image_hashes={channel: voxel_hash(volume.array) for channel, volume in images.items()},
+        digests=tuple(volume_digest(volume) for volume in volumes),
+    )
+
+
+def _label(
+    case: Case, dataset: Dataset, image: Volume | None
+) -> tuple[Volume | None, dict[str, int], list[Finding]]:
+    """The label map, the voxels of each selected label, and what is wrong with it."""
+    try:
+        label = _named(case.id, "label", partial(_label_of, case))
+        counts = code_counts(label.array, f"case {case.id}: label")
+        if image is not None:
+            require_same_grid(case.id, "label", label, "image", image)
+        strangers = [code for code in counts if code and dataset.codes and code not in dataset.codes]
+        if strangers:
+            raise DataError(
+                f"case {case.id}: label holds code {strangers[0]} ({counts[strangers[0]]} voxels), but only "
+                f"{_listed(dataset.codes or ())} are declared; declare it or correct the label"
+            )
+        if set(counts) <= {0}:
+            raise DataError(
+                f"case {case.id}: label is empty (all {label.array.size} voxels are 0); "
+                "label the case or take it out"
+            )
+    except DataError as error:
+        return None, {}, [Finding(case.id, "label", "error", str(error))]
+    voxels = {name: sum(counts.get(code, 0) for code in codes) for name, codes in dataset.labels.items()}
+    findings = []
+    if not any(voxels.values()):
+        wanted = ", ".join(f"{name}={_listed(codes)}" for name, codes in dataset.labels.items())
+        sentence = (
+            f"case {case.id}: label holds codes {_listed(c for c in counts if c)}, none of the chosen ones "
+            f"({wanted}); the case is left out"
+        )
+        findings.append(Finding(case.id, "label", "skip", sentence))
+    for name, count in voxels.items():
+        if 0 < count < _FEW_VOXELS:
+            sentence = f"case {case.id}: label {name} has only {count} voxels; Dice on it will be unsteady"
+            findings.append(Finding(case.id, "label", "warning", sentence))
+    return label, voxels, findings
+
+
+def _grey_values(case_id: str, channel: str, volume: Volume, low: float, high: float) -> list[Finding]:
+    """Whether grey values and voxel size are plausible."""
+    where = f"case {case_id}: channel {channel}"
+    found: list[tuple[Severity, str]] = []
+    if low == high:
+        sentence = f"{where} holds the single value {low:g}; export the scan again or take the case out"
+        found.append(("error", sentence))
+    elif is_ct_name(channel) and not looks_like_hounsfield(volume.array):
+        sentence = (
+            f"{where} is declared as CT but runs from {low:.4g} to {high:.4g}, which are hardly Hounsfield "
+            "units; if it was rescaled, declare another channel name"
+        )
+        found.append(("warning", sentence))
+    if max(abs(low), abs(high)) > _PLAUSIBLE_MAGNITUDE:
+        found.append(("warning", f"{where} runs from {low:.4g} to {high:.4g}; are these grey values?"))
+    smallest, largest = _PLAUSIBLE_SPACING_MM
+    if not all(smallest <= size <= largest for size in volume.spacing):
+        sizes = " × ".join(f"{size:.4g}" for size in volume.spacing)
+        found.append(("warning", f"{where} has voxels of {sizes} mm; is the voxel size in millimetres?"))
+    return [Finding(case_id, f"channel {channel}", severity, sentence) for severity, sentence in found]
+
+
+def _named(case_id: str, name: str, read: Callable[[], Volume]) -> Volume:
+    """Read, and put the case in front of a sentence about a file."""
+    try:
+        return read()
+    except DataError as error:
+        sentence = str(error)
+        known = sentence.startswith(f"case {case_id}")
+        raise DataError(sentence if known else f"case {case_id}: {name}: {sentence}") from error
+
+
+def _label_of(case: Case) -> Volume:
+    label = case.label()
+    if label is None:
+        raise DataError(f"case {case.id}: no label file; add it or move the image out")
+    return label
+
+
+def _listed(codes: Iterable[int]) -> str:
+    return ", ".join(str(code) for code in sorted(codes))

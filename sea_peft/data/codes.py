@@ -1,0 +1,47 @@
+"""Codes in a stored label map: which there are, and whether they are whole numbers at all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sea_peft.errors import DataError
+
+MOST_CODE = 65535
+_TOLERANCE = 1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
+
+
+def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
+    """Code → voxels, background included.
+
+    Args:
+        array: A label map of any real dtype.
+        where: Case and field, for the error sentence.
+
+    Raises:
+        DataError: Values are not finite, not whole, negative or above 65535.
+    """
+    if array.dtype.kind == "b":
+        array = array.view(np.uint8)
+    flat = array.ravel(order="K")
+    low, high = flat.min(), flat.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(flat.size - np.count_nonzero(np.isfinite(flat)))
+        raise DataError(
+            f"{where} has {bad} of {flat.size} voxels that are NaN or infinite; export the label again"
+        )
+    if low < -_TOLERANCE or high > MOST_CODE:
+        raise DataError(
+            f"{where} runs from {low:.6g} to {high:.6g}; label codes must lie in 0..{MOST_CODE}: "
+            "were image and label swapped?"
+        )
+    if flat.dtype.kind == "f":
+        whole = np.rint(flat)
+        off = np.abs(flat - whole) > _TOLERANCE
+        if off.any():
+            raise DataError(
+                f"{where} has {int(np.count_nonzero(off))} of {flat.size} voxels that are not whole numbers "
+                f"(for instance {flat[off][0]:.6g}); export it as integer codes, without interpolation"
+            )
+        flat = whole
+    counts = np.bincount(flat.astype(np.uint16))
+    return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}

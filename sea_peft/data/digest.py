@@ -1,0 +1,40 @@
+"""Hashes that say whether data are the same, and names that say nothing.
+
+Content digests are made of voxels and geometry only, never of paths or names. Case names are written only as
+salted hashes; salt and names stay in a local map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+import numpy as np
+
+from sea_peft.data.volumes import Volume
+
+
+def case_hash(case_id: str, salt: str) -> str:
+    """The name of a case in traces, reports and MLflow: `case-` and 10 hexadecimal digits."""
+    return f"case-{hmac.new(salt.encode(), case_id.encode(), 'sha256').hexdigest()[:10]}"
+
+
+def voxel_hash(array: np.ndarray) -> str:
+    """Hash of shape and voxels in the file's own axis order; two files with the same voxels hash alike."""
+    digest = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=16)
+    # Voxels in memory order need no copy, but the order must be told apart from its transpose
+    digest.update(b"F" if array.flags.f_contiguous else b"K")
+    digest.update(array.ravel(order="K").view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def volume_digest(volume: Volume) -> str:
+    """Hash of voxels and affine."""
+    return hashlib.sha256(voxel_hash(volume.array).encode() + volume.affine.tobytes()).hexdigest()
+
+
+def data_digest(case_digests: Iterable[Iterable[str]]) -> str:
+    """One digest of a data set from the volume digests of each case, whatever the cases' order and names."""
+    cases = sorted("+".join(digests) for digests in case_digests)
+    return hashlib.sha256("\n".join(cases).encode()).hexdigest()
