@@ -6,7 +6,9 @@ point spread and the slice thickness, artefacts, noise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +28,8 @@ class CT:
     """Computed tomography.
 
     Attributes:
-        enhancement: Iodine signal relative to the portal venous phase at 120 kVp; 0 = no contrast medium. Low tube
-            voltage raises it (about 1.5 at 80-100 kVp).
+        phase: HU that iodine adds to each tissue at 120 kVp.
+        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it (about 1.5 at 80 kVp).
         enhancement_spread: Standard deviation of that factor between patients, relative.
         tissue_spread: Standard deviation in HU of each soft tissue between patients.
         resolution: In-plane full width at half maximum in mm.
@@ -40,7 +42,8 @@ class CT:
         metal_streaks: HU of the streaks around metal.
     """
 
-    channel = "CT"
+    channel: ClassVar[str] = "CT"
+    phase: Mapping[str, float] = field(default_factory=lambda: PORTAL_VENOUS)
     enhancement: float = 1.0
     enhancement_spread: float = 0.12
     tissue_spread: float = 5.0
@@ -59,7 +62,7 @@ class CT:
         values = {}
         for tissue, hu in UNENHANCED.items():
             spread = self.tissue_spread if -200 < hu < 200 else 0.0
-            values[tissue] = hu + iodine * PORTAL_VENOUS.get(tissue, 0.0) + spread * rng.normal()
+            values[tissue] = hu + iodine * self.phase.get(tissue, 0.0) + spread * rng.normal()
         image = compose(layers, grid.shape, values, UNENHANCED["air"])
         image += _texture(image, grid, rng, 4.0)
         body = np.clip((image + 1000) / 1000, 0, 2)  # attenuation relative to water
@@ -87,9 +90,9 @@ class CT:
         noise = _correlated(grid, rng, self.noise_blur, self.slice_thickness)
         noise *= level * np.float32(np.sqrt(_REFERENCE_VOXEL / np.prod(grid.spacing)))
         if self.starvation:
+            # one value a row: the rays along the patient's width are those that starve
             streaks = rng.normal(size=(1, *grid.shape[1:])).astype(np.float32)
             weight = (along_x / along_x.max()) ** 2 * np.float32(self.starvation / self.noise)
-            noise += gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), (6, 0, 0)) * 4 * weight * 0.5
             noise += streaks * weight
         return noise
 
@@ -109,8 +112,8 @@ class MR:
         gain: Range of the receiver gain; MR has no unit.
     """
 
-    channel = "MR"
-    signal: dict[str, float] = field(default_factory=lambda: dict(T1_FAT_SUPPRESSED))
+    channel: ClassVar[str] = "MR"
+    signal: Mapping[str, float] = field(default_factory=lambda: T1_FAT_SUPPRESSED)
     tissue_spread: float = 0.06
     resolution: float = 3.5
     slice_thickness: float = 5.0
@@ -122,8 +125,9 @@ class MR:
         """int16 [I, J, K] in arbitrary units, 0 or more."""
         values = {t: s * max(0.3, 1 + self.tissue_spread * rng.normal()) for t, s in self.signal.items()}
         image = compose(layers, grid.shape, values, self.signal["air"])
-        image = _blur(image + _texture(image, grid, rng, 5.0, above=60.0), grid, self.resolution, self.slice_thickness)
-        x, y, z = (np.linspace(-1, 1, n)[tuple(slice(None) if a == b else None for b in range(3))] for a, n in enumerate(grid.shape))
+        image += _texture(image, grid, rng, 5.0, above=60.0)
+        image = _blur(image, grid, self.resolution, self.slice_thickness)
+        x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij", sparse=True)
         w = rng.normal(size=6)
         field_ = w[0] * x + w[1] * y + w[2] * z + w[3] * x * y + w[4] * (x**2 - 0.33) + w[5] * (y**2 - 0.33)
         image *= np.exp(self.bias * field_ / field_.std()).astype(np.float32)

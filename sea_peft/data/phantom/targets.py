@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from sea_peft.data.phantom.acquisition import CT, Acquisition
+from sea_peft.data.phantom.acquisition import CT, MR, Acquisition
 from sea_peft.data.phantom.anatomy import STRUCTURES, Build
 from sea_peft.data.phantom.sampling import Grid
+from sea_peft.data.phantom.tissues import LATE_ARTERIAL
 
 NOVEL = ("gallbladder", "duodenum", "psoas")
 SOURCE_LABELS = tuple(name for name in STRUCTURES if name not in NOVEL)
@@ -32,16 +33,50 @@ SOURCE = Target("source", "contrast-enhanced CT in the portal venous phase at fu
 _TARGETS = (
     Target(
         "low-dose-ct",
-        "another scanner: a third of the dose, thick slices, no contrast medium",
+        "another scanner: a quarter of the dose, thick slices, no contrast medium",
         CT(
             enhancement=0.0,
-            noise=26.0,
+            noise=20.0,
             noise_blur=6.0,
             slice_thickness=10.0,
             resolution=4.5,
-            starvation=14.0,
+            starvation=12.0,
             cupping=10.0,
         ),
+    ),
+    Target(
+        "sharp-kernel-metal",
+        "another reconstruction: bone kernel with its noise, and streaks from spinal screws",
+        CT(noise=24.0, noise_blur=1.0, resolution=2.0, sharpening=1.2, metal_streaks=150.0),
+        Build(spinal_screws=True),
+    ),
+    Target(
+        "paediatric-ct",
+        "other patients: small children, with large liver and kidneys and little fat, at 80 kVp",
+        CT(enhancement=1.5, noise=14.0),
+        Build(
+            scale=(0.56, 0.70),
+            fat=(3.0, 8.0),
+            organ_scale=(("liver", 1.14), ("right_kidney", 1.15), ("left_kidney", 1.15), ("spleen", 1.1), ("pancreas", 1.1)),
+        ),
+        grid=Grid(shape=(48, 48, 32)),
+    ),
+    Target(
+        "mr-t1",
+        "another modality: fat-suppressed T1-weighted MR with coil shading and Rician noise",
+        MR(),
+    ),
+    Target(
+        "novel-organs",
+        "other labels: three structures that the weights have only seen as background, on the scanner they know",
+        labels=NOVEL,
+    ),
+    Target(
+        "small-lesions",
+        "another disease: small lesions that light up in the late arterial phase, where the weights know large dark ones",
+        CT(phase=LATE_ARTERIAL),
+        Build(lesions=(3, 6), lesion_radius=(7.0, 12.0)),
+        labels=("liver_lesion",),
     ),
 )
 

@@ -64,6 +64,25 @@ PORTAL_VENOUS: dict[str, float] = {
     "cancellous_bone": 6,
 }
 
+# HU that iodine adds in the late arterial phase, about 35 s after the injection, when hypervascular lesions stand out
+LATE_ARTERIAL: dict[str, float] = {
+    "muscle": 4,
+    "heart": 200,
+    "liver": 16,
+    "spleen": 75,
+    "pancreas": 62,
+    "kidney_cortex": 145,
+    "kidney_medulla": 35,
+    "lesion": 66,
+    "lesion_core": 40,
+    "stomach_wall": 42,
+    "bowel_wall": 45,
+    "blood_artery": 240,
+    "blood_vein": 25,
+    "blood_portal": 60,
+    "cancellous_bone": 4,
+}
+
 # Signal of a fat-suppressed T1-weighted gradient echo in the portal venous phase, muscle = 100. Only the order is
 # standard (vessels > renal cortex > liver > spleen > pancreas > muscle > fluid > suppressed fat > bone cortex, gas);
 # the sizes are chosen.
