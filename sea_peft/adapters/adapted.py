@@ -54,10 +54,15 @@ class Adapted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.backbone(x)
-        features = self._features if self.head_path else logits
-        self._features = None
-        assert features is not None
-        return self.head(features, logits, self.head_gate)
+        return self.head(self.take_features(logits), logits, self.head_gate)
+
+    def take_features(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the head acts on after a forward of the backbone that gave `logits`: the last convolution's input, or the logits."""
+        features, self._features = self._features, None
+        if self.head_path is None:
+            return logits
+        assert features is not None, "the backbone has not run"
+        return features
 
     @contextlib.contextmanager
     def unadapted(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from sea_peft.adapters.base import Adapter
 from sea_peft.backbones import Site
-from sea_peft.errors import UsageError
+from sea_peft.errors import UsageError, WeightsError
 
 _FAMILIES: dict[str, type[Adapter]] = {}
 
@@ -126,3 +126,14 @@ def _with_cost(unit: Unit, backbone: nn.Module) -> Unit:
 def total_cost(units: Iterable[Unit]) -> int:
     """Sum of the units' costs, in parameters."""
     return sum(unit.cost for unit in units)
+
+
+def unit_at(
+    backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str
+) -> Unit:
+    """The unit of this family, level and placement at the site `path`. Raises WeightsError where there is none."""
+    site = next((s for s in sites if s.path == path), None)
+    known = _FAMILIES.get(family)
+    if site is None or known is None or site.kind not in known.kinds:
+        raise WeightsError(f"This backbone has no place for {family} at {path}; the adapter was made for another one.")
+    return _with_cost(Unit(family, level, placement, site, 0), backbone)

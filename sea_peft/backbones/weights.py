@@ -1,0 +1,170 @@
+"""Pretrained weights: a safetensors file and a card that says what they are, where they come from and how to feed them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from sea_peft.backbones.registry import Architecture, architecture
+from sea_peft.errors import WeightsError
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+class Card(pydantic.BaseModel):
+    """What stands beside the weights. `labels`: class names in the order of the output channels, index 0 the background. `recipe`: the
+    preprocessing that the weights were trained with (sea_peft.data.recipe.Recipe as JSON). `patch`: voxels of a training crop.
+    `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
+    """
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+    name: str
+    architecture: str
+    kwargs: dict[str, Any]
+    labels: list[str]
+    channels: list[str]
+    recipe: dict[str, Any]
+    patch: tuple[int, int, int]
+    licence: str
+    source: str = ""
+    paper: str = ""
+    sha256: str
+    training: dict[str, Any] = {}
+    dice: dict[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A network with its weights loaded: frozen, in eval mode, float32. `sha256`: of its tensors (`tensor_hash`)."""
+
+    network: nn.Module
+    architecture: Architecture
+    card: Card
+    sha256: str
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the backbone."""
+        return sum(p.numel() for p in self.network.parameters())
+
+
+def user_weights() -> Path:
+    """Where imported weights lie: `$XDG_DATA_HOME/sea_peft/weights`."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "sea_peft" / "weights"
+
+
+def cards() -> dict[str, Path]:
+    """Weights by name → card file: bundled ones, then the user's own (which cannot shadow a bundled name)."""
+    found = {path.stem: path for path in sorted(user_weights().glob("*.json"))}
+    return found | {path.stem: path for path in sorted(BUNDLED.glob("*.json"))}
+
+
+def read_card(path: Path) -> Card:
+    """Read a card. Raises WeightsError with what is wrong in it."""
+    try:
+        return Card.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"The card {path.name} cannot be read: {error.strerror}.") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise WeightsError(f"The card {path.name} is not valid at {where}: {first['msg']}.") from error
+
+
+def load_pretrained(weights: str) -> Pretrained:
+    """Weights by name, or a safetensors file with its card (`<file>.json`) beside it. Every tensor must be there and fit.
+
+    Raises WeightsError for unknown names, missing, damaged or unfitting files.
+    """
+    card_path = _card_path(weights)
+    card = read_card(card_path)
+    arch = architecture(card.architecture)
+    file = card_path.with_suffix(".safetensors")
+    tensors = read_tensors(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != card.sha256:
+        raise WeightsError(
+            f"Weights {card.name} do not match their card: sha256 {digest[:12]}…, the card says {card.sha256[:12]}…; "
+            "get the two files again."
+        )
+    network = arch.build(**card.kwargs)
+    load_strictly(network, tensors, card.name)
+    return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file as float32 (integers as they are). Raises WeightsError when it cannot be read."""
+    try:
+        tensors = safetensors.torch.load_file(file)
+    except FileNotFoundError as error:
+        raise WeightsError(f"The weights file {file.name} is missing beside its card; put it there.") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{file.name} is not a readable safetensors file ({error}); get it again.") from error
+    return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+
+
+def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """Load exactly these tensors. Raises WeightsError listing what is missing, unexpected or of another shape."""
+    own = network.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    misshaped = sorted(k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape)
+    if missing or unexpected or misshaped:
+        first = (missing or unexpected or misshaped)[0]
+        raise WeightsError(
+            f"Weights {name} do not fit their network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
+            f"{len(misshaped)} of another shape (first: {first}); import them again with the right --backbone."
+        )
+    network.load_state_dict(dict(tensors))
+
+
+def tensor_hash(network: nn.Module) -> str:
+    """sha256 over every tensor of the state dict: name, dtype, shape and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool) -> Path:
+    """Write `<name>.safetensors` and its card. `card`: all of Card's fields but `sha256`. Returns the card's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cast = {
+        key: (t.half() if half and t.is_floating_point() else t).contiguous()
+        for key, t in network.state_dict().items()
+    }
+    file = folder / f"{card['name']}.safetensors"
+    partial = file.with_suffix(".partial")
+    safetensors.torch.save_file(cast, partial)
+    partial.replace(file)
+    full = Card.model_validate({**card, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    path = file.with_suffix(".json")
+    path.write_text(json.dumps(full.model_dump(), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _card_path(weights: str) -> Path:
+    known = cards()
+    if weights in known:
+        return known[weights]
+    path = Path(weights)
+    if path.suffix in (".safetensors", ".json") and path.is_file():
+        card = path.with_suffix(".json")
+        if not card.is_file():
+            raise WeightsError(
+                f"{path.name} has no card {card.name} beside it; run `seapeft backbones import` to make one."
+            )
+        return card
+    raise WeightsError(f"No weights are called {weights!r}; there are {', '.join(sorted(known)) or 'none'}, or give a file.")
