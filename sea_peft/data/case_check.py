@@ -14,8 +14,8 @@ from typing import Literal
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.codes import code_counts
 from sea_peft.data.digest import volume_digest, voxel_hash
+from sea_peft.data.grids import require_finite, require_same_grid
 from sea_peft.data.intensity import is_ct_name, looks_like_hounsfield
-from sea_peft.data.prepare import require_finite, require_same_grid
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
 

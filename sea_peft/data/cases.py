@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from sea_peft.data.grids import require_same_grid
 from sea_peft.data.volumes import Volume, read_volume
 from sea_peft.errors import DataError
 
@@ -92,22 +95,16 @@ class FileCase(Case):
         return dataclasses.replace(self, masks={c: p for c, p in self.masks.items() if c in codes})
 
     def _merged_masks(self) -> Volume:
-        import numpy as np
-
-        merged: np.ndarray | None = None
-        affine = np.eye(4)
+        merged: Volume | None = None
         for code in sorted(self.masks, reverse=True):
             mask = read_volume(self.masks[code])
             if merged is None:
-                merged, affine = np.zeros(mask.shape, dtype=np.uint16), mask.affine
-            if mask.shape != merged.shape:
-                raise DataError(
-                    f"case {self.id}: mask {self.masks[code].name} has shape {mask.shape}, the other masks "
-                    f"{merged.shape}; export the masks again"
-                )
-            merged[mask.array > 0.5] = code
+                merged = Volume(np.zeros(mask.shape, dtype=np.uint16), mask.affine)
+            name, others = f"mask {self.masks[code].name}", f"mask {self.masks[max(self.masks)].name}"
+            require_same_grid(self.id, name, mask, others, merged)
+            merged.array[mask.array > 0.5] = code
         assert merged is not None
-        return Volume(merged, affine)
+        return merged
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,19 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset
-from sea_peft.data.layouts import datalist, folders, nnunet
+from sea_peft.data.layouts import brats, datalist, folders, nnunet, totalsegmentator
 from sea_peft.errors import DataError
 
 # The most specific first: an nnU-Net folder also has a JSON file and two folders
 READERS: dict[str, Callable[[Path], Dataset | None]] = {
     "nnunet_raw": nnunet.read,
     "datalist": datalist.read,
+    "brats": brats.read,
+    "totalsegmentator": totalsegmentator.read,
     "folders": folders.read,
 }
 
 _RECOGNISED = (
-    "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), "
-    "two folders images and labels, or pairs X_image and X_label"
+    "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), case folders as in "
+    "BraTS or TotalSegmentator, two folders images and labels, or pairs X_image and X_label"
 )
 
 

@@ -1,0 +1,132 @@
+"""Writing data sets: a datalist for a folder that has none, and nnU-Net raw folders from any cases."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft.data.cases import Case, Dataset, FileCase
+from sea_peft.data.layouts import open_dataset
+from sea_peft.data.volumes import Volume, atomic_path, write_volume
+from sea_peft.errors import DataError
+
+Progress = Callable[[int, int], None]  # cases done, cases in all
+
+DATALIST_NAME = "datalist.json"
+ENDING = ".nii.gz"
+
+
+def write_datalist(folder: Path | str) -> Path:
+    """Write `datalist.json` into a folder of scans, with paths relative to it, for a person to correct.
+
+    Returns:
+        The file written.
+
+    Raises:
+        DataError: The folder has a datalist already, its layout is not recognised, or it has one mask file
+            per structure, which a datalist cannot say.
+    """
+    folder = Path(folder)
+    target = folder / DATALIST_NAME
+    for name in (DATALIST_NAME, "dataset.json"):
+        if (folder / name).exists():
+            raise DataError(f"{folder / name} exists already; edit it, or take it away to write a new one")
+    dataset = open_dataset(folder)
+    content = {
+        "name": dataset.name,
+        "channel_names": {str(number): channel for number, channel in enumerate(dataset.channels)},
+        "labels": {"background": 0} | _codes(dataset),
+        "training": [_entry(case, dataset, folder) for case in dataset.cases],
+        "test": [_entry(case, dataset, folder) for case in (*dataset.test_cases, *dataset.unlabelled)],
+    }
+    _write_json(target, content)
+    return target
+
+
+def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | None = None) -> Path:
+    """Write a data set as an nnU-Net v2 raw folder; it appears whole or not at all.
+
+    Labelled cases go to imagesTr and labelsTr, test cases to imagesTs and labelsTs, all as `.nii.gz`.
+
+    Args:
+        dataset: Cases of any kind, in files or in memory.
+        out: The folder to make.
+        progress: Called after each case.
+
+    Raises:
+        DataError: `out` exists and is not empty, or a case cannot be read or written.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists already and is not empty; choose another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
+    except OSError as error:
+        raise DataError(
+            f"cannot write {out} ({error.strerror}); check the path and the permissions"
+        ) from error
+    try:
+        total = len(dataset.cases) + len(dataset.test_cases)
+        parts = [("Tr", case) for case in dataset.cases] + [("Ts", case) for case in dataset.test_cases]
+        for done, (part, case) in enumerate(parts, start=1):
+            _write_case(partial, part, case, dataset)
+            if progress is not None:
+                progress(done, total)
+        content = {
+            "name": dataset.name,
+            "channel_names": {str(number): channel for number, channel in enumerate(dataset.channels)},
+            "labels": {"background": 0} | _codes(dataset),
+            "numTraining": len(dataset.cases),
+            "file_ending": ENDING,
+        }
+        _write_json(partial / "dataset.json", content)
+        partial.chmod(0o755)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _codes(dataset: Dataset) -> dict[str, Any]:
+    return {name: codes[0] if len(codes) == 1 else list(codes) for name, codes in dataset.labels.items()}
+
+
+def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    if not isinstance(case, FileCase) or case.masks:
+        raise DataError(
+            f"case {case.id} has one mask file per structure; it is read as it is, without a datalist"
+        )
+    missing = [channel for channel in dataset.channels if channel not in case.images]
+    if missing:
+        raise DataError(f"case {case.id}: channel {missing[0]} is missing; add the file or take the case out")
+    files = [case.images[channel].path.relative_to(folder).as_posix() for channel in dataset.channels]
+    entry: dict[str, Any] = {"id": case.id, "image": files[0] if len(files) == 1 else files}
+    if case.label_file is not None:
+        entry["label"] = case.label_file.relative_to(folder).as_posix()
+    return entry
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path, ".json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_case(root: Path, part: str, case: Case, dataset: Dataset) -> None:
+    images, labels = root / f"images{part}", root / f"labels{part}"
+    images.mkdir(exist_ok=True)
+    labels.mkdir(exist_ok=True)
+    for number, channel in enumerate(dataset.channels):
+        write_volume(images / f"{case.id}_{number:04d}{ENDING}", case.image(channel))
+    label = case.label()
+    if label is None:
+        raise DataError(f"case {case.id} has no label; only labelled cases can be written")
+    codes = np.rint(label.array)
+    kind = np.uint8 if codes.max() <= np.iinfo(np.uint8).max else np.uint16
+    write_volume(labels / f"{case.id}{ENDING}", Volume(codes.astype(kind), label.affine))
