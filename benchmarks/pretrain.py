@@ -1,15 +1,14 @@
 """Makes the weights that come with the package: `python -m benchmarks.pretrain segresnet` (or `unet`).
 
-Trains on source phantoms only, without any augmentation beyond the crop sampler's slight grey value jitter: weights
-that had seen other scanners would leave the targets nothing to ask for. Writes `phantom_<architecture>.safetensors`
-(half precision) and its card beside it. The Dice on the card is that of the half-precision weights.
+Trains on source phantoms only, without any augmentation beyond the crop sampler's slight grey value jitter:
+weights that had seen other scanners would leave the targets nothing to ask for. Writes
+`phantom_<architecture>.safetensors` (half precision) and its card beside it. The Dice on the card is that of
+the half-precision weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
 import platform
 import time
@@ -20,30 +19,34 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
-from safetensors.torch import save_file
 from torch import nn
 
-from sea_peft.backbones.registry import architecture
+from sea_peft.backbones import architecture
+from sea_peft.backbones.weights import save_weights
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.phantom import LABELS, SOURCE, PhantomCase, phantom_dataset
 from sea_peft.data.prepare import Scan, prepare
 from sea_peft.data.recipe import Recipe, Window
-
-import sea_peft.backbones.segresnet  # noqa: F401, I001  registers itself
-import sea_peft.backbones.unet  # noqa: F401
 
 BUNDLED = Path(__file__).parents[1] / "sea_peft" / "backbones" / "bundled"
 RECIPE = Recipe(spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False)
 PATCH = (48, 48, 32)
 CODES = {name: (code,) for name, code in LABELS.items()}
 KWARGS: dict[str, dict[str, Any]] = {
-    "segresnet": {"init_filters": 16, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "dropout_prob": 0.0},
+    "segresnet": {
+        "init_filters": 16,
+        "blocks_down": [1, 2, 2, 4],
+        "blocks_up": [1, 1, 1],
+        "dropout_prob": 0.0,
+    },
     "unet": {"channels": [16, 32, 64, 128, 256]},
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("architecture", choices=sorted(KWARGS))
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=2)
@@ -76,14 +79,17 @@ def main() -> None:
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        recent.append(float(loss))
+        recent.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True
+            )
         last = step + 1 == args.steps
         if last or (step + 1) % args.save_every == 0:
             training = {
-                "command": f"python -m benchmarks.pretrain {args.architecture} --steps {args.steps} --batch {args.batch} "
-                f"--cases {args.cases} --lr {args.lr} --seed {args.seed} --threads {args.threads}",
+                "command": f"python -m benchmarks.pretrain {args.architecture} --steps {args.steps} "
+                f"--batch {args.batch} --cases {args.cases} --lr {args.lr} --seed {args.seed} "
+                f"--threads {args.threads}",
                 "complete": last,
                 "data": f"phantom source, patients 0 to {args.cases - 1}",
                 "seed": args.seed,
@@ -99,13 +105,15 @@ def main() -> None:
 
 
 def dice_per_label(network: nn.Module, scans: list[Scan], labels: tuple[str, ...]) -> dict[str, float]:
-    """Mean Dice over the cases that hold the label; sliding window over the recipe's grid, strongest channel wins."""
+    """Mean Dice over the cases that hold the label; sliding window over the recipe's grid, argmax."""
     scores: dict[str, list[float]] = {name: [] for name in labels}
     network.eval()
     with torch.inference_mode():
         for scan in scans:
             assert scan.label is not None
-            logits = sliding_window_inference(scan.image[None], PATCH, 4, network, overlap=0.25, mode="gaussian")
+            logits = sliding_window_inference(
+                scan.image[None], PATCH, 4, network, overlap=0.25, mode="gaussian"
+            )
             predicted = torch.as_tensor(logits).argmax(1)[0]
             for index, name in enumerate(labels, start=1):
                 p, t = predicted == index, scan.label == index
@@ -120,36 +128,27 @@ def _warm_cosine(step: int, steps: int, warm: int = 50) -> float:
 
 
 def _save(name: str, network: nn.Module, tests: list[Scan], training: dict[str, Any], out: Path) -> None:
-    """Weights and card, each written whole; scored as they will be loaded, in half precision."""
-    tensors = {k: v.detach().half().contiguous().clone() for k, v in network.state_dict().items()}
+    """Writes weights and card, scored as they will be loaded: in half precision."""
     whole = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    network.load_state_dict({k: v.float() for k, v in tensors.items()})
+    network.load_state_dict({k: v.half().float() for k, v in whole.items()})
     dice = dice_per_label(network, tests, tuple(LABELS))
     network.load_state_dict(whole)
     mean = float(np.mean(list(dice.values())))
-    out.mkdir(parents=True, exist_ok=True)
-    weights = out / f"phantom_{name}.safetensors"
-    save_file(tensors, weights.with_suffix(".part"))
-    weights.with_suffix(".part").replace(weights)
-    arch = architecture(name)
     card = {
         "name": f"phantom_{name}",
         "architecture": name,
-        "kwargs": KWARGS[name],
+        "kwargs": {"in_channels": 1, "out_channels": len(LABELS) + 1, **KWARGS[name]},
         "labels": ["background", *LABELS],
         "channels": ["CT"],
         "recipe": RECIPE.model_dump(mode="json"),
-        "patch": list(PATCH),
-        "training": training,
-        "dice": {"mean": round(mean, 4), **{k: round(v, 4) for k, v in dice.items()}},
-        "test_cases": len(tests),
+        "patch": PATCH,
         "licence": "Apache-2.0",
-        "paper": arch.paper,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "source": "trained on the embedded phantoms by benchmarks/pretrain.py",
+        "paper": architecture(name).paper,
+        "training": {**training, "test_cases": len(tests)},
+        "dice": {"mean": round(mean, 4), **{k: round(v, 4) for k, v in dice.items()}},
     }
-    part = weights.with_suffix(".json.part")
-    part.write_text(json.dumps(card, indent=2) + "\n")
-    part.replace(weights.with_suffix(".json"))
+    save_weights(out, network, card, half=True)
     print(f"step {training['steps']} Dice {mean:.4f} {card['dice']}", flush=True)
 
 

@@ -1,6 +1,15 @@
-"""Embedded phantoms: a randomised abdomen, scanners, and named targets, so that everything can be tried offline."""
+"""Embedded phantoms: a randomised abdomen, scanners, and named targets, to try everything offline."""
 
 from sea_peft.data.phantom.dataset import PhantomCase, phantom_dataset, phantom_target, render
 from sea_peft.data.phantom.targets import LABELS, SOURCE, TARGETS, Target
 
-__all__ = ["LABELS", "SOURCE", "TARGETS", "PhantomCase", "Target", "phantom_dataset", "phantom_target", "render"]
+__all__ = [
+    "LABELS",
+    "SOURCE",
+    "TARGETS",
+    "PhantomCase",
+    "Target",
+    "phantom_dataset",
+    "phantom_target",
+    "render",
+]

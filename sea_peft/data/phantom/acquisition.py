@@ -1,7 +1,7 @@
 """Scanners: how an anatomy becomes grey values. Small models of the physics, each documented where it stands.
 
-All of them act on the tissue values of the parts, in this order: what the tissues emit or attenuate, blur by the
-point spread and the slice thickness, artefacts, noise.
+All of them act on the tissue values of the parts, in this order: what the tissues emit or attenuate, blur by
+the point spread and the slice thickness, artefacts, noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class CT:
 
     Attributes:
         phase: HU that iodine adds to each tissue at 120 kVp.
-        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it (about 1.5 at 80 kVp).
+        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to about 1.5
+            at 80 kVp.
         enhancement_spread: Standard deviation of that factor between patients, relative.
         tissue_spread: Standard deviation in HU of each soft tissue between patients.
         resolution: In-plane full width at half maximum in mm.
@@ -65,7 +66,7 @@ class CT:
             values[tissue] = hu + iodine * self.phase.get(tissue, 0.0) + spread * rng.normal()
         image = compose(layers, grid.shape, values, UNENHANCED["air"])
         image += _texture(image, grid, rng, 4.0)
-        body = np.clip((image + 1000) / 1000, 0, 2)  # attenuation relative to water
+        body = np.clip((image + 1000) / 1000, 0, 2).astype(np.float32)  # attenuation relative to water
         image = _blur(image, grid, self.resolution, self.slice_thickness)
         if self.sharpening:
             image += self.sharpening * (image - _blur(image, grid, 9.0, 0.0))
@@ -80,8 +81,8 @@ class CT:
     def _noise(self, body: Array, grid: Grid, rng: np.random.Generator) -> Array:
         """Quantum noise, correlated by the kernel, stronger where rays cross more tissue.
 
-        The variance of a ray grows with exp(attenuation); tube current modulation takes back about half of the
-        exponent, and a voxel averages its rays, of which the two along the axes stand for all.
+        The variance of a ray grows with exp(attenuation); tube current modulation takes back about half of
+        the exponent, and a voxel averages its rays, of which the two along the axes stand for all.
         """
         along_x = np.exp(0.5 * _WATER * grid.spacing[0] * body.sum(0, keepdims=True, dtype=np.float32))
         along_y = np.exp(0.5 * _WATER * grid.spacing[1] * body.sum(1, keepdims=True, dtype=np.float32))
@@ -107,8 +108,8 @@ class MR:
         resolution: In-plane full width at half maximum in mm.
         slice_thickness: Full width at half maximum along z in mm.
         bias: Strength of the receive coils' field: standard deviation of its logarithm.
-        noise: Standard deviation of the noise in either quadrature channel for 5 mm voxels; the magnitude of both
-            is Rician (Gudbjartsson and Patz, MRM 34:910, 1995).
+        noise: Standard deviation of the noise in either quadrature channel for 5 mm voxels; the magnitude of
+            both is Rician (Gudbjartsson and Patz, MRM 34:910, 1995).
         gain: Range of the receiver gain; MR has no unit.
     """
 
@@ -146,7 +147,9 @@ def _blur(image: Array, grid: Grid, in_plane: float, along_z: float) -> Array:
     return gaussian_filter(image, sigma, mode="nearest")
 
 
-def _texture(image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0) -> Array:
+def _texture(
+    image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0
+) -> Array:
     """Uneven parenchyma: a Gaussian random field with a correlation length of 8 mm, in soft tissue only."""
     field_ = gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), [8.0 / s for s in grid.spacing])
     return field_ * (amount / max(float(field_.std()), 1e-6)) * (image > above)
@@ -155,8 +158,8 @@ def _texture(image: Array, grid: Grid, rng: np.random.Generator, amount: float, 
 def _correlated(grid: Grid, rng: np.random.Generator, in_plane: float, along_z: float) -> Array:
     """Gaussian noise of unit variance whose spectrum is that of filtered back-projection.
 
-    In the slice the power is f exp(-(2 pi f w)^2), the ramp filter times the kernel's apodisation (Riederer et al.,
-    Phys Med Biol 23:446, 1978); along z it is smoothed by the slice profile.
+    In the slice the power is f exp(-(2 pi f w)^2), the ramp filter times the kernel's apodisation (Riederer
+    et al., Phys Med Biol 23:446, 1978); along z it is smoothed by the slice profile.
     """
     white = rng.normal(size=grid.shape).astype(np.float32)
     fx = np.fft.fftfreq(grid.shape[0], grid.spacing[0])[:, None]
@@ -172,8 +175,8 @@ def _correlated(grid: Grid, rng: np.random.Generator, in_plane: float, along_z: 
 def _metal_streaks(layers: list[Layer], grid: Grid, rng: np.random.Generator, amount: float) -> Array:
     """Bright and dark rays from metal, with the dark band between two pieces of it.
 
-    Every voxel of metal sends out cos(n angle) patterns that fall off with distance; the sum over the voxels is a
-    convolution. This gives the look of missing projections (photon starvation and beam hardening), not their inverse.
+    Every voxel of metal sends out cos(n angle) patterns that fall off with distance; the sum over the voxels
+    is a convolution. This gives the look of missing projections, not their inverse.
     """
     metal = np.zeros(grid.shape, dtype=np.float32)
     for layer in layers:

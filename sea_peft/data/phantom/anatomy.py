@@ -1,9 +1,9 @@
 """A randomised abdomen: what lies where in one patient, independent of any scanner.
 
-Body coordinates are in mm, x to the patient's right, y to the front, z up, with the origin near the first lumbar
-vertebra. Positions and sizes are those of a schematic adult; every case draws its own pose, organ sizes, organ
-positions, surface bumps and a smooth deformation of the whole. Parts are painted in order, later parts over earlier
-ones, so neighbours touch without gaps.
+Body coordinates are in mm, x to the patient's right, y to the front, z up, with the origin near the first
+lumbar vertebra. Positions and sizes are those of a schematic adult; every case draws its own pose, organ
+sizes, organ positions, surface bumps and a smooth deformation of the whole. Parts are painted in order, later
+parts over earlier ones, so neighbours touch without gaps.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def draw_anatomy(case: int, build: Build | None = None) -> Anatomy:
     rng = np.random.default_rng([20, case])
     size = rng.uniform(*build.scale)
     pose = Pose(
-        rotation(*rng.uniform(-3, 3, 2), rng.uniform(-5, 5)),
+        rotation(rng.uniform(-3, 3), rng.uniform(-3, 3), rng.uniform(-5, 5)),
         _vec(size * rng.uniform(0.96, 1.04, 3)),
         _vec(size * rng.uniform(-8, 8, 3)),
     )
@@ -122,9 +122,8 @@ class _Draw:
         parts += [Part("spleen", within(self._spleen(), cavity.distance), "spleen")]
         parts += self._stomach() + self._pancreas_and_duodenum()
         parts += self._kidney("right_kidney", 1) + self._kidney("left_kidney", -1)
-        gallbladder = tube(
-            self._move([(60, 50, -38), (57, 42, -26), (50, 30, -14)], 4), np.multiply([15, 13, 5], self._size("gallbladder", 0.15))
-        )
+        fundus_to_neck = self._move([(60, 50, -38), (57, 42, -26), (50, 30, -14)], 4)
+        gallbladder = tube(fundus_to_neck, np.multiply([15, 13, 5], self._size("gallbladder", 0.15)))
         parts += [
             Part("gallbladder", shrink(gallbladder, -1.5), "bowel_wall"),
             Part("gallbladder", gallbladder, "bile"),
@@ -137,7 +136,8 @@ class _Draw:
         return parts
 
     def _size(self, structure: str, spread: float = 0.08) -> float:
-        return dict(self.build.organ_scale).get(structure, 1.0) * float(self.rng.uniform(1 - spread, 1 + spread))
+        of_build = dict(self.build.organ_scale).get(structure, 1.0)
+        return of_build * float(self.rng.uniform(1 - spread, 1 + spread))
 
     def _move(self, points: list[Vector], by: float) -> NDArray[np.float64]:
         """Shifts a path as a whole by up to `by` mm, and each of its points by up to a third of that."""
@@ -149,7 +149,9 @@ class _Draw:
 
     def _liver(self) -> Shape:
         rng, s = self.rng, self._size("liver")
-        right = ellipsoid(_near(rng, (70, -2, 20), 5), np.multiply((66, 80, 80), s), rotation(z=rng.uniform(-8, 8)))
+        right = ellipsoid(
+            _near(rng, (70, -2, 20), 5), np.multiply((66, 80, 80), s), rotation(z=rng.uniform(-8, 8))
+        )
         reach = rng.uniform(0.8, 1.2)  # how far the left lobe reaches over the stomach
         left = ellipsoid(
             _near(rng, (10, 44, 42), 4), np.multiply((60 * reach, 32, 36), s), rotation(y=rng.uniform(0, 15))
@@ -171,7 +173,9 @@ class _Draw:
         ]
         stem = tube(portal[0][:2], [6.5, 6.0])
         parts = [Part("", stem, "blood_portal")]
-        parts += [Part("", within(tube(p, np.linspace(5.5, 3, len(p))), inside), "blood_portal") for p in portal]
+        parts += [
+            Part("", within(tube(p, np.linspace(5.5, 3, len(p))), inside), "blood_portal") for p in portal
+        ]
         parts += [Part("", within(tube(p, [5, 4.5, 2.5]), inside), "blood_vein") for p in hepatic]
         return parts
 
@@ -189,7 +193,7 @@ class _Draw:
             deep = float(liver.distance(_single(c))[0]) < -0.7 * r
             if deep and all(np.linalg.norm(c - c2) > r + r2 + 6 for c2, r2 in placed):
                 placed.append((c, r))
-                turn = rotation(*rng.uniform(-90, 90, 3))
+                turn = rotation(rng.uniform(-90, 90), rng.uniform(-90, 90), rng.uniform(-90, 90))
                 shape = self._bumpy(ellipsoid(c, r * rng.uniform(0.85, 1.15, 3), turn), 0.12 * r)
                 parts.append(Part("liver_lesion", within(shape, inside), "lesion"))
                 core = ellipsoid(c, np.full(3, 0.45 * r))
@@ -201,12 +205,16 @@ class _Draw:
         turn = rotation(x=rng.uniform(10, 30), y=rng.uniform(-5, 12))
         c = np.array(_near(rng, (-94, -28, 34), 4))
         # hollowed on the side that faces the stomach
-        hollow = ellipsoid(c + (46, 36, 4), np.multiply((48, 44, 60), s), turn)
+        hollow = ellipsoid(c + np.array((46, 36, 4)), np.multiply((48, 44, 60), s), turn)
         return self._bumpy(minus(ellipsoid(c, np.multiply((33, 44, 56), s), turn), hollow.distance, 10), 2.5)
 
     def _stomach(self) -> list[Part]:
         rng, s = self.rng, self._size("stomach", 0.15)
-        path = self._move([(-52, -22, 70), (-62, 6, 50), (-58, 34, 22), (-34, 52, -4), (-2, 50, -16), (22, 40, -12)], 5)
+        fundus_to_pylorus: list[Vector] = [
+            *[(-52, -22, 70), (-62, 6, 50), (-58, 34, 22)],
+            *[(-34, 52, -4), (-2, 50, -16), (22, 40, -12)],
+        ]
+        path = self._move(fundus_to_pylorus, 5)
         wall = self._bumpy(tube(path, np.multiply([24, 33, 29, 23, 18, 11], s)), 2)
         lumen = shrink(wall, rng.uniform(4.5, 6.5))
         # gas gathers at the front, because the patient lies on the back
@@ -221,10 +229,21 @@ class _Draw:
 
     def _pancreas_and_duodenum(self) -> list[Part]:
         s, d = self._size("pancreas", 0.1), self._size("duodenum", 0.12)
-        head = self._move([(30, 10, -38), (28, 14, -24), (10, 24, -10), (-18, 20, 2), (-48, 2, 14), (-70, -14, 24)], 3)
+        head = self._move(
+            [(30, 10, -38), (28, 14, -24), (10, 24, -10), (-18, 20, 2), (-48, 2, 14), (-70, -14, 24)], 3
+        )
         pancreas = self._bumpy(tube(head, np.multiply([15, 17, 12, 12.5, 13, 10], s)), 2)
         sweep = self._move(
-            [(24, 39, -12), (44, 26, -12), (52, 10, -26), (51, 2, -52), (36, -2, -68), (4, 0, -68), (-24, 8, -46)], 3
+            [
+                (24, 39, -12),
+                (44, 26, -12),
+                (52, 10, -26),
+                (51, 2, -52),
+                (36, -2, -68),
+                (4, 0, -68),
+                (-24, 8, -46),
+            ],
+            3,
         )
         duodenum = self._bumpy(tube(sweep, np.multiply([11, 12.5, 13, 13, 12.5, 12, 11], d)), 1.5)
         lumen = shrink(duodenum, 4.5)
@@ -259,7 +278,10 @@ class _Draw:
     def _great_vessels(self) -> list[Part]:
         rng = self.rng
         bend = rng.uniform(-6, 6)
-        aorta = [(-12, -28, 125), (-10, -24, 90), (-8 + bend / 2, -14, 50), (-7 + bend, -9, 0), (-6 + bend, -6, -60), (-5, -5, -125)]
+        aorta = [
+            *[(-12, -28, 125), (-10, -24, 90), (-8 + bend / 2, -14, 50)],
+            *[(-7 + bend, -9, 0), (-6 + bend, -6, -60), (-5, -5, -125)],
+        ]
         cava = [(20, 0, 100), (21, -6, 70), (22, -12, 40), (20, -10, 0), (18, -8, -60), (16, -6, -125)]
         ra, rc = self._size("aorta", 0.12), self._size("inferior_vena_cava", 0.14)
         offshoots = [

@@ -1,4 +1,4 @@
-"""Bowel: colon and loops of small bowel. No label covers them; they look like stomach and duodenum and are neither."""
+"""Bowel: colon and loops of small bowel. They have no label and look like stomach and duodenum."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ def loops(rng: np.random.Generator, cavity: Shape) -> list[Part]:
         centre = rng.uniform((-65, 12, -115), (60, 62, -45))
         path = centre + np.cumsum(rng.normal(size=(5, 3)) * (22, 12, 14), axis=0)
         path = np.clip(path, (-90, -5, -135), (85, 72, -38))
-        parts += _gut(tube(path, rng.uniform(10, 14)), inside, "bowel_fluid", gas_from=float(rng.uniform(30, 90)))
+        parts += _gut(
+            tube(path, rng.uniform(10, 14)), inside, "bowel_fluid", gas_from=float(rng.uniform(30, 90))
+        )
     colon: list[tuple[list[Vector], float]] = [
         ([(92, 0, -130), (96, 0, -90), (92, 14, -58)], 21),
         ([(90, 20, -52), (60, 56, -54), (10, 70, -58), (-40, 66, -44), (-84, 36, -8)], 17),
         ([(-96, 10, 0), (-104, -14, -40), (-104, -16, -90), (-94, -6, -130)], 15),
     ]
-    for path, radius in colon:
-        shape = tube(_jitter(rng, path), radius * rng.uniform(0.8, 1.15))
+    for course, radius in colon:
+        shape = tube(_jitter(rng, course), radius * rng.uniform(0.8, 1.15))
         parts += _gut(shape, inside, "stool", gas_from=float(rng.uniform(10, 70)))
     return parts
 

@@ -1,4 +1,4 @@
-"""Phantom cases and data sets: rendered in memory when first asked for, the same pixels for the same number."""
+"""Phantom cases and data sets: rendered in memory when first asked for, always the same for a number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class PhantomCase(Case):
     def image(self, channel: str) -> Volume:
         if channel not in self.channels:
             raise DataError(
-                f"case {self.id}: channel {channel} is missing (it has {', '.join(self.channels)}); choose another channel"
+                f"case {self.id}: channel {channel} is missing (it has {', '.join(self.channels)}); "
+                "choose another channel"
             )
         return self._volumes[0]
 
@@ -59,8 +60,15 @@ def render(target: Target, number: int) -> tuple[NDArray[np.int16], NDArray[np.u
     layers = sample(anatomy, target.grid)
     rng = np.random.default_rng([21, number, zlib.crc32(target.name.encode())])
     image = target.acquisition.acquire(layers, target.grid, rng)
-    known = np.array([0] + [i + 1 if name in target.labels else 0 for i, name in enumerate(STRUCTURES)], dtype=np.uint8)
+    known = np.zeros(len(STRUCTURES) + 1, dtype=np.uint8)
+    for code in codes(target):
+        known[code] = code
     return image, known[label_map(layers, target.grid.shape)], target.grid.affine
+
+
+def codes(target: Target) -> tuple[int, ...]:
+    """The label codes of the target's labels, in their order."""
+    return tuple(1 + STRUCTURES.index(label) for label in target.labels)
 
 
 def phantom_target(name: str) -> Target:
@@ -74,14 +82,17 @@ def phantom_target(name: str) -> Target:
     raise DataError(f"no phantom is called {name}; {hint}There are {', '.join([SOURCE.name, *TARGETS])}")
 
 
-def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, resolution: float = 1.0) -> Dataset:
+def phantom_dataset(
+    name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, resolution: float = 1.0
+) -> Dataset:
     """An embedded target as a data set of the layout "phantom".
 
     Args:
         name: `source`, or a name in `TARGETS`.
         support: Labelled cases to choose shots from.
         test: Cases to score on.
-        resolution: Voxels per mm relative to the default grid: 1.5 renders the same patients on 96x96x72 voxels.
+        resolution: Voxels per mm relative to the default grid: 1.5 renders the same patients on 96x96x72
+            voxels.
 
     Raises:
         DataError: There is no phantom of that name.
@@ -93,8 +104,8 @@ def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CA
         name=target.name,
         layout="phantom",
         channels=(target.acquisition.channel,),
-        labels={label: (1 + STRUCTURES.index(label),) for label in target.labels},
+        labels={label: (code,) for label, code in zip(target.labels, codes(target), strict=True)},
         cases=tuple(PhantomCase(target, FIRST_SUPPORT + i) for i in range(support)),
         test_cases=tuple(PhantomCase(target, FIRST_TEST + i) for i in range(test)),
-        codes=frozenset(1 + STRUCTURES.index(label) for label in target.labels),
+        codes=frozenset(codes(target)),
     )

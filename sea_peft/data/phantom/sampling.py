@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom.anatomy import STRUCTURES, Anatomy
-from sea_peft.data.phantom.shapes import Array, Points
+from sea_peft.data.phantom.anatomy import STRUCTURES, Anatomy, Waves
+from sea_peft.data.phantom.shapes import Array, Points, Vector
 
 KEEP = ""  # a part with this structure paints its tissue but leaves the label that is there
 
@@ -33,7 +33,11 @@ class Grid:
         return Grid((shape[0], shape[1], shape[2]), (spacing[0], spacing[1], spacing[2]))
 
     def axes(self) -> list[NDArray[np.float64]]:
-        return [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing, strict=True)]
+        """Positions of the voxels' centres along each axis in mm."""
+        return [
+            (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s
+            for n, s in zip(self.shape, self.spacing, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,16 @@ class Layer:
 def sample(anatomy: Anatomy, grid: Grid) -> list[Layer]:
     """The parts of `anatomy` on `grid`, in painting order; parts outside the grid are left out."""
     points = _body_points(anatomy, grid)
-    # a voxel that the surface crosses is shared between inside and outside: edges are anti-aliased, not stepped
+    # a voxel that the surface crosses is shared between inside and outside: edges are anti-aliased, not
+    # stepped
     width = np.float32(np.prod(grid.spacing) ** (1 / 3) / np.prod(anatomy.pose.scale) ** (1 / 3))
     layers = []
     for part in anatomy.parts:
         where = _window(anatomy, grid, part.shape.low, part.shape.high)
         if any(s.start >= s.stop for s in where):
             continue
-        here = Points(points.x[where], points.y[where], points.z[where], points.bumps[(slice(None), *where)])
+        bumps = np.stack([bump[where] for bump in points.bumps])
+        here = Points(points.x[where], points.y[where], points.z[where], bumps)
         share = np.clip(np.float32(0.5) - part.shape.distance(here) / width, 0, 1).astype(np.float32)
         if share.any():
             layers.append(Layer(where, share, part.tissue, part.structure))
@@ -73,7 +79,9 @@ def label_map(layers: list[Layer], shape: tuple[int, int, int]) -> NDArray[np.ui
     return label
 
 
-def compose(layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float) -> Array:
+def compose(
+    layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float
+) -> Array:
     """float32 [I, J, K]: the tissue values painted in order, each weighted by its share of the voxel."""
     image = np.full(shape, outside, dtype=np.float32)
     for layer in layers:
@@ -82,14 +90,14 @@ def compose(layers: list[Layer], shape: tuple[int, int, int], values: dict[str, 
     return image
 
 
-def waves(grid: Grid, wave_vectors: NDArray[np.float64], phases: NDArray[np.float64], weights: NDArray[np.float64]) -> Array:
-    """Sum of weights * sin(k . x + phase) over the grid's positions in mm; k [n, 3] in 1/mm. Float32 [I, J, K].
+def field_on(grid: Grid, waves: Waves) -> Array:
+    """The field `waves` at the grid's voxels, float32 [I, J, K].
 
     A plane wave is a product of one factor per axis, so no sine of a volume is ever taken.
     """
     total = np.zeros(grid.shape, dtype=np.float32)
     x, y, z = grid.axes()
-    for k, phase, weight in zip(wave_vectors, phases, weights, strict=True):
+    for k, phase, weight in zip(waves.vectors, waves.phases, waves.weights, strict=True):
         fx = (weight * np.exp(1j * (k[0] * x + phase)))[:, None]
         plane = (fx * np.exp(1j * k[1] * y)).astype(np.complex64)[:, :, None]
         along = np.exp(1j * k[2] * z).astype(np.complex64)
@@ -105,17 +113,17 @@ def _body_points(anatomy: Anatomy, grid: Grid) -> Points:
     for row, warp in zip(to_body, anatomy.warp, strict=True):
         plane = (row[0] * axes[0][:, None] + row[1] * axes[1][None, :]).astype(np.float32)
         straight = plane[:, :, None] + (row[2] * axes[2]).astype(np.float32)
-        out.append(straight + waves(grid, warp.vectors, warp.phases, warp.weights))
-    bumps = np.stack([waves(grid, b.vectors, b.phases, b.weights) for b in anatomy.bumps])
+        out.append(straight + field_on(grid, warp))
+    bumps = np.stack([field_on(grid, b) for b in anatomy.bumps])
     return Points(out[0], out[1], out[2], bumps)
 
 
-def _window(
-    anatomy: Anatomy, grid: Grid, low: tuple[float, float, float], high: tuple[float, float, float]
-) -> tuple[slice, slice, slice]:
+def _window(anatomy: Anatomy, grid: Grid, low: Vector, high: Vector) -> tuple[slice, slice, slice]:
+    """The voxels that a box in body coordinates can reach, whatever the deformation does to it."""
     pose = anatomy.pose
     reach = [float(np.abs(w.weights).sum()) for w in anatomy.warp]
-    corners = np.array([[(low, high)[i >> a & 1][a] + (-1, 1)[i >> a & 1] * reach[a] for a in range(3)] for i in range(8)])
+    sides = np.stack([np.subtract(low, reach), np.add(high, reach)])
+    corners = np.array([[sides[i >> a & 1, a] for a in range(3)] for i in range(8)])
     world = corners @ (pose.rotation * np.asarray(pose.scale)).T + np.asarray(pose.shift)
     slices = []
     for a in range(3):

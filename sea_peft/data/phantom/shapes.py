@@ -1,4 +1,4 @@
-"""Implicit shapes in millimetres: signed distances (negative inside), smooth unions and cuts, tubes along splines.
+"""Implicit shapes in millimetres: signed distances (negative inside), unions, cuts, tubes along splines.
 
 Every shape is a function of position, so that one anatomy can be sampled on any grid. Distances are exact for
 tubes and planes and first-order near the surface for ellipsoids, which is all that sub-voxel edges need.
@@ -6,11 +6,12 @@ tubes and planes and first-order near the surface for ellipsoids, which is all t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float32]
 Vector = tuple[float, float, float]
@@ -18,10 +19,11 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Points:
-    """Positions in body coordinates (mm; x to the right, y to the front, z up) with bump fields of unit amplitude.
+    """Positions in body coordinates (mm; x to the right, y to the front, z up) with bump fields of amplitude
+    1.
 
-    The bumps are smooth random fields of position; shapes add a little of them to their distance, so that no organ
-    is a perfect ellipsoid.
+    The bumps are smooth random fields of position; shapes add a little of them to their distance, so that no
+    organ is a perfect ellipsoid.
     """
 
     x: Array
@@ -44,14 +46,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Part:
-    """A shape filled with a tissue. `structure` names the label it gets: "other" for none, "" to keep what is there."""
+    """A shape filled with a tissue. `structure` is its label: "other" for none, "" to keep what is there."""
 
     structure: str
     shape: Shape
     tissue: str
 
 
-def ellipsoid(centre: Sequence[float], radii: Sequence[float], rotation: NDArray[np.float64] | None = None) -> Shape:
+def ellipsoid(centre: ArrayLike, radii: ArrayLike, rotation: NDArray[np.float64] | None = None) -> Shape:
     """Ellipsoid with half-axes `radii` along the columns of `rotation` (3x3, identity if None)."""
     axes = np.eye(3) if rotation is None else rotation
     half = np.sqrt(((axes * np.asarray(radii)) ** 2).sum(axis=1))
@@ -68,24 +70,26 @@ def ellipsoid(centre: Sequence[float], radii: Sequence[float], rotation: NDArray
     return Shape(distance, _vector(c - half), _vector(c + half))
 
 
-def tube(points: Sequence[Sequence[float]], radii: Sequence[float] | float, flatten: Vector = (1, 1, 1)) -> Shape:
+def tube(points: ArrayLike, radii: ArrayLike, flatten: Vector = (1, 1, 1)) -> Shape:
     """A tube along a Catmull-Rom spline through `points` (mm), its radius running linearly between `radii`.
 
     `flatten` stretches the cross-section: the tube is `flatten` times as wide along each axis.
     """
-    r = np.broadcast_to(np.asarray(radii, dtype=float), (len(points),))
+    path = np.asarray(points, dtype=float)
+    r = np.broadcast_to(np.asarray(radii, dtype=float), (len(path),))
     squash = np.asarray(flatten, dtype=np.float32)
-    line = _catmull_rom(np.column_stack([np.asarray(points, dtype=float) / squash, r]), per_segment=3)
+    line = _catmull_rom(np.column_stack([path / squash, r]), per_segment=3)
     line = line.astype(np.float32)
 
     def distance(p: Points) -> Array:
         x, y, z = p.x / squash[0], p.y / squash[1], p.z / squash[2]
         best: Array | None = None
-        for a, b in zip(line[:-1], line[1:], strict=True):
+        for a, b in pairwise(line):
             d = b[:3] - a[:3]
             ax, ay, az = x - a[0], y - a[1], z - a[2]
             t = np.clip((ax * d[0] + ay * d[1] + az * d[2]) / max(float(d @ d), 1e-6), 0, 1)
-            here = np.sqrt((ax - t * d[0]) ** 2 + (ay - t * d[1]) ** 2 + (az - t * d[2]) ** 2) - (a[3] + t * (b[3] - a[3]))
+            away = np.sqrt((ax - t * d[0]) ** 2 + (ay - t * d[1]) ** 2 + (az - t * d[2]) ** 2)
+            here = away - (a[3] + t * (b[3] - a[3]))
             best = here if best is None else np.minimum(best, here)
         assert best is not None
         return best.astype(np.float32)
@@ -117,10 +121,11 @@ def within(a: Shape, b: Distance, blend: float = 1.0) -> Shape:
 def shrink(a: Shape, by: float) -> Shape:
     """`a` with its surface moved inwards by `by` mm (outwards if negative)."""
     grow = max(-by, 0.0)
-    return Shape(lambda p: a.distance(p) + np.float32(by), _vector(np.subtract(a.low, grow)), _vector(np.add(a.high, grow)))
+    low, high = _vector(np.subtract(a.low, grow)), _vector(np.add(a.high, grow))
+    return Shape(lambda p: a.distance(p) + np.float32(by), low, high)
 
 
-def bumpy(a: Shape, weights: Sequence[float]) -> Shape:
+def bumpy(a: Shape, weights: ArrayLike) -> Shape:
     """`a` with its surface moved by the bump fields, `weights` in mm."""
     w = np.asarray(weights, dtype=np.float32)
     reach = float(np.abs(w).sum())
@@ -131,7 +136,7 @@ def bumpy(a: Shape, weights: Sequence[float]) -> Shape:
     )
 
 
-def half_space(normal: Sequence[float], offset: float) -> Distance:
+def half_space(normal: Vector, offset: float) -> Distance:
     """The points with normal . p > offset; `normal` need not have unit length."""
     length = float(np.linalg.norm(normal))
     n = np.asarray(normal, dtype=np.float32) / np.float32(length)
@@ -158,9 +163,8 @@ def _catmull_rom(control: NDArray[np.float64], per_segment: int) -> NDArray[np.f
     t = np.linspace(0, 1, per_segment, endpoint=False)[:, None]
     pieces = []
     for p0, p1, p2, p3 in zip(ends[:-3], ends[1:-2], ends[2:-1], ends[3:], strict=True):
-        pieces.append(
-            0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
-        )
+        quadratic, cubic = 2 * p0 - 5 * p1 + 4 * p2 - p3, 3 * p1 - p0 - 3 * p2 + p3
+        pieces.append(0.5 * (2 * p1 + (p2 - p0) * t + quadratic * t**2 + cubic * t**3))
     return np.concatenate([*pieces, control[-1:]])
 
 

@@ -1,4 +1,4 @@
-"""The source that the weights of this package were trained on, and the targets that each differ for one reason."""
+"""The source that the bundled weights were trained on, and targets that each differ for one reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Target:
     grid: Grid = field(default_factory=Grid)
 
 
-SOURCE = Target("source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know")
+SOURCE = Target(
+    "source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know"
+)
 
 _TARGETS = (
     Target(
@@ -57,7 +59,13 @@ _TARGETS = (
         Build(
             scale=(0.56, 0.70),
             fat=(3.0, 8.0),
-            organ_scale=(("liver", 1.14), ("right_kidney", 1.15), ("left_kidney", 1.15), ("spleen", 1.1), ("pancreas", 1.1)),
+            organ_scale=(
+                ("liver", 1.14),
+                ("spleen", 1.1),
+                ("right_kidney", 1.15),
+                ("left_kidney", 1.15),
+                ("pancreas", 1.1),
+            ),
         ),
         grid=Grid(shape=(48, 48, 32)),
     ),
@@ -68,12 +76,12 @@ _TARGETS = (
     ),
     Target(
         "novel-organs",
-        "other labels: three structures that the weights have only seen as background, on the scanner they know",
+        "other labels: structures that the weights know only as background, on the scanner they know",
         labels=NOVEL,
     ),
     Target(
         "small-lesions",
-        "another disease: small lesions that light up in the late arterial phase, where the weights know large dark ones",
+        "another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
         CT(phase=LATE_ARTERIAL),
         Build(lesions=(3, 6), lesion_radius=(7.0, 12.0)),
         labels=("liver_lesion",),

@@ -2,10 +2,11 @@
 
 CT values are round numbers inside the ranges that radiology texts and these measurements report, for 120 kVp:
 
-- unenhanced soft tissue: Lamba et al., AJR 203:1013 (2014), CT Hounsfield numbers of soft tissues on unenhanced
-  abdominal CT; fat, fluid, gas, bone: the definition of the scale (water 0, air -1000) and common practice;
-- portal venous phase, about 70 s after the injection: Bae, Radiology 256:32 (2010), Intravenous contrast medium
-  administration and scan timing at CT (liver +50 HU or more over unenhanced, vessels about 150 HU).
+- unenhanced soft tissue: Lamba et al., AJR 203:1013 (2014), CT Hounsfield numbers of soft tissues on
+  unenhanced abdominal CT; fat, fluid, gas, bone: the definition of the scale (water 0, air -1000) and common
+  practice;
+- portal venous phase, about 70 s after the injection: Bae, Radiology 256:32 (2010), Intravenous contrast
+  medium administration and scan timing at CT (liver +50 HU or more over unenhanced, vessels about 150 HU).
 
 Between patients they vary; `acquisition` draws that spread.
 """
@@ -64,7 +65,8 @@ PORTAL_VENOUS: dict[str, float] = {
     "cancellous_bone": 6,
 }
 
-# HU that iodine adds in the late arterial phase, about 35 s after the injection, when hypervascular lesions stand out
+# HU that iodine adds in the late arterial phase, about 35 s after the injection, when hypervascular lesions
+# stand out
 LATE_ARTERIAL: dict[str, float] = {
     "muscle": 4,
     "heart": 200,
@@ -83,9 +85,9 @@ LATE_ARTERIAL: dict[str, float] = {
     "cancellous_bone": 4,
 }
 
-# Signal of a fat-suppressed T1-weighted gradient echo in the portal venous phase, muscle = 100. Only the order is
-# standard (vessels > renal cortex > liver > spleen > pancreas > muscle > fluid > suppressed fat > bone cortex, gas);
-# the sizes are chosen.
+# Signal of a fat-suppressed T1-weighted gradient echo in the portal venous phase, muscle = 100. Only the
+# order is standard (vessels > renal cortex > liver > spleen > pancreas > muscle > fluid > suppressed fat >
+# bone cortex, gas); the sizes are chosen.
 T1_FAT_SUPPRESSED: dict[str, float] = {
     "air": 0,
     "table": 0,

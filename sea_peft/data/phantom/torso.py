@@ -1,4 +1,4 @@
-"""What the organs lie in: skin, fat, muscle wall, chest with lungs and ribs, spine, psoas, and the scanner's table."""
+"""What the organs lie in: skin, fat, muscle wall, chest with lungs and ribs, spine, psoas, and the table."""
 
 from __future__ import annotations
 
@@ -34,10 +34,15 @@ def walls(cavity: Shape, fat: float) -> list[Part]:
         (-190, floor - 18, -_FAR),
         (190, floor + 40, _FAR),
     )
-    parts = [Part("other", table, "table"), Part("other", body, "muscle"), Part("other", shrink(body, 3), "fat")]
-    parts.append(Part("other", _cylinder(131, 89, 7.0), "muscle"))
+    parts = [
+        Part("other", table, "table"),
+        Part("other", body, "muscle"),  # skin
+        Part("other", shrink(body, 3), "fat"),
+        Part("other", _cylinder(131, 89, 7.0), "muscle"),
+    ]
     for side in (-1, 1):
-        erector = tube([(30 * side, -76, -300), (34 * side, -74, 0), (30 * side, -72, 300)], 25, (1.15, 0.8, 1))
+        course = [(30 * side, -76, -300), (34 * side, -74, 0), (30 * side, -72, 300)]
+        erector = tube(course, 25, (1.15, 0.8, 1))
         parts.append(Part("other", within(erector, shrink(body, 8).distance), "muscle"))
     return [*parts, Part("other", cavity, "fat")]
 
@@ -52,7 +57,8 @@ def chest(rng: np.random.Generator, cavity: Shape) -> list[Part]:
             x = p.x * side
             dome = apex[side] - 50 * ((x - 62) / 60) ** 2 * (x > 62) - 34 * ((p.y - 10) / 80) ** 2
             dome -= np.float32(0.30) * np.maximum(-p.y - 10, 0)
-            return np.maximum(np.maximum(inner(p), (dome - p.z) * np.float32(0.8)), gap - x).astype(np.float32)
+            above = np.maximum(inner(p), (dome - p.z) * np.float32(0.8))
+            return np.maximum(above, gap - x).astype(np.float32)
 
         low_x, high_x = (0.0, 125.0) if side > 0 else (-125.0, 0.0)
         return Shape(distance, (low_x, -80, -40), (high_x, 95, _FAR))
@@ -76,7 +82,8 @@ def psoas(rng: np.random.Generator, size: float) -> list[Part]:
     parts = []
     for side in (-1, 1):
         quadratus = tube([(62 * side, -58, 0), (70 * side, -56, -130)], 15, (1.3, 0.7, 1))
-        path = [(24 * side, -44, 12), (32 * side, -42, -35), ((39 + bow) * side, -36, -85), ((45 + bow) * side, -26, -130)]
+        upper = [(24 * side, -44, 12), (32 * side, -42, -35)]
+        path = [*upper, ((39 + bow) * side, -36, -85), ((45 + bow) * side, -26, -130)]
         parts.append(Part("other", quadratus, "muscle"))
         parts.append(Part("psoas", tube(path, np.multiply([6, 16, 21, 22], size)), "muscle"))
     return parts
@@ -116,7 +123,7 @@ def spine() -> list[Part]:
 
 
 def screws(rng: np.random.Generator) -> list[Part]:
-    """Pedicle screws in two neighbouring vertebrae with a rod on either side; labelled as what they replace."""
+    """Pedicle screws in two neighbouring vertebrae, a rod on either side; labelled as what they replace."""
     level = _PITCH * (rng.integers(-2, 1) + 0.5)
     parts = []
     for side in (-1, 1):
@@ -132,7 +139,8 @@ def _cylinder(half_x: float, half_y: float, centre_y: float) -> Shape:
 
     def distance(p: Points) -> Array:
         y = p.y - np.float32(centre_y)
-        q = (np.abs(p.x / half_x) ** np.float32(2.5) + np.abs(y / half_y) ** np.float32(2.5)) ** np.float32(0.4)
+        power = np.float32(2.5)
+        q = (np.abs(p.x / half_x) ** power + np.abs(y / half_y) ** power) ** (1 / power)
         return ((1 - 1 / np.maximum(q, 1e-3)) * np.sqrt(p.x**2 + y**2)).astype(np.float32)
 
     return Shape(distance, (-half_x, centre_y - half_y, -_FAR), (half_x, centre_y + half_y, _FAR))
@@ -155,4 +163,3 @@ def _ribs(rng: np.random.Generator) -> Shape:
 
 def _from_disc(p: Points) -> Array:
     return np.abs(np.mod(p.z + np.float32(_PITCH / 2), np.float32(_PITCH)) - np.float32(_PITCH / 2))
-
