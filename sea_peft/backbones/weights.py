@@ -23,7 +23,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 class Card(pydantic.BaseModel):
-    """What stands beside the weights. `labels`: class names in the order of the output channels, index 0 the background. `recipe`: the
+    """What stands beside the weights. `kwargs`: of the architecture, beyond its channels. `labels`: class names in the order of the output channels, index 0 the background. `recipe`: the
     preprocessing that the weights were trained with (sea_peft.data.recipe.Recipe as JSON). `patch`: voxels of a training crop.
     `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
     """
@@ -99,7 +99,7 @@ def load_pretrained(weights: str) -> Pretrained:
             f"Weights {card.name} do not match their card: sha256 {digest[:12]}…, the card says {card.sha256[:12]}…; "
             "get the two files again."
         )
-    network = arch.build(**card.kwargs)
+    network = arch.build(in_channels=len(card.channels), out_channels=len(card.labels), **card.kwargs)
     load_strictly(network, tensors, card.name)
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sea_peft.adapters import Adapted, Unit, families, units_for
+from sea_peft.adapters import Adapted, Unit, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.adapters.registry import Offer, unit_at
 from sea_peft.artefacts.adapter_file import AdapterConfig, load_adapter_files
@@ -147,7 +147,3 @@ def load_tensors(
     model.head.load_state_dict({k.removeprefix("head/"): t for k, t in tensors.items() if k.startswith("head/")})
     model.bank.load_state_dict({k: t for k, t in tensors.items() if not k.startswith("head/")})
 
-
-def whole_fine_tuning() -> dict[str, Offer]:
-    """The offers that policy `full` needs, whatever the budget profile says."""
-    return {name: Offer() for name in ("full", "affine") if name in families()}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sea_peft.adapters import Unit, total_cost
+from sea_peft.adapters import Offer, Unit, total_cost
 from sea_peft.errors import BudgetError, UsageError
 
 
@@ -217,6 +217,22 @@ _CHOICES: dict[str, Callable[[Space, int], tuple[list[Unit], str]]] = {
 }
 OUTSIDE_BUDGET = frozenset({"full"})
 FIXED_POLICIES = tuple(_CHOICES)
+
+_BLOCKS = Offer(placements=("parallel",), kinds=("block",))
+_OFFERS: dict[str, dict[str, Offer]] = {
+    "lora": {"lora": Offer()},
+    "affine": {"affine": Offer()},
+    "bias": {"bias": Offer()},
+    "conv_adapter": {"conv_adapter": _BLOCKS},
+    "affine_lora": {"affine": Offer(), "lora": Offer(levels=(4,))},
+    "full": {"full": Offer(), "affine": Offer()},
+}
+
+
+def policy_offers(name: str) -> dict[str, Offer]:
+    """What a fixed topology needs on offer, whatever the budget profile says; nothing for policies that choose from the profile."""
+    return _OFFERS.get(name, {})
+
 
 
 def fixed_policy(name: str, space: Space, seed: int) -> Fixed:

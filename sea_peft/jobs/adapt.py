@@ -1,0 +1,407 @@
+"""`seapeft adapt`: search, audit, allocate, refit; score three arms on the test cases; leave a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sea_peft import __version__
+from sea_peft.artefacts import run_folder as files
+from sea_peft.artefacts.adapter_file import (
+    AdapterConfig,
+    AdapterUnit,
+    BackboneIdentity,
+    DiceSummary,
+    save_adapter,
+)
+from sea_peft.artefacts.atomic import write_text
+from sea_peft.artefacts.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from sea_peft.artefacts.report import report_markdown
+from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.trace import TraceWriter, read_trace
+from sea_peft.artefacts.tracker import Tracker
+from sea_peft.data.digest import case_hash
+from sea_peft.data.prepare import prepare, restore
+from sea_peft.errors import UsageError
+from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities, unadapted_and_head
+from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.loop import events
+from sea_peft.loop.controller import Controller, Outcome, Shots
+
+Say = Callable[[str], None]
+
+
+def _silent(_sentence: str) -> None:
+    """Nobody listens."""
+
+
+def adapt(
+    options: AdaptOptions,
+    listen: events.Callback = events.ignore,
+    say: Say = _silent,
+    warn: Say = _silent,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Run one adaptation from start to end.
+
+    Args:
+        options: what was asked for.
+        listen: gets every event as it happens, training steps included.
+        say, warn: get sentences for the user.
+        progress: told (done, of) while the data set is checked.
+
+    Raises:
+        SeaPeftError: with one sentence and its exit code; before anything is written where the request itself is refused.
+    """
+    began = time.monotonic()
+    setup = prepare_run(options, say, progress)
+    folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, setup.dataset.name)
+    folder.write_config(_config(setup))
+    _write_case_names(folder, setup)
+    return _Run(setup, folder, listen, say, warn, began).run()
+
+
+def resume(
+    path: Path, listen: events.Callback = events.ignore, say: Say = _silent, warn: Say = _silent
+) -> Result:
+    """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run."""
+    began = time.monotonic()
+    folder = RunFolder.open(path)
+    if folder.result.is_file():
+        raise UsageError(f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`.")
+    setup = prepare_run(_options(folder.read_config()), say)
+    if setup.digest != folder.read_config()["data_digest"]:
+        raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
+    return _Run(setup, folder, listen, say, warn, began).run()
+
+
+class _Run:
+    """One run on one folder: hands events to trace, MLflow and listener, and can stop and go on at every checkpoint."""
+
+    def __init__(
+        self, setup: Setup, folder: RunFolder, listen: events.Callback, say: Say, warn: Say, began: float
+    ) -> None:
+        self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
+        self.began = began
+        self.state = load_checkpoint(folder.checkpoint) or {"arm": "head_only", "events": 0}
+        self.trace = TraceWriter(folder.trace, append=True)
+        self.trace.truncate(self.state["events"])
+        self.tracker: Tracker | None = None
+        if setup.options.mlflow:
+            self.tracker = Tracker(
+                setup.options.runs if setup.options.out is None else folder.root,
+                folder.name,
+                config=folder.read_config(),
+                run_id=self.state.get("mlflow_run_id"),
+                past=read_trace(folder.trace) if self.trace.count else (),
+                warn=warn,
+            )
+        self.seconds = self.state.get("seconds") or {"data": 0.0, "test": 0.0, "before": 0.0}
+
+    def run(self) -> Result:
+        """To the end, or to an exception, after which it can be resumed."""
+        try:
+            result = self._run()
+        except BaseException as error:
+            if self.tracker is not None:
+                self.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        finally:
+            self.trace.close()
+        return result
+
+    def _run(self) -> Result:
+        setup = self.setup
+        for sentence in setup.warnings:
+            self.warn(sentence)
+        if self.trace.count == 0:
+            self._emit(self._started())
+        shots = self._timed("data", self._shots)
+        head_only = self._head_only(shots)
+        controller = self._controller(setup.options.policy, shots, self._emit, "policy")
+        outcome = controller.run()
+        adapted = adapter_tensors(setup.model, outcome.active)
+        scored = self._timed("test", lambda: self._score(head_only, outcome))
+        self._emit(events.RunFinished("done", list(outcome.active), outcome.used, "all steps done"))
+        result = self._result(outcome, scored)
+        save_adapter(
+            self.folder.adapter, self._adapter_config(outcome, result), adapted,
+            report=report_markdown(result, read_trace(self.folder.trace)), trace=self.folder.trace,
+        )  # fmt: skip
+        self.folder.write_report(report_markdown(result, read_trace(self.folder.trace)))
+        if self.tracker is not None:
+            result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
+        self.folder.write_result(result)
+        if self.tracker is not None:
+            self.tracker.finish(self.folder)
+        remove_checkpoint(self.folder.checkpoint)
+        return result
+
+    # -- the arms --------------------------------------------------------------------------------------------------
+
+    def _controller(self, policy: str, shots: Shots, callback: events.Callback, arm: str) -> Controller:
+        setup = self.setup
+
+        def save(state: Mapping[str, Any]) -> None:
+            self.state = {
+                **self.state,
+                "arm": arm,
+                "events": self.trace.count,
+                "mlflow_run_id": self.tracker.run_id if self.tracker else None,
+                "seconds": {**self.seconds, "before": time.monotonic() - self.began + self.seconds["before"]},
+                "controller": dict(state),
+            }
+            save_checkpoint(self.folder.checkpoint, self.state)
+
+        controller = Controller(
+            setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
+            train_head=setup.space.head > 0,
+        )  # fmt: skip
+        if self.state["arm"] == arm and "controller" in self.state:
+            controller.load_state_dict(self.state["controller"])
+        return controller
+
+    def _head_only(self, shots: Shots) -> dict[str, torch.Tensor]:
+        """The head fitted alone: same steps, same crops, no unit. Returns its tensors and leaves the head as it was."""
+        head = self.setup.model.head
+        fresh = {name: torch.zeros_like(t) for name, t in head.state_dict().items()}
+        if self.state["arm"] == "head_only":
+
+            def steps_only(event: events.Event) -> None:
+                if isinstance(event, events.TrainingStep):
+                    self.listen(dataclasses.replace(event, phase="head_only"))
+
+            if self.setup.space.head:
+                self._controller("head_only", shots, steps_only, "head_only").run()
+            fitted = {name: t.detach().cpu().clone() for name, t in head.state_dict().items()}
+            self.state = {**self.state, "arm": "policy", "head_only": fitted}
+            self.state.pop("controller", None)
+        head.load_state_dict(fresh)
+        fitted_head: dict[str, torch.Tensor] = self.state["head_only"]
+        return fitted_head
+
+    def _score(self, head_only: dict[str, torch.Tensor], outcome: Outcome) -> dict[str, events.Scored]:
+        """Dice of the three arms on every test case, on the case's own grid. The first and only time that test cases are read."""
+        setup, model = self.setup, self.setup.model
+        labels, channels = setup.dataset.labels, setup.dataset.channels
+        patch, divisor = setup.settings.patch, setup.backbone.pretrained.architecture.divisor
+        final = {name: t.detach().clone() for name, t in model.head.state_dict().items()}
+        arms: dict[str, dict[str, dict[str, float]]] = {"unadapted": {}, "head_only": {}, "adapted": {}}
+        spent = dict.fromkeys(arms, 0.0)
+        model.eval()
+        for done, case in enumerate(setup.split.test, start=1):
+            scan = prepare(case, setup.recipe, channels)
+            stored = case.label()
+            assert stored is not None, "the split holds labelled cases only"
+            name = case_hash(case.id, setup.salt)
+            began = time.monotonic()
+            model.head.load_state_dict(head_only)
+            with model.bank.only(()):
+                frozen = probabilities(unadapted_and_head(model), scan, patch, divisor, setup.device)
+            between = time.monotonic()
+            model.head.load_state_dict(final)
+            ours = probabilities(model, scan, patch, divisor, setup.device)
+            spent["adapted"] += time.monotonic() - between
+            spent["unadapted"] += (between - began) / 2
+            spent["head_only"] += (between - began) / 2
+            for arm, output in zip(arms, (*frozen, *ours), strict=True):
+                arms[arm][name] = dice_per_label(restore(output, scan.geometry), stored.array, labels)
+            self.listen(events.TrainingStep("test", done, len(setup.split.test), 0.0))
+        scored = {}
+        for arm, per_case in arms.items():
+            mean, per_label = mean_dice(per_case, tuple(labels))
+            if arm == "unadapted":  # a label that the backbone has no output for was not predicted at all
+                unknown = {label for label, row in zip(labels, setup.rows, strict=True) if row is None}
+                per_label = {k: v for k, v in per_label.items() if k not in unknown}
+                per_case = {c: {k: v for k, v in d.items() if k not in unknown} for c, d in per_case.items()}
+            known = bool(per_label)
+            scored[arm] = events.Scored(arm, mean if known else None, per_label, per_case, round(spent[arm], 3))
+            self._emit(scored[arm])
+        return scored
+
+    # -- what is written -------------------------------------------------------------------------------------------
+
+    def _emit(self, event: events.Event) -> None:
+        self.trace(event)
+        if self.tracker is not None:
+            self.tracker(event)
+        self.listen(event)
+
+    def _started(self) -> events.RunStarted:
+        setup = self.setup
+        hashed = {
+            role: [case_hash(case.id, setup.salt) for case in getattr(setup.split, role)]
+            for role in ("support", "audit", "test")
+        }
+        return events.RunStarted(
+            setup.options.policy,
+            setup.options.seed,
+            setup.space.limit,
+            setup.space.head,
+            setup.backbone.pretrained.parameters,
+            [unit.row() for unit in setup.space.units],
+            _json({"loop": dataclasses.asdict(setup.settings), "sea": dataclasses.asdict(setup.sea)}),
+            hashed,
+        )
+
+    def _shots(self) -> Shots:
+        setup = self.setup
+
+        def prepared(cases: Any) -> tuple[Any, ...]:
+            return tuple(prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in cases)
+
+        return Shots(prepared(setup.split.support), prepared(setup.split.audit))
+
+    def _timed(self, what: str, work: Callable[[], Any]) -> Any:
+        began = time.monotonic()
+        done = work()
+        self.seconds[what] += time.monotonic() - began
+        return done
+
+    def _result(self, outcome: Outcome, scored: Mapping[str, events.Scored]) -> Result:
+        setup, adapted = self.setup, scored["adapted"]
+        parameters = setup.backbone.pretrained.parameters
+        total = time.monotonic() - self.began + self.seconds["before"]
+        return Result(
+            status="done",
+            shots=setup.options.shots,
+            support_cases=len(setup.split.support),
+            audit_cases=len(setup.split.audit),
+            test_cases=len(setup.split.test),
+            budget=files.Budget(
+                limit=setup.space.limit,
+                used=outcome.used,
+                head=setup.space.head,
+                fraction=outcome.used / parameters,
+                backbone_parameters=parameters,
+            ),
+            units=files.UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
+            dice=files.DiceScores(
+                unadapted=scored["unadapted"].dice,
+                head_only=scored["head_only"].dice,
+                adapted=adapted.dice,
+                per_label=adapted.per_label,
+                per_case=adapted.per_case,
+            ),
+            seconds=files.Seconds(
+                total=total,
+                train=outcome.seconds.train,
+                audit=outcome.seconds.audit,
+                allocate=outcome.seconds.allocate,
+                data=self.seconds["data"],
+                test=self.seconds["test"],
+            ),
+            audit=files.AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
+            peak_memory_bytes=_peak_memory(),
+            device=str(setup.device),
+            seed=setup.options.seed,
+            policy=setup.options.policy,
+            run=str(self.folder.path),
+            mlflow_run_id=None,
+        )
+
+    def _adapter_config(self, outcome: Outcome, result: Result) -> AdapterConfig:
+        setup, card = self.setup, self.setup.backbone.pretrained.card
+        units = [setup.space.by_id[u] for u in outcome.active]
+        return AdapterConfig(
+            sea_peft_version=__version__,
+            backbone=BackboneIdentity(
+                architecture=card.architecture,
+                kwargs=card.kwargs,
+                weights=card.name,
+                sha256=setup.backbone.pretrained.sha256,
+                parameters=setup.backbone.pretrained.parameters,
+            ),
+            labels={name: list(codes) for name, codes in setup.dataset.labels.items()},
+            channels=list(setup.dataset.channels),
+            recipe=setup.recipe.model_dump(mode="json"),
+            patch=setup.settings.patch,
+            head={"rows": list(setup.rows), "classes": len(card.labels), "on_features": setup.model.head.on_features},
+            units=[
+                AdapterUnit(
+                    id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost
+                )
+                for u in units
+            ],
+            dice=DiceSummary(
+                unadapted=result.dice.unadapted, head_only=result.dice.head_only, adapted=result.dice.adapted
+            ),
+            policy=setup.options.policy,
+            seed=setup.options.seed,
+            shots=setup.options.shots,
+        )
+
+
+def _config(setup: Setup) -> dict[str, Any]:
+    """`config.json`: every resolved option, versions, backbone hash, data digest. It stays in the run folder."""
+    o, card = setup.options, setup.backbone.pretrained.card
+    return {
+        **_json(dataclasses.asdict(o)),
+        "data": o.data if o.data is None or o.data.startswith("phantom:") else str(Path(o.data).resolve()),
+        "budget": o.budget or "profile",
+        "backbone": card.architecture,
+        "weights": o.weights or card.name,
+        "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
+        "channels": list(setup.dataset.channels),
+        "layout": setup.dataset.layout,
+        "steps": setup.settings.steps,
+        "cycles": setup.settings.cycles,
+        "patch": list(setup.settings.patch),
+        "recipe": setup.recipe.model_dump(mode="json"),
+        "device": str(setup.device),
+        "backbone_sha256": setup.backbone.pretrained.sha256,
+        "data_digest": setup.digest,
+        "options": _json(dataclasses.asdict(o)),
+        "versions": {
+            "python": platform.python_version(),
+            "sea_peft": __version__,
+            **{name: metadata.version(name) for name in ("torch", "monai", "numpy", "mlflow")},
+        },
+    }
+
+
+def _options(config: Mapping[str, Any]) -> AdaptOptions:
+    """The options that `_config` kept, for a resumed run."""
+    given = dict(config["options"])
+    for name in ("labels", "channels"):
+        given[name] = tuple(given[name])
+    for name in ("patch", "spacing"):
+        given[name] = tuple(given[name]) if given[name] is not None else None
+    for name in ("out", "runs"):
+        given[name] = Path(given[name]) if given[name] is not None else None
+    return AdaptOptions(**{**given, "data": config["data"], "device": config["device"]})
+
+
+def _write_case_names(folder: RunFolder, setup: Setup) -> None:
+    """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
+    names = {
+        case_hash(case.id, setup.salt): case.id
+        for role in ("support", "audit", "test")
+        for case in getattr(setup.split, role)
+    }
+    path = folder.path / "cases.json"
+    write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
+    os.chmod(path, 0o600)
+
+
+def _json(value: Any) -> Any:
+    """Dataclass dictionaries as JSON types: tuples become lists, paths strings."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _peak_memory() -> int:
+    """Bytes of the process's largest resident set so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

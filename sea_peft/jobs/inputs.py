@@ -1,0 +1,135 @@
+"""From the files and folders that predict is given to cases, with the adapter's channels found by name where there are names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sea_peft.data.cases import Dataset, FileCase, ImageFile
+from sea_peft.data.layouts import READERS
+from sea_peft.data.layouts.files import CHANNEL_SUFFIX, parse_channels, read_json, volumes_in
+from sea_peft.data.select import select
+from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
+from sea_peft.errors import DataError
+
+# What readers call the channels of a layout that names none
+_UNNAMED = re.compile(r"image|channel_\d+")
+
+
+def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase]:
+    """The cases in files and folders, each with its images under the adapter's channel names, sorted by id.
+
+    A folder is a data set in a known layout, or it holds scans. Files whose names differ in `_0000`, `_0001`, … only are the channels
+    of one case, in the order of the `dataset.json` above them where there is one, else in the adapter's.
+
+    Raises:
+        DataError: a path does not exist, a folder holds no scan, channels do not fit, or two cases have one name.
+    """
+    cases: list[FileCase] = []
+    files: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"no such file or folder: {path}; check the path")
+        if path.is_dir():
+            dataset = next((found for read in READERS.values() if (found := read(path)) is not None), None)
+            if dataset is not None:
+                cases += _from_dataset(dataset, channels)
+                continue
+            scans = volumes_in(path)
+            if not scans:
+                raise DataError(f"{path} holds no scans ({', '.join(SUFFIXES)}) and no data set; check the path")
+            files += scans
+        elif volume_suffix(path) is None:
+            raise DataError(f"{path} is not a scan: the name must end in one of {', '.join(SUFFIXES)}")
+        else:
+            files.append(path)
+    cases += _grouped(list(dict.fromkeys(files)), channels)
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen:
+            raise DataError(f"two inputs are called {case.id}, and so would be their masks; predict them one by one")
+        seen.add(case.id)
+    return sorted(cases, key=lambda case: case.id)
+
+
+def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
+    """What the data set calls the adapter's channels, in the adapter's order. Names that a reader made up say nothing: they match by
+    position.
+
+    Raises:
+        DataError: a channel is not there.
+    """
+    unnamed = any(all(_UNNAMED.fullmatch(name) for name in names) for names in (dataset.channels, wanted))
+    if unnamed and len(dataset.channels) == len(wanted):
+        return dataset.channels
+    # the labels do not matter here, and all of them together may overlap
+    return select(dataset, tuple(dataset.labels)[:1], wanted).channels
+
+
+def _from_dataset(dataset: Dataset, wanted: Sequence[str]) -> list[FileCase]:
+    names = matching_channels(dataset, wanted)
+    pairs = list(zip(wanted, names, strict=True))
+    return [
+        FileCase(case.id, {ours: case.images[theirs] for ours, theirs in pairs if theirs in case.images})
+        for case in (*dataset.cases, *dataset.test_cases, *dataset.unlabelled)
+        if isinstance(case, FileCase)
+    ]
+
+
+def _grouped(files: Sequence[Path], wanted: Sequence[str]) -> list[FileCase]:
+    groups: dict[tuple[Path, str], dict[int, Path]] = {}
+    alone: list[FileCase] = []
+    stems = {(path.parent, volume_stem(path)) for path in files}
+    for path in files:
+        match = CHANNEL_SUFFIX.match(volume_stem(path))
+        # without a `_0000` beside it a number is part of the name, as in `patient_0012`
+        numbered = match is not None and (
+            len(wanted) > 1 or (path.parent, f"{match['case']}_0000") in stems or _declared(path) is not None
+        )
+        if match is not None and numbered:
+            groups.setdefault((path.parent, match["case"]), {})[int(match["channel"])] = path
+        elif len(wanted) > 1:
+            raise DataError(
+                f"{path.name} has no channel number, but the adapter takes {len(wanted)} channels ({', '.join(wanted)}); "
+                "name the files X_0000, X_0001, … in that order"
+            )
+        else:
+            alone.append(FileCase(volume_stem(path), {wanted[0]: ImageFile(path)}))
+    return alone + [_case(case, numbered, wanted) for (_, case), numbered in groups.items()]
+
+
+def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str]) -> FileCase:
+    first = next(iter(numbered.values()))
+    declared = _declared(first)
+    if declared is not None and max(numbered) < len(declared.channels):
+        names = matching_channels(declared, wanted)
+        by_name = {declared.channels[number]: path for number, path in numbered.items()}
+        images = {
+            ours: ImageFile(by_name[theirs]) for ours, theirs in zip(wanted, names, strict=True) if theirs in by_name
+        }
+        if not images:
+            raise DataError(
+                f"{first.name} is {', '.join(by_name)} by its dataset.json, but the adapter takes {', '.join(wanted)}; "
+                "give the files of that channel"
+            )
+        return FileCase(case, images)
+    if max(numbered) >= len(wanted):
+        raise DataError(
+            f"case {case} has the channels {', '.join(f'_{n:04d}' for n in sorted(numbered))}, but the adapter takes "
+            f"{len(wanted)} ({', '.join(wanted)}); give only the files of those"
+        )
+    return FileCase(case, {wanted[number]: ImageFile(path) for number, path in sorted(numbered.items())})
+
+
+def _declared(image: Path) -> Dataset | None:
+    """The channels that the nnU-Net `dataset.json` above an image declares, as a data set without cases."""
+    description = image.resolve().parent.parent / "dataset.json"
+    if not image.resolve().parent.name.startswith("images") or not description.is_file():
+        return None
+    content = read_json(description)
+    names = content.get("channel_names", content.get("modality"))
+    if names is None:
+        return None
+    channels = parse_channels(description.name, names)
+    return Dataset(description.parent.name, "nnunet_raw", channels, {"any": (1,)}, ())

@@ -1,0 +1,200 @@
+"""`seapeft predict`: masks on each input's own grid, whole or not at all, and a status for every case."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sea_peft import __version__
+from sea_peft.artefacts.atomic import write_bytes, write_text, writing
+from sea_peft.data.cases import FileCase, safe_name
+from sea_peft.data.geometry import Geometry
+from sea_peft.data.prepare import restore, restore_probability
+from sea_peft.data.volumes import Volume, volume_suffix, write_volume
+from sea_peft.errors import UsageError
+from sea_peft.jobs.inference import OVERLAP
+from sea_peft.jobs.inputs import find_cases
+from sea_peft.jobs.predictor import Predictor, reason
+from sea_peft.jobs.preview import preview_png
+
+Progress = Callable[[int, int], None]
+_WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
+
+
+@dataclass(frozen=True)
+class CaseStatus:
+    """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
+    `error`: why it failed."""
+
+    case: str
+    status: str
+    mask: str | None
+    volumes: Mapping[str, float]
+    seconds: float
+    error: str | None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where one case's results go. Names come from the case; folders in a case's name do not."""
+
+    mask: Path
+    sidecar: Path
+    preview: Path | None
+    probabilities: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, case: FileCase, out: Path, labels: Sequence[str], probabilities: bool, preview: bool) -> _Files:
+        suffix = volume_suffix(_source(case)) or ".nii.gz"
+        suffix = _WRITTEN_AS.get(suffix, suffix)
+        name = re.sub(r"[/\\\0]", "_", case.id)
+        wanted = labels if probabilities else ()
+        return cls(
+            out / f"{name}{suffix}",
+            out / f"{name}.json",
+            out / f"{name}.png" if preview else None,
+            {label: out / f"{name}_probability_{safe_name(label)}{suffix}" for label in wanted},
+        )
+
+    @property
+    def all(self) -> list[Path]:
+        return [self.mask, self.sidecar, *([self.preview] if self.preview else []), *self.probabilities.values()]
+
+
+def predict(
+    adapter: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    probabilities: bool = False,
+    preview: bool = False,
+    overlap: float = OVERLAP,
+    progress: Progress | None = None,
+) -> list[CaseStatus]:
+    """Predict every case in `inputs` into `out`: a mask, a sidecar `<case>.json` with the label names, and what else is asked for.
+
+    Args:
+        adapter: an adapter folder or a run folder.
+        inputs: scans, folders of scans, or data sets.
+        out: made if it is missing.
+        weights: where the backbone's weights lie, when they are not known by the name in the adapter.
+        device: as on the command line.
+        overwrite: replace results of earlier predictions; without it nothing is done when there are any.
+        probabilities: also one float32 volume a label.
+        preview: also a PNG with three planes.
+        overlap: of neighbouring windows.
+        progress: called with (done, of) after each case.
+
+    Returns:
+        A status for every case. A case that cannot be predicted does not stop the others, and leaves no mask.
+
+    Raises:
+        DataError: an input does not exist or holds no scan.
+        UsageError: results exist, or would replace an input.
+        WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
+    """
+    predictor = Predictor(adapter, weights, device, overlap)
+    cases = find_cases(inputs, predictor.channels)
+    labels = tuple(predictor.labels)
+    targets = {case.id: _Files.of(case, out, labels, probabilities, preview) for case in cases}
+    _refuse_to_replace(cases, targets, overwrite)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    statuses = []
+    for done, case in enumerate(cases, start=1):
+        statuses.append(_predict_case(predictor, case, targets[case.id]))
+        if progress is not None:
+            progress(done, len(cases))
+    return statuses
+
+
+def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The value of each label in a mask: its own code where every label has exactly one, else 1..L in the order of the labels."""
+    if all(len(codes) == 1 for codes in labels.values()):
+        return {name: codes[0] for name, codes in labels.items()}
+    return {name: index for index, name in enumerate(labels, start=1)}
+
+
+def _predict_case(predictor: Predictor, case: FileCase, files: _Files) -> CaseStatus:
+    began = time.monotonic()
+    try:
+        volumes = _write_case(predictor, case, files)
+    except Exception as error:
+        return CaseStatus(case.id, "failed", None, {}, round(time.monotonic() - began, 3), reason(error))
+    return CaseStatus(case.id, "done", files.mask.name, volumes, round(time.monotonic() - began, 3), None)
+
+
+def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> dict[str, float]:
+    """Everything of one case, the mask last, so that a mask is never without its sidecar. Returns the labels' volumes."""
+    output, scan = predictor.probabilities(case)
+    affine, like = scan.geometry.affine, _source(case)
+    indices = restore(output, scan.geometry)
+    values = mask_values(predictor.labels)
+    kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16
+    mask = np.array([0, *values.values()], dtype=kind)[indices]
+    millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+    volumes = {
+        name: round(np.count_nonzero(indices == index) * millilitres, 3) for index, name in enumerate(values, start=1)
+    }
+    for label, path in files.probabilities.items():
+        index = 1 + list(values).index(label)
+        write_volume(path, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
+    if files.preview is not None:
+        write_bytes(files.preview, _preview(case, predictor, scan.geometry, indices))
+    write_text(files.sidecar, json.dumps(_sidecar(predictor, files, values, volumes), indent=2, ensure_ascii=False) + "\n")
+    write_volume(files.mask, Volume(mask, affine), like=like)
+    return volumes
+
+
+def _preview(case: FileCase, predictor: Predictor, geometry: Geometry, indices: np.ndarray) -> bytes:
+    image = case.image(predictor.channels[0])
+    return preview_png(image, indices, list(predictor.labels), geometry)
+
+
+def _sidecar(
+    predictor: Predictor, files: _Files, values: Mapping[str, int], volumes: Mapping[str, float]
+) -> dict[str, object]:
+    config = predictor.config
+    return {
+        "mask": files.mask.name,
+        "labels": {"background": 0, **values},
+        "volumes_ml": dict(volumes),
+        "probabilities": {label: path.name for label, path in files.probabilities.items()},
+        "channels": list(predictor.channels),
+        "adapter": {
+            "policy": config.policy,
+            "units": len(config.units),
+            "weights": config.backbone.weights,
+            "backbone_sha256": config.backbone.sha256,
+        },
+        "made_by": f"sea_peft {__version__}",
+        "note": "Research software, not a medical device: a qualified person must check every mask.",
+    }
+
+
+def _source(case: FileCase) -> Path:
+    """The file whose grid the results take: that of the first channel."""
+    return next(iter(case.images.values())).path
+
+
+def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files], overwrite: bool) -> None:
+    sources = {image.path.resolve() for case in cases for image in case.images.values()}
+    written: set[Path] = set()
+    for files in targets.values():
+        for path in files.all:
+            if path.resolve() in sources:
+                raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
+            if path.exists() and not overwrite:
+                raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
+            if path in written:
+                raise UsageError(f"Two results would be called {path.name}; rename a case or a label.")
+            written.add(path)

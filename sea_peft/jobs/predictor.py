@@ -1,0 +1,83 @@
+"""An adapter on its backbone that turns cases into label maps: what predict, evaluate and the report's overlays share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sea_peft.artefacts.adapter_file import CONFIG_NAME
+from sea_peft.backbones import architecture
+from sea_peft.data.cases import Case
+from sea_peft.data.prepare import Scan, prepare, restore
+from sea_peft.data.recipe import Recipe
+from sea_peft.errors import SeaPeftError, UsageError
+from sea_peft.jobs.inference import OVERLAP, probabilities
+from sea_peft.jobs.model import open_adapter, resolve_device
+
+_LOG = logging.getLogger(__name__)
+
+
+def adapter_folder(path: Path) -> Path:
+    """`path` itself, or the adapter inside it where `path` is a run folder."""
+    inside = path / "adapter"
+    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
+
+
+class Predictor:
+    """Predicts case after case with one adapter.
+
+    Args:
+        adapter: an adapter folder or a run folder.
+        weights: where the backbone's weights lie, when they are not known by the name in the adapter.
+        device: as on the command line.
+        overlap: of neighbouring windows, 0 up to below 1.
+
+    Raises:
+        WeightsError: the adapter or the weights are refused.
+        DeviceError, UsageError: the device or the overlap makes no sense.
+    """
+
+    def __init__(
+        self, adapter: Path, weights: str | None = None, device: str = "auto", overlap: float = OVERLAP
+    ) -> None:
+        if not 0 <= overlap < 1:
+            raise UsageError(f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1.")
+        self.device = resolve_device(device)
+        self.model, self.config = open_adapter(adapter_folder(adapter), weights)
+        self.model.to(self.device)
+        for unit in self.model.bank.built:
+            self.model.bank[unit].to(self.device)
+        self.labels = {name: tuple(codes) for name, codes in self.config.labels.items()}
+        self.channels = tuple(self.config.channels)
+        self._overlap = overlap
+        self._recipe = Recipe.model_validate(self.config.recipe)
+        self._divisor = architecture(self.config.backbone.architecture).divisor
+
+    def probabilities(self, case: Case, channels: tuple[str, ...] | None = None) -> tuple[torch.Tensor, Scan]:
+        """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first, and the scan they belong to.
+
+        `channels`: what the case calls the adapter's channels, in the adapter's order.
+        """
+        scan = prepare(case, self._recipe, channels or self.channels)
+        (output,) = probabilities(
+            self.model, scan, self.config.patch, self._divisor, self.device, self._overlap
+        )
+        return output, scan
+
+    def label_map(self, case: Case, channels: tuple[str, ...] | None = None) -> np.ndarray:
+        """Label indices uint8 [I, J, K] on the case's own grid, 1..L in the order of the labels."""
+        output, scan = self.probabilities(case, channels)
+        return restore(output, scan.geometry)
+
+
+def reason(error: Exception) -> str:
+    """Why one case failed, in a sentence. An error that nobody foresaw must not cost the other cases theirs."""
+    if isinstance(error, SeaPeftError):
+        return str(error)
+    _LOG.info("unexpected", exc_info=error)
+    if isinstance(error, MemoryError):
+        return "memory ran out; predict on a machine with more, or with a smaller --overlap."
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]

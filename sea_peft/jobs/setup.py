@@ -1,0 +1,196 @@
+"""Everything a run needs, resolved and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sea_peft.adapters import Adapted, Offer
+from sea_peft.data.cases import Dataset
+from sea_peft.data.checks import refuse_or_pass
+from sea_peft.data.intensity import choose_intensity
+from sea_peft.data.layouts import open_dataset
+from sea_peft.data.phantom import phantom_dataset
+from sea_peft.data.recipe import Recipe
+from sea_peft.data.select import select
+from sea_peft.data.split import Split, split
+from sea_peft.errors import UsageError
+from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
+from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
+from sea_peft.loop.controller import LoopSettings
+from sea_peft.loop.policies import FIXED_POLICIES, OUTSIDE_BUDGET, Policy, Space, fixed_policy, policy_offers
+from sea_peft.loop.sea import Sea, SeaSettings
+
+DEFAULT_TARGET = "low-dose-ct"
+DEFAULT_STEPS = 200
+DEFAULT_CYCLES = 4
+# Python, torch and MONAI loaded, measured on Linux with the CPU build
+_BASE_MEMORY = 700 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptOptions:
+    """What `seapeft adapt` was asked for, as given: None where the default is to be taken.
+
+    `data`: a path, `phantom:NAME`, or None for the embedded default target. `spacing`: mm, None for the weights' own. `time_limit`:
+    seconds. `runs`: the runs root, which also holds the MLflow store.
+    """
+
+    data: str | None = None
+    shots: int = 5
+    budget: str | None = None
+    profile: str = "default"
+    backbone: str | None = None
+    weights: str | None = None
+    labels: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    policy: str = "sea"
+    steps: int | None = None
+    cycles: int | None = None
+    patch: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    seed: int = 0
+    device: str = "auto"
+    time_limit: float | None = None
+    out: Path | None = None
+    runs: Path = Path("runs")
+    log_images: bool = False
+    mlflow: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `salt`: what case
+    ids are hashed with. `warnings`: sentences for the user."""
+
+    options: AdaptOptions
+    backbone: Backbone
+    dataset: Dataset
+    split: Split
+    digest: str
+    recipe: Recipe
+    rows: tuple[int | None, ...]
+    model: Adapted
+    space: Space
+    settings: LoopSettings
+    sea: SeaSettings
+    device: torch.device
+    warnings: tuple[str, ...]
+
+    @property
+    def salt(self) -> str:
+        """The data's own digest: the same data give the same hashed ids, and without the data they cannot be guessed."""
+        return self.digest
+
+    def policy(self, name: str | None = None) -> Policy:
+        """A fresh policy: the one asked for, or the one called `name`."""
+        name = name or self.options.policy
+        return Sea(self.space, self.sea) if name == "sea" else fixed_policy(name, self.space, self.options.seed)
+
+    def memory_estimate(self) -> int:
+        """Bytes: the activations of one training step through every leaf module, twice (forward and backward), and the program."""
+        counted = [0]
+
+        def count(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                counted[0] += output.numel() * output.element_size()
+
+        network, example = self.backbone.pretrained.network, self.backbone.example
+        leaves = [m for m in network.modules() if not list(m.children())]
+        handles = [leaf.register_forward_hook(count) for leaf in leaves]
+        try:
+            with torch.no_grad():
+                network(example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        scale = torch.Size(self.settings.patch).numel() / torch.Size(example.shape[2:]).numel()
+        return int(_BASE_MEMORY + 2 * counted[0] * scale * self.settings.batch_size)
+
+
+def prepare_run(
+    options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
+) -> Setup:
+    """Resolve and check everything. Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then."""
+    if options.policy != "sea" and options.policy not in FIXED_POLICIES:
+        raise UsageError(f"No policy is called {options.policy!r}; there are sea, {', '.join(FIXED_POLICIES)}.")
+    if options.shots < 1:
+        raise UsageError(f"--shots {options.shots} is not a number of labelled scans; ask for 1 or more.")
+    device = resolve_device(options.device)
+    profile = load_profile(options.profile)
+    backbone = open_backbone(options.backbone, options.weights)
+    pretrained = backbone.pretrained
+    limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
+    settings = _loop_settings(options, backbone)
+    offers: Mapping[str, Offer] = {**profile.offers(), **policy_offers(options.policy)}
+    units = audit_space(backbone, offers)
+
+    dataset = select(open_data(options.data), options.labels, options.channels)
+    if len(dataset.channels) != len(pretrained.card.channels):
+        raise UsageError(
+            f"{pretrained.card.name} takes {len(pretrained.card.channels)} channel(s) ({', '.join(pretrained.card.channels)}), "
+            f"but {len(dataset.channels)} would be given ({', '.join(dataset.channels)}); choose with --channel, in that order."
+        )
+    # phantoms are right by construction, and checking them would render every one
+    phantom = dataset.layout == "phantom"
+    warnings = list(dataset.warnings) if phantom else []
+    digest = f"phantom:{dataset.name}"
+    if not phantom:
+        checked = refuse_or_pass(dataset, options.shots, progress)
+        dataset, digest = checked.usable, checked.digest
+        warnings += [f.sentence for f in checked.findings if f.severity != "error"]
+    parts = split(dataset, options.shots, options.seed)
+    recipe = backbone.recipe
+    if options.spacing is not None:
+        recipe = recipe.model_copy(update={"spacing": options.spacing})
+    recipe, changed = choose_intensity(recipe, (*parts.support, *parts.audit), dataset.channels)
+    if changed:
+        warnings.append(changed)
+    if options.shots == 1:
+        warnings.append(
+            "One shot leaves no case to audit on: utilities are measured on a held-out region of the same scan and are not independent."
+        )
+    rows = tuple(matching_rows(pretrained.card.labels, tuple(dataset.labels)))
+    model = Adapted(
+        pretrained.network, backbone.sites, units, rows, len(pretrained.card.labels), backbone.example, options.seed
+    ).to(device)
+    head = model.head.cost if profile.head == "train" else 0
+    space = Space(units, limit, head)
+    if options.policy not in OUTSIDE_BUDGET and options.policy != "head_only":
+        check_feasible(limit, head, [unit.cost for unit in units], pretrained.parameters)
+    setup = Setup(
+        options, backbone, dataset, parts, digest, recipe, rows, model, space, settings, SeaSettings(), device,
+        tuple(warnings),
+    )  # fmt: skip
+    setup.policy()  # a fixed topology of which nothing fits is refused here
+    return setup
+
+
+def open_data(data: str | None) -> Dataset:
+    """A path, `phantom:NAME`, or None for the embedded default target."""
+    if data is None:
+        return phantom_dataset(DEFAULT_TARGET)
+    kind, _, name = data.partition(":")
+    return phantom_dataset(name) if kind == "phantom" else open_dataset(Path(data))
+
+
+def _loop_settings(options: AdaptOptions, backbone: Backbone) -> LoopSettings:
+    steps = DEFAULT_STEPS if options.steps is None else options.steps
+    cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
+    if cycles < 1:
+        raise UsageError(f"--cycles {cycles}: at least one cycle is needed.")
+    patch = options.patch or backbone.pretrained.card.patch
+    backbone.pretrained.architecture.check_size(patch)
+    settings = LoopSettings(steps=steps, cycles=cycles, patch=patch, time_limit=options.time_limit)
+    least = cycles + 2
+    if steps < least or min(settings.plan()[1]) < 1:
+        raise UsageError(
+            f"--steps {steps} is too few for {cycles} cycles with a warm-up and a refit; ask for at least {4 * cycles + 4} steps "
+            "or fewer --cycles."
+        )
+    return settings
+
