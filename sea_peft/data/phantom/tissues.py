@@ -1,12 +1,13 @@
 """What tissues look like to a scanner: Hounsfield units without and with contrast medium, and MR signal.
 
-CT values are round numbers inside the ranges that radiology texts and these measurements report, for 120 kVp:
+CT values are round numbers for 120 kVp, near what these report:
 
 - unenhanced soft tissue: Lamba et al., AJR 203:1013 (2014), CT Hounsfield numbers of soft tissues on
-  unenhanced abdominal CT; fat, fluid, gas, bone: the definition of the scale (water 0, air -1000) and common
-  practice;
-- portal venous phase, about 70 s after the injection: Bae, Radiology 256:32 (2010), Intravenous contrast
-  medium administration and scan timing at CT (liver +50 HU or more over unenhanced, vessels about 150 HU).
+  unenhanced abdominal CT scans; normal liver 58 HU: Int J Legal Med 133:1861 (2019). Fat, fluid, gas and
+  bone: the definition of the scale (water 0, air -1000) and common practice;
+- contrast phases: Goshima et al., AJR 187:W25 (2006), MDCT of the liver and hypervascular hepatocellular
+  carcinomas. Above unenhanced, late arterial: aorta 300 HU and more, spleen 97-108, portal vein 75-104, liver
+  15-25; portal venous: liver 59-63, aorta 117-125, spleen 73-82.
 
 Between patients they vary; `acquisition` draws that spread.
 """
@@ -69,19 +70,19 @@ PORTAL_VENOUS: dict[str, float] = {
 # stand out
 LATE_ARTERIAL: dict[str, float] = {
     "muscle": 4,
-    "heart": 200,
+    "heart": 230,
     "liver": 16,
-    "spleen": 75,
+    "spleen": 98,
     "pancreas": 62,
     "kidney_cortex": 145,
     "kidney_medulla": 35,
-    "lesion": 66,
+    "lesion": 78,
     "lesion_core": 40,
     "stomach_wall": 42,
     "bowel_wall": 45,
-    "blood_artery": 240,
+    "blood_artery": 300,
     "blood_vein": 25,
-    "blood_portal": 60,
+    "blood_portal": 80,
     "cancellous_bone": 4,
 }
 

@@ -1,0 +1,76 @@
+"""Draws the source and every target, one row each: `python -m benchmarks.montage`.
+
+Three planes without and with labels, patient's right on the left, through one support case. Writes
+`benchmarks/results/targets.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from sea_peft.data.phantom import TARGETS, Target, phantom_dataset, phantom_target
+from sea_peft.data.phantom.anatomy import STRUCTURES
+
+OUT = Path(__file__).parent / "results" / "targets.png"
+WINDOW = (-175.0, 250.0)
+# Share of the field of view along z, y and x at which the planes are cut: through kidneys, pancreas and liver
+CUTS = (0.44, 0.49, 0.66)
+COLOURS = ListedColormap(["#000000", *(matplotlib.colormaps["tab20"](i) for i in range(len(STRUCTURES)))])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", type=int, default=1, help="which support case of each target")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    names = ["source", *TARGETS]
+    figure, axes = plt.subplots(len(names), 6, figsize=(12.5, 2.05 * len(names)), facecolor="black")
+    for row, name in zip(axes, names, strict=True):
+        dataset = phantom_dataset(name)
+        case = dataset.cases[args.case]
+        label = case.label()
+        assert label is not None
+        image = case.image(dataset.channels[0]).array
+        _row(row, phantom_target(name), image, label.array)
+    handles = [Patch(color=COLOURS(i + 1), label=s.replace("_", " ")) for i, s in enumerate(STRUCTURES)]
+    figure.legend(handles=handles, loc="lower center", ncol=7, fontsize=8, labelcolor="white", frameon=False)
+    figure.subplots_adjust(left=0.005, right=0.995, top=0.98, bottom=0.05, wspace=0.02, hspace=0.14)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=100, facecolor="black")
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB")
+
+
+def _row(
+    row: NDArray[np.object_], target: Target, image: NDArray[np.int16], label: NDArray[np.uint8]
+) -> None:
+    low, high = WINDOW if target.acquisition.channel == "CT" else np.percentile(image, (0.5, 99.5))
+    row[0].set_title(f"{target.name}: {target.reason}", loc="left", fontsize=8, color="white", pad=3)
+    for plane, cut in enumerate(CUTS):
+        axis = 2 - plane
+        index = int(cut * image.shape[axis])
+        grey, codes = (np.take(a, index, axis).T for a in (image, label))
+        if axis:  # the first image axis runs to the patient's right, which is shown on the left
+            grey, codes = grey[:, ::-1], codes[:, ::-1]
+        for axes, shown in ((row[2 * plane], False), (row[2 * plane + 1], True)):
+            axes.imshow(grey, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="bilinear")
+            if shown:
+                norm = BoundaryNorm(np.arange(len(STRUCTURES) + 2) - 0.5, COLOURS.N)
+                overlay = np.ma.masked_equal(codes, 0)
+                axes.imshow(
+                    overlay, cmap=COLOURS, norm=norm, alpha=0.6, origin="lower", interpolation="nearest"
+                )
+            axes.axis("off")
+
+
+if __name__ == "__main__":
+    main()
