@@ -137,7 +137,7 @@ def _save(name: str, network: nn.Module, tests: list[Scan], training: dict[str, 
     card = {
         "name": f"phantom_{name}",
         "architecture": name,
-        "kwargs": {"in_channels": 1, "out_channels": len(LABELS) + 1, **KWARGS[name]},
+        "kwargs": KWARGS[name],
         "labels": ["background", *LABELS],
         "channels": ["CT"],
         "recipe": RECIPE.model_dump(mode="json"),
