@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from sea_peft.data.geometry import Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
 from sea_peft.data.intensity import foreground, scaling
 from sea_peft.data.recipe import Recipe
+from sea_peft.errors import DataError
+
+_MOST_VOXELS = 500_000_000  # 2 GB a channel; a whole-body CT at 1 mm has a third of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,12 @@ def prepare(
     if recipe.crop_foreground:
         body = np.logical_or.reduce(list(masks.values()))
         geometry = _cropped(geometry, body, recipe)
+    if math.prod(geometry.grid) > _MOST_VOXELS:
+        own = " × ".join(f"{size:.4g}" for size in first.spacing)
+        raise DataError(
+            f"case {case.id}: voxels of {own} mm would become {' × '.join(map(str, geometry.grid))} voxels "
+            "at the weights' spacing; is the voxel size in millimetres?"
+        )
     image = torch.empty((len(channels), *geometry.grid))
     for index, channel in enumerate(channels):
         where = f"case {case.id}: channel {channel}"

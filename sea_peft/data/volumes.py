@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import math
 import os
 import tempfile
@@ -28,6 +29,10 @@ SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_NIFTI_GEOMETRY = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
 _DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -83,7 +88,7 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix is None:
-        raise DataError(f"{path} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{_shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
     _require_file(path)
     try:
         array, affine = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path)
@@ -93,7 +98,7 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
     except Exception as error:
         reason = _reason(error)
         raise DataError(
-            f"{path} cannot be read as {suffix} ({reason}); export the scan again or take the case out"
+            f"{_shown(path)} cannot be read as {suffix} ({reason}); export it again or take the case out"
         ) from error
     array = _one_volume(path, array, component)
     _require_sane(path, array, affine)
@@ -115,7 +120,9 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix not in WRITABLE_SUFFIXES:
-        raise DataError(f"cannot write {path}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}")
+        raise DataError(
+            f"cannot write {_shown(path)}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}"
+        )
     like = Path(like) if like is not None else None
     if like is not None and (volume_suffix(like) in NIFTI_SUFFIXES) != (suffix in NIFTI_SUFFIXES):
         like = None
@@ -128,7 +135,7 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
                 _write_itk(temporary, array, volume.affine, like)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cannot write {path} ({_reason(error)}); check free space and permissions"
+            f"cannot write {_shown(path)} ({_reason(error)}); check free space and permissions"
         ) from error
 
 
@@ -153,61 +160,91 @@ def _require_file(path: Path) -> None:
         size = path.stat().st_size
         is_file = path.is_file()
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the path or take the case out") from None
+        raise DataError(f"{_shown(path)} does not exist; check the path or take the case out") from None
     except OSError as error:
         raise DataError(
-            f"{path} cannot be opened ({_reason(error)}); check the link or the permissions"
+            f"{_shown(path)} cannot be opened ({_reason(error)}); check the link or the permissions"
         ) from error
     if not is_file:
-        raise DataError(f"{path} is a folder, not a volume; give the file itself")
+        raise DataError(f"{_shown(path)} is a folder, not a volume; give the file itself")
     if size == 0:
-        raise DataError(f"{path} is empty (0 bytes); export the scan again or take the case out")
+        raise DataError(f"{_shown(path)} is empty (0 bytes); export the scan again or take the case out")
 
 
 def _reason(error: BaseException) -> str:
-    """One short line: ITK's messages run over several lines and repeat source paths."""
+    """One short line; ITK's own messages run over several lines and repeat source paths."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return "it claims more voxels than memory can hold"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
         return "the gzip stream is damaged or cut short"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:160] if lines else type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "itk" in text:
+        lines = [line.rpartition(": ")[2] for line in lines if line.startswith("[nrrd]")]
+        return lines[-1][:120] if lines else "its header or its data are damaged"
+    return lines[-1][:120] if lines else type(error).__name__
+
+
+def _shown(path: Path) -> str:
+    """The path on one line, whatever characters its name has."""
+    return "".join(c if c.isprintable() else "?" for c in str(path))
+
+
+def _quiet_nibabel() -> None:
+    """Keep nibabel from printing header contents, which may name a patient."""
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+
+
+def _nifti_kind(path: Path, raw: bytes) -> Any:
+    """nibabel's image class for NIfTI-1 or NIfTI-2, told by the header size that the file starts with."""
+    import nibabel
+
+    kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+    sizes = (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
+    size = next((size for size in sizes if size in kinds), None)
+    if size is None or len(raw) < size:
+        raise DataError(
+            f"{_shown(path)} is not a NIfTI file (wrong magic bytes); export the scan again or rename it"
+        )
+    return kinds[size]
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
-
+    _quiet_nibabel()
     raw = path.read_bytes()
     if raw.startswith(_GZIP_MAGIC):
         raw = gzip.decompress(raw)  # the whole stream, so that its checksum is verified
-    kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
-    size = next((s for s in kinds for order in ("little", "big") if _int32(raw, order) == s), None)
-    if size is None or len(raw) < size:
-        raise DataError(f"{path} is not a NIfTI file (wrong magic bytes); export the scan again or rename it")
-    with LoggingOutputSuppressor():  # it would print header contents
-        image = kinds[size].from_bytes(raw)
-    header = image.header
-    needed = math.prod(image.shape) * header.get_data_dtype().itemsize + int(header["vox_offset"])
+    kind = _nifti_kind(path, raw)
+    image = kind.from_bytes(raw)
+    header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False)  # as it is, nothing mended
+    needed = math.prod(image.shape) * header.get_data_dtype().itemsize + image.dataobj.offset
     if needed > len(raw):
         raise DataError(
-            f"{path} is cut short: its header promises {needed} bytes of voxels {_times(image.shape)}, "
-            f"the file holds {len(raw)}; export the scan again"
+            f"{_shown(path)} is cut short: its header promises {needed} bytes of voxels "
+            f"({_times(image.shape)}), the file holds {len(raw)}; export the scan again"
         )
-    if header["sform_code"] == 0 and (np.asarray(header["pixdim"][1:4]) <= 0).any():
+    if header["sform_code"] == 0 and not (header["pixdim"][1:4] > 0).all():
         pixdim = ", ".join(f"{p:g}" for p in header["pixdim"][1:4])
         raise DataError(
-            f"{path} has a voxel size of {pixdim} mm; all three must be positive: export it again"
+            f"{_shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it again"
         )
-    slope, intercept = header.get_slope_inter()
-    scaled = (slope, intercept) not in ((None, None), (1.0, 0.0))
-    # Scaled integers would come as float64, twice the memory for no information
-    array = image.dataobj.get_scaled(np.float32) if scaled else np.asanyarray(image.dataobj)
+    array = np.asanyarray(image.dataobj)
+    if image.dataobj.slope != 1 or image.dataobj.inter != 0:
+        array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
     return array, np.asarray(image.affine, dtype=np.float64)
 
 
-def _int32(raw: bytes, order: Any) -> int:
-    return int.from_bytes(raw[:4], order)
+def _nifti_header(path: Path) -> tuple[Any, Any]:
+    """The image class and header of a NIfTI file, without reading its voxels."""
+    _quiet_nibabel()
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        raw = stream.read(540)
+    kind = _nifti_kind(path, raw)
+    return kind, kind.header_class(raw[: kind.header_class.sizeof_hdr])
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -220,15 +257,15 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     shape = reader.GetSize()
     if reader.GetNumberOfComponents() > 1:
         raise DataError(
-            f"{path} holds {reader.GetNumberOfComponents()} values per voxel; one is needed: "
+            f"{_shown(path)} holds {reader.GetNumberOfComponents()} values per voxel; one is needed: "
             "export each channel or segment as its own file"
         )
     if len(shape) != 3:
-        raise DataError(f"{path} has {len(shape)} axes ({_times(shape)}); a 3D volume is needed")
+        raise DataError(f"{_shown(path)} has {len(shape)} axes ({_times(shape)}); a 3D volume is needed")
     detached = volume_suffix(path) in (".nhdr", ".mhd")
     if not detached and math.prod(shape) > _DEFLATE_MAX_RATIO * path.stat().st_size:
         raise DataError(
-            f"{path} is cut short: its header promises {_times(shape)} voxels, "
+            f"{_shown(path)} is cut short: its header promises {_times(shape)} voxels, "
             f"the file holds {path.stat().st_size} bytes; export the scan again"
         )
     image = reader.Execute()
@@ -243,7 +280,7 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndar
     if component is not None and array.ndim == 4:
         if component >= array.shape[3]:
             raise DataError(
-                f"{path} holds {array.shape[3]} channels, channel number {component} was declared; "
+                f"{_shown(path)} holds {array.shape[3]} channels, channel number {component} was declared; "
                 "correct the channel names in the JSON file"
             )
         return array[..., component]
@@ -251,7 +288,7 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndar
         array = array[..., 0]
     if array.ndim != 3:
         raise DataError(
-            f"{path} has {array.ndim} axes ({_times(array.shape)}); a 3D volume is needed: "
+            f"{_shown(path)} has {array.ndim} axes ({_times(array.shape)}); a 3D volume is needed: "
             "split it into one file per channel"
         )
     return array
@@ -260,16 +297,16 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndar
 def _require_sane(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     if array.dtype.kind not in "buif":
         raise DataError(
-            f"{path} stores {array.dtype} voxels; real numbers are needed (one grey value per voxel)"
+            f"{_shown(path)} stores {array.dtype} voxels; real numbers are needed (one grey value per voxel)"
         )
     if min(array.shape) < 1:
-        raise DataError(f"{path} has no voxels (shape {_times(array.shape)}); export the scan again")
+        raise DataError(f"{_shown(path)} has no voxels (shape {_times(array.shape)}); export the scan again")
     axes = affine[:3, :3]
     lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     # Unit axes: their determinant is the cell's skewness whatever the spacing
     if not (lengths > 1e-6).all() or abs(np.linalg.det(axes / lengths)) < 1e-3:
         raise DataError(
-            f"{path} has an unusable orientation or voxel size in its header; export the scan again"
+            f"{_shown(path)} has an unusable orientation or voxel size in its header; export the scan again"
         )
 
 
@@ -283,17 +320,14 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
     import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
 
-    image = nibabel.Nifti1Image(array, affine)
+    kind, source = (nibabel.Nifti1Image, None) if like is None else _nifti_header(like)
+    image = kind(array, affine)
     image.set_qform(affine, code=1, strip_shears=True)
     image.set_sform(affine, code=1)
     image.header.set_xyzt_units("mm")
-    if like is not None:
-        with LoggingOutputSuppressor():
-            source = nibabel.load(like).header
-        fields = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y")
-        for field in (*fields, "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+    if source is not None:
+        for field in _NIFTI_GEOMETRY:
             image.header[field] = source[field]
         image.header["pixdim"][:4] = source["pixdim"][:4]
     nibabel.save(image, path)

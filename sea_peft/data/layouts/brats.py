@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import unique_ids, volumes_in
+from sea_peft.data.layouts.files import case_id, unique_ids, volumes_in
 from sea_peft.data.volumes import volume_stem
 
 CHANNELS = ("FLAIR", "T1", "T1c", "T2")
@@ -38,7 +38,7 @@ def read(root: Path) -> Dataset | None:
         images = {channel: ImageFile(by_meaning[channel]) for channel in CHANNELS if channel in by_meaning}
         recent = recent or any(_sequence(path) in _SINCE_2023 for _, path in files)
         if images:
-            cases.append(FileCase(folder.name, images, by_meaning.get("seg")))
+            cases.append(FileCase(case_id(folder.name), images, by_meaning.get("seg")))
     labelled = [case for case in cases if case.labelled]
     if not labelled:
         return None

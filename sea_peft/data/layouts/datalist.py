@@ -15,6 +15,7 @@ from typing import Any
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
+    case_id,
     case_stem,
     did_you_mean,
     found_labels,
@@ -32,6 +33,7 @@ KNOWN_KEYS = (
     "numTest", "citation",
 )  # fmt: skip
 KNOWN_ENTRY_KEYS = ("image", "label", "fold", "id")
+_GENERIC_STEMS = ("image", "img", "label", "seg", "mask", "segmentation", "ct", "mri", "labels")
 _FILE_NAMES = ("dataset.json", "datalist.json")
 
 
@@ -99,10 +101,16 @@ def _entries(
         label = entry.get("label")
         label_file = _paths(spot, "label", label, root)[0] if label else None
         odd = unknown_keys(f"{where}: {section}", entry, KNOWN_ENTRY_KEYS)
-        case_id = str(entry.get("id") or case_stem(label_file or images[0]))
-        case = FileCase(case_id, _channel_files(spot, images, channels), label_file)
+        named = case_id(str(entry["id"])) if entry.get("id") else _named_by(label_file or images[0])
+        case = FileCase(named, _channel_files(spot, images, channels), label_file)
         cases.append((case, label_file is not None, odd))
     return cases
+
+
+def _named_by(path: Path) -> str:
+    """The file's own name, or its folder's where the file is called the same in every folder."""
+    stem = case_stem(path)
+    return case_id(path.parent.name if stem.lower() in _GENERIC_STEMS and path.parent.name else stem)
 
 
 def _paths(spot: str, key: str, value: Any, root: Path) -> list[Path]:

@@ -148,6 +148,12 @@ def unique_ids(where: str, ids: Sequence[str]) -> None:
         seen.add(case)
 
 
+def case_id(text: str) -> str:
+    """A case id that is safe inside a file name: no separators, no control characters, no leading dot."""
+    kept = "".join(c if c.isprintable() and c not in "/\\:" else "_" for c in text.strip())
+    return kept.lstrip(".") or "case"
+
+
 def case_stem(path: Path) -> str:
     """The case a file belongs to: its name without volume suffix and channel number."""
     stem = volume_stem(path)

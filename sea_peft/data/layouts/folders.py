@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import CHANNEL_SUFFIX, case_stem, found_labels, unique_ids, volumes_in
+from sea_peft.data.layouts.files import (
+    CHANNEL_SUFFIX,
+    case_id,
+    case_stem,
+    found_labels,
+    unique_ids,
+    volumes_in,
+)
 from sea_peft.data.volumes import volume_stem
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "scans")
@@ -54,7 +61,7 @@ def _dataset(root: Path, images: list[tuple[str, Path]], labels: list[tuple[str,
     for case, path in images:
         files.setdefault(case, {})[names[numbers.index(_channel_number(path))]] = ImageFile(path)
     cases = [
-        FileCase(case, {n: found[n] for n in names if n in found}, label_files.get(case))
+        FileCase(case_id(case), {n: found[n] for n in names if n in found}, label_files.get(case))
         for case, found in sorted(files.items())
     ]
     labelled = [case for case in cases if case.labelled]

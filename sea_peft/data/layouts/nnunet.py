@@ -13,6 +13,7 @@ from typing import Any
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
     CHANNEL_SUFFIX,
+    case_id,
     did_you_mean,
     parse_channels,
     parse_labels,
@@ -128,7 +129,7 @@ def _cases(
         for c in sorted(set(labels) - set(images))
     ]
     cases = [
-        FileCase(case, {c: files[c] for c in channels if c in files}, labels.get(case))
+        FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case))
         for case, files in sorted(images.items())
     ]
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings

@@ -1,4 +1,4 @@
-"""TotalSegmentator: one folder per case with `ct.nii.gz` (or `mri.nii.gz`) and a folder `segmentations` with one
+"""TotalSegmentator: a folder per case with `ct.nii.gz` (or `mri.nii.gz`) and a folder `segmentations` of one
 binary mask per structure. Codes 1, 2, … follow the masks' names in alphabetical order.
 
 Sources: https://doi.org/10.5281/zenodo.10047292 (CT), https://doi.org/10.5281/zenodo.14710732 (MR).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import volumes_in
+from sea_peft.data.layouts.files import case_id, volumes_in
 from sea_peft.data.volumes import volume_stem
 
 _IMAGES = {"ct": "CT", "mri": "MR"}
@@ -32,7 +32,7 @@ def read(root: Path) -> Dataset | None:
         return None
     codes = {structure: code for code, structure in enumerate(structures, start=1)}
     cases = [
-        FileCase(case, images, masks={codes[name]: path for name, path in masks.items()})
+        FileCase(case_id(case), images, masks={codes[name]: path for name, path in masks.items()})
         for case, images, masks in scans
     ]
     return Dataset(

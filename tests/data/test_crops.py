@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from sea_peft.data.crops import CropSampler, hold_out_region
+from sea_peft.data.geometry import whole_geometry
+from sea_peft.data.prepare import Scan
+from sea_peft.errors import DataError
+
+
+def make(shape=(20, 18, 16), labels=2, seed=0, name="x"):
+    rng = np.random.default_rng(seed)
+    label = np.zeros(shape, np.uint8)
+    for index in range(1, labels + 1):
+        label[2 * index : 2 * index + 2, 4:9, 4:9] = index
+    image = torch.from_numpy(rng.random((2, *shape), dtype=np.float32) + 0.5)
+    return Scan(name, image, torch.from_numpy(label), whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)))
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    scans = [make(seed=s) for s in range(3)]
+    sampler = CropSampler(scans, (8, 8, 8), seed=5)
+    first = [sampler.batch(step, 2) for step in range(6)]
+    torch.manual_seed(99)
+    np.random.default_rng()
+    state = torch.get_rng_state()
+    again = CropSampler(scans, (8, 8, 8), seed=5)
+    for step in (4, 0, 5, 2):
+        for a, b in zip(again.batch(step, 2), first[step], strict=True):
+            assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = CropSampler(scans, (8, 8, 8), seed=6).batch(0, 2)
+    assert not torch.equal(other[0], first[0][0])
+    assert not torch.equal(first[0][0], first[1][0])
+
+
+def test_shapes_types_and_balance():
+    sampler = CropSampler([make()], (8, 6, 4), seed=0)
+    image, label = sampler.batch(0, 40)
+    assert image.shape == (40, 2, 8, 6, 4)
+    assert label.shape == (40, 8, 6, 4)
+    assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+    positive = (label[::2].flatten(1) > 0).any(1)
+    assert positive.all()  # every second crop is centred on a label
+    assert {1, 2} <= set(label[::2].unique().tolist())
+
+
+def test_rare_labels_are_drawn_as_often_as_common_ones():
+    scan = make(labels=1)
+    scan.label[18, 16, 14] = 2
+    sampler = CropSampler([scan], (3, 3, 3), seed=1)
+    _, label = sampler.batch(0, 200)
+    rare = (label[::2].flatten(1) == 2).any(1).float().mean()
+    assert 0.35 < float(rare) < 0.65
+
+
+def test_jitter_stays_within_a_tenth_and_the_source_is_untouched():
+    scan = make()
+    scan.image.fill_(1.0)
+    before = scan.image.clone()
+    image, _ = CropSampler([scan], (8, 8, 8), seed=0).batch(3, 50)
+    values = image.flatten(1)
+    assert (values.amax(1) == values.amin(1)).all()
+    assert 0.8 <= float(values.min()) < 0.95 < 1.05 < float(values.max()) <= 1.2
+    assert torch.equal(scan.image, before)
+
+
+def test_fixed_crops_are_fixed_without_jitter_and_visit_each_scan():
+    scans = [make(seed=s) for s in range(3)]
+    for number, scan in enumerate(scans):
+        scan.image.fill_(float(number))
+    sampler = CropSampler(scans, (8, 8, 8), seed=0)
+    image, label = sampler.fixed(6)
+    assert image[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert torch.equal(sampler.fixed(6)[1], label)
+    assert (label[:3].flatten(1) > 0).any(1).all()
+
+
+def test_small_scans_are_padded_with_zero():
+    scan = make(shape=(6, 18, 5), labels=1)
+    image, label = CropSampler([scan], (8, 8, 8), seed=0).fixed(2)
+    assert image.shape == (2, 2, 8, 8, 8)
+    assert (image[:, :, 0] == 0).all()
+    assert (image[:, :, :, :, -1] == 0).all()
+    assert int((label > 0).sum()) > 0
+
+
+def test_scans_that_cannot_be_cropped():
+    with pytest.raises(DataError, match="no scan"):
+        CropSampler([], (8, 8, 8), 0)
+    scan = make(name="p7")
+    with pytest.raises(DataError, match="case p7 has no label"):
+        CropSampler([Scan("p7", scan.image, None, scan.geometry)], (8, 8, 8), 0)
+
+
+def test_a_scan_with_nothing_labelled_still_gives_background():
+    scan = make(labels=0)
+    _, label = CropSampler([scan], (8, 8, 8), 0).batch(0, 4)
+    assert int(label.sum()) == 0
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.3, 0.5])
+def test_a_held_out_region_shares_no_voxel(fraction):
+    scan = make(shape=(12, 40, 10), labels=0)
+    scan.label[3:8, 10:30, 2:7] = 1
+    kept, held = hold_out_region(scan, fraction)
+    assert kept.label.shape[1] + held.label.shape[1] == 40
+    assert torch.equal(torch.cat([kept.image, held.image], 2), scan.image)
+    share = float((held.label > 0).sum() / (scan.label > 0).sum())
+    assert share == pytest.approx(fraction, abs=0.06)
+    kept.image.zero_()
+    assert float(scan.image.min()) > 0  # a copy
+    with pytest.raises(DataError, match="nothing is labelled"):
+        hold_out_region(make(labels=0))
