@@ -1,0 +1,71 @@
+"""Writing files whole or not at all, and saying in one sentence why it could not be done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sea_peft.errors import DeviceError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space there, or choose another folder with --out",
+    errno.EDQUOT: "the disk quota is used up: free some space there, or choose another folder with --out",
+    errno.EACCES: "permission is denied: make the folder writable, or choose another one with --out",
+    errno.EPERM: "permission is denied: make the folder writable, or choose another one with --out",
+    errno.EROFS: "the file system is read-only: choose another folder with --out",
+    errno.ENOTDIR: "a part of that path is a file, not a folder: choose another folder with --out",
+    errno.ENOENT: "its folder does not exist (any more): choose another folder with --out",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter folder with --out",
+}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into a `DeviceError` of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(
+            error.errno or 0, f"{error.strerror or error}: choose another folder with --out"
+        )
+        raise DeviceError(f"Cannot write {path}: {reason}.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` last through a power cut, where the platform can (Windows cannot open
+    folders)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash.
+
+    Raises:
+        DeviceError: the disk is full or the place is not writable; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of `text` in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))

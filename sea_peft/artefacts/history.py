@@ -1,0 +1,117 @@
+"""The events of one run, put in order for reading: what figures, tables, report and inspect all look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from sea_peft.errors import UsageError
+from sea_peft.loop.events import (
+    Allocated,
+    Audited,
+    Compared,
+    Event,
+    Promised,
+    Ranked,
+    RunFinished,
+    RunStarted,
+    Scored,
+    Searched,
+)
+
+
+@dataclasses.dataclass
+class Cycle:
+    """The events of one cycle; those that have not happened (yet) are missing."""
+
+    number: int
+    searched: list[Searched] = dataclasses.field(default_factory=list)
+    promised: Promised | None = None
+    audited: Audited | None = None
+    ranked: Ranked | None = None
+    allocated: Allocated | None = None
+
+
+@dataclasses.dataclass
+class History:
+    """What is known of a run so far."""
+
+    started: RunStarted
+    cycles: list[Cycle]
+    compared: Compared | None
+    scored: dict[str, Scored]
+    finished: RunFinished | None
+    independent: bool | None
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> History:
+        """Sort events into a history.
+
+        Raises:
+            UsageError: there is no `RunStarted` among them.
+        """
+        started: RunStarted | None = None
+        cycles: dict[int, Cycle] = {}
+        compared, finished, independent = None, None, None
+        scored: dict[str, Scored] = {}
+        for event in events:
+            if isinstance(event, (Searched, Promised, Audited, Ranked, Allocated)):
+                cycle = cycles.setdefault(event.cycle, Cycle(event.cycle))
+                if isinstance(event, Searched):
+                    cycle.searched.append(event)
+                else:
+                    setattr(cycle, event.kind, event)
+                if isinstance(event, Audited):
+                    independent = event.independent
+            elif isinstance(event, RunStarted):
+                started = event
+            elif isinstance(event, Compared):
+                compared = event
+            elif isinstance(event, Scored):
+                scored[event.arm] = event
+            elif isinstance(event, RunFinished):
+                finished = event
+        if started is None:
+            raise UsageError("The trace is empty: the run ended before it began; start it again.")
+        return cls(started, [cycles[n] for n in sorted(cycles)], compared, scored, finished, independent)
+
+    @cached_property
+    def units(self) -> dict[str, dict[str, Any]]:
+        """Unit id → its row of `RunStarted`, in execution order of the sites."""
+        rows = sorted(self.started.units, key=lambda row: (row["order"], row["site"], row["unit"]))
+        return {row["unit"]: row for row in rows}
+
+    @cached_property
+    def sites(self) -> dict[str, dict[str, Any]]:
+        """Site → the first of its unit rows (site, kind, stage, order), in execution order."""
+        sites: dict[str, dict[str, Any]] = {}
+        for row in self.units.values():
+            sites.setdefault(row["site"], row)
+        return sites
+
+    @property
+    def allocations(self) -> list[Allocated]:
+        """The allocations, oldest first."""
+        return [cycle.allocated for cycle in self.cycles if cycle.allocated is not None]
+
+    @property
+    def active(self) -> list[str]:
+        """Units that are on: those shipped, or those of the last allocation while the run goes on."""
+        if self.finished is not None:
+            return self.finished.active
+        return self.allocations[-1].active if self.allocations else []
+
+    def ranking(self, cycle: int | None = None) -> dict[str, dict[str, Any]]:
+        """Unit → its latest row of `Ranked` up to and with `cycle` (None: the last)."""
+        rows: dict[str, dict[str, Any]] = {}
+        for record in self.cycles:
+            if record.ranked is not None and (cycle is None or record.number <= cycle):
+                rows.update({row["unit"]: row for row in record.ranked.rows})
+        return rows
+
+    def cost(self, units: Iterable[str]) -> int:
+        """Parameters of some units together, without the head."""
+        known = self.units
+        return sum(known[unit]["cost"] for unit in units)

@@ -1,0 +1,18 @@
+"""One colour per adapter family, the same in every figure of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Okabe-Ito first (told apart under the common colour blindnesses), then darker and lighter relatives of it
+_COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#6A3D9A",
+    "#8C564B", "#1B5E20", "#F781BF", "#4D4D4D", "#A6761D", "#66C2A5", "#B2182B", "#7570B3",
+)  # fmt: skip
+REFUSED = "#D9D9D9"
+NOT_MEASURED = "#FFFFFF"
+
+
+def family_colours(families: Iterable[str]) -> dict[str, str]:
+    """Family → hex colour, by alphabetical order; beyond 16 families the colours come round again."""
+    return {family: _COLOURS[i % len(_COLOURS)] for i, family in enumerate(sorted(set(families)))}

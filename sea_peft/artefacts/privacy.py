@@ -1,0 +1,33 @@
+"""What must not leave the run folder: file paths can carry names of patients and hospitals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_FILES = "nii|gz|nrrd|nhdr|mha|mhd|dcm|json|toml|csv|pt|pth|ckpt|safetensors|zip|h5|npz|py"
+_PATH = re.compile(
+    r"^(~|/|\.{1,2}[/\\]|\\|[A-Za-z]:[\\/]|file:|[A-Za-z][A-Za-z0-9+.-]*://)"  # starts like a path or URL
+    rf"|[/\\].*\.({_FILES})$",  # folder/file.suffix
+    re.IGNORECASE,
+)
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether `text` reads as a path or URL of a file; module paths (`up.0.conv`) and `liver/left` do not."""
+    return _PATH.search(text) is not None
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """Every string inside JSON-like `value`, keys included, that looks like a path."""
+    if isinstance(value, str):
+        if looks_like_path(value):
+            yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from paths_in(key)
+            yield from paths_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from paths_in(item)

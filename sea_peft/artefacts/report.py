@@ -1,0 +1,123 @@
+"""The report: Markdown that a person reads first, and one HTML page that works offline."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+from sea_peft import __version__
+from sea_peft.artefacts import figures
+from sea_peft.artefacts.drawing import network_drawing
+from sea_peft.artefacts.findings import Table, count, findings, unit_cells
+from sea_peft.artefacts.history import History
+from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.trace import read_trace
+from sea_peft.artefacts.view import summarise
+from sea_peft.loop.events import Event
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG with the sentence under it; the caption must not name a patient."""
+
+    caption: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        return _uri(self.png, "image/png")
+
+
+def report_markdown(result: Result | None, events: Iterable[Event]) -> str:
+    """`report.md`: verdict, caveats, Dice, budget, what was placed where and why, what was refused and why.
+
+    Args:
+        result: `result.json` of the run, None while it goes on.
+        events: the trace.
+    """
+    history = History.of(events)
+    found = findings(history)
+    parts = [f"# {found.headline}", "", _facts(result, history), ""]
+    parts += [*(f"- {sentence}" for sentence in found.verdict), ""] if found.verdict else []
+    parts += ["## Before you trust it", "", *(f"- {caveat}" for caveat in found.caveats), ""]
+    sections = {
+        "Dice on the test cases": found.dice,
+        "Budget": found.budget,
+        "What was placed where: units (parameters)": found.placement,
+        "Why these": found.placed,
+        "Why not those": found.refused,
+    }
+    for title, table in sections.items():
+        if table.rows:
+            parts += [f"## {title}", "", _markdown(table), ""]
+    return "\n".join(parts)
+
+
+def report_html(
+    run_folder: RunFolder, overlays: Sequence[Picture] = (), explanation: Sequence[Picture] = ()
+) -> str:
+    """One self-contained HTML page of a run: verdict, tables, a drawing of the network, figures; nothing is
+    fetched.
+
+    Args:
+        run_folder: a run, finished or not.
+        overlays: pictures of test cases (best, median, worst).
+        explanation: pictures of `sea_peft.explain`.
+
+    Raises:
+        UsageError: the folder's trace or result cannot be read.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    history = History.of(read_trace(run_folder.trace))
+    result = run_folder.read_result() if run_folder.result.exists() else None
+    template = resources.files("sea_peft.artefacts").joinpath("report.html.j2").read_text("utf-8")
+    drawn = [
+        {"uri": _uri(figures.svg(figure(history)), "image/svg+xml"), "caption": name.replace("_", " ")}
+        for name, figure in figures.FIGURES.items()
+    ]
+    return (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        .from_string(template)
+        .render(
+            name=run_folder.name,
+            facts=_facts(result, history),
+            found=findings(history),
+            every=unit_cells(summarise(history)),
+            drawing=Markup(network_drawing(history)),  # escaped where it is made
+            figures=drawn,
+            overlays=overlays,
+            explanation=explanation,
+            version=__version__,
+        )
+    )
+
+
+def _facts(result: Result | None, history: History) -> str:
+    facts = [
+        f"policy {history.started.policy}",
+        f"seed {history.started.seed}",
+        count(sum(not a.final for a in history.allocations), "cycle"),
+    ]
+    if result is not None:
+        facts += [
+            result.device,
+            f"{result.seconds.total / 60:.1f} minutes",
+            f"peak memory {result.peak_memory_bytes / 2**30:.1f} GiB",
+        ]
+    return ", ".join(facts)
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.header, ("---",) * len(table.header), *table.rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,169 @@
+"""The trace: one JSON line per event, the source of truth of a run.
+
+The first line is `run_started` and carries the version of the schema; the schema itself is
+`sea_peft.loop.events`. Everything but the fields named `seconds` is a function of data, settings and seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sea_peft.artefacts.atomic import sync_folder, writing
+from sea_peft.errors import UsageError
+from sea_peft.loop.events import Event, RunStarted, TrainingStep
+
+VERSION = 1
+
+
+class TraceWriter:
+    """Callback that appends every event but `TrainingStep` to a JSON-lines file.
+
+    Each line is on the disk before the call returns, so that no checkpoint can know more than the trace.
+    A new writer refuses a file that exists. With `append=True` it goes on after the last complete line: call
+    `truncate` with the number of events the checkpoint knows, and a resumed run writes the trace of an
+    unbroken one.
+
+    Raises:
+        DeviceError: the disk is full or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        self.path = Path(path)
+        self._ends: list[int] = []  # byte offset after each complete line
+        if append and self.path.exists():
+            lines = self.path.read_bytes().split(b"\n")
+            self._ends = list(itertools.accumulate(len(line) + 1 for line in lines[:-1]))
+        with writing(self.path):
+            self._file = self.path.open("ab" if append else "xb")
+            self._file.truncate(
+                self._ends[-1] if self._ends else 0
+            )  # drops the half line of a killed process
+            sync_folder(self.path.parent)
+
+    @property
+    def count(self) -> int:
+        """Events in the file: what a checkpoint stores and `truncate` takes."""
+        return len(self._ends)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TrainingStep):
+            return
+        try:
+            line = json.dumps(event.as_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8") + b"\n"
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Event {event.kind!r} holds a value that JSON cannot: {error}.") from error
+        with writing(self.path):
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(line))
+
+    def truncate(self, n_events: int) -> None:
+        """Keep the first `n_events` events: those of the checkpoint that the run resumes from.
+
+        Raises:
+            UsageError: the file holds fewer events than that.
+        """
+        if n_events > self.count:
+            raise UsageError(
+                f"Cannot resume: {self.path} holds {self.count} events but the checkpoint was made after "
+                f"{n_events}, so the trace was shortened; start a new run."
+            )
+        del self._ends[n_events:]
+        with writing(self.path):
+            self._file.truncate(self._ends[-1] if self._ends else 0)
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close the file; closing twice is fine."""
+        if not self._file.closed:
+            with writing(self.path):
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_trace(path: Path) -> list[Event]:
+    """The events of a trace, in order.
+
+    A last line without its newline is what a killed process leaves: it was never complete and is dropped. Any
+    other line that cannot be understood is an error.
+
+    Raises:
+        UsageError: no such file, not a trace, or a trace of another version.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the trace {path}: {error.strerror}; name a run folder that has one."
+        ) from error
+    events: list[Event] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(
+                f"{where} is not JSON: the trace is damaged; run `seapeft adapt` again."
+            ) from error
+        if not isinstance(row, dict) or "event" not in row:
+            raise UsageError(f"{where} is not an event: this is not a trace of a run.")
+        if number == 1:
+            _check_first(row, where)
+        events.append(_event(row, where))
+    return events
+
+
+def without_times(events: Iterable[Event]) -> list[Event]:
+    """The same events with every `seconds` set to 0, to compare two runs."""
+    return [
+        dataclasses.replace(event, seconds=0.0) if hasattr(event, "seconds") else event  # type: ignore[call-arg]
+        for event in events
+    ]
+
+
+def _check_first(row: dict[str, Any], where: str) -> None:
+    if row["event"] != RunStarted.kind:
+        raise UsageError(
+            f"{where} is {row['event']!r} instead of {RunStarted.kind!r}: the trace lost its beginning."
+        )
+    if row.get("version") != VERSION:
+        raise UsageError(
+            f"{where} has version {row.get('version')!r} but this sea_peft reads version {VERSION}: "
+            "install the sea_peft that wrote it."
+        )
+
+
+def _event(row: dict[str, Any], where: str) -> Event:
+    kinds = {cls.kind: cls for cls in Event.__subclasses__()}
+    kind = row.pop("event")
+    if kind not in kinds:
+        raise UsageError(f"{where} has the unknown event {kind!r}: install the sea_peft that wrote it.")
+    try:
+        unknown = row.keys() - {field.name for field in dataclasses.fields(kinds[kind])}
+        if unknown:
+            raise ValueError(f"unknown field {min(unknown)!r}")
+        event: Event = kinds[kind](**row)
+        TypeAdapter(kinds[kind]).validate_python(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{where}: field {field!r} of event {kind!r}: {first['msg']}.") from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: event {kind!r} is not as this sea_peft writes it ({error}).") from error
+    return event
