@@ -33,7 +33,7 @@ class LoopSettings:
     batch_size: int = 2
     warmup_share: float = 0.08
     refit_share: float = 0.5
-    audit_patches: int = 8
+    audit_patches: int = 4
     audit_dice: str = "soft"
     promise_batches: int = 4
     time_limit: float | None = None

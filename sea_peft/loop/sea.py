@@ -28,9 +28,11 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, me
 
 @dataclasses.dataclass(frozen=True)
 class SeaSettings:
-    """`probe_share`: share of the budget kept for probes once units have been promoted. `ranking`, `utility`: of those modules."""
+    """`probe_share`: share of the budget kept for probes once units have been promoted. `audit_units`: most units ablated in one audit.
+    `ranking`, `utility`: of those modules."""
 
     probe_share: float = 0.15
+    audit_units: int = 20
     utility: UtilitySettings = UtilitySettings()
     ranking: RankingSettings = RankingSettings()
 
@@ -56,6 +58,7 @@ class Sea:
         self._estimate = {u: UNMEASURED for u in self._units}
         self._promise: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
+        self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
         self._starting = _starting_levels(space.units)
 
     # -- what the loop asks and tells ------------------------------------------------------------------------------
@@ -67,7 +70,14 @@ class Sea:
         self._promise = dict(promise)
 
     def to_audit(self, cycle: int) -> Sequence[str]:
-        return sorted(self._in(ACTIVE, PROBE))
+        """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
+        that is never audited keeps its place by promise: it is not what the budget is short for."""
+        on = self._in(ACTIVE, PROBE)
+        costly = sorted(on, key=lambda u: (-self._units[u].cost, u))
+        owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._units[u].cost, u))
+        chosen = costly[: self.settings.audit_units * 3 // 4]
+        chosen += [u for u in owed if u not in chosen][: self.settings.audit_units - len(chosen)]
+        return sorted(chosen)
 
     def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
@@ -75,6 +85,7 @@ class Sea:
         s = self.settings
         deltas = {row["unit"]: (row["delta"], row["spread"]) for row in rows}
         ranked = []
+        self._audited.update(dict.fromkeys(deltas, cycle))
         for unit in self._units:
             was = self._standing[unit].state
             standing, cooled = tick(self._standing[unit])
@@ -157,6 +168,7 @@ class Sea:
             "estimate": {u: dataclasses.asdict(e) for u, e in self._estimate.items()},
             "promise": self._promise,
             "tried": self._tried,
+            "audited": self._audited,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,6 +178,7 @@ class Sea:
         }
         self._promise = dict(state["promise"])
         self._tried = dict(state["tried"])
+        self._audited = dict(state["audited"])
 
     # -- how it decides --------------------------------------------------------------------------------------------
 

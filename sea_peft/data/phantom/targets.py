@@ -38,18 +38,18 @@ _TARGETS = (
         "another scanner: a quarter of the dose, thick slices, no contrast medium",
         CT(
             enhancement=0.0,
-            noise=20.0,
+            noise=28.0,
             noise_blur=6.0,
             slice_thickness=10.0,
-            resolution=4.5,
-            starvation=12.0,
-            cupping=10.0,
+            resolution=5.0,
+            starvation=20.0,
+            cupping=15.0,
         ),
     ),
     Target(
         "sharp-kernel-metal",
         "another reconstruction: bone kernel with its noise, and streaks from spinal screws",
-        CT(noise=24.0, noise_blur=1.0, resolution=2.0, sharpening=1.2, metal_streaks=150.0),
+        CT(noise=50.0, noise_blur=1.0, resolution=2.0, sharpening=2.0, metal_streaks=300.0),
         Build(spinal_screws=True),
     ),
     Target(
