@@ -44,7 +44,9 @@ class Predictor:
         self, adapter: Path, weights: str | None = None, device: str = "auto", overlap: float = OVERLAP
     ) -> None:
         if not 0 <= overlap < 1:
-            raise UsageError(f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1.")
+            raise UsageError(
+                f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1."
+            )
         self.device = resolve_device(device)
         self.model, self.config = open_adapter(adapter_folder(adapter), weights)
         self.model.to(self.device)

@@ -1,0 +1,394 @@
+"""The command line: parse, call a job, show what it returns. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sea_peft import __version__
+from sea_peft.console import catalogue, options, parse
+from sea_peft.console import runs as shown
+from sea_peft.console.output import Output
+from sea_peft.console.progress import RunProgress
+from sea_peft.console.tables import cell, state, table
+from sea_peft.console.verb import Interrupted, error_document, outcome, verb
+from sea_peft.errors import DeviceError, PartialFailure, QualityGateError, UsageError
+
+app = typer.Typer(
+    name="seapeft",
+    help="Adapt a frozen pretrained 3D segmentation network to a few labelled scans, under a parameter budget.\n\n"
+    "Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(catalogue.backbones, name="backbones")
+app.add_typer(catalogue.adapters, name="adapters")
+app.add_typer(catalogue.data, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"seapeft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", hidden=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
+) -> None:
+    context.obj = {"json": json, "quiet": quiet, "verbose": verbose, "debug": debug}
+
+
+@app.command()
+@verb
+def adapt(
+    output: Output,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target."
+        ),
+    ] = None,
+    shots: Annotated[
+        int, typer.Option(help="Labelled scans to use, those that audits measure on included.")
+    ] = 5,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's."
+        ),
+    ] = None,
+    profile: options.Profile = "default",
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    label: options.Labels = None,
+    channel: options.Channels = None,
+    policy: Annotated[
+        str, typer.Option(help="What chooses: sea, or a fixed topology to compare with.")
+    ] = "sea",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.")] = None,
+    cycles: Annotated[int | None, typer.Option(help="Search cycles: train, audit, allocate.")] = None,
+    patch: Annotated[
+        Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")
+    ] = None,
+    spacing: Annotated[
+        Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of shots, the initial values and the crops.")] = 0,
+    device: options.Device = "auto",
+    time_limit: Annotated[
+        Any, typer.Option(parser=parse.duration, metavar="20m|90s|2h", help="End the search in time.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
+    runs: options.Runs = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")
+    ] = False,
+    log_images: Annotated[bool, typer.Option("--log-images", help="Let pixels into MLflow.")] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
+) -> None:
+    """Search, audit and allocate adapters on a few labelled scans; leaves a run folder.
+
+    [dim]seapeft adapt --shots 5 --budget 1%
+    seapeft adapt scans/ --label liver --shots 5 --budget 1%[/dim]
+    """
+    from sea_peft.artefacts.findings import findings
+    from sea_peft.artefacts.run_folder import RunFolder
+    from sea_peft.artefacts.trace import read_trace
+    from sea_peft.jobs import adapt as job
+    from sea_peft.jobs.plan import plan
+    from sea_peft.jobs.setup import AdaptOptions
+
+    given = AdaptOptions(
+        data, shots, budget, profile, backbone, weights, tuple(label or ()), tuple(channel or ()), policy, steps, cycles,
+        patch, spacing, seed, device, time_limit, out, runs, log_images, mlflow,
+    )  # fmt: skip
+    if dry_run:
+        with output.progress("check the data") as progress:
+            planned = plan(given, output.say, progress)
+        for sentence in planned["warnings"]:
+            output.warn(sentence)
+        output.result(planned, *shown.plan_facts(planned))
+        return
+    began = time.time()
+    try:
+        with RunProgress(output) as listen:
+            if resume is None:
+                result = job.adapt(given, listen, output.say, output.warn)
+            elif given != AdaptOptions():
+                raise UsageError("A resumed run keeps its options; give --resume alone.")
+            else:
+                result = job.resume(resume, listen, output.say, output.warn)
+    except KeyboardInterrupt:
+        run = resume or shown.unfinished(out, runs, began)
+        hint = f" go on with `seapeft adapt --resume {shlex.quote(str(run))}`." if run else ""
+        raise Interrupted("Interrupted;" + hint if run else "Interrupted before the run began.") from None
+    found = findings(read_trace(RunFolder(Path(result.run)).trace))
+    output.result(
+        result.model_dump(mode="json"),
+        shown.headline(found),
+        shown.dice_table(found),
+        shown.run_facts(result),
+        shown.next_steps(result.run),
+    )
+
+
+@app.command()
+@verb
+def predict(
+    output: Output,
+    adapter: options.Adapter,
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks go.")],
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also one float32 volume for each label.")
+    ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also a picture of three planes for each case.")
+    ] = False,
+    overlap: options.Overlap = 0.25,
+) -> None:
+    """Write masks on each input's own grid, with the same affine and header geometry.
+
+    A mask holds the data set's own codes where every label has one code, else 1, 2, …; <case>.json beside it says which is which.
+    """
+    from sea_peft.jobs.predict import predict as job
+
+    with output.progress("predict") as progress:
+        statuses = job(
+            adapter, inputs, out, weights=weights, device=device, overwrite=overwrite, probabilities=probabilities,
+            preview=preview, overlap=overlap, progress=progress,
+        )  # fmt: skip
+    failed = [status for status in statuses if status.error is not None]
+    for status in failed:
+        output.warn(f"{status.case}: {status.error}")
+    labels = list(dict.fromkeys(label for status in statuses for label in status.volumes))
+    columns = [f"{label} (ml)" for label in labels]
+    rows = [
+        (
+            s.case,
+            state(s.status),
+            s.mask,
+            *(cell(f"{s.volumes[x]:.1f}" if x in s.volumes else None) for x in labels),
+        )
+        for s in statuses
+    ]
+    document = {
+        "out": str(out),
+        "done": len(statuses) - len(failed),
+        "failed": len(failed),
+        "cases": [vars(status) for status in statuses],
+    }
+    output.result(
+        document,
+        table("", ("case", "status", "mask", *columns), rows, right=columns),
+        cell(f"Masks are in {out}."),
+    )
+    if failed:
+        raise PartialFailure(
+            f"{len(failed)} of {len(statuses)} cases could not be predicted; their reasons stand above."
+        )
+
+
+@app.command()
+@verb
+def evaluate(
+    output: Output,
+    adapter: options.Adapter,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write scores.csv and scores.json.")
+    ] = None,
+    min_dice: Annotated[
+        float | None, typer.Option(metavar="DICE", help="Fail with exit code 7 below this mean.")
+    ] = None,
+    cases: Annotated[
+        str, typer.Option(metavar="all|test", help="All labelled cases, or the test cases only.")
+    ] = "all",
+    label: options.Labels = None,
+    channel: options.Channels = None,
+    tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    overlap: options.Overlap = 0.25,
+) -> None:
+    """Score an adapter on labelled scans, per case and label.
+
+    Where both mask and label are empty a score is undefined and left out of means; where one of them is, Dice and NSD are 0.
+    """
+    from sea_peft.jobs.evaluate import evaluate as job
+    from sea_peft.jobs.evaluate import write_evaluation
+
+    if min_dice is not None and not 0 <= min_dice <= 1:
+        raise UsageError(f"--min-dice {min_dice:g} is not a Dice; choose one from 0 to 1.")
+    with output.progress("evaluate") as progress:
+        scores = job(
+            adapter, data, weights=weights, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
+            cases=cases, tolerance=tolerance, overlap=overlap, progress=progress,
+        )  # fmt: skip
+    for case, why in scores.failed.items():
+        output.warn(f"{case}: {why}")
+    if scores.shots and cases == "all":
+        output.warn(
+            f"{len(scores.shots)} of the {len(scores.cases)} cases were shots of this run, so the Dice on them is no measure of "
+            "what to expect; --cases test leaves them out."
+        )
+    document = scores.document()
+    if out is not None:
+        written = write_evaluation(scores, out)
+        output.say(f"Wrote {written[0]} and {written[1]}.")
+    output.result(document, *shown.evaluation_tables(scores))
+    if scores.failed:
+        raise PartialFailure(f"{len(scores.failed)} cases could not be scored; their reasons stand above.")
+    dice = scores.overall("dice")
+    if min_dice is not None and not dice >= min_dice:
+        raise QualityGateError(f"The mean Dice of {dice:.4f} is below --min-dice {min_dice:g}.")
+
+
+@app.command()
+@verb
+def inspect(
+    output: Output,
+    run: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
+    cycle: Annotated[int | None, typer.Option(metavar="N", help="As it was after this cycle.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")
+    ] = None,
+) -> None:
+    """Show what was placed where and why, and what was refused and why not."""
+    from sea_peft.artefacts.findings import findings
+    from sea_peft.artefacts.history import History
+    from sea_peft.artefacts.trace import read_trace
+    from sea_peft.artefacts.view import summarise
+
+    trace = run / "trace.jsonl"
+    if run.is_dir() and not trace.is_file():
+        raise UsageError(
+            f"{run} has no trace.jsonl; give a run folder, or the adapter folder that `seapeft adapt` wrote."
+        )
+    history = History.of(read_trace(trace))
+    rows = summarise(history, cycle, unit or "*")
+    found = findings(history)
+    document = {
+        "headline": found.headline,
+        "helps": found.helps,
+        "cycle": cycle,
+        "units": [vars(row) for row in rows],
+    }
+    output.result(document, shown.headline(found), *shown.unit_tables(rows, everything=unit is not None))
+
+
+@app.command()
+@verb
+def report(
+    output: Output,
+    run: options.Run,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
+    ] = False,
+) -> None:
+    """Write one self-contained HTML page of a run, readable without a network."""
+    from sea_peft.artefacts.report import report_html
+    from sea_peft.artefacts.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    folder.write_page(report_html(folder))
+    document = {"page": str(folder.page)}
+    if mlflow:
+        from sea_peft.artefacts.tracker import rebuild
+
+        document["mlflow_run_id"] = rebuild(folder)
+        output.say(
+            f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it."
+        )
+    output.result(document, cell(str(folder.page)))
+
+
+@app.command()
+@verb
+def ui(
+    output: Output,
+    runs: options.Runs = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the stock MLflow UI over the run store, on 127.0.0.1 only, until Ctrl-C."""
+    from sea_peft.artefacts.store import serve_ui
+
+    output.say(f"MLflow UI over {runs}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    status = serve_ui(runs, port)
+    if status:
+        raise DeviceError(
+            f"The MLflow UI ended with status {status}; is port {port} in use? Choose another with --port."
+        )
+
+
+@app.command()
+@verb
+def doctor(output: Output, runs: options.Runs = Path("runs")) -> None:
+    """Look at versions, device, memory, disk, store, telemetry, network and weights."""
+    from sea_peft.jobs.doctor import doctor as job
+
+    checks = job(runs)
+    document = {"checks": [{"name": c.name, "state": c.state, "found": c.found} for c in checks]}
+    output.result(
+        document, table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks])
+    )
+    problem = next((check for check in checks if check.state == "problem"), None)
+    if problem is not None:
+        raise problem.error(f"{problem.name}: {problem.found}")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command. Returns its exit code; what went wrong is one sentence on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned: nothing
+        return int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains again when it flushes
+        return 1
+    except KeyboardInterrupt:
+        return Interrupted.exit_code
+    except Exception as error:
+        sentence, code = outcome(error)
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        output = Output(json="--json" in arguments)
+        usage = getattr(error, "ctx", None)
+        if usage is not None:
+            sentence += f" Try `{usage.command_path} --help`."
+            if output.json:
+                output.result(error_document(error))
+        output.notes.print(cell(sentence), soft_wrap=True, style="red")
+        return code
+
+
+def main() -> None:
+    """The command `seapeft`."""
+    sys.exit(run(sys.argv[1:]))

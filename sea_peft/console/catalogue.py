@@ -1,0 +1,219 @@
+"""The verbs in groups: backbones, adapters, data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sea_peft.console import options
+from sea_peft.console.output import Output
+from sea_peft.console.tables import cell, facts, state, table, times
+from sea_peft.console.verb import verb
+from sea_peft.errors import DataError
+
+backbones = typer.Typer(help="Architectures and pretrained weights.", no_args_is_help=True)
+adapters = typer.Typer(help="Adapter families and the units they make.", no_args_is_help=True)
+data = typer.Typer(help="Check, describe and make data sets.", no_args_is_help=True)
+
+
+@backbones.command("list")
+@verb
+def backbones_list(output: Output) -> None:
+    """Weights with their architecture, parameters, hash and licence."""
+    from sea_peft.jobs.listing import list_backbones
+
+    rows = list_backbones()
+    for row in rows:
+        if row.problem:
+            output.warn(row.problem)
+    columns = ("weights", "architecture", "parameters", "labels", "channels", "mm", "Dice", "licence", "hash")
+    cells = [
+        (
+            row.weights, row.architecture, row.parameters, len(row.labels) or None, row.channels, times(row.spacing or None),
+            row.dice, row.licence, row.sha256 and row.sha256[:8],
+        )
+        for row in rows
+    ]  # fmt: skip
+    output.result(
+        [vars(row) for row in rows], table("", columns, cells, right=("parameters", "labels", "Dice", "mm"))
+    )
+
+
+@backbones.command("info")
+@verb
+def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """One backbone in detail: source, licence, recipe, sites."""
+    from sea_peft.jobs.listing import backbone_info
+
+    info = backbone_info(name)
+    card, recipe = info.card, info.card.recipe
+    intensity = recipe.get("intensity", {})
+    described = {
+        "weights": card.name,
+        "architecture": card.architecture,
+        "parameters": info.parameters,
+        "hash of tensors": info.sha256,
+        "hash of file": card.sha256,
+        "licence of weights": card.licence,
+        "licence of network": info.network_licence,
+        "paper": card.paper or info.paper,
+        "source": card.source or card.training.get("data"),
+        "labels": card.labels[1:],
+        "channels": card.channels,
+        "voxels": f"{times(recipe.get('spacing', ()))} mm, {recipe.get('orientation')}",
+        "grey values": " ".join(f"{key} {value}" for key, value in intensity.items()),
+        "patch": f"{times(card.patch)} voxels; sides are multiples of {info.divisor}, at least {info.minimum}",
+        "Dice": card.dice.get("mean"),
+        "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
+    }
+    document = {
+        "card": card.model_dump(mode="json"),
+        "parameters": info.parameters,
+        "tensor_sha256": info.sha256,
+        "divisor": info.divisor,
+        "minimum": info.minimum,
+        "sites": [{"stage": stage, "kind": kind, "sites": n} for (stage, kind), n in info.sites.items()],
+    }
+    sites = [(stage, kind, n) for (stage, kind), n in info.sites.items()]
+    output.result(
+        document,
+        facts(described.items()),
+        table("\nSites", ("stage", "kind", "sites"), sites, right=("sites",)),
+    )
+
+
+@adapters.command("list")
+@verb
+def adapters_list(
+    output: Output,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    profile: options.Profile = "default",
+    units: Annotated[bool, typer.Option("--units", help="Every unit with its cost.")] = False,
+) -> None:
+    """Families, levels and placements on offer, and the units they make on a backbone, with costs."""
+    from sea_peft.jobs.listing import list_adapters
+
+    offered = list_adapters(backbone, weights, profile)
+    columns = ("family", "level", "placement", "sites", "units", "cheapest", "dearest", "all", "fit")
+    rows = [
+        (r.family, r.level or None, r.placement, r.kinds, r.units, r.cheapest, r.dearest, r.total, r.fits)
+        for r in offered.families
+    ]
+    made = [table("", columns, rows, right=("level", "units", "cheapest", "dearest", "all", "fit"))]
+    if units:
+        every = [(u.id, u.site.stage, u.site.kind, u.cost) for u in offered.units]
+        made.append(table("\nUnits", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
+    summary = (
+        f"{len(offered.units)} units on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
+        f"{offered.budget} is {offered.limit:,}: at most {offered.fits} units fit, the cheapest first, less what the head takes."
+    )
+    output.result(
+        offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary)
+    )
+
+
+@data.command("check")
+@verb
+def data_check(
+    output: Output,
+    dataset: Annotated[str, typer.Argument(metavar="DATA", help="A data set, or phantom:NAME.")],
+    label: options.Labels = None,
+    channel: options.Channels = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Also whether there are enough cases for as many shots.")
+    ] = None,
+) -> None:
+    """Refuse or bless a data set: everything that is wrong with it, all at once."""
+    from sea_peft.jobs.datajobs import check_data
+
+    with output.progress("check") as progress:
+        report = check_data(dataset, tuple(label or ()), tuple(channel or ()), shots, progress)
+    found, checked = report.dataset, report.checked
+    about = facts(
+        [
+            ("data", f"{found.name} ({found.layout})"),
+            (
+                "labels",
+                ", ".join(f"{name}={','.join(map(str, codes))}" for name, codes in found.labels.items()),
+            ),
+            ("channels", ", ".join(found.channels)),
+            (
+                "cases",
+                f"{len(found.cases)} labelled, {len(found.test_cases)} test, {len(found.unlabelled)} unlabelled",
+            ),
+        ]
+    )
+    rows = [
+        (
+            entry.case,
+            times(entry.shape),
+            times(entry.spacing),
+            sum(entry.voxels.values()) or None,
+            _worst(entry.findings),
+        )
+        for entry in checked.cases
+    ]
+    columns = ("case", "voxels", "mm", "labelled voxels", "state")
+    cases = table("", columns, rows, right=("voxels", "mm", "labelled voxels"))
+    styles = {"error": "problem", "skip": "warning", "warning": "warning"}
+    findings = [(state(styles[finding.severity]), finding.sentence) for finding in checked.findings]
+    tables = [about, cases, *([table("Findings", ("", ""), findings)] if findings else [])]
+    usable = len(checked.usable.cases) + len(checked.usable.test_cases)
+    verdict = f"{usable} of {len(checked.cases)} labelled cases can be used."
+    output.result(report.document(), *tables, cell(verdict))
+    if checked.errors:
+        first = checked.errors[0].sentence
+        more = f" (and {len(checked.errors) - 1} more)" if len(checked.errors) > 1 else ""
+        raise DataError(f"{found.name} would be refused: {first}{more}")
+
+
+@data.command("init")
+@verb
+def data_init(
+    output: Output, folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans.")]
+) -> None:
+    """Write a datalist for a folder of scans, to be corrected by hand."""
+    from sea_peft.jobs.datajobs import init_data
+
+    file, found = init_data(folder)
+    labels = {name: list(codes) for name, codes in found.labels.items()}
+    document = {
+        "file": str(file),
+        "cases": len(found.cases),
+        "channels": list(found.channels),
+        "labels": labels,
+    }
+    said = f"Wrote {file}: {len(found.cases)} labelled cases, channels {', '.join(found.channels)}, labels {', '.join(labels)}."
+    output.result(document, cell(said + " Correct names there, then run `seapeft data check`."))
+
+
+@data.command("phantom")
+@verb
+def data_phantom(
+    output: Output,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A target, for instance low-dose-ct, or source.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    cases: Annotated[int, typer.Option(metavar="N", help="Labelled cases to write.")] = 8,
+) -> None:
+    """Write embedded phantoms as NIfTI, in nnU-Net's folder layout."""
+    from sea_peft.jobs.datajobs import make_phantoms
+
+    with output.progress("render") as progress:
+        made = make_phantoms(name, out, cases, progress)
+    document = {
+        "out": str(out),
+        "cases": len(made.cases),
+        "channels": list(made.channels),
+        "labels": list(made.labels),
+    }
+    output.result(document, cell(f"Wrote {len(made.cases)} cases of {name} to {out}."))
+
+
+def _worst(findings: tuple) -> object:
+    severities = {finding.severity for finding in findings}
+    return state("problem" if "error" in severities else "warning" if severities else "ok")

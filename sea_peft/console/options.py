@@ -1,0 +1,35 @@
+"""Arguments and flags that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Adapter = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Architecture: a name of `backbones list`, or module:factory."),
+]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label", metavar="NAME[=1,2,4]", help="A label, or codes taken together as one. Several allowed."
+    ),
+]
+Channels = Annotated[
+    list[str] | None,
+    typer.Option("--channel", metavar="NAME", help="A channel, in the backbone's order. Several allowed."),
+]
+Overlap = Annotated[float, typer.Option(metavar="SHARE", help="Overlap of neighbouring windows.")]
+Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and the MLflow store lie.")]
+Profile = Annotated[str, typer.Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]

@@ -1,0 +1,85 @@
+"""A run as it happens: bars with the time left on a terminal, a line per cycle everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import TracebackType
+
+from rich.progress import Progress, TaskID
+
+from sea_peft.console.output import Output, bars
+from sea_peft.loop.events import Allocated, Audited, Compared, Event, RunStarted, Searched, TrainingStep
+
+_PHASES = {
+    "head_only": "fit the head alone",
+    "warmup": "search and refit",
+    "search": "search and refit",
+    "refit": "search and refit",
+    "test": "score on test cases",
+}
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class RunProgress:
+    """Listens to the events of a run and shows how far it is."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._open = contextlib.ExitStack()
+        self._next_line = 0.0
+        self._phase = ""
+
+    def __enter__(self) -> RunProgress:
+        if self._output.notes.is_terminal and not self._output.quiet:
+            self._bars = self._open.enter_context(bars(self._output.notes))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TrainingStep):
+            self._step(event)
+        elif isinstance(event, RunStarted):
+            self._output.say(
+                f"{len(event.units)} units on offer, at most {event.limit:,} of {event.backbone_parameters:,} parameters "
+                f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
+            )
+        elif isinstance(event, Searched) and event.phase == "refit":
+            pass  # comes in many small parts
+        elif isinstance(event, Searched):
+            name = "warm-up" if event.phase == "warmup" else f"cycle {event.cycle + 1}"
+            probes = f", {len(event.probes)} of them probes" if event.probes else ""
+            self._output.say(
+                f"{name}: {len(event.active) + len(event.probes)} units trained{probes}, loss {event.loss:.3f} "
+                f"({event.seconds:.0f} s)"
+            )
+        elif isinstance(event, Audited):
+            caveat = "" if event.independent else ", not independent of the training scan"
+            self._output.say(
+                f"cycle {event.cycle + 1}: {len(event.rows)} units audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
+                f"({event.seconds:.0f} s)"
+            )
+        elif isinstance(event, Allocated) and event.final:
+            self._output.say(
+                f"chosen: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters; refit on all shots"
+            )
+        elif isinstance(event, Compared):
+            self._output.say(f"ships {event.chosen}: {event.reason}")
+
+    def _step(self, event: TrainingStep) -> None:
+        what = _PHASES.get(event.phase, event.phase)
+        if self._bars is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=event.of, completed=event.step - 1)
+            self._bars.update(self._tasks[what], completed=event.step)
+            return
+        now = time.monotonic()
+        if what != self._phase or event.step >= event.of or now >= self._next_line:
+            self._phase, self._next_line = what, now + _SECONDS_BETWEEN_LINES
+            self._output.say(f"{what}: {event.step} of {event.of}")

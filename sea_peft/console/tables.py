@@ -1,0 +1,77 @@
+"""Results as tables for a terminal, 80 columns wide where it can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+_STATES = {
+    "ok": "green",
+    "warning": "bold yellow",
+    "problem": "bold red",
+    "done": "green",
+    "failed": "bold red",
+}
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()
+) -> Table:
+    """A table with a title. Columns named in `right` hold numbers and do not wrap."""
+    made = Table(
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in columns:
+        number = name in right
+        made.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell(value) for value in row))
+    return made
+
+
+def facts(pairs: Iterable[tuple[str, object]], title: str = "") -> Table:
+    """Names and values, one a line."""
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        pad_edge=False,
+    )
+    made.add_column(no_wrap=True, style="dim")
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        made.add_row(name, cell(value))
+    return made
+
+
+def cell(value: object) -> Text:
+    """Anything as one cell: numbers with separators, lists with commas, a dash for what is not there."""
+    if isinstance(value, Text):
+        return value
+    if value is None or value in ("", (), []) or (isinstance(value, float) and math.isnan(value)):
+        return Text("–", style="dim")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, int):
+        return Text(f"{value:,}")
+    if isinstance(value, float):
+        return Text(f"{value:.3f}")
+    if isinstance(value, (list, tuple)):
+        return Text(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value))
+    return Text(str(value))
+
+
+def state(word: str) -> Text:
+    """ok, warning, problem, done or failed in its colour."""
+    return Text(word, style=_STATES.get(word, ""))
+
+
+def times(values: Iterable[float] | None) -> str | None:
+    """`240×240×155`, `1×1×1.5`; None where there is nothing."""
+    return None if values is None else "×".join(f"{v:g}" for v in values)

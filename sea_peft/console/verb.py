@@ -1,0 +1,80 @@
+"""What all verbs have in common: the flags about output, before or after the verb, and what becomes of errors."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from sea_peft.console.output import Output
+from sea_peft.errors import DeviceError, SeaPeftError
+
+_PANEL = "Output"
+_FLAGS: dict[str, Any] = {
+    "json": typer.Option("--json", help="Exactly one JSON document on stdout.", rich_help_panel=_PANEL),
+    "quiet": typer.Option(
+        "--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL
+    ),
+    "verbose": typer.Option(
+        "--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL
+    ),
+    "debug": typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
+}
+FLAGS = [
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+    for name, option in _FLAGS.items()
+]
+
+
+class Interrupted(SeaPeftError):
+    """Ctrl-C. The message says how to go on."""
+
+    exit_code = 130
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a verb of `function`, whose first parameter is the `Output` that the flags ask for.
+
+    The flags may also stand before the verb: the callback of the root command leaves them in `context.obj`.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+    @functools.wraps(function)
+    def wrapper(*, context: typer.Context, **given: Any) -> None:
+        flags = {name: given.pop(name) or (context.obj or {}).get(name, False) for name in _FLAGS}
+        flags.pop("debug")  # the business of whoever catches the error
+        output = Output(**flags)
+        try:
+            function(output, **given)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
+        except Exception as error:
+            if output.json and not output.answered:
+                output.result(error_document(error))
+            raise
+
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
+    wrapper.__signature__ = signature.replace(parameters=[*own, context_parameter, *FLAGS])  # type: ignore[attr-defined]
+    return wrapper
+
+
+def outcome(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code of an error."""
+    if isinstance(error, SeaPeftError):
+        return str(error), error.exit_code
+    if isinstance(error, typer.TyperException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, MemoryError):
+        return "Memory ran out; use a smaller --patch or a machine with more.", DeviceError.exit_code
+    said = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"Internal error: {type(error).__name__}: {said} (--debug shows the traceback)", 1
+
+
+def error_document(error: Exception) -> dict[str, Any]:
+    """What --json prints when there is no result."""
+    sentence, code = outcome(error)
+    return {"status": "error", "error": sentence, "exit_code": code}

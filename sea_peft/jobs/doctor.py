@@ -1,0 +1,169 @@
+"""`seapeft doctor`: is this machine and this installation fit for a run? Everything is tried, not only looked up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from sea_peft import __version__
+from sea_peft.artefacts import store
+from sea_peft.backbones.weights import cards, load_pretrained
+from sea_peft.errors import DeviceError, SeaPeftError, WeightsError
+
+_PACKAGES = (
+    "torch",
+    "monai",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "SimpleITK",
+    "safetensors",
+    "pydantic",
+    "mlflow",
+    "rich",
+    "typer",
+)
+_LEAST_MEMORY = 4 << 30
+_LEAST_DISK = 2 << 30
+_FOREIGN_STORE = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing looked at. `state`: ok, warning or problem; `error`: the kind of error that a problem is."""
+
+    name: str
+    state: str
+    found: str
+    error: type[SeaPeftError] = DeviceError
+
+
+def doctor(runs: Path) -> list[Check]:
+    """Look at versions, devices, memory, disk, the MLflow store of the runs root, telemetry and network, and the weights."""
+    checks: list[Callable[[Path], Iterator[Check]]] = [
+        _versions,
+        _devices,
+        _memory,
+        _disk,
+        _store,
+        _network,
+        _weights,
+    ]
+    return [found for check in checks for found in check(runs)]
+
+
+def _versions(runs: Path) -> Iterator[Check]:
+    yield Check("sea_peft", "ok", __version__)
+    yield Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in _PACKAGES:
+        try:
+            yield Check(name, "ok", metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check(name, "problem", "not installed; run `pip install sea_peft` again")
+
+
+def _devices(runs: Path) -> Iterator[Check]:
+    yield Check("CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        yield Check(f"cuda:{index}", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
+    if torch.backends.mps.is_available():
+        yield Check("mps", "ok", "Metal device")
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        yield Check("GPU", "ok", "none; everything runs on the CPU")
+
+
+def _memory(runs: Path) -> Iterator[Check]:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use of it
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    usable = min(total, int(text)) if text.isdigit() else total
+    if usable < _LEAST_MEMORY:
+        yield Check(
+            "memory",
+            "warning",
+            f"{_gigabytes(usable)}; the default run needs up to {_gigabytes(_LEAST_MEMORY)}",
+        )
+    else:
+        yield Check(
+            "memory", "ok", _gigabytes(usable) + (f" of {_gigabytes(total)}" if usable < total else "")
+        )
+
+
+def _disk(runs: Path) -> Iterator[Check]:
+    there = next(folder for folder in (runs.resolve(), *runs.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if not os.access(there, os.W_OK):
+        yield Check("disk", "problem", f"{there} is not writable; choose another folder with --runs")
+    elif free < _LEAST_DISK:
+        yield Check(
+            "disk",
+            "warning",
+            f"{_gigabytes(free)} free in {there}; MLflow and checkpoints want {_gigabytes(_LEAST_DISK)}",
+        )
+    else:
+        yield Check("disk", "ok", f"{_gigabytes(free)} free in {there}")
+
+
+def _store(runs: Path) -> Iterator[Check]:
+    path = store.store_path(runs)
+    if not path.is_file():
+        with (
+            tempfile.TemporaryDirectory() as empty
+        ):  # tries the installed versions without leaving a store behind
+            store.experiment_id(store.open_store(Path(empty)), Path(empty))
+        yield Check("MLflow store", "ok", f"none yet in {runs}; the first run makes it")
+        return
+    try:
+        store.check_writable(runs, seconds=2.0)
+        client = store.open_store(runs)
+        logged = client.search_runs([store.experiment_id(client, runs)], max_results=1000)
+    except (sqlite3.Error, OSError, RuntimeError) as error:
+        yield Check(
+            "MLflow store", "problem", f"{path} does not work ({error}); close what uses it, or move it away"
+        )
+        return
+    yield Check("MLflow store", "ok", f"{path}, {len(logged)} runs")
+
+
+def _network(runs: Path) -> Iterator[Check]:
+    # in the state in which every run loads it: `_store` has opened a store
+    from mlflow.telemetry.utils import is_telemetry_disabled
+
+    off = is_telemetry_disabled()
+    yield Check(
+        "telemetry",
+        "ok" if off else "problem",
+        "off" if off else "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true",
+    )
+    foreign = [name for name in _FOREIGN_STORE if os.environ.get(name)]
+    said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only"
+    yield Check("network", "ok", said + (f" ({', '.join(foreign)} is set and not used)" if foreign else ""))
+
+
+def _weights(runs: Path) -> Iterator[Check]:
+    for name in sorted(cards()):
+        try:
+            loaded = load_pretrained(name)
+        except SeaPeftError as error:
+            yield Check(f"weights {name}", "problem", str(error), WeightsError)
+        else:
+            yield Check(
+                f"weights {name}",
+                "ok",
+                f"{loaded.parameters:,} parameters, hash {loaded.sha256[:12]}, verified",
+            )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

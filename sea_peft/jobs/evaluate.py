@@ -1,0 +1,231 @@
+"""`seapeft evaluate`: predict labelled cases in memory and score them on their own grids."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft.artefacts.atomic import write_text, writing
+from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.artefacts.trace import read_trace
+from sea_peft.data.cases import Case, Dataset
+from sea_peft.data.grids import require_same_grid
+from sea_peft.data.metrics import DEFAULT_TOLERANCE_MM, Scores, mean, score_labels
+from sea_peft.data.prepare import label_indices
+from sea_peft.data.select import select
+from sea_peft.errors import UsageError
+from sea_peft.jobs.inference import OVERLAP
+from sea_peft.jobs.inputs import matching_channels
+from sea_peft.jobs.predictor import Predictor, adapter_folder, reason
+from sea_peft.jobs.setup import DEFAULT_TARGET, open_data
+from sea_peft.loop.events import RunStarted
+
+MEASURES = tuple(field.name for field in dataclasses.fields(Scores))
+CASES = ("all", "test")
+_UNITS = {
+    "hd95": "hd95_mm",
+    "volume_difference": "volume_difference_ml",
+    "reference_volume": "reference_volume_ml",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores by case and label. `roles`: case → support, audit or test, for cases of the run that made the adapter, where that is known.
+    `failed`: case → why it could not be scored."""
+
+    data: str
+    labels: tuple[str, ...]
+    cases: Mapping[str, Mapping[str, Scores]]
+    roles: Mapping[str, str]
+    failed: Mapping[str, str]
+
+    @property
+    def shots(self) -> list[str]:
+        """Scored cases that the adapter was made from."""
+        return [case for case in self.cases if self.roles.get(case) in ("support", "audit")]
+
+    def mean(self, label: str, measure: str) -> float:
+        """Mean over cases; NaN (an empty label) is left out."""
+        return mean(getattr(scores[label], measure) for scores in self.cases.values())
+
+    def overall(self, measure: str) -> float:
+        """Mean over labels of the mean over cases, as in a run's `result.json`."""
+        return mean(self.mean(label, measure) for label in self.labels)
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON types; what is undefined is null."""
+        return {
+            "data": self.data,
+            "dice": _known(self.overall("dice")),
+            "mean": {measure: _known(self.overall(measure)) for measure in MEASURES},
+            "per_label": {
+                label: {measure: _known(self.mean(label, measure)) for measure in MEASURES}
+                for label in self.labels
+            },
+            "per_case": {
+                case: {
+                    label: {name: _known(value) for name, value in dataclasses.asdict(scores).items()}
+                    for label, scores in by_label.items()
+                }
+                for case, by_label in self.cases.items()
+            },
+            "roles": dict(self.roles),
+            "failed": dict(self.failed),
+        }
+
+
+def evaluate(
+    adapter: Path,
+    data: str,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    labels: Sequence[str] = (),
+    channels: Sequence[str] = (),
+    cases: str = "all",
+    tolerance: float = DEFAULT_TOLERANCE_MM,
+    overlap: float = OVERLAP,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score an adapter on the labelled cases of a data set.
+
+    Args:
+        adapter: an adapter folder or a run folder.
+        data: a path, or `phantom:NAME`.
+        weights: where the backbone's weights lie, when they are not known by the name in the adapter.
+        device: as on the command line.
+        labels: as for `select`, when the data set's names or codes are not the adapter's. A label of the data set that has the
+            adapter's name is taken by that name, any other by the adapter's codes.
+        channels: the data set's names of the adapter's channels, when they cannot be matched by name.
+        cases: "all" labelled ones, or "test": those that the adapter's run kept for its test, else those that the data set itself
+            marks as test.
+        tolerance: of the NSD, in mm.
+        overlap: of neighbouring windows.
+        progress: called with (done, of) after each case.
+
+    Raises:
+        DataError: no such data, or its labels or channels do not fit the adapter.
+        UsageError: labels are not those of the adapter, or no case is a test case.
+    """
+    predictor = Predictor(adapter, weights, device, overlap)
+    opened = open_data(data)
+    specs = labels or [_wanted(opened, name, codes) for name, codes in predictor.labels.items()]
+    chosen = select(opened, specs, channels)
+    if chosen.labels.keys() != predictor.labels.keys():
+        raise UsageError(
+            f"The adapter predicts {', '.join(predictor.labels)}, not {', '.join(chosen.labels)}; name those with --label."
+        )
+    ours = {name: chosen.labels[name] for name in predictor.labels}
+    theirs = chosen.channels if channels else matching_channels(opened, predictor.channels)
+    if len(theirs) != len(predictor.channels):
+        raise UsageError(
+            f"The adapter takes {len(predictor.channels)} channels ({', '.join(predictor.channels)}), not {len(theirs)}; "
+            "name as many with --channel."
+        )
+    roles = _roles(adapter, data)
+    picked = _picked(chosen, cases, roles)
+    scored: dict[str, dict[str, Scores]] = {}
+    failed: dict[str, str] = {}
+    for done, case in enumerate(picked, start=1):
+        # a data set's own test case may be called like one of its training cases
+        name = f"{case.id} (test)" if case.id in scored or case.id in failed else case.id
+        try:
+            scored[name] = _score(predictor, case, theirs, ours, tolerance)
+        except Exception as error:
+            failed[name] = reason(error)
+        if progress is not None:
+            progress(done, len(picked))
+    present = {case: role for case, role in roles.items() if case in scored}
+    return Evaluation(chosen.name, tuple(ours), scored, present, failed)
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
+    """Write `scores.csv`, one row a case and label, and `scores.json` into `out`. Raises DeviceError."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    table, document = out / "scores.csv", out / "scores.json"
+    write_text(table, _csv(evaluation))
+    write_text(document, json.dumps(evaluation.document(), indent=2, ensure_ascii=False) + "\n")
+    return table, document
+
+
+def _score(
+    predictor: Predictor,
+    case: Case,
+    channels: tuple[str, ...],
+    labels: Mapping[str, tuple[int, ...]],
+    tolerance: float,
+) -> dict[str, Scores]:
+    stored = case.label()
+    assert stored is not None, "only labelled cases are picked"
+    require_same_grid(case.id, "label", stored, "image", case.image(channels[0]))
+    predicted = predictor.label_map(case, channels)
+    reference = label_indices(np.asarray(stored.array), labels)
+    return score_labels(predicted, reference, tuple(labels), stored.spacing, tolerance)
+
+
+def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
+    """The adapter's label as `select` takes it: by name where the data set declares it, else by its codes."""
+    declared = {known.lower(): known for known in dataset.labels}
+    if name.lower() in declared:
+        return f"{name}={','.join(map(str, dataset.labels[declared[name.lower()]]))}"
+    return f"{name}={','.join(map(str, codes))}"
+
+
+def _roles(adapter: Path, data: str) -> dict[str, str]:
+    """Case name → its role in the run that made the adapter, where the run folder is there and had the same data."""
+    path = adapter_folder(adapter).resolve().parent
+    folder = RunFolder(path)
+    names = path / "cases.json"
+    if not (folder.trace.is_file() and folder.config.is_file() and names.is_file()):
+        return {}
+    if (folder.read_config().get("data") or f"phantom:{DEFAULT_TARGET}") not in (
+        data,
+        str(Path(data).resolve()),
+    ):
+        return {}
+    started = read_trace(folder.trace)[0]
+    assert isinstance(started, RunStarted), "a trace begins with it"
+    by_hash: dict[str, str] = json.loads(names.read_text("utf-8"))
+    return {
+        by_hash[hashed]: role for role, ids in started.split.items() for hashed in ids if hashed in by_hash
+    }
+
+
+def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case]:
+    everything = [*dataset.cases, *dataset.test_cases]
+    if cases == "all":
+        return everything
+    if cases != "test":
+        raise UsageError(f"--cases {cases} is not known; there are {' and '.join(CASES)}.")
+    tests = [case for case in everything if roles.get(case.id) == "test"] or list(dataset.test_cases)
+    if not tests:
+        raise UsageError(
+            f"{dataset.name} marks no case as test, and the adapter's run folder is not there or had other data; leave --cases out."
+        )
+    return tests
+
+
+def _csv(evaluation: Evaluation) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["case", "label", *(_UNITS.get(measure, measure) for measure in MEASURES), "role"])
+    for case, by_label in evaluation.cases.items():
+        for label, scores in by_label.items():
+            values = [getattr(scores, measure) for measure in MEASURES]
+            cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+            rows.writerow([case, label, *cells, evaluation.roles.get(case, "")])
+    return text.getvalue()
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,164 @@
+"""`seapeft backbones list | info` and `seapeft adapters list`: what there is, counted on the real networks."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from sea_peft.adapters import Unit
+from sea_peft.backbones import KINDS, STAGES, architecture, architectures
+from sea_peft.backbones.weights import BUNDLED, Card, cards, read_card
+from sea_peft.errors import WeightsError
+from sea_peft.jobs.model import audit_space, open_backbone
+from sea_peft.loop.budget import load_profile, parse_budget
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneRow:
+    """Weights, or an architecture that comes without any (`weights` None). `parameters`: None where the card cannot be read."""
+
+    architecture: str
+    weights: str | None
+    origin: str
+    parameters: int | None
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    spacing: tuple[float, ...]
+    dice: float | None
+    licence: str
+    sha256: str | None
+    problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneInfo:
+    """A backbone in detail. `sites`: (stage, kind) → how many; `sha256`: of the tensors, as adapters carry it."""
+
+    card: Card
+    paper: str
+    network_licence: str
+    parameters: int
+    sha256: str
+    divisor: int
+    minimum: int
+    sites: dict[tuple[str, str], int]
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyRow:
+    """One family at one level and placement on one backbone. `units`: how many it makes; `cost`: parameters of the cheapest, the dearest
+    and all of them; `fits`: how many go into the profile's budget, cheapest first."""
+
+    family: str
+    level: int
+    placement: str
+    kinds: tuple[str, ...]
+    units: int
+    cheapest: int
+    dearest: int
+    total: int
+    fits: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Offered:
+    """What a budget profile puts on offer on a backbone."""
+
+    profile: str
+    about: str
+    weights: str
+    parameters: int
+    budget: str
+    limit: int
+    families: tuple[FamilyRow, ...]
+    units: tuple[Unit, ...]
+    fits: int
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON types."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            **fields,
+            "families": [dataclasses.asdict(row) for row in self.families],
+            "units": [unit.row() for unit in self.units],
+        }
+
+
+def list_backbones() -> list[BackboneRow]:
+    """All weights that are there, then the architectures that have none."""
+    rows = []
+    for name, path in cards().items():
+        origin = "bundled" if path.parent == BUNDLED else "imported"
+        try:
+            card = read_card(path)
+            counted = _parameters(card)
+        except WeightsError as error:
+            rows.append(BackboneRow("?", name, origin, None, (), (), (), None, "", None, str(error)))
+            continue
+        rows.append(
+            BackboneRow(
+                card.architecture, name, origin, counted, tuple(card.labels[1:]), tuple(card.channels),
+                tuple(card.recipe.get("spacing", ())), card.dice.get("mean"), card.licence, card.sha256,
+            )
+        )  # fmt: skip
+    used = {row.architecture for row in rows}
+    rows += [
+        BackboneRow(arch.name, None, "no weights", None, (), (), (), None, arch.licence, None)
+        for arch in architectures().values()
+        if arch.name not in used
+    ]
+    return rows
+
+
+def backbone_info(name: str) -> BackboneInfo:
+    """Weights by name or file, or an architecture's own weights, loaded and probed. Raises WeightsError or UsageError."""
+    known = name in cards() or name not in architectures()
+    backbone = open_backbone(None, name) if known else open_backbone(name, None)
+    pretrained = backbone.pretrained
+    counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
+    arch = pretrained.architecture
+    return BackboneInfo(
+        pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, arch.divisor, arch.minimum,
+        {(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
+    )  # fmt: skip
+
+
+def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Offered:
+    """Families, levels and placements of a budget profile, and the units that they make on a backbone. Raises UsageError, WeightsError."""
+    offers = load_profile(profile)
+    opened = open_backbone(backbone, weights)
+    units = audit_space(opened, offers.offers())
+    limit = parse_budget(offers.budget, opened.pretrained.parameters)
+    groups: dict[tuple[str, int, str], list[Unit]] = {}
+    for unit in units:
+        groups.setdefault((unit.family, unit.level, unit.placement), []).append(unit)
+    rows = [
+        FamilyRow(
+            family, level, placement, tuple(sorted({u.site.kind for u in made})), len(made), min(u.cost for u in made),
+            max(u.cost for u in made), sum(u.cost for u in made), fitting(made, limit),
+        )
+        for (family, level, placement), made in sorted(groups.items())
+    ]  # fmt: skip
+    return Offered(
+        offers.name, offers.about, opened.pretrained.card.name, opened.pretrained.parameters, offers.budget, limit,
+        tuple(rows), units, fitting(units, limit),
+    )  # fmt: skip
+
+
+def _parameters(card: Card) -> int:
+    network = architecture(card.architecture).build(
+        in_channels=len(card.channels), out_channels=len(card.labels), **card.kwargs
+    )
+    return sum(p.numel() for p in network.parameters())
+
+
+def fitting(units: Sequence[Unit], limit: int) -> int:
+    """How many units fit, cheapest first, at most one of a site and family. The head's share depends on the labels and is not taken off."""
+    left, groups = limit, set()
+    for unit in sorted(units, key=lambda u: (u.cost, u.id)):
+        if unit.group not in groups and unit.cost <= left:
+            groups.add(unit.group)
+            left -= unit.cost
+    return len(groups)

@@ -1,0 +1,53 @@
+"""`seapeft adapt --dry-run`: everything resolved and checked, nothing trained and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sea_peft.jobs.listing import fitting
+from sea_peft.jobs.setup import AdaptOptions, prepare_run
+
+
+def plan(
+    options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """What a run with these options would do, as JSON types. Refuses what `adapt` would refuse, with the same errors."""
+    setup = prepare_run(options, say, progress)
+    warmup, cycles, refit = setup.settings.plan()
+    card = setup.backbone.pretrained.card
+    return {
+        "status": "planned",
+        "data": {
+            "name": setup.dataset.name,
+            "layout": setup.dataset.layout,
+            "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
+            "new_labels": [
+                name for name, row in zip(setup.dataset.labels, setup.rows, strict=True) if row is None
+            ],
+            "channels": list(setup.dataset.channels),
+            "support": len(setup.split.support),
+            "audit": len(setup.split.audit),
+            "test": len(setup.split.test),
+        },
+        "backbone": {
+            "architecture": card.architecture,
+            "weights": card.name,
+            "parameters": setup.backbone.pretrained.parameters,
+            "sha256": setup.backbone.pretrained.sha256,
+        },
+        "budget": {"limit": setup.space.limit, "head": setup.space.head, "capacity": setup.space.capacity},
+        "units": {
+            "offered": len(setup.space.units),
+            "fitting": fitting(setup.space.units, setup.space.capacity),
+        },
+        "policy": options.policy,
+        "seed": options.seed,
+        "steps": {"warmup": warmup, "search": sum(cycles), "cycles": len(cycles), "refit": refit},
+        "patch": list(setup.settings.patch),
+        "spacing": list(setup.recipe.spacing),
+        "recipe": setup.recipe.model_dump(mode="json"),
+        "device": str(setup.device),
+        "memory_bytes": setup.memory_estimate(),
+        "warnings": list(setup.warnings),
+    }
