@@ -94,7 +94,10 @@ def check_case(case: Case, dataset: Dataset) -> CaseCheck:
         findings += _grey_values(case.id, channel, volume, *values[channel])
     image = next(iter(images.values()), None)
     label, voxels, on_label = _label(case, dataset, image)
-    volumes = [*images.values(), *([label] if label is not None else [])]
+    hashes = {channel: voxel_hash(volume.array) for channel, volume in images.items()}
+    digests = [volume_digest(images[channel], hashed) for channel, hashed in hashes.items()]
+    if label is not None:
+        digests.append(volume_digest(label, voxel_hash(label.array)))
     return CaseCheck(
         case=case.id,
         findings=(*findings, *on_label),
@@ -102,8 +105,8 @@ def check_case(case: Case, dataset: Dataset) -> CaseCheck:
         spacing=image.spacing if image else None,
         values=values,
         voxels=voxels,
-        image_hashes={channel: voxel_hash(volume.array) for channel, volume in images.items()},
-        digests=tuple(volume_digest(volume) for volume in volumes),
+        image_hashes=hashes,
+        digests=tuple(digests),
     )
 
 

@@ -8,6 +8,7 @@ from sea_peft.errors import DataError
 
 MOST_CODE = 65535
 _TOLERANCE = 1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
+_CHUNK = 1 << 24
 
 
 def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
@@ -34,14 +35,14 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
             f"{where} runs from {low:.6g} to {high:.6g}; label codes must lie in 0..{MOST_CODE}: "
             "were image and label swapped?"
         )
-    if flat.dtype.kind == "f":
-        whole = np.rint(flat)
-        off = np.abs(flat - whole) > _TOLERANCE
-        if off.any():
+    counts = np.zeros(MOST_CODE + 1, dtype=np.int64)
+    for start in range(0, flat.size, _CHUNK):  # counting takes 8 bytes a voxel
+        part = flat[start : start + _CHUNK]
+        whole = np.rint(part) if part.dtype.kind == "f" else part
+        if part.dtype.kind == "f" and (off := np.abs(part - whole) > _TOLERANCE).any():
             raise DataError(
-                f"{where} has {int(np.count_nonzero(off))} of {flat.size} voxels that are not whole numbers "
-                f"(for instance {flat[off][0]:.6g}); export it as integer codes, without interpolation"
+                f"{where} has voxels that are not whole numbers (for instance {part[off][0]:.6g}); "
+                "export it as integer codes, without interpolation"
             )
-        flat = whole
-    counts = np.bincount(flat.astype(np.uint16))
+        counts += np.bincount(whole.astype(np.uint16, copy=False), minlength=MOST_CODE + 1)
     return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}

@@ -65,28 +65,45 @@ class Geometry:
         """Resample label indices `[d, h, w]` (0..count) to the grid, uint8: the strongest one-hot wins."""
         if self.size == self.grid and self.step == (1.0, 1.0, 1.0):
             return labels.to(torch.uint8)
+        strengths = (self.to_grid((labels == index).float()) for index in range(1, count + 1))
         winner = torch.zeros(self.grid, dtype=torch.uint8)
-        best = self.to_grid((labels == 0).float())
-        for index in range(1, count + 1):
-            strength = self.to_grid((labels == index).float())
-            stronger = strength > best
-            winner[stronger] = index
+        best, background = torch.zeros(self.grid), torch.ones(self.grid)
+        for index, strength in enumerate(strengths, start=1):
+            winner[strength > best] = index
             best = torch.maximum(best, strength)
+            background -= strength
+        winner[best <= background] = 0
         return winner
 
-    def slabs(self, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Bring `[K, D, H, W]` on the recipe's grid back to the cropped box, a few planes at a time.
+    def slabs(self, values: Tensor, region: Box | None = None) -> Iterator[tuple[Box, Tensor]]:
+        """Bring values on the recipe's grid back to the cropped box, a few planes at a time.
+
+        Args:
+            values: `[K, D, H, W]`.
+            region: The part of the recipe's grid that matters; None for all of it. Only the box voxels that
+                get a share of it are visited.
 
         Yields:
-            The planes along the box's first axis, and their values `[K, planes, h, w]`.
+            A part of the cropped box, and its values `[K, d, h, w]`.
         """
-        planes = max(1, _SLAB_VALUES // (values.shape[0] * self.size[1] * self.size[2]))
-        rows = self._grid_coordinates(0)
-        for first in range(0, self.size[0], planes):
-            part = slice(first, min(first + planes, self.size[0]))
-            slab = _interpolate(values.float(), 1, rows[part])
-            slab = _interpolate(slab, 2, self._grid_coordinates(1))
-            yield part, _interpolate(slab, 3, self._grid_coordinates(2))
+        region = region or (slice(0, self.grid[0]), slice(0, self.grid[1]), slice(0, self.grid[2]))
+        part: list[slice] = []
+        at: list[Tensor] = []
+        for axis, span in enumerate(region):
+            coordinates = self._grid_coordinates(axis).clamp(0, self.grid[axis] - 1)
+            touched = torch.nonzero((coordinates > span.start - 1) & (coordinates < span.stop)).ravel()
+            if not len(touched):
+                return
+            part.append(slice(int(touched[0]), int(touched[-1]) + 1))
+            first = max(0, span.start - 1)
+            values = values.narrow(axis + 1, first, min(self.grid[axis], span.stop + 1) - first)
+            at.append(coordinates[part[axis]] - first)
+        planes = max(1, _SLAB_VALUES // (values.shape[0] * len(at[1]) * len(at[2])))
+        for start in range(0, len(at[0]), planes):
+            slab = _interpolate(values.float(), 1, at[0][start : start + planes])
+            slab = _interpolate(_interpolate(slab, 2, at[1]), 3, at[2])
+            low = part[0].start + start
+            yield (slice(low, low + slab.shape[1]), part[1], part[2]), slab
 
     def to_input(self, oriented: np.ndarray) -> np.ndarray:
         """Undo `oriented`: the array on the input's own axes, contiguous."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sea_peft.data.cases import Case
-from sea_peft.data.geometry import Geometry, crop, whole_geometry
+from sea_peft.data.codes import MOST_CODE
+from sea_peft.data.geometry import Box, Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
 from sea_peft.data.intensity import foreground, scaling
 from sea_peft.data.recipe import Recipe
@@ -76,19 +77,32 @@ def prepare(
     label = None
     if labels is not None and (stored := case.label()) is not None:
         require_same_grid(case.id, "label", stored, "image", first)
-        indices = label_indices(geometry.oriented(stored.array)[geometry.box], labels)
-        label = geometry.labels_to_grid(torch.from_numpy(indices), len(labels))
+        indices = label_indices(stored.array, labels)
+        boxed = np.ascontiguousarray(geometry.oriented(indices)[geometry.box])
+        label = geometry.labels_to_grid(torch.from_numpy(boxed), len(labels))
+        if indices.any() and not bool(label.any()):
+            sizes = " × ".join(f"{size:g}" for size in recipe.spacing)
+            raise DataError(
+                f"case {case.id}: none of the label's {np.count_nonzero(indices)} voxels is left in the body "
+                f"at the weights' voxel size of {sizes} mm; choose a finer spacing or take the case out"
+            )
     return Scan(case.id, image, label, geometry)
 
 
 def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become 0."""
-    codes = stored if stored.dtype.kind in "bui" else np.rint(stored)
-    indices = np.zeros(stored.shape, dtype=np.uint8)
+    """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become 0.
+
+    Raises:
+        DataError: Values cannot be label codes at all.
+    """
+    low, high = stored.min(), stored.max()
+    if not (low > -0.5 and high <= MOST_CODE):  # NaN fails too
+        raise DataError(f"the label runs from {low:.6g} to {high:.6g}; codes must lie in 0..{MOST_CODE}")
+    table = np.zeros(MOST_CODE + 1, dtype=np.uint8)
     for index, wanted in enumerate(labels.values(), start=1):
-        for code in wanted:
-            indices[codes == code] = index
-    return indices
+        table[list(wanted)] = index
+    codes = stored if stored.dtype.kind in "bui" else np.rint(stored)
+    return table[codes.astype(np.uint16, copy=False)]
 
 
 def restore(probabilities: Tensor, geometry: Geometry) -> np.ndarray:
@@ -104,8 +118,17 @@ def restore(probabilities: Tensor, geometry: Geometry) -> np.ndarray:
     """
     oriented = np.zeros(geometry.oriented_shape, dtype=np.uint8)
     box = oriented[geometry.box]
-    for part, slab in geometry.slabs(probabilities):
-        box[part] = slab.argmax(dim=0).to(torch.uint8).numpy()
+    # Resampling is linear, so the lead over the background can be resampled instead of both, and only near
+    # the voxels where some label leads
+    lead = probabilities[1:].float() - probabilities[:1]
+    region = _bounding_box((lead > 0).any(dim=0))
+    if region is not None:
+        for part, slab in geometry.slabs(lead, region):
+            best, winner = slab[0].clamp(min=0), (slab[0] > 0).to(torch.uint8)
+            for index in range(1, len(slab)):
+                winner[slab[index] > best] = index + 1
+                best = torch.maximum(best, slab[index])
+            box[part] = winner.numpy()
     return geometry.to_input(oriented)
 
 
@@ -127,20 +150,27 @@ def restore_probability(probabilities: Tensor, index: int, geometry: Geometry) -
     return geometry.to_input(oriented)
 
 
+def _bounding_box(mask: Tensor) -> Box | None:
+    """The smallest box around the true voxels of `[D, H, W]`; None where there is none."""
+    box = []
+    for axis in range(3):
+        hit = torch.nonzero(mask.amax(dim=tuple(a for a in range(3) if a != axis))).ravel()
+        if not len(hit):
+            return None
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
 def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
     """The geometry of the body's bounding box plus the recipe's margin; the whole scan where it is empty."""
-    oriented = geometry.oriented(body)
+    box = _bounding_box(torch.from_numpy(np.ascontiguousarray(geometry.oriented(body))))
+    if box is None:
+        return geometry
     start, size = [], []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        hit = np.flatnonzero(oriented.any(axis=others))
-        if not hit.size:
-            return geometry
+    for axis, span in enumerate(box):
         margin = round(recipe.margin / recipe.spacing[axis] * geometry.step[axis])
-        low = max(0, int(hit[0]) - margin)
-        high = min(oriented.shape[axis], int(hit[-1]) + 1 + margin)
-        start.append(low)
-        size.append(high - low)
+        start.append(max(0, span.start - margin))
+        size.append(min(geometry.size[axis], span.stop + margin) - start[axis])
     return crop(geometry, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from sea_peft.data.cases import Dataset
+from sea_peft.data.codes import MOST_CODE
 from sea_peft.data.layouts.files import did_you_mean
 from sea_peft.errors import DataError
 
@@ -74,6 +75,8 @@ def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
         codes += [int(part)] if re.fullmatch(r"\d{1,6}", part) else _declared(dataset, part)[1]
     if 0 in codes:
         raise DataError(f"--label {text!r} names code 0, which is the background; leave it out")
+    if max(codes) > MOST_CODE:
+        raise DataError(f"--label {text!r}: code {max(codes)} is too large; codes end at {MOST_CODE}")
     undeclared = [code for code in codes if dataset.codes is not None and code not in dataset.codes]
     if undeclared:
         raise DataError(

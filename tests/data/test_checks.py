@@ -104,7 +104,7 @@ BAD = [
     (empty, "label", "case toy_001: label is empty (all 1512 voxels are 0); label the case or take it out"),
     (shifted, "label", "label has origin (34, 20, -10) mm, image has origin (30, 20, -10) mm"),
     (undeclared, "label", "label holds code 7 ("),
-    (fractions, "label", "voxels that are not whole numbers (for instance 0.4)"),
+    (fractions, "label", "label has voxels that are not whole numbers (for instance 0.4)"),
     (negative, "label", "label runs from -1 to 0; label codes must lie in 0..65535"),
     (nan_label, "label", "that are NaN or infinite; export the label again"),
     (constant, "channel A", "holds the single value 5"),

@@ -59,6 +59,24 @@ def test_labels_are_numbered_in_the_asked_order():
     assert label_indices(stored, {"b": (4,), "a": (1, 3)}).tolist() == [0, 2, 0, 2, 1]
 
 
+@pytest.mark.parametrize("value", [-1, 70000, np.nan])
+def test_values_that_are_no_codes(value):
+    with pytest.raises(DataError, match=r"codes must lie in 0\.\.65535"):
+        label_indices(np.array([0.0, value]), {"a": (1,)})
+
+
+def test_a_label_that_the_spacing_swallows():
+    image, label = scan(0)
+    label[:] = 0
+    label[6, 6, 4] = 1
+    coarse = Recipe(spacing=(9, 9, 9), crop_foreground=False)
+    refused(
+        MemoryCase("p1", {"CT": image}, label),
+        "none of the label's 1 voxels is left .* 9 × 9 × 9 mm",
+        recipe=coarse,
+    )
+
+
 def refused(case, sentence, channels=("CT",), recipe=None):
     with pytest.raises(DataError, match=sentence):
         prepare(case, recipe or Recipe(), channels, {"a": (1,)})

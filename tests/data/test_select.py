@@ -42,6 +42,7 @@ def test_codes_of_a_layout_that_declares_none():
         (["background"], [], "no label 'background'"),
         (["x=3"], [], "code 3 is not declared; there are necrosis=1"),
         (["x=0,1"], [], "code 0, which is the background"),
+        (["x=70000"], [], "code 70000 is too large|code 70000 is not declared"),
         (["x="], [], "must be NAME or NAME=1,2,4"),
         (["=1"], [], "must be NAME"),
         (["x=1.5"], [], "no label '1.5'"),
