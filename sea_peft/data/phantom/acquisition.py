@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from sea_peft.data.phantom.sampling import Grid, Layer, compose
 from sea_peft.data.phantom.shapes import Array
-from sea_peft.data.phantom.tissues import PORTAL_VENOUS, T1_FAT_SUPPRESSED, UNENHANCED
+from sea_peft.data.phantom.tissues import ORALLY_FILLED, PORTAL_VENOUS, T1_FAT_SUPPRESSED, UNENHANCED
 
 _FWHM = 2.3548  # full width at half maximum of a Gaussian of unit standard deviation
 _WATER = 0.02  # attenuation of water in 1/mm at the mean energy of a 120 kVp beam
@@ -32,6 +32,7 @@ class CT:
         enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to about 1.5
             at 80 kVp.
         enhancement_spread: Standard deviation of that factor between patients, relative.
+        oral_contrast: HU that a positive oral contrast medium adds to what is in stomach and bowel.
         tissue_spread: Standard deviation in HU of each soft tissue between patients.
         resolution: In-plane full width at half maximum in mm.
         slice_thickness: Full width at half maximum along z in mm.
@@ -47,6 +48,7 @@ class CT:
     phase: Mapping[str, float] = field(default_factory=lambda: PORTAL_VENOUS)
     enhancement: float = 1.0
     enhancement_spread: float = 0.12
+    oral_contrast: float = 0.0
     tissue_spread: float = 5.0
     resolution: float = 3.0
     slice_thickness: float = 4.0
@@ -63,7 +65,8 @@ class CT:
         values = {}
         for tissue, hu in UNENHANCED.items():
             spread = self.tissue_spread if -200 < hu < 200 else 0.0
-            values[tissue] = hu + iodine * self.phase.get(tissue, 0.0) + spread * rng.normal()
+            drunk = self.oral_contrast * ORALLY_FILLED.get(tissue, 0.0)
+            values[tissue] = hu + iodine * self.phase.get(tissue, 0.0) + drunk + spread * rng.normal()
         image = compose(layers, grid.shape, values, UNENHANCED["air"])
         image += _texture(image, grid, rng, 4.0)
         body = np.clip((image + 1000) / 1000, 0, 2).astype(np.float32)  # attenuation relative to water

@@ -35,9 +35,10 @@ SOURCE = Target(
 _TARGETS = (
     Target(
         "low-dose-ct",
-        "another scanner: a quarter of the dose, thick slices, no contrast medium",
+        "another scanner and protocol: low dose, thick slices, contrast medium drunk and not injected",
         CT(
             enhancement=0.0,
+            oral_contrast=200.0,
             noise=28.0,
             noise_blur=6.0,
             slice_thickness=10.0,
@@ -77,13 +78,14 @@ _TARGETS = (
     Target(
         "novel-organs",
         "other labels: structures that the weights know only as background, on the scanner they know",
+        build=Build(organ_scale=(("gallbladder", 1.2), ("duodenum", 1.1))),  # fasting, so both are full
         labels=NOVEL,
     ),
     Target(
         "small-lesions",
         "another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
         CT(phase=LATE_ARTERIAL),
-        Build(lesions=(3, 6), lesion_radius=(7.0, 12.0)),
+        Build(lesions=(3, 6), lesion_radius=(8.0, 13.0)),
         labels=("liver_lesion",),
     ),
 )

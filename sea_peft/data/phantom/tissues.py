@@ -86,6 +86,9 @@ LATE_ARTERIAL: dict[str, float] = {
     "cancellous_bone": 4,
 }
 
+# How much of an oral contrast medium each part of the gut holds
+ORALLY_FILLED: dict[str, float] = {"stomach_content": 1.0, "bowel_fluid": 0.8, "stool": 0.3}
+
 # Signal of a fat-suppressed T1-weighted gradient echo in the portal venous phase, muscle = 100. Only the
 # order is standard (vessels > renal cortex > liver > spleen > pancreas > muscle > fluid > suppressed fat >
 # bone cortex, gas); the sizes are chosen.
