@@ -141,10 +141,14 @@ def _label(
             f"({wanted}); the case is left out"
         )
         findings.append(Finding(case.id, "label", "skip", sentence))
-    for name, count in voxels.items():
-        if 0 < count < _FEW_VOXELS:
-            sentence = f"case {case.id}: label {name} has only {count} voxels; Dice on it will be unsteady"
-            findings.append(Finding(case.id, "label", "warning", sentence))
+    few = [f"{name} ({count})" for name, count in voxels.items() if 0 < count < _FEW_VOXELS]
+    if few:
+        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        sentence = (
+            f"case {case.id}: fewer than {_FEW_VOXELS} voxels are labelled {', '.join(few[:3])}{more}; "
+            "Dice on so few will be unsteady"
+        )
+        findings.append(Finding(case.id, "label", "warning", sentence))
     return label, voxels, findings
 
 

@@ -118,8 +118,9 @@ def _padded(scan: Scan, patch: tuple[int, int, int]) -> _Padded:
     for wanted, has in zip(reversed(patch), reversed(scan.label.shape), strict=True):
         missing = max(0, wanted - has)
         pads += [missing // 2, missing - missing // 2]
-    image = torch.nn.functional.pad(scan.image, pads)
-    label = torch.nn.functional.pad(scan.label, pads)
+    image, label = scan.image, scan.label
+    if any(pads):  # padding copies, and a scan that was spilled to disk must stay there
+        image, label = (torch.nn.functional.pad(tensor, pads) for tensor in (image, label))
     flat = label.numpy().ravel()
     positions = []
     for index in np.unique(flat[flat > 0]):

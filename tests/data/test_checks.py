@@ -183,7 +183,7 @@ def test_oddities_are_warnings(nnunet):
         "toy_001: channel CT is declared as CT but runs from",
         "toy_002: channel CT runs from -1.0",
         "voxels of 36 × 1 × 2 mm; is the voxel size in millimetres?",
-        "toy_000: label liver has only 1 voxels",
+        "toy_000: fewer than 10 voxels are labelled liver (1); Dice",
         "looks like CT in case toy_000",
         "numTraining is 9, but 4",
     ):

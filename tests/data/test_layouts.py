@@ -76,6 +76,25 @@ def test_misspelt_keys_are_named(nnunet):
         open_dataset(root)
 
 
+def test_nnunet_cases_listed_by_file(nnunet, tmp_path):
+    root = nnunet(2)
+    other = tmp_path / "listed"
+    other.mkdir()
+    case = {
+        "images": ["../Dataset001_Toy/imagesTr/toy_001_0000.nii.gz"],
+        "label": str(root / "labelsTr/toy_001.nii.gz"),
+    }
+    content = {"channel_names": {"0": "CT"}, "labels": {"liver": 1}, "file_ending": ".nii.gz"}
+    (other / "dataset.json").write_text(json.dumps(content | {"dataset": {"b": case, "a": case}}))
+    dataset = open_dataset(other)
+    assert (dataset.layout, ids(dataset.cases)) == ("nnunet_raw", ["a", "b"])
+    assert np.array_equal(dataset.cases[0].label().array, scan(1)[1])
+    for wrong in ([], {"a": 3}, {"a": {"images": "x", "label": "y"}}, {"a": {"images": [1], "label": "y"}}):
+        (other / "dataset.json").write_text(json.dumps(content | {"dataset": wrong}))
+        with pytest.raises(DataError, match=r"must list 1 images|must map case names"):
+            open_dataset(other)
+
+
 def test_strays_are_named(nnunet):
     root = nnunet(2, numTraining=7)
     put(root / "imagesTr" / "toy_000_0003.nii.gz", scan(0)[0])

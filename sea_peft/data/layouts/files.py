@@ -17,7 +17,7 @@ from sea_peft.errors import DataError
 
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's `case_0000`
 _CASES_READ_FOR_LABELS = 20
-_MOST_LABELS = 255
+_MOST_LABELS = 2000  # atlases have hundreds; an MR scan taken for a label map has more
 
 
 def volumes_in(folder: Path) -> list[Path]:

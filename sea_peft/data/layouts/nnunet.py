@@ -54,10 +54,13 @@ KNOWN_KEYS = (
 def read(root: Path) -> Dataset | None:
     """The data set at `root`, or None when it is not an nnU-Net raw folder."""
     description = root / "dataset.json"
-    if not root.is_dir() or not description.is_file() or not (root / "imagesTr").is_dir():
+    if not root.is_dir() or not description.is_file():
         return None
     content = read_json(description)
-    if "channel_names" not in content and not _numbered(root / "imagesTr"):
+    listed = "dataset" in content and "training" not in content
+    if not listed and not (root / "imagesTr").is_dir():
+        return None
+    if not listed and "channel_names" not in content and not _numbered(root / "imagesTr"):
         return None  # Decathlon: the same folders, but files without channel numbers
     where = f"{root.name}/dataset.json"
     channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
@@ -65,6 +68,8 @@ def read(root: Path) -> Dataset | None:
     warnings = unknown_keys(where, content, KNOWN_KEYS)
     ending = str(content.get("file_ending", "")).lower()
     labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending)
+    if listed:
+        labelled = _listed_cases(where, root, content["dataset"], channels)
     test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending)
     if not labelled and not unlabelled:
         raise DataError(
@@ -133,6 +138,24 @@ def _cases(
         for case, files in sorted(images.items())
     ]
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
+
+
+def _listed_cases(where: str, root: Path, listed: object, channels: tuple[str, ...]) -> list[FileCase]:
+    """Cases that dataset.json lists by file (`dataset: {CASE: {images: [...], label: ...}}`)."""
+    if not isinstance(listed, dict):
+        raise DataError(f"{where}: dataset must map case names to files; correct it")
+    cases = []
+    for name, entry in listed.items():
+        images = entry.get("images") if isinstance(entry, dict) else None
+        paths = [*images, entry.get("label")] if isinstance(images, list) else []
+        if len(paths) != len(channels) + 1 or not all(isinstance(p, str) and "\0" not in p for p in paths):
+            raise DataError(
+                f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label"
+            )
+        files = [root / path for path in paths]
+        sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
+        cases.append(FileCase(case_id(name), sources, files[-1]))
+    return sorted(cases, key=lambda case: case.id)
 
 
 def _of_ending(folder: Path, ending: str) -> list[Path]:

@@ -1,0 +1,94 @@
+"""Prepared scans within a memory limit: what does not fit lies in files and is read crop by crop."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sea_peft.data.prepare import Scan
+from sea_peft.data.recipe import Recipe
+from sea_peft.errors import DeviceError
+
+DEFAULT_LIMIT = 4 << 30
+
+
+def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, channels: int) -> int:
+    """Memory of a prepared scan before its foreground is cropped, label included: an upper estimate in bytes.
+
+    Args:
+        shape: Voxels of the input.
+        spacing: Its voxel size in millimetres.
+        recipe: The recipe that will be applied.
+        channels: Number of channels.
+    """
+    voxels = math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing)
+    return math.ceil(voxels * (4 * channels + 1))
+
+
+class ScanCache:
+    """Keeps prepared scans in memory up to a limit and the images of the rest in memory-mapped files.
+
+    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold patient data:
+    they lie in a private temporary folder that vanishes with the cache (`close`, a `with` block, or the end of
+    the program).
+
+    Args:
+        limit: Bytes of images and labels to hold in memory.
+        folder: Where the temporary folder is made; the system's choice if None.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT, folder: Path | None = None) -> None:
+        self._limit = limit
+        self._folder = folder
+        self._held = 0
+        self._files: tempfile.TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def keep(self, scan: Scan) -> Scan:
+        """The same scan, spilled to disk if it would exceed the limit.
+
+        Raises:
+            DeviceError: The disk is full or refuses.
+        """
+        size = scan.image.nbytes + (scan.label.nbytes if scan.label is not None else 0)
+        if self._held + size <= self._limit:
+            self._held += size
+            return scan
+        try:
+            label = self._spilled(scan.label) if scan.label is not None else None
+            return replace(scan, image=self._spilled(scan.image), label=label)
+        except OSError as error:
+            raise DeviceError(
+                f"{size / 1e9:.1f} GB of scans do not fit into memory and cannot be kept on disk "
+                f"({error.strerror}); free disk space, or use fewer shots or a coarser spacing"
+            ) from error
+
+    def close(self) -> None:
+        """Remove the files. Spilled scans must not be used afterwards."""
+        if self._files is not None:
+            self._files.cleanup()
+            self._files = None
+
+    def __enter__(self) -> ScanCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _spilled(self, tensor: Tensor) -> Tensor:
+        if self._files is None:
+            self._files = tempfile.TemporaryDirectory(prefix="seapeft-", dir=self._folder)
+        path = Path(self._files.name) / f"{self._count}.npy"
+        self._count += 1
+        np.save(path, tensor.numpy())
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
