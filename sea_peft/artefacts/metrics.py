@@ -1,8 +1,8 @@
-"""What MLflow is told of a run: parameters and metrics as plain data, computed from the history and nothing
+"""What MLflow is told of a run: parameters and metrics as plain data, functions of the history and nothing
 else.
 
-Cycles are the steps. Nothing here names a patient or a path: case ids reach MLflow not at all, options by a
-list of those that are safe, and a value that looks like a path is withheld.
+Cycles are the steps (of the refit: optimizer steps). Nothing here names a patient or a path: case ids do not
+reach MLflow at all, options by a list of those that are safe, and a value that looks like a path is withheld.
 """
 
 from __future__ import annotations
@@ -53,14 +53,19 @@ def params(history: History, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def metrics(history: History) -> list[Metric]:
-    """Every metric that can be known so far, each (key, step) once, in the order of the run."""
+    """Every metric that is settled, each (key, step) once; what is told for a part of a run stays true."""
     points: dict[tuple[str, int], float] = {}
     total = 0.0
     for cycle in history.cycles:
-        for key, value in _of_cycle(cycle):
-            points[_key(key), cycle.number] = value
-            total += value if key.startswith("time/") else 0.0
-        points["time/total", cycle.number] = total
+        points.update({(_key(key), cycle.number): value for key, value in _of_cycle(cycle)})
+        for searched in cycle.searched:
+            if searched.phase == "refit":
+                points["refit/loss", searched.last_step] = searched.loss
+        if _is_over(cycle, history):
+            for key, seconds in _times(cycle).items():
+                points[key, cycle.number] = seconds
+                total += seconds
+            points["time/total", cycle.number] = total
     points.update(_budget(history))
     points.update(_utilities(history))
     if history.compared is not None:
@@ -76,15 +81,27 @@ def metrics(history: History) -> list[Metric]:
     return [Metric(key, value, step) for (key, step), value in points.items()]
 
 
+def _is_over(cycle: Cycle, history: History) -> bool:
+    """Whether no more events of this cycle can come."""
+    last = cycle is history.cycles[-1]
+    return not last or cycle.ranked is not None or bool(history.scored) or history.finished is not None
+
+
+def _times(cycle: Cycle) -> dict[str, float]:
+    refit = [searched.seconds for searched in cycle.searched if searched.phase == "refit"]
+    search = [searched.seconds for searched in cycle.searched if searched.phase != "refit"]
+    times = {"time/refit": sum(refit)} if refit else {}
+    times.update({"time/search": sum(search)} if search else {})
+    for key, event in (("promise", cycle.promised), ("audit", cycle.audited), ("allocate", cycle.allocated)):
+        if event is not None:
+            times[f"time/{key}"] = event.seconds
+    return times
+
+
 def _of_cycle(cycle: Cycle) -> Iterator[tuple[str, float]]:
-    seconds: dict[str, float] = {}
     for searched in cycle.searched:
-        suffix = "" if searched.phase in ("warmup", "search") else f"_{searched.phase}"
-        yield f"train/loss{suffix}", searched.loss
-        seconds[f"time/search{suffix}"] = seconds.get(f"time/search{suffix}", 0.0) + searched.seconds
-    yield from seconds.items()
-    if cycle.promised is not None:
-        yield "time/promise", cycle.promised.seconds
+        if searched.phase != "refit":
+            yield "train/loss", searched.loss
     if cycle.audited is not None:
         audited = cycle.audited
         yield "val/dice", audited.dice_on
@@ -95,7 +112,6 @@ def _of_cycle(cycle: Cycle) -> Iterator[tuple[str, float]]:
         yield "audit/units", len(audited.rows)
         yield "audit/patches", audited.patches
         yield "audit/naive_patches", audited.naive_patches
-        yield "time/audit", audited.seconds
     if cycle.allocated is not None:
         allocated = cycle.allocated
         yield "audit/coverage", allocated.coverage
@@ -103,7 +119,6 @@ def _of_cycle(cycle: Cycle) -> Iterator[tuple[str, float]]:
         yield "alloc/probes", len(allocated.probes)
         yield "alloc/changes", allocated.changes
         yield "alloc/optimality_gap", allocated.gap
-        yield "time/allocate", allocated.seconds
 
 
 def _budget(history: History) -> dict[tuple[str, int], float]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sea_peft.artefacts import store
 from sea_peft.artefacts.findings import findings
 from sea_peft.artefacts.history import History
-from sea_peft.artefacts.metrics import metrics, params
+from sea_peft.artefacts.metrics import Metric, metrics, params
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
@@ -95,8 +95,8 @@ class Tracker:
                 client.log_artifact(run_id, str(folder.report))
             if folder.result.is_file():
                 result = folder.read_result()
-                client.log_metric(run_id, "time/run", result.seconds.total)
-                client.log_metric(run_id, "memory/peak_bytes", result.peak_memory_bytes)
+                peak = Metric("memory/peak_bytes", result.peak_memory_bytes, 0)
+                self._send(client, run_id, [Metric("time/run", result.seconds.total, 0), peak])
             client.set_terminated(run_id, "FINISHED")
 
         if not self._attempt(end, patience=20.0):
@@ -137,7 +137,7 @@ class Tracker:
         if self._run_id is None:
             self._run_id = self._begin(self._client, history)
         client, run_id = self._client, self._run_id
-        self._log_metrics(client, run_id, history)
+        self._send(client, run_id, metrics(history))
         for name, columns, rows in zip(
             _TABLES, (UNIT_COLUMNS, EVENT_COLUMNS), (unit_table(history), event_table(history)), strict=True
         ):
@@ -187,16 +187,15 @@ class Tracker:
         runs = client.search_runs([experiment], f"tags.`{_RUN_TAG}` = '{self._name}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
-    def _log_metrics(self, client: MlflowClient, run_id: str, history: History) -> None:
-        from mlflow.entities import Metric
+    def _send(self, client: MlflowClient, run_id: str, points: list[Metric]) -> None:
+        """Log the points that MLflow has not got yet."""
+        from mlflow import entities
 
-        new = [point for point in metrics(history) if (point.key, point.step) not in self._sent]
+        new = [point for point in points if (point.key, point.step) not in self._sent]
         now = int(time.time() * 1000)
         for first in range(0, len(new), _BATCH):
             batch = new[first : first + _BATCH]
-            client.log_batch(
-                run_id, [Metric(point.key, float(point.value), now, point.step) for point in batch]
-            )
+            client.log_batch(run_id, [entities.Metric(p.key, float(p.value), now, p.step) for p in batch])
             self._sent.update((point.key, point.step) for point in batch)
 
     def _draw(self, client: MlflowClient, run_id: str, history: History, now: bool) -> None:

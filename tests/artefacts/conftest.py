@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+from example_run import make_events
+
+from sea_peft.loop.events import Event
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return make_events()

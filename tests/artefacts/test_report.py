@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+from example_run import make_events, make_result, write_run
+
+from sea_peft.artefacts import figures
+from sea_peft.artefacts.findings import findings
+from sea_peft.artefacts.history import History
+from sea_peft.artefacts.report import Picture, report_html, report_markdown
+from sea_peft.loop import events as ev
+
+CLINICAL = "not a medical device"
+
+
+def test_a_clear_win_is_said_with_its_rivals():
+    found = findings(make_events())
+    assert found.helps is True
+    assert found.headline.startswith("The adapter helps: mean Dice 0.8")
+    assert re.search(r"against 0\.6\d+ unadapted, 0\.6\d+ head only", found.headline)
+
+
+@pytest.mark.parametrize(
+    ("adapted", "sentence"),
+    [
+        (0.50, "does not win over the unadapted backbone and training the head alone"),
+        (0.63, "does not win over training the head alone"),
+    ],
+)
+def test_losing_is_said_plainly(adapted, sentence):
+    found = findings(make_events(adapted=adapted))
+    assert found.helps is False
+    assert sentence in found.headline
+
+
+def rescored(events, arm, dice):
+    """The same run with `arm` scoring `dice` (one per case) on a single label."""
+    scores = {case: {"liver": value} for case, value in zip(events[0].split["test"], dice, strict=False)}
+    mean = sum(dice) / len(dice)
+    new = ev.Scored(arm, mean, {"liver": mean}, scores, 1.0)
+    return [new if isinstance(e, ev.Scored) and e.arm == arm else e for e in events]
+
+
+def test_a_gain_within_the_spread_of_cases_is_not_called_a_win():
+    events = rescored(make_events(), "adapted", [0.9, 0.5, 0.9, 0.5])
+    events = rescored(rescored(events, "head_only", [0.6, 0.75, 0.6, 0.75]), "unadapted", [0.1] * 4)
+    found = findings(events)
+    assert found.helps is None
+    assert "not clearly over training the head alone" in found.headline
+    assert any("which chance can explain" in sentence for sentence in found.verdict)
+
+
+def test_with_one_test_case_nothing_is_proven():
+    events = rescored(
+        rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4]
+    )
+    found = findings(events)
+    assert found.helps is None
+    assert any("too few to tell from chance" in sentence for sentence in found.verdict)
+
+
+def test_a_backbone_that_cannot_predict_the_labels_is_no_rival():
+    found = findings(make_events(unadapted=None))
+    assert found.helps is True
+    assert any("unadapted backbone cannot predict these labels" in sentence for sentence in found.verdict)
+    assert found.dice.rows[0][1] == "–"
+
+
+def test_a_label_that_the_rival_lacks_counts_as_zero_in_the_pairs():
+    events = make_events()
+    unadapted = next(e for e in events if isinstance(e, ev.Scored) and e.arm == "unadapted")
+    poorer = dataclasses.replace(
+        unadapted,
+        dice=unadapted.per_label["liver"] / 2,
+        per_label={"liver": unadapted.per_label["liver"]},
+        per_case={case: {"liver": row["liver"]} for case, row in unadapted.per_case.items()},
+    )
+    adapted = next(e for e in events if isinstance(e, ev.Scored) and e.arm == "adapted")
+    found = findings([poorer if e is unadapted else e for e in events])
+    points = 100 * (adapted.dice - poorer.dice)
+    assert any(f"{points:.1f} Dice points higher" in sentence for sentence in found.verdict)
+
+
+def test_unfinished_and_unscored_runs_judge_nothing():
+    events = make_events()
+    assert "has not finished" in findings(events[:-1]).headline
+    assert "not scored" in findings([e for e in events if not isinstance(e, ev.Scored)]).headline
+    assert findings(events[:1]).helps is None
+
+
+def test_caveats_tell_shots_and_independence():
+    said = " ".join(findings(make_events()).caveats)
+    assert "5 labelled scans: 4 trained on, 1 held out" in said
+    assert "rest on 1 audit case" in said
+    assert CLINICAL in said
+    alone = " ".join(findings(make_events(shots=1)).caveats)
+    assert "1 labelled scan, no case held out" in alone
+    assert "not independent" in alone
+
+
+def test_a_policy_outside_the_budget_is_marked():
+    events = make_events()
+    events[-1] = dataclasses.replace(events[-1], used=events[0].limit + 1)
+    assert any("more parameters than the budget allows" in caveat for caveat in findings(events).caveats)
+
+
+def test_placement_adds_up():
+    events = make_events(cycles=6)
+    found = findings(events)
+    units, parameters = re.fullmatch(r"(\d+) \(([\d,]+)\)", found.placement.rows[-1][-1]).groups()
+    assert int(units) == len(events[-1].active)
+    assert int(parameters.replace(",", "")) == events[-1].used - events[0].head
+
+
+def test_markdown_has_every_part_and_whole_tables():
+    events = make_events()
+    text = report_markdown(make_result(events), events)
+    titles = (
+        "Before you trust it",
+        "Dice on the test",
+        "Budget",
+        "What was placed",
+        "Why these",
+        "Why not those",
+    )
+    for title in titles:
+        assert f"## {title}" in text
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+    assert CLINICAL in text
+    assert report_markdown(None, events[:5]).startswith("# The run has not finished")
+
+
+class Outside(HTMLParser):
+    """Collects everything that a browser would fetch or run, and what is open at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.images = 0
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href", "action", "data", "srcset") and not (value or "").startswith(
+                "data:image/"
+            ):
+                self.fetched.append(f"{tag} {name}={value}")
+        self.images += tag == "img"
+        if tag in ("script", "link", "iframe", "object"):
+            self.fetched.append(tag)
+
+
+def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
+    events = make_events()
+    events[0].units[0]["site"] = events[0].units[1]["site"] = "<script>alert(1)</script>"
+    folder = write_run(tmp_path, events)
+    picture = figures.png(figures.budget_ledger(History.of(events)), dpi=40)
+    page = report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
+    seen = Outside()
+    seen.feed(page)
+    assert seen.fetched == []
+    assert seen.images == len(figures.FIGURES) + 2
+    assert "<script" not in page
+    assert "worst &lt;b&gt;case" in page
+    assert "url(" not in page
+    assert CLINICAL in page
+    assert page == report_html(
+        folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)]
+    )
+
+
+def test_page_of_a_run_in_progress(tmp_path):
+    folder = write_run(tmp_path, make_events()[:6])
+    assert "has not finished" in report_html(folder)
+
+
+def test_nothing_of_the_config_is_on_the_page(tmp_path):
+    folder = write_run(tmp_path, make_events())
+    assert "Jane" not in report_html(folder)

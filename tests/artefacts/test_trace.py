@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from sea_peft.artefacts.trace import TraceWriter, read_trace, without_times
+from sea_peft.errors import DeviceError, UsageError
+from sea_peft.loop.events import RunFinished, Scored, TrainingStep
+
+
+def write(path, events):
+    with TraceWriter(path) as trace:
+        for event in events:
+            trace(event)
+    return path
+
+
+def written(events):
+    return [event for event in events if not isinstance(event, TrainingStep)]
+
+
+def test_read_events_equal_the_written_ones_without_training_steps(tmp_path, events):
+    assert any(isinstance(event, TrainingStep) for event in events)
+    assert read_trace(write(tmp_path / "trace.jsonl", events)) == written(events)
+
+
+def test_one_json_line_per_event_named_by_kind(tmp_path, events):
+    lines = write(tmp_path / "trace.jsonl", events).read_text("utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == [event.kind for event in written(events)]
+
+
+def test_new_writer_refuses_an_existing_trace(tmp_path, events):
+    path = write(tmp_path / "trace.jsonl", events)
+    before = path.read_bytes()
+    with pytest.raises(DeviceError, match="Cannot write"):
+        TraceWriter(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 4, 9])
+def test_killed_and_resumed_gives_the_same_bytes(tmp_path, events, cut):
+    whole = write(tmp_path / "whole.jsonl", events).read_bytes()
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[: cut + 3]) + b'{"event": "audi')
+    with TraceWriter(path, append=True) as trace:
+        assert trace.count == cut + 3
+        trace.truncate(cut)
+        for event in written(events)[cut:]:
+            trace(event)
+    assert path.read_bytes() == whole
+
+
+def test_resuming_from_more_events_than_there_are_is_refused(tmp_path, events):
+    write(tmp_path / "trace.jsonl", events[:1])
+    with (
+        TraceWriter(tmp_path / "trace.jsonl", append=True) as trace,
+        pytest.raises(UsageError, match="holds 1 ev"),
+    ):
+        trace.truncate(2)
+
+
+def test_an_incomplete_last_line_is_dropped_but_any_other_is_an_error(tmp_path, events):
+    path = write(tmp_path / "trace.jsonl", events)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    assert read_trace(path) == written(events)[:-1]
+    path.write_bytes(whole.replace(b'{"event": "promised"', b"{", 1))
+    with pytest.raises(UsageError, match="line 3 is not JSON"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"version": 2}, "has version 2 but this sea_peft reads version 1"),
+        ({"event": "invented"}, "lost its beginning"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+        ({"limit": "many"}, "field 'limit' of event 'run_started'"),
+    ],
+)
+def test_a_trace_of_another_kind_is_refused_in_one_sentence(tmp_path, events, change, sentence):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps({**events[0].as_dict(), **change}) + "\n")
+    with pytest.raises(UsageError, match=sentence):
+        read_trace(path)
+
+
+def test_an_unknown_or_shortened_event_is_refused(tmp_path, events):
+    path = tmp_path / "trace.jsonl"
+    first = json.dumps(events[0].as_dict()) + "\n"
+    path.write_text(first + '{"event": "invented"}\n')
+    with pytest.raises(UsageError, match="line 2 has the unknown event 'invented'"):
+        read_trace(path)
+    path.write_text(first + '{"event": "run_finished", "status": "done"}\n')
+    with pytest.raises(UsageError, match="not as this sea_peft writes it"):
+        read_trace(path)
+
+
+def test_missing_trace_and_foreign_file(tmp_path):
+    with pytest.raises(UsageError, match="Cannot read the trace"):
+        read_trace(tmp_path / "none.jsonl")
+    (tmp_path / "other.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(UsageError, match="not a trace"):
+        read_trace(tmp_path / "other.jsonl")
+
+
+def test_a_number_json_cannot_hold_is_not_written(tmp_path):
+    with TraceWriter(tmp_path / "trace.jsonl") as trace:
+        with pytest.raises(ValueError, match="'scored' holds a value that JSON cannot"):
+            trace(Scored("adapted", float("nan"), {}, {}, 0.0))
+        assert trace.count == 0
+
+
+def test_without_times_makes_two_runs_comparable(events):
+    slower = [Scored("adapted", 0.5, {}, {}, 1.0), RunFinished("done", [], 0, "")]
+    faster = [Scored("adapted", 0.5, {}, {}, 0.1), RunFinished("done", [], 0, "")]
+    assert slower != faster
+    assert without_times(slower) == without_times(faster)
+    assert without_times(events[:1]) == events[:1]
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path, events, monkeypatch):
+    path = tmp_path / "trace.jsonl"
+    with TraceWriter(path) as trace:
+        trace(events[0])
+
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(DeviceError, match="the disk is full: free some space"):
+                trace(events[1])
+        assert trace.count == 1
+    with TraceWriter(path, append=True) as trace:
+        trace.truncate(1)
+    assert read_trace(path) == events[:1]

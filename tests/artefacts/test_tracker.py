@@ -1,0 +1,262 @@
+"""The MLflow view against real sqlite stores; nothing is mocked."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+from example_run import CONFIG, make_events, write_run
+
+from sea_peft.artefacts import store, tracker
+from sea_peft.artefacts.history import History
+from sea_peft.artefacts.metrics import metrics, params
+from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.artefacts.tracker import Tracker, rebuild
+from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
+from sea_peft.errors import DeviceError, UsageError
+from sea_peft.loop.events import RunStarted, TrainingStep
+
+EVENTS = [event for event in make_events() if not isinstance(event, TrainingStep)]
+
+
+def warned(sentence: str) -> None:
+    raise AssertionError(sentence)
+
+
+def follow(root: Path, folder: RunFolder, events=EVENTS, **options) -> Tracker:
+    mirror = Tracker(root, folder.name, config=CONFIG, **{"warn": warned, **options})
+    for event in events:
+        mirror(event)
+    return mirror
+
+
+def logged(root: Path, run_id: str) -> dict[tuple[str, int], list[float]]:
+    client = store.open_store(root)
+    return {
+        (key, point.step): [p.value for p in client.get_metric_history(run_id, key) if p.step == point.step]
+        for key in client.get_run(run_id).data.metrics
+        for point in client.get_metric_history(run_id, key)
+    }
+
+
+def expected(events=EVENTS) -> dict[tuple[str, int], list[float]]:
+    points = {(p.key, p.step): [pytest.approx(p.value)] for p in metrics(History.of(events))}
+    return {**points, ("time/run", 0): [40.0], ("memory/peak_bytes", 0): [1.9e9]}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """One store for most tests: making one takes seconds. Its path has what URIs quote."""
+    root = tmp_path_factory.mktemp("mlflow") / "runs of ü #1"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(root) -> tuple[RunFolder, str]:
+    folder = write_run(root, EVENTS)
+    folder.adapter.mkdir()
+    (folder.adapter / "adapter_config.json").write_text("{}")
+    folder.write_report("# report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_SECONDS_BETWEEN", 0.0)
+        mirror = follow(root, folder)
+    mirror.finish(folder)
+    assert mirror.run_id is not None
+    return folder, mirror.run_id
+
+
+def test_the_run_holds_parameters_metrics_and_status(root, run):
+    folder, run_id = run
+    found = store.open_store(root).get_run(run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == folder.name
+    assert found.data.params == params(History.of(EVENTS), CONFIG)
+    assert found.data.tags["mlflow.note.content"].startswith("**The adapter helps")
+    assert logged(root, run_id) == expected()
+
+
+def test_tables_have_the_form_of_log_table(root, run):
+    client = store.open_store(root)
+    listed = json.loads(client.get_run(run[1]).data.tags["mlflow.loggedArtifacts"])
+    history = History.of(EVENTS)
+    tables = {"units": (UNIT_COLUMNS, unit_table(history)), "events": (EVENT_COLUMNS, event_table(history))}
+    for name, (columns, rows) in tables.items():
+        path = f"allocation/{name}.json"
+        assert {"path": path, "type": "table"} in listed
+        file = root / "mlartifacts" / run[1] / "artifacts" / path
+        assert json.loads(file.read_text()) == {"columns": list(columns), "data": rows}
+        table = pandas.read_json(file, orient="split")  # as MLflow's own load_table reads it
+        assert list(table.columns) == list(columns)
+        assert len(table) == len(rows)
+
+
+def test_artifacts_are_there_and_the_adapter_is_registered(root, run):
+    client = store.open_store(root)
+    names = {
+        item.path for folder in (None, "adapter", "figures") for item in client.list_artifacts(run[1], folder)
+    }
+    assert names >= {"report.md", "adapter/adapter_config.json", "figures/active_sites.png"}
+    (version,) = client.search_model_versions(f"run_id = '{run[1]}'")
+    assert version.source == f"runs:/{run[1]}/adapter"
+
+
+def test_nothing_of_a_patient_user_or_path_gets_in(root, run):
+    files = [path for path in (root / "mlartifacts").rglob("*") if path.is_file()]
+    for path in [root / "mlflow.db", *files]:
+        data = path.read_bytes()
+        for secret in (b"Jane", b"/home/someone", Path(__file__).name.encode()):
+            assert secret not in data, path
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        users = connection.execute("SELECT user_id, source_name FROM runs").fetchall()
+    connection.close()
+    assert set(users) == {("sea_peft", "")}
+
+
+def test_rebuilding_what_is_complete_changes_nothing(root, run):
+    assert rebuild(run[0]) == run[1]
+    assert logged(root, run[1]) == expected()
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run_without_doubles(root):
+    folder = write_run(root, EVENTS)
+    first = follow(root, folder, EVENTS[:9])
+    first.close()  # killed after the checkpoint of event 6, with the rest already logged
+    assert store.open_store(root).get_run(first.run_id).info.status == "KILLED"
+    second = follow(root, folder, EVENTS[6:], run_id=first.run_id, past=EVENTS[:6])
+    second.finish(folder)
+    assert second.run_id == first.run_id
+    assert store.open_store(root).get_run(first.run_id).info.status == "FINISHED"
+    assert logged(root, first.run_id) == expected()
+
+
+def test_a_run_is_found_by_its_name_when_its_id_is_unknown_to_the_store(root):
+    folder = write_run(root, EVENTS)
+    first = follow(root, folder, EVENTS[:3])
+    second = follow(root, folder, EVENTS[3:], run_id="0" * 32, past=EVENTS[:3])
+    second.finish(folder)
+    assert second.run_id == first.run_id
+
+
+def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
+    run_id = rebuild(run[0], tmp_path)
+    assert logged(tmp_path, run_id) == logged(root, run[1])
+    ours, theirs = (store.open_store(at).get_run(i).data for at, i in ((tmp_path, run_id), (root, run[1])))
+    assert ours.params == theirs.params
+    assert ours.tags["mlflow.note.content"] == theirs.tags["mlflow.note.content"]
+    for table in ("units.json", "events.json"):
+        old, new = (
+            (at / "mlartifacts" / i / "artifacts/allocation" / table).read_text()
+            for at, i in ((root, run[1]), (tmp_path, run_id))
+        )
+        assert old == new
+    # the runs folder is moved: MLflow would go on writing into the old place
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    with pytest.raises(DeviceError, match="the runs folder was moved"):
+        rebuild(run[0], moved)
+    assert not tmp_path.exists()
+
+
+def test_rebuild_of_a_run_that_was_killed(root):
+    folder = write_run(root, EVENTS[:8])
+    run_id = rebuild(folder)
+    assert store.open_store(root).get_run(run_id).info.status == "KILLED"
+    assert len(logged(root, run_id)) == len(metrics(History.of(EVENTS[:8])))
+
+
+def test_a_locked_store_delays_nothing_and_is_caught_up_with(root, monkeypatch):
+    folder = write_run(root, EVENTS)
+    sentences: list[str] = []
+    monkeypatch.setattr(tracker, "_SECONDS_BETWEEN", 0.0)
+    lock = sqlite3.connect(root / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    mirror = follow(root, folder, EVENTS, warn=sentences.append)
+    assert time.monotonic() - began < 10
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert mirror.run_id is None
+    (sentence,) = sentences
+    assert "database is locked" in sentence
+    assert "the run goes on" in sentence
+    mirror.finish(folder)
+    assert len(sentences) == 1
+    assert logged(root, mirror.run_id) == expected()
+
+
+@pytest.mark.parametrize("dead", ["folder", "text", "no folder"])
+def test_a_dead_store_is_one_warning_and_a_way_out(tmp_path, dead):
+    folder = write_run(tmp_path / "kept", EVENTS)
+    root = tmp_path / "runs"
+    if dead == "no folder":
+        root.write_text("a file where the runs should be")
+    else:
+        root.mkdir()
+        (root / "mlflow.db").mkdir() if dead == "folder" else (root / "mlflow.db").write_text("x" * 5000)
+    sentences: list[str] = []
+    began = time.monotonic()
+    mirror = follow(root, folder, warn=sentences.append)
+    mirror.finish(folder)
+    assert time.monotonic() - began < 10
+    assert mirror.run_id is None
+    assert len(sentences) == 2
+    assert "MLflow cannot log into" in sentences[0]
+    assert f"rebuild it from {folder.path}" in sentences[1]
+    with pytest.raises(DeviceError, match="MLflow cannot log into"):
+        rebuild(folder, root)
+
+
+def test_a_path_that_is_no_uri_is_refused_up_front(tmp_path):
+    with pytest.raises(UsageError, match="without % and"):
+        store.store_uri(tmp_path / "50%")
+
+
+def test_nothing_before_the_run_has_started(tmp_path):
+    mirror = Tracker(tmp_path, "x", warn=warned)
+    mirror.close()
+    assert list(tmp_path.iterdir()) == []
+    assert isinstance(EVENTS[0], RunStarted)
+
+
+_OFFLINE = """
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        raise SystemExit(f"tried {event} {arguments}")
+
+sys.addaudithook(refuse)
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import test_tracker
+from example_run import write_run
+root = Path(sys.argv[1])
+folder = write_run(root, test_tracker.EVENTS)
+test_tracker.follow(root, folder).finish(folder)
+from mlflow.telemetry.utils import is_telemetry_disabled
+assert is_telemetry_disabled()
+"""
+
+
+def test_no_connection_is_tried_and_nothing_is_said(tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        _OFFLINE,
+        str(tmp_path / "runs"),
+        str(Path(__file__).parent),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+    assert not (tmp_path / "mlruns").exists()
