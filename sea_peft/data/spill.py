@@ -36,9 +36,9 @@ def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, c
 class ScanCache:
     """Keeps prepared scans in memory up to a limit and the images of the rest in memory-mapped files.
 
-    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold patient data:
-    they lie in a private temporary folder that vanishes with the cache (`close`, a `with` block, or the end of
-    the program).
+    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold patient
+    data: they lie in a private temporary folder that vanishes with the cache (`close`, a `with` block, or
+    the end of the program).
 
     Args:
         limit: Bytes of images and labels to hold in memory.

@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import logging
-import math
 import os
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sea_peft.data.itk import read_itk, write_itk
+from sea_peft.data.nifti import read_nifti, write_nifti
+from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_NIFTI_GEOMETRY = (
-    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-    "srow_x", "srow_y", "srow_z", "xyzt_units",
-)  # fmt: skip
-_DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +80,17 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix is None:
-        raise DataError(f"{_shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
     _require_file(path)
     try:
-        array, affine = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path)
+        array, affine = (read_nifti if suffix in NIFTI_SUFFIXES else read_itk)(path)
     except DataError:
         raise
     # Parsers meet damaged bytes in ways that no list of exception types covers; each one means "unreadable".
     except Exception as error:
         reason = _reason(error)
         raise DataError(
-            f"{_shown(path)} cannot be read as {suffix} ({reason}); export it again or take the case out"
+            f"{shown(path)} cannot be read as {suffix} ({reason}); export it again or take the case out"
         ) from error
     array = _one_volume(path, array, component)
     _require_sane(path, array, affine)
@@ -121,7 +113,7 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     suffix = volume_suffix(path)
     if suffix not in WRITABLE_SUFFIXES:
         raise DataError(
-            f"cannot write {_shown(path)}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}"
+            f"cannot write {shown(path)}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}"
         )
     like = Path(like) if like is not None else None
     if like is not None and (volume_suffix(like) in NIFTI_SUFFIXES) != (suffix in NIFTI_SUFFIXES):
@@ -130,12 +122,12 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     try:
         with atomic_path(path, suffix) as temporary:
             if suffix in NIFTI_SUFFIXES:
-                _write_nifti(temporary, array, volume.affine, like)
+                write_nifti(temporary, array, volume.affine, like)
             else:
-                _write_itk(temporary, array, volume.affine, like)
+                write_itk(temporary, array, volume.affine, like)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cannot write {_shown(path)} ({_reason(error)}); check free space and permissions"
+            f"cannot write {shown(path)} ({_reason(error)}); check free space and permissions"
         ) from error
 
 
@@ -160,15 +152,15 @@ def _require_file(path: Path) -> None:
         size = path.stat().st_size
         is_file = path.is_file()
     except FileNotFoundError:
-        raise DataError(f"{_shown(path)} does not exist; check the path or take the case out") from None
+        raise DataError(f"{shown(path)} does not exist; check the path or take the case out") from None
     except OSError as error:
         raise DataError(
-            f"{_shown(path)} cannot be opened ({_reason(error)}); check the link or the permissions"
+            f"{shown(path)} cannot be opened ({_reason(error)}); check the link or the permissions"
         ) from error
     if not is_file:
-        raise DataError(f"{_shown(path)} is a folder, not a volume; give the file itself")
+        raise DataError(f"{shown(path)} is a folder, not a volume; give the file itself")
     if size == 0:
-        raise DataError(f"{_shown(path)} is empty (0 bytes); export the scan again or take the case out")
+        raise DataError(f"{shown(path)} is empty (0 bytes); export the scan again or take the case out")
 
 
 def _reason(error: BaseException) -> str:
@@ -187,100 +179,11 @@ def _reason(error: BaseException) -> str:
     return lines[-1][:120] if lines else type(error).__name__
 
 
-def _shown(path: Path) -> str:
-    """The path on one line, whatever characters its name has."""
-    return "".join(c if c.isprintable() else "?" for c in str(path))
-
-
-def _quiet_nibabel() -> None:
-    """Keep nibabel from printing header contents, which may name a patient."""
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-
-
-def _nifti_kind(path: Path, raw: bytes) -> Any:
-    """nibabel's image class for NIfTI-1 or NIfTI-2, told by the header size that the file starts with."""
-    import nibabel
-
-    kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
-    sizes = (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
-    size = next((size for size in sizes if size in kinds), None)
-    if size is None or len(raw) < size:
-        raise DataError(
-            f"{_shown(path)} is not a NIfTI file (wrong magic bytes); export the scan again or rename it"
-        )
-    return kinds[size]
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    _quiet_nibabel()
-    raw = path.read_bytes()
-    if raw.startswith(_GZIP_MAGIC):
-        raw = gzip.decompress(raw)  # the whole stream, so that its checksum is verified
-    kind = _nifti_kind(path, raw)
-    image = kind.from_bytes(raw)
-    header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False)  # as it is, nothing mended
-    needed = math.prod(image.shape) * header.get_data_dtype().itemsize + image.dataobj.offset
-    if needed > len(raw):
-        raise DataError(
-            f"{_shown(path)} is cut short: its header promises {needed} bytes of voxels "
-            f"({_times(image.shape)}), the file holds {len(raw)}; export the scan again"
-        )
-    if header["sform_code"] == 0 and not (header["pixdim"][1:4] > 0).all():
-        pixdim = ", ".join(f"{p:g}" for p in header["pixdim"][1:4])
-        raise DataError(
-            f"{_shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it again"
-        )
-    array = np.asanyarray(image.dataobj)
-    if image.dataobj.slope != 1 or image.dataobj.inter != 0:
-        array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
-    return array, np.asarray(image.affine, dtype=np.float64)
-
-
-def _nifti_header(path: Path) -> tuple[Any, Any]:
-    """The image class and header of a NIfTI file, without reading its voxels."""
-    _quiet_nibabel()
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        raw = stream.read(540)
-    kind = _nifti_kind(path, raw)
-    return kind, kind.header_class(raw[: kind.header_class.sizeof_hdr])
-
-
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    shape = reader.GetSize()
-    if reader.GetNumberOfComponents() > 1:
-        raise DataError(
-            f"{_shown(path)} holds {reader.GetNumberOfComponents()} values per voxel; one is needed: "
-            "export each channel or segment as its own file"
-        )
-    if len(shape) != 3:
-        raise DataError(f"{_shown(path)} has {len(shape)} axes ({_times(shape)}); a 3D volume is needed")
-    detached = volume_suffix(path) in (".nhdr", ".mhd")
-    if not detached and math.prod(shape) > _DEFLATE_MAX_RATIO * path.stat().st_size:
-        raise DataError(
-            f"{_shown(path)} is cut short: its header promises {_times(shape)} voxels, "
-            f"the file holds {path.stat().st_size} bytes; export the scan again"
-        )
-    image = reader.Execute()
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    lps = np.eye(4)
-    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
-    lps[:3, 3] = image.GetOrigin()
-    return array, _LPS_TO_RAS @ lps
-
-
 def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndarray:
     if component is not None and array.ndim == 4:
         if component >= array.shape[3]:
             raise DataError(
-                f"{_shown(path)} holds {array.shape[3]} channels, channel number {component} was declared; "
+                f"{shown(path)} holds {array.shape[3]} channels, channel number {component} was declared; "
                 "correct the channel names in the JSON file"
             )
         return array[..., component]
@@ -288,7 +191,7 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndar
         array = array[..., 0]
     if array.ndim != 3:
         raise DataError(
-            f"{_shown(path)} has {array.ndim} axes ({_times(array.shape)}); a 3D volume is needed: "
+            f"{shown(path)} has {array.ndim} axes ({times(array.shape)}); a 3D volume is needed: "
             "split it into one file per channel"
         )
     return array
@@ -297,16 +200,16 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndar
 def _require_sane(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     if array.dtype.kind not in "buif":
         raise DataError(
-            f"{_shown(path)} stores {array.dtype} voxels; real numbers are needed (one grey value per voxel)"
+            f"{shown(path)} stores {array.dtype} voxels; real numbers are needed (one grey value per voxel)"
         )
     if min(array.shape) < 1:
-        raise DataError(f"{_shown(path)} has no voxels (shape {_times(array.shape)}); export the scan again")
+        raise DataError(f"{shown(path)} has no voxels (shape {times(array.shape)}); export the scan again")
     axes = affine[:3, :3]
     lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     # Unit axes: their determinant is the cell's skewness whatever the spacing
     if not (lengths > 1e-6).all() or abs(np.linalg.det(axes / lengths)) < 1e-3:
         raise DataError(
-            f"{_shown(path)} has an unusable orientation or voxel size in its header; export the scan again"
+            f"{shown(path)} has an unusable orientation or voxel size in its header; export the scan again"
         )
 
 
@@ -316,42 +219,3 @@ def _storable(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.int64:  # not every NIfTI reader takes 64-bit integers
         return array.astype(np.int32)
     return array
-
-
-def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
-    import nibabel
-
-    kind, source = (nibabel.Nifti1Image, None) if like is None else _nifti_header(like)
-    image = kind(array, affine)
-    image.set_qform(affine, code=1, strip_shears=True)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    if source is not None:
-        for field in _NIFTI_GEOMETRY:
-            image.header[field] = source[field]
-        image.header["pixdim"][:4] = source["pixdim"][:4]
-    nibabel.save(image, path)
-
-
-def _write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    if like is not None:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(like))
-        reader.ReadImageInformation()
-        spacing, direction, origin = reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()
-    else:
-        lps = _LPS_TO_RAS @ affine
-        lengths = np.sqrt((lps[:3, :3] ** 2).sum(axis=0))
-        spacing, origin = lengths.tolist(), lps[:3, 3].tolist()
-        direction = (lps[:3, :3] / lengths).ravel().tolist()
-    image.SetSpacing(spacing)
-    image.SetDirection(direction)
-    image.SetOrigin(origin)
-    sitk.WriteImage(image, str(path), useCompression=True)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(str(n) for n in shape)

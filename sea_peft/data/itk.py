@@ -1,0 +1,66 @@
+"""NRRD and MetaImage files through SimpleITK, which works in LPS; affines here are RAS+."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from sea_peft.data.wording import shown, times
+from sea_peft.errors import DataError
+
+_DETACHED_SUFFIXES = (".nhdr", ".mhd")  # header and voxels in two files
+_DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels `[I, J, K]` and RAS+ affine. Raises whatever SimpleITK raises for damaged files."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    shape = reader.GetSize()
+    if reader.GetNumberOfComponents() > 1:
+        raise DataError(
+            f"{shown(path)} holds {reader.GetNumberOfComponents()} values per voxel; one is needed: "
+            "export each channel or segment as its own file"
+        )
+    if len(shape) != 3:
+        raise DataError(f"{shown(path)} has {len(shape)} axes ({times(shape)}); a 3D volume is needed")
+    detached = path.suffix.lower() in _DETACHED_SUFFIXES
+    if not detached and math.prod(shape) > _DEFLATE_MAX_RATIO * path.stat().st_size:
+        raise DataError(
+            f"{shown(path)} is cut short: its header promises {times(shape)} voxels, "
+            f"the file holds {path.stat().st_size} bytes; export the scan again"
+        )
+    image = reader.Execute()
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    lps = np.eye(4)
+    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    return array, _LPS_TO_RAS @ lps
+
+
+def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
+    """Write compressed voxels with the affine, or with the exact geometry of the file `like`."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    if like is not None:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(like))
+        reader.ReadImageInformation()
+        spacing, direction, origin = reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()
+    else:
+        lps = _LPS_TO_RAS @ affine
+        lengths = np.sqrt((lps[:3, :3] ** 2).sum(axis=0))
+        spacing, origin = lengths.tolist(), lps[:3, 3].tolist()
+        direction = (lps[:3, :3] / lengths).ravel().tolist()
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path), useCompression=True)
