@@ -21,7 +21,7 @@ _GEOMETRY_FIELDS = (
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels and RAS+ affine, whatever the number of axes. Raises whatever nibabel raises for damaged files."""
+    """Voxels of any number of axes and RAS+ affine. Raises whatever nibabel raises for damaged files."""
     _quiet_nibabel()
     raw = path.read_bytes()
     if raw.startswith(_GZIP_MAGIC):
