@@ -7,3 +7,15 @@ __version__ = "0.1.0"
 # Idle OpenMP threads that spin make torch ten times slower when another program uses the same cores (measured: 0.8 s against 9.5 s
 # a step), and sleeping ones cost next to nothing. The variable is read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+_LAZY = {"AdaptOptions": "sea_peft.jobs.setup", "adapt": "sea_peft.jobs.adapt", "load_adapter": "sea_peft.jobs.model"}
+__all__ = ["AdaptOptions", "__version__", "adapt", "load_adapter"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the Python API when it is first used, so that `seapeft --help` stays fast."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sea_peft' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

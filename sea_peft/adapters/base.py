@@ -46,6 +46,10 @@ class Adapter(nn.Module):
         """x: the site's first input; y: its output (after the units before this one). Returns the new output, shaped like y."""
         raise NotImplementedError
 
+    def inherit(self, smaller: Adapter) -> None:
+        """Begin with what a trained smaller level of this family at this site does, where the family can hold it exactly; else do
+        nothing, which leaves the identity."""
+
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The site's own tensors (`weight`, `bias`, as far as it has them) with this unit folded in: only those that change.
 

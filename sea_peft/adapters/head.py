@@ -42,6 +42,11 @@ class TargetHead(nn.Module):
         self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
 
     @property
+    def knows_a_label(self) -> bool:
+        """Whether the backbone has an output for at least one target label, so that it can be scored unadapted."""
+        return self.new < len(self.rows)
+
+    @property
     def cost(self) -> int:
         """Trainable parameters."""
         return self.weight.numel() + self.bias.numel()

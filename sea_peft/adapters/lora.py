@@ -57,6 +57,14 @@ class LoRA(Adapter):
         low = convolve(x, self.down, **self.geometry)
         return y + F.conv3d(low, self.up[:, :, None, None, None])
 
+    @torch.no_grad()
+    def inherit(self, smaller: Adapter) -> None:
+        """The first ranks are the smaller unit's; the further ones have B = 0, so the function is the smaller unit's exactly."""
+        rank = smaller.up.shape[1]  # type: ignore[union-attr, index]
+        of_down = (slice(None), slice(rank)) if self.kind == "transposed" else (slice(rank),)
+        self.down[of_down] = smaller.down  # type: ignore[assignment, index]
+        self.up[:, :rank] = smaller.up  # type: ignore[assignment]
+
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         order = {"linear": "or,ri->oi", "conv": "or,ri...->oi...", "transposed": "or,ir...->io..."}[self.kind]
         return {"weight": tensors["weight"] + torch.einsum(order, self.up, self.down)}

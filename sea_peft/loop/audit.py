@@ -61,11 +61,18 @@ class Auditor:
     """
 
     def __init__(
-        self, model: Adapted, images: torch.Tensor, labels: torch.Tensor, batch: int, dice: str = SOFT
+        self,
+        model: Adapted,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        batch: int,
+        dice: str = SOFT,
+        reuse: bool = True,
     ) -> None:
         labelled = (labels > 0).flatten(1).any(dim=1)
         self.model = model
         self.dice = dice
+        self._sites = model.sites if reuse else ()  # without: every block is computed anew, for the same numbers
         self.batches = [
             (images[labelled][i : i + batch], labels[labelled][i : i + batch])
             for i in range(0, int(labelled.sum()), batch)
@@ -86,7 +93,7 @@ class Auditor:
             off: dict[str, list[torch.Tensor]] = {unit: [] for unit in unit_ids}
             for images, labels in self.batches:
                 images = images.to(next(self.model.parameters()).device)
-                with BlockReuse(self.model.backbone, self.model.sites) as reuse:
+                with BlockReuse(self.model.backbone, self._sites) as reuse:
                     baseline = self.model(images).cpu()
                     on.append(patch_dice(baseline, labels, self.dice))
                     hard.append(patch_dice(baseline, labels, HARD))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ _REFIT_CHECKPOINT_EVERY = 25
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` equal parts.
+    """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
     `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
     `promise_batches`: batches behind a promise. `time_limit`: seconds after which search ends at the next cycle; None for none.
     """
@@ -43,8 +44,9 @@ class LoopSettings:
         warmup = min(self.steps, max(1, round(self.steps * self.warmup_share)))
         refit = min(self.steps - warmup, max(1, round(self.steps * self.refit_share)))
         search = self.steps - warmup - refit
-        each, more = divmod(search, self.cycles)
-        return warmup, [each + (i < more) for i in range(self.cycles)], refit
+        # the first cycle counts double: units that have hardly learnt give an audit nothing to tell them apart by
+        ends = [round(search * (i + 2) / (self.cycles + 1)) for i in range(self.cycles)]
+        return warmup, [b - a for a, b in itertools.pairwise([0, *ends])], refit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,18 +238,31 @@ class Controller:
         allocation = self.policy.final()
         self._allocated(self._cycle, allocation, final=True, began=began)
         self._chosen = allocation.active
+        self._inherit()
         if self.policy.audits:
-            unadapted = self.auditor.dice_of((), head=False)
-            searched = self.auditor.dice_of(allocation.active)
-            worse = searched <= unadapted
-            self.callback(
-                events.Compared(
-                    {"unadapted": unadapted, self.policy.name: searched},
-                    "unadapted" if worse else self.policy.name,
-                    "before the refit, hard Dice on the audit patches"
-                    + (": the search did not beat the unadapted backbone" if worse else ""),
-                )
-            )
+            self._compare(allocation)
+
+    def _inherit(self) -> None:
+        """Larger levels that were chosen without having been trained begin with what their smaller siblings learnt."""
+        bank = self.model.bank
+        for unit in (bank.units[u] for u in self._chosen if u not in bank.built):
+            siblings = [
+                bank.units[u] for u in bank.built
+                if bank.units[u].group == unit.group and bank.units[u].placement == unit.placement
+            ]  # fmt: skip
+            smaller = [s for s in siblings if s.cost < unit.cost]
+            if smaller:
+                bank[unit.id].inherit(bank[max(smaller, key=lambda s: s.cost).id])
+
+    def _compare(self, allocation: Allocation) -> None:
+        """What was found against the backbone as it came, on the audit patches, before it is refitted and shipped."""
+        searched = self.auditor.dice_of(allocation.active)
+        dice, chosen, reason = {self.policy.name: searched}, self.policy.name, "hard Dice on the audit patches, before the refit"
+        if self.model.head.knows_a_label:
+            dice["unadapted"] = self.auditor.dice_of((), head=False)
+            if searched <= dice["unadapted"]:
+                chosen, reason = "unadapted", f"{reason}: the search did not beat the unadapted backbone"
+        self.callback(events.Compared(dice, chosen, reason))
 
     def _train(
         self,

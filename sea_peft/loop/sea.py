@@ -29,10 +29,12 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, me
 @dataclasses.dataclass(frozen=True)
 class SeaSettings:
     """`probe_share`: share of the budget kept for probes once units have been promoted. `audit_units`: most units ablated in one audit.
-    `ranking`, `utility`: of those modules."""
+    `growth`: how the credit of a larger level grows with its cost, 1 in proportion, 0 not at all. `ranking`, `utility`: of those modules.
+    """
 
     probe_share: float = 0.15
     audit_units: int = 20
+    growth: float = 0.5
     utility: UtilitySettings = UtilitySettings()
     ranking: RankingSettings = RankingSettings()
 
@@ -133,23 +135,30 @@ class Sea:
         )
 
     def final(self) -> Allocation:
-        """Guard-free: the best of everything measured, whatever its state, then the promising filled into what is left."""
-        measured = [self._item(u, exploring=False) for u, e in self._estimate.items() if e.audits]
-        found = knapsack.greedy(measured, self.space.capacity)
-        best = knapsack.exact(measured, self.space.capacity)
+        """Guard-free: the best of everything measured, whatever its state, larger levels of it included; then the promising into what is
+        left. A larger level was not measured itself: it is credited with its smaller sibling's score times (cost ratio)^growth, and
+        starts from the sibling's trained values (`Adapter.inherit`)."""
+        measured = {u: self._item(u, exploring=False) for u, e in self._estimate.items() if e.audits}
+        grown = self._grown(measured)
+        items = [*measured.values(), *(item for item, _ in grown.values())]
+        found = knapsack.greedy(items, self.space.capacity)
+        best = knapsack.exact(items, self.space.capacity)
         decisions = []
-        for item in measured:
-            if item.id in found.chosen:
-                audits = self._estimate[item.id].audits
-                decisions.append(self._decision(item.id, "keep", f"score {item.value:+.4f} Dice over {audits} audits"))
+        for unit, item in measured.items():
+            if unit in found.chosen:
+                audits = self._estimate[unit].audits
+                decisions.append(self._decision(unit, "keep", f"score {item.value:+.4f} Dice over {audits} audits"))
             elif item.value <= 0:
-                decisions.append(self._decision(item.id, "refuse", f"score {item.value:+.4f} Dice: no gain measured"))
+                decisions.append(self._decision(unit, "refuse", f"score {item.value:+.4f} Dice: no gain measured"))
             else:
-                decisions.append(self._decision(item.id, "refuse", "others give more Dice per parameter"))
+                decisions.append(self._decision(unit, "refuse", "others give more Dice per parameter"))
+        for unit, (item, smaller) in grown.items():
+            if unit in found.chosen:
+                why = f"grown from {smaller}, whose score is {measured[smaller].value:+.4f} Dice; credited with {item.value:+.4f}"
+                decisions.append(self._decision(unit, "add", why))
         chosen = list(found.chosen)
         left = self.space.capacity - found.cost
-        seen = {self._units[item.id].group for item in measured}
-        for unit in self._by_promise(exclude=seen):
+        for unit in self._by_promise(exclude={item.group for item in measured.values()}):
             if self._units[unit].cost <= left and self._promise[unit] > 0:
                 chosen.append(unit)
                 left -= self._units[unit].cost
@@ -161,6 +170,21 @@ class Sea:
         return Allocation(
             self._in_order(chosen), (), tuple(decisions), found.value, best.value, knapsack.gap(found, best)
         )
+
+    def _grown(self, measured: Mapping[str, Item]) -> dict[str, tuple[Item, str]]:
+        """Unmeasured larger levels of units that proved useful: id → (item with the credited value, the smaller unit)."""
+        grown: dict[str, tuple[Item, str]] = {}
+        for unit, u in self._units.items():
+            if unit in measured:
+                continue
+            for smaller, item in measured.items():
+                s = self._units[smaller]
+                sibling = s.group == u.group and s.placement == u.placement and s.cost < u.cost
+                if sibling and item.value > 0:
+                    credit = item.value * (u.cost / s.cost) ** self.settings.growth
+                    if unit not in grown or credit > grown[unit][0].value:
+                        grown[unit] = (Item(unit, u.group, u.cost, credit), smaller)
+        return grown
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -13,12 +13,13 @@ class UtilitySettings:
     """`decay`: of the exponential moving average. `window`: how many audits the median and IQR look back. `iqr_weight`: λ in
     score = median − λ·IQR. `exploration`: c in value = score + c·|EMA − score|.
 
-    SEA-PEFT (arXiv 2603.05822) publishes decay 0.93–0.95, window 5, λ 0.25, c 0.5 for runs of 30 and more audits; a run of four to
-    ten audits would never leave its first observation with such a decay, hence 0.7.
+    SEA-PEFT (arXiv 2603.05822) publishes decay 0.93–0.95, window 5, λ 0.25, c 0.5 for runs of 30 and more audits. A run of four to
+    ten audits would never leave its first observation with such a decay, hence 0.7; and its first audit, of units that have hardly
+    learnt, must be able to drop out, hence a window of 3.
     """
 
     decay: float = 0.7
-    window: int = 5
+    window: int = 3
     iqr_weight: float = 0.25
     exploration: float = 0.5
 
