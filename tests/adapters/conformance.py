@@ -1,7 +1,7 @@
 """What every adapter family must keep on every backbone, as checks that take any units of any network.
 
-`tests/adapters/test_conformance.py` feeds them whatever is registered, `tests/adapters/test_broken_families.py` feeds them families that
-break one property each. A check raises AssertionError naming the unit.
+`test_conformance.py` feeds them whatever is registered, `test_broken_families.py` families that break one
+property each. A check raises AssertionError naming the unit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sea_peft.adapters import Adapter, Bank, CannotMerge, Offer, Unit, families,
 from sea_peft.adapters.liveness import acting
 from sea_peft.backbones import Site, architectures, find_sites
 
-# A network whose probe is larger than this is slow: loops over its units take an even sample, and all of them only when asked.
+# A network with a larger probe is slow: loops over its units take an even sample, or all when asked.
 _LARGE_PROBE = 48**3
 _SAMPLE = 6
 # In float64 a gradient this small beside the largest is rounding.
@@ -60,20 +60,18 @@ def bench(backbone: str) -> Bench:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = architecture.build(in_channels=1, out_channels=3, **architecture.small)
-        for module in (
-            network.modules()
-        ):  # norms start as ones and zeros, with which scale and shift could be confused unseen
+        for (
+            module
+        ) in network.modules():  # norms start as ones and zeros, with which scale and shift could be confused unseen
             if not list(module.children()):
                 for name, tensor in module.named_parameters():
                     if tensor.ndim == 1:
-                        nn.init.uniform_(tensor, 0.5, 1.5) if name == "weight" else nn.init.normal_(
-                            tensor, std=0.1
-                        )
+                        nn.init.uniform_(tensor, 0.5, 1.5) if name == "weight" else nn.init.normal_(tensor, std=0.1)
     return Bench.of(network, architecture.example(1))
 
 
 def offered(bench: Bench, family: str) -> tuple[Unit, ...]:
-    """Every unit of the family that the audit space would hold on this backbone: all sites, levels and placements that act."""
+    """Every unit of the family that acts on this backbone: what the audit space would hold of it."""
     return acting(bench.network, units_for(bench.network, bench.sites, {family: Offer()}), bench.x)
 
 
@@ -87,7 +85,7 @@ def at_every_site(units: Sequence[Unit], placement: str, level: str) -> tuple[Un
     return tuple(choose(own, key=lambda u: u.level) for own in by_site.values())
 
 
-# -- the checks ------------------------------------------------------------------------------------------------------
+# -- the checks --------------------------------------------------------------------------------------------
 
 
 def check_identity(bench: Bench, units: Sequence[Unit]) -> None:
@@ -99,14 +97,12 @@ def check_identity(bench: Bench, units: Sequence[Unit]) -> None:
     if not torch.equal(_output(network, x), expected):
         for unit in units:
             with bank.only([unit.id]):
-                assert torch.equal(_output(network, x), expected), (
-                    f"{unit.id} is not the identity at the start"
-                )
+                assert torch.equal(_output(network, x), expected), f"{unit.id} is not the identity at the start"
         raise AssertionError("units that are the identity alone are not so together")
 
 
 def check_off(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 2: whatever was trained, with every gate closed the output and the backbone's tensors are what they were, bit for bit."""
+    """DESIGN 2: trained and closed again, outputs and backbone tensors are bit for bit what they were."""
     network, x = bench.fresh()
     expected = _output(network, x)
     keys = list(network.state_dict())
@@ -115,13 +111,11 @@ def check_off(bench: Bench, units: Sequence[Unit]) -> None:
     assert torch.equal(_output(network, x), expected), f"{units[0].family}: off is not off after training"
     assert list(network.state_dict()) == keys, f"{units[0].family} adds to the backbone's state dict"
     for key, tensor in bench.network.state_dict().items():
-        assert torch.equal(network.state_dict()[key], tensor), (
-            f"{units[0].family} writes to the backbone's {key}"
-        )
+        assert torch.equal(network.state_dict()[key], tensor), f"{units[0].family} writes to the backbone's {key}"
 
 
 def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 3: an ablation leaves every other unit's state alone and restores gates, mode and RNG, also after an exception."""
+    """DESIGN 3: an ablation leaves other units alone; gates, mode and RNG are restored, also on error."""
     network, x = bench.fresh()
     bank = _trained(network, x, units)
     before = _everything(bank, network, x)
@@ -146,9 +140,7 @@ def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
         assert after["modes"] == before["modes"], f"ablating {unit.id} changes train or eval mode"
         assert torch.equal(after["rng"], before["rng"]), f"{unit.family} draws from torch's global RNG"
         _unchanged(before["state"], after["state"], f"ablating {unit.id}")
-        assert torch.equal(after["output"], before["output"]), (
-            f"the output after ablating {unit.id} is not what it was"
-        )
+        assert torch.equal(after["output"], before["output"]), f"the output after ablating {unit.id} is not what it was"
 
 
 def check_acts(bench: Bench, units: Sequence[Unit]) -> None:
@@ -159,13 +151,11 @@ def check_acts(bench: Bench, units: Sequence[Unit]) -> None:
     for unit in bench.sample(units):
         _disturb(bank[unit.id], seed=1)
         with bank.only([unit.id]):
-            assert not torch.equal(_output(network, x), expected), (
-                f"{unit.id} is on offer but changes nothing"
-            )
+            assert not torch.equal(_output(network, x), expected), f"{unit.id} is on offer but changes nothing"
 
 
 def check_cost(bench: Bench, units: Sequence[Unit]) -> None:
-    """The cost is the numel of what is really trained: the leaves of the output's autograd graph, no more and no fewer."""
+    """The cost is the numel of what is really trained: the leaves of the output's autograd graph."""
     network, x = bench.fresh()
     bank = Bank(network, units)
     for unit in units:
@@ -188,13 +178,11 @@ def check_roundtrip(bench: Bench, units: Sequence[Unit], folder: Path) -> None:
     loaded = Bank(again, units, seed=99)
     loaded.load_state_dict(safetensors.torch.load_file(folder / "adapter.safetensors"))
     loaded.activate(_ids(units))
-    assert torch.equal(_output(again, x), expected), (
-        f"{units[0].family} is another one after saving and loading"
-    )
+    assert torch.equal(_output(again, x), expected), f"{units[0].family} is another one after saving and loading"
 
 
 def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 5: folded into the backbone's tensors, the change of the output is the same within 1e-5; or refused, naming the unit."""
+    """DESIGN 5: merged, the change of the output is the same within 1e-5; or it is refused by name."""
     network, x = bench.fresh(torch.float64)
     baseline = _output(network, x)
     bank = Bank(network, units)
@@ -217,10 +205,10 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
 
 
 def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
-    """A step away from the zero initialisation, gradients reach every tensor of every open unit and no tensor of the backbone.
+    """Off the zero initialisation, gradients reach every tensor of every open unit and none of the backbone.
 
-    One exception: a tensor that can only shift whole channels may have none where the backbone does not see such a shift (a full-rank
-    unit's bias in front of an instance norm).
+    One exception: a tensor that can only shift whole channels may have none where the backbone does not see
+    such a shift (a full-rank unit's bias in front of an instance norm).
     """
     network, x = bench.fresh(torch.float64)
     bank = Bank(network, units)
@@ -253,7 +241,7 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
             assert shifts, f"no gradient reaches {name} of {unit.id}"
 
 
-# -- how ---------------------------------------------------------------------------------------------------------------
+# -- how ---------------------------------------------------------------------------------------------------
 
 
 def _ids(units: Sequence[Unit]) -> list[str]:
@@ -302,8 +290,7 @@ def _everything(bank: Bank, network: nn.Module, x: torch.Tensor) -> dict:
     return {
         "output": _output(network, x),
         "active": bank.active,
-        "modes": {u: bank[u].training for u in bank.built}
-        | {n: m.training for n, m in network.named_modules()},
+        "modes": {u: bank[u].training for u in bank.built} | {n: m.training for n, m in network.named_modules()},
         "state": _state(bank, bank.built),
         "rng": torch.get_rng_state(),
     }
@@ -331,12 +318,12 @@ def _merged(bank: Bank, units: Sequence[Unit]) -> dict[str, torch.Tensor] | None
     """The merged tensors, or None where merging is refused, which must name a unit and say why."""
     try:
         return bank.merged(_ids(units))
-    except CannotMerge as refusal:
-        named = [unit.id for unit in units if str(refusal).startswith(unit.id)]
-        assert named, f"merging is refused without naming the unit: {refusal}"
-        reason = str(refusal).partition("cannot be merged: ")[2]
-        assert len(reason.split()) > 2, f"merging is refused without a reason: {refusal}"
-        return None
+    except CannotMerge as error:
+        refusal = str(error)
+    unit_id, _, reason = refusal.partition(" cannot be merged: ")
+    assert unit_id in _ids(units), f"merging is refused without naming the unit: {refusal}"
+    assert len(reason.split()) > 2, f"merging is refused without a reason: {refusal}"
+    return None
 
 
 @torch.no_grad()

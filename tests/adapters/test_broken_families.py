@@ -1,8 +1,9 @@
-"""The conformance checks have teeth: a family that breaks one property is caught by the check of that property."""
+"""The conformance checks have teeth: a family that breaks a property is caught by the check of it."""
 
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import conformance
 import pytest
@@ -80,7 +81,7 @@ class Counts(Sound):
 class SharesState(Sound):
     """Siblings share one tensor: what one of them is decides what the others do."""
 
-    newest: dict[int, nn.Parameter] = {}
+    newest: ClassVar[dict[int, nn.Parameter]] = {}
 
     def __init__(self, site, module, level, placement, generator):
         super().__init__(site, module, level, placement, generator)

@@ -1,4 +1,4 @@
-"""DESIGN 1–5 for every registered family on every registered backbone: whatever is registered is tested, without being named here."""
+"""DESIGN 1–5 for every registered family on every registered backbone, none of them named here."""
 
 from __future__ import annotations
 
