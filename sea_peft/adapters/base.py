@@ -73,3 +73,8 @@ def along_channels(values: torch.Tensor, y: torch.Tensor, channels_last: bool) -
 def is_channels_last(module: nn.Module) -> bool:
     """Linear layers and layer norms keep channels on the last axis, everything else on the second."""
     return isinstance(module, nn.Linear | nn.LayerNorm)
+
+
+def pads_with_zeros(module: nn.Module) -> bool:
+    """Whether `torch.nn.functional`'s convolutions have this module's borders; true for what is no convolution."""
+    return getattr(module, "padding_mode", "zeros") == "zeros"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sea_peft.adapters.base import Adapter
+from sea_peft.adapters.base import Adapter, pads_with_zeros
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
+
+_OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "linear": F.linear,
+    "conv": F.conv3d,
+    "transposed": F.conv_transpose3d,
+}
 
 
 @register
@@ -28,6 +34,10 @@ class Full(Adapter):
     kinds = frozenset({"linear", "conv", "transposed"})
     learning_rate = 1e-3
 
+    @classmethod
+    def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
+        return pads_with_zeros(module)
+
     def __init__(
         self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
     ) -> None:
@@ -42,8 +52,7 @@ class Full(Adapter):
             self.geometry["output_padding"] = module.output_padding
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        operation = {"linear": F.linear, "conv": F.conv3d, "transposed": F.conv_transpose3d}[self.kind]
-        return y + operation(x, self.weight, self.bias, **self.geometry)
+        return y + _OPERATIONS[self.kind](x, self.weight, self.bias, **self.geometry)
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         folded = {"weight": tensors["weight"] + self.weight}

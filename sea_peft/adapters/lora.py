@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sea_peft.adapters.base import Adapter, kaiming_uniform
+from sea_peft.adapters.base import Adapter, kaiming_uniform, pads_with_zeros
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
 
@@ -32,8 +32,9 @@ class LoRA(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        """Ungrouped sites only (a grouped kernel has no channel mixing to approximate), and a rank below full."""
-        return getattr(module, "groups", 1) == 1 and level < min(site.in_channels * _taps(module), site.out_channels)
+        """Ungrouped sites only (a grouped kernel has no channel mixing to approximate), padded with zeros, a rank below full."""
+        rank = min(site.in_channels * _taps(module), site.out_channels)
+        return getattr(module, "groups", 1) == 1 and pads_with_zeros(module) and level < rank
 
     def __init__(
         self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
@@ -60,10 +61,11 @@ class LoRA(Adapter):
     @torch.no_grad()
     def inherit(self, smaller: Adapter) -> None:
         """The first ranks are the smaller unit's; the further ones have B = 0, so the function is the smaller unit's exactly."""
-        rank = smaller.up.shape[1]  # type: ignore[union-attr, index]
+        assert isinstance(smaller, LoRA)
+        rank = smaller.up.shape[1]
         of_down = (slice(None), slice(rank)) if self.kind == "transposed" else (slice(rank),)
-        self.down[of_down] = smaller.down  # type: ignore[assignment, index]
-        self.up[:, :rank] = smaller.up  # type: ignore[assignment]
+        self.down[of_down] = smaller.down
+        self.up[:, :rank] = smaller.up
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         order = {"linear": "or,ri->oi", "conv": "or,ri...->oi...", "transposed": "or,ir...->io..."}[self.kind]
