@@ -64,8 +64,8 @@ def measure() -> Path:
     lines = [
         "# Cost of an audit",
         "",
-        "Made by `python -m benchmarks audit_cost`. Time without reuse over time with reuse, both in turn in one process; the audits' numbers are equal",
-        f"bit for bit (checked in the run). Machine: `{json.dumps(machine(), sort_keys=True)}`.",
+        "Made by `python -m benchmarks audit_cost`. Time without reuse over time with reuse, both in turn in one process;",
+        f"the audits' numbers are equal bit for bit (checked in the run). Machine: `{json.dumps(machine(), sort_keys=True)}`.",
         "",
         "| backbone | units toggled | count | without / with reuse (median, min–max) |",
         "|---|---|---|---|",

@@ -186,28 +186,13 @@ def predict(
     failed = [status for status in statuses if status.error is not None]
     for status in failed:
         output.warn(f"{status.case}: {status.error}")
-    labels = list(dict.fromkeys(label for status in statuses for label in status.volumes))
-    columns = [f"{label} (ml)" for label in labels]
-    rows = [
-        (
-            s.case,
-            state(s.status),
-            s.mask,
-            *(cell(f"{s.volumes[x]:.1f}" if x in s.volumes else None) for x in labels),
-        )
-        for s in statuses
-    ]
     document = {
         "out": str(out),
         "done": len(statuses) - len(failed),
         "failed": len(failed),
         "cases": [vars(status) for status in statuses],
     }
-    output.result(
-        document,
-        table("", ("case", "status", "mask", *columns), rows, right=columns),
-        cell(f"Masks are in {out}."),
-    )
+    output.result(document, shown.prediction_table(statuses), cell(f"Masks are in {out}."))
     if failed:
         raise PartialFailure(
             f"{len(failed)} of {len(statuses)} cases could not be predicted; their reasons stand above."
@@ -299,7 +284,7 @@ def inspect(
         "cycle": cycle,
         "units": [vars(row) for row in rows],
     }
-    output.result(document, shown.headline(found), *shown.unit_tables(rows, everything=unit is not None))
+    output.result(document, shown.headline(found), *shown.unit_lists(rows, everything=unit is not None))
 
 
 @app.command()

@@ -37,6 +37,7 @@ class Adapted(nn.Module):
         self.bank = Bank(backbone, units, seed)
         self.head_path = _final_module(backbone, sites, example)
         module = backbone.get_submodule(self.head_path) if self.head_path else None
+        assert module is None or isinstance(module, nn.Conv3d)
         self.head = TargetHead(rows, classes, module)
         self.head_gate = True
         self._features: torch.Tensor | None = None

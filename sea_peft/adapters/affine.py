@@ -39,6 +39,8 @@ class Affine(Adapter):
         self.instance = isinstance(module, nn.InstanceNorm3d) and not module.track_running_stats
         self.normalized_shape = tuple(module.normalized_shape) if isinstance(module, nn.LayerNorm) else ()
         running = isinstance(module, nn.BatchNorm3d | nn.InstanceNorm3d) and module.running_mean is not None
+        self.running_mean: torch.Tensor | None
+        self.running_var: torch.Tensor | None
         self.register_buffer("running_mean", module.running_mean if running else None, persistent=False)  # type: ignore[arg-type]
         self.register_buffer("running_var", module.running_var if running else None, persistent=False)  # type: ignore[arg-type]
 

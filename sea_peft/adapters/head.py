@@ -28,15 +28,15 @@ class TargetHead(nn.Module):
     Parameters: weight [K + new, C, k, k, k] and bias [K + new], deltas, zero at the start.
     """
 
-    def __init__(self, rows: Sequence[int | None], classes: int, module: nn.Module | None) -> None:
+    def __init__(self, rows: Sequence[int | None], classes: int, module: nn.Conv3d | None) -> None:
         super().__init__()
         self.classes = classes
         self.new = sum(row is None for row in rows)
         fresh = iter(range(classes, classes + self.new))
         self.rows = tuple(next(fresh) if row is None else row for row in rows)
         self.on_features = module is not None
-        shape = module.weight.shape[1:] if module is not None else (classes, 1, 1, 1)  # type: ignore[union-attr, operator]
-        self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))  # type: ignore[misc]
+        shape = tuple(module.weight.shape[1:]) if module is not None else (classes, 1, 1, 1)
+        self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))
         self.bias = nn.Parameter(torch.zeros(classes + self.new))
         names = ("stride", "padding", "dilation") if module is not None else ()
         self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}

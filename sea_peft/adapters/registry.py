@@ -92,14 +92,16 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
         if name not in _FAMILIES:
             raise UsageError(f"No adapter family is called {name!r}; there are {', '.join(_FAMILIES)}.")
         known = _FAMILIES[name]
-        for asked, has, what in (
+        offered: tuple[tuple[Iterable[int | str] | None, Iterable[int | str], str], ...] = (
             (offer.levels, known.levels, "level"),
             (offer.placements, known.placements, "placement"),
             (offer.kinds, known.kinds, "kind of site"),
-        ):
-            if asked is not None and (unknown := set(asked) - set(has)):
-                listed = ", ".join(str(h) for h in sorted(has))
-                raise UsageError(f"{name} has no {what} {sorted(unknown)[0]!r}; it has {listed}.")
+        )
+        for asked, has, what in offered:
+            unknown = [str(a) for a in asked or () if a not in has]
+            if unknown:
+                listed = ", ".join(sorted(str(h) for h in has))
+                raise UsageError(f"{name} has no {what} {unknown[0]}; it has {listed}.")
     made = []
     for site in sites:
         if site.stage == "head":

@@ -40,9 +40,7 @@ class _NoPaths(_Strict):
     @classmethod
     def _refuse_paths(cls, value: Any) -> Any:
         for text in paths_in(value):
-            raise ValueError(
-                f"holds a path ({text!r}); an adapter names things, it does not say where they lie"
-            )
+            raise ValueError(f"holds a path ({text!r}); an adapter names things, it does not say where they lie")
         return value
 
 
@@ -193,9 +191,7 @@ def load_adapter_files(
         if name not in tensors:
             raise WeightsError(f"{folder / MODEL_NAME} lacks the tensor {name!r} that {CONFIG_NAME} lists.")
         if name not in config.tensors:
-            raise WeightsError(
-                f"{folder / MODEL_NAME} holds the tensor {name!r} that {CONFIG_NAME} does not list."
-            )
+            raise WeightsError(f"{folder / MODEL_NAME} holds the tensor {name!r} that {CONFIG_NAME} does not list.")
         found, listed = _spec(tensors[name]), config.tensors[name]
         if found != listed:
             raise WeightsError(
@@ -237,13 +233,10 @@ def upgrade(data: dict[str, Any], steps: Mapping[int, Upgrade], current: int, na
     """
     version = data.get("format_version")
     if type(version) is not int or version < 1:
-        raise WeightsError(
-            f"{name}: format_version is {version!r}, not a version number: this is not an adapter."
-        )
+        raise WeightsError(f"{name}: format_version is {version!r}, not a version number: this is not an adapter.")
     if version > current:
         raise WeightsError(
-            f"{name} has format version {version} but this sea_peft reads up to {current}: "
-            "install a newer sea_peft."
+            f"{name} has format version {version} but this sea_peft reads up to {current}: install a newer sea_peft."
         )
     for step in range(version, current):
         data = {**steps[step](data), "format_version": step + 1}
@@ -258,6 +251,4 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise WeightsError(
-            f"{folder} has no readable {name} ({error.strerror}): copy the adapter again."
-        ) from error
+        raise WeightsError(f"{folder} has no readable {name} ({error.strerror}): copy the adapter again.") from error

@@ -28,9 +28,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(
-            error.errno or 0, f"{error.strerror or error}: choose another folder with --out"
-        )
+        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out")
         raise DeviceError(f"Cannot write {path}: {reason}.") from error
 
 

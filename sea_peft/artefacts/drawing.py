@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from html import escape
 
 from sea_peft.artefacts.history import History
-from sea_peft.artefacts.palette import NOT_MEASURED, REFUSED, family_colours
+from sea_peft.artefacts.palette import REFUSED, UNDECIDED, family_colours
 from sea_peft.artefacts.view import UnitRow, summarise
 
 _BOX, _GAP, _WIDTH, _LEFT = 22, 3, 1080, 96
@@ -19,8 +19,8 @@ _LETTERS = {"conv": "C", "transposed": "T", "norm": "N", "linear": "L", "block":
 
 def network_drawing(history: History) -> str:
     """The SVG text. A box is filled by family where units are on (striped for several), grey where all were
-    refused, white and dashed where nothing was measured; its letter is the kind of site, its tooltip says
-    what was found."""
+    refused; it is dashed where no unit was measured. Its letter is the kind of site, its tooltip says what was
+    found."""
     rows: dict[str, list[UnitRow]] = {}
     for row in summarise(history):
         rows.setdefault(row.site, []).append(row)
@@ -66,22 +66,26 @@ def _blocks(sites: list[tuple[str, str]]) -> Iterator[tuple[str, list[tuple[str,
 
 def _box(x: float, y: float, site: str, kind: str, rows: list[UnitRow], colours: dict[str, str]) -> str:
     on = sorted({row.family for row in rows if row.on})
-    refused = any(row.utility is not None or row.decision == "refuse" for row in rows)
-    fills = [colours[family] for family in on] or [REFUSED if refused else NOT_MEASURED]
+    measured = any(row.utility is not None for row in rows)
+    refused = measured or any(row.decision == "refuse" for row in rows)
+    fills = [colours[family] for family in on] or [REFUSED if refused else UNDECIDED]
     width = _BOX / len(fills)
     stripes = "".join(
         f'<rect x="{x + i * width:.1f}" y="{y:.0f}" width="{width:.1f}" height="{_BOX}" fill="{fill}"/>'
         for i, fill in enumerate(fills)
     )
-    dash = "" if on or refused else ' stroke-dasharray="2 2"'
     tip = "\n".join([f"{site} ({kind})", *(_tip(row) for row in rows)])
     ink = "#fff" if on else "#555"
     return (
         f"<g><title>{escape(tip)}</title>{stripes}"
-        f'<rect x="{x:.1f}" y="{y:.0f}" width="{_BOX}" height="{_BOX}" fill="none" stroke="#777"{dash}/>'
+        f'<rect x="{x:.1f}" y="{y:.0f}" width="{_BOX}" height="{_BOX}" fill="none"{_border(measured)}/>'
         f'<text x="{x + _BOX / 2:.1f}" y="{y + 15:.0f}" class="kind" style="fill:{ink}">'
         f"{_LETTERS.get(kind, escape(kind[:1].upper()))}</text></g>"
     )
+
+
+def _border(measured: bool) -> str:
+    return ' stroke="#777"' if measured else ' stroke="#111" stroke-dasharray="2 2"'
 
 
 def _tip(row: UnitRow) -> str:
@@ -91,19 +95,15 @@ def _tip(row: UnitRow) -> str:
 
 
 def _legend(y: float, colours: dict[str, str]) -> list[str]:
-    entries = [
-        *((colour, family) for family, colour in colours.items()),
-        (REFUSED, "refused"),
-        (NOT_MEASURED, "unmeasured"),
-    ]
+    entries = [(colour, family, True) for family, colour in colours.items()]
+    entries += [(REFUSED, "refused", True), (UNDECIDED, "dashed: no unit measured there", False)]
     parts, x = [], float(_LEFT)
-    for colour, name in entries:
-        dash = ' stroke-dasharray="2 2"' if colour == NOT_MEASURED else ""
+    for colour, name, measured in entries:
         parts.append(
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="12" height="12" fill="{colour}" stroke="#777"{dash}/>'
+            f'<rect x="{x:.0f}" y="{y:.0f}" width="12" height="12" fill="{colour}"{_border(measured)}/>'
             f'<text x="{x + 17:.0f}" y="{y + 10:.0f}" class="legend">{escape(name)}</text>'
         )
-        x += 34 + len(name) * 6.5
+        x += 34 + len(name) * 6.2
     letters = ", ".join(f"{letter} {kind}" for kind, letter in _LETTERS.items())
     parts.append(f'<text x="{x:.0f}" y="{y + 10:.0f}" class="legend" style="fill:#666">{letters}</text>')
     return parts

@@ -51,12 +51,10 @@ def active_sites(history: History) -> Figure:
             width = 0.92 / len(families)
             corner = (cycle - 0.46 + i * width, sites.index(site) - 0.4)
             axes.add_patch(
-                Rectangle(
-                    corner, width, 0.8, color=colours[family], alpha=1.0 if families[family] else 0.3, lw=0
-                )
+                Rectangle(corner, width, 0.8, color=colours[family], alpha=1.0 if families[family] else 0.3, lw=0)
             )
     axes.set_yticks(range(len(sites)), [_short(site) for site in sites], fontsize=7)
-    _cycle_axis(axes, [allocated.cycle for allocated in history.allocations])
+    _cycle_axis(axes, [allocated.cycle for allocated in history.allocations], _final(history))
     axes.set_ylim(len(sites) - 0.5, -0.5)
     _stage_lines(axes, [history.sites[site]["stage"] for site in sites])
     axes.set_title(title, fontsize=10, loc="left")
@@ -126,11 +124,9 @@ def budget_ledger(history: History) -> Figure:
     for family, colour in colours.items():
         of = [[unit for unit in a.active if history.units[unit]["family"] == family] for a in allocations]
         stack([history.cost(units) for units in of], family, colour)
-    stack(
-        [history.cost(a.probes) for a in allocations], "probes", "white", edgecolor=_GREY, hatch="///", lw=0
-    )
+    stack([history.cost(a.probes) for a in allocations], "probes", "white", edgecolor=_GREY, hatch="///", lw=0)
     axes.axhline(history.started.limit, color="#B2182B", lw=1.2, label=f"limit {history.started.limit:,}")
-    _cycle_axis(axes, cycles)
+    _cycle_axis(axes, cycles, _final(history))
     axes.set_ylim(0, max([history.started.limit, *bottom]) * 1.08)
     axes.set_ylabel("trainable parameters")
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -163,16 +159,12 @@ def dice_over_cycles(history: History) -> Figure:
     for x, arm in enumerate(names):
         dice = history.scored[arm].dice
         if dice is None:
-            right.text(
-                x, 0.02, "cannot predict\nthe labels", ha="center", va="bottom", fontsize=7, rotation=90
-            )
+            right.text(x, 0.02, "cannot predict\nthe labels", ha="center", va="bottom", fontsize=7, rotation=90)
         else:
             right.bar(x, dice, color=colours[arm], width=0.7)
             right.text(x, dice + 0.01, f"{dice:.3f}", ha="center", va="bottom", fontsize=8)
     right.set_xticks(range(len(names)), [arm.replace("_", "-") for arm in names], fontsize=8)
-    right.set_title(
-        "Test cases, at the end" if names else "Test cases: not scored yet", fontsize=10, loc="left"
-    )
+    right.set_title("Test cases, at the end" if names else "Test cases: not scored yet", fontsize=10, loc="left")
     left.set_ylim(0, 1.05)
     for axes in (left, right):
         axes.grid(axis="y", color="#E5E5E5", lw=0.6)
@@ -200,9 +192,7 @@ def utilities_over_cycles(history: History) -> Figure:
     axes.axhline(0, color=_GREY, lw=0.7)
     _cycle_axis(axes, [cycle.number for cycle in history.cycles if cycle.ranked is not None])
     axes.set_ylabel("utility (smoothed ΔDice)")
-    axes.set_title(
-        "Utilities over cycles: units on (solid), best refused ones (dotted)", fontsize=10, loc="left"
-    )
+    axes.set_title("Utilities over cycles: units on (solid), best refused ones (dotted)", fontsize=10, loc="left")
     _family_legend(figure, colours)
     return figure
 
@@ -245,13 +235,20 @@ def _short(site: str) -> str:
     return site if len(site) <= 44 else "…" + site[-43:]
 
 
-def _cycle_axis(axes: Axes, cycles: list[int]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _cycle_axis(axes: Axes, cycles: list[int], final: int | None = None) -> None:
+    """Cycles along x, about 20 of them named; `final` is the choice after the last cycle."""
     axes.set_xlabel("cycle")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
     if cycles:
         axes.set_xlim(min(cycles) - 0.6, max(cycles) + 0.6)
+    named = [cycle for cycle in cycles[:: 1 + len(cycles) // 20] if final is None or cycle < final]
+    labels = [str(cycle) for cycle in named]
+    if final is not None:
+        named, labels = [*named, final], [*labels, "final"]
+    axes.set_xticks(named, labels)
+
+
+def _final(history: History) -> int | None:
+    return next((allocated.cycle for allocated in history.allocations if allocated.final), None)
 
 
 def _stage_lines(axes: Axes, stages: list[str]) -> None:
@@ -259,9 +256,7 @@ def _stage_lines(axes: Axes, stages: list[str]) -> None:
     for i in range(1, len(stages) + 1):
         if i == len(stages) or stages[i] != stages[start]:
             middle = (start + i - 1) / 2
-            axes.text(
-                1.01, middle, stages[start], transform=axes.get_yaxis_transform(), fontsize=8, va="center"
-            )
+            axes.text(1.01, middle, stages[start], transform=axes.get_yaxis_transform(), fontsize=8, va="center")
             if i < len(stages):
                 axes.axhline(i - 0.5, color=_GREY, lw=0.6)
             start = i
@@ -283,9 +278,7 @@ def _family_legend(figure: Figure, colours: dict[str, str], more: dict[str, str]
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=family) for family, colour in colours.items()]
-    handles += [
-        Patch(color="#000000", alpha=0.3, label=f"{name} ({look})") for name, look in (more or {}).items()
-    ]
+    handles += [Patch(color="#000000", alpha=0.3, label=f"{name} ({look})") for name, look in (more or {}).items()]
     figure.legend(
         handles=handles,
         loc="outside lower center",

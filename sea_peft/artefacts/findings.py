@@ -55,9 +55,7 @@ def findings(events: Iterable[Event] | History) -> Findings:
     history = events if isinstance(events, History) else History.of(events)
     rows = summarise(history)
     helps, headline, verdict = _verdict(history)
-    measured_off = [
-        row for row in rows if not row.on and (row.utility is not None or row.decision == "refuse")
-    ]
+    measured_off = [row for row in rows if not row.on and (row.utility is not None or row.decision == "refuse")]
     return Findings(
         helps=helps,
         headline=headline,
@@ -95,13 +93,18 @@ def _verdict(history: History) -> tuple[bool | None, str, list[str]]:
             continue
         difference = _difference(adapted, rival)
         said.append(f"Against {name} ({rival.dice:.3f}): {_in_words(difference)}.")
+        worse = [
+            f"{label} ({dice:.3f} → {adapted.per_label[label]:.3f})"
+            for label, dice in rival.per_label.items()
+            if adapted.per_label.get(label, dice) < dice - 0.005
+        ]
+        if worse:
+            said.append(f"Worse than {name} on {', '.join(worse)}.")
         if difference.mean <= 0:
             lost.append(name)
         elif difference.error is None or difference.mean <= 2 * difference.error:
             unsure.append(name)
-    scores = ", ".join(
-        f"{rival.dice:.3f} {ARMS[arm]}" for arm, rival in rivals.items() if rival.dice is not None
-    )
+    scores = ", ".join(f"{rival.dice:.3f} {ARMS[arm]}" for arm, rival in rivals.items() if rival.dice is not None)
     against = f"mean Dice {adapted.dice:.3f} on {count(len(adapted.per_case), 'test case')}" + (
         f", against {scores}" if scores else ""
     )
@@ -152,9 +155,7 @@ def _dice(history: History) -> Table:
     arms = [arm for arm in ARMS if arm in history.scored]
     labels = list(dict.fromkeys(label for arm in arms for label in history.scored[arm].per_label))
     rows = [("mean", *(_number(history.scored[arm].dice) for arm in arms))]
-    rows += [
-        (label, *(_number(history.scored[arm].per_label.get(label)) for arm in arms)) for label in labels
-    ]
+    rows += [(label, *(_number(history.scored[arm].per_label.get(label)) for arm in arms)) for label in labels]
     return Table(("label", *(ARMS[arm] for arm in arms)), tuple(rows) if arms else ())
 
 
@@ -176,9 +177,7 @@ def _placement(rows: list[UnitRow]) -> Table:
     on = [row for row in rows if row.on]
     families = sorted({row.family for row in on})
     stages: list[str] = [
-        stage
-        for stage in ("stem", "encoder", "bottleneck", "decoder", "head")
-        if stage in {r.stage for r in rows}
+        stage for stage in ("stem", "encoder", "bottleneck", "decoder", "head") if stage in {r.stage for r in rows}
     ]
     stages += sorted({row.stage for row in rows} - set(stages))
 
@@ -221,9 +220,7 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
     scans = count(shots, "labelled scan")
     said = []
     if audit:
-        said.append(
-            f"{scans}: {support} trained on, {audit} held out to choose by; the final fit used all of them."
-        )
+        said.append(f"{scans}: {support} trained on, {audit} held out to choose by; the final fit used all of them.")
     else:
         said.append(f"{scans}, no case held out to choose by.")
     if history.independent is False:
@@ -234,18 +231,18 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
     elif history.independent and audit == 1:
         said.append("All utilities rest on 1 audit case: what helps there may not help on the next patient.")
     if history.finished is not None and history.finished.used > history.started.limit:
-        said.append(
-            "This policy trains more parameters than the budget allows: it is there to be compared with."
-        )
+        said.append("This policy trains more parameters than the budget allows: it is there to be compared with.")
     if test < 10:
         said.append(f"{count(test, 'test case')}: too few for a precise Dice.")
-    unmeasured = sum(row.utility is None for row in rows)
+    unmeasured = [row for row in rows if row.utility is None]
     if unmeasured and history.independent is not None:
-        said.append(f"{unmeasured} of {len(rows)} units were never measured; nothing is known about them.")
-    if history.independent is not None:
+        blind = sum(row.on for row in unmeasured)
         said.append(
-            "A utility tells what a unit does in this jointly trained network, not what it would do alone."
+            f"{len(unmeasured)} of {len(rows)} units were never measured"
+            + (f", and {blind} of those are on all the same, by promise alone." if blind else ".")
         )
+    if history.independent is not None:
+        said.append("A utility tells what a unit does in this jointly trained network, not what it would do alone.")
     said += [
         "One training seed: another one can place other units.",
         "Research software, not a medical device: a qualified person must check every mask.",

@@ -19,6 +19,7 @@ from sea_peft.loop.events import (
     RunStarted,
     Scored,
     Searched,
+    TrainingStep,
 )
 
 
@@ -36,8 +37,9 @@ class Cycle:
 
 @dataclasses.dataclass
 class History:
-    """What is known of a run so far."""
+    """What is known of a run so far; `events` in the order in which they happened, without training steps."""
 
+    events: list[Event]
     started: RunStarted
     cycles: list[Cycle]
     compared: Compared | None
@@ -52,6 +54,7 @@ class History:
         Raises:
             UsageError: there is no `RunStarted` among them.
         """
+        events = [event for event in events if not isinstance(event, TrainingStep)]
         started: RunStarted | None = None
         cycles: dict[int, Cycle] = {}
         compared, finished, independent = None, None, None
@@ -75,7 +78,7 @@ class History:
                 finished = event
         if started is None:
             raise UsageError("The trace is empty: the run ended before it began; start it again.")
-        return cls(started, [cycles[n] for n in sorted(cycles)], compared, scored, finished, independent)
+        return cls(events, started, [cycles[n] for n in sorted(cycles)], compared, scored, finished, independent)
 
     @cached_property
     def units(self) -> dict[str, dict[str, Any]]:

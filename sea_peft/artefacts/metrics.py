@@ -69,9 +69,7 @@ def metrics(history: History) -> list[Metric]:
     points.update(_budget(history))
     points.update(_utilities(history))
     if history.compared is not None:
-        points.update(
-            {(_key(f"val/compared/{name}"), 0): dice for name, dice in history.compared.dice.items()}
-        )
+        points.update({(_key(f"val/compared/{name}"), 0): dice for name, dice in history.compared.dice.items()})
     for arm, scored in history.scored.items():
         if scored.dice is not None:
             points[_key(f"test/dice/{arm}"), 0] = scored.dice

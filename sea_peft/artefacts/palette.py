@@ -10,7 +10,7 @@ _COLOURS = (
     "#8C564B", "#1B5E20", "#F781BF", "#4D4D4D", "#A6761D", "#66C2A5", "#B2182B", "#7570B3",
 )  # fmt: skip
 REFUSED = "#D9D9D9"
-NOT_MEASURED = "#FFFFFF"
+UNDECIDED = "#FFFFFF"
 
 
 def family_colours(families: Iterable[str]) -> dict[str, str]:

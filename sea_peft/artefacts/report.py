@@ -55,9 +55,7 @@ def report_markdown(result: Result | None, events: Iterable[Event]) -> str:
     return "\n".join(parts)
 
 
-def report_html(
-    run_folder: RunFolder, overlays: Sequence[Picture] = (), explanation: Sequence[Picture] = ()
-) -> str:
+def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explanation: Sequence[Picture] = ()) -> str:
     """One self-contained HTML page of a run: verdict, tables, a drawing of the network, figures; nothing is
     fetched.
 
@@ -114,8 +112,7 @@ def _facts(result: Result | None, history: History) -> str:
 def _markdown(table: Table) -> str:
     lines = [table.header, ("---",) * len(table.header), *table.rows]
     return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in lines
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
     )
 
 

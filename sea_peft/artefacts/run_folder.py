@@ -130,8 +130,7 @@ class RunFolder:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(
-                f"{path} exists and is not an empty folder: choose another --out, or go on with "
-                f"--resume {path}."
+                f"{path} exists and is not an empty folder: choose another --out, or go on with --resume {path}."
             )
         with atomic.writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -210,9 +209,7 @@ class RunFolder:
         try:
             config = json.loads(self._read(self.config))
         except ValueError as error:
-            raise UsageError(
-                f"{self.config} is not JSON ({error}): the run folder is damaged; run again."
-            ) from error
+            raise UsageError(f"{self.config} is not JSON ({error}): the run folder is damaged; run again.") from error
         if not isinstance(config, dict):
             raise UsageError(f"{self.config} is not a JSON object: the run folder is damaged; run again.")
         return config
@@ -229,17 +226,11 @@ class RunFolder:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"
-            raise UsageError(
-                f"{self.result}: {field}: {first['msg']}; it was not written by this sea_peft."
-            ) from error
+            raise UsageError(f"{self.result}: {field}: {first['msg']}; it was not written by this sea_peft.") from error
 
     def _read(self, path: Path) -> str:
         try:
             return path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            hint = (
-                f"the run did not finish; go on with --resume {self.path}"
-                if path == self.result
-                else "run again"
-            )
+            hint = f"the run did not finish; go on with --resume {self.path}" if path == self.result else "run again"
             raise UsageError(f"{self.path} has no readable {path.name}: {hint}.") from error

@@ -40,9 +40,7 @@ def store_uri(runs_root: Path) -> str:
     """
     path = store_path(runs_root).as_posix()
     if "%" in path or "?" in path:
-        raise UsageError(
-            f"MLflow cannot keep its store in {path}: choose a runs folder without % and ? in its path."
-        )
+        raise UsageError(f"MLflow cannot keep its store in {path}: choose a runs folder without % and ? in its path.")
     return f"sqlite:///{path}"
 
 
@@ -139,9 +137,7 @@ def ui_url(runs_root: Path, port: int, run_id: str | None = None) -> str:
     """
     experiment = _experiment_in(store_path(runs_root))
     if experiment is None:
-        raise UsageError(
-            f"No run is logged in {runs_root}: run `seapeft adapt` first, or name another runs folder."
-        )
+        raise UsageError(f"No run is logged in {runs_root}: run `seapeft adapt` first, or name another runs folder.")
     page = f"/{run_id}/model-metrics" if run_id is not None else ""
     return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs{page}?workflowType=machine_learning"
 
@@ -151,9 +147,7 @@ def _experiment_in(store: Path) -> int | None:
     if not store.is_file():
         return None
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as connection:
-        rows = connection.execute(
-            "SELECT experiment_id FROM experiments WHERE name = ?", (EXPERIMENT,)
-        ).fetchall()
+        rows = connection.execute("SELECT experiment_id FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchall()
         return rows[0][0] if rows else None
     return None
 
@@ -166,9 +160,7 @@ def serve_ui(runs_root: Path, port: int) -> int:
     """
     ui_url(runs_root, port)
     # a group of its own, because MLflow starts a server process that must not outlive this one
-    process = subprocess.Popen(
-        ui_command(runs_root, port), env=ui_environment(), cwd=runs_root, start_new_session=True
-    )
+    process = subprocess.Popen(ui_command(runs_root, port), env=ui_environment(), cwd=runs_root, start_new_session=True)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return process.wait()

@@ -43,9 +43,7 @@ class TraceWriter:
             self._ends = list(itertools.accumulate(len(line) + 1 for line in lines[:-1]))
         with writing(self.path):
             self._file = self.path.open("ab" if append else "xb")
-            self._file.truncate(
-                self._ends[-1] if self._ends else 0
-            )  # drops the half line of a killed process
+            self._file.truncate(self._ends[-1] if self._ends else 0)  # drops the half line of a killed process
             sync_folder(self.path.parent)
 
     @property
@@ -109,18 +107,14 @@ def read_trace(path: Path) -> list[Event]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise UsageError(
-            f"Cannot read the trace {path}: {error.strerror}; name a run folder that has one."
-        ) from error
+        raise UsageError(f"Cannot read the trace {path}: {error.strerror}; name a run folder that has one.") from error
     events: list[Event] = []
     for number, line in enumerate(lines[:-1], start=1):
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UsageError(
-                f"{where} is not JSON: the trace is damaged; run `seapeft adapt` again."
-            ) from error
+            raise UsageError(f"{where} is not JSON: the trace is damaged; run `seapeft adapt` again.") from error
         if not isinstance(row, dict) or "event" not in row:
             raise UsageError(f"{where} is not an event: this is not a trace of a run.")
         if number == 1:
@@ -139,9 +133,7 @@ def without_times(events: Iterable[Event]) -> list[Event]:
 
 def _check_first(row: dict[str, Any], where: str) -> None:
     if row["event"] != RunStarted.kind:
-        raise UsageError(
-            f"{where} is {row['event']!r} instead of {RunStarted.kind!r}: the trace lost its beginning."
-        )
+        raise UsageError(f"{where} is {row['event']!r} instead of {RunStarted.kind!r}: the trace lost its beginning.")
     if row.get("version") != VERSION:
         raise UsageError(
             f"{where} has version {row.get('version')!r} but this sea_peft reads version {VERSION}: "

@@ -146,9 +146,7 @@ class Tracker:
         self._draw(client, run_id, history, drawing)
         if history.finished is not None:
             found = findings(history)
-            client.set_tag(
-                run_id, "mlflow.note.content", "\n\n".join([f"**{found.headline}**", *found.verdict])
-            )
+            client.set_tag(run_id, "mlflow.note.content", "\n\n".join([f"**{found.headline}**", *found.verdict]))
         return client, run_id
 
     def _begin(self, client: MlflowClient, history: History) -> str:
@@ -216,16 +214,12 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            client.create_registered_model(
-                _MODEL, description="Adapter folders, as `seapeft predict` takes them."
-            )
+            client.create_registered_model(_MODEL, description="Adapter folders, as `seapeft predict` takes them.")
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         if not client.search_model_versions(f"run_id = '{run_id}'"):
-            client.create_model_version(
-                _MODEL, f"runs:/{run_id}/adapter", run_id, tags={_RUN_TAG: self._name}
-            )
+            client.create_model_version(_MODEL, f"runs:/{run_id}/adapter", run_id, tags={_RUN_TAG: self._name})
 
 
 def rebuild(run_folder: RunFolder, runs_root: Path | None = None) -> str:

@@ -7,9 +7,20 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sea_peft.artefacts.history import Cycle, History
+from sea_peft.artefacts.history import History
 from sea_peft.errors import UsageError
-from sea_peft.loop.events import Event
+from sea_peft.loop.events import (
+    Allocated,
+    Audited,
+    Compared,
+    Event,
+    Promised,
+    Ranked,
+    RunFinished,
+    RunStarted,
+    Scored,
+    Searched,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +45,7 @@ class UnitRow:
     reason: str
 
 
-def summarise(
-    events: Iterable[Event] | History, cycle: int | None = None, pattern: str = "*"
-) -> list[UnitRow]:
+def summarise(events: Iterable[Event] | History, cycle: int | None = None, pattern: str = "*") -> list[UnitRow]:
     """What is known of each unit at the end of `cycle`: units that are on first, then by utility, unmeasured
     ones last.
 
@@ -91,9 +100,7 @@ def summarise(
         )
     if not rows and history.units:
         example = next(iter(history.units))
-        raise UsageError(
-            f"No unit fits {pattern!r}: unit names look like {example!r}, and * stands for anything."
-        )
+        raise UsageError(f"No unit fits {pattern!r}: unit names look like {example!r}, and * stands for anything.")
     return sorted(rows, key=lambda row: (not row.on, row.utility is None, -(row.utility or 0.0)))
 
 
@@ -144,82 +151,54 @@ EVENT_COLUMNS = ("event", "cycle", "units", "dice", "loss", "used", "changes", "
 
 def event_table(history: History) -> list[list[Any]]:
     """Rows of `EVENT_COLUMNS`, in order: what happened, in numbers and in a sentence."""
-    rows = [_started_row(history)]
-    for cycle in history.cycles:
-        rows.extend(_cycle_rows(cycle))
-    if history.compared is not None:
-        for name, dice in history.compared.dice.items():
-            what = f"{name} on the audit cases"
-            if name == history.compared.chosen:
-                what += f"; chosen: {history.compared.reason}"
-            rows.append({"event": history.compared.kind, "dice": dice, "what": what})
-    for scored in history.scored.values():
-        what = f"{scored.arm} on the test cases" + (
-            "; cannot predict the labels" if scored.dice is None else ""
-        )
-        rows.append({"event": scored.kind, "dice": scored.dice, "seconds": scored.seconds, "what": what})
-    if history.finished is not None:
-        end = history.finished
-        what = f"{end.status}: {end.reason}"
-        rows.append({"event": end.kind, "units": len(end.active), "used": end.used, "what": what})
+    rows = [
+        {"event": event.kind, "cycle": getattr(event, "cycle", None), **row}
+        for event in history.events
+        for row in _event_rows(event)
+    ]
     return [[_rounded(row.get(column)) for column in EVENT_COLUMNS] for row in rows]
 
 
-def _started_row(history: History) -> dict[str, Any]:
-    started = history.started
-    what = (
-        f"policy {started.policy}, seed {started.seed}: {len(started.units)} units on offer, at most "
-        f"{started.limit} of {started.backbone_parameters} parameters"
-    )
-    return {"event": started.kind, "units": 0, "used": started.head, "what": what}
-
-
-def _cycle_rows(cycle: Cycle) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for searched in cycle.searched:
-        what = (
-            f"{searched.phase}, steps {searched.first_step} to {searched.last_step}, with "
-            f"{len(searched.active)} active and {len(searched.probes)} probing units"
+def _event_rows(event: Event) -> list[dict[str, Any]]:
+    row: dict[str, Any] = {"seconds": getattr(event, "seconds", None)}
+    if isinstance(event, RunStarted):
+        row |= {"units": 0, "used": event.head}
+        row["what"] = (
+            f"policy {event.policy}, seed {event.seed}: {len(event.units)} units on offer, at most "
+            f"{event.limit} of {event.backbone_parameters} parameters"
         )
-        units = len(searched.active) + len(searched.probes)
-        rows.append({"event": searched, "units": units, "loss": searched.loss, "what": what})
-    if cycle.promised is not None:
-        rows.append(
-            {"event": cycle.promised, "units": len(cycle.promised.promise), "what": "promise of idle units"}
+    elif isinstance(event, Searched):
+        row |= {"units": len(event.active) + len(event.probes), "loss": event.loss}
+        row["what"] = (
+            f"{event.phase}, steps {event.first_step} to {event.last_step}, with {len(event.active)} active and "
+            f"{len(event.probes)} probing units"
         )
-    if cycle.audited is not None:
-        audited = cycle.audited
-        what = (
-            f"units toggled one by one; hard Dice {audited.hard_dice:.4f}; {audited.patches} patch forwards, "
-            f"naive {audited.naive_patches}"
-            + ("" if audited.independent else "; not independent of the training scans")
+    elif isinstance(event, Promised):
+        row |= {"units": len(event.promise), "what": "promise of idle units"}
+    elif isinstance(event, Audited):
+        row |= {"units": len(event.rows), "dice": event.dice_on}
+        row["what"] = (
+            f"units toggled one by one; hard Dice {event.hard_dice:.4f}; {event.patches} patch forwards, naive "
+            f"{event.naive_patches}" + ("" if event.independent else "; not independent of the training scans")
         )
-        rows.append({"event": audited, "units": len(audited.rows), "dice": audited.dice_on, "what": what})
-    if cycle.ranked is not None:
-        moved = sum(row["state"] != row["was"] for row in cycle.ranked.rows)
-        rows.append(
-            {
-                "event": cycle.ranked,
-                "units": len(cycle.ranked.rows),
-                "changes": moved,
-                "what": "changes of state",
-            }
-        )
-    if cycle.allocated is not None:
-        allocated = cycle.allocated
-        what = f"limit {allocated.limit}, gap to the optimum {allocated.gap:.2%}" + (
-            "; final" if allocated.final else ""
-        )
-        rows.append(
-            {
-                **{"event": allocated, "units": len(allocated.active), "used": allocated.used},
-                **{"changes": allocated.changes, "what": what},
-            }
-        )
-    for row in rows:
-        event = row["event"]
-        row.update(event=event.kind, cycle=cycle.number, seconds=getattr(event, "seconds", None))
-    return rows
+    elif isinstance(event, Ranked):
+        moved = sum(rank["state"] != rank["was"] for rank in event.rows)
+        row |= {"units": len(event.rows), "changes": moved, "what": "changes of state"}
+    elif isinstance(event, Allocated):
+        row |= {"units": len(event.active), "used": event.used, "changes": event.changes}
+        row["what"] = f"and {len(event.probes)} probes; limit {event.limit}, gap to the optimum {event.gap:.2%}"
+        row["what"] += "; final" if event.final else ""
+    elif isinstance(event, Compared):
+        return [
+            {"dice": dice, "what": f"{name} on the audit cases" + (f"; best: {event.reason}" * (name == event.chosen))}
+            for name, dice in event.dice.items()
+        ]
+    elif isinstance(event, Scored):
+        row |= {"dice": event.dice, "what": f"{event.arm} on the test cases"}
+        row["what"] += "; cannot predict the labels" if event.dice is None else ""
+    elif isinstance(event, RunFinished):
+        row |= {"units": len(event.active), "used": event.used, "what": f"{event.status}: {event.reason}"}
+    return [row]
 
 
 def _rounded(value: Any) -> Any:

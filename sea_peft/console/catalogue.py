@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from sea_peft.console import options
 from sea_peft.console.output import Output
@@ -28,17 +29,19 @@ def backbones_list(output: Output) -> None:
     for row in rows:
         if row.problem:
             output.warn(row.problem)
-    columns = ("weights", "architecture", "parameters", "labels", "channels", "mm", "Dice", "licence", "hash")
+    columns = ("backbone", "parameters", "labels", "mm", "Dice", "hash")
     cells = [
         (
-            row.weights, row.architecture, row.parameters, len(row.labels) or None, row.channels, times(row.spacing or None),
-            row.dice, row.licence, row.sha256 and row.sha256[:8],
+            _named(row.weights or "no weights", row.architecture, *row.channels, row.licence),
+            row.parameters,
+            len(row.labels) or None,
+            times(row.spacing or None),
+            row.dice,
+            row.sha256 and row.sha256[:8],
         )
         for row in rows
-    ]  # fmt: skip
-    output.result(
-        [vars(row) for row in rows], table("", columns, cells, right=("parameters", "labels", "Dice", "mm"))
-    )
+    ]
+    output.result([vars(row) for row in rows], table("", columns, cells, right=columns[1:]))
 
 
 @backbones.command("info")
@@ -97,12 +100,12 @@ def adapters_list(
     from sea_peft.jobs.listing import list_adapters
 
     offered = list_adapters(backbone, weights, profile)
-    columns = ("family", "level", "placement", "sites", "units", "cheapest", "dearest", "all", "fit")
+    columns = ("units", "sites", "number", "cheapest", "dearest", "all", "fit")
     rows = [
-        (r.family, r.level or None, r.placement, r.kinds, r.units, r.cheapest, r.dearest, r.total, r.fits)
-        for r in offered.families
+        (row.prefix, row.kinds, row.units, row.cheapest, row.dearest, row.total, row.fits)
+        for row in offered.families
     ]
-    made = [table("", columns, rows, right=("level", "units", "cheapest", "dearest", "all", "fit"))]
+    made = [table("", columns, rows, right=columns[2:])]
     if units:
         every = [(u.id, u.site.stage, u.site.kind, u.cost) for u in offered.units]
         made.append(table("\nUnits", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
@@ -217,3 +220,7 @@ def data_phantom(
 def _worst(findings: tuple) -> object:
     severities = {finding.severity for finding in findings}
     return state("problem" if "error" in severities else "warning" if severities else "ok")
+
+
+def _named(name: str, *about: str) -> Text:
+    return Text.assemble((name, "bold"), ("\n  " + ", ".join(word for word in about if word), "dim"))

@@ -57,8 +57,12 @@ class Output:
         if self.json:
             print(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
             return
-        for table in tables:
-            self.results.print(table)
+        if self.results.is_terminal:
+            self.results.print(*tables, sep="\n")
+            return
+        with self.results.capture() as captured:  # tables are padded to a rectangle, which a file does not need
+            self.results.print(*tables, sep="\n")
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sea_peft.console.tables import facts, table
+from sea_peft.console.tables import facts, state, table
 
 if TYPE_CHECKING:
     from sea_peft.artefacts.findings import Findings
     from sea_peft.artefacts.run_folder import Result
     from sea_peft.artefacts.view import UnitRow
     from sea_peft.jobs.evaluate import Evaluation
+    from sea_peft.jobs.predict import CaseStatus
 
 _VERDICTS = {True: "bold green", False: "bold red", None: "bold yellow"}
 REFUSED_SHOWN = 12
@@ -36,26 +40,18 @@ def dice_table(found: Findings) -> Table:
 def run_facts(result: Result) -> Table:
     """Budget, units, time and place of a finished run."""
     budget, seconds = result.budget, result.seconds
-    share = budget.used / budget.limit if budget.limit else 0.0
+    share = f"{budget.fraction:.2%} of the backbone's {budget.backbone_parameters:,}"
+    units = f"{result.units.active} of {result.units.offered} units on offer"
+    cases = f"{result.support_cases} trained on, {result.audit_cases} audited on"
     tests = f"{result.test_cases} test case{'' if result.test_cases == 1 else 's'}"
     return facts(
         [
-            ("budget", f"{budget.used:,} of {budget.limit:,} parameters ({share:.1%} of the limit)"),
-            ("", f"{budget.fraction:.2%} of the backbone's {budget.backbone_parameters:,}"),
+            ("budget", f"{budget.used:,} of {budget.limit:,} parameters, {share}"),
             ("  head", f"{budget.head:,} of these"),
-            (
-                "  units",
-                f"{budget.used - budget.head:,} in {result.units.active} of {result.units.offered} units on offer",
-            ),
-            (
-                "shots",
-                f"{result.shots} ({result.support_cases} trained on, {result.audit_cases} audited on), {tests}",
-            ),
-            (
-                "time",
-                f"{clock(seconds.total)} (training {clock(seconds.train)}, audits {clock(seconds.audit)})",
-            ),
-            ("memory", f"{result.peak_memory_bytes / 2**30:.1f} GiB at most, {result.device}"),
+            ("  units", f"{budget.used - budget.head:,} of these, in {units}"),
+            ("shots", f"{result.shots} ({cases}); {tests}"),
+            ("time", f"{clock(seconds.total)} (training {clock(seconds.train)}, audits {clock(seconds.audit)})"),
+            ("memory", f"{result.peak_memory_bytes / 2**30:.1f} GiB at most, on {result.device}"),
             ("run", result.run),
         ]
     )
@@ -66,31 +62,44 @@ def next_steps(run: str) -> Table:
     where = shlex.quote(run)
     return facts(
         [
-            (f"seapeft inspect {where}", "why these units"),
-            (f"seapeft report {where}", "the same as a page"),
-            (f"seapeft predict {where} SCANS --out masks", "masks"),
+            ("why", f"seapeft inspect {where}"),
+            ("page", f"seapeft report {where}"),
+            ("masks", f"seapeft predict {where} SCANS --out masks"),
         ],
         title="\nNext",
     )
 
 
-def unit_table(title: str, rows: Sequence[UnitRow]) -> Table:
-    """Units with their reasons below their names, so that both have room. Utility and spread in Dice points."""
-    return table(
-        title,
-        ("unit", "parameters", "utility", "state"),
-        [(_unit(row), row.cost, _utility(row), row.decision or row.state) for row in rows],
-        right=("parameters", "utility"),
-    )
+class UnitLines:
+    """Units one a line, and below them why: once where the reason is the same for several. Utility and spread in Dice points."""
+
+    def __init__(self, title: str, rows: Sequence[UnitRow]) -> None:
+        self._title, self._rows = title, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        cells = [(row.unit, row.stage, f"{row.cost:,}", _utility(row), row.decision or row.state) for row in self._rows]
+        lines = [("unit", "stage", "parameters", "utility", ""), *cells]
+        widths = [max(len(line[column]) for line in lines) for column in range(5)]
+        wide = sum(widths) + 8 <= options.max_width  # the stage goes first where there is no room
+
+        def line(values: Sequence[str], style: str) -> Text:
+            unit, stage, cost, utility, state = (f"{v:{'>' if i in (2, 3) else ''}{w}}" for i, (v, w) in enumerate(zip(values, widths, strict=True)))
+            shown = (unit, stage, cost, utility, state) if wide else (unit, cost, utility, state)
+            return Text("  ".join(shown).rstrip(), style=style, no_wrap=True)
+
+        yield Text(f"\n{self._title}", style="bold")
+        yield line(lines[0], "dim")
+        for reason, group in itertools.groupby(zip(self._rows, cells, strict=True), key=lambda pair: pair[0].reason):
+            members = list(group)
+            for row, values in members:
+                yield line(values, "bold" if row.on else "")
+            count = f"these {len(members)}: " if len(members) > 1 else ""
+            yield Padding(Text(count + reason, style="dim"), (0, 0, 0, 4))
 
 
-def _unit(row: UnitRow) -> Text:
-    return Text.assemble((row.unit, "bold" if row.on else ""), (f"\n  {row.stage}: {row.reason}", "dim"))
-
-
-def _utility(row: UnitRow) -> str | None:
+def _utility(row: UnitRow) -> str:
     if row.utility is None:
-        return None
+        return "–"
     return f"{row.utility * 100:+.2f}" + ("" if row.spread is None else f" ± {row.spread * 100:.2f}")
 
 
@@ -135,24 +144,31 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def unit_tables(rows: Sequence[UnitRow], everything: bool) -> list[Table | Text]:
+def unit_lists(rows: Sequence[UnitRow], everything: bool) -> list[UnitLines | Text]:
     """What is on, and what is not: all of it, or the first that were measured or refused."""
     on, off = [row for row in rows if row.on], [row for row in rows if not row.on]
-    judged = (
-        off
-        if everything
-        else [r for r in off if r.utility is not None or r.decision == "refuse"][:REFUSED_SHOWN]
-    )
-    made: list[Table | Text] = [unit_table("\nOn: utility in Dice points", on)] if on else []
-    made += [unit_table("\nOff", judged)] if judged else []
+    judged = off if everything else [r for r in off if r.utility is not None or r.decision == "refuse"][:REFUSED_SHOWN]
+    made: list[UnitLines | Text] = [UnitLines(f"{len(on)} units are on (utility in Dice points)", on)] if on else []
+    made += [UnitLines("Off", judged)] if judged else []
     if len(judged) < len(off):
         unmeasured = sum(row.utility is None for row in off)
         made.append(
-            Text(
-                f"{len(off) - len(judged)} more units are off ({unmeasured} never measured); --unit '*' shows them."
-            )
+            Text(f"\n{len(off) - len(judged)} more are off ({unmeasured} never measured); --unit '*' shows them.")
         )
     return made
+
+
+def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
+    """What became of each case, with the volumes of a few labels, or the number of labels found among many."""
+    labels = list(dict.fromkeys(label for status in statuses for label in status.volumes))
+    few = labels if len(labels) <= 3 else []
+    columns = [f"{label} (ml)" for label in few] or ["labels found"]
+    rows = []
+    for status in statuses:
+        found = sum(volume > 0 for volume in status.volumes.values())
+        values = [f"{status.volumes[label]:.1f}" if label in status.volumes else None for label in few]
+        rows.append((status.case, state(status.status), status.mask, *(values or [f"{found} of {len(labels)}"])))
+    return table("", ("case", "status", "mask", *columns), rows, right=columns)
 
 
 def evaluation_tables(scores: Evaluation) -> list[Table]:

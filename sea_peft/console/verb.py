@@ -77,4 +77,5 @@ def outcome(error: Exception) -> tuple[str, int]:
 def error_document(error: Exception) -> dict[str, Any]:
     """What --json prints when there is no result."""
     sentence, code = outcome(error)
-    return {"status": "error", "error": sentence, "exit_code": code}
+    status = "interrupted" if isinstance(error, Interrupted) else "error"
+    return {"status": status, "error": sentence, "exit_code": code}

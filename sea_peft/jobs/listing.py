@@ -61,6 +61,12 @@ class FamilyRow:
     total: int
     fits: int
 
+    @property
+    def prefix(self) -> str:
+        """What the ids of its units begin with."""
+        placement = f".{self.placement}" if self.placement else ""
+        return f"{self.family}{placement}" + (f"-{self.level}" if self.level else "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Offered:

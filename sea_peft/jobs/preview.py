@@ -34,7 +34,8 @@ def preview_png(image: Volume, indices: np.ndarray, labels: Sequence[str], geome
     low, high = np.percentile(grey[:: max(1, grey.shape[0] // 64)], (1, 99))
     colours = family_colours(labels)
     table = [_rgb(colours[label]) for label in labels]
-    figure = Figure(figsize=(12, 4.6), layout="constrained", facecolor="black")
+    figure = Figure(figsize=(12, 4.8), facecolor="black")
+    figure.set_layout_engine("constrained", h_pad=0.12)
     for axes, axis in zip(figure.subplots(1, 3), (2, 1, 0), strict=True):
         at = _fullest(mask, axis)
         plane, over = (np.take(a, at, axis=axis) for a in (grey, mask))
@@ -48,6 +49,9 @@ def preview_png(image: Volume, indices: np.ndarray, labels: Sequence[str], geome
             _coloured(turned[1], table), aspect=spacing[up] / spacing[across], interpolation="nearest"
         )
         axes.set_title(f"{_PLANES[axis]}, plane {at + 1} of {mask.shape[axis]}", color="white", fontsize=9)
+        if axis != 0:
+            for side, x in (("R", 0.02), ("L", 0.95)):
+                axes.text(x, 0.02, side, transform=axes.transAxes, color="white", fontsize=9)
         axes.set_axis_off()
     present = [label for index, label in enumerate(labels, start=1) if (indices == index).any()]
     handles = [Patch(color=colours[label], label=label) for label in present[:_MOST_IN_LEGEND]]

@@ -41,11 +41,12 @@ def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Te
     """
     classes = logits.shape[1]
     axes = (2, 3, 4)
-    if kind == SOFT:
-        p = logits.softmax(dim=1)
-    else:
-        p = torch.nn.functional.one_hot(logits.argmax(dim=1), classes).movedim(-1, 1).to(logits.dtype)
-    r = torch.nn.functional.one_hot(label.long(), classes).movedim(-1, 1).to(logits.dtype)
+
+    def one_hot(index: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(index.long(), classes).movedim(-1, 1).to(logits.dtype)
+
+    p = logits.softmax(dim=1) if kind == SOFT else one_hot(logits.argmax(dim=1))
+    r = one_hot(label)
     # float64 sums: two nearly equal Dice values are subtracted later
     both = (p * r).sum(axes, dtype=torch.float64)[:, 1:]
     reference = r.sum(axes, dtype=torch.float64)[:, 1:]

@@ -143,14 +143,13 @@ class Controller:
         done = self._step - (self.settings.steps - refit)
         while self._phase == "refit" and done < refit:
             count = min(_REFIT_CHECKPOINT_EVERY, refit - done)
-            start = done
             self._train(
                 "refit",
                 self._cycle,
                 Allocation(self._chosen),
                 self._refit_crops,
                 count,
-                lambda i: warm_up_cosine(start + i, refit, refit // 10),
+                lambda i, start=done: warm_up_cosine(start + i, refit, refit // 10),
             )
             done += count
             self._enter("refit")

@@ -44,7 +44,7 @@ class BlockReuse:
 
     def __enter__(self) -> BlockReuse:
         for path, module in self._modules.items():
-            module.forward = self._remembering(path, module.forward)  # type: ignore[method-assign]
+            module.forward = self._remembering(path, module.forward)
         return self
 
     def __exit__(

@@ -35,8 +35,8 @@ class SeaSettings:
     probe_share: float = 0.15
     audit_units: int = 20
     growth: float = 0.5
-    utility: UtilitySettings = UtilitySettings()
-    ranking: RankingSettings = RankingSettings()
+    utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
+    ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
 
 
 class Sea:
@@ -57,7 +57,7 @@ class Sea:
         self.settings = settings
         self._units = space.by_id
         self._standing = {u: Standing() for u in self._units}
-        self._estimate = {u: UNMEASURED for u in self._units}
+        self._estimate = dict.fromkeys(self._units, UNMEASURED)
         self._promise: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited

@@ -85,12 +85,9 @@ class _Run:
                 yield ev.TrainingStep("search", 7 + 20 * cycle + step, 90, 0.5)
             first, loss = 7 + 20 * cycle, 0.8 * 0.7**cycle
             on = sorted(allocated.active + allocated.probes)
-            yield ev.Searched(
-                cycle, "search", first, first + 20, loss, allocated.active, allocated.probes, 2.5
-            )
+            yield ev.Searched(cycle, "search", first, first + 20, loss, allocated.active, allocated.probes, 2.5)
             rows = [
-                {"unit": u, "delta": self.truth[u] + rng.gauss(0, 0.003), "spread": 0.003, "patches": 8}
-                for u in on
+                {"unit": u, "delta": self.truth[u] + rng.gauss(0, 0.003), "spread": 0.003, "patches": 8} for u in on
             ]
             dice, naive = 0.6 + 0.2 * (1 - 0.5**cycle), 8 * (len(cost) + 1)
             yield ev.Audited(cycle, dice, dice + 0.02, rows, 8 * (len(on) + 1), naive, bool(audit), 0.7)
@@ -105,9 +102,7 @@ class _Run:
         yield ev.RunFinished("done", allocated.active, used, "all steps done")
 
     def allocate(self, cycle: int, final: bool) -> ev.Allocated:
-        ranked = sorted(
-            (u for u, e in self.ema.items() if e > 0.002), key=lambda u: -self.ema[u] / self.cost[u]
-        )
+        ranked = sorted((u for u, e in self.ema.items() if e > 0.002), key=lambda u: -self.ema[u] / self.cost[u])
         chosen, used, decisions = [], HEAD, []
         for unit in ranked:
             if used + self.cost[unit] <= self.limit:
@@ -161,9 +156,7 @@ class _Run:
     def scored(self, arm: str, mean: float | None, cases: list[str]) -> ev.Scored:
         if mean is None:
             return ev.Scored(arm, None, {}, {}, 1.0)
-        per_case = {
-            case: {"liver": mean + 0.05 + self.rng.gauss(0, 0.01), "spleen": mean - 0.05} for case in cases
-        }
+        per_case = {case: {"liver": mean + 0.05 + self.rng.gauss(0, 0.01), "spleen": mean - 0.05} for case in cases}
         liver = sum(row["liver"] for row in per_case.values()) / len(cases)
         per_label = {"liver": liver, "spleen": mean - 0.05}
         return ev.Scored(arm, (liver + mean - 0.05) / 2, per_label, per_case, 1.5)

@@ -165,9 +165,7 @@ def test_tensors_must_be_those_of_the_config(tmp_path, tensors, stored, sentence
 
 def test_another_backbone_is_refused_by_its_hash(tmp_path, tensors):
     save_adapter(tmp_path / "adapter", config(), tensors)
-    with pytest.raises(
-        WeightsError, match=r"made for segresnet with weights 'phantom-source'.*has hash cdcd"
-    ):
+    with pytest.raises(WeightsError, match=r"made for segresnet with weights 'phantom-source'.*has hash cdcd"):
         load_adapter_files(tmp_path / "adapter", backbone_sha256="cd" * 32)
 
 

@@ -80,10 +80,12 @@ def test_drawing_is_well_formed_and_has_a_box_for_every_site():
     titles = [box.findtext("{*}title") or "" for box in boxes]
     assert [title.split(" (")[0] for title in titles] == list(History.of(events).sites)
     on = {row.site for row in summarise(events) if row.on}
-    refused = {row.site for row in summarise(events) if row.utility is not None} - on
+    measured = {row.site for row in summarise(events) if row.utility is not None}
     colours = set(family_colours(["lora", "affine"]).values())
     for box, title in zip(boxes, titles, strict=True):
-        fills = {rect.get("fill") for rect in box.findall("{*}rect")} - {"none"}
+        *stripes, frame = box.findall("{*}rect")
+        fills = {stripe.get("fill") for stripe in stripes}
         site = title.split(" (")[0]
         assert (fills <= colours) == (site in on)
-        assert (fills == {REFUSED}) == (site in refused)
+        assert (fills == {REFUSED}) == (site in measured - on)
+        assert ("stroke-dasharray" in frame.attrib) == (site not in measured)

@@ -39,10 +39,7 @@ def test_values_are_those_of_the_events(events):
             assert known["audit/noise", event.cycle] == statistics.median(row["spread"] for row in event.rows)
         elif isinstance(event, ev.Ranked):
             for row in event.rows:
-                assert (
-                    known["utility/" + row["unit"].replace("@", "_").replace("#", "_"), event.cycle]
-                    == row["ema"]
-                )
+                assert known["utility/" + row["unit"].replace("@", "_").replace("#", "_"), event.cycle] == row["ema"]
 
 
 def test_the_time_adds_up(events):

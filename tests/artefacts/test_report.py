@@ -54,9 +54,7 @@ def test_a_gain_within_the_spread_of_cases_is_not_called_a_win():
 
 
 def test_with_one_test_case_nothing_is_proven():
-    events = rescored(
-        rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4]
-    )
+    events = rescored(rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4])
     found = findings(events)
     assert found.helps is None
     assert any("too few to tell from chance" in sentence for sentence in found.verdict)
@@ -84,6 +82,15 @@ def test_a_label_that_the_rival_lacks_counts_as_zero_in_the_pairs():
     assert any(f"{points:.1f} Dice points higher" in sentence for sentence in found.verdict)
 
 
+def test_labels_that_became_worse_are_named_even_where_the_mean_wins():
+    events = make_events()
+    unadapted = next(e for e in events if isinstance(e, ev.Scored) and e.arm == "unadapted")
+    better = dataclasses.replace(unadapted, per_label={**unadapted.per_label, "spleen": 0.9})
+    found = findings([better if e is unadapted else e for e in events])
+    assert found.helps is True
+    assert "Worse than the unadapted backbone on spleen (0.900 → 0.790)." in found.verdict
+
+
 def test_unfinished_and_unscored_runs_judge_nothing():
     events = make_events()
     assert "has not finished" in findings(events[:-1]).headline
@@ -99,6 +106,17 @@ def test_caveats_tell_shots_and_independence():
     alone = " ".join(findings(make_events(shots=1)).caveats)
     assert "1 labelled scan, no case held out" in alone
     assert "not independent" in alone
+
+
+def test_units_placed_without_measurement_are_counted():
+    events = make_events()
+    idle = next(unit for unit in (row["unit"] for row in events[0].units) if not measured(events, unit))
+    events[-1] = dataclasses.replace(events[-1], active=[*events[-1].active, idle])
+    assert any("1 of them are on all the same" in caveat for caveat in findings(events).caveats)
+
+
+def measured(events, unit):
+    return any(row["unit"] == unit for e in events if isinstance(e, ev.Ranked) for row in e.rows)
 
 
 def test_a_policy_outside_the_budget_is_marked():
@@ -144,9 +162,7 @@ class Outside(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
-            if name in ("src", "href", "action", "data", "srcset") and not (value or "").startswith(
-                "data:image/"
-            ):
+            if name in ("src", "href", "action", "data", "srcset") and not (value or "").startswith("data:image/"):
                 self.fetched.append(f"{tag} {name}={value}")
         self.images += tag == "img"
         if tag in ("script", "link", "iframe", "object"):
@@ -167,9 +183,7 @@ def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     assert "worst &lt;b&gt;case" in page
     assert "url(" not in page
     assert CLINICAL in page
-    assert page == report_html(
-        folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)]
-    )
+    assert page == report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
 
 
 def test_page_of_a_run_in_progress(tmp_path):

@@ -68,9 +68,7 @@ def test_ui_serves_the_run_and_leaves_no_process_behind(tmp_path):
     assert store.ui_url(tmp_path, port).startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?")
     assert f"/runs/{mirror.run_id}/model-metrics" in store.ui_url(tmp_path, port, mirror.run_id)
     code = f"from sea_peft.artefacts.store import serve_ui; serve_ui({str(tmp_path)!r}, {port})"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as ui:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ui:
         try:
             base, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
             while True:

@@ -99,9 +99,7 @@ def test_tables_have_the_form_of_log_table(root, run):
 
 def test_artifacts_are_there_and_the_adapter_is_registered(root, run):
     client = store.open_store(root)
-    names = {
-        item.path for folder in (None, "adapter", "figures") for item in client.list_artifacts(run[1], folder)
-    }
+    names = {item.path for folder in (None, "adapter", "figures") for item in client.list_artifacts(run[1], folder)}
     assert names >= {"report.md", "adapter/adapter_config.json", "figures/active_sites.png"}
     (version,) = client.search_model_versions(f"run_id = '{run[1]}'")
     assert version.source == f"runs:/{run[1]}/adapter"

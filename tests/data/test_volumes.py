@@ -95,6 +95,13 @@ def _nifti(**header) -> bytes:
     return bytes(raw)
 
 
+def _mha(**changes: str) -> bytes:
+    entries = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+               "Offset": "0 0 0", "ElementSpacing": "1 1 1", "DimSize": "5 6 7", "ElementType": "MET_SHORT",
+               "ElementDataFile": "LOCAL"} | changes  # fmt: skip
+    return "".join(f"{key} = {value}\n" for key, value in entries.items()).encode() + ARRAY.tobytes()
+
+
 NAN = float("nan")
 UNREADABLE = {
     "empty.nii.gz": (b"", "is empty \\(0 bytes\\)"),
@@ -113,6 +120,13 @@ UNREADABLE = {
     "nan_affine.nii": (_nifti(srow_x=[NAN, 0, 0, 0]), "unusable orientation"),
     "singular.nii": (_nifti(srow_x=[0, 0, 0, 0]), "unusable orientation"),
     "no_spacing.nii": (_nifti(sform_code=0, pixdim=[1, 0, 1, 1, 1, 1, 1, 1]), "voxel size of 0, 1, 1 mm"),
+    "axes.mha": (_mha(NDims="99999999"), "has 99999999 axes"),
+    "printf.mha": (_mha(ElementDataFile="%s%s"), "names '%s%s' as its data file; one file beside it is needed"),
+    "outside.mhd": (_mha(ElementDataFile="../x.raw"), "as its data file"),
+    "sizes.mha": (_mha(DimSize="5 6"), "header entry DimSize = 5 6; 3 numbers are needed"),
+    "nan.mha": (_mha(ElementSpacing="1 nan 1"), "3 numbers are needed"),
+    "no_spacing.mha": (_mha().replace(b"ElementSpacing", b"ElementSpycing"), "no ElementSpacing in its header"),
+    "header_only.mha": (b"ObjectType = Image\nNDims = 3\n", "no DimSize in its header"),
     "scan.png": (b"png", "is not a volume"),
     "vector.nrrd": (b"NRRD0004\ntype: short\ndimension: 4\nsizes: 2 1 1 1\n"
                     b"kinds: vector domain domain domain\nendian: little\nencoding: raw\n\n1234",
@@ -135,6 +149,14 @@ def test_integers_stored_with_a_scale_factor(tmp_path):
     array = read_volume(tmp_path / "m.nii").array
     assert array.dtype == np.float32
     np.testing.assert_allclose(array, ARRAY * 0.5)
+
+
+def test_a_plain_mha_and_a_detached_header(tmp_path):
+    (tmp_path / "a.mha").write_bytes(_mha())
+    (tmp_path / "b.mhd").write_bytes(_mha(ElementDataFile="b.raw").split(b"b.raw")[0] + b"b.raw\n")
+    (tmp_path / "b.raw").write_bytes(ARRAY.tobytes())
+    for name in ("a.mha", "b.mhd"):
+        assert np.array_equal(read_volume(tmp_path / name).array.transpose(2, 1, 0).ravel(), ARRAY.ravel())
 
 
 def test_what_is_no_file_at_all(tmp_path):

@@ -85,7 +85,7 @@ _TARGETS = (
         "small-lesions",
         "another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
         CT(phase=LATE_ARTERIAL),
-        Build(lesions=(3, 6), lesion_radius=(8.0, 13.0)),
+        Build(lesions=(3, 6), lesion_radius=(9.0, 14.0)),
         labels=("liver_lesion",),
     ),
 )
