@@ -239,7 +239,7 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
         blind = sum(row.on for row in unmeasured)
         said.append(
             f"{len(unmeasured)} of {len(rows)} units were never measured"
-            + (f", and {blind} of those are on all the same, by promise alone." if blind else ".")
+            + (f"; {blind} of them are on all the same, for the reasons given." if blind else ".")
         )
     if history.independent is not None:
         said.append("A utility tells what a unit does in this jointly trained network, not what it would do alone.")

@@ -24,7 +24,8 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 class Card(pydantic.BaseModel):
     """What stands beside the weights. `kwargs`: of the architecture, beyond its channels. `labels`: class names in the order of
-    the output channels, index 0 the background. `recipe`: the preprocessing that the weights were trained with (sea_peft.data.recipe.Recipe as JSON). `patch`: voxels of a training crop.
+    the output channels, index 0 the background. `recipe`: the
+    preprocessing that the weights were trained with (sea_peft.data.recipe.Recipe as JSON). `patch`: voxels of a training crop.
     `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
     """
 

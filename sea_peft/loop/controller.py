@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -149,7 +150,7 @@ class Controller:
                 Allocation(self._chosen),
                 self._refit_crops,
                 count,
-                lambda i, start=done: warm_up_cosine(start + i, refit, refit // 10),
+                functools.partial(warm_up_cosine, total=refit, over=refit // 10, start=done),
             )
             done += count
             self._enter("refit")

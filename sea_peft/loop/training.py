@@ -32,8 +32,9 @@ def warm_up(step: int, over: int) -> float:
     return min(1.0, (step + 1) / max(over, 1))
 
 
-def warm_up_cosine(step: int, total: int, over: int) -> float:
-    """Linear warm-up over `over` steps, then half a cosine to 0 at `total`: the refit."""
+def warm_up_cosine(step: int, total: int, over: int, start: int = 0) -> float:
+    """Linear warm-up over `over` steps, then half a cosine to 0 at `total`: the refit. `start`: steps done before this call's first."""
+    step += start
     if step < over:
         return (step + 1) / max(over, 1)
     return 0.5 * (1 + math.cos(math.pi * (step - over) / max(total - over, 1)))
