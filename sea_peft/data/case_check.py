@@ -110,9 +110,7 @@ def check_case(case: Case, dataset: Dataset) -> CaseCheck:
     )
 
 
-def _label(
-    case: Case, dataset: Dataset, image: Volume | None
-) -> tuple[Volume | None, dict[str, int], list[Finding]]:
+def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume | None, dict[str, int], list[Finding]]:
     """The label map, the voxels of each selected label, and what is wrong with it."""
     try:
         label = _named(case.id, "label", partial(_label_of, case))
@@ -127,8 +125,7 @@ def _label(
             )
         if set(counts) <= {0}:
             raise DataError(
-                f"case {case.id}: label is empty (all {label.array.size} voxels are 0); "
-                "label the case or take it out"
+                f"case {case.id}: label is empty (all {label.array.size} voxels are 0); label the case or take it out"
             )
     except DataError as error:
         return None, {}, [Finding(case.id, "label", "error", str(error))]

@@ -27,9 +27,7 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
     low, high = flat.min(), flat.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(flat.size - np.count_nonzero(np.isfinite(flat)))
-        raise DataError(
-            f"{where} has {bad} of {flat.size} voxels that are NaN or infinite; export the label again"
-        )
+        raise DataError(f"{where} has {bad} of {flat.size} voxels that are NaN or infinite; export the label again")
     if low < -_TOLERANCE or high > MOST_CODE:
         raise DataError(
             f"{where} runs from {low:.6g} to {high:.6g}; label codes must lie in 0..{MOST_CODE}: "

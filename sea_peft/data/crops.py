@@ -94,9 +94,7 @@ def hold_out_region(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
         The part to train on and the part to audit on. Their `geometry` is the whole scan's: no way back.
     """
     if scan.label is None or not bool((scan.label > 0).any()):
-        raise DataError(
-            f"case {scan.id}: nothing is labelled, so no region can be held out; choose another case"
-        )
+        raise DataError(f"case {scan.id}: nothing is labelled, so no region can be held out; choose another case")
     label = scan.label
     axis = int(np.argmax(label.shape))
     others = tuple(a for a in range(3) if a != axis)
@@ -146,9 +144,7 @@ def _background_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...
     return voxel
 
 
-def _box_around(
-    centre: tuple[int, ...], shape: Sequence[int], patch: tuple[int, int, int]
-) -> tuple[slice, ...]:
+def _box_around(centre: tuple[int, ...], shape: Sequence[int], patch: tuple[int, int, int]) -> tuple[slice, ...]:
     """The patch around `centre`, moved inward where it would stick out."""
     starts = (min(max(0, c - p // 2), n - p) for c, n, p in zip(centre, shape, patch, strict=True))
     return tuple(slice(s, s + p) for s, p in zip(starts, patch, strict=True))

@@ -27,9 +27,7 @@ def looks_like_hounsfield(array: np.ndarray) -> bool:
     return float(array.min()) <= HOUNSFIELD_MINIMUM
 
 
-def choose_intensity(
-    recipe: Recipe, cases: Sequence[Case], channels: Sequence[str]
-) -> tuple[Recipe, str | None]:
+def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[str]) -> tuple[Recipe, str | None]:
     """The recipe with an intensity that suits the scans.
 
     The weights' own intensity is kept unless it is a fixed window and the scans are not in Hounsfield units:

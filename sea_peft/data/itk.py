@@ -69,8 +69,7 @@ def _require_sound_meta_header(path: Path) -> None:
             raise DataError(f"{shown(path)} has {value[:20]} axes; a 3D volume is needed")
         if wanted is not None and not _numbers(value, wanted):
             raise DataError(
-                f"{shown(path)} has the header entry {key} = {value[:60]}; {wanted} numbers are needed: "
-                "export it again"
+                f"{shown(path)} has the header entry {key} = {value[:60]}; {wanted} numbers are needed: export it again"
             )
         seen.add(key)
         if key == "ElementDataFile":
@@ -89,8 +88,7 @@ def _require_one_data_file(path: Path, name: str) -> None:
     plain = not set(name) & set("%/\\\0") and name not in ("LIST", "LOCAL", "")
     if not plain or not (path.parent / name).is_file():
         raise DataError(
-            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed: "
-            "export it as .mha"
+            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed: export it as .mha"
         )
 
 

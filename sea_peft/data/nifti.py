@@ -37,9 +37,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     if header["sform_code"] == 0 and not (header["pixdim"][1:4] > 0).all():
         pixdim = ", ".join(f"{p:g}" for p in header["pixdim"][1:4])
-        raise DataError(
-            f"{shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it again"
-        )
+        raise DataError(f"{shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it again")
     array = np.asanyarray(image.dataobj)
     if image.dataobj.slope != 1 or image.dataobj.inter != 0:
         array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
@@ -81,9 +79,7 @@ def _kind(path: Path, raw: bytes) -> Any:
     sizes = (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
     size = next((size for size in sizes if size in kinds), None)
     if size is None or len(raw) < size:
-        raise DataError(
-            f"{shown(path)} is not a NIfTI file (wrong magic bytes); export the scan again or rename it"
-        )
+        raise DataError(f"{shown(path)} is not a NIfTI file (wrong magic bytes); export the scan again or rename it")
     return kinds[size]
 
 

@@ -50,9 +50,7 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
         raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")
     picked = tuple(_channel(dataset, name) for name in channels) or dataset.channels
     if len(set(picked)) < len(picked):
-        raise DataError(
-            f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once"
-        )
+        raise DataError(f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once")
     codes = frozenset(code for group in chosen.values() for code in group)
     return dataclasses.replace(
         dataset,
@@ -79,9 +77,7 @@ def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
         raise DataError(f"--label {text!r}: code {max(codes)} is too large; codes end at {MOST_CODE}")
     undeclared = [code for code in codes if dataset.codes is not None and code not in dataset.codes]
     if undeclared:
-        raise DataError(
-            f"--label {text!r}: code {undeclared[0]} is not declared; there are {_names(dataset)}"
-        )
+        raise DataError(f"--label {text!r}: code {undeclared[0]} is not declared; there are {_names(dataset)}")
     return name, tuple(dict.fromkeys(codes))
 
 
@@ -109,6 +105,4 @@ def _channel(dataset: Dataset, name: str) -> str:
         if known.lower() in same:
             return known
     hint = did_you_mean(name, dataset.channels)
-    raise DataError(
-        f"{dataset.name} has no channel {name!r}{hint or ';'} it has {', '.join(dataset.channels)}"
-    )
+    raise DataError(f"{dataset.name} has no channel {name!r}{hint or ';'} it has {', '.join(dataset.channels)}")

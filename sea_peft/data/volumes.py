@@ -112,9 +112,7 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix not in WRITABLE_SUFFIXES:
-        raise DataError(
-            f"cannot write {shown(path)}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}"
-        )
+        raise DataError(f"cannot write {shown(path)}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}")
     like = Path(like) if like is not None else None
     if like is not None and (volume_suffix(like) in NIFTI_SUFFIXES) != (suffix in NIFTI_SUFFIXES):
         like = None
@@ -126,9 +124,7 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
             else:
                 write_itk(temporary, array, volume.affine, like)
     except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"cannot write {shown(path)} ({_reason(error)}); check free space and permissions"
-        ) from error
+        raise DataError(f"cannot write {shown(path)} ({_reason(error)}); check free space and permissions") from error
 
 
 @contextlib.contextmanager
@@ -208,9 +204,7 @@ def _require_sane(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     # Unit axes: their determinant is the cell's skewness whatever the spacing
     if not (lengths > 1e-6).all() or abs(np.linalg.det(axes / lengths)) < 1e-3:
-        raise DataError(
-            f"{shown(path)} has an unusable orientation or voxel size in its header; export the scan again"
-        )
+        raise DataError(f"{shown(path)} has an unusable orientation or voxel size in its header; export the scan again")
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

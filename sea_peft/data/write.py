@@ -69,9 +69,7 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | Non
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
     except OSError as error:
-        raise DataError(
-            f"cannot write {out} ({error.strerror}); check the path and the permissions"
-        ) from error
+        raise DataError(f"cannot write {out} ({error.strerror}); check the path and the permissions") from error
     try:
         total = len(dataset.cases) + len(dataset.test_cases)
         parts = [("Tr", case) for case in dataset.cases] + [("Ts", case) for case in dataset.test_cases]
@@ -100,9 +98,7 @@ def _codes(dataset: Dataset) -> dict[str, Any]:
 
 def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
     if not isinstance(case, FileCase) or case.masks:
-        raise DataError(
-            f"case {case.id} has one mask file per structure; it is read as it is, without a datalist"
-        )
+        raise DataError(f"case {case.id} has one mask file per structure; it is read as it is, without a datalist")
     missing = [channel for channel in dataset.channels if channel not in case.images]
     if missing:
         raise DataError(f"case {case.id}: channel {missing[0]} is missing; add the file or take the case out")

@@ -27,9 +27,7 @@ def memory_case() -> Callable[..., MemoryCase]:
 def nnunet(tmp_path: Path) -> Callable[..., Path]:
     """Write an nnU-Net raw folder with `count` cases; `description` overrides entries of dataset.json."""
 
-    def make(
-        count: int = 4, channels: Sequence[str] = ("CT",), name: str = "Dataset001_Toy", **description
-    ) -> Path:
+    def make(count: int = 4, channels: Sequence[str] = ("CT",), name: str = "Dataset001_Toy", **description) -> Path:
         root = tmp_path / name
         for folder in ("imagesTr", "labelsTr"):
             (root / folder).mkdir(parents=True)

@@ -114,9 +114,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "field", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.parametrize(("spoil", "field", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", ""))
 def test_bad_cases_are_refused_in_one_sentence(nnunet, spoil, field, sentence):
     root = nnunet(4, channels=("A", "B"))
     spoil(root)

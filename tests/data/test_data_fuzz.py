@@ -85,9 +85,7 @@ def whole_way(path: Path) -> None:
         recipe, _ = choose_intensity(Recipe(spacing=(2, 2, 2)), usable.cases, usable.channels)
         for case in usable.cases:
             if max(case.image(usable.channels[0]).spacing) > 50:
-                recipe = recipe.model_copy(
-                    update={"spacing": (9e4, 9e4, 9e4)}
-                )  # half-metre voxels: keep it quick
+                recipe = recipe.model_copy(update={"spacing": (9e4, 9e4, 9e4)})  # half-metre voxels: keep it quick
             ready = prepare(case, recipe, usable.channels, usable.labels)
             one_hot = ready.label[None].float().expand(len(usable.labels) + 1, -1, -1, -1)
             assert restore(one_hot, ready.geometry).shape == ready.geometry.shape
@@ -134,9 +132,7 @@ def one_json(folder: Path, changes: dict[str, object], mutations: list[Mutation]
 
 def fuzzed(count: int):
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(
-        max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=quiet
-    )
+    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=quiet)
 
 
 VOLUME_ARGUMENTS = {

@@ -92,9 +92,7 @@ def test_resampling_agrees_with_monai():
     shape, affine = (24, 20, 16), affine_for((1, 0, 2), (-1, 1, 1), (0.75, 1.5, 3.0))
     image = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     turned = Orientation(axcodes="RAS")(MetaTensor(image[None], affine=torch.tensor(affine)))
-    expected = Spacing(pixdim=(1.5, 1.5, 1.5), mode="bilinear", align_corners=False, scale_extent=True)(
-        turned
-    )
+    expected = Spacing(pixdim=(1.5, 1.5, 1.5), mode="bilinear", align_corners=False, scale_extent=True)(turned)
     geometry = whole_geometry(shape, affine, "RAS", (1.5, 1.5, 1.5))
     ours = geometry.to_grid(torch.from_numpy(np.ascontiguousarray(geometry.oriented(image))))
     assert tuple(expected.shape[1:]) == geometry.grid

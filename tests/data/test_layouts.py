@@ -127,9 +127,7 @@ def test_wrong_entries_are_refused(nnunet, entries, sentence):
         open_dataset(nnunet(1, **entries))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '"x"', "\x00", "{" * 5000, '{"a": 1' + "0" * 5000 + "}"]
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "\x00", "{" * 5000, '{"a": 1' + "0" * 5000 + "}"])
 def test_broken_json_is_refused(nnunet, text):
     root = nnunet(1)
     (root / "dataset.json").write_text(text)
@@ -147,9 +145,7 @@ def test_decathlon_with_4d_images(tmp_path):
     image, label = scan(0)
     put(root / "labelsTr" / "BRATS_1.nii.gz", label)
     (root / "imagesTr").mkdir()
-    nibabel.save(
-        nibabel.Nifti1Image(np.stack([image, image * 2], -1), AFFINE), root / "imagesTr" / "BRATS_1.nii.gz"
-    )
+    nibabel.save(nibabel.Nifti1Image(np.stack([image, image * 2], -1), AFFINE), root / "imagesTr" / "BRATS_1.nii.gz")
     content = {
         "name": "BRATS", "relase": "2.0", "modality": {"0": "FLAIR", "1": "T1w"},
         "labels": {"0": "background", "1": "edema"}, "numTraining": 1, "numTest": 1,
@@ -173,9 +169,7 @@ def test_auto3dseg_datalist_in_a_file_of_any_name(tmp_path):
         image, label = scan(number)
         put(tmp_path / "data" / f"p{number}" / "image.mha", image)
         put(tmp_path / "data" / f"p{number}" / "label.nrrd", label * 3)
-    entries = [
-        {"image": f"data/p{n}/image.mha", "label": f"data/p{n}/label.nrrd", "fold": n} for n in range(3)
-    ]
+    entries = [{"image": f"data/p{n}/image.mha", "label": f"data/p{n}/label.nrrd", "fold": n} for n in range(3)]
     entries[2]["lable"] = entries[2].pop("label")
     path = tmp_path / "my task.json"
     path.write_text(json.dumps({"training": entries[:1], "validation": entries[1:], "testing": entries[:1]}))

@@ -175,6 +175,4 @@ def test_recipe_is_strict_and_survives_json():
 
 def test_affine_of_the_scan_is_kept():
     image, label = scan(0)
-    assert np.array_equal(
-        prepare(MemoryCase("x", {"CT": image}, label), Recipe(), ["CT"]).geometry.affine, AFFINE
-    )
+    assert np.array_equal(prepare(MemoryCase("x", {"CT": image}, label), Recipe(), ["CT"]).geometry.affine, AFFINE)

@@ -40,9 +40,7 @@ def test_brats2015(brats2015, tmp_path):
     outside = float((scan.image == 0).float().mean())
     assert 0.2 < outside < 0.7
     source = brats2015 / "imagesTr" / "BRATS_003_0000.nii.gz"
-    write_volume(
-        tmp_path / "mask.nii.gz", type(dataset.cases[0].label())(back, scan.geometry.affine), like=source
-    )
+    write_volume(tmp_path / "mask.nii.gz", type(dataset.cases[0].label())(back, scan.geometry.affine), like=source)
     written = read_volume(tmp_path / "mask.nii.gz")
     assert np.array_equal(written.affine, read_volume(source).affine)
     assert written.array.dtype == np.uint8

@@ -37,9 +37,7 @@ def test_numbers_agree_with_monai(seed, tolerance):
     assert ours.nsd == pytest.approx(surface, abs=1e-5)
     matrix = get_confusion_matrix(*pair)
     for name in ("sensitivity", "specificity", "precision"):
-        assert getattr(ours, name) == pytest.approx(
-            compute_confusion_matrix_metric(name, matrix).item(), abs=1e-6
-        )
+        assert getattr(ours, name) == pytest.approx(compute_confusion_matrix_metric(name, matrix).item(), abs=1e-6)
     millilitres = 0.8 * 1.3 * 3.0 / 1000
     assert ours.volume_difference == pytest.approx((predicted.sum() - reference.sum()) * millilitres)
     assert ours.reference_volume == pytest.approx(reference.sum() * millilitres)

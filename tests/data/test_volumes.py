@@ -96,9 +96,11 @@ def _nifti(**header) -> bytes:
 
 
 def _mha(**changes: str) -> bytes:
-    entries = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-               "Offset": "0 0 0", "ElementSpacing": "1 1 1", "DimSize": "5 6 7", "ElementType": "MET_SHORT",
-               "ElementDataFile": "LOCAL"} | changes  # fmt: skip
+    entries = {
+        "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": "0 0 0", "ElementSpacing": "1 1 1", "DimSize": "5 6 7", "ElementType": "MET_SHORT",
+        "ElementDataFile": "LOCAL",
+    } | changes  # fmt: skip
     return "".join(f"{key} = {value}\n" for key, value in entries.items()).encode() + ARRAY.tobytes()
 
 
@@ -109,7 +111,7 @@ UNREADABLE = {
     "flipped.nii.gz": (gzip.compress(_nifti())[:-8] + b"12345678", "gzip stream is damaged"),
     "text.nii.gz": (b"<html>404</html>" * 40, "wrong magic bytes"),
     "text.nrrd": (b"<html>404</html>" * 40, "cannot be read as .nrrd"),
-    "text.mha": (b"<html>404</html>" * 40, "cannot be read as .mha"),
+    "text.mha": (b"<html>404</html>" * 40, "no NDims in its header"),
     "short.nii": (_nifti()[:400], "promises 772 bytes of voxels .5×6×7., the file holds 400"),
     "lies.nii": (_nifti(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "30000×30000×30000"),
     "lies.nrrd": (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9000 9000 9000\nendian: little\n"
@@ -121,11 +123,11 @@ UNREADABLE = {
     "singular.nii": (_nifti(srow_x=[0, 0, 0, 0]), "unusable orientation"),
     "no_spacing.nii": (_nifti(sform_code=0, pixdim=[1, 0, 1, 1, 1, 1, 1, 1]), "voxel size of 0, 1, 1 mm"),
     "axes.mha": (_mha(NDims="99999999"), "has 99999999 axes"),
-    "printf.mha": (_mha(ElementDataFile="%s%s"), "names '%s%s' as its data file; one file beside it is needed"),
+    "printf.mha": (_mha(ElementDataFile="%s%s"), "names '%s%s' as its data file; one file beside it"),
     "outside.mhd": (_mha(ElementDataFile="../x.raw"), "as its data file"),
     "sizes.mha": (_mha(DimSize="5 6"), "header entry DimSize = 5 6; 3 numbers are needed"),
     "nan.mha": (_mha(ElementSpacing="1 nan 1"), "3 numbers are needed"),
-    "no_spacing.mha": (_mha().replace(b"ElementSpacing", b"ElementSpycing"), "no ElementSpacing in its header"),
+    "no_spacing.mha": (_mha().replace(b"ElementSpacing", b"ElementSpycing"), "no ElementSpacing"),
     "header_only.mha": (b"ObjectType = Image\nNDims = 3\n", "no DimSize in its header"),
     "scan.png": (b"png", "is not a volume"),
     "vector.nrrd": (b"NRRD0004\ntype: short\ndimension: 4\nsizes: 2 1 1 1\n"
@@ -182,9 +184,7 @@ def test_a_name_with_a_newline_stays_one_line(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        nibabel, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(nibabel, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DataError, match="No space left"):
         write_volume(tmp_path / "x.nii.gz", Volume(ARRAY, AFFINE))
     assert os.listdir(tmp_path) == []

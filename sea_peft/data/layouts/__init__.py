@@ -46,12 +46,9 @@ def open_dataset(path: Path | str) -> Dataset:
             if dataset is not None:
                 if not dataset.cases and not dataset.test_cases:
                     raise DataError(
-                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one; put label maps "
-                        "beside them"
+                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one; put label maps beside them"
                     )
                 return dataset
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be opened ({error.strerror}); check the link or the permissions"
-        ) from error
+        raise DataError(f"{path} cannot be opened ({error.strerror}); check the link or the permissions") from error
     raise DataError(f"the layout of {path} is not recognised; it should be {_RECOGNISED}")

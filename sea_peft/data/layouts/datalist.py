@@ -87,9 +87,7 @@ def _entries(
 ) -> list[tuple[FileCase, bool, list[str]]]:
     """Each entry's case, whether it has a label, and sentences about its unknown keys."""
     if not isinstance(entries, list):
-        raise DataError(
-            f"{where}: {section} must be a list of entries, not a {type(entries).__name__}; correct it"
-        )
+        raise DataError(f"{where}: {section} must be a list of entries, not a {type(entries).__name__}; correct it")
     cases = []
     for number, entry in enumerate(entries):
         entry = {"image": entry} if isinstance(entry, str) else entry

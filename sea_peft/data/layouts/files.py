@@ -36,9 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON text file; write it again") from error
     except ValueError as error:  # a number too long to read
-        raise DataError(
-            f"{path} holds a value that cannot be read ({str(error)[:80]}); correct it"
-        ) from error
+        raise DataError(f"{path} holds a value that cannot be read ({str(error)[:80]}); correct it") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object {{…}}, not a {type(content).__name__}; correct it")
     return content
@@ -67,9 +65,7 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
     nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure.
     """
     if not isinstance(labels, Mapping) or not labels:
-        raise DataError(
-            f'{where}: labels must map names to codes, for instance {{"background": 0, "liver": 1}}'
-        )
+        raise DataError(f'{where}: labels must map names to codes, for instance {{"background": 0, "liver": 1}}')
     parsed: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
         name, codes = (value, key) if isinstance(value, str) and not _is_code(value) else (key, value)
@@ -84,9 +80,7 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
         if str(name).lower() in ("background", "ignore") or numbers == (0,):
             continue
         if min(numbers) < 0 or max(numbers) > MOST_CODE:
-            raise DataError(
-                f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..{MOST_CODE}"
-            )
+            raise DataError(f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..{MOST_CODE}")
         if name in parsed:
             raise DataError(f"{where}: label {name!r} is declared twice; give each label one name")
         parsed[str(name)] = numbers
@@ -108,9 +102,7 @@ def parse_channels(where: str, channels: object) -> tuple[str, ...]:
     numbered: dict[int, str] = {}
     for key, name in channels.items():
         if not _is_code(key) or not isinstance(name, str) or not name.strip():
-            raise DataError(
-                f'{where}: channel {key!r}: {name!r} must map a number to a name, for instance "0": "CT"'
-            )
+            raise DataError(f'{where}: channel {key!r}: {name!r} must map a number to a name, for instance "0": "CT"')
         numbered[int(key)] = name.strip()
     if sorted(numbered) != list(range(len(channels))):
         raise DataError(f"{where}: channel numbers are {sorted(numbered)}; they must run from 0 without gaps")

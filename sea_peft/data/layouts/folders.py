@@ -40,9 +40,7 @@ def read(root: Path) -> Dataset | None:
         labels = [(_without_role(volume_stem(p)), p) for p in volumes_in(label_folder)]
         images = [(_without_role(case), p) for case, p in images]
     else:
-        roles = [
-            (m["case"], m["role"].lower(), p) for p in volumes_in(root) if (m := _PAIR.match(volume_stem(p)))
-        ]
+        roles = [(m["case"], m["role"].lower(), p) for p in volumes_in(root) if (m := _PAIR.match(volume_stem(p)))]
         images = [(case, p) for case, role, p in roles if role in ("image", "img")]
         labels = [(case, p) for case, role, p in roles if role not in ("image", "img")]
     if not images or not labels:

@@ -72,9 +72,7 @@ def read(root: Path) -> Dataset | None:
         labelled = _listed_cases(where, root, content["dataset"], channels)
     test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending)
     if not labelled and not unlabelled:
-        raise DataError(
-            f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json"
-        )
+        raise DataError(f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json")
     promised = content.get("numTraining")
     if isinstance(promised, int) and promised != len(labelled):
         warnings.append(f"{where}: numTraining is {promised}, but {len(labelled)} labelled cases were found")
@@ -130,8 +128,7 @@ def _cases(
         images.setdefault(match["case"], {})[channels[int(match["channel"])]] = ImageFile(path)
     labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     warnings += [
-        f"{label_folder}/{labels[c].name} is ignored: it has no image"
-        for c in sorted(set(labels) - set(images))
+        f"{label_folder}/{labels[c].name} is ignored: it has no image" for c in sorted(set(labels) - set(images))
     ]
     cases = [
         FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case))
@@ -149,9 +146,7 @@ def _listed_cases(where: str, root: Path, listed: object, channels: tuple[str, .
         images = entry.get("images") if isinstance(entry, dict) else None
         paths = [*images, entry.get("label")] if isinstance(images, list) else []
         if len(paths) != len(channels) + 1 or not all(isinstance(p, str) and "\0" not in p for p in paths):
-            raise DataError(
-                f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label"
-            )
+            raise DataError(f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label")
         files = [root / path for path in paths]
         sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
         cases.append(FileCase(case_id(name), sources, files[-1]))
