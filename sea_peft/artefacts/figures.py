@@ -55,7 +55,7 @@ def active_sites(history: History) -> Figure:
             )
     axes.set_yticks(range(len(sites)), [_short(site) for site in sites], fontsize=7)
     _cycle_axis(axes, [allocated.cycle for allocated in history.allocations], _final(history))
-    axes.set_ylim(len(sites) - 0.5, -0.5)
+    axes.set_ylim(max(len(sites), 1) - 0.5, -0.5)
     _stage_lines(axes, [history.sites[site]["stage"] for site in sites])
     axes.set_title(title, fontsize=10, loc="left")
     _family_legend(figure, colours, {"probed": "pale"})

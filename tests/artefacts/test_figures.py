@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from xml.etree import ElementTree
 
@@ -15,11 +16,22 @@ from sea_peft.artefacts.palette import REFUSED, family_colours
 from sea_peft.artefacts.view import summarise
 from sea_peft.loop import events as ev
 
+
+def without_units(events):
+    """A head-only run on a profile that offers nothing."""
+    kept = [e for e in events if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared, ev.Promised))]
+    empty = {"units": [], "active": [], "probes": [], "decisions": []}
+    return [
+        dataclasses.replace(e, **{field: value for field, value in empty.items() if hasattr(e, field)}) for e in kept
+    ]
+
+
 RUNS = {
     "whole": make_events(),
     "begun": make_events()[:1],
     "first allocation": make_events()[:4],
     "no score": make_events(unadapted=None),
+    "no units": without_units(make_events()),
     "many sites": make_events(sites=70),
     "fixed policy": [e for e in make_events() if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared))],
 }
