@@ -71,11 +71,12 @@ def module_kind(module: nn.Module) -> str | None:
 def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Smallest modules with a forward of their own that hold at least two convolutions: the residual blocks of the field's networks.
 
-    Containers (`nn.Sequential` and its subclasses) are passed over, since what they return is their last child's output.
+    Containers are passed over: what `nn.Sequential` and its subclasses return is their last child's output, and what has no forward at
+    all (`nn.ModuleList`) never fires.
     """
     found: list[str] = []
     for path, module in sorted(backbone.named_modules(), key=lambda item: -item[0].count(".")):
-        if not path or type(module).forward is nn.Sequential.forward:
+        if not path or type(module).forward in (nn.Sequential.forward, nn.Module.forward):
             continue
         convolutions = sum(isinstance(m, nn.Conv3d) for m in module.modules())
         if convolutions >= 2 and not any(other.startswith(path + ".") for other in found):
@@ -110,7 +111,7 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
 
     def hook_for(path: str, kind: str, module: nn.Module) -> Callable[..., torch.Tensor | None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> torch.Tensor | None:
-            x = inputs[0]
+            x = inputs[0] if inputs else None  # a hook does not see what is passed by keyword
             if not (isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)):
                 return None
             if output.ndim == 5 and kind != "linear" and not isinstance(module, nn.LayerNorm):
@@ -125,7 +126,7 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
 
         return hook
 
-    was_training = backbone.training
+    modes = {module: module.training for module in backbone.modules()}
     handles = []
     try:
         backbone.eval()
@@ -134,11 +135,13 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
         with torch.enable_grad():
             output = backbone(example)
             weights = torch.randn(output.shape, generator=generator).to(output)
-            gradients = torch.autograd.grad((output * weights).sum(), list(scales.values()), allow_unused=True)
+            objective = (output * weights).sum()
+            gradients = torch.autograd.grad(objective, list(scales.values()), allow_unused=True) if scales else ()
     finally:
         for handle in handles:
             handle.remove()
-        backbone.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
     acts = [path for path, g in zip(scales, gradients, strict=True) if g is not None and float(g) != 0.0]
     return _staged({path: seen[path] for path in acts}, example, output.shape)
