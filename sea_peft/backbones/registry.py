@@ -78,8 +78,10 @@ def _from_factory(spec: str) -> Architecture:
     module_name, _, attribute = spec.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise WeightsError(f"Backbone {spec!r} could not be imported ({error}); give package.module:factory.") from error
+    if not callable(factory):
+        raise WeightsError(f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory.")
     takes = inspect.signature(factory).parameters
     flexible = any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
