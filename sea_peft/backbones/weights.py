@@ -100,7 +100,10 @@ def load_pretrained(weights: str) -> Pretrained:
             f"Weights {card.name} do not match their card: sha256 {digest[:12]}…, the card says {card.sha256[:12]}…; "
             "get the two files again."
         )
-    network = arch.build(**{"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs})
+    try:
+        network = arch.build(**{"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"The card {card_path.name} does not fit {arch.name}: {error}; correct its kwargs.") from error
     load_strictly(network, tensors, card.name)
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
 
