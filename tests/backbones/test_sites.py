@@ -1,0 +1,217 @@
+"""Sites are found by one probe forward, not by names: kind, stage, order, and whether acting there changes anything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sea_peft.adapters import Offer, units_for
+from sea_peft.adapters.liveness import acting
+from sea_peft.backbones import KINDS, STAGES, Architecture, architectures, find_sites
+
+
+class Block(nn.Module):
+    """A residual block whose convolutions stand in a ModuleList."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv3d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        y = x
+        for conv in self.convs:
+            y = torch.relu(conv(y))
+        return x + y
+
+
+class Odd(nn.Module):
+    """A U-Net in miniature with everything that makes finding sites by name or registration go wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # registered in another order than executed
+        self.out = nn.Conv3d(4, 2, 1)
+        self.up = nn.ConvTranspose3d(8, 4, 2, stride=2)
+        self.never_called = nn.Conv3d(4, 4, 3)
+        self.called_in_vain = nn.Conv3d(4, 4, 1)
+        self.down = nn.Conv3d(4, 8, 3, stride=2, padding=1)
+        self.norm = nn.InstanceNorm3d(8, affine=True)
+        self.middle = Block(8)
+        self.twice = nn.Conv3d(4, 4, 3, padding=1)
+        self.by_keyword = nn.Conv3d(4, 4, 1)
+        self.first = nn.Conv3d(1, 4, 3, padding=1)
+        self.again = self.twice
+        self.tokens = nn.Linear(8, 8)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        self.called_in_vain(x)
+        skip = self.twice(self.again(x)) + self.by_keyword(input=x)
+        x = self.act(self.norm(self.down(skip)))
+        x = self.middle(x)
+        x = x + self.tokens(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+        return self.out(self.up(x) + skip)
+
+
+@pytest.fixture
+def odd():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Odd().eval().requires_grad_(False)
+    sites = find_sites(network, torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)))
+    return network, {site.path: site for site in sites}
+
+
+def test_modules_that_never_fire_or_fire_in_vain_are_no_sites(odd):
+    _, sites = odd
+    assert "never_called" not in sites
+    assert "called_in_vain" not in sites
+
+
+def test_order_is_that_of_execution(odd):
+    _, sites = odd
+    leaves = ["first", "twice", "down", "norm", "middle.convs.0", "middle.convs.1", "tokens", "up", "out"]
+    assert [path for path in sites if path in leaves] == leaves
+    assert [site.order for site in sites.values()] == list(range(len(sites)))
+
+
+def test_kinds_channels_and_strides(odd):
+    _, sites = odd
+    found = {path: (s.kind, s.in_channels, s.out_channels, s.stride[0]) for path, s in sites.items()}
+    assert found["first"] == ("conv", 1, 4, 1.0)
+    assert found["down"] == ("conv", 4, 8, 2.0)
+    assert found["norm"] == ("norm", 8, 8, 1.0)
+    assert found["tokens"] == ("linear", 8, 8, 1.0)
+    assert found["up"] == ("transposed", 8, 4, 0.5)
+
+
+def test_stages_come_from_resolution_and_order(odd):
+    _, sites = odd
+    stages = {path: site.stage for path, site in sites.items()}
+    assert stages["first"] == "stem"
+    assert stages["twice"] == "encoder"
+    assert stages["down"] == stages["middle.convs.1"] == stages["tokens"] == "bottleneck"
+    assert stages["up"] == "decoder"
+    assert stages["out"] == "head"
+
+
+def test_a_module_list_does_not_hide_the_block_around_it(odd):
+    _, sites = odd
+    assert [path for path, site in sites.items() if site.kind == "block"] == ["middle"]
+
+
+def test_a_shared_module_is_one_site(odd):
+    _, sites = odd
+    assert "twice" in sites
+    assert "again" not in sites
+
+
+def test_a_module_called_by_keyword_is_passed_over(odd):
+    # hooks do not see keyword arguments, so no unit could act on its input
+    assert "by_keyword" not in odd[1]
+
+
+def test_the_backbone_is_left_as_it_was():
+    network, x = Odd(), torch.rand(1, 1, 8, 8, 8)
+    network.train()
+    network.norm.eval()
+    network.down.weight.requires_grad_(False)
+    modes = {name: module.training for name, module in network.named_modules()}
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    rng = torch.get_rng_state()
+    find_sites(network, x)
+    assert {name: module.training for name, module in network.named_modules()} == modes
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in state.items())
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(p.grad is None for p in network.parameters())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_the_probe_is_repeatable_and_leaves_no_hook_behind_when_the_network_fails():
+    network, x = Odd().eval(), torch.rand(1, 1, 8, 8, 8)
+    assert find_sites(network, x) == find_sites(network, x)
+    with pytest.raises(RuntimeError):
+        find_sites(network, torch.rand(1, 2, 8, 8, 8))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_network_without_any_known_module_has_no_sites():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    assert find_sites(Doubled(), torch.ones(1, 1, 4, 4, 4, requires_grad=True)) == ()
+
+
+def test_a_head_followed_by_something_keeps_its_stage_only_at_full_resolution():
+    class Upsampled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.classifier = nn.Conv3d(1, 4, 3, stride=2, padding=1), nn.Conv3d(4, 2, 1)
+
+        def forward(self, x):
+            return F.interpolate(self.classifier(self.body(x)), scale_factor=2.0)
+
+    sites = find_sites(Upsampled().eval(), torch.rand(1, 1, 8, 8, 8))
+    assert [site.stage for site in sites] == ["stem", "bottleneck"]
+
+
+# -- liveness ----------------------------------------------------------------------------------------------
+
+
+def test_a_bias_in_front_of_an_instance_norm_is_not_offered(odd):
+    network, sites = odd
+    x = torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    units = units_for(network, tuple(sites.values()), {"bias": Offer(), "lora": Offer(levels=(2,))})
+    alive = {unit.id for unit in acting(network, units, x)}
+    assert "bias@down" in {unit.id for unit in units} - alive
+    assert {"bias@norm", "bias@first", "bias@up", "lora-2@down"} <= alive
+
+
+def test_levels_live_or_die_together_and_order_is_kept(odd):
+    network, sites = odd
+    x = torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    units = units_for(network, tuple(sites.values()), {"lora": Offer(), "bias": Offer()})
+    alive = acting(network, units, x)
+    assert [unit for unit in units if unit in alive] == list(alive)
+    assert {u.group for u in units if u.family == "lora"} == {u.group for u in alive if u.family == "lora"}
+    assert sum(u.family == "lora" for u in units) == sum(u.family == "lora" for u in alive)
+    assert acting(network, (), x) == ()
+
+
+# -- every registered backbone -----------------------------------------------------------------------------
+
+
+def _small(architecture: Architecture) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return architecture.build(in_channels=2, out_channels=3, **architecture.small).eval()
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_every_backbone_keeps_its_grid_and_has_sites_in_order(name):
+    architecture = architectures()[name]
+    network, x = _small(architecture), architecture.example(2)
+    architecture.check_size(tuple(x.shape[2:]))
+    with torch.no_grad():
+        assert network(x).shape == (1, 3, *x.shape[2:])
+    sites = find_sites(network, x)
+    assert {site.kind for site in sites} <= set(KINDS)
+    assert {site.stage for site in sites} == set(STAGES)
+    assert [site.stage for site in sites].count("head") == 1
+    firsts = [next(s.order for s in sites if s.stage == stage) for stage in ("encoder", "bottleneck", "decoder")]
+    assert firsts == sorted(firsts)
+    assert any(site.kind == "block" for site in sites)
+    assert len({site.path for site in sites}) == len(sites)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_every_backbone_names_its_paper_licence_and_weights(name):
+    architecture = architectures()[name]
+    assert architecture.name == name
+    assert len(architecture.paper) > 10
+    assert architecture.licence
+    assert architecture.build.__doc__
