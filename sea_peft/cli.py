@@ -63,32 +63,22 @@ def adapt(
     output: Output,
     data: Annotated[
         str | None,
-        typer.Argument(
-            metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target."
-        ),
+        typer.Argument(metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target."),
     ] = None,
-    shots: Annotated[
-        int, typer.Option(help="Labelled scans to use, those that audits measure on included.")
-    ] = 5,
+    shots: Annotated[int, typer.Option(help="Labelled scans to use, those that audits measure on included.")] = 5,
     budget: Annotated[
         str | None,
-        typer.Option(
-            metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's."
-        ),
+        typer.Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's."),
     ] = None,
     profile: options.Profile = "default",
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     label: options.Labels = None,
     channel: options.Channels = None,
-    policy: Annotated[
-        str, typer.Option(help="What chooses: sea, or a fixed topology to compare with.")
-    ] = "sea",
+    policy: Annotated[str, typer.Option(help="What chooses: sea, or a fixed topology to compare with.")] = "sea",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.")] = None,
     cycles: Annotated[int | None, typer.Option(help="Search cycles: train, audit, allocate.")] = None,
-    patch: Annotated[
-        Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")
-    ] = None,
+    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     spacing: Annotated[
         Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")
     ] = None,
@@ -100,9 +90,7 @@ def adapt(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
     log_images: Annotated[bool, typer.Option("--log-images", help="Let pixels into MLflow.")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
 ) -> None:
@@ -157,9 +145,7 @@ def adapt(
 def predict(
     output: Output,
     adapter: options.Adapter,
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")
-    ],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks go.")],
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -167,9 +153,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also one float32 volume for each label.")
     ] = False,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Also a picture of three planes for each case.")
-    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Also a picture of three planes for each case.")] = False,
     overlap: options.Overlap = 0.25,
 ) -> None:
     """Write masks on each input's own grid, with the same affine and header geometry.
@@ -205,15 +189,11 @@ def evaluate(
     output: Output,
     adapter: options.Adapter,
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write scores.csv and scores.json.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write scores.csv and scores.json.")] = None,
     min_dice: Annotated[
         float | None, typer.Option(metavar="DICE", help="Fail with exit code 7 below this mean.")
     ] = None,
-    cases: Annotated[
-        str, typer.Option(metavar="all|test", help="All labelled cases, or the test cases only.")
-    ] = "all",
+    cases: Annotated[str, typer.Option(metavar="all|test", help="All labelled cases, or the test cases only.")] = "all",
     label: options.Labels = None,
     channel: options.Channels = None,
     tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
@@ -307,9 +287,7 @@ def report(
         from sea_peft.artefacts.tracker import rebuild
 
         document["mlflow_run_id"] = rebuild(folder)
-        output.say(
-            f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it."
-        )
+        output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
     output.result(document, cell(str(folder.page)))
 
 
@@ -321,9 +299,10 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the stock MLflow UI over the run store, on 127.0.0.1 only, until Ctrl-C."""
-    from sea_peft.artefacts.store import serve_ui
+    from sea_peft.artefacts.store import serve_ui, store_path
 
-    output.say(f"MLflow UI over {runs}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    if store_path(runs).is_file():
+        output.say(f"MLflow UI over {runs}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     status = serve_ui(runs, port)
     if status:
         raise DeviceError(
@@ -339,9 +318,7 @@ def doctor(output: Output, runs: options.Runs = Path("runs")) -> None:
 
     checks = job(runs)
     document = {"checks": [{"name": c.name, "state": c.state, "found": c.found} for c in checks]}
-    output.result(
-        document, table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks])
-    )
+    output.result(document, table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks]))
     problem = next((check for check in checks if check.state == "problem"), None)
     if problem is not None:
         raise problem.error(f"{problem.name}: {problem.found}")
@@ -354,9 +331,7 @@ def run(arguments: Sequence[str]) -> int:
         # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned: nothing
         return int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains again when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes
         return 1
     except KeyboardInterrupt:
         return Interrupted.exit_code

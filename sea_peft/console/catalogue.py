@@ -102,8 +102,7 @@ def adapters_list(
     offered = list_adapters(backbone, weights, profile)
     columns = ("units", "sites", "number", "cheapest", "dearest", "all", "fit")
     rows = [
-        (row.prefix, row.kinds, row.units, row.cheapest, row.dearest, row.total, row.fits)
-        for row in offered.families
+        (row.prefix, row.kinds, row.units, row.cheapest, row.dearest, row.total, row.fits) for row in offered.families
     ]
     made = [table("", columns, rows, right=columns[2:])]
     if units:
@@ -113,9 +112,7 @@ def adapters_list(
         f"{len(offered.units)} units on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
         f"{offered.budget} is {offered.limit:,}: at most {offered.fits} units fit, the cheapest first, less what the head takes."
     )
-    output.result(
-        offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary)
-    )
+    output.result(offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary))
 
 
 @data.command("check")
@@ -125,9 +122,7 @@ def data_check(
     dataset: Annotated[str, typer.Argument(metavar="DATA", help="A data set, or phantom:NAME.")],
     label: options.Labels = None,
     channel: options.Channels = None,
-    shots: Annotated[
-        int | None, typer.Option(help="Also whether there are enough cases for as many shots.")
-    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Also whether there are enough cases for as many shots.")] = None,
 ) -> None:
     """Refuse or bless a data set: everything that is wrong with it, all at once."""
     from sea_peft.jobs.datajobs import check_data
@@ -197,9 +192,7 @@ def data_init(
 @verb
 def data_phantom(
     output: Output,
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A target, for instance low-dose-ct, or source.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A target, for instance low-dose-ct, or source.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
     cases: Annotated[int, typer.Option(metavar="N", help="Labelled cases to write.")] = 8,
 ) -> None:

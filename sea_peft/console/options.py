@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-Adapter = Annotated[
-    Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")
-]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Weights = Annotated[
     str | None,
@@ -22,9 +20,7 @@ Backbone = Annotated[
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 Labels = Annotated[
     list[str] | None,
-    typer.Option(
-        "--label", metavar="NAME[=1,2,4]", help="A label, or codes taken together as one. Several allowed."
-    ),
+    typer.Option("--label", metavar="NAME[=1,2,4]", help="A label, or codes taken together as one. Several allowed."),
 ]
 Channels = Annotated[
     list[str] | None,

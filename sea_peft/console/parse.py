@@ -12,9 +12,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 def size(text: str) -> tuple[int, int, int]:
     """`48,48,32` → voxels along D, H, W."""
     if not re.fullmatch(r"\s*\d+\s*([,x×]\s*\d+\s*){2}", text):
-        raise typer.BadParameter(
-            f"{text!r} is not a size; write three whole numbers of voxels such as 48,48,32."
-        )
+        raise typer.BadParameter(f"{text!r} is not a size; write three whole numbers of voxels such as 48,48,32.")
     d, h, w = (int(part) for part in re.split(r"[,x×]", text))
     return d, h, w
 
@@ -28,9 +26,7 @@ def millimetres(text: str) -> tuple[float, float, float]:
     if len(parts) == 1:
         parts *= 3
     if len(parts) != 3 or not all(0 < part <= 100 for part in parts):
-        raise typer.BadParameter(
-            f"{text!r} is not a voxel size; write three numbers of mm such as 1.5,1.5,2."
-        )
+        raise typer.BadParameter(f"{text!r} is not a voxel size; write three numbers of mm such as 1.5,1.5,2.")
     return parts[0], parts[1], parts[2]
 
 

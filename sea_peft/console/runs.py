@@ -83,7 +83,9 @@ class UnitLines:
         wide = sum(widths) + 8 <= options.max_width  # the stage goes first where there is no room
 
         def line(values: Sequence[str], style: str) -> Text:
-            unit, stage, cost, utility, state = (f"{v:{'>' if i in (2, 3) else ''}{w}}" for i, (v, w) in enumerate(zip(values, widths, strict=True)))
+            unit, stage, cost, utility, state = (
+                f"{v:{'>' if i in (2, 3) else ''}{w}}" for i, (v, w) in enumerate(zip(values, widths, strict=True))
+            )
             shown = (unit, stage, cost, utility, state) if wide else (unit, cost, utility, state)
             return Text("  ".join(shown).rstrip(), style=style, no_wrap=True)
 
@@ -184,7 +186,8 @@ def evaluation_tables(scores: Evaluation) -> list[Table]:
     cases = table("", ("case", "label", *names, *roles), [r[: 8 + len(roles)] for r in rows], right=names)
     means = [(label, *(_score(scores.mean(label, m), m) for m in measures)) for label in scores.labels]
     means.append(("mean", *(_score(scores.overall(m), m) for m in measures)))
-    title = f"\nMean over {len(scores.cases)} cases of {scores.data}"
+    count = f"{len(scores.cases)} case{'' if len(scores.cases) == 1 else 's'}"
+    title = f"\nMean over {count} of {scores.data}"
     return [cases, table(title, ("label", *names), means, right=names)]
 
 
@@ -192,9 +195,7 @@ def unfinished(out: Path | None, runs: Path, since: float) -> Path | None:
     """The run folder that was begun `since` (seconds of the epoch) and has no result."""
     found = [out] if out is not None else list(runs.glob("*/")) if runs.is_dir() else []
     begun = [p for p in found if (p / "trace.jsonl").is_file() and not (p / "result.json").exists()]
-    return max(
-        (p for p in begun if p.stat().st_mtime >= since - 1), key=lambda p: p.stat().st_mtime, default=None
-    )
+    return max((p for p in begun if p.stat().st_mtime >= since - 1), key=lambda p: p.stat().st_mtime, default=None)
 
 
 def _score(value: float, measure: str) -> str | None:

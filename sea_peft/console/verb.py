@@ -15,12 +15,8 @@ from sea_peft.errors import DeviceError, SeaPeftError
 _PANEL = "Output"
 _FLAGS: dict[str, Any] = {
     "json": typer.Option("--json", help="Exactly one JSON document on stdout.", rich_help_panel=_PANEL),
-    "quiet": typer.Option(
-        "--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL
-    ),
-    "verbose": typer.Option(
-        "--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL
-    ),
+    "quiet": typer.Option("--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL),
+    "verbose": typer.Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
     "debug": typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
 }
 FLAGS = [

@@ -95,9 +95,7 @@ def _memory(runs: Path) -> Iterator[Check]:
             f"{_gigabytes(usable)}; the default run needs up to {_gigabytes(_LEAST_MEMORY)}",
         )
     else:
-        yield Check(
-            "memory", "ok", _gigabytes(usable) + (f" of {_gigabytes(total)}" if usable < total else "")
-        )
+        yield Check("memory", "ok", _gigabytes(usable) + (f" of {_gigabytes(total)}" if usable < total else ""))
 
 
 def _disk(runs: Path) -> Iterator[Check]:
@@ -118,9 +116,7 @@ def _disk(runs: Path) -> Iterator[Check]:
 def _store(runs: Path) -> Iterator[Check]:
     path = store.store_path(runs)
     if not path.is_file():
-        with (
-            tempfile.TemporaryDirectory() as empty
-        ):  # tries the installed versions without leaving a store behind
+        with tempfile.TemporaryDirectory() as empty:  # tries the installed versions without leaving a store behind
             store.experiment_id(store.open_store(Path(empty)), Path(empty))
         yield Check("MLflow store", "ok", f"none yet in {runs}; the first run makes it")
         return
@@ -129,11 +125,9 @@ def _store(runs: Path) -> Iterator[Check]:
         client = store.open_store(runs)
         logged = client.search_runs([store.experiment_id(client, runs)], max_results=1000)
     except (sqlite3.Error, OSError, RuntimeError) as error:
-        yield Check(
-            "MLflow store", "problem", f"{path} does not work ({error}); close what uses it, or move it away"
-        )
+        yield Check("MLflow store", "problem", f"{path} does not work ({error}); close what uses it, or move it away")
         return
-    yield Check("MLflow store", "ok", f"{path}, {len(logged)} runs")
+    yield Check("MLflow store", "ok", f"{path}, {len(logged)} run{'' if len(logged) == 1 else 's'}")
 
 
 def _network(runs: Path) -> Iterator[Check]:

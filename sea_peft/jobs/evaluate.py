@@ -68,8 +68,7 @@ class Evaluation:
             "dice": _known(self.overall("dice")),
             "mean": {measure: _known(self.overall(measure)) for measure in MEASURES},
             "per_label": {
-                label: {measure: _known(self.mean(label, measure)) for measure in MEASURES}
-                for label in self.labels
+                label: {measure: _known(self.mean(label, measure)) for measure in MEASURES} for label in self.labels
             },
             "per_case": {
                 case: {
@@ -196,9 +195,7 @@ def _roles(adapter: Path, data: str) -> dict[str, str]:
     started = read_trace(folder.trace)[0]
     assert isinstance(started, RunStarted), "a trace begins with it"
     by_hash: dict[str, str] = json.loads(names.read_text("utf-8"))
-    return {
-        by_hash[hashed]: role for role, ids in started.split.items() for hashed in ids if hashed in by_hash
-    }
+    return {by_hash[hashed]: role for role, ids in started.split.items() for hashed in ids if hashed in by_hash}
 
 
 def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case]:

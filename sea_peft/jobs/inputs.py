@@ -38,9 +38,7 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase
                 continue
             scans = volumes_in(path)
             if not scans:
-                raise DataError(
-                    f"{path} holds no scans ({', '.join(SUFFIXES)}) and no data set; check the path"
-                )
+                raise DataError(f"{path} holds no scans ({', '.join(SUFFIXES)}) and no data set; check the path")
             files += scans
         elif volume_suffix(path) is None:
             raise DataError(f"{path} is not a scan: the name must end in one of {', '.join(SUFFIXES)}")
@@ -50,9 +48,7 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase
     seen: set[str] = set()
     for case in cases:
         if case.id in seen:
-            raise DataError(
-                f"two inputs are called {case.id}, and so would be their masks; predict them one by one"
-            )
+            raise DataError(f"two inputs are called {case.id}, and so would be their masks; predict them one by one")
         seen.add(case.id)
     return sorted(cases, key=lambda case: case.id)
 
@@ -110,9 +106,7 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str]) -> FileCa
         names = matching_channels(declared, wanted)
         by_name = {declared.channels[number]: path for number, path in numbered.items()}
         images = {
-            ours: ImageFile(by_name[theirs])
-            for ours, theirs in zip(wanted, names, strict=True)
-            if theirs in by_name
+            ours: ImageFile(by_name[theirs]) for ours, theirs in zip(wanted, names, strict=True) if theirs in by_name
         }
         if not images:
             raise DataError(

@@ -22,9 +22,7 @@ def plan(
             "name": setup.dataset.name,
             "layout": setup.dataset.layout,
             "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
-            "new_labels": [
-                name for name, row in zip(setup.dataset.labels, setup.rows, strict=True) if row is None
-            ],
+            "new_labels": [name for name, row in zip(setup.dataset.labels, setup.rows, strict=True) if row is None],
             "channels": list(setup.dataset.channels),
             "support": len(setup.split.support),
             "audit": len(setup.split.audit),

@@ -50,9 +50,7 @@ class _Files:
     probabilities: Mapping[str, Path]
 
     @classmethod
-    def of(
-        cls, case: FileCase, out: Path, labels: Sequence[str], probabilities: bool, preview: bool
-    ) -> _Files:
+    def of(cls, case: FileCase, out: Path, labels: Sequence[str], probabilities: bool, preview: bool) -> _Files:
         suffix = volume_suffix(_source(case)) or ".nii.gz"
         suffix = _WRITTEN_AS.get(suffix, suffix)
         name = re.sub(r"[/\\\0]", "_", case.id)
@@ -150,8 +148,7 @@ def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> dict[str
     mask = np.array([0, *values.values()], dtype=kind)[indices]
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     volumes = {
-        name: round(np.count_nonzero(indices == index) * millilitres, 3)
-        for index, name in enumerate(values, start=1)
+        name: round(np.count_nonzero(indices == index) * millilitres, 3) for index, name in enumerate(values, start=1)
     }
     for label, path in files.probabilities.items():
         index = 1 + list(values).index(label)
@@ -205,9 +202,7 @@ def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files],
             if path.resolve() in sources:
                 raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
             if path.exists() and not overwrite:
-                raise UsageError(
-                    f"{path} exists already; choose another --out, or replace it with --overwrite."
-                )
+                raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
             if path in written:
                 raise UsageError(f"Two results would be called {path.name}; rename a case or a label.")
             written.add(path)

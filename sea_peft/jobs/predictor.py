@@ -44,9 +44,7 @@ class Predictor:
         self, adapter: Path, weights: str | None = None, device: str = "auto", overlap: float = OVERLAP
     ) -> None:
         if not 0 <= overlap < 1:
-            raise UsageError(
-                f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1."
-            )
+            raise UsageError(f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1.")
         self.device = resolve_device(device)
         self.model, self.config = open_adapter(adapter_folder(adapter), weights)
         self.model.to(self.device)
@@ -64,9 +62,7 @@ class Predictor:
         `channels`: what the case calls the adapter's channels, in the adapter's order.
         """
         scan = prepare(case, self._recipe, channels or self.channels)
-        (output,) = probabilities(
-            self.model, scan, self.config.patch, self._divisor, self.device, self._overlap
-        )
+        (output,) = probabilities(self.model, scan, self.config.patch, self._divisor, self.device, self._overlap)
         return output, scan
 
     def label_map(self, case: Case, channels: tuple[str, ...] | None = None) -> np.ndarray:

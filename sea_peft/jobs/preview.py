@@ -42,12 +42,8 @@ def preview_png(image: Volume, indices: np.ndarray, labels: Sequence[str], geome
         across, up = (other for other in range(3) if other != axis)
         # rows downwards; in axial and coronal planes the patient's right is on the viewer's left
         turned = [a.T[::-1, ::-1] if axis != 0 else a.T[::-1] for a in (plane, over)]
-        axes.imshow(
-            turned[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing[up] / spacing[across]
-        )
-        axes.imshow(
-            _coloured(turned[1], table), aspect=spacing[up] / spacing[across], interpolation="nearest"
-        )
+        axes.imshow(turned[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing[up] / spacing[across])
+        axes.imshow(_coloured(turned[1], table), aspect=spacing[up] / spacing[across], interpolation="nearest")
         axes.set_title(f"{_PLANES[axis]}, plane {at + 1} of {mask.shape[axis]}", color="white", fontsize=9)
         if axis != 0:
             for side, x in (("R", 0.02), ("L", 0.95)):
