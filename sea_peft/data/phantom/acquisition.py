@@ -121,7 +121,7 @@ class MR:
     tissue_spread: float = 0.06
     resolution: float = 3.5
     slice_thickness: float = 5.0
-    bias: float = 0.15
+    bias: float = 0.2
     noise: float = 8.0
     gain: tuple[float, float] = (1.0, 6.0)
 

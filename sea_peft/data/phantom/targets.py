@@ -50,7 +50,7 @@ _TARGETS = (
     Target(
         "sharp-kernel-metal",
         "another reconstruction: bone kernel with its noise, and streaks from spinal screws",
-        CT(noise=50.0, noise_blur=1.0, resolution=2.0, sharpening=2.0, metal_streaks=300.0),
+        CT(noise=60.0, noise_blur=1.0, resolution=2.0, sharpening=2.0, metal_streaks=400.0),
         Build(spinal_screws=True),
     ),
     Target(
@@ -72,7 +72,7 @@ _TARGETS = (
     ),
     Target(
         "mr-t1",
-        "another modality: fat-suppressed T1-weighted MR with coil shading and Rician noise",
+        "another modality: fat-suppressed T1-weighted MR, with coil shading and Rician noise",
         MR(),
     ),
     Target(
