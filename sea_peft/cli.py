@@ -18,7 +18,7 @@ from sea_peft.console import catalogue, options, parse
 from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.tables import cell, state, table
+from sea_peft.console.tables import cell, facts, state, table
 from sea_peft.console.verb import Interrupted, error_document, outcome, verb
 from sea_peft.errors import DeviceError, PartialFailure, QualityGateError, UsageError
 
@@ -289,6 +289,31 @@ def report(
         document["mlflow_run_id"] = rebuild(folder)
         output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
     output.result(document, cell(str(folder.page)))
+
+
+@app.command()
+@verb
+def merge(
+    output: Output,
+    adapter: options.Adapter,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
+    weights: options.Weights = None,
+) -> None:
+    """Fold an adapter and its head into the backbone, as plain weights, checked numerically.
+
+    What cannot be folded exactly (ConvAdapter, for one) is refused by name.
+    """
+    from sea_peft.jobs.merge import merge as job
+
+    merged = job(adapter, out, weights)
+    found = [
+        ("file", str(merged.file)),
+        ("folded", f"{merged.units} units and the head into {merged.tensors_changed} tensors"),
+        ("outputs", list(merged.labels)),
+        ("check", f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"),
+        ("", f"{merged.agreement:.4%} of voxels get the same label"),
+    ]
+    output.result(vars(merged), facts(found))
 
 
 @app.command()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from sea_peft.console import options
+from sea_peft.console import options, parse
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table, times
 from sea_peft.console.verb import verb
@@ -85,6 +85,50 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
         facts(described.items()),
         table("\nSites", ("stage", "kind", "sites"), sites, right=("sites",)),
     )
+
+
+@backbones.command("import")
+@verb
+def backbones_import(
+    output: Output,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the weights will be called.")],
+    backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture, at its default widths.")],
+    label: Annotated[list[str], typer.Option(metavar="NAME", help="A class, in the order of the outputs; no background.")],
+    channel: Annotated[list[str], typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")],
+    spacing: Annotated[Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")],
+    window: Annotated[
+        Any, typer.Option(parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; left out: z-score.")
+    ] = None,
+    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = "96,96,96",
+    licence: Annotated[str, typer.Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
+) -> None:
+    """Take a foreign checkpoint in as weights, if every tensor of the architecture is there and fits."""
+    from sea_peft.data.recipe import Recipe, Window, ZScore
+    from sea_peft.jobs.importing import import_weights
+
+    intensity = ZScore() if window is None else Window(low=window[0], high=window[1])
+    recipe = Recipe(spacing=spacing, intensity=intensity)
+    imported = import_weights(file, name, backbone, label, channel, recipe, patch, licence)
+    keys = imported.keys
+    if keys.unexpected:
+        output.warn(f"{len(keys.unexpected)} tensors of {file.name} have no place in {backbone} and were left out.")
+    found = [
+        ("weights", imported.name),
+        ("file", str(imported.file)),
+        ("parameters", imported.parameters),
+        ("matched", f"{len(keys.matched)} of {keys.wanted} tensors"),
+        ("left out", list(keys.unexpected)),
+    ]
+    document = {
+        "name": imported.name,
+        "file": str(imported.file),
+        "parameters": imported.parameters,
+        "matched": len(keys.matched),
+        "missing": list(keys.missing),
+        "unexpected": list(keys.unexpected),
+    }
+    output.result(document, facts(found), cell(f"Use them with --weights {imported.name}."))
 
 
 @adapters.command("list")

@@ -30,6 +30,14 @@ def millimetres(text: str) -> tuple[float, float, float]:
     return parts[0], parts[1], parts[2]
 
 
+def window(text: str) -> tuple[float, float]:
+    """`-175,250` → low and high end in Hounsfield units."""
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*", text)
+    if match is None or float(match[1]) >= float(match[2]):
+        raise typer.BadParameter(f"{text!r} is not a window; write its low and its high end such as -175,250.")
+    return float(match[1]), float(match[2])
+
+
 def duration(text: str) -> float:
     """`90s`, `20m`, `2h` or `1h30m` → seconds."""
     if not re.fullmatch(r"(\d+(\.\d+)?[smh])+", text.strip()):

@@ -92,7 +92,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def open_adapter(folder: Path, weights: str | None = None) -> tuple[Adapted, AdapterConfig]:
+def load_adapter(folder: Path, weights: str | None = None) -> tuple[Adapted, AdapterConfig]:
     """An adapter folder on its backbone, with its units open, ready to predict.
 
     `weights`: where the backbone's weights lie, when they are not known under the name that the adapter carries. The backbone's tensors

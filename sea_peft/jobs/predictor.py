@@ -15,7 +15,7 @@ from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import SeaPeftError, UsageError
 from sea_peft.jobs.inference import OVERLAP, probabilities
-from sea_peft.jobs.model import open_adapter, resolve_device
+from sea_peft.jobs.model import load_adapter, resolve_device
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Predictor:
         if not 0 <= overlap < 1:
             raise UsageError(f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1.")
         self.device = resolve_device(device)
-        self.model, self.config = open_adapter(adapter_folder(adapter), weights)
+        self.model, self.config = load_adapter(adapter_folder(adapter), weights)
         self.model.to(self.device)
         for unit in self.model.bank.built:
             self.model.bank[unit].to(self.device)
