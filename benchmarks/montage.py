@@ -50,9 +50,7 @@ def main() -> None:
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB")
 
 
-def _row(
-    row: NDArray[np.object_], target: Target, image: NDArray[np.int16], label: NDArray[np.uint8]
-) -> None:
+def _row(row: NDArray[np.object_], target: Target, image: NDArray[np.int16], label: NDArray[np.uint8]) -> None:
     low, high = WINDOW if target.acquisition.channel == "CT" else np.percentile(image, (0.5, 99.5))
     row[0].set_title(f"{target.name}: {target.reason}", loc="left", fontsize=8, color="white", pad=3)
     for plane, cut in enumerate(CUTS):
@@ -66,9 +64,7 @@ def _row(
             if shown:
                 norm = BoundaryNorm(np.arange(len(STRUCTURES) + 2) - 0.5, COLOURS.N)
                 overlay = np.ma.masked_equal(codes, 0)
-                axes.imshow(
-                    overlay, cmap=COLOURS, norm=norm, alpha=0.6, origin="lower", interpolation="nearest"
-                )
+                axes.imshow(overlay, cmap=COLOURS, norm=norm, alpha=0.6, origin="lower", interpolation="nearest")
             axes.axis("off")
 
 

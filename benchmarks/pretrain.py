@@ -44,9 +44,7 @@ KWARGS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture", choices=sorted(KWARGS))
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=2)
@@ -81,9 +79,7 @@ def main() -> None:
         schedule.step()
         recent.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
-            print(
-                f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True
-            )
+            print(f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True)
         last = step + 1 == args.steps
         if last or (step + 1) % args.save_every == 0:
             training = {
@@ -111,9 +107,7 @@ def dice_per_label(network: nn.Module, scans: list[Scan], labels: tuple[str, ...
     with torch.inference_mode():
         for scan in scans:
             assert scan.label is not None
-            logits = sliding_window_inference(
-                scan.image[None], PATCH, 4, network, overlap=0.25, mode="gaussian"
-            )
+            logits = sliding_window_inference(scan.image[None], PATCH, 4, network, overlap=0.25, mode="gaussian")
             predicted = torch.as_tensor(logits).argmax(1)[0]
             for index, name in enumerate(labels, start=1):
                 p, t = predicted == index, scan.label == index

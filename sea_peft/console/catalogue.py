@@ -94,13 +94,18 @@ def backbones_import(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the weights will be called.")],
     backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture, at its default widths.")],
-    label: Annotated[list[str], typer.Option(metavar="NAME", help="A class, in the order of the outputs; no background.")],
+    label: Annotated[
+        list[str], typer.Option(metavar="NAME", help="A class, in the order of the outputs; no background.")
+    ],
     channel: Annotated[list[str], typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")],
     spacing: Annotated[Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")],
     window: Annotated[
-        Any, typer.Option(parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; left out: z-score.")
+        Any,
+        typer.Option(parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; left out: z-score."),
     ] = None,
-    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = "96,96,96",
+    patch: Annotated[
+        Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")
+    ] = "96,96,96",
     licence: Annotated[str, typer.Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
 ) -> None:
     """Take a foreign checkpoint in as weights, if every tensor of the architecture is there and fits."""

@@ -80,7 +80,10 @@ def resume(
     began = time.monotonic()
     folder = RunFolder.open(path)
     if folder.result.is_file():
-        raise UsageError(f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`.")
+        if not folder.checkpoint.exists():
+            raise UsageError(f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`.")
+        remove_checkpoint(folder.checkpoint)  # killed after the last word was written and before this
+        return folder.read_result()
     setup = prepare_run(_options(folder.read_config()), say)
     if setup.digest != folder.read_config()["data_digest"]:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
@@ -139,3 +141,26 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
         phantom_dataset("low-dose")
     with pytest.raises(DataError, match="channel MR is missing"):
         PhantomCase(SOURCE, 1).image("MR")
+
+
+def test_the_source_is_the_one_the_bundled_weights_were_trained_on() -> None:
+    image, label, _ = render(SOURCE, 0)
+    counts = np.bincount(label.ravel(), minlength=len(STRUCTURES) + 1)[1:12]
+    trained_on = [8177, 1326, 1019, 928, 3532, 570, 695, 860, 3294, 8673, 124]
+    assert np.allclose(counts, trained_on, rtol=0.01, atol=3), "the source changed: train the bundled weights again"
+    assert image[label == LABELS["liver"]].mean() == pytest.approx(99.1, abs=1.0)
+
+
+def test_oral_contrast_fills_the_stomach() -> None:
+    low = render(TARGETS["low-dose-ct"], 1001)[0]
+    layers = sample(draw_anatomy(1001), Grid())
+    inside = next(layer for layer in layers if layer.tissue == "stomach_content")
+    assert np.median(low[inside.where][inside.share > 0.5]) > 0
+    assert np.percentile(low[inside.where][inside.share > 0.5], 90) > 150
+
+
+def test_rendering_is_fast_enough_to_be_lazy() -> None:
+    render(SOURCE, 4000)
+    started = time.perf_counter()
+    render(SOURCE, 4001)
+    assert time.perf_counter() - started < 5  # about 0.1 s on an idle core

@@ -150,9 +150,7 @@ def _blur(image: Array, grid: Grid, in_plane: float, along_z: float) -> Array:
     return gaussian_filter(image, sigma, mode="nearest")
 
 
-def _texture(
-    image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0
-) -> Array:
+def _texture(image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0) -> Array:
     """Uneven parenchyma: a Gaussian random field with a correlation length of 8 mm, in soft tissue only."""
     field_ = gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), [8.0 / s for s in grid.spacing])
     return field_ * (amount / max(float(field_.std()), 1e-6)) * (image > above)

@@ -149,9 +149,7 @@ class _Draw:
 
     def _liver(self) -> Shape:
         rng, s = self.rng, self._size("liver")
-        right = ellipsoid(
-            _near(rng, (70, -2, 20), 5), np.multiply((66, 80, 80), s), rotation(z=rng.uniform(-8, 8))
-        )
+        right = ellipsoid(_near(rng, (70, -2, 20), 5), np.multiply((66, 80, 80), s), rotation(z=rng.uniform(-8, 8)))
         reach = rng.uniform(0.8, 1.2)  # how far the left lobe reaches over the stomach
         left = ellipsoid(
             _near(rng, (10, 44, 42), 4), np.multiply((60 * reach, 32, 36), s), rotation(y=rng.uniform(0, 15))
@@ -173,9 +171,7 @@ class _Draw:
         ]
         stem = tube(portal[0][:2], [6.5, 6.0])
         parts = [Part("", stem, "blood_portal")]
-        parts += [
-            Part("", within(tube(p, np.linspace(5.5, 3, len(p))), inside), "blood_portal") for p in portal
-        ]
+        parts += [Part("", within(tube(p, np.linspace(5.5, 3, len(p))), inside), "blood_portal") for p in portal]
         parts += [Part("", within(tube(p, [5, 4.5, 2.5]), inside), "blood_vein") for p in hepatic]
         return parts
 
@@ -229,9 +225,7 @@ class _Draw:
 
     def _pancreas_and_duodenum(self) -> list[Part]:
         s, d = self._size("pancreas", 0.1), self._size("duodenum", 0.12)
-        head = self._move(
-            [(30, 10, -38), (28, 14, -24), (10, 24, -10), (-18, 20, 2), (-48, 2, 14), (-70, -14, 24)], 3
-        )
+        head = self._move([(30, 10, -38), (28, 14, -24), (10, 24, -10), (-18, 20, 2), (-48, 2, 14), (-70, -14, 24)], 3)
         pancreas = self._bumpy(tube(head, np.multiply([15, 17, 12, 12.5, 13, 10], s)), 2)
         sweep = self._move(
             [

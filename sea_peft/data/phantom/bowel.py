@@ -16,9 +16,7 @@ def loops(rng: np.random.Generator, cavity: Shape) -> list[Part]:
         centre = rng.uniform((-65, 12, -115), (60, 62, -45))
         path = centre + np.cumsum(rng.normal(size=(5, 3)) * (22, 12, 14), axis=0)
         path = np.clip(path, (-90, -5, -135), (85, 72, -38))
-        parts += _gut(
-            tube(path, rng.uniform(10, 14)), inside, "bowel_fluid", gas_from=float(rng.uniform(30, 90))
-        )
+        parts += _gut(tube(path, rng.uniform(10, 14)), inside, "bowel_fluid", gas_from=float(rng.uniform(30, 90)))
     colon: list[tuple[list[Vector], float]] = [
         ([(92, 0, -130), (96, 0, -90), (92, 14, -58)], 21),
         ([(90, 20, -52), (60, 56, -54), (10, 70, -58), (-40, 66, -44), (-84, 36, -8)], 17),

@@ -35,8 +35,7 @@ class Grid:
     def axes(self) -> list[NDArray[np.float64]]:
         """Positions of the voxels' centres along each axis in mm."""
         return [
-            (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s
-            for n, s in zip(self.shape, self.spacing, strict=True)
+            (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing, strict=True)
         ]
 
 
@@ -79,9 +78,7 @@ def label_map(layers: list[Layer], shape: tuple[int, int, int]) -> NDArray[np.ui
     return label
 
 
-def compose(
-    layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float
-) -> Array:
+def compose(layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float) -> Array:
     """float32 [I, J, K]: the tissue values painted in order, each weighted by its share of the voxel."""
     image = np.full(shape, outside, dtype=np.float32)
     for layer in layers:

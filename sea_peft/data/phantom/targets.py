@@ -28,9 +28,7 @@ class Target:
     grid: Grid = field(default_factory=Grid)
 
 
-SOURCE = Target(
-    "source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know"
-)
+SOURCE = Target("source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know")
 
 _TARGETS = (
     Target(
@@ -50,7 +48,7 @@ _TARGETS = (
     Target(
         "sharp-kernel-metal",
         "another reconstruction: bone kernel with its noise, and streaks from spinal screws",
-        CT(noise=60.0, noise_blur=1.0, resolution=2.0, sharpening=2.0, metal_streaks=400.0),
+        CT(noise=55.0, noise_blur=1.0, resolution=2.0, sharpening=1.6, metal_streaks=400.0),
         Build(spinal_screws=True),
     ),
     Target(
