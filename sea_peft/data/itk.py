@@ -35,11 +35,11 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     if len(shape) != 3:
         raise DataError(f"{shown(path)} has {len(shape)} axes ({times(shape)}); a 3D volume is needed")
-    detached = path.suffix.lower() in _DETACHED_SUFFIXES
-    if not detached and math.prod(shape) > _DEFLATE_MAX_RATIO * path.stat().st_size:
+    stored = sum(file.stat().st_size for file in _data_files(path))
+    if math.prod(shape) > _DEFLATE_MAX_RATIO * stored:
         raise DataError(
-            f"{shown(path)} is cut short: its header promises {times(shape)} voxels, "
-            f"the file holds {path.stat().st_size} bytes; export the scan again"
+            f"{shown(path)} is cut short: its header promises {times(shape)} voxels, the file holds {stored} "
+            "bytes; export the scan again"
         )
     image = reader.Execute()
     array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
@@ -47,6 +47,14 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
     lps[:3, 3] = image.GetOrigin()
     return array, _LPS_TO_RAS @ lps
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The files that can hold the voxels: the file itself, or all beside a header of a detached format."""
+    if path.suffix.lower() not in _DETACHED_SUFFIXES:
+        return [path]
+    same_stem = [file for file in path.parent.iterdir() if file.stem == path.stem and file.is_file()]
+    return same_stem if len(same_stem) > 1 else [file for file in path.parent.iterdir() if file.is_file()]
 
 
 def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
