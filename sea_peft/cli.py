@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from sea_peft import __version__
-from sea_peft.console import catalogue, options, parse
+from sea_peft.console import afterwards, catalogue, options, parse
 from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.tables import cell, facts, state, table
+from sea_peft.console.tables import cell
 from sea_peft.console.verb import Interrupted, error_document, outcome, verb
-from sea_peft.errors import DeviceError, PartialFailure, QualityGateError, UsageError
+from sea_peft.errors import PartialFailure, QualityGateError, UsageError
 
 app = typer.Typer(
     name="seapeft",
@@ -94,7 +94,9 @@ def adapt(
     log_images: Annotated[bool, typer.Option("--log-images", help="Let pixels into MLflow.")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
 ) -> None:
-    """Search, audit and allocate adapters on a few labelled scans; leaves a run folder.
+    """Place adapters with a few labelled scans; leaves a run folder.
+
+    Searches, audits and allocates in cycles, then refits on all shots and scores on cases never seen.
 
     [dim]seapeft adapt --shots 5 --budget 1%
     seapeft adapt scans/ --label liver --shots 5 --budget 1%[/dim]
@@ -156,7 +158,7 @@ def predict(
     preview: Annotated[bool, typer.Option("--preview", help="Also a picture of three planes for each case.")] = False,
     overlap: options.Overlap = 0.25,
 ) -> None:
-    """Write masks on each input's own grid, with the same affine and header geometry.
+    """Write masks on each input's own grid and header geometry.
 
     A mask holds the data set's own codes where every label has one code, else 1, 2, …; <case>.json beside it says which is which.
     """
@@ -234,119 +236,8 @@ def evaluate(
         raise QualityGateError(f"The mean Dice of {dice:.4f} is below --min-dice {min_dice:g}.")
 
 
-@app.command()
-@verb
-def inspect(
-    output: Output,
-    run: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
-    cycle: Annotated[int | None, typer.Option(metavar="N", help="As it was after this cycle.")] = None,
-    unit: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")
-    ] = None,
-) -> None:
-    """Show what was placed where and why, and what was refused and why not."""
-    from sea_peft.artefacts.findings import findings
-    from sea_peft.artefacts.history import History
-    from sea_peft.artefacts.trace import read_trace
-    from sea_peft.artefacts.view import summarise
-
-    trace = run / "trace.jsonl"
-    if run.is_dir() and not trace.is_file():
-        raise UsageError(
-            f"{run} has no trace.jsonl; give a run folder, or the adapter folder that `seapeft adapt` wrote."
-        )
-    history = History.of(read_trace(trace))
-    rows = summarise(history, cycle, unit or "*")
-    found = findings(history)
-    document = {
-        "headline": found.headline,
-        "helps": found.helps,
-        "cycle": cycle,
-        "units": [vars(row) for row in rows],
-    }
-    output.result(document, shown.headline(found), *shown.unit_lists(rows, everything=unit is not None))
-
-
-@app.command()
-@verb
-def report(
-    output: Output,
-    run: options.Run,
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
-    ] = False,
-) -> None:
-    """Write one self-contained HTML page of a run, readable without a network."""
-    from sea_peft.artefacts.report import report_html
-    from sea_peft.artefacts.run_folder import RunFolder
-
-    folder = RunFolder.open(run)
-    folder.write_page(report_html(folder))
-    document = {"page": str(folder.page)}
-    if mlflow:
-        from sea_peft.artefacts.tracker import rebuild
-
-        document["mlflow_run_id"] = rebuild(folder)
-        output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
-    output.result(document, cell(str(folder.page)))
-
-
-@app.command()
-@verb
-def merge(
-    output: Output,
-    adapter: options.Adapter,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
-    weights: options.Weights = None,
-) -> None:
-    """Fold an adapter and its head into the backbone, as plain weights, checked numerically.
-
-    What cannot be folded exactly (ConvAdapter, for one) is refused by name.
-    """
-    from sea_peft.jobs.merge import merge as job
-
-    merged = job(adapter, out, weights)
-    found = [
-        ("file", str(merged.file)),
-        ("folded", f"{merged.units} units and the head into {merged.tensors_changed} tensors"),
-        ("outputs", list(merged.labels)),
-        ("check", f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"),
-        ("", f"{merged.agreement:.4%} of voxels get the same label"),
-    ]
-    output.result(vars(merged), facts(found))
-
-
-@app.command()
-@verb
-def ui(
-    output: Output,
-    runs: options.Runs = Path("runs"),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
-) -> None:
-    """Open the stock MLflow UI over the run store, on 127.0.0.1 only, until Ctrl-C."""
-    from sea_peft.artefacts.store import serve_ui, store_path
-
-    if store_path(runs).is_file():
-        output.say(f"MLflow UI over {runs}: http://127.0.0.1:{port} (Ctrl-C ends it)")
-    status = serve_ui(runs, port)
-    if status:
-        raise DeviceError(
-            f"The MLflow UI ended with status {status}; is port {port} in use? Choose another with --port."
-        )
-
-
-@app.command()
-@verb
-def doctor(output: Output, runs: options.Runs = Path("runs")) -> None:
-    """Look at versions, device, memory, disk, store, telemetry, network and weights."""
-    from sea_peft.jobs.doctor import doctor as job
-
-    checks = job(runs)
-    document = {"checks": [{"name": c.name, "state": c.state, "found": c.found} for c in checks]}
-    output.result(document, table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks]))
-    problem = next((check for check in checks if check.state == "problem"), None)
-    if problem is not None:
-        raise problem.error(f"{problem.name}: {problem.found}")
+for command in (afterwards.inspect, afterwards.report, afterwards.merge, afterwards.ui, afterwards.doctor):
+    app.command()(command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,125 @@
+"""The verbs for what is there already: a run, an adapter, the store, the installation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sea_peft.console import options
+from sea_peft.console import runs as shown
+from sea_peft.console.output import Output
+from sea_peft.console.tables import cell, facts, state, table
+from sea_peft.console.verb import verb
+from sea_peft.errors import DeviceError, UsageError
+
+
+@verb
+def inspect(
+    output: Output,
+    run: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
+    cycle: Annotated[int | None, typer.Option(metavar="N", help="As it was after this cycle.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")
+    ] = None,
+) -> None:
+    """Show what was placed where and why, and what was refused."""
+    from sea_peft.artefacts.findings import findings
+    from sea_peft.artefacts.history import History
+    from sea_peft.artefacts.trace import read_trace
+    from sea_peft.artefacts.view import summarise
+
+    trace = run / "trace.jsonl"
+    if run.is_dir() and not trace.is_file():
+        raise UsageError(
+            f"{run} has no trace.jsonl; give a run folder, or the adapter folder that `seapeft adapt` wrote."
+        )
+    history = History.of(read_trace(trace))
+    rows = summarise(history, cycle, unit or "*")
+    found = findings(history)
+    document = {
+        "headline": found.headline,
+        "helps": found.helps,
+        "cycle": cycle,
+        "units": [vars(row) for row in rows],
+    }
+    output.result(document, shown.headline(found), *shown.unit_lists(rows, everything=unit is not None))
+
+
+@verb
+def report(
+    output: Output,
+    run: options.Run,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
+    ] = False,
+) -> None:
+    """Write one self-contained HTML page of a run."""
+    from sea_peft.artefacts.report import report_html
+    from sea_peft.artefacts.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    folder.write_page(report_html(folder))
+    document = {"page": str(folder.page)}
+    if mlflow:
+        from sea_peft.artefacts.tracker import rebuild
+
+        document["mlflow_run_id"] = rebuild(folder)
+        output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
+    output.result(document, cell(str(folder.page)))
+
+
+@verb
+def merge(
+    output: Output,
+    adapter: options.Adapter,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
+    weights: options.Weights = None,
+) -> None:
+    """Fold an adapter into the backbone, checked numerically.
+
+    Its head is folded in too, with an output more for every new label. What cannot be folded exactly (ConvAdapter, for one) is refused by name.
+    """
+    from sea_peft.jobs.merge import merge as job
+
+    merged = job(adapter, out, weights)
+    found = [
+        ("file", str(merged.file)),
+        ("folded", f"{merged.units} units and the head into {merged.tensors_changed} tensors"),
+        ("outputs", list(merged.labels)),
+        ("check", f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"),
+        ("", f"{merged.agreement:.4%} of voxels get the same label"),
+    ]
+    output.result(vars(merged), facts(found))
+
+
+@verb
+def ui(
+    output: Output,
+    runs: options.Runs = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the stock MLflow UI over the run store, on 127.0.0.1."""
+    from sea_peft.artefacts.store import serve_ui, store_path
+
+    if store_path(runs).is_file():
+        output.say(f"MLflow UI over {runs}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    status = serve_ui(runs, port)
+    if status:
+        raise DeviceError(
+            f"The MLflow UI ended with status {status}; is port {port} in use? Choose another with --port."
+        )
+
+
+@verb
+def doctor(output: Output, runs: options.Runs = Path("runs")) -> None:
+    """Check versions, device, memory, disk, store, network, weights."""
+    from sea_peft.jobs.doctor import doctor as job
+
+    checks = job(runs)
+    document = {"checks": [{"name": c.name, "state": c.state, "found": c.found} for c in checks]}
+    output.result(document, table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks]))
+    problem = next((check for check in checks if check.state == "problem"), None)
+    if problem is not None:
+        raise problem.error(f"{problem.name}: {problem.found}")

@@ -1,0 +1,140 @@
+"""`seapeft merge`: the backbone with an adapter and its head folded in, as plain weights, checked against the adapted network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sea_peft.adapters import Adapted
+from sea_peft.adapters.base import CannotMerge
+from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
+from sea_peft.artefacts.adapter_file import AdapterConfig
+from sea_peft.artefacts.atomic import writing
+from sea_peft.backbones import architecture
+from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, save_weights
+from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.model import load_adapter
+from sea_peft.jobs.predictor import adapter_folder
+
+# Folding changes the order of float32 sums, which moves logits by millionths; more than this is a mistake.
+_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """What was written, and how far its target logits lie from the adapted network's on random inputs. `largest`: the largest logit, to
+    judge `difference` by; `agreement`: share of voxels that get the same label."""
+
+    file: Path
+    card: Path
+    labels: tuple[str, ...]
+    units: int
+    tensors_changed: int
+    difference: float
+    largest: float
+    agreement: float
+
+
+def merge(adapter: Path, out: Path, weights: str | None = None) -> Merged:
+    """Fold the units and the head of an adapter into its backbone and write `out` with its card beside it.
+
+    The result has the backbone's outputs and one more for every label that was new to it, so it is used like any other weights, here
+    (`--weights`) or in plain MONAI.
+
+    Raises:
+        UsageError: `out` is no .safetensors file, or exists.
+        WeightsError: the adapter is refused, something in it cannot be folded exactly, or the check failed; nothing is written then.
+        DeviceError: `out` cannot be written.
+    """
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out} must end in .safetensors.")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise UsageError(f"{path} exists already; choose another --out.")
+    model, config = load_adapter(adapter_folder(adapter), weights)
+    card = load_pretrained(weights or config.backbone.weights).card
+    changed = _folded(model)
+    new = [name for name, row in zip(config.labels, config.head["rows"], strict=True) if row is None]
+    described = _card(card, config, out.stem, [*card.labels, *new])
+    arch = architecture(card.architecture)
+    network = arch.build(
+        in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
+    )
+    load_strictly(network.eval(), model.backbone.state_dict() | changed, out.stem)
+    difference, largest, agreement = _compare(model, network, arch.example(len(card.channels)))
+    if difference > _TOLERANCE * max(1.0, largest):
+        raise WeightsError(
+            f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
+            "use the adapter as it is."
+        )
+    with writing(out):
+        written = save_weights(out.parent, network, described, half=False)
+    return Merged(
+        written.with_suffix(".safetensors"),
+        written,
+        tuple(described["labels"]),
+        len(config.units),
+        len(changed),
+        difference,
+        largest,
+        agreement,
+    )
+
+
+def _folded(model: Adapted) -> dict[str, torch.Tensor]:
+    """Every backbone tensor that the units and the head change. Raises WeightsError naming what cannot be folded."""
+    try:
+        changed = model.bank.merged(model.bank.active)
+    except CannotMerge as reason:
+        raise WeightsError(f"{reason}; predict with the adapter as it is.") from reason
+    if model.head_path is None:
+        raise WeightsError(
+            "The head cannot be merged: this backbone does not end in a convolution that it could be folded into."
+        )
+    last = model.backbone.get_submodule(model.head_path)
+    weight, bias = (getattr(last, name) for name in ("weight", "bias"))
+    if bias is None:
+        raise WeightsError(f"The head cannot be merged: {model.head_path} has no bias that its own could be added to.")
+    new = model.head.new
+    # a new label starts as the background's row with a share of its odds (TargetHead)
+    rows = torch.cat([weight, weight[:1].expand(new, *weight.shape[1:])])
+    shifts = torch.cat([bias, bias[:1].expand(new) + math.log(NEW_LABEL_ODDS)])
+    changed[f"{model.head_path}.weight"] = (rows + model.head.weight).detach()
+    changed[f"{model.head_path}.bias"] = (shifts + model.head.bias).detach()
+    return changed
+
+
+@torch.no_grad()
+def _compare(model: Adapted, network: nn.Module, example: torch.Tensor) -> tuple[float, float, float]:
+    """Largest difference of target logits, largest logit, and share of equal labels, over a few random inputs."""
+    reader = TargetHead(model.head.rows, model.head.classes + model.head.new, None)
+    difference, largest, equal = 0.0, 0.0, []
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.3, 1.0, 3.0):
+        x = scale * torch.randn(example.shape, generator=generator)
+        ours, logits = model(x), network(x)
+        theirs = reader(logits, logits, gate=False)
+        difference = max(difference, float((ours - theirs).abs().max()))
+        largest = max(largest, float(ours.abs().max()))
+        equal.append(float((ours.argmax(1) == theirs.argmax(1)).float().mean()))
+    return difference, largest, min(equal)
+
+
+def _card(card: Card, config: AdapterConfig, name: str, labels: list[str]) -> dict[str, Any]:
+    made = {"adapter": config.policy, "units": len(config.units), "shots": config.shots, "seed": config.seed}
+    return {
+        **card.model_dump(exclude={"sha256", "dice", "training"}),
+        "name": name,
+        "kwargs": {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")},
+        "labels": labels,
+        "channels": list(config.channels),
+        "recipe": config.recipe,
+        "patch": config.patch,
+        "source": f"{card.name} with an adapter folded in by sea_peft {config.sea_peft_version}",
+        "training": {"merged": made, "backbone_sha256": config.backbone.sha256},
+    }

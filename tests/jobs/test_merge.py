@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_adapter
+
+from sea_peft.backbones.weights import load_pretrained
+from sea_peft.data.layouts import open_dataset
+from sea_peft.data.prepare import restore
+from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.merge import merge
+from sea_peft.jobs.model import load_adapter
+from sea_peft.jobs.predictor import Predictor
+
+
+def test_merged_network_gives_the_same_masks(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+    merged = merge(adapter, tmp_path / "merged.safetensors", str(weights))
+    assert merged.labels == ("background", "organ", "other", "spot")
+    assert merged.difference < 1e-4
+    loaded = load_pretrained(str(merged.file))
+    predictor = Predictor(adapter, str(weights), "cpu")
+    case = open_dataset(toy).cases[0]
+    ours, scan = predictor.probabilities(case)
+    size = [-(-n // 8) * 8 for n in scan.image.shape[1:]]
+    padded = torch.zeros(1, 1, *size)
+    d, h, w = scan.image.shape[1:]
+    padded[0, :, :d, :h, :w] = scan.image
+    with torch.no_grad():
+        adapted = predictor.model(padded).softmax(1)
+        plain = loaded.network(padded).softmax(1)
+    # background and what is not asked for, then organ, then the new label
+    theirs = torch.stack([plain[:, 0] + plain[:, 2], plain[:, 1], plain[:, 3]], dim=1)
+    torch.testing.assert_close(theirs, adapted, atol=1e-5, rtol=0)
+    labels = [restore(p[0, :, :d, :h, :w], scan.geometry) for p in (theirs, adapted)]
+    assert np.mean(labels[0] == labels[1]) > 0.999
+    assert ours.shape == (3, d, h, w)
+
+
+def test_labels_that_the_backbone_knows_add_no_output(weights: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "known", weights, {"organ": [1]}, ["CT"], ("affine", "lora"))
+    merged = merge(adapter, tmp_path / "m.safetensors", str(weights))
+    assert merged.labels == ("background", "organ", "other")
+
+
+def test_what_cannot_be_folded_is_refused_by_name(weights: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "parallel", weights, {"organ": [1]}, ["CT"], ("conv_adapter",))
+    with pytest.raises(WeightsError, match=r"conv_adapter\.parallel-\d+@.* cannot be merged"):
+        merge(adapter, tmp_path / "m.safetensors", str(weights))
+    assert [path.name for path in tmp_path.iterdir()] == ["parallel"]
+
+
+def test_a_failed_check_writes_nothing(
+    adapter: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sea_peft.jobs.merge.NEW_LABEL_ODDS", 0.5)  # as if folding were wrong
+    with pytest.raises(WeightsError, match="differ from the adapted one's"):
+        merge(adapter, tmp_path / "m.safetensors", str(weights))
+    assert not list(tmp_path.glob("m.*"))
+
+
+def test_refusals(adapter: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"must end in \.safetensors"):
+        merge(adapter, tmp_path / "m.pt", str(weights))
+    (tmp_path / "m.json").touch()
+    with pytest.raises(UsageError, match="exists already"):
+        merge(adapter, tmp_path / "m.safetensors", str(weights))
+
+
+def test_the_adapter_is_left_as_it_was(adapter: Path, weights: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    merge(adapter, tmp_path / "m.safetensors", str(weights))
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    load_adapter(adapter, str(weights))
