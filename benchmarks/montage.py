@@ -19,12 +19,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from sea_peft.data.phantom import TARGETS, Target, phantom_dataset, phantom_target
-from sea_peft.data.phantom.anatomy import STRUCTURES
+from sea_peft.data.phantom.patient import STRUCTURES
 
 OUT = Path(__file__).parent / "results" / "targets.png"
 WINDOW = (-175.0, 250.0)
-# Share of the field of view along z, y and x at which the planes are cut: through kidneys, pancreas and liver
-CUTS = (0.44, 0.49, 0.66)
 COLOURS = ListedColormap(["#000000", *(matplotlib.colormaps["tab20"](i) for i in range(len(STRUCTURES)))])
 
 
@@ -53,9 +51,8 @@ def main() -> None:
 def _row(row: NDArray[np.object_], target: Target, image: NDArray[np.int16], label: NDArray[np.uint8]) -> None:
     low, high = WINDOW if target.acquisition.channel == "CT" else np.percentile(image, (0.5, 99.5))
     row[0].set_title(f"{target.name}: {target.reason}", loc="left", fontsize=8, color="white", pad=3)
-    for plane, cut in enumerate(CUTS):
-        axis = 2 - plane
-        index = int(cut * image.shape[axis])
+    for plane, axis in enumerate((2, 1, 0)):
+        index = _fullest(label, axis)
         grey, codes = (np.take(a, index, axis).T for a in (image, label))
         if axis:  # the first image axis runs to the patient's right, which is shown on the left
             grey, codes = grey[:, ::-1], codes[:, ::-1]
@@ -66,6 +63,12 @@ def _row(row: NDArray[np.object_], target: Target, image: NDArray[np.int16], lab
                 overlay = np.ma.masked_equal(codes, 0)
                 axes.imshow(overlay, cmap=COLOURS, norm=norm, alpha=0.6, origin="lower", interpolation="nearest")
             axes.axis("off")
+
+
+def _fullest(label: NDArray[np.uint8], axis: int) -> int:
+    """The slice that shows the most structures, and of those the one with the most labelled voxels."""
+    slices = np.moveaxis(label, axis, 0)
+    return max(range(len(slices)), key=lambda i: (len(np.unique(slices[i])), np.count_nonzero(slices[i])))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 from scipy.ndimage import binary_erosion
 
 from sea_peft.data.phantom import LABELS, SOURCE, TARGETS, PhantomCase, phantom_dataset, render
-from sea_peft.data.phantom.anatomy import STRUCTURES, Build, draw_anatomy
+from sea_peft.data.phantom.anatomy import draw_anatomy
+from sea_peft.data.phantom.patient import STRUCTURES, Build
 from sea_peft.data.phantom.sampling import Grid, label_map, sample
 from sea_peft.errors import DataError
 

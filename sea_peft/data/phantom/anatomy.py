@@ -8,12 +8,11 @@ parts over earlier ones, so neighbours touch without gaps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sea_peft.data.phantom import bowel, torso
+from sea_peft.data.phantom.patient import Anatomy, Build, Pose, Waves
 from sea_peft.data.phantom.shapes import (
     Part,
     Points,
@@ -29,63 +28,6 @@ from sea_peft.data.phantom.shapes import (
     union,
     within,
 )
-
-# Label code = 1 + index. The last three are structures that no source weights know.
-STRUCTURES = (
-    "liver",
-    "spleen",
-    "right_kidney",
-    "left_kidney",
-    "stomach",
-    "pancreas",
-    "aorta",
-    "inferior_vena_cava",
-    "spine",
-    "lungs",
-    "liver_lesion",
-    "gallbladder",
-    "duodenum",
-    "psoas",
-)
-
-
-@dataclass(frozen=True)
-class Build:
-    """What kind of patient is drawn. Lengths in mm, ranges are uniform."""
-
-    scale: tuple[float, float] = (0.94, 1.08)
-    fat: tuple[float, float] = (10.0, 28.0)
-    organ_scale: tuple[tuple[str, float], ...] = ()  # structures larger or smaller than in the adult
-    lesions: tuple[int, int] = (1, 3)
-    lesion_radius: tuple[float, float] = (11.0, 22.0)
-    spinal_screws: bool = False
-
-
-@dataclass(frozen=True)
-class Pose:
-    """world = rotation @ (scale * body) + shift, in mm."""
-
-    rotation: NDArray[np.float64]
-    scale: Vector
-    shift: Vector
-
-
-@dataclass(frozen=True)
-class Waves:
-    """A smooth random field: sum of weights * sin(vectors . p + phases), p in mm of the world."""
-
-    vectors: NDArray[np.float64]  # [n, 3], 1/mm
-    phases: NDArray[np.float64]  # [n]
-    weights: NDArray[np.float64]  # [n]
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    case: int
-    pose: Pose
-    warp: tuple[Waves, Waves, Waves]  # displacement along x, y, z in mm
-    bumps: tuple[Waves, Waves, Waves]
-    parts: tuple[Part, ...]
 
 
 def draw_anatomy(case: int, build: Build | None = None) -> Anatomy:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_peft.data.cases import Case, Dataset
-from sea_peft.data.phantom.anatomy import STRUCTURES, draw_anatomy
+from sea_peft.data.phantom.anatomy import draw_anatomy
+from sea_peft.data.phantom.patient import STRUCTURES
 from sea_peft.data.phantom.sampling import label_map, sample
 from sea_peft.data.phantom.targets import SOURCE, TARGETS, Target
 from sea_peft.data.volumes import Volume

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sea_peft.data.phantom.acquisition import CT, MR, Acquisition
-from sea_peft.data.phantom.anatomy import STRUCTURES, Build
+from sea_peft.data.phantom.patient import STRUCTURES, Build
 from sea_peft.data.phantom.sampling import Grid
 from sea_peft.data.phantom.tissues import LATE_ARTERIAL
 
