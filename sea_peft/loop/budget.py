@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +26,11 @@ def parse_budget(text: str, parameters: int) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"--budget {text!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.")
-    number, unit = float(match["number"]), match["unit"]
+    # exact decimals: 29% of 100 as floats would be 28
+    number, unit = Fraction(match["number"]), match["unit"]
     if unit == "%":
         share = number / 100
-    elif unit:
+    elif unit and number:
         return int(number * {"k": 1_000, "M": 1_000_000}[unit])
     elif number == 1:
         raise UsageError(f"--budget {text} can mean 100% or one parameter; write 1% for one per cent.")
