@@ -256,6 +256,8 @@ def run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exception(error)
         output = Output(json="--json" in arguments)
+        if not sentence:
+            return code  # no verb was given, and typer has shown the help
         usage = getattr(error, "ctx", None)
         if usage is not None:
             sentence += f" Try `{usage.command_path} --help`."

@@ -51,8 +51,7 @@ def test_imports_run_one_way(file: Path) -> None:
     inside = file.relative_to(PACKAGE)
     room = inside.parts[0].removesuffix(".py")
     if room == "__init__":
-        assert not list(imported_rooms(file))
-        return
+        return  # it offers what Python callers need, loaded when asked for: the test below holds that
     assert room in MAY_IMPORT, f"{room} has no place in the house; give it one here"
     wrong = [
         f"line {line}: {other}"

@@ -55,6 +55,12 @@ def test_help_names_every_verb(call: Call) -> None:
     assert "not a medical device" in out
 
 
+def test_no_verb_shows_the_help(call: Call) -> None:
+    code, out, err = call()
+    assert (code, err) == (2, "")
+    assert "adapt" in out
+
+
 def test_adapt_prints_one_json_document(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
     code, out, err = call(
         "adapt",
