@@ -1,12 +1,13 @@
 """Adapters: families, the registry that makes units of them, and the bank that holds and gates the units.
 
-Importing this registers every family, in the order in which units of one site act: additive ones first.
+Importing this registers every family, in the order in which units of one site act: affine first, since it
+computes its norm anew, then the additive ones.
 """
 
+from sea_peft.adapters import affine  # isort: skip
 from sea_peft.adapters import lora  # isort: skip
 from sea_peft.adapters import conv_adapter  # isort: skip
 from sea_peft.adapters import bias  # isort: skip
-from sea_peft.adapters import affine  # isort: skip
 from sea_peft.adapters import full  # isort: skip
 from sea_peft.adapters.adapted import Adapted
 from sea_peft.adapters.bank import Bank

@@ -26,8 +26,8 @@ from sea_peft.loop.policies import FIXED_POLICIES, OUTSIDE_BUDGET, Policy, Space
 from sea_peft.loop.sea import Sea, SeaSettings
 
 DEFAULT_TARGET = "low-dose-ct"
-DEFAULT_STEPS = 150
-DEFAULT_CYCLES = 4
+DEFAULT_STEPS = 120
+DEFAULT_CYCLES = 3
 # Python, torch and MONAI loaded, measured on Linux with the CPU build
 _BASE_MEMORY = 700 << 20
 
