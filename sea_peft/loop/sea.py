@@ -158,10 +158,13 @@ class Sea:
                 decisions.append(self._decision(unit, "add", why))
         chosen = list(found.chosen)
         left = self.space.capacity - found.cost
-        for unit in self._by_promise(exclude={item.group for item in measured.values()}):
-            if self._units[unit].cost <= left and self._promise[unit] > 0:
+        decided_groups = {item.group for item in measured.values()}
+        for unit in self._by_promise():
+            u = self._units[unit]
+            if u.group not in decided_groups and u.cost <= left and self._promise[unit] > 0:
                 chosen.append(unit)
-                left -= self._units[unit].cost
+                decided_groups.add(u.group)
+                left -= u.cost
                 decisions.append(self._decision(unit, "add", "unmeasured: fills what is left, by promise"))
         decided = {d.unit for d in decisions}
         decisions += [
@@ -243,12 +246,10 @@ class Sea:
                         break
         return tuple(self._in_order(probes)), decisions
 
-    def _by_promise(self, exclude: Iterable[str] = ()) -> list[str]:
+    def _by_promise(self) -> list[str]:
         """Units whose promise was measured, highest promise per parameter first."""
-        skip = set(exclude)
         return sorted(
-            (u for u in self._promise if self._units[u].group not in skip),
-            key=lambda u: (-self._promise[u] / self._units[u].cost, self._units[u].cost, u),
+            self._promise, key=lambda u: (-self._promise[u] / self._units[u].cost, self._units[u].cost, u)
         )
 
     def _item(self, unit: str, exploring: bool = True) -> Item:
