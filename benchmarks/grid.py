@@ -47,7 +47,7 @@ class Cell:
     def command(self, out: Path) -> list[str]:
         """The `seapeft adapt` of this cell. No MLflow: cells must not write one store together."""
         return [
-            sys.executable, "-m", "sea_peft.cli", "adapt", self.data,
+            sys.executable, "-m", "sea_peft", "adapt", self.data,
             "--shots", str(self.shots), "--seed", str(self.seed), "--policy", self.policy,
             *self.flags, "--out", str(out), "--no-mlflow", "--json", "-q",
         ]  # fmt: skip

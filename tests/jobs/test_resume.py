@@ -20,7 +20,7 @@ FLAGS = ["--backbone", "unet", "--steps", "16", "--cycles", "2", "--shots", "3",
 
 
 def start(out: Path, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sea_peft.cli", "adapt", *flags]
+    command = [sys.executable, "-m", "sea_peft", "adapt", *flags]
     return subprocess.Popen(command, cwd=out.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
