@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -246,9 +245,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned: nothing
         return int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes
-        return 1
     except KeyboardInterrupt:
         return Interrupted.exit_code
     except Exception as error:

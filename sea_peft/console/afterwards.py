@@ -51,6 +51,9 @@ def inspect(
 def report(
     output: Output,
     run: options.Run,
+    images: Annotated[
+        bool, typer.Option("--images", help="With pictures of the best, median and worst test case.")
+    ] = False,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
     ] = False,
@@ -60,7 +63,14 @@ def report(
     from sea_peft.artefacts.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    folder.write_page(report_html(folder))
+    pictures = []
+    if images:
+        from sea_peft.jobs.pictures import case_pictures
+
+        with output.progress("predict test cases") as progress:
+            pictures = case_pictures(folder, progress)
+        output.warn("The page holds pictures of patients' scans; share it only with whoever may see those.")
+    folder.write_page(report_html(folder, pictures))
     document = {"page": str(folder.page)}
     if mlflow:
         from sea_peft.artefacts.tracker import rebuild

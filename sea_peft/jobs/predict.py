@@ -165,7 +165,7 @@ def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> dict[str
 
 def _preview(case: FileCase, predictor: Predictor, geometry: Geometry, indices: np.ndarray) -> bytes:
     image = case.image(predictor.channels[0])
-    return preview_png(image, indices, list(predictor.labels), geometry)
+    return preview_png(image, {"": indices}, list(predictor.labels), geometry)
 
 
 def _sidecar(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,12 +16,13 @@ _OPACITY = 0.45
 _MOST_IN_LEGEND = 16
 
 
-def preview_png(image: Volume, indices: np.ndarray, labels: Sequence[str], geometry: Geometry) -> bytes:
-    """Three planes with the mask over them, as radiologists look at them: from the feet and from the front, the patient's right on the left.
+def preview_png(image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence[str], geometry: Geometry) -> bytes:
+    """Three planes with a mask over them, a row for each mask, as radiologists look at them: from the feet and from the front.
 
     Args:
         image: the scan.
-        indices: label indices [I, J, K] on the scan's grid, 1..L in the order of `labels`.
+        masks: title → label indices [I, J, K] on the scan's grid, 1..L in the order of `labels`. The planes are those in which most is
+            labelled in any of them.
         labels: label names.
         geometry: the scan's geometry.
     """
@@ -29,40 +30,42 @@ def preview_png(image: Volume, indices: np.ndarray, labels: Sequence[str], geome
     from matplotlib.patches import Patch
 
     upright = whole_geometry(geometry.shape, geometry.affine, "RAS", image.spacing)
-    grey, mask = upright.oriented(image.array), upright.oriented(indices)
+    grey = upright.oriented(image.array)
     spacing = [image.spacing[axis] for axis in upright.axes]
     low, high = np.percentile(grey[:: max(1, grey.shape[0] // 64)], (1, 99))
     colours = family_colours(labels)
     table = [_rgb(colours[label]) for label in labels]
-    figure = Figure(figsize=(12, 4.8), facecolor="black")
+    anywhere = np.logical_or.reduce([upright.oriented(mask) > 0 for mask in masks.values()])
+    figure = Figure(figsize=(12, 0.6 + 4.2 * len(masks)), facecolor="black")
     figure.set_layout_engine("constrained", h_pad=0.12)
-    for axes, axis in zip(figure.subplots(1, 3), (2, 1, 0), strict=True):
-        at = _fullest(mask, axis)
-        plane, over = (np.take(a, at, axis=axis) for a in (grey, mask))
-        across, up = (other for other in range(3) if other != axis)
-        # rows downwards; in axial and coronal planes the patient's right is on the viewer's left
-        turned = [a.T[::-1, ::-1] if axis != 0 else a.T[::-1] for a in (plane, over)]
-        axes.imshow(turned[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing[up] / spacing[across])
-        axes.imshow(_coloured(turned[1], table), aspect=spacing[up] / spacing[across], interpolation="nearest")
-        axes.set_title(f"{_PLANES[axis]}, plane {at + 1} of {mask.shape[axis]}", color="white", fontsize=9)
-        if axis != 0:
-            for side, x in (("R", 0.02), ("L", 0.95)):
-                axes.text(x, 0.02, side, transform=axes.transAxes, color="white", fontsize=9)
-        axes.set_axis_off()
-    present = [label for index, label in enumerate(labels, start=1) if (indices == index).any()]
+    for row, (title, mask) in zip(figure.subplots(len(masks), 3, squeeze=False), masks.items(), strict=True):
+        for axes, axis in zip(row, (2, 1, 0), strict=True):
+            at = _fullest(anywhere, axis)
+            plane, over = (_turned(np.take(a, at, axis=axis), axis) for a in (grey, upright.oriented(mask)))
+            across, up = (other for other in range(3) if other != axis)
+            aspect = spacing[up] / spacing[across]
+            axes.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
+            axes.imshow(_coloured(over, table), aspect=aspect, interpolation="nearest")
+            named = f"{title}: {_PLANES[axis]}" if title else _PLANES[axis]
+            axes.set_title(f"{named}, plane {at + 1} of {grey.shape[axis]}", color="white", fontsize=9)
+            if axis != 0:
+                for side, x in (("R", 0.02), ("L", 0.95)):
+                    axes.text(x, 0.02, side, transform=axes.transAxes, color="white", fontsize=9)
+            axes.set_axis_off()
+    present = [label for i, label in enumerate(labels, start=1) if any((mask == i).any() for mask in masks.values())]
     handles = [Patch(color=colours[label], label=label) for label in present[:_MOST_IN_LEGEND]]
     if handles:
         figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=8,
-            fontsize=8,
-            frameon=False,
-            labelcolor="white",
+            handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, labelcolor="white"
         )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _turned(plane: np.ndarray, axis: int) -> np.ndarray:
+    """Rows from top to bottom; in axial and coronal planes the patient's right is on the viewer's left."""
+    return plane.T[::-1] if axis == 0 else plane.T[::-1, ::-1]
 
 
 def _fullest(mask: np.ndarray, axis: int) -> int:

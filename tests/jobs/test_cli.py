@@ -135,6 +135,16 @@ def test_report_is_one_page(call: Call, run_folder: Path) -> None:
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_report_with_pictures_names_no_case(call: Call, run_folder: Path) -> None:
+    code, out, err = call("report", run_folder, "--images", "--json")
+    assert code == 0
+    assert "pictures of patients' scans" in err
+    page = Path(json.loads(out)["page"]).read_text()
+    assert page.count("data:image/png") == 3
+    assert "test cases: mean Dice" in page
+    assert "toy_" not in page
+
+
 def test_evaluate_agrees_with_the_run(call: Call, run_folder: Path, toy: Path, weights: Path) -> None:
     code, out, err = call("evaluate", run_folder, toy, "--weights", weights, "--cases", "test", "--json")
     result = json.loads((run_folder / "result.json").read_text())
