@@ -1,0 +1,133 @@
+"""Audit spaces without networks, and the loop's half of the conversation with a policy: for tests of what decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sea_peft.adapters import Unit, total_cost
+from sea_peft.backbones import Site
+from sea_peft.loop.policies import Allocation, Policy, Space
+
+STAGES = ("encoder", "bottleneck", "decoder")
+
+
+def space(
+    sites: int = 12, levels: Sequence[int] = (1, 2, 4, 8), share: float = 0.1, head: int = 50, seed: int = 0
+) -> Space:
+    """Per site a norm (affine), a convolution (LoRA at every level) and, at every third, a block (ConvAdapter, both placements).
+
+    Channels double and halve along the network, as costs do. `share`: the budget, of the cost of everything.
+    """
+    rng = random.Random(seed)
+    units: list[Unit] = []
+    for i in range(sites):
+        channels = 8 * 2 ** min(i * 6 // sites, 6 - i * 6 // sites) * rng.choice((1, 1, 2))
+        stage = STAGES[i * 3 // sites]
+
+        def at(name: str, kind: str, order: int, c: int = channels, s: str = stage) -> Site:
+            return Site(name, kind, c, c, (1.0, 1.0, 1.0), s, order)
+
+        units.append(Unit("affine", 0, "", at(f"norm{i}", "norm", 3 * i), 2 * channels))
+        conv = at(f"conv{i}", "conv", 3 * i + 1)
+        units += [Unit("lora", level, "", conv, level * 28 * channels) for level in levels]
+        if i % 3 == 0:
+            block = at(f"block{i}", "block", 3 * i + 2)
+            units += [
+                Unit("conv_adapter", level, placement, block, 28 * channels + channels**2 // level)
+                for placement in ("parallel", "sequential")
+                for level in (4, 16)
+            ]
+    return Space(tuple(units), head + int(share * total_cost(units)), head)
+
+
+def check_allocation(allocation: Allocation, space: Space) -> None:
+    """What must hold of any allocation at any moment."""
+    units = space.by_id
+    opened = [units[u] for u in allocation.open]
+    assert len(set(allocation.open)) == len(opened), "a unit is active and a probe at once"
+    assert space.head + total_cost(opened) <= space.limit, "over budget"
+    assert len({u.group for u in opened}) == len(opened), "two units of one (site, family) are open"
+    decided = {d.unit: d for d in allocation.decisions}
+    assert all(d.reason for d in allocation.decisions), "a decision without a reason"
+    assert set(allocation.open) <= set(decided), "an open unit without a decision"
+    assert all(decided[u].decision in ("keep", "add") for u in allocation.active)
+    assert all(decided[u].decision == "probe" for u in allocation.probes)
+    assert 0.0 <= allocation.gap <= 1.0
+    assert allocation.value <= allocation.optimum + 1e-9
+
+
+Measure = Callable[[str, Sequence[str]], tuple[float, float]]
+
+
+@dataclasses.dataclass
+class Conversation:
+    """What was asked and answered, as JSON types: enough to replay the policy."""
+
+    promises: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    audits: dict[int, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    allocations: list[Allocation] = dataclasses.field(default_factory=list)
+    ranked: list[list[dict[str, Any]]] = dataclasses.field(default_factory=list)
+
+    @property
+    def coverage(self) -> list[int]:
+        """Units measured so far, after every audit."""
+        seen: set[str] = set()
+        counts = []
+        for rows in self.audits.values():
+            seen |= {row["unit"] for row in rows}
+            counts.append(len(seen))
+        return counts
+
+
+def converse(
+    policy: Policy, space: Space, cycles: int, promise: Callable[[str], float], measure: Measure
+) -> Conversation:
+    """The loop's half: promises, allocations and audits in the controller's order. `measure(unit, open units)` → (ΔDice, spread)."""
+    said = Conversation()
+    for cycle in range(cycles):
+        wanted = policy.to_promise(cycle)
+        if wanted:
+            said.promises[cycle] = {unit: promise(unit) for unit in wanted}
+            policy.promised(cycle, said.promises[cycle])
+        allocation = policy.allocate(cycle)
+        check_allocation(allocation, space)
+        said.allocations.append(allocation)
+        audited = policy.to_audit(cycle)
+        assert set(audited) <= set(allocation.open), "only open units can be ablated"
+        rows = []
+        for unit in audited:
+            delta, spread = measure(unit, allocation.open)
+            rows.append({"unit": unit, "delta": delta, "spread": spread, "patches": 4})
+        said.audits[cycle] = rows
+        said.ranked.append(policy.audited(cycle, rows))
+    said.allocations.append(policy.final())
+    check_allocation(said.allocations[-1], space)
+    return said
+
+
+def replay(policy: Policy, said: Conversation, cycles: int) -> list[Allocation]:
+    """The allocations that a fresh policy makes of a recorded conversation, read back from JSON."""
+    promises = json.loads(json.dumps(said.promises))
+    audits = json.loads(json.dumps(said.audits))
+    allocations = []
+    for cycle in range(cycles):
+        if str(cycle) in promises:
+            policy.promised(cycle, promises[str(cycle)])
+        allocations.append(policy.allocate(cycle))
+        policy.audited(cycle, audits[str(cycle)])
+    return [*allocations, policy.final()]
+
+
+def noisy(seed: int, scale: float = 0.01) -> Measure:
+    """Audits that say nothing: noise alone."""
+    rng = random.Random(seed)
+    return lambda _unit, _open: (rng.gauss(0, scale), abs(rng.gauss(0, scale / 2)))
+
+
+def constant(value: float) -> Measure:
+    """Audits that say the same of every unit."""
+    return lambda _unit, _open: (value, 0.0)
