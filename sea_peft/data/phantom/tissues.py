@@ -1,10 +1,10 @@
 """What tissues look like to a scanner: Hounsfield units without and with contrast medium, and MR signal.
 
-CT values are round numbers for 120 kVp, near what these report:
+CT values are chosen round numbers for 120 kVp, in the ranges of common practice:
 
-- unenhanced soft tissue: Lamba et al., AJR 203:1013 (2014), CT Hounsfield numbers of soft tissues on
-  unenhanced abdominal CT scans; normal liver 58 HU: Int J Legal Med 133:1861 (2019). Fat, fluid, gas and
-  bone: the definition of the scale (water 0, air -1000) and common practice;
+- unenhanced: water 0 and air -1000 by definition, normal liver 58 HU (SD 9) in post-mortem CT (Int J Legal Med
+  133:1861, 2019); they shift between scanners (Lamba et al., AJR 203:1013, 2014). The other tissues are not taken
+  from one measurement;
 - contrast phases: Goshima et al., AJR 187:W25 (2006), MDCT of the liver and hypervascular hepatocellular
   carcinomas. Above unenhanced, late arterial: aorta 300 HU and more, spleen 97-108, portal vein 75-104, liver
   15-25; portal venous: liver 59-63, aorta 117-125, spleen 73-82.
