@@ -83,7 +83,7 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
     output.result(
         document,
         facts(described.items()),
-        table("\nSites", ("stage", "kind", "sites"), sites, right=("sites",)),
+        table("Sites", ("stage", "kind", "sites"), sites, right=("sites",)),
     )
 
 
@@ -156,7 +156,7 @@ def adapters_list(
     made = [table("", columns, rows, right=columns[2:])]
     if units:
         every = [(u.id, u.site.stage, u.site.kind, u.cost) for u in offered.units]
-        made.append(table("\nUnits", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
+        made.append(table("Units", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
     summary = (
         f"{len(offered.units)} units on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
         f"{offered.budget} is {offered.limit:,}: at most {offered.fits} units fit, the cheapest first, less what the head takes."

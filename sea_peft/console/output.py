@@ -8,7 +8,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -58,11 +58,17 @@ class Output:
             print(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
             return
         if self.results.is_terminal:
-            self.results.print(*tables, sep="\n")
+            self._print(tables)
             return
         with self.results.capture() as captured:  # tables are padded to a rectangle, which a file does not need
-            self.results.print(*tables, sep="\n")
+            self._print(tables)
         print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    def _print(self, tables: Sequence[RenderableType]) -> None:
+        for number, shown in enumerate(tables):
+            if number:
+                self.results.print()
+            self.results.print(shown)
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

@@ -53,7 +53,7 @@ class RunProgress:
         elif isinstance(event, Searched) and event.phase == "refit":
             pass  # comes in many small parts
         elif isinstance(event, Searched):
-            name = "warm-up" if event.phase == "warmup" else f"cycle {event.cycle + 1}"
+            name = "warm-up" if event.phase == "warmup" else f"cycle {event.cycle}"
             probes = f", {len(event.probes)} of them probes" if event.probes else ""
             self._output.say(
                 f"{name}: {len(event.active) + len(event.probes)} units trained{probes}, loss {event.loss:.3f} "
@@ -62,7 +62,7 @@ class RunProgress:
         elif isinstance(event, Audited):
             caveat = "" if event.independent else ", not independent of the training scan"
             self._output.say(
-                f"cycle {event.cycle + 1}: {len(event.rows)} units audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
+                f"cycle {event.cycle}: {len(event.rows)} units audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
                 f"({event.seconds:.0f} s)"
             )
         elif isinstance(event, Allocated) and event.final:

@@ -29,12 +29,12 @@ REFUSED_SHOWN = 12
 
 def headline(found: Findings) -> Text:
     """The verdict in one honest sentence."""
-    return Text("\n" + found.headline, style=_VERDICTS[found.helps])
+    return Text(found.headline, style=_VERDICTS[found.helps])
 
 
 def dice_table(found: Findings) -> Table:
     """Dice of the three arms, mean and per label."""
-    return table("\nDice on the test cases", found.dice.header, found.dice.rows, right=found.dice.header[1:])
+    return table("Dice on the test cases", found.dice.header, found.dice.rows, right=found.dice.header[1:])
 
 
 def run_facts(result: Result) -> Table:
@@ -66,7 +66,7 @@ def next_steps(run: str) -> Table:
             ("page", f"seapeft report {where}"),
             ("masks", f"seapeft predict {where} SCANS --out masks"),
         ],
-        title="\nNext",
+        title="Next",
     )
 
 
@@ -89,7 +89,7 @@ class UnitLines:
             shown = (unit, stage, cost, utility, state) if wide else (unit, cost, utility, state)
             return Text("  ".join(shown).rstrip(), style=style, no_wrap=True)
 
-        yield Text(f"\n{self._title}", style="bold")
+        yield Text(self._title, style="bold")
         yield line(lines[0], "dim")
         for reason, group in itertools.groupby(zip(self._rows, cells, strict=True), key=lambda pair: pair[0].reason):
             members = list(group)
@@ -155,7 +155,7 @@ def unit_lists(rows: Sequence[UnitRow], everything: bool) -> list[UnitLines | Te
     if len(judged) < len(off):
         unmeasured = sum(row.utility is None for row in off)
         made.append(
-            Text(f"\n{len(off) - len(judged)} more are off ({unmeasured} never measured); --unit '*' shows them.")
+            Text(f"{len(off) - len(judged)} more are off ({unmeasured} never measured); --unit '*' shows them.")
         )
     return made
 
@@ -187,7 +187,7 @@ def evaluation_tables(scores: Evaluation) -> list[Table]:
     means = [(label, *(_score(scores.mean(label, m), m) for m in measures)) for label in scores.labels]
     means.append(("mean", *(_score(scores.overall(m), m) for m in measures)))
     count = f"{len(scores.cases)} case{'' if len(scores.cases) == 1 else 's'}"
-    title = f"\nMean over {count} of {scores.data}"
+    title = f"Mean over {count} of {scores.data}"
     return [cases, table(title, ("label", *names), means, right=names)]
 
 

@@ -20,7 +20,14 @@ _STATES = {
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
     """A table with a title. Columns named in `right` hold numbers and do not wrap."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+    )
     for name in columns:
         number = name in right
         made.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
