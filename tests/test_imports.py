@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "jobs": {"data", "backbones", "adapters", "loop", "artefacts", "explain"},
     "console": {"data", "backbones", "adapters", "loop", "artefacts", "explain", "jobs"},
     "cli": {"data", "backbones", "adapters", "loop", "artefacts", "explain", "jobs", "console"},
+    "__main__": {"cli"},
 }
 
 
