@@ -135,44 +135,46 @@ class Sea:
         )
 
     def final(self) -> Allocation:
-        """Guard-free: the best of everything measured, whatever its state, larger levels of it included; then the promising into what is
-        left. A larger level was not measured itself: it is credited with its smaller sibling's score times (cost ratio)^growth, and
-        starts from the sibling's trained values (`Adapter.inherit`)."""
+        """Guard-free: the best of everything measured, whatever its state, larger levels of it included; then into what is left, by
+        promise, what no audit spoke against. A larger level was not measured itself: it is credited with its smaller sibling's score
+        times (cost ratio)^growth, and starts from the sibling's trained values (`Adapter.inherit`)."""
         measured = {u: self._item(u, exploring=False) for u, e in self._estimate.items() if e.audits}
         grown = self._grown(measured)
         items = [*measured.values(), *(item for item, _ in grown.values())]
         found = knapsack.greedy(items, self.space.capacity)
         best = knapsack.exact(items, self.space.capacity)
-        decisions = []
-        for unit, item in measured.items():
-            if unit in found.chosen:
-                audits = self._estimate[unit].audits
-                decisions.append(self._decision(unit, "keep", f"score {item.value:+.4f} Dice over {audits} audits"))
-            elif item.value <= 0:
-                decisions.append(self._decision(unit, "refuse", f"score {item.value:+.4f} Dice: no gain measured"))
-            else:
-                decisions.append(self._decision(unit, "refuse", "others give more Dice per parameter"))
-        for unit, (item, smaller) in grown.items():
-            if unit in found.chosen:
-                why = f"grown from {smaller}, whose score is {measured[smaller].value:+.4f} Dice; credited with {item.value:+.4f}"
-                decisions.append(self._decision(unit, "add", why))
         chosen = list(found.chosen)
         left = self.space.capacity - found.cost
-        decided_groups = {item.group for item in measured.values()}
+        harmful = {u for u, item in measured.items() if item.value < -self.settings.ranking.hysteresis}
+        taken = {self._units[u].group for u in (*chosen, *harmful)}
         for unit in self._by_promise():
             u = self._units[unit]
-            if u.group not in decided_groups and u.cost <= left and self._promise[unit] > 0:
+            if u.group not in taken and u.cost <= left and self._promise[unit] > 0:
                 chosen.append(unit)
-                decided_groups.add(u.group)
+                taken.add(u.group)
                 left -= u.cost
-                decisions.append(self._decision(unit, "add", "unmeasured: fills what is left, by promise"))
-        decided = {d.unit for d in decisions}
-        decisions += [
-            self._decision(u, "refuse", self._why_not(u, left)) for u in self._units if u not in decided
-        ]
-        return Allocation(
-            self._in_order(chosen), (), tuple(decisions), found.value, best.value, knapsack.gap(found, best)
+        reasons = {}
+        for unit in self._units:
+            item = measured.get(unit)
+            if unit in found.chosen and item:
+                reasons[unit] = f"score {item.value:+.4f} Dice over {self._estimate[unit].audits} audits"
+            elif unit in found.chosen:
+                item, smaller = grown[unit]
+                reasons[unit] = f"grown from {smaller}: {measured[smaller].value:+.4f} Dice there, credited with {item.value:+.4f}"
+            elif unit in chosen:
+                said = f"score {item.value:+.4f} Dice is within noise" if item else "unmeasured"
+                reasons[unit] = f"{said}: fills what is left, by promise"
+            elif unit in harmful and item:
+                reasons[unit] = f"score {item.value:+.4f} Dice: it does harm"
+            elif item:
+                reasons[unit] = f"score {item.value:+.4f} Dice: others give more Dice per parameter"
+            else:
+                reasons[unit] = self._why_not(unit, left)
+        decisions = tuple(
+            self._decision(u, ("keep" if u in measured else "add") if u in chosen else "refuse", why)
+            for u, why in reasons.items()
         )
+        return Allocation(self._in_order(chosen), (), decisions, found.value, best.value, knapsack.gap(found, best))
 
     def _grown(self, measured: Mapping[str, Item]) -> dict[str, tuple[Item, str]]:
         """Unmeasured larger levels of units that proved useful: id → (item with the credited value, the smaller unit)."""
