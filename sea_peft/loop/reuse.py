@@ -16,11 +16,16 @@ from sea_peft.backbones import Site
 
 @dataclasses.dataclass
 class _Kept:
-    """A module's inputs and output in the baseline pass, with the version that says whether somebody wrote into the output."""
+    """A module's inputs and output in the baseline pass, with the versions that say whether somebody has written into them since."""
 
-    inputs: tuple[torch.Tensor, ...]
+    inputs: tuple[Any, ...]
     output: torch.Tensor
-    version: int
+    versions: list[int]
+
+    @property
+    def intact(self) -> bool:
+        """Whether inputs are what the module was given and the output is what it returned."""
+        return _versions(*self.inputs, self.output) == self.versions
 
 
 class BlockReuse:
@@ -29,8 +34,9 @@ class BlockReuse:
     The first forward inside the context is the baseline. In later forwards a block whose inputs equal the baseline's, value for value,
     and which does not hold a toggled site returns what it returned then: the numbers are those of a plain forward, bit for bit.
     Equality is checked on the tensors themselves (memory-bound, a small part of a convolution), so skips and sums between blocks need
-    no special treatment. Blocks are the sites of kind `block`, and leaf sites outside of them. A kept output that was written to in
-    place (`tensor._version`) is never returned. Forward hooks (adapters) on a block still act, on the kept output.
+    no special treatment. Blocks are the sites of kind `block`, and leaf sites outside of them. Where a block's inputs or output were
+    written to in place (`tensor._version`), by the block itself or later, it is computed anew. Forward hooks (adapters) on a block still
+    act, on the kept output.
     """
 
     def __init__(self, backbone: nn.Module, sites: Sequence[Site]) -> None:
@@ -67,18 +73,24 @@ class BlockReuse:
         def wrapped(*inputs: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             kept = self._kept.get(path)
             if kept is None:
+                given = _versions(*inputs)
                 output = forward(*inputs, **kwargs)
                 if not kwargs and isinstance(output, torch.Tensor):
-                    self._kept[path] = _Kept(inputs, output, output._version)
+                    self._kept[path] = _Kept(inputs, output, [*given, output._version])
                 return output
             # a unit on the block itself acts in a hook after this forward, so only what is inside the block matters
             holds = any(p.startswith(path + ".") for p in self._toggled)
-            if not holds and not kwargs and kept.output._version == kept.version and _same(kept.inputs, inputs):
+            if not holds and not kwargs and kept.intact and _same(kept.inputs, inputs):
                 self.reused += 1
                 return kept.output
             return forward(*inputs, **kwargs)
 
         return wrapped
+
+
+def _versions(*values: Any) -> list[int]:
+    """How often each tensor was written to; 0 for what is none."""
+    return [value._version if isinstance(value, torch.Tensor) else 0 for value in values]
 
 
 def _same(kept: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
