@@ -122,7 +122,7 @@ def adapt(
     try:
         with RunProgress(output) as listen:
             if resume is None:
-                result = job.adapt(given, listen, output.say, output.warn)
+                result = job.adapt(given, listen, output.say, output.warn, listen.checked)
             elif given != AdaptOptions():
                 raise UsageError("A resumed run keeps its options; give --resume alone.")
             else:

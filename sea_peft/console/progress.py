@@ -72,14 +72,20 @@ class RunProgress:
         elif isinstance(event, Compared):
             self._output.say(f"ships {event.chosen}: {event.reason}")
 
+    def checked(self, done: int, of: int) -> None:
+        """A case of the data set was checked; for the `progress` of a job."""
+        self._show("check the data", done, of)
+
     def _step(self, event: TrainingStep) -> None:
-        what = _PHASES.get(event.phase, event.phase)
+        self._show(_PHASES.get(event.phase, event.phase), event.step, event.of)
+
+    def _show(self, what: str, done: int, of: int) -> None:
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=event.of, completed=event.step - 1)
-            self._bars.update(self._tasks[what], completed=event.step)
+                self._tasks[what] = self._bars.add_task(what, total=of, completed=done - 1)
+            self._bars.update(self._tasks[what], completed=done)
             return
         now = time.monotonic()
-        if what != self._phase or event.step >= event.of or now >= self._next_line:
+        if what != self._phase or done >= of or now >= self._next_line:
             self._phase, self._next_line = what, now + _SECONDS_BETWEEN_LINES
-            self._output.say(f"{what}: {event.step} of {event.of}")
+            self._output.say(f"{what}: {done} of {of}")

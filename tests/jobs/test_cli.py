@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import AFFINE, toy_scan
+from toys import AFFINE, toy_scan
 
 from sea_peft import cli
 from sea_peft.console import parse
@@ -259,7 +259,7 @@ def test_one_sentence_and_the_right_exit_code(
     filled = [argument.format(toy=toy) for argument in arguments]
     if arguments[0] == "adapt" and "--weights" not in arguments and "--resume" not in arguments:
         filled += ["--weights", str(weights)]
-    found, out, err = call(*filled)
+    found, out, err = call("-q", *filled)
     assert found == code
     assert out == ""
     assert words in err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import AFFINE
+from toys import AFFINE
 
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError

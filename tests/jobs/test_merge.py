@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_adapter
+from toys import make_adapter
 
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.data.layouts import open_dataset

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import AFFINE, SHAPE, make_adapter, toy_scan
+from toys import AFFINE, SHAPE, make_adapter, toy_scan
 
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError, WeightsError

@@ -1,0 +1,125 @@
+"""What a terminal sees, and what a file."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sea_peft.artefacts.view import UnitRow
+from sea_peft.console.output import Lines, Output
+from sea_peft.console.progress import RunProgress
+from sea_peft.console.runs import UnitLines, clock
+from sea_peft.console.tables import table
+from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
+
+EVENTS = [
+    RunStarted("sea", 0, 100, 10, 10_000, [], {}, {}),
+    TrainingStep("head_only", 1, 2, 0.5),
+    TrainingStep("head_only", 2, 2, 0.4),
+    TrainingStep("warmup", 1, 4, 0.5),
+    Searched(-1, "warmup", 0, 1, 0.5, [], [], 1.0),
+    TrainingStep("search", 2, 4, 0.5),
+    Searched(0, "search", 1, 2, 0.5, ["a"], ["b"], 1.0),
+    Audited(0, 0.5, 0.6, [], 8, 16, False, 2.0),
+    Allocated(1, ["a"], [], 50, 100, 10, 0.1, 0.1, 0.0, 1, 0.5, [], True, 0.0),
+    Compared({"unadapted": 0.5, "sea": 0.6}, "sea", "higher"),
+    TrainingStep("refit", 4, 4, 0.2),
+    TrainingStep("test", 1, 1, 0.0),
+]
+
+
+def on_terminal(output: Output) -> io.StringIO:
+    screen = io.StringIO()
+    output.notes = Console(file=screen, force_terminal=True, width=80, highlight=False, markup=False)
+    return screen
+
+
+def test_bars_on_a_terminal() -> None:
+    output = Output()
+    screen = on_terminal(output)
+    with RunProgress(output) as listen:
+        listen.checked(1, 3)
+        for event in EVENTS:
+            listen(event)
+    text = screen.getvalue()
+    for words in ("check the data", "fit the head alone", "search and refit", "score on test cases", "left"):
+        assert words in text
+    assert "not independent" in text
+
+
+def test_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunProgress(Output()) as listen:
+        for event in EVENTS:
+            listen(event)
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert "search and refit: 4 of 4" in caught.err
+    assert "\x1b" not in caught.err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_says_nothing_but_warnings(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(quiet=True)
+    screen = on_terminal(output) if terminal else None
+    with RunProgress(output) as listen, output.progress("check") as progress:
+        progress(1, 2)
+        for event in EVENTS:
+            listen(event)
+    output.warn("this matters")
+    said = screen.getvalue() if screen else capsys.readouterr().err
+    assert "this matters" in said
+    assert "search" not in said
+
+
+def test_progress_lines_end_with_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(Output(), "predict")
+    for done in range(1, 101):
+        lines(done, 100)
+    assert capsys.readouterr().err == "predict: 100 of 100\n"
+
+
+def test_json_is_one_document_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"dice": math.nan, "path": Path("a/b"), "sizes": (1, 2), "name": "Müller"}
+    Output(json=True).result(document, "not shown")
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"dice": None, "path": "a/b", "sizes": [1, 2], "name": "Müller"}
+    assert "Müller" in out
+
+
+def test_names_are_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    output.result({}, table("", ("case",), [("[bold]a[/bold]",), (":smile:",)]))
+    output.say("[red]b[/red] :smile:")
+    caught = capsys.readouterr()
+    assert "[bold]a[/bold]" in caught.out
+    assert ":smile:" in caught.out
+    assert caught.err == "[red]b[/red] :smile:\n"
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_units_fit_the_width(width: int) -> None:
+    def row(unit: str, reason: str) -> UnitRow:
+        return UnitRow(
+            unit, "bottleneck", "s", "lora", 4, 12_345, "active", True, 0.0123, 0.002, 0.01, 3, "keep", reason
+        )
+
+    rows = [
+        row("conv_adapter.parallel-16@down_layers.3.4", "a reason " * 30),
+        row("lora-4@up_samples.0.0.conv", "twice"),
+        row("affine@x", "twice"),
+    ]
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(UnitLines("On", rows))
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("these 2: twice" in line for line in lines)
+    assert ("bottleneck" in screen.getvalue()) == (width == 160)
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (8.2, 125, 4320)] == ["8 s", "2 min 05 s", "1 h 12 min"]

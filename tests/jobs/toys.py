@@ -1,0 +1,75 @@
+"""Toy scans, and adapters that were never trained, for the tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sea_peft import __version__
+from sea_peft.adapters import Adapted
+from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, save_adapter
+from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
+from sea_peft.loop.budget import load_profile
+
+# axes run to the left, back and up, with an origin and odd voxel sizes, as scanners write them
+AFFINE = np.array([[-2.1, 0, 0, 31], [0, -2.0, 0, 17], [0, 0, 2.4, -40], [0, 0, 0, 1]])
+SHAPE = (21, 18, 16)
+PATCH = (16, 16, 16)
+
+
+def toy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An ellipsoid (code 1) with a bright spot (code 2) in it, in a body, in air; in Hounsfield units."""
+    rng = np.random.default_rng(seed)
+    grid = np.indices(SHAPE)
+    distance = [
+        sum(((grid[a] - SHAPE[a] / 2 - shift[a]) / (share * SHAPE[a])) ** 2 for a in range(3))
+        for share, shift in ((0.45, (0, 0, 0)), (0.3, rng.uniform(-1, 1, 3)), (0.17, rng.uniform(-1, 1, 3)))
+    ]
+    body, organ, spot = (d <= 1 for d in distance)
+    image = np.where(body, 20.0, -1000.0) + 90 * organ + 80 * spot + rng.normal(0, 8, SHAPE)
+    return image.astype(np.int16), np.where(spot, 2, organ).astype(np.uint8)
+
+
+def make_adapter(
+    folder: Path, weights: Path, labels: dict[str, list[int]], channels: list[str], families: tuple[str, ...]
+) -> Path:
+    """An adapter with one unit of each family and random tensors, as if it had been trained."""
+    backbone = open_backbone(None, str(weights))
+    offered = audit_space(backbone, load_profile("default").offers())
+    units = [next(unit for unit in offered if unit.family == family) for family in families]
+    card = backbone.pretrained.card
+    rows = [card.labels.index(name) if name in card.labels else None for name in labels]
+    model = Adapted(backbone.pretrained.network, backbone.sites, units, rows, len(card.labels), backbone.example)
+    ids = [unit.id for unit in units]
+    generator = torch.Generator().manual_seed(5)
+    tensors = {
+        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in adapter_tensors(model, ids).items()
+    }
+    config = AdapterConfig(
+        sea_peft_version=__version__,
+        backbone=BackboneIdentity(
+            architecture=card.architecture,
+            kwargs=card.kwargs,
+            weights=card.name,
+            sha256=backbone.pretrained.sha256,
+            parameters=backbone.pretrained.parameters,
+        ),
+        labels=labels,
+        channels=channels,
+        recipe=card.recipe,
+        patch=PATCH,
+        head={"rows": rows, "classes": len(card.labels), "on_features": model.head.on_features},
+        units=[
+            AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
+            for u in units
+        ],
+        dice=DiceSummary(unadapted=None, head_only=None, adapted=None),
+        policy="sea",
+        seed=0,
+        shots=2,
+    )
+    save_adapter(folder, config, tensors)
+    return folder
