@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 
 from sea_peft.adapters import Adapted
+from sea_peft.errors import DataError
 from sea_peft.loop.reuse import BlockReuse
 
 SOFT, HARD = "soft", "hard"
@@ -82,13 +83,15 @@ class Auditor:
 
     @torch.no_grad()
     def audit(self, unit_ids: Sequence[str]) -> AuditResult:
-        """Switch each of these open units off, one at a time, and measure what its absence costs."""
-        was_training = self.model.training
-        self.model.eval()
+        """Switch each of these open units off, one at a time, and measure what its absence costs. Raises DataError without labelled
+        patches."""
+        self._require_patches()
         bank = self.model.bank
         missing = set(unit_ids) - bank.active
         if missing:
             raise ValueError(f"only open units can be ablated; closed: {sorted(missing)[0]}")
+        was_training = self.model.training
+        self.model.eval()
         try:
             on, hard = [], []
             off: dict[str, list[torch.Tensor]] = {unit: [] for unit in unit_ids}
@@ -113,7 +116,9 @@ class Auditor:
 
     @torch.no_grad()
     def dice_of(self, active: Collection[str], head: bool = True) -> float:
-        """Hard Dice on the audit patches with exactly these units (and the head's deltas or not)."""
+        """Hard Dice on the audit patches with exactly these units (and the head's deltas or not). Raises DataError without labelled
+        patches."""
+        self._require_patches()
         bank, model = self.model.bank, self.model
         gate, model.head_gate = model.head_gate, head
         try:
@@ -125,3 +130,9 @@ class Auditor:
         finally:
             model.head_gate = gate
         return float(torch.cat(values).mean())
+
+    def _require_patches(self) -> None:
+        if not self.batches:
+            raise DataError(
+                "The audit patches hold no labelled voxel, so there is no Dice to measure; try another --seed, a larger --patch or more --shots."
+            )
