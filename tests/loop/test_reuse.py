@@ -1,0 +1,194 @@
+"""Reuse of blocks is exact: bit-equal to plain forwards, for every registered backbone and for wiring made to trip it."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from sea_peft.adapters import Bank, Offer, units_for
+from sea_peft.backbones import architectures, find_sites
+from sea_peft.loop.reuse import BlockReuse
+
+
+class Residual(nn.Module):
+    """Activation first, and a skip that is added in place: the block's input may be written to once it has been used."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv3d(channels, channels, 3, padding=1), nn.Conv3d(channels, channels, 3, padding=1)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+
+    def forward(self, x):
+        y = self.two(self.act(self.one(torch.relu(x))))
+        y += x
+        return y
+
+
+class WritesItsInput(Residual):
+    """Adds to its own input in place before it uses it."""
+
+    def forward(self, x):
+        x += 0.5
+        return super().forward(x)
+
+
+class Tangled(nn.Module):
+    """In-place operations on what blocks return and take, a skip over two blocks, a block used twice, a shared activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(1, 4, 3, padding=1)
+        self.blocks = nn.ModuleList(Residual(4) for _ in range(3))
+        self.writer = WritesItsInput(4)
+        self.norm = nn.InstanceNorm3d(4, affine=True)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Conv3d(4, 2, 1)
+
+    def forward(self, x):
+        first = self.stem(x)
+        a = self.blocks[0](first)
+        skip = a.clone()
+        a *= 1.5  # written after the block returned it
+        b = self.act(self.norm(self.blocks[1](a)))
+        first.mul_(0.5)  # written after a block has taken it
+        c = self.blocks[2](b) + self.blocks[2](first)  # one block, two inputs
+        c = self.writer(c)
+        return self.head(self.act(c + skip))
+
+
+def _tangled():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Tangled().eval().requires_grad_(False)
+        x = torch.randn(2, 1, 8, 8, 8)
+    return network, find_sites(network, x), x
+
+
+@torch.no_grad()
+def _compare(network: nn.Module, sites, bank: Bank, x: torch.Tensor) -> int:
+    """Every open unit toggled with and without reuse. Returns how many blocks were reused."""
+    opened = sorted(bank.active)
+    plain = {}
+    for unit in opened:
+        with bank.without(unit):
+            plain[unit] = network(x)
+    baseline = network(x)
+    with BlockReuse(network, sites) as reuse:
+        assert torch.equal(network(x), baseline)
+        for unit in [*opened, *reversed(opened)]:
+            with bank.without(unit), reuse.toggled(bank.units[unit].site.path):
+                assert torch.equal(network(x), plain[unit]), unit
+        assert torch.equal(network(x), baseline)
+        return reuse.reused
+
+
+@pytest.mark.parametrize("backbone", architectures())
+def test_every_backbone_gives_the_same_bits_with_reuse(backbone):
+    adapted = tiny.model(backbone, tiny.every_family())
+    opened = tiny.one_per_group(adapted)
+    tiny.train(adapted, opened)
+    adapted.bank.activate(opened)
+    x = torch.randn(2, *architectures()[backbone].example(1).shape[1:], generator=torch.Generator().manual_seed(0))
+    reused = _compare(adapted.backbone, adapted.sites, adapted.bank, x)
+    assert reused > len(opened), "nothing was reused: the comparison shows nothing"
+
+
+def test_tangled_wiring_gives_the_same_bits_with_reuse():
+    network, sites, x = _tangled()
+    units = units_for(network, sites, {"lora": Offer(levels=(2,)), "affine": Offer(), "bias": Offer()})
+    assert {site.kind for site in sites} == {"conv", "norm", "block"}
+    bank = Bank(network, units)
+    generator = torch.Generator().manual_seed(1)
+    for p in bank.parameters([u.id for u in units]):
+        p.data += 0.1 * torch.randn(p.shape, generator=generator)
+    bank.activate([u.id for u in units])
+    assert _compare(network, sites, bank, x) > 0
+
+
+class Chain(nn.Module):
+    """A block between a stem that can be swapped and an operation in place on the block's input."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv3d(1, 4, 3, padding=1), block, nn.Conv3d(4, 2, 1)
+        self.before = lambda y: y
+
+    def forward(self, x):
+        y = self.before(self.stem(x))
+        z = self.block(y)
+        return self.head(z + y.relu_())
+
+
+@pytest.mark.parametrize(
+    ("block", "before"),
+    [
+        # what the block was given in the baseline has since become what it is given now
+        pytest.param(Residual(4), torch.relu, id="input written after the block"),
+        pytest.param(WritesItsInput(4), lambda y: (y + 0.5).relu(), id="input written by the block"),
+    ],
+)
+@torch.no_grad()
+def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(block, before):
+    network, x = (
+        Chain(block).eval().requires_grad_(False),
+        torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0)),
+    )
+    sites = find_sites(network, x)
+    with BlockReuse(network, sites) as reuse:
+        network(x)
+        network.before = before
+        with reuse.toggled("stem"):
+            found = network(x)
+    assert torch.equal(found, network(x))
+
+
+@torch.no_grad()
+def test_a_change_inside_a_block_is_seen_only_where_it_is_declared():
+    network, sites, x = _tangled()
+    with BlockReuse(network, sites) as reuse:
+        network(x)
+        assert reuse.reused == 0
+        network(x)
+        everything = reuse.reused
+        with reuse.toggled("blocks.1.one"):
+            network(x)
+        assert 0 < reuse.reused - everything < everything
+
+
+def test_forward_is_the_classs_own_again_afterwards_also_after_an_exception():
+    network, sites, x = _tangled()
+    before = {name: dict(module.__dict__) for name, module in network.named_modules()}
+    with torch.no_grad(), BlockReuse(network, sites) as reuse:
+        network(x)
+        assert any("forward" in module.__dict__ for module in network.modules())
+    for fail in (lambda: network(torch.zeros(1, 3, 8, 8, 8)), lambda: 1 / 0):
+        with pytest.raises((RuntimeError, ZeroDivisionError)), torch.no_grad(), BlockReuse(network, sites) as reuse:
+            fail()
+    assert not any("forward" in module.__dict__ for module in network.modules())
+    assert {name: module.__dict__.keys() for name, module in network.named_modules()} == {
+        name: held.keys() for name, held in before.items()
+    }
+    assert not reuse._kept, "kept tensors would hold memory"
+
+
+def test_toggled_is_undone_by_an_exception():
+    network, sites, x = _tangled()
+    with torch.no_grad(), BlockReuse(network, sites) as reuse:
+        network(x)
+        with pytest.raises(InterruptedError), reuse.toggled("blocks.0.one"):
+            raise InterruptedError
+        network(x)
+        everything = reuse.reused
+        network(x)
+        assert reuse.reused == 2 * everything
+
+
+@torch.no_grad()
+def test_without_sites_nothing_is_kept():
+    network, _, x = _tangled()
+    with BlockReuse(network, ()) as reuse:
+        network(x)
+        network(x)
+        assert reuse.reused == 0
