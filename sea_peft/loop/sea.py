@@ -153,6 +153,7 @@ class Sea:
                 chosen.append(unit)
                 taken.add(u.group)
                 left -= u.cost
+        outgrown = {smaller: unit for unit, (_, smaller) in grown.items() if unit in chosen}
         reasons = {}
         for unit in self._units:
             item = measured.get(unit)
@@ -164,6 +165,8 @@ class Sea:
             elif unit in chosen:
                 said = f"score {item.value:+.4f} Dice is within noise" if item else "unmeasured"
                 reasons[unit] = f"{said}: fills what is left, by promise"
+            elif unit in outgrown and item:
+                reasons[unit] = f"score {item.value:+.4f} Dice: grown into {outgrown[unit]}"
             elif unit in harmful and item:
                 reasons[unit] = f"score {item.value:+.4f} Dice: it does harm"
             elif item:
