@@ -68,6 +68,7 @@ def adapt(
     began = time.monotonic()
     setup = prepare_run(options, say, progress)
     folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, setup.dataset.name)
+    say(f"run folder {folder.path}")
     folder.write_config(_config(setup))
     _write_case_names(folder, setup)
     return _Run(setup, folder, listen, say, warn, began).run()
@@ -352,10 +353,10 @@ def _config(setup: Setup) -> dict[str, Any]:
     o, card = setup.options, setup.backbone.pretrained.card
     return {
         **_json(dataclasses.asdict(o)),
-        "data": o.data if o.data is None or o.data.startswith("phantom:") else str(Path(o.data).resolve()),
+        "data": _located(o.data),
         "budget": o.budget or "profile",
         "backbone": card.architecture,
-        "weights": o.weights or card.name,
+        "weights": _located(o.weights) or card.name,
         "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
         "channels": list(setup.dataset.channels),
         "layout": setup.dataset.layout,
@@ -384,7 +385,13 @@ def _options(config: Mapping[str, Any]) -> AdaptOptions:
         given[name] = tuple(given[name]) if given[name] is not None else None
     for name in ("out", "runs"):
         given[name] = Path(given[name]) if given[name] is not None else None
-    return AdaptOptions(**{**given, "data": config["data"], "device": config["device"]})
+    located = {name: config[name] for name in ("data", "weights", "device")}
+    return AdaptOptions(**{**given, **located})
+
+
+def _located(name: str | None) -> str | None:
+    """A path made absolute, so that the run can be resumed from elsewhere; a name as it is."""
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
 def _write_case_names(folder: RunFolder, setup: Setup) -> None:

@@ -135,6 +135,14 @@ def prepare_run(
             f"{pretrained.card.name} takes {len(pretrained.card.channels)} channel(s) ({', '.join(pretrained.card.channels)}), "
             f"but {len(dataset.channels)} would be given ({', '.join(dataset.channels)}); choose with --channel, in that order."
         )
+    rows = tuple(matching_rows(pretrained.card.labels, tuple(dataset.labels)))
+    model = Adapted(
+        pretrained.network, backbone.sites, units, rows, len(pretrained.card.labels), backbone.example, options.seed
+    ).to(device)
+    head = model.head.cost if profile.head == "train" else 0
+    space = Space(units, limit, head)
+    if options.policy not in OUTSIDE_BUDGET and options.policy != "head_only":
+        check_feasible(limit, head, [unit.cost for unit in units], pretrained.parameters)
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
     warnings = list(dataset.warnings) if phantom else []
@@ -154,14 +162,6 @@ def prepare_run(
         warnings.append(
             "One shot leaves no case to audit on: utilities are measured on a held-out region of the same scan and are not independent."
         )
-    rows = tuple(matching_rows(pretrained.card.labels, tuple(dataset.labels)))
-    model = Adapted(
-        pretrained.network, backbone.sites, units, rows, len(pretrained.card.labels), backbone.example, options.seed
-    ).to(device)
-    head = model.head.cost if profile.head == "train" else 0
-    space = Space(units, limit, head)
-    if options.policy not in OUTSIDE_BUDGET and options.policy != "head_only":
-        check_feasible(limit, head, [unit.cost for unit in units], pretrained.parameters)
     setup = Setup(
         options, backbone, dataset, parts, digest, recipe, rows, model, space, settings, SeaSettings(), device,
         tuple(warnings),

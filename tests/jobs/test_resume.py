@@ -32,8 +32,14 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 def result_of(folder: Path) -> tuple[list[object], dict[str, bytes], dict[str, object]]:
     """What must not depend on interruptions: the trace without times, the adapter's bytes, the scores."""
     result = json.loads((folder / "result.json").read_text())
-    adapter = {name: (folder / "adapter" / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
-    return without_times(read_trace(folder / "trace.jsonl")), adapter, {k: result[k] for k in ("dice", "units", "budget", "audit")}
+    adapter = {
+        name: (folder / "adapter" / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")
+    }
+    return (
+        without_times(read_trace(folder / "trace.jsonl")),
+        adapter,
+        {k: result[k] for k in ("dice", "units", "budget", "audit")},
+    )
 
 
 @pytest.mark.slow
