@@ -111,10 +111,9 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the stock MLflow UI over the run store, on 127.0.0.1."""
-    from sea_peft.artefacts.store import serve_ui, store_path
+    from sea_peft.artefacts.store import serve_ui, ui_url
 
-    if store_path(runs).is_file():
-        output.say(f"MLflow UI over {runs}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    output.say(f"MLflow UI over {runs}: {ui_url(runs, port)} (Ctrl-C ends it)")
     status = serve_ui(runs, port)
     if status:
         raise DeviceError(
