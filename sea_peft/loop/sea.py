@@ -198,9 +198,9 @@ class Sea:
         return {
             "standing": {u: dataclasses.asdict(st) for u, st in self._standing.items()},
             "estimate": {u: dataclasses.asdict(e) for u, e in self._estimate.items()},
-            "promise": self._promise,
-            "tried": self._tried,
-            "audited": self._audited,
+            "promise": dict(self._promise),
+            "tried": dict(self._tried),
+            "audited": dict(self._audited),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

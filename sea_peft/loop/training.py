@@ -91,7 +91,7 @@ class Trainer:
                 group["lr"] = group["base"] * factor
             images, labels = batches.batch(first + i, self.batch_size)
             loss = self._loss(images, labels)
-            value = float(loss)
+            value = loss.item()
             if not math.isfinite(value):
                 raise DeviceError(
                     f"Training diverged: the loss is {value} at step {first + i}; check the scans' intensities with "
@@ -136,9 +136,17 @@ class Trainer:
         self._state = {}
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """Optimizer state per tensor, as tensors and numbers only."""
-        return {key: dict(state) for key, state in self._state.items()}
+        """Optimizer state per tensor, copied to the CPU."""
+        return {
+            key: {name: value.detach().cpu().clone() for name, value in state.items()}
+            for key, state in self._state.items()
+        }
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
-        """Continue with what `state_dict` gave."""
-        self._state = {key: dict(values) for key, values in state.items()}
+        """Continue with what `state_dict` gave. Moments go to the parameters' device; AdamW counts its steps on the CPU."""
+        self._state = {
+            key: {
+                name: value.to("cpu" if name == "step" else self.device, copy=True) for name, value in values.items()
+            }
+            for key, values in state.items()
+        }
