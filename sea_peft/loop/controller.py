@@ -122,6 +122,7 @@ class Controller:
         self.seconds = Seconds()
         # what a checkpoint holds, beside tensors and the policy's own state
         self._phase, self._cycle, self._step = "warmup", 0, 0
+        self._refitted = 0  # not step − (steps − refit): a time limit ends the search early
         self._previous: tuple[str, ...] = ()
         self._chosen: tuple[str, ...] = ()
         self._measured: set[str] = set()
@@ -141,18 +142,17 @@ class Controller:
             self._choose()
             self._trainer.forget()
             self._enter("refit")
-        done = self._step - (self.settings.steps - refit)
-        while self._phase == "refit" and done < refit:
-            count = min(_REFIT_CHECKPOINT_EVERY, refit - done)
+        while self._phase == "refit" and self._refitted < refit:
+            count = min(_REFIT_CHECKPOINT_EVERY, refit - self._refitted)
             self._train(
                 "refit",
                 self._cycle,
                 Allocation(self._chosen),
                 self._refit_crops,
                 count,
-                functools.partial(warm_up_cosine, total=refit, over=refit // 10, start=done),
+                functools.partial(warm_up_cosine, total=refit, over=refit // 10, start=self._refitted),
             )
-            done += count
+            self._refitted += count
             self._enter("refit")
         self.model.bank.activate(self._chosen)
         used = self.space.head + total_cost(self.space.by_id[u] for u in self._chosen)
@@ -165,6 +165,8 @@ class Controller:
             "phase": self._phase,
             "cycle": self._cycle,
             "step": self._step,
+            "refitted": self._refitted,
+            "open": sorted(bank.active),
             "previous": list(self._previous),
             "chosen": list(self._chosen),
             "measured": sorted(self._measured),
@@ -174,13 +176,14 @@ class Controller:
             "seconds": dataclasses.asdict(self.seconds),
             "policy": self.policy.state_dict(),
             "adapters": bank.state_dict(bank.built),
-            "head": self.model.head.state_dict(),
+            "head": {name: tensor.detach().cpu().clone() for name, tensor in self.model.head.state_dict().items()},
             "optimizer": self._trainer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand where `state_dict` was taken."""
         self._phase, self._cycle, self._step = state["phase"], state["cycle"], state["step"]
+        self._refitted = state["refitted"]
         self._previous, self._chosen = tuple(state["previous"]), tuple(state["chosen"])
         self._measured = set(state["measured"])
         self._patches, self._naive_patches = state["patches"], state["naive_patches"]
@@ -188,6 +191,7 @@ class Controller:
         self.seconds = Seconds(**state["seconds"])
         self.policy.load_state_dict(state["policy"])
         self.model.bank.load_state_dict(state["adapters"])
+        self.model.bank.activate(state["open"])
         self.model.head.load_state_dict(state["head"])
         self._trainer.load_state_dict(state["optimizer"])
 
