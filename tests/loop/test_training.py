@@ -1,0 +1,191 @@
+"""Training moves what is open and the head, nothing else, and goes on after a restart as if there had been none."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+
+import pytest
+import tiny
+import torch
+
+from sea_peft.data.crops import CropSampler
+from sea_peft.errors import DeviceError
+from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
+
+
+def _crops() -> CropSampler:
+    return CropSampler([tiny.scan(1)], (16, 16, 16), seed=0)
+
+
+def _constant(_step: int) -> float:
+    return 1.0
+
+
+def _steps(trainer: Trainer, units, first: int, count: int) -> float:
+    return trainer.train(units, _crops(), first, count, _constant, lambda step, loss: None)
+
+
+def _changed(before, after) -> set[str]:
+    return {key for key, tensor in after.items() if key not in before or not torch.equal(tensor, before[key])}
+
+
+# -- schedules ---------------------------------------------------------------------------------------------
+
+
+def test_warm_up_rises_in_a_line_and_stays():
+    assert [warm_up(i, 4) for i in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [warm_up(i, over) for i in range(2) for over in (0, 1)] == [1.0] * 4
+
+
+def test_the_refit_rises_then_falls_to_nothing():
+    factors = [warm_up_cosine(i, 20, 4) for i in range(20)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[12] == pytest.approx(0.5)
+    assert all(a > b > 0 for a, b in itertools.pairwise(factors[4:]))
+    assert [warm_up_cosine(i, 20, 4, start=7) for i in range(13)] == factors[7:]
+    assert warm_up_cosine(0, 1, 0) == 1.0
+
+
+# -- steps -------------------------------------------------------------------------------------------------
+
+
+def test_only_open_units_and_the_head_are_trained():
+    adapted = tiny.model()
+    units = tiny.one_per_group(adapted)
+    opened, closed = units[:4], units[4:6]
+    tiny.train(adapted, closed, size=0.0)  # built, so that it could change
+    before = tiny.state(adapted)
+    loss = _steps(Trainer(adapted, 2), opened, 0, 2)
+    changed = _changed(before, tiny.state(adapted))
+    assert {key.rpartition("/")[0] for key in changed} == {*opened, "head"}
+    assert math.isfinite(loss)
+    assert adapted.bank.active == set(opened)
+    assert not adapted.training
+    assert all(p.grad is None for p in adapted.parameters())
+
+
+def test_a_frozen_head_stays_and_nothing_to_train_takes_no_step():
+    adapted = tiny.model()
+    unit = tiny.one_per_group(adapted)[0]
+    before = tiny.state(adapted)
+    steps = []
+    frozen = Trainer(adapted, 1, train_head=False)
+    assert math.isnan(frozen.train((), _crops(), 0, 2, _constant, lambda step, loss: steps.append(step)))
+    assert math.isnan(frozen.train((unit,), _crops(), 0, 0, _constant, lambda step, loss: steps.append(step)))
+    assert steps == []
+    _steps(frozen, (unit,), 0, 1)
+    assert {key.rpartition("/")[0] for key in _changed(before, tiny.state(adapted))} == {unit}
+
+
+def test_steps_are_numbered_from_the_first():
+    steps = []
+    Trainer(tiny.model(), 1).train((), _crops(), 5, 3, _constant, lambda step, loss: steps.append((step, loss > 0)))
+    assert steps == [(5, True), (6, True), (7, True)]
+
+
+def test_the_rate_is_the_familys_times_the_schedules_factor():
+    """Adam's first step is the rate times the gradient's sign."""
+    moved = {}
+    for factor in (1.0, 0.5):
+        adapted = tiny.model()
+        units = {adapted.bank.units[u].family: u for u in adapted.bank.units}
+        Trainer(adapted, 1).train(tuple(units.values()), _crops(), 0, 1, lambda i, f=factor: f, lambda *_: None)
+        for family, unit in units.items():
+            p = getattr(adapted.bank[unit], {"affine": "shift", "lora": "up", "conv_adapter": "point"}[family])
+            moved[family, factor] = float(p.detach().abs().max())
+            assert moved[family, factor] == pytest.approx(factor * adapted.bank[unit].learning_rate, rel=1e-2)
+
+
+def test_a_unit_that_comes_back_goes_on_with_its_own_momentum():
+    a, b = tiny.one_per_group(tiny.model())[:2]
+    there, back = tiny.model(), tiny.model()
+    alone, both = Trainer(there, 1), Trainer(back, 1)
+    _steps(alone, (a,), 0, 2)
+    _steps(both, (a,), 0, 2)
+    step = [both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()]
+    _steps(both, (b,), 2, 2)
+    assert step == [both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()]
+    _steps(both, (a, b), 4, 1)
+    assert both.state_dict()[f"{a}/{next(n for n, _ in back.bank[a].named_parameters())}"]["step"].item() == 3
+    both.forget()
+    assert both.state_dict() == {}
+
+
+def test_training_goes_on_from_its_state_as_if_it_had_not_stopped():
+    whole, halves = tiny.model(), tiny.model()
+    units = tiny.one_per_group(whole)[:4]
+    uninterrupted, first = Trainer(whole, 2), Trainer(halves, 2)
+    _steps(uninterrupted, units, 0, 2)
+    _steps(uninterrupted, units, 2, 2)
+    _steps(first, units, 0, 2)
+    stored = io.BytesIO()
+    torch.save(
+        {"optimizer": first.state_dict(), "units": halves.bank.state_dict(units), "head": halves.head.state_dict()},
+        stored,
+    )
+    stored.seek(0)
+    state = torch.load(stored, weights_only=True)
+    resumed = tiny.model()
+    resumed.bank.load_state_dict(state["units"])
+    resumed.head.load_state_dict(state["head"])
+    second = Trainer(resumed, 2)
+    second.load_state_dict(state["optimizer"])
+    _steps(second, units, 2, 2)
+    assert not _changed(tiny.state(whole), tiny.state(resumed))
+
+
+def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
+    class Broken:
+        def batch(self, step, batch_size):
+            return torch.full((1, 1, 16, 16, 16), math.nan), torch.ones(1, 16, 16, 16, dtype=torch.uint8)
+
+    with pytest.raises(DeviceError, match="Training diverged: the loss is nan at step 3"):
+        Trainer(tiny.model(), 1).train((), Broken(), 3, 1, _constant, lambda *_: None)
+
+
+# -- promise -----------------------------------------------------------------------------------------------
+
+
+def test_promise_is_the_rate_times_the_sum_of_the_mean_gradients_sizes():
+    adapted = tiny.model()
+    unit = next(u for u in adapted.bank.units if u.startswith("lora-2"))
+    found = Trainer(adapted, 2).promise((unit,), _crops(), round=0, count=2)[unit]
+    trainer = Trainer(adapted, 2)
+    grads: list[torch.Tensor] = []
+    with adapted.bank.only([unit]):
+        for i in range(2):
+            images, labels = _crops().batch(1_000_000 + i, 2)
+            loss = trainer.loss(adapted(images), labels[:, None].long())
+            grads.append(torch.autograd.grad(loss, [adapted.bank[unit].up])[0])
+    expected = adapted.bank[unit].learning_rate * float(((grads[0] + grads[1]) / 2).abs().sum())
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_promise_changes_nothing_and_repeats_itself():
+    adapted = tiny.model()
+    units = tiny.one_per_group(adapted)
+    tiny.train(adapted, units, size=0.0)
+    adapted.bank.activate(units[:2])
+    before, rng = tiny.state(adapted), torch.get_rng_state()
+    trainer = Trainer(adapted, 2)
+    first = trainer.promise(units, _crops(), 0, 1)
+    assert set(first) == set(units)
+    assert all(value > 0 for value in first.values())
+    assert trainer.promise(units, _crops(), 0, 1) == first
+    assert trainer.promise(units, _crops(), 1, 1) != first
+    assert not _changed(before, tiny.state(adapted))
+    assert adapted.bank.active == set(units[:2])
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(p.grad is None for p in adapted.parameters())
+
+
+def test_promise_of_a_unit_does_not_depend_on_which_others_are_asked():
+    adapted = tiny.model()
+    units = tiny.one_per_group(adapted)[:6]
+    trainer = Trainer(adapted, 2)
+    together = trainer.promise(units, _crops(), 0, 1)
+    alone = {unit: trainer.promise((unit,), _crops(), 0, 1)[unit] for unit in units}
+    assert together == pytest.approx(alone, rel=1e-3)
