@@ -204,6 +204,31 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
         assert error <= 1e-5 * change, f"merging {part[0].id} is off by {error / change:.1e} of its effect"
 
 
+def check_inherit(bench: Bench, units: Sequence[Unit]) -> None:
+    """A larger level begins with exactly what its trained smaller sibling does, or as the identity; and leaves the sibling alone."""
+    network, x = bench.fresh(torch.float64)
+    baseline = _output(network, x)
+    every = offered(bench, units[0].family)
+    for unit in bench.sample(units):
+        siblings = [u for u in every if (u.group, u.placement) == (unit.group, unit.placement) and u.cost < unit.cost]
+        for smaller in siblings:
+            bank = Bank(network, [unit, smaller])
+            for unit_id in (unit.id, smaller.id):
+                bank[unit_id].double()
+            _disturb(bank[smaller.id], seed=1)
+            before = _state(bank, [smaller.id])
+            with bank.only([smaller.id]):
+                expected = _output(network, x)
+            bank[unit.id].inherit(bank[smaller.id])
+            with bank.only([unit.id]):
+                found = _output(network, x)
+            same = torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
+            assert same or torch.equal(found, baseline), f"{unit.id} does not begin as {smaller.id}"
+            _unchanged(before, _state(bank, [smaller.id]), f"{unit.id} inheriting from {smaller.id}")
+            _disturb(bank[unit.id], seed=2)
+            _unchanged(before, _state(bank, [smaller.id]), f"training {unit.id}")
+
+
 def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
     """Off the zero initialisation, gradients reach every tensor of every open unit and none of the backbone.
 
@@ -336,7 +361,16 @@ def _only_shifts(adapter: Adapter, parameter: nn.Parameter, x: torch.Tensor, y: 
     return bool(change.abs().max() > 0) and float(change.std(dim=-1).max()) <= 1e-9
 
 
-CHECKS = (check_identity, check_off, check_toggle, check_acts, check_cost, check_merge, check_gradients)
+CHECKS = (
+    check_identity,
+    check_off,
+    check_toggle,
+    check_acts,
+    check_cost,
+    check_merge,
+    check_inherit,
+    check_gradients,
+)
 
 
 def cases() -> list[tuple[str, str, str, str]]:

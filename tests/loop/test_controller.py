@@ -12,7 +12,7 @@ import torch
 
 from sea_peft.adapters import total_cost
 from sea_peft.errors import BudgetError
-from sea_peft.loop import events
+from sea_peft.loop import controller, events
 from sea_peft.loop.controller import Controller, LoopSettings, Outcome, Shots
 from sea_peft.loop.policies import FIXED_POLICIES, Allocation, Policy, Space, fixed_policy
 from sea_peft.loop.sea import Sea, SeaSettings
@@ -69,8 +69,7 @@ def _prepared(
         torch.save(dict(state), stored)
         run.saved.append((len(run.said), stored.getvalue(), model.bank.active))
 
-    controller = Controller(model, space, made, shots, settings, seed, say, save, **kwargs)
-    run = Run(controller, space)
+    run = Run(Controller(model, space, made, shots, settings, seed, say, save, **kwargs), space)
     return run
 
 
@@ -105,8 +104,9 @@ def test_the_global_rng_plays_no_part(global_seed):
 
 
 @pytest.mark.parametrize("policy", ["sea", "curious", "random"])
-def test_killed_at_any_save_point_and_resumed_it_is_as_if_it_had_not_been(policy):
-    settings = dataclasses.replace(SETTINGS, steps=56, cycles=2)  # a refit long enough for a save point inside it
+def test_killed_at_any_save_point_and_resumed_it_is_as_if_it_had_not_been(policy, monkeypatch):
+    monkeypatch.setattr(controller, "_REFIT_CHECKPOINT_EVERY", 6)  # a save point inside the refit
+    settings = dataclasses.replace(SETTINGS, cycles=2)
     whole = _run(policy, settings)
     assert len(whole.saved) == 1 + 2 + 1 + 2
     for said_by_then, stored, opened in whole.saved:
