@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sea_peft.errors import WeightsError
+
 KINDS = ("linear", "conv", "transposed", "norm", "block")
 STAGES = ("stem", "encoder", "bottleneck", "decoder", "head")
 
@@ -102,7 +104,7 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
 
     `example`: [B, C, D, H, W], a size the backbone accepts. Every candidate's output is disturbed by a fixed random field scaled by
     its own zero scalar; the gradient of the network's output with respect to that scalar says whether acting there changes anything.
-    The backbone is left as it was (mode, hooks, gradients).
+    The backbone is left as it was (mode, hooks, gradients). Raises WeightsError when it does not return [B, K, D, H, W] on the same grid.
     """
     generator = torch.Generator().manual_seed(0)
     seen: dict[str, _Seen] = {}
@@ -134,6 +136,7 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             handles.append(module.register_forward_hook(hook_for(path, kind, module)))
         with torch.enable_grad():
             output = backbone(example)
+            _require_grid(output, example)
             weights = torch.randn(output.shape, generator=generator).to(output)
             objective = (output * weights).sum()
             gradients = torch.autograd.grad(objective, list(scales.values()), allow_unused=True) if scales else ()
@@ -145,6 +148,14 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
 
     acts = [path for path, g in zip(scales, gradients, strict=True) if g is not None and float(g) != 0.0]
     return _staged({path: seen[path] for path in acts}, example, output.shape)
+
+
+def _require_grid(output: Any, example: torch.Tensor) -> None:
+    found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if not isinstance(output, torch.Tensor) or output.ndim != 5 or output.shape[2:] != example.shape[2:]:
+        raise WeightsError(
+            f"The backbone maps {list(example.shape)} to {found}, not to [B, K, D, H, W] on the same grid; wrap it in a module that does."
+        )
 
 
 def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -> tuple[Site, ...]:
