@@ -19,7 +19,8 @@ class Adapter(nn.Module):
     """One unit's module: `forward(x, y)` gets its site's first input x and output y and returns the new output, shaped like y.
 
     What every family must keep (tests/adapters/test_conformance.py proves it for whatever is registered): freshly built it is the
-    identity, `forward(x, y) == y`; it never writes to the backbone; its trainable parameters are deltas, all of them used.
+    identity, `forward(x, y) == y`; it never writes to the backbone; its trainable parameters are deltas, all of them used. It has no train
+    and eval mode (no dropout): audits of the same state must give the same numbers.
 
     Class attributes: `family`, its name; `kinds`, the kinds of site it acts on; `levels`, the sizes on offer, `(0,)` where the family
     has one size; `placements`, `("",)` where it has one; `learning_rate`, AdamW's, with the source in the family's docstring.
