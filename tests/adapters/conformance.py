@@ -238,7 +238,7 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
     network, x = bench.fresh(torch.float64)
     bank = Bank(network, units)
     for unit in units:
-        bank[unit.id].double().train()
+        bank[unit.id].double()
         _disturb(bank[unit.id], seed=1)
     bank.activate(_ids(units))
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -293,15 +293,12 @@ def _trained(network: nn.Module, x: torch.Tensor, units: Sequence[Unit]) -> Bank
     parameters = bank.parameters(_ids(units))
     assert len({id(p) for p in parameters}) == len(parameters), f"units of {units[0].family} share tensors"
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
-    for unit in units:
-        bank[unit.id].train()
     for _ in range(2):
         optimizer.zero_grad()
         (network(x) - 1.0).square().mean().backward()
         optimizer.step()
     optimizer.zero_grad()
     for unit in units:
-        bank[unit.id].eval()
         _disturb(bank[unit.id], seed=2)
     return bank
 

@@ -89,10 +89,10 @@ class SharesState(Sound):
 
 
 class DrawsGlobally(Sound):
-    """Has a dropout of its own that is never switched off: the RNG moves and no two outputs are the same."""
+    """Has a dropout: units have no mode, so the RNG moves and no two outputs are the same."""
 
     def forward(self, x, y):
-        return y + _per_channel(self.scale) * F.dropout(y, 0.1, training=True)
+        return y + _per_channel(self.scale) * F.dropout(y, 0.1, training=self.training)
 
 
 class NeverActs(Sound):

@@ -10,6 +10,7 @@ from torch import nn
 from sea_peft.adapters import Offer, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.backbones import KINDS, STAGES, Architecture, architectures, find_sites
+from sea_peft.errors import WeightsError
 
 
 class Block(nn.Module):
@@ -144,6 +145,29 @@ def test_a_network_without_any_known_module_has_no_sites():
             return 2 * x
 
     assert find_sites(Doubled(), torch.ones(1, 1, 4, 4, 4, requires_grad=True)) == ()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda y: (y, y), "tuple"),
+        (lambda y: y[:, :, ::2], r"\[1, 1, 2, 4, 4\]"),
+        (lambda y: y.mean((2, 3, 4)), r"\[1, 1\]"),
+    ],
+)
+def test_a_network_that_does_not_segment_is_refused(spoil, found):
+    class Spoilt(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(1, 1, 1)
+
+        def forward(self, x):
+            return spoil(self.conv(x))
+
+    network = Spoilt()
+    with pytest.raises(WeightsError, match=rf"maps \[1, 1, 4, 4, 4\] to {found}, not to"):
+        find_sites(network, torch.rand(1, 1, 4, 4, 4))
+    assert not network.conv._forward_hooks
 
 
 def test_a_head_followed_by_something_keeps_its_stage_only_at_full_resolution():
