@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sea_peft.adapters import Adapter, families
-from sea_peft.backbones import Site, find_sites
+from sea_peft.backbones import Site
+from sea_peft.backbones.sites import module_kind
 
 CONVOLUTIONS = {
     "plain": nn.Conv3d(3, 5, 3, padding=1),
@@ -39,8 +40,11 @@ def _random(shape, seed: int) -> torch.Tensor:
 
 
 def _site(module: nn.Module, x: torch.Tensor) -> Site:
-    """The site of a module that stands alone in a network."""
-    return find_sites(nn.Sequential(module).eval(), x)[0]
+    """A site at this module, as a probe with x would find it."""
+    kind, y = module_kind(module), module(x)
+    channels = -1 if isinstance(module, nn.Linear | nn.LayerNorm) else 1
+    stride = tuple(a / b for a, b in zip(x.shape[2:], y.shape[2:], strict=True)) if x.ndim == 5 else (1.0, 1.0, 1.0)
+    return Site("it", kind, x.shape[channels], y.shape[channels], stride, "encoder", 0)
 
 
 def _prepared(module: nn.Module) -> nn.Module:
