@@ -16,11 +16,12 @@ SOFT, HARD = "soft", "hard"
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean."""
+    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean,
+    None where there is one patch alone and nothing to estimate it from."""
 
     unit: str
     delta: float
-    spread: float
+    spread: float | None
     patches: int
 
 
@@ -55,11 +56,21 @@ def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Te
     return torch.where(reference > 0, dice, torch.nan).nanmean(dim=1)
 
 
+def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[int]:
+    """Indices of the patches that hold a label and do not repeat an earlier one."""
+    kept: list[int] = []
+    for i in range(len(images)):
+        if bool((labels[i] > 0).any()) and not any(torch.equal(images[i], images[j]) for j in kept):
+            kept.append(i)
+    return kept
+
+
 class Auditor:
     """Measures on fixed patches of the audit cases, in mini-batches.
 
-    `images` [P, C, d, h, w] and `labels` [P, d, h, w]; patches without any label are left out, since they have no Dice. The model's
-    gates and mode are what they were afterwards, and no random number is drawn.
+    `images` [P, C, d, h, w] and `labels` [P, d, h, w]; patches without any label are left out, since they have no Dice, and so
+    are repetitions (a scan no larger than a patch gives one patch, however many are asked for). The model's gates and mode are what
+    they were afterwards, and no random number is drawn.
     """
 
     def __init__(
@@ -71,15 +82,14 @@ class Auditor:
         dice: str = SOFT,
         reuse: bool = True,
     ) -> None:
-        labelled = (labels > 0).flatten(1).any(dim=1)
+        usable = _distinct_and_labelled(images, labels)
         self.model = model
         self.dice = dice
         self._sites = model.sites if reuse else ()  # without: every block is computed anew, for the same numbers
         self.batches = [
-            (images[labelled][i : i + batch], labels[labelled][i : i + batch])
-            for i in range(0, int(labelled.sum()), batch)
+            (images[usable[i : i + batch]], labels[usable[i : i + batch]]) for i in range(0, len(usable), batch)
         ]
-        self.patches = int(labelled.sum())
+        self.patches = len(usable)
 
     @torch.no_grad()
     def audit(self, unit_ids: Sequence[str]) -> AuditResult:
@@ -110,7 +120,7 @@ class Auditor:
         rows = []
         for unit in unit_ids:
             delta = with_all - torch.cat(off[unit])
-            spread = float(delta.std() / len(delta) ** 0.5) if len(delta) > 1 else 0.0
+            spread = float(delta.std() / len(delta) ** 0.5) if len(delta) > 1 else None
             rows.append(Ablation(unit, float(delta.mean()), spread, len(delta)))
         return AuditResult(float(with_all.mean()), float(torch.cat(hard).mean()), tuple(rows), self.patches)
 

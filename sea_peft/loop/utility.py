@@ -38,7 +38,7 @@ class Estimate:
 UNMEASURED = Estimate()
 
 
-def observe(estimate: Estimate, delta: float, spread: float, settings: UtilitySettings) -> Estimate:
+def observe(estimate: Estimate, delta: float, spread: float | None, settings: UtilitySettings) -> Estimate:
     """One audit's ΔDice of the unit. EMA_t = d·EMA_{t−1} + (1 − d)·Δ_t, begun at the first Δ."""
     ema = delta if estimate.ema is None else settings.decay * estimate.ema + (1 - settings.decay) * delta
     window = (*estimate.window, delta)[-settings.window :]

@@ -171,7 +171,14 @@ def test_a_single_patch_has_no_spread():
     adapted, opened = _trained()
     images, labels = _patches(1)
     row = Auditor(adapted, images, labels, batch=2).audit(opened[:1]).rows[0]
-    assert (row.spread, row.patches) == (0.0, 1)
+    assert (row.spread, row.patches) == (None, 1)
+
+
+def test_repeated_patches_count_once():
+    adapted, opened = _trained()
+    images, labels = _patches(1)
+    auditor = Auditor(adapted, images.repeat(3, 1, 1, 1, 1), labels.repeat(3, 1, 1, 1), batch=2)
+    assert auditor.audit(opened[:1]).patches == 1
 
 
 def test_dice_of_a_set_is_that_of_a_model_with_only_it_open():
