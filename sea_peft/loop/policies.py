@@ -148,7 +148,7 @@ def _uniform(family: str) -> Callable[[Space, int], tuple[list[Unit], str]]:
     def choose(space: Space, seed: int) -> tuple[list[Unit], str]:
         own = [u for u in space.units if u.family == family]
         variants = sorted({(u.level, u.placement) for u in own})
-        topologies = [[u for u in own if (u.level, u.placement) == variant] for variant in variants]
+        topologies = [_everywhere(own, *variant) for variant in variants]
         affordable = [t for t in topologies if total_cost(t) <= space.capacity]
         if affordable:
             best = max(affordable, key=lambda t: (total_cost(t), t[0].id))
@@ -157,6 +157,15 @@ def _uniform(family: str) -> Callable[[Space, int], tuple[list[Unit], str]]:
         return _fill(cheapest, space.capacity), f"fixed topology: {family}, from the cheapest site up"
 
     return choose
+
+
+def _everywhere(own: Sequence[Unit], level: int, placement: str) -> list[Unit]:
+    """One unit per site: the asked level, or the largest smaller one where the site is too narrow for it."""
+    at: dict[str, Unit] = {}
+    for unit in sorted(own, key=lambda u: u.level):
+        if unit.placement == placement and (unit.level <= level or unit.site.path not in at):
+            at[unit.site.path] = unit
+    return list(at.values())
 
 
 def _fill(units: Sequence[Unit], capacity: int, taken: Sequence[Unit] = ()) -> list[Unit]:

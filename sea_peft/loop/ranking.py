@@ -14,7 +14,7 @@ IDLE, PROBE, ACTIVE, COOLING = "idle", "probe", "active", "cooling"
 @dataclasses.dataclass(frozen=True)
 class RankingSettings:
     """`votes`: audits in agreement (net) that promote or demote. `guard`: cycles for which a unit that moved stays where it is.
-    `hysteresis`: in Dice; a score within ± this votes neither way, and a unit that is on is worth this much more than one that is not.
+    `hysteresis`: in Dice; a ΔDice within ± this votes neither way, and a unit that is on is worth this much more than one that is not.
 
     SEA-PEFT (arXiv 2603.05822) publishes 3 votes, guard 3, hysteresis 0.02 for runs of 30 and more audits. ΔDice of single units is
     0.004–0.011 on average on the phantoms, so that 0.02 would silence every vote; hence 0.001, and two votes for short runs.
@@ -34,15 +34,17 @@ class Standing:
     guard: int = 0
 
 
-def vote(standing: Standing, score: float | None, settings: RankingSettings) -> tuple[Standing, str]:
-    """Count one audit of a unit that is on (probe or active) → (standing, reason). Votes are kept between +votes and −votes."""
-    if score is None or standing.state not in (PROBE, ACTIVE):
+def vote(standing: Standing, delta: float | None, settings: RankingSettings) -> tuple[Standing, str]:
+    """Count one audit of a unit that is on (probe or active) → (standing, reason). `delta`: this audit's own ΔDice, None when the unit
+    was not audited; a smoothed score would let one outlier vote for as long as it stays in the window. Votes are kept between
+    +votes and −votes."""
+    if delta is None or standing.state not in (PROBE, ACTIVE):
         return standing, "not audited"
-    if abs(score) <= settings.hysteresis:
-        return standing, f"score {score:+.4f} within ±{settings.hysteresis:g}: no vote"
-    step = 1 if score > 0 else -1
+    if abs(delta) <= settings.hysteresis:
+        return standing, f"ΔDice {delta:+.4f} within ±{settings.hysteresis:g}: no vote"
+    step = 1 if delta > 0 else -1
     votes = max(-settings.votes, min(settings.votes, standing.votes + step))
-    return dataclasses.replace(standing, votes=votes), f"score {score:+.4f}: vote {'up' if step > 0 else 'down'}, now {votes:+d}"
+    return dataclasses.replace(standing, votes=votes), f"ΔDice {delta:+.4f}: vote {'up' if step > 0 else 'down'}, now {votes:+d}"
 
 
 def tick(standing: Standing) -> tuple[Standing, str | None]:

@@ -94,7 +94,7 @@ class Sea:
             reason = cooled or ""
             if unit in deltas:
                 self._estimate[unit] = observe(self._estimate[unit], *deltas[unit], s.utility)
-                standing, reason = vote(standing, score(self._estimate[unit], s.utility), s.ranking)
+                standing, reason = vote(standing, deltas[unit][0], s.ranking)
                 if is_demotable(standing, s.ranking):
                     reason += f"; {-standing.votes} votes against: cooling"
                     standing = move(standing, COOLING, s.ranking)
@@ -111,7 +111,7 @@ class Sea:
         eligible = [
             self._item(u)
             for u, st in self._standing.items()
-            if st.state == ACTIVE or is_promotable(st, s.ranking)
+            if st.state == ACTIVE or (is_promotable(st, s.ranking) and self._item(u).value > 0)
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
         found, best = knapsack.greedy(eligible, capacity), knapsack.exact(eligible, capacity)
@@ -124,8 +124,8 @@ class Sea:
             elif on:
                 decisions.append(self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits"))
             else:
-                why = "no longer worth anything" if item.value <= 0 else "others give more Dice per parameter"
-                decisions.append(self._decision(item.id, "drop" if state == ACTIVE else "refuse", why))
+                drop = "drop" if state == ACTIVE else "refuse"
+                decisions.append(self._decision(item.id, drop, "others give more Dice per parameter"))
         probes, probe_decisions = self._probes(cycle, found.cost)
         active = self._in_order(found.chosen)
         for unit in (*active, *probes):
@@ -258,11 +258,12 @@ class Sea:
         )
 
     def _item(self, unit: str, exploring: bool = True) -> Item:
-        """The unit as a knapsack item; while searching with the exploration bonus and the incumbents' hysteresis."""
+        """The unit as a knapsack item; while searching with the exploration bonus and the incumbents' hysteresis. One outlier can push
+        an incumbent's score below 0 for a whole window: it then competes with its hysteresis alone, and only votes can demote it."""
         estimate = self._estimate[unit]
         worth = (value if exploring else score)(estimate, self.settings.utility) or 0.0
-        if exploring and self._standing[unit].state == ACTIVE and worth > 0:
-            worth += self.settings.ranking.hysteresis
+        if exploring and self._standing[unit].state == ACTIVE:
+            worth = max(worth, 0.0) + self.settings.ranking.hysteresis
         return Item(unit, self._units[unit].group, self._units[unit].cost, worth)
 
     def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> dict[str, Any]:

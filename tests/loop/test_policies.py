@@ -57,7 +57,6 @@ def test_a_uniform_topology_is_everywhere_at_one_level_or_filled_from_the_cheape
         assert set(chosen) == set(smallest[: len(chosen)])
 
 
-@pytest.mark.xfail(strict=True, reason="uniform topologies count a level's own sites as everywhere")
 def test_everywhere_means_everywhere_also_where_the_largest_levels_fit_few_sites():
     """Rank 8 fits one site only: a topology of that one site is not LoRA everywhere."""
     lora = [u for u in space(sites=6, levels=(1, 8)).units if u.family == "lora"]

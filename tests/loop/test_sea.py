@@ -180,12 +180,6 @@ def _states(deltas: list[float]) -> list[str]:
 OUTLIER = st.floats(-1.0, 1.0, allow_nan=False)
 
 
-ONE_AUDIT = pytest.mark.xfail(
-    strict=True, reason="votes follow the score of a window, in which one audit counts several times"
-)
-
-
-@ONE_AUDIT
 @given(good=st.floats(0.004, 0.05), outlier=OUTLIER, at=st.integers(0, 7))
 @settings(max_examples=200)
 def test_one_noisy_audit_does_not_demote_a_unit_that_all_others_speak_for(good, outlier, at):
@@ -196,7 +190,6 @@ def test_one_noisy_audit_does_not_demote_a_unit_that_all_others_speak_for(good, 
     assert ACTIVE not in states or states[states.index(ACTIVE) :] == [ACTIVE] * (len(states) - states.index(ACTIVE))
 
 
-@ONE_AUDIT
 @given(bad=st.floats(-0.05, 0.0), outlier=OUTLIER, at=st.integers(0, 7))
 @settings(max_examples=200)
 def test_one_noisy_audit_does_not_promote_a_unit_that_no_other_speaks_for(bad, outlier, at):
