@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sea_peft import __version__
 from sea_peft.artefacts import run_folder as files
-from sea_peft.artefacts.adapter_file import (
-    AdapterConfig,
-    AdapterUnit,
-    BackboneIdentity,
-    DiceSummary,
-    save_adapter,
-)
-from sea_peft.artefacts.atomic import write_text
+from sea_peft.artefacts.adapter_file import save_adapter
 from sea_peft.artefacts.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder
@@ -36,6 +22,7 @@ from sea_peft.data.prepare import prepare, restore
 from sea_peft.errors import UsageError
 from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities, unadapted_and_head
 from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.records import adapter_config, as_json, options_of, peak_memory, run_config, write_case_names
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller, Outcome, Shots
@@ -69,8 +56,8 @@ def adapt(
     setup = prepare_run(options, say, progress)
     folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, setup.dataset.name)
     say(f"run folder {folder.path}")
-    folder.write_config(_config(setup))
-    _write_case_names(folder, setup)
+    folder.write_config(run_config(setup))
+    write_case_names(folder, setup)
     return _Run(setup, folder, listen, say, warn, began).run()
 
 
@@ -85,7 +72,7 @@ def resume(
             raise UsageError(f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`.")
         remove_checkpoint(folder.checkpoint)  # killed after the last word was written and before this
         return folder.read_result()
-    setup = prepare_run(_options(folder.read_config()), say)
+    setup = prepare_run(options_of(folder.read_config()), say)
     if setup.digest != folder.read_config()["data_digest"]:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     return _Run(setup, folder, listen, say, warn, began).run()
@@ -141,7 +128,7 @@ class _Run:
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, "all steps done"))
         result = self._result(outcome, scored)
         save_adapter(
-            self.folder.adapter, self._adapter_config(outcome, result), adapted,
+            self.folder.adapter, adapter_config(setup, outcome.active, result.dice), adapted,
             report=report_markdown(result, read_trace(self.folder.trace)), trace=self.folder.trace,
         )  # fmt: skip
         self.folder.write_report(report_markdown(result, read_trace(self.folder.trace)))
@@ -256,7 +243,7 @@ class _Run:
             setup.space.head,
             setup.backbone.pretrained.parameters,
             [unit.row() for unit in setup.space.units],
-            _json({"loop": dataclasses.asdict(setup.settings), "sea": dataclasses.asdict(setup.sea)}),
+            as_json({"loop": dataclasses.asdict(setup.settings), "sea": dataclasses.asdict(setup.sea)}),
             hashed,
         )
 
@@ -308,110 +295,10 @@ class _Run:
                 test=self.seconds["test"],
             ),
             audit=files.AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
-            peak_memory_bytes=_peak_memory(),
+            peak_memory_bytes=peak_memory(),
             device=str(setup.device),
             seed=setup.options.seed,
             policy=setup.options.policy,
             run=str(self.folder.path),
             mlflow_run_id=None,
         )
-
-    def _adapter_config(self, outcome: Outcome, result: Result) -> AdapterConfig:
-        setup, card = self.setup, self.setup.backbone.pretrained.card
-        units = [setup.space.by_id[u] for u in outcome.active]
-        return AdapterConfig(
-            sea_peft_version=__version__,
-            backbone=BackboneIdentity(
-                architecture=card.architecture,
-                kwargs=card.kwargs,
-                weights=card.name,
-                sha256=setup.backbone.pretrained.sha256,
-                parameters=setup.backbone.pretrained.parameters,
-            ),
-            labels={name: list(codes) for name, codes in setup.dataset.labels.items()},
-            channels=list(setup.dataset.channels),
-            recipe=setup.recipe.model_dump(mode="json"),
-            patch=setup.settings.patch,
-            head={"rows": list(setup.rows), "classes": len(card.labels), "on_features": setup.model.head.on_features},
-            units=[
-                AdapterUnit(
-                    id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost
-                )
-                for u in units
-            ],
-            dice=DiceSummary(
-                unadapted=result.dice.unadapted, head_only=result.dice.head_only, adapted=result.dice.adapted
-            ),
-            policy=setup.options.policy,
-            seed=setup.options.seed,
-            shots=setup.options.shots,
-        )
-
-
-def _config(setup: Setup) -> dict[str, Any]:
-    """`config.json`: every resolved option, versions, backbone hash, data digest. It stays in the run folder."""
-    o, card = setup.options, setup.backbone.pretrained.card
-    return {
-        **_json(dataclasses.asdict(o)),
-        "data": _located(o.data),
-        "budget": o.budget or "profile",
-        "backbone": card.architecture,
-        "weights": _located(o.weights) or card.name,
-        "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
-        "channels": list(setup.dataset.channels),
-        "layout": setup.dataset.layout,
-        "steps": setup.settings.steps,
-        "cycles": setup.settings.cycles,
-        "patch": list(setup.settings.patch),
-        "recipe": setup.recipe.model_dump(mode="json"),
-        "device": str(setup.device),
-        "backbone_sha256": setup.backbone.pretrained.sha256,
-        "data_digest": setup.digest,
-        "options": _json(dataclasses.asdict(o)),
-        "versions": {
-            "python": platform.python_version(),
-            "sea_peft": __version__,
-            **{name: metadata.version(name) for name in ("torch", "monai", "numpy", "mlflow")},
-        },
-    }
-
-
-def _options(config: Mapping[str, Any]) -> AdaptOptions:
-    """The options that `_config` kept, for a resumed run."""
-    given = dict(config["options"])
-    for name in ("labels", "channels"):
-        given[name] = tuple(given[name])
-    for name in ("patch", "spacing"):
-        given[name] = tuple(given[name]) if given[name] is not None else None
-    for name in ("out", "runs"):
-        given[name] = Path(given[name]) if given[name] is not None else None
-    located = {name: config[name] for name in ("data", "weights", "device")}
-    return AdaptOptions(**{**given, **located})
-
-
-def _located(name: str | None) -> str | None:
-    """A path made absolute, so that the run can be resumed from elsewhere; a name as it is."""
-    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
-
-
-def _write_case_names(folder: RunFolder, setup: Setup) -> None:
-    """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
-    names = {
-        case_hash(case.id, setup.salt): case.id
-        for role in ("support", "audit", "test")
-        for case in getattr(setup.split, role)
-    }
-    path = folder.path / "cases.json"
-    write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
-    os.chmod(path, 0o600)
-
-
-def _json(value: Any) -> Any:
-    """Dataclass dictionaries as JSON types: tuples become lists, paths strings."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def _peak_memory() -> int:
-    """Bytes of the process's largest resident set so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

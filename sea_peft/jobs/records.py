@@ -1,0 +1,124 @@
+"""What a run puts down about itself: `config.json`, `cases.json` and the adapter's config."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sea_peft import __version__
+from sea_peft.artefacts import run_folder as files
+from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary
+from sea_peft.artefacts.atomic import write_text
+from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.data.digest import case_hash
+from sea_peft.jobs.setup import AdaptOptions, Setup
+
+
+def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) -> AdapterConfig:
+    """What `adapter_config.json` says of these units."""
+    card = setup.backbone.pretrained.card
+    units = [setup.space.by_id[u] for u in active]
+    return AdapterConfig(
+        sea_peft_version=__version__,
+        backbone=BackboneIdentity(
+            architecture=card.architecture,
+            kwargs=card.kwargs,
+            weights=card.name,
+            sha256=setup.backbone.pretrained.sha256,
+            parameters=setup.backbone.pretrained.parameters,
+        ),
+        labels={name: list(codes) for name, codes in setup.dataset.labels.items()},
+        channels=list(setup.dataset.channels),
+        recipe=setup.recipe.model_dump(mode="json"),
+        patch=setup.settings.patch,
+        head={"rows": list(setup.rows), "classes": len(card.labels), "on_features": setup.model.head.on_features},
+        units=[
+            AdapterUnit(
+                id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost
+            )
+            for u in units
+        ],
+        dice=DiceSummary(
+            unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted
+        ),
+        policy=setup.options.policy,
+        seed=setup.options.seed,
+        shots=setup.options.shots,
+    )
+
+
+def run_config(setup: Setup) -> dict[str, Any]:
+    """`config.json`: every resolved option, versions, backbone hash, data digest. It stays in the run folder."""
+    o, card = setup.options, setup.backbone.pretrained.card
+    return {
+        **as_json(asdict(o)),
+        "data": _located(o.data),
+        "budget": o.budget or "profile",
+        "backbone": card.architecture,
+        "weights": _located(o.weights) or card.name,
+        "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
+        "channels": list(setup.dataset.channels),
+        "layout": setup.dataset.layout,
+        "steps": setup.settings.steps,
+        "cycles": setup.settings.cycles,
+        "patch": list(setup.settings.patch),
+        "recipe": setup.recipe.model_dump(mode="json"),
+        "device": str(setup.device),
+        "backbone_sha256": setup.backbone.pretrained.sha256,
+        "data_digest": setup.digest,
+        "options": as_json(asdict(o)),
+        "versions": {
+            "python": platform.python_version(),
+            "sea_peft": __version__,
+            **{name: metadata.version(name) for name in ("torch", "monai", "numpy", "mlflow")},
+        },
+    }
+
+
+def options_of(config: Mapping[str, Any]) -> AdaptOptions:
+    """The options that `run_config` kept, for a resumed run."""
+    given = dict(config["options"])
+    for name in ("labels", "channels"):
+        given[name] = tuple(given[name])
+    for name in ("patch", "spacing"):
+        given[name] = tuple(given[name]) if given[name] is not None else None
+    for name in ("out", "runs"):
+        given[name] = Path(given[name]) if given[name] is not None else None
+    located = {name: config[name] for name in ("data", "weights", "device")}
+    return AdaptOptions(**{**given, **located})
+
+
+def _located(name: str | None) -> str | None:
+    """A path made absolute, so that the run can be resumed from elsewhere; a name as it is."""
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+
+
+def write_case_names(folder: RunFolder, setup: Setup) -> None:
+    """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
+    names = {
+        case_hash(case.id, setup.salt): case.id
+        for role in ("support", "audit", "test")
+        for case in getattr(setup.split, role)
+    }
+    path = folder.path / "cases.json"
+    write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
+    os.chmod(path, 0o600)
+
+
+def as_json(value: Any) -> Any:
+    """Dataclass dictionaries as JSON types: tuples become lists, paths strings."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def peak_memory() -> int:
+    """Bytes of the process's largest resident set so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
