@@ -48,19 +48,27 @@ def table(name: str) -> str:
 
 def pareto(name: str, weight: float = 0.5) -> str:
     """The thesis's Pareto score (eq. 4.1), w·D + (1 − w)·(1 − P) with Dice D and parameters P min-max normalised over the grid's policies
-    (means over data sets and seeds), sorted by parameters; `front` marks what beats everything cheaper."""
+    (means over data sets and seeds), sorted by parameters; `front` marks what beats everything cheaper. Only comparisons that every
+    policy of the grid took part in count: a mean over other cells would compare other things."""
+    done = [row for row in rows_of(name) if "result" in row]
+    policies = {row["cell"]["policy"] for row in done}
+    present: dict[tuple[str, int, int], set[str]] = defaultdict(set)
+    for row in done:
+        present[_comparison(row)].add(row["cell"]["policy"])
     by_policy: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for row in rows_of(name):
-        if "result" in row:
+    for row in done:
+        if present[_comparison(row)] == policies:
             result = row["result"]
             by_policy[row["cell"]["policy"]].append((result["dice"]["adapted"], result["budget"]["used"]))
+    whole = sum(have == policies for have in present.values())
     means = {p: (statistics.mean(d for d, _ in v), statistics.mean(n for _, n in v)) for p, v in by_policy.items()}
     dice, parameters = zip(*means.values(), strict=True)
 
     def normal(value: float, values: tuple[float, ...]) -> float:
         return (value - min(values)) / ((max(values) - min(values)) or 1.0)
 
-    lines = ["| policy | parameters | Dice | score | front |", "|---|---|---|---|---|"]
+    lines = [f"Means over the {whole} comparisons (data set, shots, seed) that are whole.", ""]
+    lines += ["| policy | parameters | Dice | score | front |", "|---|---|---|---|---|"]
     best = float("-inf")
     for policy, (d, n) in sorted(means.items(), key=lambda item: item[1][1]):
         score = weight * normal(d, dice) + (1 - weight) * (1 - normal(n, parameters))
@@ -90,6 +98,10 @@ def write_table(name: str) -> Path:
     path = RESULTS / f"{name}.md"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _comparison(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["cell"]["data"], row["cell"]["shots"], row["cell"]["seed"]
 
 
 def _mean(results: list[dict[str, Any]]) -> float:
