@@ -62,7 +62,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     Args:
         run_folder: a run, finished or not.
         overlays: pictures of test cases (best, median, worst).
-        explanation: pictures of `sea_peft.explain`.
+        explanation: pictures that explain the network, shown in a section of their own.
 
     Raises:
         UsageError: the folder's trace or result cannot be read.
