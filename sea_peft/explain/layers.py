@@ -1,0 +1,49 @@
+"""The outputs of a network's layers, on their way through a forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from sea_peft.adapters.base import is_channels_last
+
+Look = Callable[[str, torch.Tensor], torch.Tensor | None]
+
+
+@contextlib.contextmanager
+def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[None]:
+    """Call `look(path, y)` with the output y [B, C, D, H, W] of each of these modules, adapters included, during a forward.
+
+    What `look` returns goes on in place of y; None leaves y as it is. Outputs that lie on no voxel grid (token lists) are passed
+    over. `look` must take from y what it needs there and then: the next module may write into it. Gates that are opened or closed
+    inside the context come after the hooks set here, so set the gates first.
+    """
+
+    def hook_for(path: str, last: bool) -> Callable[[nn.Module, Any, Any], torch.Tensor | None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> torch.Tensor | None:
+            if not isinstance(output, torch.Tensor) or output.ndim != 5:
+                return None
+            seen = look(path, output.movedim(-1, 1) if last else output)
+            return seen.movedim(1, -1) if last and seen is not None else seen
+
+        return hook
+
+    handles = []
+    try:
+        for path in paths:
+            module = network.get_submodule(path)
+            handles.append(module.register_forward_hook(hook_for(path, is_channels_last(module))))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Hard Dice of two boolean masks of one shape; 0 where only one of them is empty, NaN where both are."""
+    total = int(found.sum()) + int(wanted.sum())
+    return 2.0 * int((found & wanted).sum()) / total if total else float("nan")
