@@ -26,6 +26,10 @@ _NORMS = (
     nn.BatchNorm3d,
 )
 
+# A gradient of which less than this is left after summing over a channel is cancelled by a norm: measured, at most 1e-6 is left then,
+# and about 1e-4 and more elsewhere.
+_CANCELLED = 1e-5
+
 
 @dataclasses.dataclass(frozen=True)
 class Site:
@@ -33,7 +37,8 @@ class Site:
 
     `path`: module path in the backbone. `kind`: one of `KINDS`. `in_channels`, `out_channels`: channels of the module's input and
     output. `stride`: how many times smaller the output is than the input, per axis (a transposed convolution has fractions).
-    `stage`: one of `STAGES`. `order`: place in the execution order, from 0.
+    `stage`: one of `STAGES`. `order`: place in the execution order, from 0. `normed`: whether a norm of single channels follows, as
+    instance norm is, which takes away again whatever constant is added to a channel of the output and whatever factor it is given.
     """
 
     path: str
@@ -43,18 +48,21 @@ class Site:
     stride: tuple[float, float, float]
     stage: str
     order: int
+    normed: bool = False
 
 
 @dataclasses.dataclass
 class _Seen:
-    """What the probe saw of one module."""
+    """What the probe saw of one module. `shift`: `_surviving` of the gradient at its output, the most over its calls."""
 
     kind: str
     order: int
     channels: tuple[int, int]
+    spatial: bool
     shape_in: torch.Size
     shape_out: torch.Size
     resolution: int
+    shift: float = 0.0
 
 
 def module_kind(module: nn.Module) -> str | None:
@@ -70,8 +78,17 @@ def module_kind(module: nn.Module) -> str | None:
     return None
 
 
+def is_channels_last(module: nn.Module) -> bool:
+    """Linear layers, layer norms and blocks of linear layers keep channels on the last axis, everything else on the second."""
+    if isinstance(module, nn.Linear | nn.LayerNorm):
+        return True
+    inside = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
+    return bool(inside) and all(isinstance(m, nn.Linear) for m in inside)
+
+
 def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Smallest modules with a forward of their own that hold at least two convolutions: the residual blocks of the field's networks.
+    """Smallest modules with a forward of their own that hold at least two convolutions, or two linear layers and no convolution: the
+    residual blocks of convolutional networks, the attentions and MLPs of transformers.
 
     Containers are passed over: what `nn.Sequential` and its subclasses return is their last child's output, and what has no forward at
     all (`nn.ModuleList`) never fires.
@@ -80,8 +97,9 @@ def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in sorted(backbone.named_modules(), key=lambda item: -item[0].count(".")):
         if not path or type(module).forward in (nn.Sequential.forward, nn.Module.forward):
             continue
-        convolutions = sum(isinstance(m, nn.Conv3d) for m in module.modules())
-        if convolutions >= 2 and not any(other.startswith(path + ".") for other in found):
+        layer = nn.Linear if is_channels_last(module) else nn.Conv3d
+        layers = sum(isinstance(m, layer) for m in module.modules())
+        if layers >= 2 and not any(other.startswith(path + ".") for other in found):
             found.append(path)
             yield path, module
 
@@ -92,11 +110,12 @@ def candidates(backbone: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     return leaves | {path: ("block", m) for path, m in _blocks(backbone)}
 
 
-def _channels(kind: str, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    """Channels in and out. Linear and layer norm keep them last; everything else keeps them second."""
-    if kind == "linear" or isinstance(module, nn.LayerNorm):
-        return x.shape[-1], y.shape[-1]
-    return x.shape[1], y.shape[1]
+def _surviving(gradient: torch.Tensor, axis: int) -> float:
+    """How much of a gradient [.., C, ..] is left when it is summed over each channel: 1 where every place pulls the same way, 0 where
+    a norm makes them cancel. The median over channels."""
+    over = [i for i in range(gradient.ndim) if i != axis % gradient.ndim]
+    left = gradient.sum(over, dtype=torch.float64).abs() / gradient.abs().sum(over, dtype=torch.float64).clamp_min(1e-300)
+    return float(left.median())
 
 
 def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
@@ -116,15 +135,22 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             x = inputs[0] if inputs else None  # a hook does not see what is passed by keyword
             if not (isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)):
                 return None
-            if output.ndim == 5 and kind != "linear" and not isinstance(module, nn.LayerNorm):
+            axis = -1 if is_channels_last(module) else 1
+            spatial = axis == 1 and x.ndim == output.ndim == 5
+            if spatial:
                 resolution[0] = math.prod(output.shape[2:])
             if path not in seen:
-                seen[path] = _Seen(
-                    kind, len(seen), _channels(kind, module, x, output), x.shape, output.shape, resolution[0]
-                )
+                channels = (x.shape[axis], output.shape[axis])
+                seen[path] = _Seen(kind, len(seen), channels, spatial, x.shape, output.shape, resolution[0])
                 scales[path] = torch.zeros((), device=output.device, dtype=output.dtype, requires_grad=True)
             noise = torch.randn(output.shape, generator=generator).to(output)
-            return output + scales[path] * noise
+            disturbed = output + scales[path] * noise
+
+            def look(gradient: torch.Tensor) -> None:
+                seen[path].shift = max(seen[path].shift, _surviving(gradient, axis))
+
+            disturbed.register_hook(look)
+            return disturbed
 
         return hook
 
@@ -138,6 +164,8 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             output = backbone(example)
             _require_grid(output, example)
             weights = torch.randn(output.shape, generator=generator).to(output)
+            # a part that is the same everywhere: with noise alone every sum over a channel would be nearly zero
+            weights += torch.randn((1, output.shape[1], 1, 1, 1), generator=generator).to(output)
             objective = (output * weights).sum()
             gradients = torch.autograd.grad(objective, list(scales.values()), allow_unused=True) if scales else ()
     finally:
@@ -147,7 +175,18 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             module.training = mode
 
     acts = [path for path, g in zip(scales, gradients, strict=True) if g is not None and float(g) != 0.0]
+    acts = [path for path in acts if _is_what_it_seems(path, seen)]
     return _staged({path: seen[path] for path in acts}, example, output.shape)
+
+
+def _is_what_it_seems(path: str, seen: dict[str, _Seen]) -> bool:
+    """A block of linear layers acts on tokens only if one of its layers was given just what the block was given; in a channel attention
+    they see pooled channels, and the block's own channels are not on the last axis."""
+    own = seen[path]
+    if own.kind != "block" or own.spatial:
+        return True
+    inside = (s for other, s in seen.items() if other.startswith(path + ".") and s.kind == "linear")
+    return own.shape_in[-1] == own.shape_out[-1] and any(s.shape_in == own.shape_in for s in inside)
 
 
 def _require_grid(output: Any, example: torch.Tensor) -> None:
@@ -181,11 +220,11 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
 
     sites = []
     for order, (path, s) in enumerate(sorted(seen.items(), key=lambda item: item[1].order)):
-        both_spatial = len(s.shape_in) == 5 and len(s.shape_out) == 5 and s.kind != "linear"
         stride = (
             tuple(a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True))
-            if both_spatial
+            if s.spatial
             else (1.0, 1.0, 1.0)
         )
-        sites.append(Site(path, s.kind, *s.channels, stride, stage(path, s), order))  # type: ignore[arg-type]
+        normed = s.shift < _CANCELLED
+        sites.append(Site(path, s.kind, *s.channels, stride, stage(path, s), order, normed))  # type: ignore[arg-type]
     return tuple(sites)
