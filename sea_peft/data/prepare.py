@@ -15,9 +15,12 @@ from sea_peft.data.codes import MOST_CODE
 from sea_peft.data.geometry import Box, Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
 from sea_peft.data.intensity import foreground, scaling
+from sea_peft.data.planes import Planes
 from sea_peft.data.recipe import Recipe
+from sea_peft.data.resample import ReadPlanes
 from sea_peft.errors import DataError
 
+_PLANE_VALUES = 1 << 25  # looked at together
 _MOST_VOXELS = 500_000_000  # 2 GB a channel; a whole-body CT at 1 mm has a third of it
 
 
@@ -73,13 +76,12 @@ def prepare(
     image = torch.empty((len(channels), *geometry.grid))
     for index, channel in enumerate(channels):
         where = f"case {case.id}: channel {channel}"
-        image[index] = _scaled(volumes[channel].array, masks[channel], geometry, recipe, where)
+        _fill(image[index], volumes[channel].array, masks[channel], geometry, recipe, where)
     label = None
     if labels is not None and (stored := case.label()) is not None:
         require_same_grid(case.id, "label", stored, "image", first)
         indices = label_indices(stored.array, labels)
-        boxed = np.ascontiguousarray(geometry.oriented(indices)[geometry.box])
-        label = geometry.labels_to_grid(torch.from_numpy(boxed), len(labels))
+        label = geometry.labels_to_grid(indices, len(labels))
         if indices.any() and not bool(label.any()):
             sizes = " × ".join(f"{size:g}" for size in recipe.spacing)
             raise DataError(
@@ -105,7 +107,7 @@ def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> 
     return table[codes.astype(np.uint16, copy=False)]
 
 
-def restore(probabilities: Tensor, geometry: Geometry) -> np.ndarray:
+def restore(probabilities: Planes | Tensor, geometry: Geometry) -> np.ndarray:
     """Bring the network's output back to the input's own grid.
 
     Args:
@@ -116,23 +118,25 @@ def restore(probabilities: Tensor, geometry: Geometry) -> np.ndarray:
     Returns:
         uint8 `[I, J, K]` label indices, 0 = background and outside the cropped box.
     """
-    oriented = np.zeros(geometry.oriented_shape, dtype=np.uint8)
-    box = oriented[geometry.box]
+    planes = probabilities if isinstance(probabilities, Planes) else Planes.of(probabilities)
+
     # Resampling is linear, so the lead over the background can be resampled instead of both, and only near
     # the voxels where some label leads
-    lead = probabilities[1:].float() - probabilities[:1]
-    region = _bounding_box((lead > 0).any(dim=0))
+    def lead(start: int, stop: int) -> Tensor:
+        values = planes.read(start, stop)
+        return values[1:].float() - values[:1]
+
+    oriented = np.zeros(geometry.oriented_shape, dtype=np.uint8)
+    box = oriented[geometry.box]
+    region = _leading_box(lead, planes.shape)
     if region is not None:
-        for part, slab in geometry.slabs(lead, region):
-            best, winner = slab[0].clamp(min=0), (slab[0] > 0).to(torch.uint8)
-            for index in range(1, len(slab)):
-                winner[slab[index] > best] = index + 1
-                best = torch.maximum(best, slab[index])
-            box[part] = winner.numpy()
+        for part, slab in geometry.slabs(lead, planes.shape[0] - 1, region):
+            best, winner = slab.max(dim=0)
+            box[part] = torch.where(best > 0, winner + 1, 0).to(torch.uint8).numpy()
     return geometry.to_input(oriented)
 
 
-def restore_probability(probabilities: Tensor, index: int, geometry: Geometry) -> np.ndarray:
+def restore_probability(probabilities: Planes | Tensor, index: int, geometry: Geometry) -> np.ndarray:
     """One label's probability on the input's own grid.
 
     Args:
@@ -143,27 +147,44 @@ def restore_probability(probabilities: Tensor, index: int, geometry: Geometry) -
     Returns:
         float32 `[I, J, K]`.
     """
+    planes = probabilities if isinstance(probabilities, Planes) else Planes.of(probabilities)
     oriented = np.full(geometry.oriented_shape, 1.0 if index == 0 else 0.0, dtype=np.float32)
     box = oriented[geometry.box]
-    for part, slab in geometry.slabs(probabilities[index : index + 1]):
+    for part, slab in geometry.slabs(lambda a, b: planes.read(a, b)[index : index + 1], 1):
         box[part] = slab[0].numpy()
     return geometry.to_input(oriented)
 
 
-def _bounding_box(mask: Tensor) -> Box | None:
+def _leading_box(lead: ReadPlanes, shape: tuple[int, int, int, int]) -> Box | None:
+    """The smallest box around the voxels of `[D, H, W]` where some label leads; None where there is none."""
+    _, depth, height, width = shape
+    hits = [torch.zeros(n, dtype=torch.bool) for n in (depth, height, width)]
+    step = max(1, _PLANE_VALUES // (shape[0] * height * width))
+    for start in range(0, depth, step):
+        leads = (lead(start, start + step) > 0).any(dim=0)
+        hits[0][start : start + step] = leads.any(dim=2).any(dim=1)
+        hits[1] |= leads.any(dim=2).any(dim=0)
+        hits[2] |= leads.any(dim=1).any(dim=0)
+    return _span_of(hits)
+
+
+def _bounding_box(mask: np.ndarray) -> Box | None:
     """The smallest box around the true voxels of `[D, H, W]`; None where there is none."""
-    box = []
-    for axis in range(3):
-        hit = torch.nonzero(mask.amax(dim=tuple(a for a in range(3) if a != axis))).ravel()
-        if not len(hit):
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return box[0], box[1], box[2]
+    return _span_of([torch.from_numpy(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)])
+
+
+def _span_of(hits: Sequence[Tensor]) -> Box | None:
+    """First to last true entry along each axis."""
+    where = [torch.nonzero(hit).ravel() for hit in hits]
+    if not all(len(at) for at in where):
+        return None
+    d, h, w = (slice(int(at[0]), int(at[-1]) + 1) for at in where)
+    return d, h, w
 
 
 def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
     """The geometry of the body's bounding box plus the recipe's margin; the whole scan where it is empty."""
-    box = _bounding_box(torch.from_numpy(np.ascontiguousarray(geometry.oriented(body))))
+    box = _bounding_box(geometry.oriented(body))
     if box is None:
         return geometry
     start, size = [], []
@@ -174,14 +195,15 @@ def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
     return crop(geometry, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
 
 
-def _scaled(array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> Tensor:
-    """One channel on the recipe's grid with the recipe's grey values, float32 `[D, H, W]`."""
+def _fill(
+    grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str
+) -> None:
+    """Bring one channel to the recipe's grid `[D, H, W]` and grey values, in place and a few planes at a time."""
     offset, factor = scaling(array, inside, recipe.intensity, where)
-    values = np.ascontiguousarray(geometry.oriented(array)[geometry.box], dtype=np.float32)
-    grid = (geometry.to_grid(torch.from_numpy(values)) - offset) * factor
+    for part, slab in geometry.grid_slabs(geometry.boxed(array), 1):
+        grid[part] = (slab[0] - offset) * factor
     if recipe.intensity.kind != "zscore":
         grid.clamp_(0.0, 1.0)
     if recipe.intensity.kind != "window":
-        outline = np.ascontiguousarray(geometry.oriented(inside)[geometry.box], dtype=np.float32)
-        grid[geometry.to_grid(torch.from_numpy(outline)) < 0.5] = 0.0  # outside the body stays 0
-    return grid
+        for part, slab in geometry.grid_slabs(geometry.boxed(inside), 1):
+            grid[part][slab[0] < 0.5] = 0.0  # outside the body stays 0

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from sea_peft.data.prepare import Scan
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import DeviceError
 
-DEFAULT_LIMIT = 4 << 30
+DEFAULT_LIMIT = 1 << 30
 
 
 def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, channels: int) -> int:
@@ -34,23 +33,21 @@ def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, c
 
 
 class ScanCache:
-    """Keeps prepared scans in memory up to a limit and the images of the rest in memory-mapped files.
+    """Keeps prepared scans in memory up to a limit and the rest in memory-mapped files.
 
-    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold patient
-    data: they lie in a private temporary folder that vanishes with the cache (`close`, a `with` block, or
-    the end of the program).
+    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold patient data: they
+    have no name in any folder, so nobody else can open them, and the system takes them back when the program ends,
+    however it ends.
 
     Args:
         limit: Bytes of images and labels to hold in memory.
-        folder: Where the temporary folder is made; the system's choice if None.
+        folder: Whose disk the files take; the system's folder for temporary files if None.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT, folder: Path | None = None) -> None:
         self._limit = limit
         self._folder = folder
         self._held = 0
-        self._files: tempfile.TemporaryDirectory[str] | None = None
-        self._count = 0
 
     def keep(self, scan: Scan) -> Scan:
         """The same scan, spilled to disk if it would exceed the limit.
@@ -71,24 +68,10 @@ class ScanCache:
                 f"({error.strerror}); free disk space, or use fewer shots or a coarser spacing"
             ) from error
 
-    def close(self) -> None:
-        """Remove the files. Spilled scans must not be used afterwards."""
-        if self._files is not None:
-            self._files.cleanup()
-            self._files = None
-
-    def __enter__(self) -> ScanCache:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _spilled(self, tensor: Tensor) -> Tensor:
-        if self._files is None:
-            self._files = tempfile.TemporaryDirectory(prefix="seapeft-", dir=self._folder)
-        path = Path(self._files.name) / f"{self._count}.npy"
-        self._count += 1
-        np.save(path, tensor.numpy())
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        array = tensor.numpy()
+        with tempfile.TemporaryFile(prefix=".seapeft-", dir=self._folder) as file:
+            array.tofile(file)
+            file.flush()
+            # the mapping keeps the file alive; "c": whoever writes to a crop changes memory, not the file
+            return torch.from_numpy(np.memmap(file, dtype=array.dtype, mode="c", shape=array.shape))

@@ -10,6 +10,7 @@ from synthetic_scans import MemoryCase, ball
 
 from sea_peft.data.geometry import crop, whole_geometry
 from sea_peft.data.metrics import dice
+from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import prepare, restore, restore_probability
 from sea_peft.data.recipe import Recipe, Window, ZScore
 
@@ -122,7 +123,7 @@ def test_crop_keeps_the_place():
 
 def test_slabs_are_the_whole(monkeypatch):
     """Bringing a prediction back plane by plane (large scans) is the same as in one piece."""
-    import sea_peft.data.geometry as module
+    import sea_peft.data.resample as module
 
     geometry = crop(
         whole_geometry((21, 18, 17), np.diag([0.9, 1.1, 3, 1]), "LPS", (1.5, 1.5, 1.5)),
@@ -132,7 +133,7 @@ def test_slabs_are_the_whole(monkeypatch):
     probabilities = torch.rand(3, *geometry.grid)
     whole = restore(probabilities, geometry)
     monkeypatch.setattr(module, "_SLAB_VALUES", 3 * 15 * 14 * 2)
-    assert len(list(geometry.slabs(probabilities))) == 8
+    assert len(list(geometry.slabs(Planes.of(probabilities).read, 3))) == 8
     assert np.array_equal(restore(probabilities, geometry), whole)
 
 

@@ -1,0 +1,78 @@
+"""A network's output over a whole scan, written and read plane by plane: in memory, or beyond a limit in a file."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import weakref
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sea_peft.errors import DeviceError
+
+DEFAULT_LIMIT = 1 << 30
+
+
+class Planes:
+    """Values `[K, D, H, W]`: appended in the order of D, then read in any.
+
+    Up to `limit` bytes they are kept as float32 in memory; what is larger lies as float16 in a file without a name,
+    which is gone with the program however it ends. Probabilities lose at most 0.0005 by that.
+
+    Args:
+        shape: K, D, H, W.
+        limit: Bytes of memory.
+        folder: Where the file is made; the system's folder for temporary files if None.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], limit: int = DEFAULT_LIMIT, folder: Path | None = None) -> None:
+        self.shape = shape
+        self._filled = 0
+        self._memory: Tensor | None = None
+        self._file: IO[bytes] | None = None
+        if 4 * math.prod(shape) <= limit:
+            self._memory = torch.empty(shape)
+        else:
+            self._file = tempfile.TemporaryFile(prefix=".seapeft-", dir=folder)  # noqa: SIM115  (kept open)
+            weakref.finalize(self, self._file.close)
+
+    @classmethod
+    def of(cls, values: Tensor) -> Planes:
+        """Planes that hold the float32 tensor `[K, D, H, W]` itself."""
+        k, d, h, w = values.shape
+        made = cls((k, 0, h, w))
+        made.shape, made._memory, made._filled = (k, d, h, w), values, d
+        return made
+
+    def append(self, planes: Tensor) -> None:
+        """Add the next planes, float32 `[K, n, H, W]`. Raises `DeviceError` when the disk is full."""
+        if self._memory is not None:
+            self._memory[:, self._filled : self._filled + planes.shape[1]] = planes
+        elif self._file is not None:
+            try:
+                self._file.write(planes.transpose(0, 1).to(torch.float16).contiguous().numpy().tobytes())
+            except OSError as error:
+                raise DeviceError(
+                    f"{2 * math.prod(self.shape) / 1e9:.1f} GB of probabilities cannot be kept on disk "
+                    f"({error.strerror}); free disk space, or choose fewer labels"
+                ) from error
+        self._filled += planes.shape[1]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Planes `start` up to before `stop` (or the last one) as float32 `[K, n, H, W]`."""
+        stop = min(stop, self._filled)
+        if self._memory is not None:
+            return self._memory[:, start:stop]
+        assert self._file is not None
+        k, _, h, w = self.shape
+        self._file.seek(start * k * h * w * 2)
+        held = np.frombuffer(self._file.read((stop - start) * k * h * w * 2), dtype=np.float16)
+        return torch.from_numpy(held.reshape(stop - start, k, h, w).astype(np.float32)).transpose(0, 1)
+
+    def tensor(self) -> Tensor:
+        """All of it, float32 `[K, D, H, W]`."""
+        return self.read(0, self._filled)
