@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sea_peft.adapters import Adapted, Offer
+from sea_peft.adapters import Adapted
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
@@ -22,7 +22,7 @@ from sea_peft.errors import UsageError
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
 from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
 from sea_peft.loop.controller import LoopSettings
-from sea_peft.loop.policies import FIXED_POLICIES, OUTSIDE_BUDGET, Policy, Space, fixed_policy, policy_offers
+from sea_peft.loop.policies import Policy, Space, fixed_policy, policy_offers
 from sea_peft.loop.sea import Sea, SeaSettings
 
 DEFAULT_TARGET = "low-dose-ct"
@@ -116,8 +116,7 @@ def prepare_run(
     options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
 ) -> Setup:
     """Resolve and check everything. Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then."""
-    if options.policy != "sea" and options.policy not in FIXED_POLICIES:
-        raise UsageError(f"No policy is called {options.policy!r}; there are sea, {', '.join(FIXED_POLICIES)}.")
+    own_offers = None if options.policy == "sea" else policy_offers(options.policy)
     if options.shots < 1:
         raise UsageError(f"--shots {options.shots} is not a number of labelled scans; ask for 1 or more.")
     device = resolve_device(options.device)
@@ -126,8 +125,7 @@ def prepare_run(
     pretrained = backbone.pretrained
     limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
     settings = _loop_settings(options, backbone)
-    offers: Mapping[str, Offer] = {**profile.offers(), **policy_offers(options.policy)}
-    units = audit_space(backbone, offers)
+    units = audit_space(backbone, profile.offers() if own_offers is None else own_offers)
 
     dataset = select(open_data(options.data), options.labels, options.channels)
     if len(dataset.channels) != len(pretrained.card.channels):
@@ -141,7 +139,7 @@ def prepare_run(
     ).to(device)
     head = model.head.cost if profile.head == "train" else 0
     space = Space(units, limit, head)
-    if options.policy not in OUTSIDE_BUDGET and options.policy != "head_only":
+    if own_offers is None:
         check_feasible(limit, head, [unit.cost for unit in units], pretrained.parameters)
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
