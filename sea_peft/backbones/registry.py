@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,11 +17,52 @@ from sea_peft.errors import UsageError, WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
+class Limits:
+    """Input sizes that a network takes, in voxels.
+
+    `divisor`: every axis must be a multiple of it. `minimum`: the least size of an axis. `exact`: the one size [D, H, W] it takes at
+    all, where position embeddings are tied to it.
+    """
+
+    divisor: int
+    minimum: int
+    exact: tuple[int, int, int] | None = None
+
+    @property
+    def step(self) -> int | None:
+        """What a window may grow by: the divisor, or None where only one size goes."""
+        return self.divisor if self.exact is None else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Needed:
+    """A package that an architecture is built with and that sea_peft does without otherwise. `module`: what is imported of it."""
+
+    module: str
+    package: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package is there; nothing is imported."""
+        return importlib.util.find_spec(self.module) is not None
+
+    def require(self, backbone: str) -> None:
+        """Raise UsageError with the way to install the package when it is not there."""
+        if not self.installed:
+            raise UsageError(
+                f"Backbone {backbone} needs the package {self.package}; install it with `pip install --no-deps {self.package}`."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """A network shape: `build(in_channels=…, out_channels=…, **widths)` maps [B, C, D, H, W] to [B, K, D, H, W].
 
-    `divisor`: every axis of an input must be a multiple of it. `minimum`: the least size of an axis. `weights`: name of the bundled
-    weights used when none are asked for. `small`: keyword arguments of a tiny version for conformance tests.
+    `divisor`: every axis of an input must be a multiple of it. `minimum`: the least size of an axis. `small`: keyword arguments of a
+    tiny version for conformance tests. `weights`: name of the bundled weights used when none are asked for. `limits`: sizes as a
+    function of the keyword arguments, where these change them. `probe`: size [D, H, W] of the input for finding sites, where a cube
+    of the least size is not the cheapest. `read_widths`: reads the keyword arguments off the tensors of a checkpoint. `needs`: a
+    package that must be installed for it.
     """
 
     name: str
@@ -31,19 +73,41 @@ class Architecture:
     licence: str
     small: Mapping[str, Any]
     weights: str | None = None
+    limits: Callable[[Mapping[str, Any]], Limits] | None = None
+    probe: tuple[int, int, int] | None = None
+    read_widths: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]] | None = None
+    needs: Needed | None = None
 
-    def check_size(self, size: tuple[int, ...]) -> None:
-        """Raise UsageError when a patch of `size` (voxels) cannot go through this network."""
-        if any(n % self.divisor or n < self.minimum for n in size):
+    @property
+    def installed(self) -> bool:
+        """Whether it can be built here."""
+        return self.needs is None or self.needs.installed
+
+    def limits_of(self, kwargs: Mapping[str, Any]) -> Limits:
+        """The sizes that the network built with `kwargs` takes."""
+        return self.limits(kwargs) if self.limits is not None else Limits(self.divisor, self.minimum)
+
+    def check_size(self, size: tuple[int, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        """Raise UsageError when a patch of `size` (voxels) cannot go through the network built with `kwargs`."""
+        limits = self.limits_of(kwargs or {})
+        asked = ",".join(map(str, size))
+        if limits.exact is not None and tuple(size) != limits.exact:
+            only = ",".join(map(str, limits.exact))
             raise UsageError(
-                f"{self.name} takes patches whose sides are multiples of {self.divisor} and at least {self.minimum}, "
-                f"not {','.join(map(str, size))}; choose another --patch."
+                f"{self.name} takes patches of {only} only, the size its position embeddings belong to, not {asked}; give --patch {only}."
+            )
+        if any(n % limits.divisor or n < limits.minimum for n in size):
+            raise UsageError(
+                f"{self.name} takes patches whose sides are multiples of {limits.divisor} and at least {limits.minimum}, "
+                f"not {asked}; choose another --patch."
             )
 
-    def example(self, in_channels: int) -> torch.Tensor:
-        """A small random input [1, C, D, H, W] for probing, the same at every call."""
-        side = max(self.minimum, 2 * self.divisor)
-        return torch.randn(1, in_channels, side, side, side, generator=torch.Generator().manual_seed(1))
+    def example(self, in_channels: int, kwargs: Mapping[str, Any] | None = None) -> torch.Tensor:
+        """A small random input [1, C, D, H, W] for probing the network built with `kwargs`, the same at every call."""
+        limits = self.limits_of(kwargs or {})
+        side = max(limits.minimum, 2 * limits.divisor)
+        shape = limits.exact or self.probe or (side, side, side)
+        return torch.randn(1, in_channels, *shape, generator=torch.Generator().manual_seed(1))
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
@@ -79,9 +143,13 @@ def _from_factory(spec: str) -> Architecture:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise WeightsError(f"Backbone {spec!r} could not be imported ({error}); give package.module:factory.") from error
+        raise WeightsError(
+            f"Backbone {spec!r} could not be imported ({error}); give package.module:factory."
+        ) from error
     if not callable(factory):
-        raise WeightsError(f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory.")
+        raise WeightsError(
+            f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory."
+        )
     takes = inspect.signature(factory).parameters
     flexible = any(p.kind is p.VAR_KEYWORD for p in takes.values())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from sea_peft.backbones.registry import Architecture, register
@@ -23,6 +25,24 @@ def build(in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, *
     )
 
 
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Width and blocks a stage from the tensors; those of SuPreM are left unsaid."""
+    first = tensors.get("convInit.conv.weight")
+    if first is None:
+        return {}
+    widths: dict[str, Any] = {"init_filters": first.shape[0]}
+    for name in ("down", "up"):
+        stages = [
+            key.split(".")[1:3]
+            for key in tensors
+            if key.startswith(f"{name}_layers.") and key.endswith("conv1.conv.weight")
+        ]
+        widths[f"blocks_{name}"] = [
+            sum(int(s) == i for s, _ in stages) for i in range(1 + max(int(s) for s, _ in stages))
+        ]
+    return widths
+
+
 SEGRESNET = register(
     Architecture(
         name="segresnet",
@@ -33,5 +53,6 @@ SEGRESNET = register(
         licence="Apache-2.0 (MONAI)",
         small={"init_filters": 8, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
         weights="phantom_segresnet",
+        read_widths=read_widths,
     )
 )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, register
+from sea_peft.backbones.registry import Architecture, Limits, register
+
+_CHANNELS = (16, 32, 64, 128, 256)
 
 
-def build(
-    in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = (16, 32, 64, 128, 256)
-) -> nn.Module:
+def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths: 4.8 M parameters."""
     from monai.networks.nets import UNet
 
@@ -26,6 +27,12 @@ def build(
     )
 
 
+def limits(kwargs: Mapping[str, Any]) -> Limits:
+    """Every stage but the first halves the input; two voxels are left at the bottom for its instance norms."""
+    divisor: int = 2 ** (len(kwargs.get("channels", _CHANNELS)) - 1)
+    return Limits(divisor, 2 * divisor)
+
+
 UNET = register(
     Architecture(
         name="unet",
@@ -36,5 +43,6 @@ UNET = register(
         licence="Apache-2.0 (MONAI)",
         small={"channels": (4, 8, 16)},
         weights="phantom_unet",
+        limits=limits,
     )
 )

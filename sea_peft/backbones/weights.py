@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, architecture
+from sea_peft.backbones.registry import Architecture, Limits, architecture
 from sea_peft.errors import WeightsError
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -27,6 +27,9 @@ class Card(pydantic.BaseModel):
     the output channels, index 0 the background. `recipe`: the
     preprocessing that the weights were trained with (sea_peft.data.recipe.Recipe as JSON). `patch`: voxels of a training crop.
     `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
+
+    Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
+    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that had no place.
     """
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
@@ -43,6 +46,10 @@ class Card(pydantic.BaseModel):
     sha256: str
     training: dict[str, Any] = {}
     dice: dict[str, Any] = {}
+    origin: str = ""
+    source_sha256: str = ""
+    new: list[str] = []
+    left_out: list[str] = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +63,18 @@ class Pretrained:
 
     @property
     def parameters(self) -> int:
-        """Parameters of the backbone."""
+        """Parameters of the backbone, each tensor counted once under however many names it is registered."""
         return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def limits(self) -> Limits:
+        """The input sizes that the network takes."""
+        return self.architecture.limits_of(self.card.kwargs)
+
+    @property
+    def example(self) -> torch.Tensor:
+        """A small input [1, C, D, H, W] for probing."""
+        return self.architecture.example(len(self.card.channels), self.card.kwargs)
 
 
 def user_weights() -> Path:
@@ -103,7 +120,9 @@ def load_pretrained(weights: str) -> Pretrained:
     try:
         network = arch.build(**{"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs})
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"The card {card_path.name} does not fit {arch.name}: {error}; correct its kwargs.") from error
+        raise WeightsError(
+            f"The card {card_path.name} does not fit {arch.name}: {error}; correct its kwargs."
+        ) from error
     load_strictly(network, tensors, card.name)
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
 
@@ -119,9 +138,25 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 
 
+def unique_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict with every tensor once, under the first of its names; some networks register one module in several places."""
+    first: dict[int, str] = {}
+    for key, tensor in network.state_dict(keep_vars=True).items():
+        first.setdefault(id(tensor), key)
+    state = network.state_dict()
+    return {key: state[key] for key in first.values()}
+
+
+def first_names(network: nn.Module) -> dict[str, str]:
+    """Every key of the state dict → the first name of its tensor."""
+    first: dict[int, str] = {}
+    return {key: first.setdefault(id(t), key) for key, t in network.state_dict(keep_vars=True).items()}
+
+
 def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Load exactly these tensors. Raises WeightsError listing what is missing, unexpected or of another shape."""
-    own = network.state_dict()
+    """Load exactly these tensors, each under the first of its names. Raises WeightsError listing what is missing, unexpected or of
+    another shape."""
+    own = unique_tensors(network)
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     misshaped = sorted(k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape)
     if missing or unexpected or misshaped:
@@ -130,13 +165,13 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name:
             f"Weights {name} do not fit their network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
             f"{len(misshaped)} of another shape (first: {first}); import them again with the right --backbone."
         )
-    network.load_state_dict(dict(tensors))
+    network.load_state_dict(dict(tensors), strict=False)  # further names of the same tensors are what is not in there
 
 
 def tensor_hash(network: nn.Module) -> str:
-    """sha256 over every tensor of the state dict: name, dtype, shape and bytes, in the order of names."""
+    """sha256 over every tensor, once: name, dtype, shape and bytes, in the order of names."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
+    for key, tensor in sorted(unique_tensors(network).items()):
         digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -147,7 +182,7 @@ def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], half
     folder.mkdir(parents=True, exist_ok=True)
     cast = {
         key: (t.half() if half and t.is_floating_point() else t).contiguous()
-        for key, t in network.state_dict().items()
+        for key, t in unique_tensors(network).items()
     }
     file = folder / f"{card['name']}.safetensors"
     partial = file.with_suffix(".partial")
@@ -171,4 +206,6 @@ def _card_path(weights: str) -> Path:
                 f"{path.name} has no card {card.name} beside it; run `seapeft backbones import` to make one."
             )
         return card
-    raise WeightsError(f"No weights are called {weights!r}; there are {', '.join(sorted(known)) or 'none'}, or give a file.")
+    raise WeightsError(
+        f"No weights are called {weights!r}; there are {', '.join(sorted(known)) or 'none'}, or give a file."
+    )

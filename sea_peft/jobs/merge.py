@@ -16,7 +16,7 @@ from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig
 from sea_peft.artefacts.atomic import writing
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, save_weights
+from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, save_weights, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.model import load_adapter
 from sea_peft.jobs.predictor import adapter_folder
@@ -65,8 +65,9 @@ def merge(adapter: Path, out: Path, weights: str | None = None) -> Merged:
     network = arch.build(
         in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
     )
-    load_strictly(network.eval(), model.backbone.state_dict() | changed, out.stem)
-    difference, largest, agreement = _compare(model, network, arch.example(len(card.channels)))
+    folded = unique_tensors(model.backbone) | changed
+    load_strictly(network.eval(), _with_idle_rows(folded, network, model), out.stem)
+    difference, largest, agreement = _compare(model, network, arch.example(len(card.channels), described["kwargs"]))
     if difference > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
             f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
@@ -107,6 +108,27 @@ def _folded(model: Adapted) -> dict[str, torch.Tensor]:
     changed[f"{model.head_path}.weight"] = (rows + model.head.weight).detach()
     changed[f"{model.head_path}.bias"] = (shifts + model.head.bias).detach()
     return changed
+
+
+def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: Adapted) -> dict[str, torch.Tensor]:
+    """The tensors with a row for every new label also where classes are put out that nothing reads (deep supervision that is off).
+
+    Raises WeightsError where something in the network's path has a row for each class in front of the last convolution.
+    """
+    used = {site.path for site in model.sites}
+    grown = dict(folded)
+    for key, wanted in unique_tensors(network).items():
+        tensor = folded[key]
+        if tensor.shape == wanted.shape:
+            continue
+        if key.rpartition(".")[0] in used or tensor.shape[1:] != wanted.shape[1:]:
+            raise WeightsError(
+                f"The head cannot be merged: {key} has a row for each class too, and new labels have none there; "
+                "use the adapter as it is."
+            )
+        more = len(wanted) - len(tensor)
+        grown[key] = torch.cat([tensor, tensor[:1].expand(more, *tensor.shape[1:])])
+    return grown
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ class Backbone:
     @property
     def example(self) -> torch.Tensor:
         """The input that it was probed with."""
-        return self.pretrained.architecture.example(len(self.pretrained.card.channels))
+        return self.pretrained.example
 
     @property
     def recipe(self) -> Recipe:
@@ -55,8 +55,7 @@ def open_backbone(backbone: str | None, weights: str | None) -> Backbone:
         raise WeightsError(
             f"Weights {pretrained.card.name} are for {pretrained.architecture.name}, not {backbone}; leave --backbone out."
         )
-    example = pretrained.architecture.example(len(pretrained.card.channels))
-    return Backbone(pretrained, find_sites(pretrained.network, example))
+    return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
 
 
 def audit_space(backbone: Backbone, offers: Mapping[str, Offer]) -> tuple[Unit, ...]:

@@ -67,7 +67,7 @@ def bench(backbone: str) -> Bench:
                 for name, tensor in module.named_parameters():
                     if tensor.ndim == 1:
                         nn.init.uniform_(tensor, 0.5, 1.5) if name == "weight" else nn.init.normal_(tensor, std=0.1)
-    return Bench.of(network, architecture.example(1))
+    return Bench.of(network, architecture.example(1, architecture.small))
 
 
 def offered(bench: Bench, family: str) -> tuple[Unit, ...]:

@@ -210,6 +210,8 @@ def test_levels_live_or_die_together_and_order_is_kept(odd):
 
 
 def _small(architecture: Architecture) -> nn.Module:
+    if not architecture.installed:
+        pytest.skip(f"{architecture.name} needs {architecture.needs.package}")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return architecture.build(in_channels=2, out_channels=3, **architecture.small).eval()
@@ -218,17 +220,18 @@ def _small(architecture: Architecture) -> nn.Module:
 @pytest.mark.parametrize("name", architectures())
 def test_every_backbone_keeps_its_grid_and_has_sites_in_order(name):
     architecture = architectures()[name]
-    network, x = _small(architecture), architecture.example(2)
-    architecture.check_size(tuple(x.shape[2:]))
+    network, x = _small(architecture), architecture.example(2, architecture.small)
     with torch.no_grad():
         assert network(x).shape == (1, 3, *x.shape[2:])
     sites = find_sites(network, x)
     assert {site.kind for site in sites} <= set(KINDS)
-    assert {site.stage for site in sites} == set(STAGES)
+    stages = {site.stage for site in sites}
+    assert stages | {"encoder"} == set(STAGES)  # a transformer that works at one resolution is all bottleneck
     assert [site.stage for site in sites].count("head") == 1
-    firsts = [next(s.order for s in sites if s.stage == stage) for stage in ("encoder", "bottleneck", "decoder")]
+    firsts = [min(s.order for s in sites if s.stage == stage) for stage in STAGES if stage in stages]
     assert firsts == sorted(firsts)
     assert any(site.kind == "block" for site in sites)
+    assert not any(module.training for module in network.modules())
     assert len({site.path for site in sites}) == len(sites)
 
 

@@ -37,7 +37,7 @@ def scan(seed: int, size: int = 20, marked: float | None = None) -> Scan:
 @functools.cache
 def _probed(backbone: str) -> tuple[nn.Module, tuple[Site, ...], torch.Tensor]:
     architecture = architectures()[backbone]
-    example = architecture.example(1)
+    example = architecture.example(1, architecture.small)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = architecture.build(in_channels=1, out_channels=3, **architecture.small).eval().requires_grad_(False)

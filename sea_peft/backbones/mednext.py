@@ -1,0 +1,118 @@
+"""MedNeXt S, B, M and L (Roy et al. 2023, arXiv 2303.09975): MONAI's, deep supervision off.
+
+MONAI ends it in a transposed convolution of kernel 1, which is a 1³ convolution with its weight transposed. It is one here, so that a
+target's head can read the features in front of it; checkpoints of both shapes are taken in (`keymaps.mednext`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sea_peft.backbones.registry import Architecture, Limits, register
+
+_Sizes = dict[str, Any]
+
+_SIZES: dict[str, _Sizes] = {
+    "s": {"expansion": (2, 2, 2, 2, 2, 2, 2, 2, 2), "blocks": (2, 2, 2, 2, 2, 2, 2, 2, 2)},
+    "b": {"expansion": (2, 3, 4, 4, 4, 4, 4, 3, 2), "blocks": (2, 2, 2, 2, 2, 2, 2, 2, 2)},
+    "m": {"expansion": (2, 3, 4, 4, 4, 4, 4, 3, 2), "blocks": (3, 4, 4, 4, 4, 4, 4, 4, 3)},
+    "l": {"expansion": (3, 4, 8, 8, 8, 8, 8, 4, 3), "blocks": (3, 4, 8, 8, 8, 8, 8, 4, 3)},
+}
+"""Per stage from the input to the output: expansion ratio and number of blocks (paper, table 1)."""
+
+
+def builder(size: str) -> Callable[..., nn.Module]:
+    """The build function of one size."""
+
+    def build(
+        in_channels: int = 1,
+        out_channels: int = 2,
+        init_filters: int = 32,
+        kernel_size: int = 3,
+        expansion: Sequence[int] = _SIZES[size]["expansion"],
+        blocks: Sequence[int] = _SIZES[size]["blocks"],
+        down_expansion: Sequence[int] | None = None,
+    ) -> nn.Module:
+        """[B, in, D, H, W] → [B, out, D, H, W]. `expansion`, `blocks`: per stage, encoder, bottleneck and decoder in one row.
+
+        `down_expansion`: of the blocks that go down, from the input on; that of the stage above when left out, as in MONAI. Raises
+        ValueError where the rows do not fit each other.
+        """
+        from monai.networks.blocks.mednext_block import MedNeXtDownBlock
+        from monai.networks.nets.mednext import MedNeXt
+
+        middle = len(blocks) // 2
+        if len(expansion) != len(blocks) or len(blocks) % 2 == 0 or len(down_expansion or blocks[:middle]) != middle:
+            raise ValueError(
+                f"expansion {expansion}, blocks {blocks} and down_expansion {down_expansion} do not fit each other"
+            )
+        network = MedNeXt(
+            spatial_dims=3,
+            init_filters=init_filters,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            encoder_expansion_ratio=tuple(expansion[:middle]),
+            bottleneck_expansion_ratio=expansion[middle],
+            decoder_expansion_ratio=tuple(expansion[middle + 1 :]),
+            kernel_size=kernel_size,
+            use_residual_connection=True,
+            blocks_down=tuple(blocks[:middle]),
+            blocks_bottleneck=blocks[middle],
+            blocks_up=tuple(blocks[middle + 1 :]),
+            norm_type="group",
+        )
+        for i, ratio in enumerate(down_expansion or ()):
+            network.down_blocks[i] = MedNeXtDownBlock(
+                init_filters * 2**i, init_filters * 2 ** (i + 1), ratio, kernel_size, use_residual_connection=True
+            )
+        network.out_0.conv_out = nn.Conv3d(init_filters, out_channels, kernel_size=1)
+        return network
+
+    return build
+
+
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Width and kernel from the stem and the first depth-wise convolution; the size's letter says how many blocks there are.
+
+    The authors' own networks go down with the expansion ratio of the stage below and MONAI's with that of the stage above, which
+    differs in B, M and L.
+    """
+    stem, first = tensors.get("stem.weight"), tensors.get("enc_stages.0.0.conv1.weight")
+    if stem is None or first is None:
+        return {}
+    widths: dict[str, Any] = {"init_filters": stem.shape[0], "kernel_size": first.shape[-1]}
+    downs = [tensors.get(f"down_blocks.{i}.conv2.weight") for i in range(4)]
+    above = [tensors.get(f"enc_stages.{i}.0.conv2.weight") for i in range(4)]
+    ratios = [[w.shape[0] // w.shape[1] for w in weights if w is not None] for weights in (downs, above)]
+    return widths if ratios[0] == ratios[1] else widths | {"down_expansion": ratios[0]}
+
+
+def limits(kwargs: Mapping[str, Any]) -> Limits:
+    """Every stage halves the input; at least two voxels must be left at the bottom for its norms."""
+    divisor: int = 2 ** (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2)
+    return Limits(divisor, 2 * divisor)
+
+
+for _size, _row in _SIZES.items():
+    register(
+        Architecture(
+            name=f"mednext_{_size}",
+            build=builder(_size),
+            divisor=16,
+            minimum=32,
+            paper="Roy et al. 2023, MedNeXt (MICCAI), arXiv 2303.09975",
+            licence="Apache-2.0 (MONAI)",
+            # the size's own expansion ratios over fewer stages and blocks
+            small={
+                "init_filters": 4,
+                "expansion": (*_row["expansion"][:2], _row["expansion"][4], *_row["expansion"][-2:]),
+                "blocks": (1, 1, 1, 1, 1),
+            },
+            limits=limits,
+            read_widths=read_widths,
+        )
+    )

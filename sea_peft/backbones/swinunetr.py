@@ -1,0 +1,111 @@
+"""SwinUNETR (Hatamizadeh et al. 2022, arXiv 2201.01266): MONAI's, with both orders of patch merging that checkpoints were trained with.
+
+MONAI before 1.5 gathered the eight neighbours of a patch in an order that took two of them twice and left two out. What was trained
+so must be run so: the tensors fit the corrected network as well and segment wrongly in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sea_peft.backbones.registry import Architecture, register
+
+MERGING_ORDERS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "monai<1.5": ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)),
+    "monai>=1.5": ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)),
+}
+"""Offsets along D, H, W of the eight neighbours, in the order in which their channels are put side by side."""
+
+
+class PatchMergingBefore15(nn.Module):
+    """[B, D, H, W, C] → [B, D/2, H/2, W/2, 2C]: eight neighbours side by side in the order of MONAI before 1.5, norm, linear.
+
+    Interface and state-dict keys are those of `monai.networks.nets.swin_unetr.PatchMerging`, which calls it through `downsample=`.
+    """
+
+    def __init__(self, dim: int, norm_layer: type[nn.LayerNorm] = nn.LayerNorm, spatial_dims: int = 3) -> None:
+        super().__init__()
+        if spatial_dims != 3:
+            raise ValueError(f"patch merging is for three spatial dimensions, not {spatial_dims}")
+        self.reduction = nn.Linear(8 * dim, 2 * dim, bias=False)
+        self.norm = norm_layer(8 * dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        d, h, w = x.shape[1:4]
+        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
+        neighbours = [x[:, i::2, j::2, k::2] for i, j, k in MERGING_ORDERS["monai<1.5"]]
+        merged: torch.Tensor = self.reduction(self.norm(torch.cat(neighbours, dim=-1)))
+        return merged
+
+
+def build(
+    in_channels: int = 1,
+    out_channels: int = 2,
+    feature_size: int = 48,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    num_heads: Sequence[int] = (3, 6, 12, 24),
+    window_size: int = 7,
+    mlp_ratio: float = 4.0,
+    merging: str = "monai>=1.5",
+) -> nn.Module:
+    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 32. With the default width of 48: 62.2 M parameters.
+
+    `merging`: the order of patch merging, a key of `MERGING_ORDERS`. Raises ValueError for another one.
+    """
+    from monai.networks.nets import SwinUNETR
+
+    if merging not in MERGING_ORDERS:
+        raise ValueError(f"merging {merging!r} is none of {', '.join(MERGING_ORDERS)}")
+    old = merging == "monai<1.5"
+    return SwinUNETR(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        feature_size=feature_size,
+        depths=tuple(depths),
+        num_heads=tuple(num_heads),
+        window_size=window_size,
+        mlp_ratio=mlp_ratio,
+        downsample=PatchMergingBefore15 if old else "merging",
+    )
+
+
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Width and depth of the transformer from its tensors. The merging order leaves no trace in them."""
+    patches = tensors.get("swinViT.patch_embed.proj.weight")
+    if patches is None:
+        return {}
+    blocks = [{k.split(".")[4] for k in tensors if k.startswith(f"swinViT.layers{i}.0.blocks.")} for i in range(1, 5)]
+    heads = [tensors.get(f"swinViT.layers{i}.0.blocks.0.attn.relative_position_bias_table") for i in range(1, 5)]
+    widths: dict[str, Any] = {"feature_size": patches.shape[0]}
+    if all(blocks):
+        widths["depths"] = [len(found) for found in blocks]
+    if all(table is not None and table.ndim == 2 for table in heads):
+        widths["num_heads"] = [int(table.shape[1]) for table in heads if table is not None]
+    return widths
+
+
+# The probe is half a cube of the least size: the bottleneck then has 4 voxels, which its instance norms need to let gradients through.
+SWINUNETR = register(
+    Architecture(
+        name="swinunetr",
+        build=build,
+        divisor=32,
+        minimum=64,
+        paper="Hatamizadeh et al. 2022, Swin UNETR, arXiv 2201.01266",
+        licence="Apache-2.0 (MONAI)",
+        small={
+            "feature_size": 12,
+            "depths": (1, 1, 1, 1),
+            "num_heads": (1, 1, 1, 1),
+            "window_size": 4,
+            "mlp_ratio": 1.0,
+        },
+        probe=(64, 64, 32),
+        read_widths=read_widths,
+    )
+)

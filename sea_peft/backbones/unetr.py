@@ -1,0 +1,82 @@
+"""UNETR (Hatamizadeh et al. 2022, arXiv 2103.10504): MONAI's. A vision transformer at a 16th of the resolution, convolutions around it.
+
+Its position embeddings are a tensor with one row a token, so a network takes patches of one size only. All of the transformer runs at
+the lowest resolution: there, `bottleneck` is what other networks call the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sea_peft.backbones.registry import Architecture, Limits, register
+
+_TOKEN = 16
+
+
+def _size(img_size: int | Sequence[int]) -> tuple[int, int, int]:
+    d, h, w = (img_size,) * 3 if isinstance(img_size, int) else img_size
+    return d, h, w
+
+
+def build(
+    in_channels: int = 1,
+    out_channels: int = 2,
+    img_size: int | Sequence[int] = 96,
+    feature_size: int = 16,
+    hidden_size: int = 768,
+    mlp_dim: int = 3072,
+    num_heads: int = 12,
+) -> nn.Module:
+    """[B, in, D, H, W] → [B, out, D, H, W] with D, H, W = `img_size`. With the default widths: 92.8 M parameters.
+
+    Raises ValueError where `img_size` is no multiple of 16.
+    """
+    from monai.networks.nets import UNETR
+
+    size = _size(img_size)
+    if any(n % _TOKEN for n in size):
+        raise ValueError(f"img_size {size} is not made of multiples of {_TOKEN}")
+    return UNETR(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        img_size=size,
+        feature_size=feature_size,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        num_heads=num_heads,
+    )
+
+
+def limits(kwargs: Mapping[str, Any]) -> Limits:
+    """The one size that the position embeddings belong to."""
+    return Limits(_TOKEN, _TOKEN, _size(kwargs.get("img_size", 96)))
+
+
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Widths from the tensors, and the patch where the number of tokens is that of a cube. The number of heads leaves no trace."""
+    tokens = tensors.get("vit.patch_embedding.position_embeddings")
+    first, inner = tensors.get("encoder1.layer.conv1.conv.weight"), tensors.get("vit.blocks.0.mlp.linear1.weight")
+    if tokens is None or first is None or inner is None:
+        return {}
+    side = round(tokens.shape[1] ** (1 / 3))
+    cube = {"img_size": [_TOKEN * side] * 3} if side**3 == tokens.shape[1] else {}
+    return cube | {"feature_size": first.shape[0], "hidden_size": tokens.shape[2], "mlp_dim": inner.shape[0]}
+
+
+UNETR = register(
+    Architecture(
+        name="unetr",
+        build=build,
+        divisor=_TOKEN,
+        minimum=_TOKEN,
+        paper="Hatamizadeh et al. 2022, UNETR (WACV), arXiv 2103.10504",
+        licence="Apache-2.0 (MONAI)",
+        small={"img_size": 32, "feature_size": 2, "hidden_size": 8, "mlp_dim": 8, "num_heads": 2},
+        limits=limits,
+        read_widths=read_widths,
+    )
+)
