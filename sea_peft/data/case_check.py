@@ -14,7 +14,7 @@ from typing import Literal
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.codes import code_counts
 from sea_peft.data.digest import volume_digest, voxel_hash
-from sea_peft.data.grids import require_finite, require_same_grid
+from sea_peft.data.grids import require_finite, require_same_grid, skewness
 from sea_peft.data.intensity import is_ct_name, looks_like_hounsfield
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
@@ -24,6 +24,7 @@ Severity = Literal["error", "skip", "warning"]
 _PLAUSIBLE_SPACING_MM = (0.05, 20.0)
 _PLAUSIBLE_MAGNITUDE = 1e6
 _FEW_VOXELS = 10
+_SKEW_DEGREES = 0.5
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume |
             f"({wanted}); the case is left out"
         )
         findings.append(Finding(case.id, "label", "skip", sentence))
+    findings += [Finding(case.id, "label", "warning", f"case {case.id}: label {note}") for note in label.notes]
     few = [f"{name} ({count})" for name, count in voxels.items() if 0 < count < _FEW_VOXELS]
     if few:
         more = f" and {len(few) - 3} more" if len(few) > 3 else ""
@@ -150,9 +152,15 @@ def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume |
 
 
 def _grey_values(case_id: str, channel: str, volume: Volume, low: float, high: float) -> list[Finding]:
-    """Whether grey values and voxel size are plausible."""
+    """Whether grey values and grid are plausible, and what the reader noted."""
     where = f"case {case_id}: channel {channel}"
-    found: list[tuple[Severity, str]] = []
+    found: list[tuple[Severity, str]] = [("warning", f"{where} {note}") for note in volume.notes]
+    if (skew := skewness(volume.affine)) > _SKEW_DEGREES:
+        sentence = (
+            f"{where} has axes {skew:.1f}° away from right angles (a tilted gantry?); its planes are taken as they are stored, so "
+            "masks fit, but shapes are sheared"
+        )
+        found.append(("warning", sentence))
     if low == high:
         sentence = f"{where} holds the single value {low:g}; export the scan again or take the case out"
         found.append(("error", sentence))

@@ -44,10 +44,24 @@ class Case(ABC):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where one channel lies: a 3D file, or one component of a 4D file."""
+    """Where one channel lies: a 3D file, one component of a 4D file, or the slices of a DICOM series in the folder `path`."""
 
     path: Path
     component: int | None = None
+    slices: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of it."""
+        return self.slices or (self.path,)
+
+    def read(self) -> Volume:
+        """The volume. Raises `DataError`."""
+        if not self.slices:
+            return read_volume(self.path, self.component)
+        from sea_peft.data.dicom.series import read_series
+
+        return read_series(self.slices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +95,11 @@ class FileCase(Case):
                 f"case {self.id}: channel {channel} is missing (it has {', '.join(self.images) or 'none'}); "
                 "add the file or choose other channels"
             )
-        source = self.images[channel]
-        return _CACHE.read(source.path, source.component)
+        return _CACHE.read(self.images[channel])
 
     def label(self) -> Volume | None:
         if self.label_file is not None:
-            return _CACHE.read(self.label_file, None)
+            return _CACHE.read(ImageFile(self.label_file))
         return self._merged_masks() if self.masks else None
 
     def with_codes(self, codes: frozenset[int]) -> Case:
@@ -105,6 +118,34 @@ class FileCase(Case):
             merged.array[mask.array > 0.5] = code
         assert merged is not None
         return merged
+
+
+@dataclass(frozen=True, eq=False)
+class DicomCase(FileCase):
+    """A DICOM series with its segmentation object.
+
+    Attributes:
+        segmentation: The DICOM-SEG that refers to the series, or None.
+        segments: Label code → segment numbers in it.
+    """
+
+    segmentation: Path | None = None
+    segments: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> bool:
+        return self.segmentation is not None
+
+    def label(self) -> Volume | None:
+        if self.segmentation is None:
+            return None
+        from sea_peft.data.dicom.segmentation import read_segmentation
+
+        (series,) = self.images.values()
+        return read_segmentation(self.segmentation, series.slices, self.segments)
+
+    def with_codes(self, codes: frozenset[int]) -> Case:
+        return dataclasses.replace(self, segments={c: s for c, s in self.segments.items() if c in codes})
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,21 +192,21 @@ class VolumeCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._held: OrderedDict[tuple[Path, int | None, int, int], Volume] = OrderedDict()
+        self._held: OrderedDict[tuple[ImageFile, int, int], Volume] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, path: Path, component: int | None) -> Volume:
-        """The volume at `path`, as it is on disk now. Its array is read-only because it is shared."""
+    def read(self, source: ImageFile) -> Volume:
+        """The volume as it is on disk now. Its array is read-only because it is shared."""
         try:
-            stat = path.stat()
+            stats = [path.stat() for path in source.files]
         except OSError:
-            return read_volume(path, component)  # raises the right sentence
-        key = (path, component, stat.st_mtime_ns, stat.st_size)
+            return source.read()  # raises the right sentence
+        key = (source, max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats))
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-        volume = read_volume(path, component)
+        volume = source.read()
         volume.array.flags.writeable = False
         with self._lock:
             self._held[key] = volume

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sea_peft.data.nifti import GRID_TOLERANCE_MM
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
-
-GRID_TOLERANCE_MM = 0.1  # how far corners of two grids may lie apart and still be one grid
 
 
 def require_finite(case_id: str, field: str, volume: Volume) -> None:
@@ -56,6 +55,13 @@ def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | Non
     if not np.allclose(mine, its, rtol=0, atol=5e-5):
         return "direction", _numbers(mine.ravel()), _numbers(its.ravel())
     return "origin", f"{_numbers(volume.affine[:3, 3])} mm", f"{_numbers(other.affine[:3, 3])} mm"
+
+
+def skewness(affine: np.ndarray) -> float:
+    """Degrees by which the two axes that are furthest from a right angle miss it; a tilted gantry makes such grids."""
+    axes = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    cosines = np.abs(axes.T @ axes - np.eye(3))
+    return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sea_peft.data.chatter import captured
 from sea_peft.data.metaimage import require_sound_metaimage
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
@@ -17,13 +18,19 @@ _DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels `[I, J, K]` and RAS+ affine. Raises whatever SimpleITK raises for damaged files."""
+def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Voxels `[I, J, K]`, RAS+ affine, and what ITK warned of. Raises whatever SimpleITK raises for damaged files."""
+    notes: list[str] = []
+    with captured(notes):
+        array, affine = _read(path)
+    return array, affine, tuple(f"was read with a warning ({note})" for note in notes)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK as sitk
 
     if path.suffix.lower() in _META_SUFFIXES:
         require_sound_metaimage(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

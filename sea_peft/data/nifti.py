@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
+GRID_TOLERANCE_MM = 0.1  # how far two places may lie apart and still be one
 _GZIP_MAGIC = b"\x1f\x8b"
 _GEOMETRY_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
@@ -20,8 +22,9 @@ _GEOMETRY_FIELDS = (
 )  # fmt: skip
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels of any number of axes and RAS+ affine. Raises whatever nibabel raises for damaged files."""
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Voxels of any number of axes, RAS+ affine, and what had to be assumed of it. Raises whatever nibabel raises for damaged
+    files."""
     _quiet_nibabel()
     raw = path.read_bytes()
     if raw.startswith(_GZIP_MAGIC):
@@ -41,7 +44,23 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     array = np.asanyarray(image.dataobj)
     if image.dataobj.slope != 1 or image.dataobj.inter != 0:
         array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
-    return array, np.asarray(image.affine, dtype=np.float64)
+    return array, np.asarray(image.affine, dtype=np.float64), tuple(_assumed(image))
+
+
+def _assumed(image: Any) -> Iterator[str]:
+    """What the header leaves open about orientation, and what is assumed."""
+    qform, sform = (int(image.header[f"{kind}_code"]) for kind in ("qform", "sform"))
+    if qform == 0 and sform == 0:
+        yield (
+            "states no orientation (qform and sform are unset): its axes are taken to run to the left, to the front and "
+            "up; make sure that left and right are not swapped"
+        )
+    elif qform > 0 and sform > 0:
+        ends = np.diag([*(n - 1.0 for n in image.shape[:3]), 1.0])
+        ends[3] = 1
+        apart = float(np.abs((image.get_qform() - image.get_sform()) @ ends).max())
+        if apart > GRID_TOLERANCE_MM:
+            yield f"has a qform and an sform that lie {apart:.3g} mm apart; the sform is used"
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:

@@ -34,12 +34,14 @@ class Scan:
         label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels; None if
             unlabelled.
         geometry: The way back to the input's own grid.
+        notes: What the readers of the channels had to assume, each a sentence.
     """
 
     id: str
     image: Tensor
     label: Tensor | None
     geometry: Geometry
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -88,7 +90,8 @@ def prepare(
                 f"case {case.id}: none of the label's {np.count_nonzero(indices)} voxels is left in the body "
                 f"at the weights' voxel size of {sizes} mm; choose a finer spacing or take the case out"
             )
-    return Scan(case.id, image, label, geometry)
+    notes = tuple(f"case {case.id}: channel {c} {note}" for c, volume in volumes.items() for note in volume.notes)
+    return Scan(case.id, image, label, geometry, notes)
 
 
 def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:

@@ -36,10 +36,12 @@ class Volume:
     Attributes:
         array: `[I, J, K]` in the file's own axis order, any real dtype.
         affine: 4×4 float64, voxel index → millimetres, RAS+.
+        notes: What the reader had to assume or was warned of, each a part of a sentence.
     """
 
     array: np.ndarray
     affine: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,7 +85,7 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
         raise DataError(f"{shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
     _require_file(path)
     try:
-        array, affine = (read_nifti if suffix in NIFTI_SUFFIXES else read_itk)(path)
+        array, affine, notes = (read_nifti if suffix in NIFTI_SUFFIXES else read_itk)(path)
     except DataError:
         raise
     # Parsers meet damaged bytes in ways that no list of exception types covers; each one means "unreadable".
@@ -94,7 +96,7 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
         ) from error
     array = _one_volume(path, array, component)
     _require_sane(path, array, affine)
-    return Volume(array, affine)
+    return Volume(array, affine, notes)
 
 
 def write_volume(path: Path | str, volume: Volume, like: Path | str | None = None) -> None:

@@ -11,6 +11,6 @@ def shown(path: Path) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(path))
 
 
-def times(shape: Iterable[int]) -> str:
+def times(shape: Iterable[object]) -> str:
     """`5×6×7`."""
     return "×".join(str(n) for n in shape)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset
-from sea_peft.data.layouts import brats, datalist, folders, nnunet, totalsegmentator
+from sea_peft.data.layouts import brats, datalist, dicom, folders, nnunet, totalsegmentator
 from sea_peft.errors import DataError
 
 # The most specific first: an nnU-Net folder also has a JSON file and two folders
@@ -20,11 +20,12 @@ READERS: dict[str, Callable[[Path], Dataset | None]] = {
     "brats": brats.read,
     "totalsegmentator": totalsegmentator.read,
     "folders": folders.read,
+    "dicom": dicom.read,
 }
 
 _RECOGNISED = (
     "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), case folders as in "
-    "BraTS or TotalSegmentator, two folders images and labels, or pairs X_image and X_label"
+    "BraTS or TotalSegmentator, two folders images and labels, pairs X_image and X_label, or DICOM series with DICOM-SEG files"
 )
 
 

@@ -1,0 +1,48 @@
+"""What C++ libraries print: kept from the terminal, and handed on as a note."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+_LONGEST = 160
+
+
+@contextlib.contextmanager
+def captured(notes: list[str]) -> Iterator[None]:
+    """Whatever is written to the process's standard output and error meanwhile goes into `notes`, as one line.
+
+    ITK, GDCM and MetaIO write there past Python. Their lines name source files and addresses; only the message is kept.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as kept:
+        for descriptor in (1, 2):
+            try:
+                saved = os.dup(descriptor)
+            except OSError:  # closed: nothing can be written to it
+                continue
+            os.dup2(kept.fileno(), descriptor)
+            undo.callback(os.close, saved)
+            undo.callback(os.dup2, saved, descriptor)
+        try:
+            yield
+        finally:
+            undo.close()
+            kept.seek(0)
+            said = _message(kept.read().decode(errors="replace"))
+            if said:
+                notes.append(said)
+
+
+def _message(text: str) -> str:
+    """The message in what was printed: without source files, addresses and empty lines."""
+    lines = [re.sub(r"^\S*\s*\(0x[0-9a-f]+\):\s*", "", line.strip()) for line in text.splitlines()]
+    kept = [line for line in lines if line and not re.match(r"(WARNING: )?In \S+\.\w+, line \d+", line)]
+    said = "".join(c if c.isprintable() else "?" for c in " ".join(kept))
+    return said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"

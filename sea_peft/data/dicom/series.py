@@ -1,0 +1,192 @@
+"""An image series of single slices as one volume: sorted by where the slices lie, whatever files and numbers say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft.data.chatter import captured
+from sea_peft.data.dicom.files import headers
+from sea_peft.data.volumes import Volume
+from sea_peft.data.wording import shown, times
+from sea_peft.errors import DataError
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SAME_DIRECTION = 1e-3
+_UNEVEN_MM, _UNEVEN_SHARE = 0.1, 0.1  # scanners round positions to 0.1 mm
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One file of a series: what its header says, in LPS and mm."""
+
+    path: Path
+    instance: str
+    rows: int
+    columns: int
+    spacing: tuple[float, float]  # between rows, between columns
+    position: tuple[float, float, float]  # of the first voxel's centre
+    direction: tuple[float, ...]  # along a row (three numbers), along a column
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series. `number`: as the scanner counts within a study; `slices`: in no order."""
+
+    uid: str
+    modality: str
+    number: int | None
+    slices: tuple[Slice, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its first file lies."""
+        return self.slices[0].path.parent
+
+
+def grouped(described: Sequence[tuple[Path, Any]]) -> list[Series]:
+    """The image series among files and their headers; localizers and what is no image are passed over.
+
+    Raises:
+        DataError: an image has several frames or colours, or does not say where it lies.
+    """
+    slices: dict[str, list[Slice]] = defaultdict(list)
+    about: dict[str, Any] = {}
+    for path, header in described:
+        if "Rows" not in header or "SegmentSequence" in header or "LOCALIZER" in (header.get("ImageType") or ()):
+            continue
+        uid = str(header.get("SeriesInstanceUID", ""))
+        slices[uid].append(_slice(path, header))
+        about[uid] = header
+    return [
+        Series(uid, str(about[uid].get("Modality") or "image"), _whole(about[uid].get("SeriesNumber")), tuple(found))
+        for uid, found in slices.items()
+    ]
+
+
+def read_series(paths: Sequence[Path]) -> Volume:
+    """Read the slices of one series as a volume in the scanner's units (rescale slope and intercept applied).
+
+    Args:
+        paths: Its files, in any order.
+
+    Returns:
+        `[columns, rows, slices]` with the slices in the order of their place. Where the gantry was tilted the affine is
+        sheared, so that every voxel keeps its place.
+
+    Raises:
+        DataError: slices are missing, unevenly spaced, at one place, or differ in size, voxel size or direction; a file is
+            damaged or its compression unknown.
+    """
+    import SimpleITK as sitk
+
+    (series,) = grouped(list(headers(paths))) or [None]
+    if series is None:
+        raise DataError(f"{shown(paths[0].parent)} holds no slices with voxels; export the series again")
+    ordered = in_order(series)
+    affine = series_affine(ordered)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(part.path) for part in ordered])
+    if any(part.slope != 1 or part.intercept != int(part.intercept) for part in ordered):
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice decides, and the others are cut to its type
+    notes: list[str] = []
+    try:
+        with captured(notes):
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise DataError(
+            f"{shown(series.folder)} has slices that cannot be decoded; export the series again, uncompressed"
+        ) from error
+    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(f"was read with a warning ({n})" for n in notes))
+
+
+def in_order(series: Series) -> list[Slice]:
+    """Its slices from one end to the other. Raises `DataError` when they make no volume (see `read_series`)."""
+    first, where = series.slices[0], shown(series.folder)
+    for other in series.slices[1:]:
+        for what, mine, its in (
+            ("rows × columns", (first.rows, first.columns), (other.rows, other.columns)),
+            ("voxel size", first.spacing, other.spacing),
+            ("direction", first.direction, other.direction),
+        ):
+            if not np.allclose(mine, its, rtol=0, atol=_SAME_DIRECTION):
+                raise DataError(
+                    f"{where} mixes slices of {what} {_numbers(mine)} ({first.path.name}) and {_numbers(its)} "
+                    f"({other.path.name}) in one series; export them as two series"
+                )
+    if len(series.slices) < 2:
+        raise DataError(f"{where} holds a single slice; a volume is needed: export the whole series")
+    normal = np.cross(first.direction[:3], first.direction[3:])
+    ordered = sorted(series.slices, key=lambda part: float(np.dot(part.position, normal)))
+    at = np.array([np.dot(part.position, normal) for part in ordered])
+    gaps = np.diff(at)
+    usual = float(np.median(gaps))
+    if gaps.min() < 1e-3:
+        twice = int(gaps.argmin())
+        raise DataError(
+            f"{where} has two slices at one place ({ordered[twice].path.name} and {ordered[twice + 1].path.name}); it holds "
+            "several acquisitions: export each as its own series"
+        )
+    if gaps.max() > 1.5 * usual:
+        wide = int(gaps.argmax())
+        raise DataError(
+            f"{where}: slices are missing between {ordered[wide].path.name} and {ordered[wide + 1].path.name}, which lie "
+            f"{gaps[wide]:.4g} mm apart where others lie {usual:.4g} mm apart; export the series again, complete"
+        )
+    even = np.linspace(at[0], at[-1], len(at))
+    if np.abs(at - even).max() > max(_UNEVEN_MM, _UNEVEN_SHARE * usual):
+        raise DataError(
+            f"{where}: slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart; an even spacing is needed: resample the series"
+        )
+    return ordered
+
+
+def series_affine(ordered: Sequence[Slice]) -> np.ndarray:
+    """Voxel `[column, row, slice]` → mm, RAS+, 4×4."""
+    first, last = ordered[0], ordered[-1]
+    lps = np.eye(4)
+    lps[:3, 0] = np.multiply(first.direction[:3], first.spacing[1])
+    lps[:3, 1] = np.multiply(first.direction[3:], first.spacing[0])
+    lps[:3, 2] = np.subtract(last.position, first.position) / (len(ordered) - 1)
+    lps[:3, 3] = first.position
+    return _LPS_TO_RAS @ lps
+
+
+def _slice(path: Path, header: Any) -> Slice:
+    frames, colours = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
+    if frames > 1:
+        raise DataError(
+            f"{shown(path)} holds {frames} frames in one file (enhanced DICOM); export one file per slice, or convert it to NIfTI"
+        )
+    if colours > 1:
+        raise DataError(f"{shown(path)} is a colour picture, not a scan; take it out")
+    try:
+        spacing = tuple(float(v) for v in header.PixelSpacing)
+        position = tuple(float(v) for v in header.ImagePositionPatient)
+        direction = tuple(float(v) for v in header.ImageOrientationPatient)
+        if (len(spacing), len(position), len(direction)) != (2, 3, 6) or not min(spacing) > 0:
+            raise ValueError
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(
+            f"{shown(path)} does not say where its slice lies (position, orientation or pixel spacing); export the series again"
+        ) from None
+    x, y, z = position
+    return Slice(
+        path, str(header.get("SOPInstanceUID", "")), int(header.Rows), int(header.Columns), (spacing[0], spacing[1]), (x, y, z),
+        direction, float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0),
+    )  # fmt: skip
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if value not in (None, "") else None
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return times(f"{v:.6g}" for v in values) if len(values) == 2 else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

@@ -1,0 +1,264 @@
+"""DICOM series and segmentations, written by pydicom and highdicom and read by what users' files are read by."""
+
+import builtins
+import os
+
+import numpy as np
+import pytest
+from synthetic_scans import scan
+
+pydicom = pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
+pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
+
+from dicom_scans import write_seg, write_series  # noqa: E402
+
+from sea_peft.data.checks import check  # noqa: E402
+from sea_peft.data.dicom.segmentation import read_segmentation, segmentation_bytes  # noqa: E402
+from sea_peft.data.dicom.series import read_series  # noqa: E402
+from sea_peft.data.grids import skewness  # noqa: E402
+from sea_peft.data.layouts import open_dataset  # noqa: E402
+from sea_peft.data.select import select  # noqa: E402
+from sea_peft.errors import DataError  # noqa: E402
+
+STRAIGHT = np.array([[-1.2, 0, 0, 30], [0, -1.0, 0, 20], [0, 0, 2.0, -10], [0, 0, 0, 1.0]])
+CORONAL = np.array([[-1.2, 0, 0, 30], [0, 0, 2.0, 20], [0, -1.0, 0, 44], [0, 0, 0, 1.0]])
+TURNED = STRAIGHT.copy()
+TURNED[:2, :2] = [[-1.2 * np.cos(0.3), np.sin(0.3)], [-1.2 * np.sin(0.3), -np.cos(0.3)]]
+
+
+def whole(seed=0):
+    image, label = scan(seed)
+    return np.rint(image), label
+
+
+@pytest.mark.parametrize("affine", [STRAIGHT, CORONAL, TURNED], ids=["axial", "coronal", "oblique"])
+def test_a_series_keeps_every_voxels_place_and_value(tmp_path, affine):
+    image, _ = whole()
+    paths = write_series(tmp_path, image, affine)
+    volume = read_series(paths[::-1])
+    # slices run along the normal of the slices; the array that was written may run against it
+    back = volume.array if np.allclose(volume.affine, affine, atol=1e-4) else volume.array[:, :, ::-1]
+    np.testing.assert_array_equal(back, image)
+    for index in ((0, 0, 0), (13, 5, 8), (3, 11, 2)):
+        place = (affine @ (*index, 1))[:3]
+        there = np.linalg.solve(volume.affine, (*place, 1))[:3]
+        assert volume.array[tuple(np.rint(there).astype(int))] == image[index]
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (1.0, -1024.0), (0.5, -1024.0), (2.5, 10.5)])
+def test_rescale_slope_and_intercept(tmp_path, slope, intercept):
+    image, _ = whole()
+    volume = read_series(write_series(tmp_path, image, STRAIGHT, slope=slope, intercept=intercept))
+    np.testing.assert_allclose(volume.array, np.rint((image - intercept) / slope) * slope + intercept, atol=1e-3)
+
+
+def test_slopes_that_differ_between_slices(tmp_path):
+    """As PET has them: the first slice must not decide the type of all."""
+    image, _ = whole()
+    paths = write_series(tmp_path, image, STRAIGHT, slope=1.0, intercept=0.0)
+    for number, path in enumerate(paths):
+        file = pydicom.dcmread(path)
+        file.RescaleSlope = 1.0 + 0.25 * number
+        file.save_as(path)
+    volume = read_series(paths)
+    np.testing.assert_allclose(volume.array[:, :, 5], image[:, :, 5] * 2.25, atol=1e-3)
+
+
+def test_a_compressed_series(tmp_path):
+    image, _ = whole()
+    paths = write_series(tmp_path, image, STRAIGHT)
+    for path in paths:
+        file = pydicom.dcmread(path)
+        file.compress(pydicom.uid.RLELossless)
+        file.save_as(path)
+    np.testing.assert_array_equal(read_series(paths).array, image)
+
+
+def test_a_tilted_gantry_is_kept_and_said(tmp_path):
+    image, label = whole()
+    paths = write_series(tmp_path / "a", image, STRAIGHT, tilt=0.5)
+    write_seg(tmp_path / "seg.dcm", paths, {"liver": label})
+    volume = read_series(paths)
+    np.testing.assert_array_equal(volume.array, image)
+    assert skewness(volume.affine) == pytest.approx(np.degrees(np.arctan(0.5 / 2.0)), abs=0.1)
+    assert skewness(STRAIGHT) == 0
+    (finding,) = check(select(open_dataset(tmp_path))).findings
+    assert finding.severity == "warning"
+    assert "14.0° away from right angles" in finding.sentence
+
+
+def moved(paths, number, by):
+    file = pydicom.dcmread(paths[number])
+    file.ImagePositionPatient = [*file.ImagePositionPatient[:2], float(file.ImagePositionPatient[2]) + by]
+    file.save_as(paths[number])
+
+
+def edited(path, **tags):
+    file = pydicom.dcmread(path)
+    for tag, value in tags.items():
+        if value is None:
+            delattr(file, tag)
+        else:
+            setattr(file, tag, value)
+    file.save_as(path)
+
+
+def missing_slice(folder):
+    write_series(folder, whole()[0], STRAIGHT, left_out=(4,))
+
+
+def uneven(folder):
+    moved(write_series(folder, whole()[0], STRAIGHT), 4, 0.7)
+
+
+def twice_at_one_place(folder):
+    moved(write_series(folder, whole()[0], STRAIGHT), 4, 2.0)
+
+
+def other_size(folder):
+    paths = write_series(folder, whole()[0], STRAIGHT)
+    edited(paths[2], PixelSpacing=[1.0, 1.5])
+
+
+def other_direction(folder):
+    paths = write_series(folder, whole()[0], STRAIGHT)
+    edited(paths[2], ImageOrientationPatient=[0, 1, 0, 1, 0, 0])
+
+
+def no_position(folder):
+    edited(write_series(folder, whole()[0], STRAIGHT)[0], ImagePositionPatient=None)
+
+
+def many_frames(folder):
+    edited(write_series(folder, whole()[0], STRAIGHT)[0], NumberOfFrames=9)
+
+
+def colours(folder):
+    edited(write_series(folder, whole()[0], STRAIGHT)[0], SamplesPerPixel=3)
+
+
+def one_slice(folder):
+    write_series(folder, whole()[0], STRAIGHT, left_out=tuple(range(1, 9)))
+
+
+def cut_short(folder):
+    path = write_series(folder, whole()[0], STRAIGHT)[3]
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BAD = [
+    (missing_slice, "slices are missing between IM0006 and IM0004, which lie 4 mm apart where others lie 2 mm apart"),
+    (uneven, "slices lie 1.3 to 2.7 mm apart; an even spacing is needed"),
+    (twice_at_one_place, "two slices at one place"),
+    (other_size, r"mixes slices of voxel size 1×1.2 \(IM0001\) and 1×1.5 \(IM0007\) in one series"),
+    (other_direction, "mixes slices of direction"),
+    (no_position, "does not say where its slice lies"),
+    (many_frames, "holds 9 frames in one file"),
+    (colours, "is a colour picture"),
+    (one_slice, "a single slice; a volume is needed"),
+    (cut_short, "cannot be decoded|cannot be read as DICOM"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_is_no_volume_is_refused_in_one_sentence(tmp_path, spoil, sentence, capfd):
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=sentence) as caught:
+        read_series(sorted(tmp_path.iterdir()))
+    assert "\n" not in str(caught.value)
+    assert "DOE" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_of_series_with_segmentations(tmp_path):
+    """Series go with the segmentation that refers to them, wherever the files lie and whatever they are called."""
+    for number in range(3):
+        image, label = whole(number)
+        paths = write_series(tmp_path / f"p{number}" / "scan", image, STRAIGHT)
+        masks = {"spleen": image < -500, "liver": label} if number == 1 else {"liver": label}
+        if number < 2:
+            write_seg(tmp_path / f"mask of {1 - number}.dcm", paths, masks)
+    (tmp_path / "p0" / "notes.txt").write_text("not a scan")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.channels, dataset.warnings) == ("dicom", ("CT",), ())
+    assert dict(dataset.labels) == {"liver": (1,), "spleen": (2,)}
+    assert [case.id for case in dataset.cases] == ["p0_scan", "p1_scan"]
+    assert [case.id for case in dataset.unlabelled] == ["p2_scan"]
+    assert check(dataset, shots=1).errors == ()
+    image, label = whole(1)
+    volume, stored = dataset.cases[1].image("CT"), dataset.cases[1].label()
+    assert np.array_equal(volume.affine, stored.affine)
+    np.testing.assert_array_equal(stored.array, np.where(label, 1, np.where(image < -500, 2, 0)))
+    np.testing.assert_array_equal(volume.array, image)
+    only = select(dataset, ["spleen"]).cases[1].label()
+    np.testing.assert_array_equal(only.array, np.where(image < -500, 2, 0))
+
+
+def test_several_series_in_one_folder(tmp_path):
+    write_series(tmp_path / "a", whole(0)[0], STRAIGHT, number=2, names="v{:03d}.dcm")
+    paths = write_series(tmp_path / "a", whole(1)[0], STRAIGHT, number=5, names="w{:03d}.dcm")
+    write_series(tmp_path / "a", whole(2)[0], STRAIGHT, number=1, left_out=tuple(range(1, 9)), names="scout{:03d}.dcm")
+    write_series(tmp_path / "a", whole(2)[0], STRAIGHT, number=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], names="l{}.dcm")
+    write_seg(tmp_path / "seg", paths, {"liver": whole(1)[1]})
+    dataset = open_dataset(tmp_path)
+    assert [case.id for case in (*dataset.cases, *dataset.unlabelled)] == ["a_5", "a_2"]
+    np.testing.assert_array_equal(dataset.cases[0].image("CT").array, whole(1)[0])
+    assert dataset.warnings == ("a_1 is ignored: it is a single slice",)
+
+
+def test_segmentations_that_fit_nothing(tmp_path):
+    image, label = whole()
+    paths = write_series(tmp_path / "a", image, STRAIGHT)
+    other = write_series(tmp_path / "b", image, STRAIGHT)
+    write_seg(tmp_path / "one.dcm", paths, {"liver": label})
+    write_seg(tmp_path / "two.dcm", paths, {"liver": label})
+    with pytest.raises(DataError, match=r"two\.dcm and one\.dcm are both segmentations of one series"):
+        open_dataset(tmp_path)
+    with pytest.raises(DataError, match=r"one\.dcm cannot be laid over its series"):
+        read_segmentation(tmp_path / "one.dcm", other, {1: (1,)})
+    header = pydicom.dcmread(tmp_path / "one.dcm")
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
+    header.save_as(tmp_path / "one.dcm")
+    with pytest.raises(DataError, match="not contain information about source frames"):
+        read_segmentation(tmp_path / "one.dcm", paths, {1: (1,)})
+    (tmp_path / "two.dcm").write_bytes((tmp_path / "two.dcm").read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"two\.dcm cannot be laid over"):
+        read_segmentation(tmp_path / "two.dcm", paths, {1: (1,)})
+    for path in paths:
+        os.remove(path)
+    os.remove(tmp_path / "two.dcm")
+    with pytest.raises(DataError, match="no labelled one"):
+        open_dataset(tmp_path)
+
+
+def test_a_mask_comes_back_from_dicom_seg(tmp_path):
+    image, label = whole()
+    paths = write_series(tmp_path / "a", image, STRAIGHT)
+    mask = np.where(label, 7, np.where(image < -500, 300, 0)).astype(np.uint16)
+    (tmp_path / "a.dcm").write_bytes(segmentation_bytes(mask, paths[::-1], {"liver": 7, "Luft, außen": 300, "none": 9}))
+    header = pydicom.dcmread(tmp_path / "a.dcm")
+    assert [str(item.SegmentLabel) for item in header.SegmentSequence] == ["liver", "Luft, außen"]
+    assert header.PatientID == "4711"
+    assert header.ReferencedSeriesSequence[0].SeriesInstanceUID == pydicom.dcmread(paths[0]).SeriesInstanceUID
+    back = read_segmentation(tmp_path / "a.dcm", paths, {7: (1,), 300: (2,)})
+    np.testing.assert_array_equal(back.array, mask)
+    nothing = segmentation_bytes(np.zeros_like(mask), paths, {"liver": 7})
+    (tmp_path / "b.dcm").write_bytes(nothing)
+    assert not read_segmentation(tmp_path / "b.dcm", paths, {1: (1,)}).array.any()
+
+
+def test_without_the_extra_there_is_a_command(tmp_path, monkeypatch):
+    write_series(tmp_path / "a", whole()[0], STRAIGHT)
+    real = builtins.__import__
+
+    def missing(name, *args):
+        if name.partition(".")[0] in ("pydicom", "highdicom"):
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(DataError, match=r"is DICOM, and reading it needs pydicom; install it with pip install 'sea_peft\[dicom\]'"):
+        open_dataset(tmp_path)
