@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 
 from sea_peft.adapters import Adapted
+from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan
 from sea_peft.errors import DeviceError
+from sea_peft.jobs.windows import blended
 
 OVERLAP = 0.25
 # An axis up to this many patches long goes through the network whole: fewer windows, no seams, and the same memory within a factor.
@@ -19,20 +21,33 @@ _WHOLE_UP_TO = 1.5
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
-def window(shape: Sequence[int], patch: Sequence[int], divisor: int) -> tuple[int, ...]:
-    """The inference window for a scan of `shape` voxels: the whole axis, rounded up to the divisor, where it is short; else the patch."""
+def window(shape: Sequence[int], patch: Sequence[int], divisor: int | None) -> tuple[int, ...]:
+    """The inference window for a scan of `shape` voxels: the whole axis, rounded up to the divisor, where it is short; else the patch.
+
+    `divisor`: None for a network that takes no other size than its patch.
+    """
+    if divisor is None:
+        return tuple(patch)
     return tuple(
         -(-n // divisor) * divisor if n <= _WHOLE_UP_TO * p else p for n, p in zip(shape, patch, strict=True)
     )
 
 
-@torch.no_grad()
 def probabilities(
-    forward: Forward, scan: Scan, patch: Sequence[int], divisor: int, device: torch.device, overlap: float = OVERLAP
-) -> tuple[torch.Tensor, ...]:
-    """Softmax of `forward`'s logits over the whole scan, gaussian-weighted windows: one or several [K, D, H, W] on the CPU, float32.
+    forward: Forward,
+    scan: Scan,
+    patch: Sequence[int],
+    divisor: int | None,
+    device: torch.device,
+    overlap: float = OVERLAP,
+    folder: Path | None = None,
+) -> tuple[Planes, ...]:
+    """Softmax of `forward`'s logits over the whole scan, gaussian-weighted windows: one or several [K, D, H, W].
 
-    Raises DeviceError when the device's memory does not suffice.
+    `folder`: where what does not fit into memory is kept meanwhile.
+
+    Raises:
+        DeviceError: the device's memory does not suffice, or the disk is full.
     """
     roi = window(scan.image.shape[1:], patch, divisor)
 
@@ -40,22 +55,17 @@ def probabilities(
         logits = forward(x)
         return tuple(y.softmax(dim=1) for y in (logits if isinstance(logits, tuple) else (logits,)))
 
+    outputs: list[Planes] = []
+    depth, height, width = scan.image.shape[1:]
     try:
-        outputs = sliding_window_inference(
-            scan.image[None],
-            roi,
-            1,
-            network,
-            overlap=overlap,
-            mode="gaussian",
-            sw_device=device,
-            device=torch.device("cpu"),
-            progress=False,
-        )
+        for slabs in blended(network, scan.image, roi, overlap, device):
+            outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in slabs]
+            for output, slab in zip(outputs, slabs, strict=True):
+                output.append(slab)
     except torch.OutOfMemoryError as error:
         sizes = "×".join(str(n) for n in roi)
         raise DeviceError(f"Case {scan.id}: a window of {sizes} voxels does not fit into {device}; use a smaller --patch.") from error
-    return tuple(y[0] for y in outputs) if isinstance(outputs, tuple | list) else (outputs[0],)
+    return tuple(outputs)
 
 
 def unadapted_and_head(model: Adapted) -> Forward:
@@ -81,6 +91,24 @@ def dice_per_label(predicted: np.ndarray, reference: np.ndarray, labels: Mapping
         if total:
             scores[name] = 2.0 * int(np.logical_and(p, r).sum()) / total
     return scores
+
+
+def error_rates(
+    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, float]]:
+    """`sensitivity` and `specificity` of every label on one grid, by label; arguments as for `dice_per_label`.
+
+    Sensitivity is left out for a label that the reference does not have, specificity for one that fills it.
+    """
+    sensitivity, specificity = {}, {}
+    for index, (name, codes) in enumerate(labels.items(), start=1):
+        p, r = predicted == index, np.isin(reference, codes)
+        hit, wanted, found = int(np.logical_and(p, r).sum()), int(r.sum()), int(p.sum())
+        if wanted:
+            sensitivity[name] = hit / wanted
+        if wanted < r.size:
+            specificity[name] = 1.0 - (found - hit) / (r.size - wanted)
+    return {"sensitivity": sensitivity, "specificity": specificity}
 
 
 def mean_dice(per_case: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> tuple[float, dict[str, float]]:

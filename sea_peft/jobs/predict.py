@@ -140,7 +140,7 @@ def _predict_case(predictor: Predictor, case: FileCase, files: _Files) -> CaseSt
 
 def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> dict[str, float]:
     """Everything of one case, the mask last, so that a mask is never without its sidecar. Returns the labels' volumes."""
-    output, scan = predictor.probabilities(case)
+    output, scan = predictor.probabilities(case, folder=files.mask.parent)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
     values = mask_values(predictor.labels)

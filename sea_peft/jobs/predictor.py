@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sea_peft.artefacts.adapter_file import CONFIG_NAME
 from sea_peft.backbones import architecture
 from sea_peft.data.cases import Case
+from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import SeaPeftError, UsageError
@@ -54,15 +54,21 @@ class Predictor:
         self.channels = tuple(self.config.channels)
         self._overlap = overlap
         self._recipe = Recipe.model_validate(self.config.recipe)
-        self._divisor = architecture(self.config.backbone.architecture).divisor
+        backbone = self.config.backbone
+        self._divisor = architecture(backbone.architecture).limits_of(backbone.kwargs).step
 
-    def probabilities(self, case: Case, channels: tuple[str, ...] | None = None) -> tuple[torch.Tensor, Scan]:
+    def probabilities(
+        self, case: Case, channels: tuple[str, ...] | None = None, folder: Path | None = None
+    ) -> tuple[Planes, Scan]:
         """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first, and the scan they belong to.
 
-        `channels`: what the case calls the adapter's channels, in the adapter's order.
+        `channels`: what the case calls the adapter's channels, in the adapter's order. `folder`: where what does not fit into memory
+        is kept meanwhile.
         """
         scan = prepare(case, self._recipe, channels or self.channels)
-        (output,) = probabilities(self.model, scan, self.config.patch, self._divisor, self.device, self._overlap)
+        (output,) = probabilities(
+            self.model, scan, self.config.patch, self._divisor, self.device, self._overlap, folder
+        )
         return output, scan
 
     def label_map(self, case: Case, channels: tuple[str, ...] | None = None) -> np.ndarray:

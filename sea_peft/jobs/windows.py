@@ -1,0 +1,66 @@
+"""Sliding windows over a whole scan, whose memory grows with the area of a plane instead of with the scan.
+
+Windows, their overlap and their gaussian weights are MONAI's, and so is the result (`sliding_window_inference`, mode
+"gaussian"). MONAI keeps sums over the whole scan, once a channel; here windows are visited from the first plane to the
+last, and planes that no later window touches are handed on at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from torch import Tensor
+
+Network = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+@torch.no_grad()
+def blended(
+    network: Network, image: Tensor, roi: Sequence[int], overlap: float, device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """The network's outputs over `image`, a few planes at a time.
+
+    Args:
+        network: windows [1, C, *roi] → one or several outputs [1, K, *roi].
+        image: [C, D, H, W] on the CPU; padded with 0 on both sides where it is smaller than `roi`.
+        roi: the window.
+        overlap: of neighbouring windows, 0 up to below 1.
+        device: where the network is.
+
+    Yields:
+        The next planes of every output, float32 [K, n, H, W] on the CPU; together they make up D.
+    """
+    shape = image.shape[1:]
+    before = [max(0, r - n) // 2 for r, n in zip(roi, shape, strict=True)]
+    size = [max(r, n) for r, n in zip(roi, shape, strict=True)]
+    if size != list(shape):
+        after = [s - n - b for s, n, b in zip(size, shape, before, strict=True)]
+        pads = [n for b, a in reversed(list(zip(before, after, strict=True))) for n in (b, a)]
+        image = torch.nn.functional.pad(image, pads)
+    inner = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
+    steps = [r if r == n else max(1, int(r * (1 - overlap))) for r, n in zip(roi, size, strict=True)]
+    weight = compute_importance_map(tuple(roi), mode="gaussian", device=device)
+    rows = [(start, list(row)) for start, row in groupby(dense_patch_slices(size, roi, steps), lambda w: w[0].start)]
+    sums: list[Tensor] = []
+    weights = torch.zeros(roi[0], *size[1:])
+    for number, (start, row) in enumerate(rows):
+        for window in row:
+            outputs = network(image[(slice(None), *window)][None].to(device))
+            sums = sums or [torch.zeros(y.shape[1], roi[0], *size[1:]) for y in outputs]
+            for total, output in zip(sums, outputs, strict=True):
+                total[:, :, window[1], window[2]] += (output[0] * weight).float().cpu()
+            weights[:, window[1], window[2]] += weight.cpu()
+        done = (rows[number + 1][0] if number + 1 < len(rows) else size[0]) - start
+        planes = slice(max(0, inner[0].start - start), min(done, inner[0].stop - start))
+        if planes.start < planes.stop:
+            over = weights[planes, inner[1], inner[2]]
+            yield tuple(total[:, planes, inner[1], inner[2]] / over for total in sums)
+        if number + 1 < len(rows):  # what later windows touch too moves to the front
+            for held in (*sums, weights):
+                along = held.ndim - 3
+                kept = held.narrow(along, done, roi[0] - done).clone()
+                held.zero_()
+                held.narrow(along, 0, roi[0] - done).copy_(kept)
