@@ -67,7 +67,7 @@ class AuditCost(_Strict):
 
 
 class Result(_Strict):
-    """`result.json`, and what `seapeft adapt --json` prints."""
+    """`result.json`, and what `seapeft adapt --json` prints. `sensitivity`, `specificity`: by label, mean over test cases."""
 
     status: str
     shots: int = Field(ge=0)
@@ -77,6 +77,8 @@ class Result(_Strict):
     budget: Budget
     units: UnitCounts
     dice: DiceScores
+    sensitivity: dict[str, float] = {}
+    specificity: dict[str, float] = {}
     seconds: Seconds
     audit: AuditCost
     peak_memory_bytes: int = Field(ge=0)

@@ -20,7 +20,7 @@ from sea_peft.artefacts.tracker import Tracker
 from sea_peft.data.digest import case_hash
 from sea_peft.data.prepare import prepare, restore
 from sea_peft.errors import UsageError
-from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities, unadapted_and_head
+from sea_peft.jobs.inference import dice_per_label, error_rates, mean_dice, probabilities, unadapted_and_head
 from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.records import adapter_config, as_json, options_of, peak_memory, run_config, write_case_names
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
@@ -40,6 +40,7 @@ def adapt(
     say: Say = _silent,
     warn: Say = _silent,
     progress: Callable[[int, int], None] | None = None,
+    baselines: Mapping[str, events.Scored] | None = None,
 ) -> Result:
     """Run one adaptation from start to end.
 
@@ -48,6 +49,8 @@ def adapt(
         listen: gets every event as it happens, training steps included.
         say, warn: get sentences for the user.
         progress: told (done, of) while the data set is checked.
+        baselines: the scores of `unadapted` and `head_only` from a run that differs in policy and budget alone, which fits and scores
+            those two arms the same: they are taken over instead of being made again. For grids; the caller answers for it.
 
     Raises:
         SeaPeftError: with one sentence and its exit code; before anything is written where the request itself is refused.
@@ -58,7 +61,7 @@ def adapt(
     say(f"run folder {folder.path}")
     folder.write_config(run_config(setup))
     write_case_names(folder, setup)
-    return _Run(setup, folder, listen, say, warn, began).run()
+    return _Run(setup, folder, listen, say, warn, began, baselines or {}).run()
 
 
 def resume(
@@ -75,16 +78,24 @@ def resume(
     setup = prepare_run(options_of(folder.read_config()), say)
     if setup.digest != folder.read_config()["data_digest"]:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
-    return _Run(setup, folder, listen, say, warn, began).run()
+    return _Run(setup, folder, listen, say, warn, began, {}).run()
 
 
 class _Run:
     """One run on one folder: hands events to trace, MLflow and listener, and can stop and go on at every checkpoint."""
 
     def __init__(
-        self, setup: Setup, folder: RunFolder, listen: events.Callback, say: Say, warn: Say, began: float
+        self,
+        setup: Setup,
+        folder: RunFolder,
+        listen: events.Callback,
+        say: Say,
+        warn: Say,
+        began: float,
+        baselines: Mapping[str, events.Scored],
     ) -> None:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
+        self.baselines = baselines
         self.began = began
         self.state = load_checkpoint(folder.checkpoint) or {"arm": "head_only", "events": 0}
         self.trace = TraceWriter(folder.trace, append=True)
@@ -124,9 +135,9 @@ class _Run:
         controller = self._controller(setup.options.policy, shots, self._emit, "policy")
         outcome = controller.run()
         adapted = adapter_tensors(setup.model, outcome.active)
-        scored = self._timed("test", lambda: self._score(head_only, outcome))
+        scored, rates = self._timed("test", lambda: self._score(head_only, outcome))
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, "all steps done"))
-        result = self._result(outcome, scored)
+        result = self._result(outcome, scored, rates)
         save_adapter(
             self.folder.adapter, adapter_config(setup, outcome.active, result.dice), adapted,
             report=report_markdown(result, read_trace(self.folder.trace)), trace=self.folder.trace,
@@ -174,7 +185,7 @@ class _Run:
                 if isinstance(event, events.TrainingStep):
                     self.listen(dataclasses.replace(event, phase="head_only"))
 
-            if self.setup.space.head:
+            if self.setup.space.head and not self.baselines:
                 self._controller("head_only", shots, steps_only, "head_only").run()
             fitted = {name: t.detach().cpu().clone() for name, t in head.state_dict().items()}
             self.state = {**self.state, "arm": "policy", "head_only": fitted}
@@ -183,13 +194,16 @@ class _Run:
         fitted_head: dict[str, torch.Tensor] = self.state["head_only"]
         return fitted_head
 
-    def _score(self, head_only: dict[str, torch.Tensor], outcome: Outcome) -> dict[str, events.Scored]:
-        """Dice of the three arms on every test case, on the case's own grid. The first and only time that test cases are read."""
+    def _score(self, head_only: dict[str, torch.Tensor], outcome: Outcome) -> tuple[dict[str, events.Scored], dict[str, dict[str, float]]]:
+        """Dice of the three arms on every test case, on the case's own grid, and the adapted arm's error rates: rate → label → mean over
+        cases. The first and only time that test cases are read."""
         setup, model = self.setup, self.setup.model
         labels, channels = setup.dataset.labels, setup.dataset.channels
         patch, divisor = setup.settings.patch, setup.backbone.pretrained.architecture.divisor
         final = {name: t.detach().clone() for name, t in model.head.state_dict().items()}
         arms: dict[str, dict[str, dict[str, float]]] = {"unadapted": {}, "head_only": {}, "adapted": {}}
+        measured = ("adapted",) if self.baselines else tuple(arms)
+        rates: dict[str, dict[str, dict[str, float]]] = {"sensitivity": {}, "specificity": {}}
         spent = dict.fromkeys(arms, 0.0)
         model.eval()
         for done, case in enumerate(setup.split.test, start=1):
@@ -198,20 +212,29 @@ class _Run:
             assert stored is not None, "the split holds labelled cases only"
             name = case_hash(case.id, setup.salt)
             began = time.monotonic()
-            model.head.load_state_dict(head_only)
-            with model.bank.only(()):
-                frozen = probabilities(unadapted_and_head(model), scan, patch, divisor, setup.device)
+            frozen: tuple[torch.Tensor, ...] = ()
+            if not self.baselines:
+                model.head.load_state_dict(head_only)
+                with model.bank.only(()):
+                    frozen = probabilities(unadapted_and_head(model), scan, patch, divisor, setup.device)
             between = time.monotonic()
             model.head.load_state_dict(final)
             ours = probabilities(model, scan, patch, divisor, setup.device)
             spent["adapted"] += time.monotonic() - between
             spent["unadapted"] += (between - began) / 2
             spent["head_only"] += (between - began) / 2
-            for arm, output in zip(arms, (*frozen, *ours), strict=True):
-                arms[arm][name] = dice_per_label(restore(output, scan.geometry), stored.array, labels)
+            for arm, output in zip(measured, (*frozen, *ours), strict=True):
+                predicted = restore(output, scan.geometry)
+                arms[arm][name] = dice_per_label(predicted, stored.array, labels)
+            for rate, by_label in error_rates(predicted, stored.array, labels).items():
+                rates[rate][name] = by_label
             self.listen(events.TrainingStep("test", done, len(setup.split.test), 0.0))
         scored = {}
         for arm, per_case in arms.items():
+            if arm not in measured:
+                scored[arm] = self.baselines[arm]
+                self._emit(scored[arm])
+                continue
             mean, per_label = mean_dice(per_case, tuple(labels))
             if arm == "unadapted":  # a label that the backbone has no output for was not predicted at all
                 unknown = {label for label, row in zip(labels, setup.rows, strict=True) if row is None}
@@ -220,7 +243,7 @@ class _Run:
             known = bool(per_label)
             scored[arm] = events.Scored(arm, mean if known else None, per_label, per_case, round(spent[arm], 3))
             self._emit(scored[arm])
-        return scored
+        return scored, {rate: mean_dice(per_case, tuple(labels))[1] for rate, per_case in rates.items()}
 
     # -- what is written -------------------------------------------------------------------------------------------
 
@@ -261,7 +284,9 @@ class _Run:
         self.seconds[what] += time.monotonic() - began
         return done
 
-    def _result(self, outcome: Outcome, scored: Mapping[str, events.Scored]) -> Result:
+    def _result(
+        self, outcome: Outcome, scored: Mapping[str, events.Scored], rates: Mapping[str, dict[str, float]]
+    ) -> Result:
         setup, adapted = self.setup, scored["adapted"]
         parameters = setup.backbone.pretrained.parameters
         total = time.monotonic() - self.began + self.seconds["before"]
@@ -286,6 +311,8 @@ class _Run:
                 per_label=adapted.per_label,
                 per_case=adapted.per_case,
             ),
+            sensitivity=rates["sensitivity"],
+            specificity=rates["specificity"],
             seconds=files.Seconds(
                 total=total,
                 train=outcome.seconds.train,
