@@ -1,34 +1,72 @@
-"""`python -m benchmarks run GRID [--only TEXT]`, `python -m benchmarks table GRID`, `python -m benchmarks audit_cost`."""
+"""`python -m benchmarks run | table | pareto GRID`, `python -m benchmarks audit_cost`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
-from benchmarks.grid import GRIDS, run_grid
-from benchmarks.table import write_table
+from benchmarks.grid import Cell, grid_names, read_grid
+from benchmarks.runner import here, on_cluster, run_grid
+from benchmarks.store import Store
 
 
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    grids = sorted(path.stem for path in GRIDS.glob("*.toml"))
+    grids = ", ".join(grid_names())
     run = verbs.add_parser("run", help="run what is missing of a grid")
-    run.add_argument("grid", choices=grids)
-    run.add_argument("--only", help="only cells whose name holds this text")
-    verbs.add_parser("table", help="make the tables of a grid").add_argument("grid", choices=grids)
+    run.add_argument("grid", help=f"one of {grids}, or the path of a TOML file")
+    run.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    run.add_argument("--threads", type=int, default=1, help="threads of a cell (OMP_NUM_THREADS)")
+    run.add_argument("--only", default="", help="only cells whose name holds this text")
+    run.add_argument("--again", metavar="TEXT", help="run cells anew whose name holds this text, rows or not")
+    run.add_argument("--retry", action="store_true", help="run failed cells anew")
+    run.add_argument("--dry-run", action="store_true", help="say what would be run")
+    run.add_argument("--cluster", help="run cells as jobs through submitit: slurm, local or debug")
+    run.add_argument(
+        "--submitit", action="append", default=[], metavar="KEY=VALUE", help="its parameters, such as slurm_partition=gpu"
+    )
+    for verb, does in (("table", "make the tables and box plots of a grid"), ("pareto", "make its Pareto front")):
+        verbs.add_parser(verb, help=does).add_argument("grid")
     verbs.add_parser("audit_cost", help="cost of audits with and without reuse")
     asked = parser.parse_args()
     if asked.verb == "run":
-        for cell, row in run_grid(asked.grid, asked.only):
-            dice = row["result"]["dice"] if "result" in row else None
-            print(cell.name, f"{dice['adapted']:.3f}" if dice else row["error"][0], f"{row['wall_seconds']:.0f} s", flush=True)
-    elif asked.verb == "table":
-        print(write_table(asked.grid))
-    else:
+        _run(asked)
+    elif asked.verb == "audit_cost":
         from benchmarks.audit_cost import measure
 
         print(measure())
+    else:
+        from benchmarks import pareto, table
+
+        print(*(table.write(asked.grid) if asked.verb == "table" else pareto.write(asked.grid)), sep="\n")
+
+
+def _run(asked: argparse.Namespace) -> None:
+    grid = read_grid(asked.grid)
+    store = Store(grid.store)
+    if asked.dry_run:
+        for cell in grid.cells():
+            if asked.only in cell.name:
+                row = store.row(cell)
+                state = "missing" if row is None else f"exit code {row['exit_code']}"
+                print(f"{state:<12} {cell.name:<60} {cell.command()}")
+        return
+
+    def again(cell: Cell, row: Mapping[str, Any]) -> bool:
+        return bool(asked.again and asked.again in cell.name) or bool(asked.retry and row["exit_code"])
+
+    if asked.cluster:
+        parameters = dict(pair.split("=", 1) for pair in asked.submitit)
+        launch = on_cluster(asked.cluster, asked.threads, **{k: int(v) if v.isdigit() else v for k, v in parameters.items()})
+    else:
+        launch = here(asked.threads)
+    for cell, row, now in run_grid(grid, store, launch, asked.jobs, asked.only, again):
+        dice = f"{row['dice']['adapted']:.3f}" if row["exit_code"] == 0 else row["error"]
+        seconds = f"{row['seconds']['wall']:.0f} s, {row['seconds']['cpu']:.0f} s of CPU" if now and row["seconds"] else "was there"
+        print(f"{cell.name:<64} {dice}  ({seconds})", flush=True)
 
 
 if __name__ == "__main__":

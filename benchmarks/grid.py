@@ -1,115 +1,148 @@
-"""A grid of runs: every cell is one `seapeft adapt` in its own process and leaves one small JSON file.
+"""A grid of runs as TOML in `benchmarks/grids/`: data × shots × seeds × budgets × policies, and the options they share.
 
-A grid is a TOML file in `benchmarks/grids/`: `data`, `shots`, `seeds`, `policies`, and what they share (`flags`). A cell whose JSON is there
-is not run again, so that a grid can be stopped and gone on with; a failed cell leaves its exit code and sentence and counts as a row.
+    store = "unet"                         # results/unet/: grids with the same store share their cells
+    data = ["phantom:low-dose-ct"]         # or paths of data sets
+    shots = [5]
+    seeds = [0, 1, 2]
+    budgets = ["1%"]
+    policies = ["sea", "affine_lora", "random_mix-1"]
+    unbound = ["full"]                     # run once, whatever the budgets
+    leave_one_out = false                  # one cell per case left out as the test; for data sets of few cases
+    [options]                              # fields of sea_peft.jobs.setup.AdaptOptions
+    backbone = "unet"
+    [options_for."phantom:low-field-brain"]
+    weights = "phantom_brain_unet"         # what this data set needs beside or instead
+
+`random_mix-N` is the N-th random subset with the mix of families that `sea` chose in the same comparison.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import os
-import platform
-import subprocess
+import re
+import shlex
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-HERE = Path(__file__).parent
-GRIDS, RESULTS = HERE / "grids", HERE / "results"
+GRIDS = Path(__file__).parent / "grids"
+REFERENCE = "sea"
+"""The policy whose mix of families the random mixes copy, and which the tables compare with the others."""
+_MIX = re.compile(r"random_mix-(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid. `flags`: further `seapeft adapt` flags, the same for the whole grid."""
+    """One run of a grid. `budget`: None for a policy that no budget binds. `fold`: the case left out as the test, counted in the order
+    of case ids; None where the run draws its test cases itself. `options`: sorted (field, value) pairs of `AdaptOptions`."""
 
     data: str
     shots: int
     seed: int
+    budget: str | None
     policy: str
-    flags: tuple[str, ...]
+    fold: int | None
+    options: tuple[tuple[str, Any], ...]
+
+    @property
+    def comparison(self) -> str:
+        """Names what is the same for all policies and budgets: data, shots, seed or fold, and options."""
+        data = self.data.removeprefix("phantom:").rstrip("/").rpartition("/")[2]
+        parts = [data, f"{self.shots}-shot", f"seed-{self.seed}"]
+        parts += [] if self.fold is None else [f"fold-{self.fold}"]
+        parts += [f"{key}-{_plain(value)}" for key, value in self.options if key not in ("backbone", "weights", "labels")]
+        return ".".join(parts)
 
     @property
     def name(self) -> str:
-        """File name of its result."""
-        data = self.data.removeprefix("phantom:").strip("/").replace("/", "_")
-        return f"{data}.{self.shots}-shot.seed-{self.seed}.{self.policy}"
+        """File name of its row, without suffix."""
+        budget = "unbound" if self.budget is None else self.budget.replace("%", "pct")
+        return f"{self.comparison}.{budget}.{self.policy}"
 
-    def command(self, out: Path) -> list[str]:
-        """The `seapeft adapt` of this cell. No MLflow: cells must not write one store together."""
+    @property
+    def partner(self) -> Cell | None:
+        """The cell that must be there before this one can be run, None where it needs no other."""
+        return dataclasses.replace(self, policy=REFERENCE) if _MIX.fullmatch(self.policy) else None
+
+    def policy_asked_for(self, partner: Mapping[str, Any] | None) -> str:
+        """The policy as `seapeft adapt --policy` takes it. `partner`: the row of the partner's cell."""
+        drawn = _MIX.fullmatch(self.policy)
+        if drawn is None:
+            return self.policy
+        assert partner is not None, "a random mix is run after its partner"
+        mix = ",".join(f"{family}={cost}" for family, cost in sorted(partner["families"].items()))
+        return f"random_mix(draw={drawn[1]},{mix})"
+
+    def command(self) -> str:
+        """The same run by hand; a leave-one-out cell gets its data set from the runner."""
+        flags = {"shots": self.shots, "seed": self.seed, "policy": self.policy, "budget": self.budget, **dict(self.options)}
+        flags = {("label" if k == "labels" else k): v for k, v in flags.items()}
+        words = [w for k, v in flags.items() if v is not None for w in (f"--{k}", _plain(v, ","))]
+        return shlex.join(["seapeft", "adapt", self.data, *words])
+
+    def row(self) -> dict[str, Any]:
+        """As JSON types, to tell whether a row was made by this cell."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+
+class Grid(pydantic.BaseModel):
+    """A grid file. Raises `pydantic.ValidationError` naming the field that is wrong."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    store: str = pydantic.Field(pattern=r"^[\w-]+$")
+    data: list[str]
+    shots: list[int]
+    seeds: list[int]
+    budgets: list[str]
+    policies: list[str]
+    unbound: list[str] = []
+    leave_one_out: int | Literal[False] = False
+    """Number of cases of the data sets, each of which is left out once."""
+    options: dict[str, Any] = {}
+    options_for: dict[str, dict[str, Any]] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _mixes_have_their_partner(self) -> Grid:
+        if any(map(_MIX.fullmatch, self.policies)) and REFERENCE not in self.policies:
+            raise ValueError(f"random mixes copy the mix of {REFERENCE}: put it among the policies")
+        return self
+
+    def cells(self) -> list[Cell]:
+        """Seeds outermost, so that a grid that is stopped holds whole comparisons; the reference first, since mixes wait for it."""
+        folds = list(range(self.leave_one_out)) if self.leave_one_out else [None]
+        policies = sorted(self.policies, key=lambda policy: policy != REFERENCE)
+        bound = [(policy, budget) for budget in self.budgets for policy in policies]
+        each = [*bound, *((policy, None) for policy in self.unbound)]
         return [
-            sys.executable, "-m", "sea_peft", "adapt", self.data,
-            "--shots", str(self.shots), "--seed", str(self.seed), "--policy", self.policy,
-            *self.flags, "--out", str(out), "--no-mlflow", "--json", "-q",
-        ]  # fmt: skip
+            Cell(data, shots, seed, budget, policy, fold, self._options(data))
+            for seed, shots, data, fold in itertools.product(self.seeds, self.shots, self.data, folds)
+            for policy, budget in each
+        ]
+
+    def _options(self, data: str) -> tuple[tuple[str, Any], ...]:
+        given = {**self.options, **self.options_for.get(data, {})}
+        return tuple(sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in given.items()))
 
 
-def read_grid(name: str) -> list[Cell]:
-    """The cells of `benchmarks/grids/<name>.toml`, seeds outermost, so that a stopped grid has whole comparisons."""
-    grid = tomllib.loads((GRIDS / f"{name}.toml").read_text(encoding="utf-8"))
-    flags = tuple(str(flag) for flag in grid.get("flags", []))
-    return [
-        Cell(data, shots, seed, policy, flags)
-        for seed, data, shots, policy in itertools.product(
-            grid["seeds"], grid["data"], grid["shots"], grid["policies"]
-        )
-    ]
+def grid_names() -> list[str]:
+    """The grids that there are."""
+    return sorted(path.stem for path in GRIDS.glob("*.toml"))
 
 
-def run_grid(name: str, only: str | None = None) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Run what is missing of a grid, cell by cell; yields every cell with its result."""
-    folder = RESULTS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for cell in read_grid(name):
-        if only is not None and only not in cell.name:
-            continue
-        path = folder / f"{cell.name}.json"
-        if not path.exists():
-            result = run_cell(cell)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            partial.replace(path)
-        yield cell, json.loads(path.read_text(encoding="utf-8"))
+def read_grid(name: str) -> Grid:
+    """The grid `benchmarks/grids/<name>.toml`, or the TOML file at that path."""
+    path = Path(name) if name.endswith(".toml") else GRIDS / f"{name}.toml"
+    return Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """One cell in its own process: its `result.json` with what placed where, or its failure, and the machine."""
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "run"
-        done = subprocess.run(cell.command(out), capture_output=True, text=True, check=False)
-        row: dict[str, Any] = {
-            "cell": dataclasses.asdict(cell),
-            "machine": machine(),
-            "wall_seconds": round(time.monotonic() - began, 1),
-            "exit_code": done.returncode,
-        }
-        if done.returncode != 0:
-            return row | {"error": done.stderr.strip().splitlines()[-1:] or ["no message"]}
-        result = json.loads(done.stdout)
-        config = json.loads((out / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-    del result["run"], result["mlflow_run_id"]
-    return row | {"result": result, "units": [unit["id"] for unit in config["units"]]}
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were made on."""
-    import torch
-
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpus": os.cpu_count(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+def _plain(value: Any, separator: str = "x") -> str:
+    return separator.join(map(str, value)) if isinstance(value, tuple) else str(value)
