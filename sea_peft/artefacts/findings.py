@@ -166,9 +166,13 @@ def _budget(history: History) -> Table:
     rows = (
         ("limit", f"{started.limit:,}", f"{started.limit / started.backbone_parameters:.3%} of the backbone"),
         ("used", f"{used:,}", f"{share:.3%} of the backbone, {used / started.limit:.1%} of the limit"),
-        ("head", f"{started.head:,}", ""),
-        ("units", f"{len(history.active)}", f"of {len(started.units)} on offer"),
-        ("backbone", f"{started.backbone_parameters:,}", "frozen"),
+        ("by the head", f"{min(started.head, used):,}", "the last layer, which names the labels"),
+        (
+            "by units",
+            f"{history.cost(history.active):,}",
+            f"{len(history.active)} of {len(started.units)} units on offer",
+        ),
+        ("backbone", f"{started.backbone_parameters:,}", "frozen, none of them changed"),
     )
     return Table(("", "parameters", ""), rows)
 

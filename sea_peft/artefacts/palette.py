@@ -7,7 +7,7 @@ from collections.abc import Iterable
 # Okabe-Ito first (told apart under the common colour blindnesses), then darker and lighter relatives of it
 _COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#6A3D9A",
-    "#8C564B", "#1B5E20", "#F781BF", "#4D4D4D", "#A6761D", "#66C2A5", "#B2182B", "#7570B3",
+    "#8C564B", "#1B5E20", "#A4DE02", "#4D4D4D", "#A6761D", "#66C2A5", "#B2182B", "#7570B3",
 )  # fmt: skip
 REFUSED = "#D9D9D9"
 UNDECIDED = "#FFFFFF"

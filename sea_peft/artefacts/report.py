@@ -12,6 +12,7 @@ from sea_peft.artefacts import figures
 from sea_peft.artefacts.drawing import network_drawing
 from sea_peft.artefacts.findings import Table, count, findings, unit_cells
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import summarise
@@ -20,14 +21,40 @@ from sea_peft.loop.events import Event
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG with the sentence under it; the caption must not name a patient."""
+    """An image with the sentence under it; the caption must not name a patient. `kind`: its media type."""
 
     caption: str
-    png: bytes
+    data: bytes
+    kind: str = "image/png"
 
     @property
     def uri(self) -> str:
-        return _uri(self.png, "image/png")
+        """The image as a data URI."""
+        return f"data:{self.kind};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+_CAPTIONS = {
+    "active_sites": "A row for every place in the network, in the order in which a scan passes through it; a column for every cycle. "
+    "The last column is what was shipped.",
+    "utility_against_cost": "Every measured unit: how many Dice points the audit cases lose when it is switched off (bars: spread over "
+    "patches), and how many parameters it takes. Units above the dashed line give more per parameter than the last one that still fitted.",
+    "utilities_over_cycles": "How the same numbers moved from audit to audit.",
+    "budget_ledger": "What the trainable parameters were spent on in every cycle; nothing may cross the red line.",
+    "dice_over_cycles": "Left: the audit cases while the search went on, with what they are compared with. Right: the test cases, which were "
+    "never looked at before.",
+}
+_WORDS = {
+    "Dice": "overlap of a predicted mask with the labelled one, 0 (none) to 1 (the same). A Dice point is 0.01.",
+    "backbone": "the pretrained network. It stays as it came; adapters only add to what its layers give.",
+    "site": "one place in the backbone where an adapter can act.",
+    "unit": "one adapter that can be switched on: a family at a site, in one size (lora-4 is LoRA of rank 4).",
+    "cycle": "train for a while, then an audit, then choose again what is on.",
+    "audit": "switch a unit off for a moment, on scans that are not trained on, and see what Dice it costs.",
+    "utility": "what audits found for a unit, smoothed. Below 0: the scans were segmented better without it.",
+    "spread": "how far patches disagree about one audit (standard error).",
+    "probe": "a unit on trial: trained inside the budget to be measured.",
+    "head only": "the same training, but of the last layer alone: what one gets without adapters.",
+}
 
 
 def report_markdown(result: Result | None, events: Iterable[Event]) -> str:
@@ -61,7 +88,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
 
     Args:
         run_folder: a run, finished or not.
-        overlays: pictures of test cases (best, median, worst).
+        overlays: pictures of the best, median and worst test case.
         explanation: pictures that explain the network, shown in a section of their own.
 
     Raises:
@@ -74,8 +101,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     result = run_folder.read_result() if run_folder.result.exists() else None
     template = resources.files("sea_peft.artefacts").joinpath("report.html.j2").read_text("utf-8")
     drawn = [
-        {"uri": _uri(figures.svg(figure(history)), "image/svg+xml"), "caption": name.replace("_", " ")}
-        for name, figure in figures.FIGURES.items()
+        Picture(_CAPTIONS[name], svg(figure(history)), "image/svg+xml") for name, figure in figures.FIGURES.items()
     ]
     return (
         jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -87,6 +113,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
             every=unit_cells(summarise(history)),
             drawing=Markup(network_drawing(history)),  # escaped where it is made
             figures=drawn,
+            words=_WORDS,
             overlays=overlays,
             explanation=explanation,
             version=__version__,
@@ -114,7 +141,3 @@ def _markdown(table: Table) -> str:
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
     )
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

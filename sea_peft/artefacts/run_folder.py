@@ -183,6 +183,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def explanation(self) -> Path:
+        """The numbers of `seapeft report --explain`."""
+        return self.path / "explain.json"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -191,7 +196,7 @@ class RunFolder:
         return self.path / "checkpoint"
 
     def write_config(self, config: dict[str, Any]) -> None:
-        atomic.write_text(self.config, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _write_json(self.config, config)
 
     def write_result(self, result: Result) -> None:
         atomic.write_text(self.result, result.model_dump_json(indent=2) + "\n")
@@ -201,6 +206,9 @@ class RunFolder:
 
     def write_page(self, html: str) -> None:
         atomic.write_text(self.page, html)
+
+    def write_explanation(self, document: dict[str, Any]) -> None:
+        _write_json(self.explanation, document)
 
     def read_config(self) -> dict[str, Any]:
         """The options of the run.
@@ -236,3 +244,7 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             hint = f"the run did not finish; go on with --resume {self.path}" if path == self.result else "run again"
             raise UsageError(f"{self.path} has no readable {path.name}: {hint}.") from error
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    atomic.write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -54,24 +54,40 @@ def report(
     images: Annotated[
         bool, typer.Option("--images", help="With pictures of the best, median and worst test case.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="With ProtoSeg and Grad-CAM: what the layers see, with and without adapters."),
+    ] = False,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
     ] = False,
 ) -> None:
     """Write one self-contained HTML page of a run."""
+    from sea_peft.artefacts.history import History
     from sea_peft.artefacts.report import report_html
     from sea_peft.artefacts.run_folder import RunFolder
+    from sea_peft.artefacts.trace import read_trace
 
     folder = RunFolder.open(run)
-    pictures = []
-    if images:
-        from sea_peft.jobs.pictures import case_pictures
+    document: dict[str, str | None] = {"page": str(folder.page)}
+    pictures, explanation = [], []
+    if images or explain:
+        from sea_peft.jobs.pictures import case_pictures, revisit
 
-        with output.progress("predict test cases") as progress:
-            pictures = case_pictures(folder, progress)
+        revisited = revisit(folder)
+        if images:
+            with output.progress("predict test cases") as progress:
+                pictures = case_pictures(revisited, progress)
+        if explain:
+            from sea_peft.jobs.explain import explain as look_inside
+
+            with output.progress("look inside the network") as progress:
+                seen = look_inside(revisited, progress)
+            folder.write_explanation(seen.document())
+            explanation = seen.pictures(History.of(read_trace(folder.trace)))
+            document["explanation"] = str(folder.explanation)
         output.warn("The page holds pictures of patients' scans; share it only with whoever may see those.")
-    folder.write_page(report_html(folder, pictures))
-    document = {"page": str(folder.page)}
+    folder.write_page(report_html(folder, pictures, explanation))
     if mlflow:
         from sea_peft.artefacts.tracker import rebuild
 

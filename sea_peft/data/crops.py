@@ -84,6 +84,27 @@ class CropSampler:
         return image, held.label[box].clone()
 
 
+def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """The crop around the middle of everything that is labelled in a scan (around the scan's own where nothing is).
+
+    Args:
+        scan: A labelled scan.
+        patch: Crop size in voxels; a smaller scan is padded with 0 on both sides.
+
+    Returns:
+        Image float32 `[C, d, h, w]` and label uint8 `[d, h, w]`.
+
+    Raises:
+        DataError: The scan has no label.
+    """
+    held = _padded(scan, patch)
+    labelled = torch.nonzero(held.label).double()
+    middle = labelled.mean(dim=0) if len(labelled) else torch.tensor(held.label.shape) / 2
+    box = _box_around(tuple(int(m) for m in middle), held.label.shape, patch)
+    everywhere = (slice(None), *box)
+    return held.image[everywhere], held.label[box]
+
+
 def hold_out_region(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
     """Cut one scan in two, for audits at one shot.
 

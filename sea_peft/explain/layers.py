@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.adapters.base import is_channels_last
+from sea_peft.backbones.sites import is_channels_last
 
 Look = Callable[[str, torch.Tensor], torch.Tensor | None]
 

@@ -32,11 +32,11 @@ def ability_maps(features: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
         bool [L, D, H, W].
     """
     grid, size = features.shape[1:], guide.shape[1:]
-    flat = features.flatten(1).double()  # sums over a million voxels
-    each = torch.cat([guide, torch.ones_like(guide[:1])]).double()
+    flat = features.flatten(1)
+    each = torch.cat([guide, torch.ones_like(guide[:1])]).to(flat)
     shares = _spread_back(each, grid).flatten(1)  # [L + 1, n]: what each feature counts for
     sums, weights = flat @ shares.T, shares.sum(1)  # [C, L + 1], [L + 1]
-    tiny = torch.finfo(torch.float64).tiny
+    tiny = torch.finfo(flat.dtype).tiny
     label = sums[:, :-1] / weights[:-1].clamp_min(tiny)
     rest = (sums[:, -1:] - sums[:, :-1]) / (weights[-1] - weights[:-1]).clamp_min(tiny)
     lead = ((label - rest).T @ flat).unflatten(1, grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 
 from sea_peft.artefacts.report import Picture
 from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.data.cases import Case
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.select import select
 from sea_peft.errors import DataError
@@ -18,8 +20,35 @@ from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.setup import open_data
 
 
-def case_pictures(folder: RunFolder, progress: Callable[[int, int], None] | None = None) -> list[Picture]:
-    """Read the run's data again, predict those cases again, and draw them. The captions name no case.
+@dataclasses.dataclass(frozen=True)
+class ShownCase:
+    """A test case that stands for the others. `role`: Best, Median or Worst; `dice`: label → Dice when the run was scored."""
+
+    role: str
+    case: Case
+    dice: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice over labels, by which the case was picked."""
+        return statistics.fmean(self.dice.values())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Revisited:
+    """A finished run with its adapter and its best, median and worst test case (fewer where there are fewer cases) at hand again.
+
+    `channels`: what the cases call the adapter's channels. `of`: how many test cases were scored.
+    """
+
+    predictor: Predictor
+    channels: tuple[str, ...]
+    shown: tuple[ShownCase, ...]
+    of: int
+
+
+def revisit(folder: RunFolder) -> Revisited:
+    """Open a run's adapter and data again.
 
     Raises:
         UsageError: the run has no result yet.
@@ -27,31 +56,39 @@ def case_pictures(folder: RunFolder, progress: Callable[[int, int], None] | None
         WeightsError, DeviceError: the adapter cannot be used on this machine.
     """
     config, result = folder.read_config(), folder.read_result()
-    means = {case: statistics.fmean(dice.values()) for case, dice in result.dice.per_case.items() if dice}
-    ranked = sorted(means, key=lambda case: means[case])
+    scored = {case: dice for case, dice in result.dice.per_case.items() if dice}
+    ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
     picked = {"Worst": ranked[:1], "Median": ranked[len(ranked) // 2 :][:1], "Best": ranked[-1:]}
-    wanted = {cases[0]: role for role, cases in picked.items() if cases}
+    roles = {cases[0]: role for role, cases in picked.items() if cases}  # one case may be best, median and worst
     names: dict[str, str] = json.loads((folder.path / "cases.json").read_text("utf-8"))
     predictor = Predictor(folder.path, config["weights"])
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
     dataset = select(open_data(config["data"]), specs, config["channels"])
     # test cases last, so that they win where a data set calls one of them like a training case
     by_name = {case.id: case for case in (*dataset.cases, *dataset.test_cases)}
-    made = []
-    for done, (hashed, role) in enumerate(sorted(wanted.items(), key=lambda item: -means[item[0]]), start=1):
-        case = by_name.get(names[hashed])
-        stored = case.label() if case is not None else None
-        if case is None or stored is None:
+    shown = []
+    for hashed in (case for case in reversed(ranked) if case in roles):
+        if names[hashed] not in by_name:
             raise DataError(
-                f"case {names[hashed]} of the run is not in its data any more; write the report without --images"
+                f"case {names[hashed]} of the run is not in its data any more; write the report without --images and --explain"
             )
-        output, scan = predictor.probabilities(case, dataset.channels)
+        shown.append(ShownCase(roles[hashed], by_name[names[hashed]], scored[hashed]))
+    return Revisited(predictor, dataset.channels, tuple(shown), len(scored))
+
+
+def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = None) -> list[Picture]:
+    """Predict those cases again and draw them. The captions name no case."""
+    made = []
+    for done, shown in enumerate(run.shown, start=1):
+        stored = shown.case.label()
+        assert stored is not None, "only labelled cases are scored"
+        output, scan = run.predictor.probabilities(shown.case, run.channels)
         masks = {
             "predicted": restore(output, scan.geometry),
-            "labelled": label_indices(np.asarray(stored.array), predictor.labels),
+            "labelled": label_indices(np.asarray(stored.array), run.predictor.labels),
         }
-        png = preview_png(case.image(dataset.channels[0]), masks, list(predictor.labels), scan.geometry)
-        made.append(Picture(f"{role} of {len(means)} test cases: mean Dice {means[hashed]:.3f}", png))
+        png = preview_png(shown.case.image(run.channels[0]), masks, list(run.predictor.labels), scan.geometry)
+        made.append(Picture(f"{shown.role} of {run.of} test cases: mean Dice {shown.mean:.3f}", png))
         if progress is not None:
-            progress(done, len(wanted))
+            progress(done, len(run.shown))
     return made

@@ -1,18 +1,19 @@
-"""A picture of one prediction: axial, coronal and sagittal plane through the largest part of the mask, labels in colour."""
+"""Pictures of scans: a prediction in three planes with its labels in colour, and heat maps over one plane."""
 
 from __future__ import annotations
 
-import io
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sea_peft.artefacts.palette import family_colours
+from sea_peft.artefacts.plots import png
 from sea_peft.data.geometry import Geometry, whole_geometry
 from sea_peft.data.volumes import Volume
 
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis they stand on: right, anterior, superior
-_OPACITY = 0.45
+_OPACITY = 0.55
 _MOST_IN_LEGEND = 16
 
 
@@ -58,9 +59,55 @@ def preview_png(image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence
         figure.legend(
             handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, labelcolor="white"
         )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Heat:
+    """A heat map over a scan. `values` [D, H, W]: 0 to 1, oriented as the scan. `inside`: bool [D, H, W], the part of it that counts
+    (outlined). None where there is no map."""
+
+    title: str
+    values: np.ndarray | None
+    inside: np.ndarray | None
+
+
+def heat_png(
+    grey: np.ndarray, spacing: Sequence[float], rows: Sequence[tuple[str, np.ndarray, Sequence[Heat]]]
+) -> bytes:
+    """A row for each label: heat maps over the axial plane that holds most of the label.
+
+    Args:
+        grey: the scan [D, H, W], axes to the right, front and top (RAS).
+        spacing: voxel size in mm along them.
+        rows: label, its mask (bool [D, H, W], outlined in white), and its heat maps, as many for every label.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = max(len(heats) for _, _, heats in rows)
+    figure = Figure(figsize=(3 * columns, 0.7 + 2.7 * len(rows)), facecolor="black")
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    aspect = spacing[1] / spacing[0]
+    low, high = np.percentile(grey, (1, 99))
+    for line, (label, mask, heats) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        at = _fullest(mask, 2)
+        for axes, heat in zip(line, heats, strict=True):
+            axes.imshow(_turned(grey[..., at], 2), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
+            if heat.values is not None:
+                plane = _turned(heat.values[..., at], 2)
+                axes.imshow(plane, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * plane, aspect=aspect)
+            for outline, colour in ((mask, "white"), (heat.inside, "#56B4E9")):
+                if outline is not None and outline[..., at].any() and not outline[..., at].all():
+                    axes.contour(_turned(outline[..., at], 2), levels=[0.5], colors=[colour], linewidths=1.1)
+            axes.set_title(f"{label}, {heat.title}", color="white", fontsize=9)
+            axes.set_axis_off()
+    looks = (("white", "the label"), ("#56B4E9", "the part of the map above Otsu's threshold"))
+    figure.legend(
+        handles=[Line2D([], [], color=colour, label=name) for colour, name in looks],
+        loc="outside lower center", ncols=2, fontsize=9, frameon=False, labelcolor="white",
+    )  # fmt: skip
+    return png(figure)
 
 
 def _turned(plane: np.ndarray, axis: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from example_run import make_events, make_result, write_run
 from sea_peft.artefacts import figures
 from sea_peft.artefacts.findings import findings
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.plots import png
 from sea_peft.artefacts.report import Picture, report_html, report_markdown
 from sea_peft.loop import events as ev
 
@@ -173,7 +174,7 @@ def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     events = make_events()
     events[0].units[0]["site"] = events[0].units[1]["site"] = "<script>alert(1)</script>"
     folder = write_run(tmp_path, events)
-    picture = figures.png(figures.budget_ledger(History.of(events)), dpi=40)
+    picture = png(figures.budget_ledger(History.of(events)), dpi=40)
     page = report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
     seen = Outside()
     seen.feed(page)

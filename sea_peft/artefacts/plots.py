@@ -1,0 +1,86 @@
+"""What the figures share: their frame, their axes and legends, and the way to bytes.
+
+Figures are made without pyplot: no global state, no display, and nothing to close.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GREY = "#8A8A8A"
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG, the same bytes for the same events."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG without references to fonts or to anything outside, the same bytes for the same
+    events."""
+    import matplotlib
+
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "sea_peft", "svg.fonttype": "path"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def short(site: str) -> str:
+    """The end of a module path, which is the part that differs."""
+    return site if len(site) <= 44 else "…" + site[-43:]
+
+
+def cycle_axis(axes: Axes, cycles: Sequence[int], final: int | None = None) -> None:
+    """Cycles along x, about 20 of them named; `final` is the choice after the last cycle."""
+    axes.set_xlabel("cycle")
+    if cycles:
+        axes.set_xlim(min(cycles) - 0.6, max(cycles) + 0.6)
+    named = [cycle for cycle in cycles[:: 1 + len(cycles) // 20] if final is None or cycle < final]
+    labels = [str(cycle) for cycle in named]
+    if final is not None:
+        named, labels = [*named, final], [*labels, "final"]
+    axes.set_xticks(named, labels)
+
+
+def stage_lines(axes: Axes, stages: Sequence[str], named: bool = True) -> None:
+    """A line wherever the stage changes from row to row, and the stages' names at the right."""
+    start = 0
+    for i in range(1, len(stages) + 1):
+        if i == len(stages) or stages[i] != stages[start]:
+            if named:
+                middle = (start + i - 1) / 2
+                axes.text(1.01, middle, stages[start], transform=axes.get_yaxis_transform(), fontsize=8, va="center")
+            if i < len(stages):
+                axes.axhline(i - 0.5, color=GREY, lw=0.6)
+            start = i
+
+
+def family_legend(figure: Figure, colours: Mapping[str, str], more: Sequence[Artist] = ()) -> None:
+    """Families by colour, and what else there is to explain, below the figure."""
+    from matplotlib.patches import Patch
+
+    handles = [*(Patch(color=colour, label=family) for family, colour in colours.items()), *more]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 6) or 1,
+        fontsize=8,
+        frameon=False,
+    )

@@ -1,0 +1,218 @@
+"""Looking inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and worst test case."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import nibabel.orientations as orientations
+import numpy as np
+import torch
+
+from sea_peft.artefacts.explained import ability_figure
+from sea_peft.artefacts.history import History
+from sea_peft.artefacts.plots import svg
+from sea_peft.artefacts.report import Picture
+from sea_peft.backbones import Site, architecture
+from sea_peft.data.crops import labelled_crop
+from sea_peft.data.prepare import prepare
+from sea_peft.data.recipe import Recipe
+from sea_peft.explain.gradcam import class_maps, otsu
+from sea_peft.explain.layers import overlap
+from sea_peft.explain.protoseg import segmentation_abilities
+from sea_peft.jobs.inference import window
+from sea_peft.jobs.pictures import Revisited, ShownCase
+from sea_peft.jobs.preview import Heat, heat_png
+
+STATES = ("unadapted", "adapted")
+_MOST_ROWS = 3
+Scores = dict[str, dict[str, dict[str, float]]]  # state → site → label → Dice
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Crop:
+    """What is looked at of one case: image [1, C, D, H, W], label [D, H, W]."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """Means over the cases shown, NaN where no case has the label (or the network gave it no voxel).
+
+    `ability`: segmentation ability of every layer. `attention`: Dice with the label of the Grad-CAM map above Otsu's threshold, for the
+    last layer of every stage. `cams`: the median case's maps as a PNG, None where it has none.
+    """
+
+    labels: tuple[str, ...]
+    cases: int
+    ability: Scores
+    attention: Scores
+    cams: bytes | None
+
+    def document(self) -> dict[str, Any]:
+        """`explain.json`: the numbers, without pixels and without names of cases."""
+        return {
+            "cases": self.cases,
+            "labels": list(self.labels),
+            "segmentation_ability": _without_nan(self.ability),
+            "grad_cam_dice": _without_nan(self.attention),
+        }
+
+    def pictures(self, history: History) -> list[Picture]:
+        """The figures for the report."""
+        means = {
+            site: (_mean(self.ability["unadapted"][site].values()), _mean(self.ability["adapted"][site].values()))
+            for site in self.ability["adapted"]
+        }
+        over = f"mean over {len(self.labels)} labels and {self.cases} test cases"
+        made = [
+            Picture(
+                "ProtoSeg: how well a label could be drawn from one layer's features alone, by which of two averages (inside or "
+                f"outside the label) each voxel is nearer to; {over}. Layers where the unadapted network is weak and the adapted one "
+                "is not are where added capacity paid. An adapter also changes every layer after its own.",
+                svg(ability_figure(history, means)),
+                "image/svg+xml",
+            )
+        ]
+        if self.cams is not None:
+            made.append(
+                Picture(
+                    "Grad-CAM of the adapted network on the median case: where in the picture each label's score comes from, seen from "
+                    "the last layer of every stage. The brighter, the more. Dice: the map above Otsu's threshold against the label.",
+                    self.cams,
+                )
+            )
+        return made
+
+
+def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) -> Explanation:
+    """Run ProtoSeg and Grad-CAM on one crop of each case, around what is labelled, with the adapters closed and open.
+
+    Both states are guided by the adapted network's output, since the unadapted one may not know a label at all: what differs is the
+    features alone.
+    """
+    model, predictor = run.predictor.model, run.predictor
+    labels, paths = tuple(predictor.labels), [site.path for site in model.sites]
+    last = _last_of_stages(model.sites)
+    ability, attention = ([_Means() for _ in STATES] for _ in range(2))
+    cams = None
+    for done, shown in enumerate(run.shown, start=1):
+        crop = _crop(run, shown)
+        with torch.no_grad():
+            guide = model(crop.image).softmax(dim=1)[0, 1:]
+        for i, state in enumerate(STATES):
+            with model.unadapted() if state == "unadapted" else contextlib.nullcontext():
+                ability[i].add(segmentation_abilities(model, paths, crop.image, guide, crop.label))
+                maps = class_maps(model, list(last), crop.image)
+            seen = {path: [_inside(m) for m in of_label] for path, of_label in maps.items()}
+            attention[i].add({path: [_dice(m, n, crop) for n, m in enumerate(each, 1)] for path, each in seen.items()})
+        if shown.role == "Median" or cams is None:
+            cams = _cam_png(shown, crop, predictor.config.recipe, labels, last, maps, seen)
+        if progress is not None:
+            progress(done, len(run.shown))
+    ability_of, attention_of = (
+        {state: means.named(labels) for state, means in zip(STATES, each, strict=True)} for each in (ability, attention)
+    )
+    return Explanation(labels, len(run.shown), ability_of, attention_of, cams)
+
+
+def _crop(run: Revisited, shown: ShownCase) -> _Crop:
+    config, device = run.predictor.config, run.predictor.device
+    scan = prepare(shown.case, Recipe.model_validate(config.recipe), run.channels, run.predictor.labels)
+    divisor = architecture(config.backbone.architecture).divisor
+    d, h, w = window(scan.image.shape[1:], config.patch, divisor)
+    image, label = labelled_crop(scan, (d, h, w))
+    return _Crop(image[None].to(device), label.to(device))
+
+
+def _last_of_stages(sites: Sequence[Site]) -> dict[str, str]:
+    """Path → stage, of the last site of every stage but the stem, in execution order."""
+    last = {site.stage: site.path for site in sorted(sites, key=lambda site: site.order) if site.stage != "stem"}
+    return {path: stage for stage, path in last.items()}
+
+
+def _inside(found: torch.Tensor | None) -> torch.Tensor | None:
+    return None if found is None else found > otsu(found)
+
+
+def _dice(inside: torch.Tensor | None, index: int, crop: _Crop) -> float:
+    """Of the part of a map that counts with the label of this index; NaN where there is no map or no such label."""
+    wanted = crop.label == index
+    return float("nan") if inside is None or not wanted.any() else overlap(inside, wanted)
+
+
+def _cam_png(
+    shown: ShownCase,
+    crop: _Crop,
+    recipe: dict[str, Any],
+    labels: Sequence[str],
+    last: dict[str, str],
+    maps: dict[str, list[torch.Tensor | None]],
+    seen: dict[str, list[torch.Tensor | None]],
+) -> bytes | None:
+    """The maps of the labels with the case's best, middle and worst Dice, a column for every stage."""
+    own, wanted = (orientations.axcodes2ornt(tuple(code)) for code in (recipe["orientation"], "RAS"))
+    turn = orientations.ornt_transform(own, wanted)
+
+    def upright(values: torch.Tensor) -> np.ndarray:
+        array: np.ndarray = orientations.apply_orientation(values.float().cpu().numpy(), turn)
+        return array
+
+    drawn = sorted((n for n in shown.dice if (crop.label == labels.index(n) + 1).any()), key=lambda n: -shown.dice[n])
+    if len(drawn) > _MOST_ROWS:
+        drawn = [drawn[0], drawn[len(drawn) // 2], drawn[-1]]
+    rows = []
+    for name in drawn:
+        index = labels.index(name)
+        heats = []
+        for path, stage in last.items():
+            values, inside = maps[path][index], seen[path][index]
+            dice = _dice(inside, index + 1, crop)
+            heats.append(
+                Heat(
+                    f"{stage}: no map" if values is None or inside is None else f"{stage}: Dice {dice:.2f}",
+                    None if values is None else upright(values),
+                    None if inside is None else upright(inside) > 0.5,
+                )
+            )
+        rows.append((name, upright(crop.label == index + 1) > 0.5, heats))
+    spacing = [recipe["spacing"][int(axis)] for axis in np.argsort(turn[:, 0])]
+    return heat_png(upright(crop.image[0, 0]), spacing, rows) if rows else None
+
+
+class _Means:
+    """Means over cases, label by label, of what the cases have."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[list[float]]] = {}
+
+    def add(self, of_case: dict[str, list[float]]) -> None:
+        for path, values in of_case.items():
+            self._values.setdefault(path, []).append(values)
+
+    def named(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+        return {
+            path: {name: _mean(values) for name, values in zip(labels, zip(*cases, strict=True), strict=True)}
+            for path, cases in self._values.items()
+        }
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else float("nan")
+
+
+def _without_nan(scores: Scores) -> dict[str, Any]:
+    return {
+        state: {
+            site: {label: None if math.isnan(value) else round(value, 6) for label, value in row.items()}
+            for site, row in sites.items()
+        }
+        for state, sites in scores.items()
+    }

@@ -1,0 +1,62 @@
+"""`report --explain` on a real run: figures in the page, numbers beside it, and nothing that names a case."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sea_peft import cli
+from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.artefacts.trace import read_trace
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> RunFolder:
+    """A real run on the toy data."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = [
+        "--steps",
+        "8",
+        "--cycles",
+        "1",
+        "--patch",
+        "16,16,16",
+        "--shots",
+        "2",
+        "--device",
+        "cpu",
+        "--budget",
+        "20%",
+    ]
+    assert (
+        cli.run(["adapt", str(toy), "--weights", str(weights), "--out", str(folder), "--no-mlflow", "-q", *options])
+        == 0
+    )
+    return RunFolder(folder)
+
+
+def test_the_page_explains_the_network(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["report", str(run.path), "--explain", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"page": str(run.page), "explanation": str(run.explanation)}
+    assert "pictures of patients' scans" in told.err
+    page = run.page.read_text("utf-8")
+    assert "Looking inside" in page
+    assert "ProtoSeg: how well" in page
+    assert page.count("data:image/png") == 1  # the class maps of the median case
+    found = run.explanation.read_text("utf-8")
+    assert not any(name in page + found for name in ("toy_", str(run.path)))
+
+
+def test_every_layer_is_scored_with_and_without_adapters(run: RunFolder) -> None:
+    found = json.loads(run.explanation.read_text("utf-8"))
+    assert (found["cases"], found["labels"]) == (3, ["organ", "spot"])
+    unadapted, adapted = (found["segmentation_ability"][state] for state in ("unadapted", "adapted"))
+    sites = {row["site"] for row in read_trace(run.trace)[0].units}
+    assert sites <= set(adapted) == set(unadapted)
+    values = [value for row in (*adapted.values(), *unadapted.values()) for value in row.values()]
+    assert all(0 <= value <= 1 for value in values)
+    assert adapted != unadapted
+    assert set(found["grad_cam_dice"]["adapted"]) < set(adapted)
