@@ -111,24 +111,6 @@ def error_rates(
     return {"sensitivity": sensitivity, "specificity": specificity}
 
 
-def error_rates(
-    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
-) -> dict[str, dict[str, float]]:
-    """`sensitivity` and `specificity` of every label on one grid, by label; arguments as for `dice_per_label`.
-
-    Sensitivity is left out for a label that the reference does not have, specificity for one that fills it.
-    """
-    sensitivity, specificity = {}, {}
-    for index, (name, codes) in enumerate(labels.items(), start=1):
-        p, r = predicted == index, np.isin(reference, codes)
-        hit, wanted, found = int(np.logical_and(p, r).sum()), int(r.sum()), int(p.sum())
-        if wanted:
-            sensitivity[name] = hit / wanted
-        if wanted < r.size:
-            specificity[name] = 1.0 - (found - hit) / (r.size - wanted)
-    return {"sensitivity": sensitivity, "specificity": specificity}
-
-
 def mean_dice(per_case: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> tuple[float, dict[str, float]]:
     """Mean over labels of the mean over cases, and the latter per label (labels that no case has are left out)."""
     per_label = {
