@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
-from sea_peft.adapters.base import Adapter, CannotMerge, along_channels, is_channels_last
+from sea_peft.adapters.base import Adapter, CannotMerge, modulate
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
+from sea_peft.backbones.sites import is_channels_last
 
 
 @register
@@ -20,48 +23,49 @@ class Affine(Adapter):
     Source: Frankle et al. 2020 (arXiv 2003.00152); "affine-LN" of FSEFT (arXiv 2303.17051), learning rate 1e-2. Cost 2·C.
     The norm is computed anew from x, because (y − β)/γ is not exact where γ is near zero; so at a norm with parameters this family
     acts first and replaces y.
+
+    Shapes: scale [C], shift [C].
     """
 
     family = "affine"
     kinds = frozenset({"norm"})
     learning_rate = 1e-2
 
-    def __init__(
-        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
-    ) -> None:
+    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         self.scale = nn.Parameter(torch.zeros(site.out_channels))
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
         self.channels_last = is_channels_last(module)
-        # what the norm is made of, without holding the backbone's module as a child: buffers that no state dict shows
-        self.eps = float(module.eps)  # type: ignore[arg-type]
-        self.groups = module.num_groups if isinstance(module, nn.GroupNorm) else 0
-        self.instance = isinstance(module, nn.InstanceNorm3d) and not module.track_running_stats
-        self.normalized_shape = tuple(module.normalized_shape) if isinstance(module, nn.LayerNorm) else ()
-        self.weight: torch.Tensor | None
-        self.bias: torch.Tensor | None
-        self.running_mean: torch.Tensor | None
-        self.running_var: torch.Tensor | None
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            own = getattr(module, name, None)
-            self.register_buffer(name, None if own is None else own.detach(), persistent=False)
+        # in a tuple, since the norm's tensors are the backbone's: a child's would be saved with the unit
+        self.norm = () if getattr(module, "weight", None) is None else (_own(module),)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Affine:
+        for norm in self.norm:
+            norm._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if self.weight is None:
-            scale = along_channels(self.scale, y, self.channels_last)
-            return y + scale * y + along_channels(self.shift, y, self.channels_last)
-        weight, bias = self.weight + self.scale, self.shift if self.bias is None else self.bias + self.shift
-        if self.groups:
-            return F.group_norm(x, self.groups, weight, bias, self.eps)
-        if self.normalized_shape:
-            return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
-        if self.instance:
-            return F.instance_norm(x, weight=weight, bias=bias, eps=self.eps)
-        # in eval mode: running statistics where the norm keeps them (an instance norm that does is a batch norm then)
-        batch = self.running_mean is None
-        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, training=batch, eps=self.eps)
+        if not self.norm:
+            return modulate(y, self.scale, self.shift, self.channels_last)
+        (norm,) = self.norm
+        changed = {
+            "weight": norm.get_parameter("weight") + self.scale,
+            "bias": norm.get_parameter("bias") + self.shift,
+        }
+        computed: torch.Tensor = functional_call(norm, changed, (x,))
+        return computed
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if "weight" not in tensors or "bias" not in tensors:
             raise CannotMerge("affine at a norm that has no scale and shift of its own has no tensor to be folded into")
         return {"weight": tensors["weight"] + self.scale, "bias": tensors["bias"] + self.shift}
+
+
+def _own(norm: nn.Module) -> nn.Module:
+    """A copy that computes what the norm's class computes, with a shift of zero where it has none, and with no hook."""
+    own = copy.deepcopy(norm).eval().requires_grad_(False)
+    own._forward_hooks.clear()
+    own._forward_pre_hooks.clear()
+    if own.bias is None:
+        own.bias = nn.Parameter(torch.zeros_like(own.get_parameter("weight")), requires_grad=False)
+    return own

@@ -17,9 +17,10 @@ from sea_peft.adapters.registry import Unit, families
 class Bank:
     """Every unit on offer for one backbone, each with a gate.
 
-    A unit acts through a forward hook on its site's module: with its gate open the site's output y becomes `adapter(x, y)`, with its
-    gate closed nothing is computed, so a closed bank is the backbone bit for bit. Units of one site act in the registry's order of
-    families. Modules are built when they are first needed; their initial values depend on the seed and the unit's id alone.
+    A unit acts through a hook on its site's module: with its gate open the site's output y becomes `adapter(x, y)`, or its input x
+    `adapter(x, x)` in a family that acts on the input; with its gate closed nothing is computed, so a closed bank is the backbone bit
+    for bit. Units of one site act in the registry's order of families. Modules are built when they are first needed; their initial
+    values depend on the seed and the unit's id alone.
     """
 
     def __init__(self, backbone: nn.Module, units: Sequence[Unit], seed: int = 0) -> None:
@@ -57,10 +58,14 @@ class Bank:
             at.setdefault(self.units[unit_id].site.path, []).append(self[unit_id])
         for handle in self._handles:
             handle.remove()
-        self._handles = [
-            self.backbone.get_submodule(path).register_forward_hook(_acting(adapters))
-            for path, adapters in at.items()
-        ]
+        self._handles = []
+        for path, adapters in at.items():
+            module = self.backbone.get_submodule(path)
+            before, after = ([a for a in adapters if a.on_input is early] for early in (True, False))
+            if before:  # first of all hooks, so that whoever looks at the input sees what the module is given
+                self._handles.append(module.register_forward_pre_hook(_acting_before(before), prepend=True))
+            if after:
+                self._handles.append(module.register_forward_hook(_acting(after)))
         self._active, self._at = wanted, at
 
     @contextlib.contextmanager
@@ -127,5 +132,17 @@ def _acting(adapters: Sequence[Adapter]) -> Any:
         for adapter in adapters:
             output = adapter(inputs[0], output)
         return output
+
+    return hook
+
+
+def _acting_before(adapters: Sequence[Adapter]) -> Any:
+    """A forward pre-hook that lets these adapters act on the first input, one after the other."""
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *others = inputs
+        for adapter in adapters:
+            x = adapter(x, x)
+        return (x, *others)
 
     return hook

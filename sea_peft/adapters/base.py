@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from sea_peft.backbones import Site
+from sea_peft.backbones import STAGES, Site
 
 
 class CannotMerge(Exception):
@@ -22,14 +23,18 @@ class Adapter(nn.Module):
     identity, `forward(x, y) == y`; it never writes to the backbone; its trainable parameters are deltas, all of them used. It has no train
     and eval mode (no dropout): audits of the same state must give the same numbers.
 
-    Class attributes: `family`, its name; `kinds`, the kinds of site it acts on; `levels`, the sizes on offer, `(0,)` where the family
-    has one size; `placements`, `("",)` where it has one; `learning_rate`, AdamW's, with the source in the family's docstring.
+    Class attributes: `family`, its name; `kinds` and `stages`, the sites it acts on (the head's own is left to the target head unless a
+    family asks for it); `levels`, the sizes on offer, `(0,)` where the family has one size; `placements`, `("",)` where it has one;
+    `on_input`, whether it acts on what the site is given rather than on what it returns (y is x itself then); `learning_rate`, AdamW's,
+    with the source in the family's docstring.
     """
 
     family: ClassVar[str]
     kinds: ClassVar[frozenset[str]]
+    stages: ClassVar[frozenset[str]] = frozenset(STAGES) - {"head"}
     levels: ClassVar[tuple[int, ...]] = (0,)
     placements: ClassVar[tuple[str, ...]] = ("",)
+    on_input: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 1e-3
 
     @classmethod
@@ -37,9 +42,7 @@ class Adapter(nn.Module):
         """Whether a unit of this level and placement makes sense at this site (beyond its kind)."""
         return True
 
-    def __init__(
-        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
-    ) -> None:
+    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         """Build the unit for `module` at `site`; random initial values come from `generator` alone."""
         super().__init__()
 
@@ -71,9 +74,37 @@ def along_channels(values: torch.Tensor, y: torch.Tensor, channels_last: bool) -
     return values if channels_last else values.view(1, -1, *(1,) * (y.ndim - 2))
 
 
-def is_channels_last(module: nn.Module) -> bool:
-    """Linear layers and layer norms keep channels on the last axis, everything else on the second."""
-    return isinstance(module, nn.Linear | nn.LayerNorm)
+def modulate(y: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None, channels_last: bool) -> torch.Tensor:
+    """(1 + scale)⊙y + shift, per channel [C], in one pass over y."""
+    factor = along_channels(1.0 + scale, y, channels_last)
+    return y * factor if shift is None else torch.addcmul(along_channels(shift, y, channels_last), y, factor)
+
+
+def keeps_up(site: Site) -> bool:
+    """Whether a convolution with the site's stride, beside it, has the site's output size; none has where the output is larger."""
+    return all(step >= 1 and step == int(step) for step in site.stride)
+
+
+def pointwise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, channels_last: bool, stride: Any = 1
+) -> torch.Tensor:
+    """The matrix `weight` [out, in] and `bias` [out] at every token of x [..., in], or at every `stride`-th voxel of x [B, in, D, H, W]."""
+    if channels_last:
+        return F.linear(x, weight, bias)
+    return F.conv3d(x, weight[:, :, None, None, None], bias, stride=stride)
+
+
+def shift_parameter(site: Site) -> nn.Parameter | None:
+    """Zeros [C_out] to be added to the site's output; None where a norm would take them away again, and they would be counted in vain."""
+    return None if site.normed else nn.Parameter(torch.zeros(site.out_channels))
+
+
+def convolution_geometry(module: nn.Module) -> dict[str, Any]:
+    """What `torch.nn.functional`'s convolution needs to know of this one besides its tensors; nothing for a linear layer."""
+    names = ("stride", "padding", "dilation", "groups", "output_padding")
+    transposed = isinstance(module, nn.ConvTranspose3d)
+    given = names if transposed else names[:-1]
+    return {name: getattr(module, name) for name in given} if isinstance(module, nn.Conv3d) or transposed else {}
 
 
 def pads_with_zeros(module: nn.Module) -> bool:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from sea_peft.adapters.base import Adapter, along_channels, is_channels_last
+from sea_peft.adapters.base import Adapter, along_channels
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
+from sea_peft.backbones.sites import is_channels_last
 
 
 @register
 class Bias(Adapter):
-    """y ← y + Δb, Δb = 0 at the start; offered where the module has a bias, norm shifts included.
+    """y ← y + Δb, Δb = 0 at the start; offered where the module has a bias, norm shifts included, that no norm takes away.
 
     Source: Ben Zaken et al. 2022 (arXiv 2106.10199); learning rate 1e-2 as in FSEFT (arXiv 2303.17051). Cost C.
     """
@@ -25,11 +26,9 @@ class Bias(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        return getattr(module, "bias", None) is not None
+        return getattr(module, "bias", None) is not None and not site.normed
 
-    def __init__(
-        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
-    ) -> None:
+    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
         self.channels_last = is_channels_last(module)

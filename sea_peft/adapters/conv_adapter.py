@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sea_peft.adapters.base import Adapter, kaiming_uniform
+from sea_peft.adapters.base import Adapter, kaiming_uniform, keeps_up, pointwise
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
+from sea_peft.backbones.sites import is_channels_last
 
 
 @register
@@ -33,11 +34,10 @@ class ConvAdapter(Adapter):
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         """The reduced width divides the input's channels and is at least two; a parallel branch can keep up with the site's stride."""
         channels = site.in_channels if placement == "parallel" else site.out_channels
-        return channels % level == 0 and channels // level >= 2 and all(s >= 1 and s == int(s) for s in site.stride)
+        divides = channels % level == 0 and channels // level >= 2
+        return divides and keeps_up(site) and not is_channels_last(module)
 
-    def __init__(
-        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
-    ) -> None:
+    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         self.parallel = placement == "parallel"
         channels = site.in_channels if self.parallel else site.out_channels
@@ -51,4 +51,4 @@ class ConvAdapter(Adapter):
         z = x if self.parallel else y
         hidden = F.relu(F.conv3d(z, self.depth, stride=self.stride, padding=1, groups=self.groups))
         # α scales the point-wise rows, which is cheaper than scaling the volume and is the same sum
-        return y + F.conv3d(hidden, (self.alpha[:, None] * self.point)[:, :, None, None, None])
+        return y + pointwise(hidden, self.alpha[:, None] * self.point, None, channels_last=False)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sea_peft.adapters.base import Adapter, pads_with_zeros
+from sea_peft.adapters.base import Adapter, convolution_geometry, pads_with_zeros, shift_parameter
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
 
@@ -22,12 +21,12 @@ _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 @register
 class Full(Adapter):
-    """y ← y + ΔW⊗x + Δb with ΔW, Δb shaped as the site's own weight and bias, zero at the start.
+    """y ← y + ΔW⊗x + Δb with ΔW, Δb shaped as the site's own weight and bias, zero at the start. No Δb where a norm would take it away.
 
     At every site together with `affine` at every norm this is full fine-tuning of the backbone, written as deltas so that the
     backbone's tensors stay untouched; at decoder sites, decoder fine-tuning. Source: the comparison of FSEFT (arXiv 2303.17051),
     which fine-tunes with 1e-4 over many more steps; learning rate 1e-3 here, for AdamW on zero-initialised deltas. Cost: the site's
-    own parameters.
+    own parameters, as far as they act.
     """
 
     family = "full"
@@ -38,18 +37,12 @@ class Full(Adapter):
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         return pads_with_zeros(module)
 
-    def __init__(
-        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
-    ) -> None:
+    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         self.kind = site.kind
         self.weight = nn.Parameter(torch.zeros_like(module.weight, requires_grad=True))  # type: ignore[arg-type]
-        bias = module.bias
-        self.bias = nn.Parameter(torch.zeros_like(bias, requires_grad=True)) if isinstance(bias, torch.Tensor) else None
-        names = ("stride", "padding", "dilation", "groups") if site.kind != "linear" else ()
-        self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
-        if site.kind == "transposed":
-            self.geometry["output_padding"] = module.output_padding
+        self.bias = None if module.bias is None else shift_parameter(site)
+        self.geometry = convolution_geometry(module)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return y + _OPERATIONS[self.kind](x, self.weight, self.bias, **self.geometry)

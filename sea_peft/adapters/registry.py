@@ -86,7 +86,7 @@ class Offer:
 def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
     """The audit space: every unit that the offers make at the sites, in execution order, then family, placement, level.
 
-    The head's own site takes no unit: the head is fitted and counted by itself. Raises UsageError for an unknown family or level.
+    Raises UsageError for an unknown family or level.
     """
     for name, offer in offers.items():
         if name not in _FAMILIES:
@@ -104,11 +104,9 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
                 raise UsageError(f"{name} has no {what} {unknown[0]}; it has {listed}.")
     made = []
     for site in sites:
-        if site.stage == "head":
-            continue
         module = backbone.get_submodule(site.path)
         for name, family in _FAMILIES.items():
-            if name not in offers or site.kind not in family.kinds:
+            if name not in offers or not _acts_at(family, site):
                 continue
             offer = offers[name]
             if offer.kinds is not None and site.kind not in offer.kinds:
@@ -118,6 +116,10 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
                     if family.fits(site, module, level, placement):
                         made.append(_with_cost(Unit(name, level, placement, site, 0), backbone))
     return tuple(made)
+
+
+def _acts_at(family: type[Adapter], site: Site) -> bool:
+    return site.kind in family.kinds and site.stage in family.stages
 
 
 def _with_cost(unit: Unit, backbone: nn.Module) -> Unit:
@@ -130,12 +132,10 @@ def total_cost(units: Iterable[Unit]) -> int:
     return sum(unit.cost for unit in units)
 
 
-def unit_at(
-    backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str
-) -> Unit:
+def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str) -> Unit:
     """The unit of this family, level and placement at the site `path`. Raises WeightsError where there is none."""
     site = next((s for s in sites if s.path == path), None)
     known = _FAMILIES.get(family)
-    if site is None or known is None or site.kind not in known.kinds:
+    if site is None or known is None or not _acts_at(known, site):
         raise WeightsError(f"This backbone has no place for {family} at {path}; the adapter was made for another one.")
     return _with_cost(Unit(family, level, placement, site, 0), backbone)
