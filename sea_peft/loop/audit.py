@@ -9,7 +9,7 @@ import torch
 
 from sea_peft.adapters import Adapted
 from sea_peft.errors import DataError
-from sea_peft.loop.reuse import BlockReuse
+from sea_peft.loop.reuse import BlockReuse, reusable
 
 SOFT, HARD = "soft", "hard"
 
@@ -85,7 +85,7 @@ class Auditor:
         usable = _distinct_and_labelled(images, labels)
         self.model = model
         self.dice = dice
-        self._sites = model.sites if reuse else ()  # without: every block is computed anew, for the same numbers
+        self._remembered = reusable(model.backbone) if reuse else ()  # without: all is computed anew, for the same numbers
         self.batches = [
             (images[usable[i : i + batch]], labels[usable[i : i + batch]]) for i in range(0, len(usable), batch)
         ]
@@ -107,7 +107,7 @@ class Auditor:
             off: dict[str, list[torch.Tensor]] = {unit: [] for unit in unit_ids}
             for images, labels in self.batches:
                 images = images.to(next(self.model.parameters()).device)
-                with BlockReuse(self.model.backbone, self._sites) as reuse:
+                with BlockReuse(self.model.backbone, self._remembered) as reuse:
                     baseline = self.model(images).cpu()
                     on.append(patch_dice(baseline, labels, self.dice))
                     hard.append(patch_dice(baseline, labels, HARD))

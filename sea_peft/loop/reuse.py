@@ -11,91 +11,144 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones import Site
+# Outputs kept of one baseline pass; beyond it later blocks are computed anew.
+MEMORY_LIMIT = 1 << 30
+
+_WEIGHTED = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
+
+
+def reusable(network: nn.Module) -> tuple[str, ...]:
+    """Paths of the modules worth remembering: everything below the network with at least two layers of weights and a forward of its own,
+    whatever it holds, and single convolutions outside of those. Finer grains cost more in bookkeeping than they save."""
+    blocks = [
+        path
+        for path, module in network.named_modules()
+        if path
+        and type(module).forward not in (nn.Sequential.forward, nn.Module.forward)
+        and sum(isinstance(m, _WEIGHTED) for m in module.modules()) >= 2
+    ]
+    inside = tuple(path + "." for path in blocks)
+    alone = [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and path and not path.startswith(inside)
+    ]
+    return (*blocks, *alone)
 
 
 @dataclasses.dataclass
 class _Kept:
-    """A module's inputs and output in the baseline pass, with the versions that say whether somebody has written into them since."""
+    """A module's output in the baseline pass, and how often it had been written to when the module returned it."""
 
-    inputs: tuple[Any, ...]
     output: torch.Tensor
-    versions: list[int]
+    version: int
 
     @property
     def intact(self) -> bool:
-        """Whether inputs are what the module was given and the output is what it returned."""
-        return _versions(*self.inputs, self.output) == self.versions
+        """Whether the output is still what the module returned."""
+        return self.output._version == self.version
 
 
 class BlockReuse:
-    """While entered, blocks of the backbone remember their first pass and return its output whenever their inputs are the same again.
+    """While entered, modules of the network remember what they returned in the first forward, the baseline, and return it again for as
+    long as a forward is the baseline's.
 
-    The first forward inside the context is the baseline. In later forwards a block whose inputs equal the baseline's, value for value,
-    and which does not hold a toggled site returns what it returned then: the numbers are those of a plain forward, bit for bit.
-    Equality is checked on the tensors themselves (memory-bound, a small part of a convolution), so skips and sums between blocks need
-    no special treatment. Blocks are the sites of kind `block`, and leaf sites outside of them. Where a block's inputs or output were
-    written to in place (`tensor._version`), by the block itself or later, it is computed anew. Forward hooks (adapters) on a block still
-    act, on the kept output.
+    A forward under `toggled(path)` is the baseline's until the module at that path has fired: everything that has returned by then was
+    given the very same values. So whatever comes earlier in the baseline's own order is skipped, whole decoders' worth of skips and sums
+    included, and whatever comes later is computed: the numbers are those of a plain forward, bit for bit. A module that holds the toggled
+    one runs; one that fires twice, writes into its input, or whose output was written to afterwards (`tensor._version`) is never skipped.
+    Forward hooks (adapters) on a module still act, on the kept output.
+
+    All forwards in the context must be of one input tensor, in eval mode and without gradients. `paths`: what to remember (`reusable`).
+    `limit`: bytes of kept outputs; `kept_bytes` says how many there are.
     """
 
-    def __init__(self, backbone: nn.Module, sites: Sequence[Site]) -> None:
-        blocks = [site.path for site in sites if site.kind == "block"]
-        inside = tuple(path + "." for path in blocks)
-        leaves = [s.path for s in sites if s.kind in ("conv", "transposed") and not s.path.startswith(inside)]
-        self._modules = {path: backbone.get_submodule(path) for path in (*blocks, *leaves)}
+    def __init__(self, network: nn.Module, paths: Sequence[str], limit: int = MEMORY_LIMIT) -> None:
+        self._network = network
+        self._modules = {path: network.get_submodule(path) for path in paths}
+        # by module, not by name: some networks register one module under several paths
+        self._inside = {path: set(module.modules()) - {module} for path, module in self._modules.items()}
+        self._limit = limit
         self._kept: dict[str, _Kept] = {}
-        self._toggled: tuple[str, ...] = ()
+        self._fired: set[str] = set()
+        self._input: torch.Tensor | None = None
+        self._baseline = True
+        self._toggled: nn.Module | None = None
+        self._diverged = False
         self.reused = 0
 
     def __enter__(self) -> BlockReuse:
         for path, module in self._modules.items():
             module.forward = self._remembering(path, module.forward)
+        self._before = self._network.register_forward_pre_hook(self._begin)
+        self._after = self._network.register_forward_hook(self._end)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._before.remove()
+        self._after.remove()
         for module in self._modules.values():
             del module.forward  # the instance's own attribute; the class's forward shows again
         self._kept.clear()
+        self._input = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that kept outputs hold; views of one storage count once."""
+        storages = {k.output.untyped_storage().data_ptr(): k.output.untyped_storage().nbytes() for k in self._kept.values()}
+        return sum(storages.values())
 
     @contextlib.contextmanager
-    def toggled(self, *paths: str) -> Iterator[None]:
-        """Forwards in here differ from the baseline at these module paths."""
-        before, self._toggled = self._toggled, paths
+    def toggled(self, path: str) -> Iterator[None]:
+        """Forwards in here differ from the baseline at this module path, and at no other."""
+        module = self._network.get_submodule(path)
+        # Runs before the hooks of the unit on the module, but after the module's forward and so after all that led to it.
+        handle = module.register_forward_hook(self._diverge, prepend=True)
+        before, self._toggled = self._toggled, module
         try:
             yield
         finally:
             self._toggled = before
+            handle.remove()
+
+    def _begin(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._input is None:
+            self._input = inputs[0]
+        elif inputs[0] is not self._input:
+            raise ValueError("forwards that reuse one another's blocks must be of one input tensor")
+        self._diverged = False
+
+    def _end(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        self._baseline = False
+
+    def _diverge(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        self._diverged = True
 
     def _remembering(self, path: str, forward: Any) -> Any:
-        def wrapped(*inputs: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        def wrapped(*inputs: Any, **kwargs: Any) -> Any:
+            if self._baseline:
+                return self._first(path, forward, inputs, kwargs)
             kept = self._kept.get(path)
-            if kept is None:
-                given = _versions(*inputs)
-                output = forward(*inputs, **kwargs)
-                if not kwargs and isinstance(output, torch.Tensor):
-                    self._kept[path] = _Kept(inputs, output, [*given, output._version])
-                return output
-            # a unit on the block itself acts in a hook after this forward, so only what is inside the block matters
-            holds = any(p.startswith(path + ".") for p in self._toggled)
-            if not holds and not kwargs and kept.intact and _same(kept.inputs, inputs):
-                self.reused += 1
-                return kept.output
-            return forward(*inputs, **kwargs)
+            if kept is None or self._diverged or self._toggled in self._inside[path] or not kept.intact:
+                return forward(*inputs, **kwargs)
+            self.reused += 1
+            return kept.output
 
         return wrapped
 
-
-def _versions(*values: Any) -> list[int]:
-    """How often each tensor was written to; 0 for what is none."""
-    return [value._version if isinstance(value, torch.Tensor) else 0 for value in values]
-
-
-def _same(kept: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
-    """Whether two argument tuples hold the same tensors, by identity or value for value."""
-    return len(kept) == len(given) and all(
-        a is b or (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b))
-        for a, b in zip(kept, given, strict=True)
-    )
+    def _first(self, path: str, forward: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The baseline's pass through one module."""
+        given = [*inputs, *kwargs.values()]
+        before = [x._version for x in given if isinstance(x, torch.Tensor)]
+        output = forward(*inputs, **kwargs)
+        unwritten = before == [x._version for x in given if isinstance(x, torch.Tensor)]
+        if path in self._fired:
+            self._kept.pop(path, None)
+        elif isinstance(output, torch.Tensor) and unwritten:
+            self._kept[path] = _Kept(output, output._version)
+            if self.kept_bytes > self._limit:
+                del self._kept[path]
+        self._fired.add(path)
+        return output

@@ -9,7 +9,7 @@ from torch import nn
 
 from sea_peft.adapters import Bank, Offer, units_for
 from sea_peft.backbones import architectures, find_sites
-from sea_peft.loop.reuse import BlockReuse
+from sea_peft.loop.reuse import BlockReuse, reusable
 
 
 class Residual(nn.Module):
@@ -75,7 +75,7 @@ def _compare(network: nn.Module, sites, bank: Bank, x: torch.Tensor) -> int:
         with bank.without(unit):
             plain[unit] = network(x)
     baseline = network(x)
-    with BlockReuse(network, sites) as reuse:
+    with BlockReuse(network, reusable(network)) as reuse:
         assert torch.equal(network(x), baseline)
         for unit in [*opened, *reversed(opened)]:
             with bank.without(unit), reuse.toggled(bank.units[unit].site.path):
@@ -90,7 +90,8 @@ def test_every_backbone_gives_the_same_bits_with_reuse(backbone):
     opened = tiny.one_per_group(adapted)
     tiny.train(adapted, opened)
     adapted.bank.activate(opened)
-    x = torch.randn(2, *architectures()[backbone].example(1).shape[1:], generator=torch.Generator().manual_seed(0))
+    architecture = architectures()[backbone]
+    x = torch.randn(2, *architecture.example(1, architecture.small).shape[1:], generator=torch.Generator().manual_seed(0))
     reused = _compare(adapted.backbone, adapted.sites, adapted.bank, x)
     assert reused > len(opened), "nothing was reused: the comparison shows nothing"
 
@@ -136,7 +137,7 @@ def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(block, before
         torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0)),
     )
     sites = find_sites(network, x)
-    with BlockReuse(network, sites) as reuse:
+    with BlockReuse(network, reusable(network)) as reuse:
         network(x)
         network.before = before
         with reuse.toggled("stem"):
@@ -147,12 +148,12 @@ def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(block, before
 @torch.no_grad()
 def test_a_change_inside_a_block_is_seen_only_where_it_is_declared():
     network, sites, x = _tangled()
-    with BlockReuse(network, sites) as reuse:
+    with BlockReuse(network, reusable(network)) as reuse:
         network(x)
         assert reuse.reused == 0
         network(x)
         everything = reuse.reused
-        with reuse.toggled("blocks.1.one"):
+        with reuse.toggled("norm"):
             network(x)
         assert 0 < reuse.reused - everything < everything
 
@@ -160,11 +161,11 @@ def test_a_change_inside_a_block_is_seen_only_where_it_is_declared():
 def test_forward_is_the_classs_own_again_afterwards_also_after_an_exception():
     network, sites, x = _tangled()
     before = {name: dict(module.__dict__) for name, module in network.named_modules()}
-    with torch.no_grad(), BlockReuse(network, sites) as reuse:
+    with torch.no_grad(), BlockReuse(network, reusable(network)) as reuse:
         network(x)
         assert any("forward" in module.__dict__ for module in network.modules())
     for fail in (lambda: network(torch.zeros(1, 3, 8, 8, 8)), lambda: 1 / 0):
-        with pytest.raises((RuntimeError, ZeroDivisionError)), torch.no_grad(), BlockReuse(network, sites) as reuse:
+        with pytest.raises((RuntimeError, ZeroDivisionError)), torch.no_grad(), BlockReuse(network, reusable(network)) as reuse:
             fail()
     assert not any("forward" in module.__dict__ for module in network.modules())
     assert {name: module.__dict__.keys() for name, module in network.named_modules()} == {
@@ -175,7 +176,7 @@ def test_forward_is_the_classs_own_again_afterwards_also_after_an_exception():
 
 def test_toggled_is_undone_by_an_exception():
     network, sites, x = _tangled()
-    with torch.no_grad(), BlockReuse(network, sites) as reuse:
+    with torch.no_grad(), BlockReuse(network, reusable(network)) as reuse:
         network(x)
         with pytest.raises(InterruptedError), reuse.toggled("blocks.0.one"):
             raise InterruptedError
@@ -186,9 +187,30 @@ def test_toggled_is_undone_by_an_exception():
 
 
 @torch.no_grad()
-def test_without_sites_nothing_is_kept():
+def test_without_paths_nothing_is_kept():
     network, _, x = _tangled()
     with BlockReuse(network, ()) as reuse:
         network(x)
         network(x)
         assert reuse.reused == 0
+
+
+@torch.no_grad()
+def test_kept_outputs_stay_within_the_limit_and_are_counted():
+    network, _, x = _tangled()
+    one = 2 * 4 * 8**3 * 4  # float32 [2, 4, 8, 8, 8]
+    with BlockReuse(network, reusable(network)) as reuse:
+        network(x)
+        everything = reuse.kept_bytes
+    with BlockReuse(network, reusable(network), limit=one) as reuse:
+        network(x)
+        assert one == reuse.kept_bytes < everything
+
+
+@torch.no_grad()
+def test_another_input_is_refused():
+    network, _, x = _tangled()
+    with BlockReuse(network, reusable(network)) as reuse:
+        network(x)
+        with pytest.raises(ValueError, match="one input"), reuse.toggled("norm"):
+            network(x.clone())
