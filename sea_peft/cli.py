@@ -155,6 +155,9 @@ def predict(
         bool, typer.Option("--probabilities", help="Also one float32 volume for each label.")
     ] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Also a picture of three planes for each case.")] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
+    ] = False,
     overlap: options.Overlap = 0.25,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
@@ -166,11 +169,12 @@ def predict(
     with output.progress("predict") as progress:
         statuses = job(
             adapter, inputs, out, weights=weights, device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, overlap=overlap, progress=progress,
+            preview=preview, dicom_seg=dicom_seg, overlap=overlap, say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
-    for status in failed:
-        output.warn(f"{status.case}: {status.error}")
+    for status in statuses:
+        for sentence in (*status.warnings, *([f"{status.case}: {status.error}"] if status.error else [])):
+            output.warn(sentence)
     document = {
         "out": str(out),
         "done": len(statuses) - len(failed),

@@ -12,6 +12,7 @@ from sea_peft.console.output import Output, bars
 from sea_peft.loop.events import Allocated, Audited, Compared, Event, RunStarted, Searched, TrainingStep
 
 _PHASES = {
+    "prepare": "prepare the shots",
     "head_only": "fit the head alone",
     "warmup": "search and refit",
     "search": "search and refit",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft.data.grids import require_same_grid
-from sea_peft.data.volumes import Volume, read_volume
+from sea_peft.data.volumes import Volume, header_grid, read_volume
 from sea_peft.errors import DataError
 
 
@@ -54,6 +54,14 @@ class ImageFile:
     def files(self) -> tuple[Path, ...]:
         """Every file of it."""
         return self.slices or (self.path,)
+
+    def grid(self) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+        """Shape and voxel size in mm, by the headers alone. Raises `DataError`."""
+        if not self.slices:
+            return header_grid(self.path)
+        from sea_peft.data.dicom.series import series_grid
+
+        return series_grid(self.slices)
 
     def read(self) -> Volume:
         """The volume. Raises `DataError`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,19 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     with captured(notes):
         array, affine = _read(path)
     return array, affine, tuple(f"was read with a warning ({note})" for note in notes)
+
+
+def itk_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
+    """Shape and voxel size in mm, without reading the voxels."""
+    import SimpleITK as sitk
+
+    if path.suffix.lower() in _META_SUFFIXES:
+        require_sound_metaimage(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with captured([]):
+        reader.ReadImageInformation()
+    return reader.GetSize(), reader.GetSpacing()
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,12 @@ def _assumed(image: Any) -> Iterator[str]:
         apart = float(np.abs((image.get_qform() - image.get_sform()) @ ends).max())
         if apart > GRID_TOLERANCE_MM:
             yield f"has a qform and an sform that lie {apart:.3g} mm apart; the sform is used"
+
+
+def nifti_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
+    """Shape and voxel size in mm, without reading the voxels."""
+    _, header = _header(path)
+    return header.get_data_shape(), header.get_zooms()
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sea_peft.data.itk import read_itk, write_itk
-from sea_peft.data.nifti import read_nifti, write_nifti
+from sea_peft.data.itk import itk_grid, read_itk, write_itk
+from sea_peft.data.nifti import nifti_grid, read_nifti, write_nifti
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
@@ -97,6 +97,19 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
     array = _one_volume(path, array, component)
     _require_sane(path, array, affine)
     return Volume(array, affine, notes)
+
+
+def header_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Shape and voxel size in mm of a volume's first three axes, by its header alone. Raises `DataError`."""
+    _require_file(path)
+    try:
+        shape, spacing = (nifti_grid if volume_suffix(path) in NIFTI_SUFFIXES else itk_grid)(path)
+        (i, j, k), (x, y, z) = shape[:3], spacing[:3]
+    except DataError:
+        raise
+    except Exception as error:  # as in `read_volume`
+        raise DataError(f"{shown(path)} has a header that cannot be read ({_reason(error)}); export it again") from error
+    return (int(i), int(j), int(k)), (float(x), float(y), float(z))
 
 
 def write_volume(path: Path | str, volume: Volume, like: Path | str | None = None) -> None:

@@ -18,9 +18,12 @@ from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker
 from sea_peft.data.digest import case_hash
+from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import prepare, restore
+from sea_peft.data.spill import ScanCache
 from sea_peft.errors import UsageError
 from sea_peft.jobs.inference import dice_per_label, error_rates, mean_dice, probabilities, unadapted_and_head
+from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.records import adapter_config, as_json, options_of, peak_memory, run_config, write_case_names
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
@@ -58,7 +61,7 @@ def adapt(
     began = time.monotonic()
     setup = prepare_run(options, say, progress)
     folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, setup.dataset.name)
-    say(f"run folder {folder.path}")
+    say(f"run folder {folder.path}; {needed(setup.need())}")
     folder.write_config(run_config(setup))
     write_case_names(folder, setup)
     return _Run(setup, folder, listen, say, warn, began, baselines or {}).run()
@@ -199,7 +202,7 @@ class _Run:
         cases. The first and only time that test cases are read."""
         setup, model = self.setup, self.setup.model
         labels, channels = setup.dataset.labels, setup.dataset.channels
-        patch, divisor = setup.settings.patch, setup.backbone.pretrained.architecture.divisor
+        patch, divisor = setup.settings.patch, setup.backbone.pretrained.limits.step
         final = {name: t.detach().clone() for name, t in model.head.state_dict().items()}
         arms: dict[str, dict[str, dict[str, float]]] = {"unadapted": {}, "head_only": {}, "adapted": {}}
         measured = ("adapted",) if self.baselines else tuple(arms)
@@ -212,14 +215,16 @@ class _Run:
             assert stored is not None, "the split holds labelled cases only"
             name = case_hash(case.id, setup.salt)
             began = time.monotonic()
-            frozen: tuple[torch.Tensor, ...] = ()
+            frozen: tuple[Planes, ...] = ()
             if not self.baselines:
                 model.head.load_state_dict(head_only)
                 with model.bank.only(()):
-                    frozen = probabilities(unadapted_and_head(model), scan, patch, divisor, setup.device)
+                    frozen = probabilities(
+                        unadapted_and_head(model), scan, patch, divisor, setup.device, folder=self.folder.path
+                    )
             between = time.monotonic()
             model.head.load_state_dict(final)
-            ours = probabilities(model, scan, patch, divisor, setup.device)
+            ours = probabilities(model, scan, patch, divisor, setup.device, folder=self.folder.path)
             spent["adapted"] += time.monotonic() - between
             spent["unadapted"] += (between - began) / 2
             spent["head_only"] += (between - began) / 2
@@ -271,12 +276,14 @@ class _Run:
         )
 
     def _shots(self) -> Shots:
-        setup = self.setup
-
-        def prepared(cases: Any) -> tuple[Any, ...]:
-            return tuple(prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in cases)
-
-        return Shots(prepared(setup.split.support), prepared(setup.split.audit))
+        setup, cache = self.setup, ScanCache(folder=self.folder.path)
+        cases = (*setup.split.support, *setup.split.audit)
+        scans = []
+        for done, case in enumerate(cases, start=1):
+            scans.append(cache.keep(prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)))
+            self.listen(events.TrainingStep("prepare", done, len(cases), 0.0))
+        support = len(setup.split.support)
+        return Shots(tuple(scans[:support]), tuple(scans[support:]))
 
     def _timed(self, what: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()

@@ -17,6 +17,7 @@ import torch
 from sea_peft import __version__
 from sea_peft.artefacts import store
 from sea_peft.backbones.weights import cards, load_pretrained
+from sea_peft.data.dicom.files import INSTALL
 from sea_peft.errors import DeviceError, SeaPeftError, WeightsError
 
 _PACKAGES = (
@@ -32,6 +33,7 @@ _PACKAGES = (
     "rich",
     "typer",
 )
+_DICOM = ("pydicom", "highdicom")  # the extra `dicom`
 _LEAST_MEMORY = 4 << 30
 _LEAST_DISK = 2 << 30
 _FOREIGN_STORE = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -69,6 +71,11 @@ def _versions(runs: Path) -> Iterator[Check]:
             yield Check(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
             yield Check(name, "problem", "not installed; run `pip install sea_peft` again")
+    for name in _DICOM:
+        try:
+            yield Check(name, "ok", metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check(name, "ok", f"not installed, only needed for DICOM: {INSTALL}")
 
 
 def _devices(runs: Path) -> Iterator[Check]:

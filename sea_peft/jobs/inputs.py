@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile
+from sea_peft.data.dicom.files import is_dicom
+from sea_peft.data.intensity import is_ct_name
 from sea_peft.data.layouts import READERS
 from sea_peft.data.layouts.files import CHANNEL_SUFFIX, parse_channels, read_json, volumes_in
 from sea_peft.data.select import select
@@ -38,10 +40,11 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase
                 continue
             scans = volumes_in(path)
             if not scans:
-                raise DataError(f"{path} holds no scans ({', '.join(SUFFIXES)}) and no data set; check the path")
+                raise DataError(f"{path} holds no scans ({', '.join(SUFFIXES)}, DICOM) and no data set; check the path")
             files += scans
         elif volume_suffix(path) is None:
-            raise DataError(f"{path} is not a scan: the name must end in one of {', '.join(SUFFIXES)}")
+            hint = "it is one DICOM file: give its folder" if is_dicom(path) else f"the name must end in one of {', '.join(SUFFIXES)}"
+            raise DataError(f"{path} is not a scan; {hint}")
         else:
             files.append(path)
     cases += _grouped(list(dict.fromkeys(files)), channels)
@@ -61,6 +64,8 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
         DataError: a channel is not there.
     """
     unnamed = any(all(_UNNAMED.fullmatch(name) for name in names) for names in (dataset.channels, wanted))
+    # DICOM says that a series is MR, but not which sequence
+    unnamed = unnamed or (dataset.layout == "dicom" and dataset.channels == ("MR",) and not any(map(is_ct_name, wanted)))
     if unnamed and len(dataset.channels) == len(wanted):
         return dataset.channels
     # the labels do not matter here, and all of them together may overlap
@@ -71,9 +76,11 @@ def _from_dataset(dataset: Dataset, wanted: Sequence[str]) -> list[FileCase]:
     names = matching_channels(dataset, wanted)
     pairs = list(zip(wanted, names, strict=True))
     return [
-        FileCase(case.id, {ours: case.images[theirs] for ours, theirs in pairs if theirs in case.images})
+        FileCase(case.id, images)
         for case in (*dataset.cases, *dataset.test_cases, *dataset.unlabelled)
         if isinstance(case, FileCase)
+        # a DICOM study has a case for every series, of which only some are of the adapter's kind
+        and ((images := {ours: case.images[theirs] for ours, theirs in pairs if theirs in case.images}) or dataset.layout != "dicom")
     ]
 
 

@@ -15,7 +15,7 @@ def plan(
     """What a run with these options would do, as JSON types. Refuses what `adapt` would refuse, with the same errors."""
     setup = prepare_run(options, say, progress)
     warmup, cycles, refit = setup.settings.plan()
-    card = setup.backbone.pretrained.card
+    card, need = setup.backbone.pretrained.card, setup.need()
     return {
         "status": "planned",
         "data": {
@@ -46,6 +46,7 @@ def plan(
         "spacing": list(setup.recipe.spacing),
         "recipe": setup.recipe.model_dump(mode="json"),
         "device": str(setup.device),
-        "memory_bytes": setup.memory_estimate(),
+        "memory_bytes": need.memory,
+        "disk_bytes": need.disk,
         "warnings": list(setup.warnings),
     }

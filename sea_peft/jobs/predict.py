@@ -14,12 +14,15 @@ import numpy as np
 from sea_peft import __version__
 from sea_peft.artefacts.atomic import write_bytes, write_text, writing
 from sea_peft.data.cases import FileCase, safe_name
+from sea_peft.data.dicom.files import required
+from sea_peft.data.dicom.segmentation import segmentation_bytes
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import restore, restore_probability
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
-from sea_peft.errors import UsageError
+from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import find_cases
+from sea_peft.jobs.memory import needed
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.preview import preview_png
 
@@ -30,7 +33,7 @@ _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 @dataclass(frozen=True)
 class CaseStatus:
     """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
-    `error`: why it failed."""
+    `error`: why it failed; `warnings`: what had to be assumed of the scan."""
 
     case: str
     status: str
@@ -38,6 +41,7 @@ class CaseStatus:
     volumes: Mapping[str, float]
     seconds: float
     error: str | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,13 @@ class _Files:
     mask: Path
     sidecar: Path
     preview: Path | None
+    segmentation: Path | None
     probabilities: Mapping[str, Path]
 
     @classmethod
-    def of(cls, case: FileCase, out: Path, labels: Sequence[str], probabilities: bool, preview: bool) -> _Files:
+    def of(
+        cls, case: FileCase, out: Path, labels: Sequence[str], probabilities: bool, preview: bool, dicom_seg: bool
+    ) -> _Files:
         suffix = volume_suffix(_source(case)) or ".nii.gz"
         suffix = _WRITTEN_AS.get(suffix, suffix)
         name = re.sub(r"[/\\\0]", "_", case.id)
@@ -59,6 +66,7 @@ class _Files:
             out / f"{name}{suffix}",
             out / f"{name}.json",
             out / f"{name}.png" if preview else None,
+            out / f"{name}.dcm" if dicom_seg else None,
             {label: out / f"{name}_probability_{safe_name(label)}{suffix}" for label in wanted},
         )
 
@@ -68,6 +76,7 @@ class _Files:
             self.mask,
             self.sidecar,
             *([self.preview] if self.preview else []),
+            *([self.segmentation] if self.segmentation else []),
             *self.probabilities.values(),
         ]
 
@@ -82,7 +91,9 @@ def predict(
     overwrite: bool = False,
     probabilities: bool = False,
     preview: bool = False,
+    dicom_seg: bool = False,
     overlap: float = OVERLAP,
+    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseStatus]:
     """Predict every case in `inputs` into `out`: a mask, a sidecar `<case>.json` with the label names, and what else is asked for.
@@ -96,22 +107,28 @@ def predict(
         overwrite: replace results of earlier predictions; without it nothing is done when there are any.
         probabilities: also one float32 volume a label.
         preview: also a PNG with three planes.
+        dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
         overlap: of neighbouring windows.
+        say: gets sentences for the user, among them the memory that will be needed.
         progress: called with (done, of) after each case.
 
     Returns:
         A status for every case. A case that cannot be predicted does not stop the others, and leaves no mask.
 
     Raises:
-        DataError: an input does not exist or holds no scan.
+        DataError: an input does not exist or holds no scan, or is no DICOM series where a DICOM-SEG is asked for.
         UsageError: results exist, or would replace an input.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
     predictor = Predictor(adapter, weights, device, overlap)
     cases = find_cases(inputs, predictor.channels)
     labels = tuple(predictor.labels)
-    targets = {case.id: _Files.of(case, out, labels, probabilities, preview) for case in cases}
+    targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}
     _refuse_to_replace(cases, targets, overwrite)
+    if dicom_seg:
+        _require_series(cases)
+    if say is not None:
+        say(needed(predictor.estimate(cases)))
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     statuses = []
@@ -132,14 +149,15 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
 def _predict_case(predictor: Predictor, case: FileCase, files: _Files) -> CaseStatus:
     began = time.monotonic()
     try:
-        volumes = _write_case(predictor, case, files)
+        volumes, notes = _write_case(predictor, case, files)
     except Exception as error:
         return CaseStatus(case.id, "failed", None, {}, round(time.monotonic() - began, 3), reason(error))
-    return CaseStatus(case.id, "done", files.mask.name, volumes, round(time.monotonic() - began, 3), None)
+    return CaseStatus(case.id, "done", files.mask.name, volumes, round(time.monotonic() - began, 3), None, notes)
 
 
-def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> dict[str, float]:
-    """Everything of one case, the mask last, so that a mask is never without its sidecar. Returns the labels' volumes."""
+def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Everything of one case, the mask last, so that a mask is never without its sidecar. Returns the labels' volumes and the scan's
+    notes."""
     output, scan = predictor.probabilities(case, folder=files.mask.parent)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
@@ -155,12 +173,14 @@ def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> dict[str
         write_volume(path, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
     if files.preview is not None:
         write_bytes(files.preview, _preview(case, predictor, scan.geometry, indices))
+    if files.segmentation is not None:
+        write_bytes(files.segmentation, segmentation_bytes(mask, next(iter(case.images.values())).slices, values))
     write_text(
         files.sidecar,
         json.dumps(_sidecar(predictor, files, values, volumes), indent=2, ensure_ascii=False) + "\n",
     )
     write_volume(files.mask, Volume(mask, affine), like=like)
-    return volumes
+    return volumes, scan.notes
 
 
 def _preview(case: FileCase, predictor: Predictor, geometry: Geometry, indices: np.ndarray) -> bytes:
@@ -177,6 +197,7 @@ def _sidecar(
         "labels": {"background": 0, **values},
         "volumes_ml": dict(volumes),
         "probabilities": {label: path.name for label, path in files.probabilities.items()},
+        "dicom_seg": files.segmentation.name if files.segmentation else None,
         "channels": list(predictor.channels),
         "adapter": {
             "policy": config.policy,
@@ -194,8 +215,18 @@ def _source(case: FileCase) -> Path:
     return next(iter(case.images.values())).path
 
 
+def _require_series(cases: Sequence[FileCase]) -> None:
+    for name in ("pydicom", "highdicom"):
+        required(name)
+    others = [case.id for case in cases if not all(image.slices for image in case.images.values())]
+    if others:
+        raise DataError(
+            f"case {others[0]} is no DICOM series, so a DICOM-SEG has nothing to refer to; leave --dicom-seg out or give the series"
+        )
+
+
 def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files], overwrite: bool) -> None:
-    sources = {image.path.resolve() for case in cases for image in case.images.values()}
+    sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
     written: set[Path] = set()
     for files in targets.values():
         for path in files.all:

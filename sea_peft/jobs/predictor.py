@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sea_peft.artefacts.adapter_file import CONFIG_NAME
 from sea_peft.backbones import architecture
@@ -15,6 +17,7 @@ from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import SeaPeftError, UsageError
 from sea_peft.jobs.inference import OVERLAP, probabilities
+from sea_peft.jobs.memory import Activations, Need, inference_need
 from sea_peft.jobs.model import load_adapter, resolve_device
 
 _LOG = logging.getLogger(__name__)
@@ -70,6 +73,12 @@ class Predictor:
             self.model, scan, self.config.patch, self._divisor, self.device, self._overlap, folder
         )
         return output, scan
+
+    def estimate(self, cases: Sequence[Case]) -> Need:
+        """Memory and disk that predicting the largest of the cases will take."""
+        channels, patch = len(self.channels), self.config.patch
+        activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
+        return inference_need(cases, self._recipe, channels, 1 + len(self.labels), patch, activations)
 
     def label_map(self, case: Case, channels: tuple[str, ...] | None = None) -> np.ndarray:
         """Label indices uint8 [I, J, K] on the case's own grid, 1..L in the order of the labels."""

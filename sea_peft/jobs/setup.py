@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.split import Split, split
 from sea_peft.errors import UsageError
+from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
 from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
 from sea_peft.loop.controller import LoopSettings
@@ -28,8 +28,6 @@ from sea_peft.loop.sea import Sea, SeaSettings
 DEFAULT_TARGET = "low-dose-ct"
 DEFAULT_STEPS = 120
 DEFAULT_CYCLES = 3
-# Python, torch and MONAI loaded, measured on Linux with the CPU build
-_BASE_MEMORY = 700 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,25 +89,16 @@ class Setup:
         name = name or self.options.policy
         return Sea(self.space, self.sea) if name == "sea" else fixed_policy(name, self.space, self.options.seed)
 
-    def memory_estimate(self) -> int:
-        """Bytes: the activations of one training step through every leaf module, twice (forward and backward), and the program."""
-        counted = [0]
-
-        def count(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor):
-                counted[0] += output.numel() * output.element_size()
-
-        network, example = self.backbone.pretrained.network, self.backbone.example
-        leaves = [m for m in network.modules() if not list(m.children())]
-        handles = [leaf.register_forward_hook(count) for leaf in leaves]
-        try:
-            with torch.no_grad():
-                network(example)
-        finally:
-            for handle in handles:
-                handle.remove()
-        scale = torch.Size(self.settings.patch).numel() / torch.Size(example.shape[2:]).numel()
-        return int(_BASE_MEMORY + 2 * counted[0] * scale * self.settings.batch_size)
+    def need(self) -> Need:
+        """Memory and disk that the run will take: the largest of training on the shots and scoring the test cases."""
+        network, patch = self.backbone.pretrained.network, self.settings.patch
+        activations = Activations.of(network, self.backbone.example)
+        channels = len(self.dataset.channels)
+        shots = (*self.split.support, *self.split.audit)
+        training = training_need(shots, self.recipe, channels, patch, self.settings.batch_size, activations)
+        outputs = 2 * (len(self.dataset.labels) + 1)  # the unadapted and the head-only arm are scored together
+        scoring = inference_need(self.split.test, self.recipe, channels, outputs, patch, activations)
+        return Need(max(training.memory, scoring.memory), training.disk + scoring.disk)
 
 
 def prepare_run(
@@ -182,7 +171,7 @@ def _loop_settings(options: AdaptOptions, backbone: Backbone) -> LoopSettings:
     if cycles < 1:
         raise UsageError(f"--cycles {cycles}: at least one cycle is needed.")
     patch = options.patch or backbone.pretrained.card.patch
-    backbone.pretrained.architecture.check_size(patch)
+    backbone.pretrained.architecture.check_size(patch, backbone.pretrained.card.kwargs)
     settings = LoopSettings(steps=steps, cycles=cycles, patch=patch, time_limit=options.time_limit)
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:

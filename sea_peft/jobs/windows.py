@@ -48,11 +48,12 @@ def blended(
     weights = torch.zeros(roi[0], *size[1:])
     for number, (start, row) in enumerate(rows):
         for window in row:
-            outputs = network(image[(slice(None), *window)][None].to(device))
+            d, h, w = window
+            outputs = network(image[None, :, d, h, w].to(device))
             sums = sums or [torch.zeros(y.shape[1], roi[0], *size[1:]) for y in outputs]
             for total, output in zip(sums, outputs, strict=True):
-                total[:, :, window[1], window[2]] += (output[0] * weight).float().cpu()
-            weights[:, window[1], window[2]] += weight.cpu()
+                total[:, :, h, w] += (output[0] * weight).float().cpu()
+            weights[:, h, w] += weight.cpu()
         done = (rows[number + 1][0] if number + 1 < len(rows) else size[0]) - start
         planes = slice(max(0, inner[0].start - start), min(done, inner[0].stop - start))
         if planes.start < planes.stop:

@@ -87,9 +87,7 @@ def read_series(paths: Sequence[Path]) -> Volume:
     """
     import SimpleITK as sitk
 
-    (series,) = grouped(list(headers(paths))) or [None]
-    if series is None:
-        raise DataError(f"{shown(paths[0].parent)} holds no slices with voxels; export the series again")
+    series = _one(paths)
     ordered = in_order(series)
     affine = series_affine(ordered)
     reader = sitk.ImageSeriesReader()
@@ -105,6 +103,20 @@ def read_series(paths: Sequence[Path]) -> Volume:
             f"{shown(series.folder)} has slices that cannot be decoded; export the series again, uncompressed"
         ) from error
     return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(f"was read with a warning ({n})" for n in notes))
+
+
+def series_grid(paths: Sequence[Path]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Shape and voxel size in mm of one series, by its headers alone. Raises `DataError` as `read_series` does."""
+    ordered = in_order(_one(paths))
+    shape = (ordered[0].columns, ordered[0].rows, len(ordered))
+    return shape, Volume(np.empty((0, 0, 0)), series_affine(ordered)).spacing
+
+
+def _one(paths: Sequence[Path]) -> Series:
+    found = grouped(list(headers(paths)))
+    if len(found) != 1:
+        raise DataError(f"{shown(paths[0].parent)} holds {len(found)} series where one was; export it again")
+    return found[0]
 
 
 def in_order(series: Series) -> list[Slice]:

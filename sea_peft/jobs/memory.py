@@ -1,0 +1,103 @@
+"""How much memory and disk a run will take, estimated from headers and one small forward pass, and said before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sea_peft.data import planes, spill
+from sea_peft.data.cases import Case, FileCase
+from sea_peft.data.recipe import Recipe
+from sea_peft.data.spill import scan_bytes
+from sea_peft.errors import DataError
+
+# Python, torch and MONAI loaded, measured on Linux with the CPU build
+BASE_MEMORY = 700 << 20
+# While a case is read and prepared: file, voxels, foreground and label. Measured between 8 (window) and 17 (z-score)
+_READING_BYTES_PER_VOXEL = 17
+_HELD_LAYERS = 4  # outputs of the largest layer that are alive at once without gradients
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of memory, and bytes of disk that are given back at the end."""
+
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that a network's leaf modules put out for one voxel of its input: all of them, and the largest."""
+
+    total: float
+    largest: float
+
+    @classmethod
+    def of(cls, network: torch.nn.Module, example: torch.Tensor) -> Activations:
+        """Measured in one forward pass over `example` [1, C, D, H, W]."""
+        outputs: list[int] = []
+
+        def count(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                outputs.append(output.numel() * output.element_size())
+
+        leaves = [module for module in network.modules() if not list(module.children())]
+        handles = [leaf.register_forward_hook(count) for leaf in leaves]
+        try:
+            with torch.no_grad():
+                network(example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        voxels = math.prod(example.shape[2:])
+        return cls(sum(outputs) / voxels, max(outputs, default=0) / voxels)
+
+
+def grids(cases: Iterable[Case]) -> list[tuple[tuple[int, int, int], tuple[float, float, float]]]:
+    """Shape and voxel size of each case in files, by its header. Cases that cannot be read are left out: they are refused elsewhere."""
+    found = []
+    for case in cases:
+        if isinstance(case, FileCase) and case.images:
+            try:
+                found.append(next(iter(case.images.values())).grid())
+            except (DataError, OSError):
+                continue
+    return found
+
+
+def inference_need(
+    cases: Iterable[Case], recipe: Recipe, channels: int, outputs: int, patch: Sequence[int], activations: Activations
+) -> Need:
+    """For predicting the largest of the cases. `outputs`: channels of the network's output, background included."""
+    reading = prepared = whole = 0
+    for shape, spacing in grids(cases):
+        reading = max(reading, math.prod(shape) * _READING_BYTES_PER_VOXEL * channels)
+        prepared = max(prepared, scan_bytes(shape, spacing, recipe, channels))
+        whole = max(whole, math.ceil(math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing)) * 4 * outputs)
+    windows = math.prod(patch) * activations.largest * _HELD_LAYERS
+    blending = min(whole, planes.DEFAULT_LIMIT) * 2
+    memory = BASE_MEMORY + max(reading, blending + windows) + prepared
+    return Need(int(memory), whole // 2 if whole > planes.DEFAULT_LIMIT else 0)
+
+
+def training_need(
+    shots: Iterable[Case], recipe: Recipe, channels: int, patch: Sequence[int], batch_size: int, activations: Activations
+) -> Need:
+    """For training on the shots: the activations of a step, forward and backward, and the prepared scans."""
+    shapes = grids(shots)
+    scans = sum(scan_bytes(shape, spacing, recipe, channels) for shape, spacing in shapes)
+    held = min(scans, spill.DEFAULT_LIMIT)
+    reading = max((math.prod(shape) * _READING_BYTES_PER_VOXEL * channels for shape, _ in shapes), default=0)
+    step = 2 * activations.total * math.prod(patch) * batch_size
+    return Need(int(BASE_MEMORY + held + max(step, reading)), scans - held)
+
+
+def needed(need: Need) -> str:
+    """The sentence for the user."""
+    disk = f" and {need.disk / 2**30:.1f} GiB of disk while it runs" if need.disk else ""
+    return f"needs about {need.memory / 2**30:.1f} GiB of memory{disk}"
