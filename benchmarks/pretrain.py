@@ -1,17 +1,19 @@
-"""Makes the weights that come with the package: `python -m benchmarks.pretrain segresnet` (or `unet`).
+"""Makes the weights that come with the package: `python -m benchmarks.pretrain NAME`, for instance `phantom_segresnet`.
 
 Trains on source phantoms only, without any augmentation beyond the crop sampler's slight grey value jitter:
-weights that had seen other scanners would leave the targets nothing to ask for. Writes
-`phantom_<architecture>.safetensors` (half precision) and its card beside it. The Dice on the card is that of
-the half-precision weights.
+weights that had seen other scanners would leave the targets nothing to ask for. Writes `NAME.safetensors`
+(half precision) and its card beside it. The Dice on the card is that of the half-precision weights. The same
+command on the same machine and thread count gives the same tensors, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +24,72 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import save_weights
+from sea_peft.backbones.weights import BUNDLED, save_weights
 from sea_peft.data.crops import CropSampler
-from sea_peft.data.phantom import LABELS, SOURCE, PhantomCase, phantom_dataset
+from sea_peft.data.phantom import PhantomCase, phantom_dataset, phantom_target
 from sea_peft.data.prepare import Scan, prepare
-from sea_peft.data.recipe import Recipe, Window
+from sea_peft.data.recipe import Recipe, Window, ZScore
 
-BUNDLED = Path(__file__).parents[1] / "sea_peft" / "backbones" / "bundled"
-RECIPE = Recipe(spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False)
 PATCH = (48, 48, 32)
-CODES = {name: (code,) for name, code in LABELS.items()}
-KWARGS: dict[str, dict[str, Any]] = {
-    "segresnet": {
-        "init_filters": 16,
-        "blocks_down": [1, 2, 2, 4],
-        "blocks_up": [1, 1, 1],
-        "dropout_prob": 0.0,
-    },
-    "unet": {"channels": [16, 32, 64, 128, 256]},
+ABDOMEN = Recipe(spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False)
+BRAIN = Recipe(spacing=(3.0, 3.0, 3.0), intensity=ZScore(), crop_foreground=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one file is trained on. `kwargs`: of the architecture. `steps`, `threads`: those that the bundled file was made with."""
+
+    architecture: str
+    kwargs: Mapping[str, Any]
+    steps: int
+    threads: int = 1
+    source: str = "source"
+    recipe: Recipe = ABDOMEN
+
+
+PLANS = {
+    "phantom_segresnet": Plan(
+        "segresnet",
+        {"init_filters": 16, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "dropout_prob": 0.0},
+        steps=1800,
+        threads=2,
+    ),
+    "phantom_unet": Plan("unet", {"channels": [16, 32, 64, 128, 256]}, steps=2400),
+    "phantom_brain_unet": Plan(
+        "unet", {"channels": [16, 32, 64, 128]}, steps=1200, source="brain-source", recipe=BRAIN
+    ),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("architecture", choices=sorted(KWARGS))
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("name", choices=sorted(PLANS))
+    parser.add_argument("--steps", type=int, help="left out: those of the bundled file")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--cases", type=int, default=160)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save-every", type=int, default=300)
+    parser.add_argument("--threads", type=int, help="left out: those of the bundled file")
+    parser.add_argument("--test-cases", type=int, default=20)
     parser.add_argument("--out", type=Path, default=BUNDLED)
     args = parser.parse_args()
+    plan = PLANS[args.name]
+    args.steps = args.steps or plan.steps
+    args.threads = args.threads or plan.threads
+    train(plan, args)
+
+
+def train(plan: Plan, args: argparse.Namespace) -> None:
+    """Trains and writes; `args` are the command's, all given."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    target = phantom_target(plan.source)
+    channels, labels = target.acquisition.channels, {label: (code,) for label, code in target.codes.items()}
     started = time.time()
-    scans = [prepare(PhantomCase(SOURCE, i), RECIPE, ("CT",), CODES) for i in range(args.cases)]
-    tests = [prepare(case, RECIPE, ("CT",), CODES) for case in phantom_dataset("source").test_cases]
+    scans = [prepare(PhantomCase(target, i), plan.recipe, channels, labels) for i in range(args.cases)]
     print(f"{args.cases} cases in {time.time() - started:.0f} s", flush=True)
-    network = architecture(args.architecture).build(
-        in_channels=1, out_channels=len(LABELS) + 1, **KWARGS[args.architecture]
+    network = architecture(plan.architecture).build(
+        in_channels=len(channels), out_channels=len(labels) + 1, **plan.kwargs
     )
     sampler = CropSampler(scans, PATCH, args.seed)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
@@ -80,24 +107,41 @@ def main() -> None:
         recent.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
             print(f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True)
-        last = step + 1 == args.steps
-        if last or (step + 1) % args.save_every == 0:
-            training = {
-                "command": f"python -m benchmarks.pretrain {args.architecture} --steps {args.steps} "
-                f"--batch {args.batch} --cases {args.cases} --lr {args.lr} --seed {args.seed} "
-                f"--threads {args.threads}",
-                "complete": last,
-                "data": f"phantom source, patients 0 to {args.cases - 1}",
-                "seed": args.seed,
-                "cases": args.cases,
-                "steps": step + 1,
-                "batch": args.batch,
-                "optimizer": f"AdamW, lr {args.lr}, weight decay 1e-5, warm-up and cosine, clip 1",
-                "loss": "Dice and cross-entropy",
-                "seconds": round(time.time() - started),
-                "machine": f"{platform.machine()} CPU, {args.threads} threads, torch {torch.__version__}",
-            }
-            _save(args.architecture, network, tests if last else tests[:4], training, args.out)
+    seconds = round(time.time() - started)
+    network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})  # as it will be loaded
+    cases = phantom_dataset(plan.source, test=args.test_cases).test_cases
+    tests = [prepare(case, plan.recipe, channels, labels) for case in cases]
+    dice = dice_per_label(network, tests, tuple(labels))
+    mean = float(np.mean(list(dice.values())))
+    card = {
+        "name": args.name,
+        "architecture": plan.architecture,
+        "kwargs": plan.kwargs,
+        "labels": ["background", *labels],
+        "channels": list(channels),
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "patch": PATCH,
+        "licence": "Apache-2.0",
+        "source": "trained on the embedded phantoms by benchmarks/pretrain.py",
+        "paper": architecture(plan.architecture).paper,
+        "training": {
+            "command": f"python -m benchmarks.pretrain {args.name} --steps {args.steps} --batch {args.batch} "
+            f"--cases {args.cases} --lr {args.lr} --seed {args.seed} --threads {args.threads}",
+            "data": f"phantom {plan.source}, patients 0 to {args.cases - 1}",
+            "seed": args.seed,
+            "cases": args.cases,
+            "steps": args.steps,
+            "batch": args.batch,
+            "optimizer": f"AdamW, lr {args.lr}, weight decay 1e-5, warm-up and cosine, clip 1",
+            "loss": "Dice and cross-entropy",
+            "seconds": seconds,
+            "machine": f"{platform.machine()} CPU, {args.threads} threads, torch {torch.__version__}",
+            "test_cases": len(tests),
+        },
+        "dice": {"mean": round(mean, 4), **{k: round(v, 4) for k, v in dice.items()}},
+    }
+    save_weights(args.out, network, card, half=True)
+    print(f"Dice {mean:.4f} {card['dice']}", flush=True)
 
 
 def dice_per_label(network: nn.Module, scans: list[Scan], labels: tuple[str, ...]) -> dict[str, float]:
@@ -119,31 +163,6 @@ def dice_per_label(network: nn.Module, scans: list[Scan], labels: tuple[str, ...
 
 def _warm_cosine(step: int, steps: int, warm: int = 50) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _save(name: str, network: nn.Module, tests: list[Scan], training: dict[str, Any], out: Path) -> None:
-    """Writes weights and card, scored as they will be loaded: in half precision."""
-    whole = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    network.load_state_dict({k: v.half().float() for k, v in whole.items()})
-    dice = dice_per_label(network, tests, tuple(LABELS))
-    network.load_state_dict(whole)
-    mean = float(np.mean(list(dice.values())))
-    card = {
-        "name": f"phantom_{name}",
-        "architecture": name,
-        "kwargs": KWARGS[name],
-        "labels": ["background", *LABELS],
-        "channels": ["CT"],
-        "recipe": RECIPE.model_dump(mode="json"),
-        "patch": PATCH,
-        "licence": "Apache-2.0",
-        "source": "trained on the embedded phantoms by benchmarks/pretrain.py",
-        "paper": architecture(name).paper,
-        "training": {**training, "test_cases": len(tests)},
-        "dice": {"mean": round(mean, 4), **{k: round(v, 4) for k, v in dice.items()}},
-    }
-    save_weights(out, network, card, half=True)
-    print(f"step {training['steps']} Dice {mean:.4f} {card['dice']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from sea_peft.data.phantom import LABELS, SOURCE, TARGETS, PhantomCase, phantom_dataset, render
-from sea_peft.data.phantom.anatomy import draw_anatomy
+from sea_peft.data.phantom import LABELS, SOURCE, SOURCES, TARGETS, PhantomCase, phantom_dataset, phantom_target, render
+from sea_peft.data.phantom.anatomy import draw_abdomen
+from sea_peft.data.phantom.brain import TUMOUR
 from sea_peft.data.phantom.patient import STRUCTURES, Build
+from sea_peft.data.phantom.relaxation import ABDOMEN, BRAIN, SpinEcho, SpoiledGradientEcho
 from sea_peft.data.phantom.sampling import Grid, label_map, sample
 from sea_peft.errors import DataError
 
@@ -33,15 +35,18 @@ VOLUMES = {
 }
 
 
-def _labels(number: int, grid: Grid, build: Build | None = None) -> np.ndarray:
-    return label_map(sample(draw_anatomy(number, build), grid), grid.shape)
+def _labels(number: int, grid: Grid) -> np.ndarray:
+    return label_map(sample(draw_abdomen(number, Build()), grid), grid.shape, STRUCTURES)
 
 
 def test_a_case_is_a_number() -> None:
-    first, second, other = (render(SOURCE, n) for n in (7, 7, 8))
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not np.array_equal(first[0], other[0])
-    assert not np.array_equal(first[1], other[1])
+    for source in SOURCES.values():
+        first, second, other = (render(source, n) for n in (7, 7, 8))
+        assert first[0].keys() == second[0].keys()
+        assert all(np.array_equal(first[0][c], second[0][c]) for c in first[0])
+        assert np.array_equal(first[1], second[1])
+        assert not any(np.array_equal(first[0][c], other[0][c]) for c in first[0])
+        assert not np.array_equal(first[1], other[1])
 
 
 def test_scanners_see_the_same_patient() -> None:
@@ -49,7 +54,7 @@ def test_scanners_see_the_same_patient() -> None:
     low_image, low_label, low_affine = render(TARGETS["low-dose-ct"], 1000)
     assert np.array_equal(label, low_label)
     assert np.array_equal(affine, low_affine)
-    assert not np.array_equal(image, low_image)
+    assert not np.array_equal(image["CT"], low_image["CT"])
 
 
 @pytest.mark.parametrize("number", [0, 1003, 2011])
@@ -93,7 +98,7 @@ def test_resolution_changes_the_grid_and_not_the_patient() -> None:
         assert 0.93 < ratio < 1.07
 
 
-@pytest.mark.parametrize("name", ["source", *TARGETS])
+@pytest.mark.parametrize("name", [*SOURCES, *TARGETS])
 def test_every_target_renders_with_its_labels(name: str) -> None:
     dataset = phantom_dataset(name)
     assert dataset.layout == "phantom"
@@ -103,15 +108,17 @@ def test_every_target_renders_with_its_labels(name: str) -> None:
     codes = {code for codes in dataset.labels.values() for code in codes}
     seen: set[int] = set()
     for case in (*dataset.cases[:2], dataset.test_cases[0]):
-        volume, label = case.image(dataset.channels[0]), case.label()
+        label = case.label()
         assert label is not None
-        assert volume.array.dtype == np.int16
         assert label.array.dtype == np.uint8
-        assert volume.array.shape == label.array.shape
-        assert np.array_equal(volume.affine, label.affine)
+        for channel in dataset.channels:
+            volume = case.image(channel)
+            assert volume.array.dtype == np.int16
+            assert volume.array.shape == label.array.shape
+            assert np.array_equal(volume.affine, label.affine)
         seen |= set(np.unique(label.array).tolist())
     assert seen == {0, *codes}
-    assert case.image(dataset.channels[0]) is volume  # rendered once
+    assert case.image(channel) is volume  # rendered once
 
 
 def test_source_labels_leave_out_the_novel_organs() -> None:
@@ -123,7 +130,7 @@ def test_source_labels_leave_out_the_novel_organs() -> None:
 
 
 def test_low_dose_is_noisier_and_has_no_contrast() -> None:
-    source, low = (render(t, 1000)[0].astype(float) for t in (SOURCE, TARGETS["low-dose-ct"]))
+    source, low = (render(t, 1000)[0]["CT"].astype(float) for t in (SOURCE, TARGETS["low-dose-ct"]))
     label = render(SOURCE, 1000)[1]
     liver = binary_erosion(label == LABELS["liver"], iterations=3)  # away from the edges, which blur mixes
     aorta = label == LABELS["aorta"]
@@ -133,8 +140,8 @@ def test_low_dose_is_noisier_and_has_no_contrast() -> None:
 
 
 def test_mr_is_positive_and_ct_is_in_hounsfield_units() -> None:
-    assert render(TARGETS["mr-t1"], 1000)[0].min() >= 0
-    assert render(SOURCE, 1000)[0].min() < -900
+    assert render(TARGETS["mr-t1"], 1000)[0]["MR"].min() >= 0
+    assert render(SOURCE, 1000)[0]["CT"].min() < -900
 
 
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
@@ -149,15 +156,79 @@ def test_the_source_is_the_one_the_bundled_weights_were_trained_on() -> None:
     counts = np.bincount(label.ravel(), minlength=len(STRUCTURES) + 1)[1:12]
     trained_on = [8177, 1326, 1019, 928, 3532, 570, 695, 860, 3294, 8673, 124]
     assert np.allclose(counts, trained_on, rtol=0.01, atol=3), "the source changed: train the bundled weights again"
-    assert image[label == LABELS["liver"]].mean() == pytest.approx(99.1, abs=1.0)
+    assert image["CT"][label == LABELS["liver"]].mean() == pytest.approx(99.1, abs=1.0)
+
+
+def test_the_brain_source_is_the_one_the_bundled_weights_were_trained_on() -> None:
+    images, label, _ = render(SOURCES["brain-source"], 0)
+    counts = np.bincount(label.ravel(), minlength=len(TUMOUR) + 1)[1:]
+    trained_on = [211, 4360, 461]
+    assert np.allclose(counts, trained_on, rtol=0.01, atol=3), "the source changed: train the bundled weights again"
+    ratio = np.median(images["t1c"][label == 3]) / np.median(images["t1c"][label == 2])
+    assert ratio == pytest.approx(2.29, abs=0.03)
 
 
 def test_oral_contrast_fills_the_stomach() -> None:
-    low = render(TARGETS["low-dose-ct"], 1001)[0]
-    layers = sample(draw_anatomy(1001), Grid())
+    low = render(TARGETS["low-dose-ct"], 1001)[0]["CT"]
+    layers = sample(draw_abdomen(1001, Build()), Grid())
     inside = next(layer for layer in layers if layer.tissue == "stomach_content")
     assert np.median(low[inside.where][inside.share > 0.5]) > 0
     assert np.percentile(low[inside.where][inside.share > 0.5], 90) > 150
+
+
+def test_a_target_can_be_had_at_another_resolution_by_name() -> None:
+    fine, plain = phantom_dataset("low-dose-ct@1.5"), phantom_dataset("low-dose-ct")
+    assert fine.name == "low-dose-ct@1.5"
+    assert fine.labels == plain.labels
+    assert [case.id for case in fine.cases] == [case.id for case in plain.cases]
+    assert fine.cases[0].image("CT").array.shape == (96, 96, 72)
+    assert phantom_target("paediatric-ct@2").grid.shape == (96, 96, 64)
+
+
+@pytest.mark.parametrize("name", ["low-dose-ct@", "low-dose-ct@fine", "low-dose-ct@96", "low-dose-ct@0.5"])
+def test_odd_resolutions_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"factor from 1 to 3, for instance low-dose-ct@1\.5"):
+        phantom_dataset(name)
+
+
+def test_gliomas_are_rings_in_oedema_and_stand_out_as_they_do() -> None:
+    images, label, _ = render(SOURCES["brain-source"], 1000)
+    code = {name: 1 + index for index, name in enumerate(TUMOUR)}
+    core, ring, oedema = (label == code[name] for name in ("necrotic", "enhancing", "oedema"))
+    assert 0 < core.sum() < ring.sum() + oedema.sum()
+    touching = {tuple(sorted(pair)) for axis in range(3) for pair in _touching(label, axis)}
+    assert tuple(sorted((code["necrotic"], code["enhancing"]))) in touching
+
+    def grey(channel: str, where: np.ndarray) -> float:
+        return float(np.median(images[channel][where]))
+
+    brain = (images["t1"] > 0) & (label == 0)
+    assert grey("t1c", ring) > 1.3 * grey("t1c", oedema), "only the ring takes up contrast medium"
+    assert grey("flair", oedema) > 1.2 * grey("flair", brain), "oedema is bright in FLAIR"
+    assert grey("t2", core) > grey("t2", ring), "necrosis is the brightest in T2"
+    assert all((image == 0).mean() > 0.2 for image in images.values()), "outside the brain all is 0"
+
+
+def test_low_field_is_noisier_and_shortens_t1() -> None:
+    high, low = (render(SOURCES["brain-source"], 1001)[0], render(TARGETS["low-field-brain"], 1001)[0])
+    inside = binary_erosion(high["t1"] > 0, iterations=6)
+    for channel in ("t1", "t1c"):
+        rough = [float(np.abs(np.diff(i[channel].astype(float), axis=0))[inside[1:]].mean()) for i in (high, low)]
+        level = [float(i[channel][inside].mean()) for i in (high, low)]
+        assert rough[1] / level[1] > 1.5 * rough[0] / level[0], channel
+    t1 = {tesla: BRAIN["white_matter"].t1_at(tesla, contrast=False) for tesla in (3.0, 0.3)}
+    assert 300 < t1[0.3] < 0.5 * t1[3.0]
+
+
+def test_signal_equations() -> None:
+    water, tumour = BRAIN["cerebrospinal_fluid"], BRAIN["tumour"]
+    assert SpinEcho(tr=1e6, te=0).signal(water, 3.0) == pytest.approx(water.density)
+    null = SpinEcho(tr=1e6, te=0, ti=float(water.t1 * np.log(2)))  # where inverted magnetisation crosses zero
+    assert null.signal(water, 3.0) == pytest.approx(0, abs=1e-9)
+    assert SpinEcho(600, 10, contrast=True).signal(tumour, 3.0) > 1.3 * SpinEcho(600, 10).signal(tumour, 3.0)
+    assert SpoiledGradientEcho(tr=1e6, flip=90).signal(water, 3.0) == pytest.approx(water.density)
+    t1 = {name: SpoiledGradientEcho(tr=4.2, flip=12).signal(ABDOMEN[name], 3.0) for name in ABDOMEN}
+    assert t1["pancreas"] > t1["liver"] > t1["kidney_cortex"] > t1["kidney_medulla"] > t1["cerebrospinal_fluid"]
 
 
 def test_rendering_is_fast_enough_to_be_lazy() -> None:

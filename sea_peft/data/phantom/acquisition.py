@@ -1,197 +1,42 @@
-"""Scanners: how an anatomy becomes grey values. Small models of the physics, each documented where it stands.
+"""What every scanner does to an anatomy, and what a scanner is.
 
-All of them act on the tissue values of the parts, in this order: what the tissues emit or attenuate, blur by
-the point spread and the slice thickness, artefacts, noise.
+A scanner acts on the tissue values of the parts, in this order: what the tissues emit or attenuate, blur by the point spread and the
+slice thickness, artefacts, noise. `ct` and `mr` are small models of the physics, each documented where it stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sea_peft.data.phantom.sampling import Grid, Layer, compose
+from sea_peft.data.phantom.sampling import Grid, Layer
 from sea_peft.data.phantom.shapes import Array
-from sea_peft.data.phantom.tissues import ORALLY_FILLED, PORTAL_VENOUS, T1_FAT_SUPPRESSED, UNENHANCED
 
-_FWHM = 2.3548  # full width at half maximum of a Gaussian of unit standard deviation
-_WATER = 0.02  # attenuation of water in 1/mm at the mean energy of a 120 kVp beam
-_REFERENCE_VOXEL = 125.0  # mm^3; noise levels are given for voxels of 5 mm
+FWHM = 2.3548  # full width at half maximum of a Gaussian of unit standard deviation
+REFERENCE_VOXEL = 125.0  # mm^3; noise levels are given for voxels of 5 mm
 
 
-@dataclass(frozen=True)
-class CT:
-    """Computed tomography.
+class Acquisition(Protocol):
+    """A scanner with its protocol. `channels`: what it delivers, in order."""
 
-    Attributes:
-        phase: HU that iodine adds to each tissue at 120 kVp.
-        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to about 1.5
-            at 80 kVp.
-        enhancement_spread: Standard deviation of that factor between patients, relative.
-        oral_contrast: HU that a positive oral contrast medium adds to what is in stomach and bowel.
-        tissue_spread: Standard deviation in HU of each soft tissue between patients.
-        resolution: In-plane full width at half maximum in mm.
-        slice_thickness: Full width at half maximum along z in mm.
-        sharpening: Weight of the unsharp mask by which a bone kernel differs from a soft one.
-        noise: Standard deviation in HU of 5 mm voxels at the body's centre.
-        noise_blur: Correlation length of the noise in the slice in mm (long for soft kernels).
-        starvation: HU of streaks along the patient's long axis in the slice, where few photons arrive.
-        cupping: HU lost in the middle of the body by beam hardening.
-        metal_streaks: HU of the streaks around metal.
-    """
+    @property
+    def channels(self) -> tuple[str, ...]: ...
 
-    channel: ClassVar[str] = "CT"
-    phase: Mapping[str, float] = field(default_factory=lambda: PORTAL_VENOUS)
-    enhancement: float = 1.0
-    enhancement_spread: float = 0.12
-    oral_contrast: float = 0.0
-    tissue_spread: float = 5.0
-    resolution: float = 3.0
-    slice_thickness: float = 4.0
-    sharpening: float = 0.0
-    noise: float = 10.0
-    noise_blur: float = 3.0
-    starvation: float = 0.0
-    cupping: float = 0.0
-    metal_streaks: float = 0.0
-
-    def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> NDArray[np.int16]:
-        """int16 [I, J, K] in Hounsfield units."""
-        iodine = self.enhancement * max(0.4, 1 + self.enhancement_spread * rng.normal())
-        values = {}
-        for tissue, hu in UNENHANCED.items():
-            spread = self.tissue_spread if -200 < hu < 200 else 0.0
-            drunk = self.oral_contrast * ORALLY_FILLED.get(tissue, 0.0)
-            values[tissue] = hu + iodine * self.phase.get(tissue, 0.0) + drunk + spread * rng.normal()
-        image = compose(layers, grid.shape, values, UNENHANCED["air"])
-        image += _texture(image, grid, rng, 4.0)
-        body = np.clip((image + 1000) / 1000, 0, 2).astype(np.float32)  # attenuation relative to water
-        image = _blur(image, grid, self.resolution, self.slice_thickness)
-        if self.sharpening:
-            image += self.sharpening * (image - _blur(image, grid, 9.0, 0.0))
-        if self.cupping:
-            depth = np.sqrt(body.sum(0, keepdims=True) * body.sum(1, keepdims=True))
-            image -= self.cupping * np.clip(body, 0, 1) * (depth / max(float(depth.max()), 1e-6)) ** 2
-        if self.metal_streaks:
-            image += _metal_streaks(layers, grid, rng, self.metal_streaks)
-        image += self.noise * self._noise(body, grid, rng)
-        return np.clip(np.rint(image), -1024, 3071).astype(np.int16)
-
-    def _noise(self, body: Array, grid: Grid, rng: np.random.Generator) -> Array:
-        """Quantum noise, correlated by the kernel, stronger where rays cross more tissue.
-
-        The variance of a ray grows with exp(attenuation); tube current modulation takes back about half of
-        the exponent, and a voxel averages its rays, of which the two along the axes stand for all.
-        """
-        along_x = np.exp(0.5 * _WATER * grid.spacing[0] * body.sum(0, keepdims=True, dtype=np.float32))
-        along_y = np.exp(0.5 * _WATER * grid.spacing[1] * body.sum(1, keepdims=True, dtype=np.float32))
-        level = np.sqrt((along_x + along_y) / 2)
-        level /= max(float(np.quantile(level, 0.95)), 1e-6)
-        noise = _correlated(grid, rng, self.noise_blur, self.slice_thickness)
-        noise *= level * np.float32(np.sqrt(_REFERENCE_VOXEL / np.prod(grid.spacing)))
-        if self.starvation:
-            # one value a row: the rays along the patient's width are those that starve
-            streaks = rng.normal(size=(1, *grid.shape[1:])).astype(np.float32)
-            weight = (along_x / along_x.max()) ** 2 * np.float32(self.starvation / self.noise)
-            noise += streaks * weight
-        return noise
+    def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
+        """Channel → int16 [I, J, K], in Hounsfield units for CT, arbitrary units of 0 or more for MR."""
+        ...
 
 
-@dataclass(frozen=True)
-class MR:
-    """Magnetic resonance, one sequence, magnitude images.
-
-    Attributes:
-        signal: Signal of each tissue in units where muscle has 100.
-        tissue_spread: Standard deviation of each tissue between patients, relative.
-        resolution: In-plane full width at half maximum in mm.
-        slice_thickness: Full width at half maximum along z in mm.
-        bias: Strength of the receive coils' field: standard deviation of its logarithm.
-        noise: Standard deviation of the noise in either quadrature channel for 5 mm voxels; the magnitude of
-            both is Rician (Gudbjartsson and Patz, MRM 34:910, 1995).
-        gain: Range of the receiver gain; MR has no unit.
-    """
-
-    channel: ClassVar[str] = "MR"
-    signal: Mapping[str, float] = field(default_factory=lambda: T1_FAT_SUPPRESSED)
-    tissue_spread: float = 0.06
-    resolution: float = 3.5
-    slice_thickness: float = 5.0
-    bias: float = 0.2
-    noise: float = 8.0
-    gain: tuple[float, float] = (1.0, 6.0)
-
-    def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> NDArray[np.int16]:
-        """int16 [I, J, K] in arbitrary units, 0 or more."""
-        values = {t: s * max(0.3, 1 + self.tissue_spread * rng.normal()) for t, s in self.signal.items()}
-        image = compose(layers, grid.shape, values, self.signal["air"])
-        image += _texture(image, grid, rng, 5.0, above=60.0)
-        image = _blur(image, grid, self.resolution, self.slice_thickness)
-        x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij", sparse=True)
-        w = rng.normal(size=6)
-        field_ = w[0] * x + w[1] * y + w[2] * z + w[3] * x * y + w[4] * (x**2 - 0.33) + w[5] * (y**2 - 0.33)
-        image *= np.exp(self.bias * field_ / field_.std()).astype(np.float32)
-        sigma = self.noise * np.sqrt(_REFERENCE_VOXEL / np.prod(grid.spacing))
-        real, imaginary = (rng.normal(size=(2, *grid.shape)) * sigma).astype(np.float32)
-        magnitude = np.hypot(np.maximum(image, 0) + real, imaginary) * rng.uniform(*self.gain)
-        return np.clip(np.rint(magnitude), 0, 32767).astype(np.int16)
-
-
-Acquisition = CT | MR
-
-
-def _blur(image: Array, grid: Grid, in_plane: float, along_z: float) -> Array:
+def blur(image: Array, grid: Grid, in_plane: float, along_z: float) -> Array:
     """Gaussian point spread with these full widths at half maximum in mm."""
-    sigma = [w / _FWHM / s for w, s in zip((in_plane, in_plane, along_z), grid.spacing, strict=True)]
+    sigma = [w / FWHM / s for w, s in zip((in_plane, in_plane, along_z), grid.spacing, strict=True)]
     return gaussian_filter(image, sigma, mode="nearest")
 
 
-def _texture(image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0) -> Array:
+def texture(image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0) -> Array:
     """Uneven parenchyma: a Gaussian random field with a correlation length of 8 mm, in soft tissue only."""
     field_ = gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), [8.0 / s for s in grid.spacing])
     return field_ * (amount / max(float(field_.std()), 1e-6)) * (image > above)
-
-
-def _correlated(grid: Grid, rng: np.random.Generator, in_plane: float, along_z: float) -> Array:
-    """Gaussian noise of unit variance whose spectrum is that of filtered back-projection.
-
-    In the slice the power is f exp(-(2 pi f w)^2), the ramp filter times the kernel's apodisation (Riederer
-    et al., Phys Med Biol 23:446, 1978); along z it is smoothed by the slice profile.
-    """
-    white = rng.normal(size=grid.shape).astype(np.float32)
-    fx = np.fft.fftfreq(grid.shape[0], grid.spacing[0])[:, None]
-    fy = np.fft.rfftfreq(grid.shape[1], grid.spacing[1])[None, :]
-    f = np.hypot(fx, fy)
-    amplitude = np.sqrt(f * np.exp(-((2 * np.pi * f * in_plane / _FWHM) ** 2)) + 1e-3 * f.max())
-    spectrum = np.fft.rfft2(white, axes=(0, 1)) * amplitude[:, :, None]
-    noise = np.fft.irfft2(spectrum, s=grid.shape[:2], axes=(0, 1)).astype(np.float32)
-    noise = gaussian_filter(noise, (0, 0, along_z / _FWHM / grid.spacing[2]))
-    return noise / noise.std()
-
-
-def _metal_streaks(layers: list[Layer], grid: Grid, rng: np.random.Generator, amount: float) -> Array:
-    """Bright and dark rays from metal, with the dark band between two pieces of it.
-
-    Every voxel of metal sends out cos(n angle) patterns that fall off with distance; the sum over the voxels
-    is a convolution. This gives the look of missing projections, not their inverse.
-    """
-    metal = np.zeros(grid.shape, dtype=np.float32)
-    for layer in layers:
-        if layer.tissue == "metal":
-            metal[layer.where] = np.maximum(metal[layer.where], layer.share)
-    x = np.fft.fftfreq(2 * grid.shape[0], 1 / (2 * grid.shape[0]))[:, None] * grid.spacing[0]
-    y = np.fft.fftfreq(2 * grid.shape[1], 1 / (2 * grid.shape[1]))[None, :] * grid.spacing[1]
-    radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    kernel = -np.cos(2 * angle)
-    for n in (7, 11, 17):
-        kernel = kernel + np.cos(n * angle + rng.uniform(0, 2 * np.pi))
-    kernel = kernel / (1 + radius / 25) ** 1.5 * (radius > 0)
-    size = (2 * grid.shape[0], 2 * grid.shape[1])
-    spectrum = np.fft.rfft2(metal, s=size, axes=(0, 1)) * np.fft.rfft2(kernel)[:, :, None]
-    rays = np.fft.irfft2(spectrum, s=size, axes=(0, 1))[: grid.shape[0], : grid.shape[1]]
-    scale = amount / max(float(np.quantile(np.abs(rays), 0.99)), 1e-6)
-    return np.clip(rays * scale, -2 * amount, 2 * amount).astype(np.float32)

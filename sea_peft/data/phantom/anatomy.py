@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_peft.data.phantom import bowel, torso
-from sea_peft.data.phantom.patient import Anatomy, Build, Pose, Waves
+from sea_peft.data.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
 from sea_peft.data.phantom.shapes import (
     Part,
     Points,
@@ -30,18 +30,17 @@ from sea_peft.data.phantom.shapes import (
 )
 
 
-def draw_anatomy(case: int, build: Build | None = None) -> Anatomy:
+def draw_abdomen(case: int, build: Build) -> Anatomy:
     """The patient with number `case`: the same number and build always give the same patient."""
-    build = build or Build()
     rng = np.random.default_rng([20, case])
     size = rng.uniform(*build.scale)
     pose = Pose(
         rotation(rng.uniform(-3, 3), rng.uniform(-3, 3), rng.uniform(-5, 5)),
-        _vec(size * rng.uniform(0.96, 1.04, 3)),
-        _vec(size * rng.uniform(-8, 8, 3)),
+        as_vector(size * rng.uniform(0.96, 1.04, 3)),
+        as_vector(size * rng.uniform(-8, 8, 3)),
     )
-    warp = tuple(_waves(rng, 3, (160, 340), 3.2 * size) for _ in range(3))
-    bumps = tuple(_waves(rng, 4, (45 * size, 90 * size), 0.5) for _ in range(3))
+    warp = tuple(draw_waves(rng, 3, (160, 340), 3.2 * size) for _ in range(3))
+    bumps = tuple(draw_waves(rng, 4, (45 * size, 90 * size), 0.5) for _ in range(3))
     parts = _Draw(rng, build).parts()
     return Anatomy(case, pose, (warp[0], warp[1], warp[2]), (bumps[0], bumps[1], bumps[2]), tuple(parts))
 
@@ -237,18 +236,4 @@ def _single(p: NDArray[np.float64]) -> Points:
 
 
 def _near(rng: np.random.Generator, centre: Vector, by: float) -> Vector:
-    return _vec(np.asarray(centre) + rng.uniform(-by, by, 3))
-
-
-def _waves(rng: np.random.Generator, n: int, length: tuple[float, float], weight: float) -> Waves:
-    direction = rng.normal(size=(n, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    return Waves(
-        direction * (2 * np.pi / rng.uniform(*length, (n, 1))),
-        rng.uniform(0, 2 * np.pi, n),
-        weight * rng.uniform(0.6, 1.0, n),
-    )
-
-
-def _vec(v: NDArray[np.float64]) -> Vector:
-    return float(v[0]), float(v[1]), float(v[2])
+    return as_vector(np.asarray(centre) + rng.uniform(-by, by, 3))

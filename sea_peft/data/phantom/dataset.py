@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import zlib
 from dataclasses import replace
 from functools import cached_property
@@ -11,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_peft.data.cases import Case, Dataset
-from sea_peft.data.phantom.anatomy import draw_anatomy
-from sea_peft.data.phantom.patient import STRUCTURES
 from sea_peft.data.phantom.sampling import label_map, sample
-from sea_peft.data.phantom.targets import SOURCE, TARGETS, Target
+from sea_peft.data.phantom.targets import SOURCES, TARGETS, Target
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
 
 SUPPORT_CASES, TEST_CASES = 12, 20
 # Patients are numbered, and a number is one patient in every target: the pretraining's lie below these
 FIRST_SUPPORT, FIRST_TEST = 1000, 2000
+_FINEST = 3.0  # times the default grid's resolution; more would only fill the memory
 
 
 class PhantomCase(Case):
@@ -28,7 +28,7 @@ class PhantomCase(Case):
 
     def __init__(self, target: Target, number: int) -> None:
         self.id = f"{target.name}_{number:04d}"
-        self.channels = (target.acquisition.channel,)
+        self.channels = target.acquisition.channels
         self.target = target
         self.number = number
 
@@ -38,75 +38,80 @@ class PhantomCase(Case):
                 f"case {self.id}: channel {channel} is missing (it has {', '.join(self.channels)}); "
                 "choose another channel"
             )
-        return self._volumes[0]
+        return self._volumes[0][channel]
 
     def label(self) -> Volume:
         return self._volumes[1]
 
     @cached_property
-    def _volumes(self) -> tuple[Volume, Volume]:
-        image, label, affine = render(self.target, self.number)
-        image.flags.writeable = label.flags.writeable = False  # shared by everyone who asks
-        return Volume(image, affine), Volume(label, affine)
+    def _volumes(self) -> tuple[dict[str, Volume], Volume]:
+        images, label, affine = render(self.target, self.number)
+        label.flags.writeable = False  # shared by everyone who asks
+        for image in images.values():
+            image.flags.writeable = False
+        return {channel: Volume(image, affine) for channel, image in images.items()}, Volume(label, affine)
 
 
-def render(target: Target, number: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
+def render(target: Target, number: int) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8], NDArray[np.float64]]:
     """Patient `number` as `target` scans and labels it.
 
     Returns:
-        Image int16 `[I, J, K]` (HU, or arbitrary units for MR), label uint8 `[I, J, K]` with the codes of
-        `STRUCTURES` (structures that the target does not label are 0), and the affine, voxel to mm in RAS.
+        Channel → image int16 `[I, J, K]` (HU, or arbitrary units for MR), label uint8 `[I, J, K]` with the
+        codes of the region's structures (structures that the target does not label are 0), and the affine,
+        voxel to mm in RAS.
     """
-    anatomy = draw_anatomy(number, target.build)
-    layers = sample(anatomy, target.grid)
+    layers = sample(target.region.draw(number, target.build), target.grid)
     rng = np.random.default_rng([21, number, zlib.crc32(target.name.encode())])
-    image = target.acquisition.acquire(layers, target.grid, rng)
-    known = np.zeros(len(STRUCTURES) + 1, dtype=np.uint8)
-    for code in codes(target):
+    images = target.acquisition.acquire(layers, target.grid, rng)
+    structures = target.region.structures
+    known = np.zeros(len(structures) + 1, dtype=np.uint8)
+    for code in target.codes.values():
         known[code] = code
-    return image, known[label_map(layers, target.grid.shape)], target.grid.affine
-
-
-def codes(target: Target) -> tuple[int, ...]:
-    """The label codes of the target's labels, in their order."""
-    return tuple(1 + STRUCTURES.index(label) for label in target.labels)
+    return images, known[label_map(layers, target.grid.shape, structures)], target.grid.affine
 
 
 def phantom_target(name: str) -> Target:
-    """The target called `name`, or the source. Raises `DataError` with the names there are."""
-    if name == SOURCE.name:
-        return SOURCE
-    if name in TARGETS:
-        return TARGETS[name]
-    near = difflib.get_close_matches(name, TARGETS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise DataError(f"no phantom is called {name}; {hint}There are {', '.join([SOURCE.name, *TARGETS])}")
+    """A target, or one of the sources, by name; `NAME@FACTOR` has FACTOR times as many voxels along each axis.
+
+    Raises:
+        DataError: There is no phantom of that name, or the factor is no number that makes sense.
+    """
+    plain, at, factor = name.partition("@")
+    there = {**SOURCES, **TARGETS}
+    if plain not in there:
+        near = difflib.get_close_matches(plain, there, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise DataError(f"no phantom is called {plain}; {hint}There are {', '.join(there)}")
+    target = there[plain]
+    if not at:
+        return target
+    if not re.fullmatch(r"\d+(\.\d+)?", factor) or not 1 <= float(factor) <= _FINEST:
+        raise DataError(
+            f"phantom {name}: {factor or 'nothing'} after the @ is no resolution; give a factor from 1 to {_FINEST:g}, "
+            f"for instance {plain}@1.5"
+        )
+    return replace(target, grid=target.grid.refined(float(factor)))
 
 
-def phantom_dataset(
-    name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, resolution: float = 1.0
-) -> Dataset:
+def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES) -> Dataset:
     """An embedded target as a data set of the layout "phantom".
 
     Args:
-        name: `source`, or a name in `TARGETS`.
+        name: A name in `SOURCES` or `TARGETS`. `NAME@1.5` renders the same patients with 1.5 times as many
+            voxels along each axis.
         support: Labelled cases to choose shots from.
         test: Cases to score on.
-        resolution: Voxels per mm relative to the default grid: 1.5 renders the same patients on 96x96x72
-            voxels.
 
     Raises:
         DataError: There is no phantom of that name.
     """
     target = phantom_target(name)
-    if resolution != 1.0:
-        target = replace(target, grid=target.grid.refined(resolution))
     return Dataset(
-        name=target.name,
+        name=name,
         layout="phantom",
-        channels=(target.acquisition.channel,),
-        labels={label: (code,) for label, code in zip(target.labels, codes(target), strict=True)},
+        channels=target.acquisition.channels,
+        labels={label: (code,) for label, code in target.codes.items()},
         cases=tuple(PhantomCase(target, FIRST_SUPPORT + i) for i in range(support)),
         test_cases=tuple(PhantomCase(target, FIRST_TEST + i) for i in range(test)),
-        codes=frozenset(codes(target)),
+        codes=frozenset(target.codes.values()),
     )

@@ -60,8 +60,26 @@ class Waves:
 
 @dataclass(frozen=True)
 class Anatomy:
+    """One patient: pose and deformation of the whole, bumps of the surfaces, and the parts in painting order."""
+
     case: int
     pose: Pose
     warp: tuple[Waves, Waves, Waves]  # displacement along x, y, z in mm
     bumps: tuple[Waves, Waves, Waves]
     parts: tuple[Part, ...]
+
+
+def draw_waves(rng: np.random.Generator, n: int, length: tuple[float, float], weight: float) -> Waves:
+    """`n` random plane waves with lengths in mm and at most this weight each."""
+    direction = rng.normal(size=(n, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return Waves(
+        direction * (2 * np.pi / rng.uniform(*length, (n, 1))),
+        rng.uniform(0, 2 * np.pi, n),
+        weight * rng.uniform(0.6, 1.0, n),
+    )
+
+
+def as_vector(v: NDArray[np.float64]) -> Vector:
+    """Three floats, as frozen dataclasses hold them."""
+    return float(v[0]), float(v[1]), float(v[2])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom.patient import STRUCTURES, Anatomy, Waves
+from sea_peft.data.phantom.patient import Anatomy, Waves
 from sea_peft.data.phantom.shapes import Array, Points, Vector
 
 KEEP = ""  # a part with this structure paints its tissue but leaves the label that is there
@@ -68,9 +68,9 @@ def sample(anatomy: Anatomy, grid: Grid) -> list[Layer]:
     return layers
 
 
-def label_map(layers: list[Layer], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """uint8 [I, J, K]: 0 for background, 1 + index into STRUCTURES elsewhere; the last part painted wins."""
-    codes = {name: i + 1 for i, name in enumerate(STRUCTURES)}
+def label_map(layers: list[Layer], shape: tuple[int, int, int], structures: tuple[str, ...]) -> NDArray[np.uint8]:
+    """uint8 [I, J, K]: 0 for background, 1 + index into `structures` elsewhere; the last part painted wins."""
+    codes = {name: i + 1 for i, name in enumerate(structures)}
     label = np.zeros(shape, dtype=np.uint8)
     for layer in layers:
         if layer.structure != KEEP:

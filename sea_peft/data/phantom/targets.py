@@ -1,19 +1,40 @@
-"""The source that the bundled weights were trained on, and targets that each differ for one reason."""
+"""The sources that the bundled weights were trained on, and targets that each differ for one reason."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from sea_peft.data.phantom.acquisition import CT, MR, Acquisition
-from sea_peft.data.phantom.patient import STRUCTURES, Build
+from sea_peft.data.phantom.acquisition import Acquisition
+from sea_peft.data.phantom.anatomy import draw_abdomen
+from sea_peft.data.phantom.brain import TUMOUR, draw_brain
+from sea_peft.data.phantom.ct import CT
+from sea_peft.data.phantom.mr import MR
+from sea_peft.data.phantom.patient import STRUCTURES, Anatomy, Build
+from sea_peft.data.phantom.relaxation import BRAIN, SpinEcho
 from sea_peft.data.phantom.sampling import Grid
-from sea_peft.data.phantom.tissues import LATE_ARTERIAL
+from sea_peft.data.phantom.tissues import CYSTS, HYPERVASCULAR, LATE_ARTERIAL, UNENHANCED
 
 NOVEL = ("gallbladder", "duodenum", "psoas")
 SOURCE_LABELS = tuple(name for name in STRUCTURES if name not in NOVEL)
 LABELS: Mapping[str, int] = MappingProxyType({name: 1 + STRUCTURES.index(name) for name in SOURCE_LABELS})
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the body: who draws it, what can have a label there (code = 1 + index), and the bundled weights that know it.
+
+    `weights`: their name; None where the default backbone's own weights do.
+    """
+
+    draw: Callable[[int, Build], Anatomy]
+    structures: tuple[str, ...]
+    weights: str | None = None
+
+
+ABDOMEN = Region(draw_abdomen, STRUCTURES)
+HEAD = Region(draw_brain, TUMOUR, weights="phantom_brain_unet")
 
 
 @dataclass(frozen=True)
@@ -26,9 +47,44 @@ class Target:
     build: Build = field(default_factory=Build)
     labels: tuple[str, ...] = SOURCE_LABELS
     grid: Grid = field(default_factory=Grid)
+    region: Region = ABDOMEN
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """Label → code, in the order of the labels."""
+        return {label: 1 + self.region.structures.index(label) for label in self.labels}
 
 
 SOURCE = Target("source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know")
+
+_BRAIN_GRID = Grid(spacing=(3.0, 3.0, 3.0))
+_GLIOMA = Build(scale=(0.94, 1.06), lesion_radius=(12.0, 24.0))
+
+BRAIN_SOURCE = Target(
+    "brain-source",
+    "glioma in four sequences at 3 T: what the brain weights know",
+    MR(
+        sequences={
+            "t1": SpinEcho(tr=600, te=10),
+            "t1c": SpinEcho(tr=600, te=10, contrast=True),
+            "t2": SpinEcho(tr=4500, te=95),
+            "flair": SpinEcho(tr=9000, te=110, ti=2400),
+        },
+        tissues=BRAIN,
+        reference="white_matter",
+        tissue_spread=0.03,
+        resolution=2.0,
+        slice_thickness=2.5,
+        bias=0.05,
+        noise=1.5,
+        stripped=True,
+    ),
+    _GLIOMA,
+    TUMOUR,
+    _BRAIN_GRID,
+    HEAD,
+)
+SOURCES: Mapping[str, Target] = MappingProxyType({source.name: source for source in (SOURCE, BRAIN_SOURCE)})
 
 _TARGETS = (
     Target(
@@ -43,12 +99,20 @@ _TARGETS = (
             resolution=5.0,
             starvation=20.0,
             cupping=15.0,
+            unenhanced=UNENHANCED | CYSTS,  # what is followed up like this are cysts
         ),
     ),
     Target(
         "sharp-kernel-metal",
-        "another reconstruction: bone kernel with its noise, and streaks from spinal screws",
-        CT(noise=55.0, noise_blur=1.0, resolution=2.0, sharpening=1.6, metal_streaks=400.0),
+        "another reconstruction: thin slices of a bone kernel with their noise, and streaks from spinal screws",
+        CT(
+            noise=110.0,
+            noise_blur=0.5,
+            resolution=1.5,
+            slice_thickness=1.5,
+            sharpening=2.5,
+            metal_streaks=500.0,
+        ),
         Build(spinal_screws=True),
     ),
     Target(
@@ -56,7 +120,7 @@ _TARGETS = (
         "other patients: small children, with large liver and kidneys and little fat, at 80 kVp",
         CT(enhancement=1.5, noise=14.0),
         Build(
-            scale=(0.56, 0.70),
+            scale=(0.50, 0.64),
             fat=(3.0, 8.0),
             organ_scale=(
                 ("liver", 1.14),
@@ -82,9 +146,35 @@ _TARGETS = (
     Target(
         "small-lesions",
         "another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
-        CT(phase=LATE_ARTERIAL),
-        Build(lesions=(3, 6), lesion_radius=(9.0, 14.0)),
+        CT(phase=LATE_ARTERIAL | HYPERVASCULAR),
+        Build(lesions=(4, 7), lesion_radius=(10.0, 15.0)),
         labels=("liver_lesion",),
+    ),
+    Target(
+        "low-field-brain",
+        "another field strength: glioma at 0.3 T, with thick slices, much noise, coil shading and motion, in the manner of BraTS-Africa",
+        MR(
+            sequences={
+                "t1": SpinEcho(tr=450, te=18),
+                "t1c": SpinEcho(tr=450, te=18, contrast=True),
+                "t2": SpinEcho(tr=4000, te=120),
+                "flair": SpinEcho(tr=6000, te=100, ti=1500),
+            },
+            tissues=BRAIN,
+            tesla=0.3,
+            reference="white_matter",
+            tissue_spread=0.05,
+            resolution=4.0,
+            slice_thickness=7.0,
+            bias=0.25,
+            motion=1.5,
+            noise=6.0,
+            stripped=True,
+        ),
+        _GLIOMA,
+        TUMOUR,
+        _BRAIN_GRID,
+        HEAD,
     ),
 )
 

@@ -1,6 +1,6 @@
-"""What tissues look like to a scanner: Hounsfield units without and with contrast medium, and MR signal.
+"""What tissues look like to CT: Hounsfield units without contrast medium, and what iodine adds to them by phase.
 
-CT values are chosen round numbers for 120 kVp, in the ranges of common practice:
+Chosen round numbers for 120 kVp, in the ranges of common practice:
 
 - unenhanced: water 0 and air -1000 by definition, normal liver 58 HU (SD 9) in post-mortem CT (Int J Legal Med
   133:1861, 2019); they shift between scanners (Lamba et al., AJR 203:1013, 2014). The other tissues are not taken
@@ -9,7 +9,7 @@ CT values are chosen round numbers for 120 kVp, in the ranges of common practice
   carcinomas. Above unenhanced, late arterial: aorta 300 HU and more, spleen 97-108, portal vein 75-104, liver
   15-25; portal venous: liver 59-63, aorta 117-125, spleen 73-82.
 
-Between patients they vary; `acquisition` draws that spread.
+Between patients they vary; `ct` draws that spread.
 """
 
 from __future__ import annotations
@@ -89,37 +89,8 @@ LATE_ARTERIAL: dict[str, float] = {
 # How much of an oral contrast medium each part of the gut holds
 ORALLY_FILLED: dict[str, float] = {"stomach_content": 1.0, "bowel_fluid": 0.8, "stool": 0.3}
 
-# Signal of a fat-suppressed T1-weighted spoiled gradient echo without contrast medium, muscle = 100. Only the order
-# is standard (pancreas and liver bright, spleen and renal medulla darker, renal cortex between them; fluid, blood,
-# suppressed fat and bone marrow dark; bone cortex, lung and gas black); the sizes are chosen.
-T1_FAT_SUPPRESSED: dict[str, float] = {
-    "air": 0,
-    "table": 0,
-    "fat": 38,
-    "muscle": 100,
-    "lung": 12,
-    "gas": 3,
-    "heart": 85,
-    "liver": 160,
-    "spleen": 95,
-    "pancreas": 178,
-    "kidney_cortex": 128,
-    "kidney_medulla": 88,
-    "renal_pelvis": 40,
-    "lesion": 98,
-    "lesion_core": 80,
-    "bile": 60,
-    "stomach_wall": 112,
-    "stomach_content": 50,
-    "bowel_wall": 112,
-    "bowel_fluid": 50,
-    "stool": 90,
-    "blood_artery": 62,
-    "blood_vein": 66,
-    "blood_portal": 66,
-    "cortical_bone": 8,
-    "cancellous_bone": 58,
-    "disc": 70,
-    "cerebrospinal_fluid": 36,
-    "metal": 0,
-}
+# Lesions of other kinds than the source's solid, poorly enhancing ones. Unenhanced HU of cysts, which are nearly water:
+CYSTS: dict[str, float] = {"lesion": 12, "lesion_core": 6}
+# What iodine adds late arterially to hypervascular ones: they stand out by about 90 HU, which is much (chosen; for hepatocellular
+# carcinomas 47 HU, SD 19, were measured at the best moment, PubMed 17329690)
+HYPERVASCULAR: dict[str, float] = {"lesion": 126, "lesion_core": 90}
