@@ -12,7 +12,7 @@ from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table
 from sea_peft.console.verb import verb
-from sea_peft.errors import DeviceError, UsageError
+from sea_peft.errors import DeviceError, QualityGateError, UsageError
 
 
 @verb
@@ -23,8 +23,14 @@ def inspect(
     unit: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")
     ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Decide every allocation again from the trace, without the network.")
+    ] = False,
 ) -> None:
-    """Show what was placed where and why, and what was refused."""
+    """Show what was placed where and why, and what was refused.
+
+    With --replay ranking and knapsack run again over what the trace says was measured; exit code 7 where they choose something else.
+    """
     from sea_peft.artefacts.findings import findings
     from sea_peft.artefacts.history import History
     from sea_peft.artefacts.trace import read_trace
@@ -35,7 +41,27 @@ def inspect(
         raise UsageError(
             f"{run} has no trace.jsonl; give a run folder, or the adapter folder that `seapeft adapt` wrote."
         )
-    history = History.of(read_trace(trace))
+    events = read_trace(trace)
+    if replay:
+        if cycle is not None or unit is not None:
+            raise UsageError(
+                "--replay decides every allocation of every unit again; give it without --cycle and --unit."
+            )
+        from sea_peft.jobs.replay import replay as decide_again
+
+        replayed = decide_again(events)
+        document = {
+            "same": all(r.same for r in replayed),
+            "allocations": [{**vars(r), "same": r.same} for r in replayed],
+        }
+        output.result(document, *shown.replay_tables(replayed))
+        if not document["same"]:
+            raise QualityGateError(
+                f"{sum(not r.same for r in replayed)} of {len(replayed)} allocations come out differently: the trace was changed, or "
+                "written by another version of sea_peft."
+            )
+        return
+    history = History.of(events)
     rows = summarise(history, cycle, unit or "*")
     found = findings(history)
     document = {

@@ -1,0 +1,94 @@
+"""Deciding again: a policy is fed what its trace says was measured, and must choose what the trace says was chosen. No network is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sea_peft.adapters import Unit
+from sea_peft.artefacts.history import History
+from sea_peft.backbones import Site
+from sea_peft.errors import UsageError
+from sea_peft.loop.events import Allocated, Audited, Event, Promised, Ranked, RunStarted
+from sea_peft.loop.policies import Policy, Space, fixed_policy
+from sea_peft.loop.sea import Sea, SeaSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Replayed:
+    """One allocation decided again. `active_differs`, `probes_differ`: units that only the trace (`-unit`) or only the replay (`+unit`)
+    has on or on trial. `ranks_differ`: units that the ranking before it puts elsewhere or scores differently."""
+
+    cycle: int
+    final: bool
+    units_on: int
+    active_differs: tuple[str, ...]
+    probes_differ: tuple[str, ...]
+    ranks_differ: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether ranking and knapsack gave the same again."""
+        return not (self.active_differs or self.probes_differ or self.ranks_differ)
+
+
+def replay(events: Sequence[Event]) -> list[Replayed]:
+    """Every allocation of a trace, decided again by the policy's own ranking and knapsack from the promises and audits in the trace.
+
+    Raises:
+        UsageError: the trace is empty, or its policy or its settings are not known to this version.
+    """
+    started = History.of(events).started
+    policy = _policy(started)
+    replayed: list[Replayed] = []
+    ranked: tuple[str, ...] = ()
+    rows: list[dict[str, Any]] = []
+    for event in events:
+        if isinstance(event, Promised):
+            policy.to_promise(event.cycle)
+            policy.promised(event.cycle, event.promise)
+        elif isinstance(event, Audited):
+            policy.to_audit(event.cycle)
+            rows = event.rows
+        elif isinstance(event, Ranked):
+            again = {row["unit"]: row for row in policy.audited(event.cycle, rows)}
+            then = {row["unit"]: row for row in event.rows}
+            ranked = tuple(unit for unit in sorted({*again, *then}) if again.get(unit) != then.get(unit))
+        elif isinstance(event, Allocated):
+            found = policy.final() if event.final else policy.allocate(event.cycle)
+            active, probes = _differences(event.active, found.active), _differences(event.probes, found.probes)
+            replayed.append(Replayed(event.cycle, event.final, len(event.active), active, probes, ranked))
+            ranked = ()
+    return replayed
+
+
+def _policy(started: RunStarted) -> Policy:
+    """The policy as it was when the run began."""
+    space = Space(tuple(_unit(row) for row in started.units), started.limit, started.head)
+    if started.policy != Sea.name:
+        return fixed_policy(started.policy, space, started.seed)
+    try:
+        settings = TypeAdapter(SeaSettings).validate_python(started.settings.get("sea", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"The trace's setting {field} is not one of this sea_peft ({first['msg']}); replay it with the sea_peft that wrote it."
+        ) from error
+    return Sea(space, settings)
+
+
+def _unit(row: dict[str, Any]) -> Unit:
+    """A unit from its row in the trace; channels and strides, which no policy looks at, are not kept there."""
+    site = Site(row["site"], row["kind"], 0, 0, (1.0, 1.0, 1.0), row["stage"], row["order"])
+    return Unit(row["family"], row["level"], row["placement"], site, row["cost"])
+
+
+def _differences(then: Sequence[str], again: Sequence[str]) -> tuple[str, ...]:
+    return (
+        *(f"-{unit}" for unit in sorted(set(then) - set(again))),
+        *(f"+{unit}" for unit in sorted(set(again) - set(then))),
+    )
