@@ -7,6 +7,7 @@ package registers each convolution under two names and the encoder once more ins
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,19 @@ def _common(
     }
 
 
+def _affine(
+    factor: float, offset: float, _network: nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    return (factor * inputs[0] + offset, *inputs[1:])
+
+
+def _rescaled(network: nn.Module, factor: float, offset: float) -> nn.Module:
+    """The network behind an affine map of its input. A hook, so that no key of the state dict changes."""
+    if (factor, offset) != (1.0, 0.0):
+        network.register_forward_pre_hook(functools.partial(_affine, factor, offset))
+    return network
+
+
 def build_plain(
     in_channels: int = 1,
     out_channels: int = 2,
@@ -52,20 +66,24 @@ def build_plain(
     kernels: Strides | None = None,
     convs: Sequence[int] = (2,) * 6,
     decoder_convs: Sequence[int] = (2,) * 5,
+    input_factor: float = 1.0,
+    input_offset: float = 0.0,
 ) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths, those of most `3d_fullres` plans: 31.2 M parameters.
 
     `features`, `strides`, `kernels`, `convs`: per stage from the input down. `decoder_convs`: per stage from the bottom up.
+    `input_factor`, `input_offset`: the network sees factor·x + offset, for checkpoints whose scaling of grey values no recipe has.
     Raises UsageError where the package is not installed.
     """
     _NEEDS.require("nnunet_plain")
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    return PlainConvUNet(
+    network = PlainConvUNet(
         **_common(in_channels, out_channels, features, strides, kernels),
         n_conv_per_stage=list(convs),
         n_conv_per_stage_decoder=list(decoder_convs),
     )
+    return _rescaled(network, input_factor, input_offset)
 
 
 def build_resenc(
@@ -76,20 +94,24 @@ def build_resenc(
     kernels: Strides | None = None,
     blocks: Sequence[int] = (1, 3, 4, 6, 6, 6),
     decoder_convs: Sequence[int] = (1,) * 5,
+    input_factor: float = 1.0,
+    input_offset: float = 0.0,
 ) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths, those of the ResEnc-M and -L plans: 102 M parameters.
 
     `features`, `strides`, `kernels`, `blocks`: per stage from the input down. `decoder_convs`: per stage from the bottom up.
+    `input_factor`, `input_offset`: the network sees factor·x + offset, for checkpoints whose scaling of grey values no recipe has.
     Raises UsageError where the package is not installed.
     """
     _NEEDS.require("nnunet_resenc")
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 
-    return ResidualEncoderUNet(
+    network = ResidualEncoderUNet(
         **_common(in_channels, out_channels, features, strides, kernels),
         n_blocks_per_stage=list(blocks),
         n_conv_per_stage_decoder=list(decoder_convs),
     )
+    return _rescaled(network, input_factor, input_offset)
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:

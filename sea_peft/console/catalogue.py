@@ -93,45 +93,67 @@ def backbones_import(
     output: Output,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the weights will be called.")],
-    backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture, at its default widths.")],
+    backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
+    origin: Annotated[str, typer.Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")] = "auto",
     label: Annotated[
-        list[str], typer.Option(metavar="NAME", help="A class, in the order of the outputs; no background.")
-    ],
-    channel: Annotated[list[str], typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")],
-    spacing: Annotated[Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")],
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A class, in the order of the outputs; no background. None: a new classifier."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")
+    ] = None,
+    spacing: Annotated[
+        Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")
+    ] = None,
     window: Annotated[
         Any,
-        typer.Option(parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; left out: z-score."),
+        typer.Option(parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; nobody says: z-score."),
     ] = None,
-    patch: Annotated[
-        Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")
-    ] = "96,96,96",
+    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the architecture, where the tensors do not tell.")
+    ] = None,
     licence: Annotated[str, typer.Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
 ) -> None:
-    """Take a foreign checkpoint in as weights, if every tensor of the architecture is there and fits."""
-    from sea_peft.data.recipe import Recipe, Window, ZScore
-    from sea_peft.jobs.importing import import_weights
+    """Take a foreign checkpoint in as weights, if the tensors of the architecture are there and fit.
 
-    intensity = ZScore() if window is None else Window(low=window[0], high=window[1])
-    recipe = Recipe(spacing=spacing, intensity=intensity)
-    imported = import_weights(file, name, backbone, label, channel, recipe, patch, licence)
+    Labels, channels, voxel size, window and patch are those of the checkpoint's origin where you do not give them. Origins: suprem,
+    clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, monai-bundle, plain.
+    """
+    from sea_peft.data.recipe import Window
+    from sea_peft.jobs.importing import Given, import_weights
+
+    intensity = None if window is None else Window(low=window[0], high=window[1])
+    given = Given(label, channel, spacing, intensity, patch, parse.settings(setting or ()), licence)
+    imported = import_weights(file, name, backbone, given, origin)
+    for sentence in imported.said:
+        output.say(sentence)
     keys = imported.keys
     if keys.unexpected:
         output.warn(f"{len(keys.unexpected)} tensors of {file.name} have no place in {backbone} and were left out.")
     found = [
         ("weights", imported.name),
         ("file", str(imported.file)),
+        ("origin", imported.origin),
+        ("settings", ", ".join(f"{key}={value}" for key, value in imported.settings.items())),
         ("parameters", imported.parameters),
         ("matched", f"{len(keys.matched)} of {keys.wanted} tensors"),
+        ("no part of it", list(imported.left_out)),
         ("left out", list(keys.unexpected)),
+        ("new", list(imported.new)),
     ]
     document = {
         "name": imported.name,
         "file": str(imported.file),
+        "origin": imported.origin,
+        "settings": dict(imported.settings),
         "parameters": imported.parameters,
         "matched": len(keys.matched),
         "missing": list(keys.missing),
+        "misshaped": {key: [list(shape) for shape in shapes] for key, shapes in keys.misshaped.items()},
         "unexpected": list(keys.unexpected),
+        "left_out": list(imported.left_out),
+        "new": list(imported.new),
     }
     output.result(document, facts(found), cell(f"Use them with --weights {imported.name}."))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -36,6 +39,20 @@ def window(text: str) -> tuple[float, float]:
     if match is None or float(match[1]) >= float(match[2]):
         raise typer.BadParameter(f"{text!r} is not a window; write its low and its high end such as -175,250.")
     return float(match[1]), float(match[2])
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`feature_size=24`, `blocks=[1,2,2]`, `merging=monai<1.5` → name to value: JSON where it is, else the text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise typer.BadParameter(f"{text!r} is not a setting; write NAME=VALUE such as feature_size=24.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value.strip("'\"")
+    return found
 
 
 def duration(text: str) -> float:

@@ -1,171 +1,194 @@
-"""`seapeft backbones import`: a foreign checkpoint of a known architecture becomes weights with a card, if every tensor fits."""
+"""`seapeft backbones import`: a foreign checkpoint of a known architecture becomes weights with a card, if its tensors fit."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
+from torch import nn
 
 from sea_peft.artefacts.atomic import writing
-from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import cards, save_weights, user_weights
+from sea_peft.backbones import Architecture, architecture
+from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
+from sea_peft.backbones.fit import (
+    LEAST_SHARE,
+    KeyReport,
+    blank_classifier,
+    classifier_keys,
+    compare_keys,
+    refusal,
+    under_first_names,
+)
+from sea_peft.backbones.keymaps import Known, Origin, choose_origin
+from sea_peft.backbones.weights import cards, load_strictly, save_weights, unique_tensors, user_weights
 from sea_peft.data.cases import safe_name
-from sea_peft.data.recipe import Recipe
+from sea_peft.data.recipe import Intensity, Recipe, ZScore
 from sea_peft.errors import UsageError, WeightsError
-
-_MOST_NAMED = 5
-_LEAST_SHARE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class KeyReport:
-    """How the tensors of a checkpoint fit those of a network, by state-dict key. `misshaped`: key → (shape found, shape wanted)."""
+class Given:
+    """What the user says of a checkpoint; None for what its origin or the file itself is to say.
 
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    `labels`: class names in the order of the network's outputs, without the background, which is output 0. `channels`: names in the
+    order of its inputs. `spacing`: mm along D, H, W. `intensity`: scaling of grey values, z-score when nobody says. `patch`: voxels of a
+    training crop. `settings`: keyword arguments of the architecture, beyond what the tensors tell. `licence`: under which it may be used.
+    """
 
-    @property
-    def wanted(self) -> int:
-        """Tensors of the network."""
-        return len(self.matched) + len(self.missing) + len(self.misshaped)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every tensor of the network is there and fits."""
-        return not self.missing and not self.misshaped
+    labels: Sequence[str] | None = None
+    channels: Sequence[str] | None = None
+    spacing: tuple[float, float, float] | None = None
+    intensity: Intensity | None = None
+    patch: tuple[int, int, int] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    licence: str = "not stated"
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """Where the weights lie now, and what the checkpoint held."""
+    """Where the weights lie now, and what the checkpoint held.
+
+    `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network. `new`: keys of a classifier that is not the
+    checkpoint's. `said`: sentences for the user.
+    """
 
     name: str
     file: Path
     card: Path
+    origin: str
     parameters: int
+    settings: Mapping[str, Any]
     keys: KeyReport
+    left_out: tuple[str, ...]
+    new: tuple[str, ...]
+    said: tuple[str, ...]
 
 
-def import_weights(
-    file: Path,
-    name: str,
-    backbone: str,
-    labels: Sequence[str],
-    channels: Sequence[str],
-    recipe: Recipe,
-    patch: tuple[int, int, int],
-    licence: str,
-) -> Imported:
+def import_weights(file: Path, name: str, backbone: str, given: Given | None = None, origin: str = "auto") -> Imported:
     """Read a checkpoint, check every tensor against the architecture, and keep it as the user's own weights called `name`.
+
+    Widths are read off the tensors. Everything but the classifier must be there and fit. The classifier is the checkpoint's where
+    labels name all of its rows; where there are no labels, or its rows are of no use here, the weights get an untrained one with a row
+    for the background alone, and the card says so.
 
     Args:
         file: a safetensors file, or a torch file that loads without running code.
         name: of the weights from now on.
-        backbone: a registered architecture, at its default widths.
-        labels: class names in the order of the network's outputs, without the background, which is output 0.
-        channels: channel names in the order of the network's inputs.
-        recipe: the preprocessing that the checkpoint was trained with.
-        patch: voxels of a training crop.
-        licence: under which the checkpoint may be used.
+        backbone: a registered architecture.
+        given: what the user says of the checkpoint.
+        origin: whose checkpoint it is (`keymaps.ORIGINS`), or `auto` to go by its keys.
 
     Raises:
-        UsageError: the name is taken or no name, the architecture is unknown, or the patch does not fit it.
-        WeightsError: the file cannot be read without running code, or not every tensor is there and fits.
+        UsageError: the name is taken or no name, the architecture or the origin is unknown, something that nobody knows was not given,
+            or the patch does not fit.
+        WeightsError: the file cannot be read without running code, or the tensors do not fit.
         DeviceError: the weights cannot be written.
     """
+    given = given or Given()
     if safe_name(name) != name:
         raise UsageError(f"--as {name!r} is no name for weights; use letters, digits, '.', '_' and '-'.")
     if name in cards():
         raise UsageError(f"There are weights called {name} already; choose another --as.")
     arch = architecture(backbone)
-    arch.check_size(patch)
-    network = arch.build(in_channels=len(channels), out_channels=len(labels) + 1)
-    tensors = _without_prefix(read_checkpoint(file), network.state_dict().keys())
-    report = compare_keys(tensors, network.state_dict())
-    if not report.complete:
-        raise WeightsError(_refusal(file, backbone, report))
-    network.load_state_dict({key: tensors[key] for key in report.matched})
-    broken = [key for key, tensor in network.state_dict().items() if not torch.isfinite(tensor.float()).all()]
-    if broken:
-        raise WeightsError(f"{file.name}: tensor {broken[0]} holds NaN or infinity; get the checkpoint again.")
+    checkpoint = read_checkpoint(file)
+    source = choose_origin(origin, checkpoint, arch.name)
+    known = source.know(checkpoint, arch.name)
+    labels, channels = _labels(given, known, source), given.channels or known.channels
+    if not channels:
+        raise UsageError(f"{file.name} does not say what its inputs are; give --channel for each, in their order.")
+    recipe = _recipe(given, known, file.name)
+    tensors, left_out = source.translate(checkpoint.tensors)
+    tensors = _without_prefix(tensors, arch, len(channels))
+    settings = _settings(arch, tensors, known, given)
+    patch = given.patch or known.patch or (96, 96, 96)
+    arch.check_size(patch, settings)
+    kwargs = {**settings, "in_channels": len(channels), "out_channels": 1 + len(labels or ())}
+    network = _build(arch, kwargs)
+    fitted, report, new = _fitted(checkpoint, arch, network, tensors, kwargs, named=labels is not None)
+    load_strictly(network, fitted, name)
+    said = [f"Origin {source.name}: {source.about}.", *known.notes]
+    if new:
+        why = source.no_classifier or "no --label names the checkpoint's classes"
+        said.append(f"The classifier is new and untrained, with a row for the background alone: {why}.")
     card = {
         "name": name,
         "architecture": arch.name,
-        "kwargs": {},
-        "labels": ["background", *labels],
+        "kwargs": settings,
+        "labels": ["background", *(labels or ())],
         "channels": list(channels),
         "recipe": recipe.model_dump(mode="json"),
         "patch": patch,
-        "licence": licence,
+        "licence": given.licence,
         "source": f"imported from {file.name}",
         "paper": arch.paper,
+        "origin": source.name,
+        "source_sha256": checkpoint.sha256,
+        "new": sorted(new),
+        "left_out": sorted([*left_out, *report.unexpected]),
     }
     folder = user_weights()
     with writing(folder):
         written = save_weights(folder, network, card, half=False)
-    parameters = sum(p.numel() for p in network.parameters())
-    return Imported(name, written.with_suffix(".safetensors"), written, parameters, report)
+    return Imported(
+        name, written.with_suffix(".safetensors"), written, source.name, sum(p.numel() for p in network.parameters()),
+        settings, report, tuple(left_out), tuple(sorted(new)), tuple(said),
+    )  # fmt: skip
 
 
-def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by key, on the CPU. Nothing in the file is executed. Raises WeightsError."""
-    if not file.is_file():
-        raise WeightsError(f"There is no file {file}; check the path.")
+def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
+    """Names of the classifier's rows, or None where it gets a new classifier. Raises UsageError for labels that cannot be used."""
+    if source.no_classifier and given.labels:
+        raise UsageError(
+            f"The classifier of {source.name} checkpoints cannot be used here ({source.no_classifier}); leave --label out."
+        )
+    if source.no_classifier:
+        return None
+    return given.labels or known.labels
+
+
+def _recipe(given: Given, known: Known, file: str) -> Recipe:
+    """The origin's recipe with what the user says instead. Raises UsageError where nobody knows the voxel size."""
+    if known.recipe is None and given.spacing is None:
+        raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
+    base = Recipe.model_validate(known.recipe) if known.recipe is not None else Recipe(intensity=ZScore())
+    changes: dict[str, Any] = {}
+    if given.spacing is not None:
+        changes["spacing"] = given.spacing
+    if given.intensity is not None:
+        changes["intensity"] = given.intensity
+    return base.model_copy(update=changes)
+
+
+def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, Any]:
+    """Keyword arguments: what the tensors tell, then the origin, then the user.
+
+    Raises UsageError where the order of a SwinUNETR's patch merging is left open: both orders take the same tensors, and one is wrong.
+    """
+    read = arch.read_widths(tensors) if arch.read_widths is not None else {}
+    settings = {**read, **known.settings, **given.settings}
+    if arch.name == "swinunetr" and "merging" not in settings:
+        raise UsageError(
+            "Nothing says with which MONAI this SwinUNETR was trained, and before 1.5 patches were merged in another order; give "
+            "--setting merging='monai<1.5' or --setting merging='monai>=1.5', or the right --origin."
+        )
+    return settings
+
+
+def _build(arch: Architecture, kwargs: Mapping[str, Any]) -> nn.Module:
     try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the pickle protocol of old files
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    # Damaged bytes end torch's reader in ways that no list of exception types covers; each one means "unreadable".
-    except Exception as error:
-        if "unsupported" in str(error).lower():
-            raise WeightsError(
-                f"{file.name} holds more than tensors, and loading it could run any code; have it saved as safetensors, or as a "
-                "plain state dict."
-            ) from error
-        raise WeightsError(f"{file.name} is not a readable {file.suffix} checkpoint; get it again.") from error
-    found = _state_dict(content)
-    if not found:
-        raise WeightsError(f"{file.name} holds no state dict (tensors by name); save the network's state_dict().")
-    return found
+        return arch.build(**kwargs)
+    except (TypeError, ValueError) as error:
+        listed = ", ".join(f"{key}={value}" for key, value in kwargs.items())
+        raise UsageError(f"{arch.name} cannot be built with {listed}: {error}; correct --setting.") from error
 
 
-def compare_keys(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> KeyReport:
-    """Sort the keys of both sides into matched, missing, unexpected and misshaped."""
-    both = sorted(tensors.keys() & wanted.keys())
-    misshaped = {
-        key: (tuple(tensors[key].shape), tuple(wanted[key].shape))
-        for key in both
-        if tensors[key].shape != wanted[key].shape
-    }
-    return KeyReport(
-        tuple(key for key in both if key not in misshaped),
-        tuple(sorted(wanted.keys() - tensors.keys())),
-        tuple(sorted(tensors.keys() - wanted.keys())),
-        misshaped,
-    )
-
-
-def _state_dict(content: Any) -> dict[str, torch.Tensor]:
-    """The largest dictionary of tensors in what a checkpoint holds: training programs nest it under one name or another."""
-    if not isinstance(content, Mapping):
-        return {}
-    own = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    nested = [_state_dict(value) for value in content.values() if isinstance(value, Mapping)]
-    return max([own, *nested], key=len)
-
-
-def _without_prefix(tensors: dict[str, torch.Tensor], wanted: Any) -> dict[str, torch.Tensor]:
-    """The tensors without the leading name part that all keys share (`module.`, `backbone.`), where it is in the way."""
-    while tensors and not tensors.keys() & set(wanted):
+def _without_prefix(tensors: dict[str, torch.Tensor], arch: Architecture, channels: int) -> dict[str, torch.Tensor]:
+    """The tensors without the leading name part that all keys share (`net.`, `backbone.`), where it is in the way."""
+    wanted = arch.build(in_channels=channels).state_dict().keys()
+    while tensors and not tensors.keys() & wanted:
         first = {key.partition(".")[0] for key in tensors}
         if len(first) != 1 or not all("." in key for key in tensors):
             break
@@ -173,25 +196,32 @@ def _without_prefix(tensors: dict[str, torch.Tensor], wanted: Any) -> dict[str, 
     return tensors
 
 
-def _refusal(file: Path, backbone: str, report: KeyReport) -> str:
-    share = len(report.matched) / report.wanted
-    parts = [f"{file.name}: {len(report.matched)} of {report.wanted} tensors of {backbone} fit ({share:.0%})"]
-    if report.misshaped:
-        key, (found, needed) = next(iter(report.misshaped.items()))
-        parts.append(
-            f"{len(report.misshaped)} have another shape (first: {key} has {list(found)}, needed is {list(needed)})"
-        )
-    if report.missing:
-        parts.append(f"{len(report.missing)} are missing ({_some(report.missing)})")
-    if report.unexpected:
-        parts.append(f"{len(report.unexpected)} are not known ({_some(report.unexpected)})")
-    way_out = (
-        "a load must be complete, so give the labels and channels that the checkpoint has outputs and inputs for"
-        if share >= _LEAST_SHARE
-        else "choose the right --backbone"
-    )
-    return "; ".join([*parts, way_out]) + "."
+def _fitted(
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    network: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    kwargs: Mapping[str, Any],
+    named: bool,
+) -> tuple[dict[str, torch.Tensor], KeyReport, frozenset[str]]:
+    """Every tensor of the network, the report on all but a new classifier, and the keys of that.
 
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_MOST_NAMED]) + (", …" if len(keys) > _MOST_NAMED else "")
+    `named`: whether labels name the classifier's rows. Raises WeightsError for whatever is missing, of another shape or not finite.
+    """
+    rows = classifier_keys(arch, kwargs)
+    new = frozenset() if named else rows
+    found = {key: tensor for key, tensor in under_first_names(tensors, network).items() if key not in new}
+    report = compare_keys(found, {key: t for key, t in unique_tensors(network).items() if key not in new})
+    if report.lacking:
+        if report.share < LEAST_SHARE:
+            way_out = "choose the right --backbone, --origin or --setting"
+        elif report.lacking <= rows:
+            way_out = "a load must be complete, so give a --label for each class of the checkpoint, or none for a new classifier"
+        else:
+            way_out = "a load must be complete, so give the labels, channels and settings that the checkpoint has"
+        raise refusal(checkpoint.file.name, arch.name, report, way_out)
+    for key in report.matched:
+        if not torch.isfinite(found[key].float()).all():
+            raise WeightsError(f"{checkpoint.file.name}: tensor {key} holds NaN or infinity; get the checkpoint again.")
+    fitted = {key: found[key].float() if found[key].is_floating_point() else found[key] for key in report.matched}
+    return fitted | blank_classifier(new, network), report, new

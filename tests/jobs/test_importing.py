@@ -7,40 +7,37 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from foreign import SWIN, fseft, mednext_authors, network, nnunet, suprem_segresnet, suprem_universal, swin_vit
 
 from sea_peft import cli
-from sea_peft.backbones import Architecture, architecture
+from sea_peft.backbones import architecture, find_sites
+from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.weights import load_pretrained, user_weights
-from sea_peft.data.recipe import Recipe
+from sea_peft.data.recipe import Window
 from sea_peft.errors import UsageError, WeightsError
-from sea_peft.jobs.importing import import_weights, read_checkpoint
+from sea_peft.jobs.importing import Given, Imported, import_weights
+
+SMALL = dict(architecture("segresnet").small)
+GIVEN = {
+    "labels": ["liver", "spleen"],
+    "channels": ["CT"],
+    "spacing": (1.5, 1.5, 1.5),
+    "intensity": Window(low=-175, high=250),
+    "patch": (16, 16, 16),
+    "licence": "CC BY 4.0",
+}
 
 
 @pytest.fixture
-def tensors(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """A checkpoint of the small SegResNet, which is the one registered for these tests."""
-    small = architecture("segresnet")
-    build = small.build
-    tiny = Architecture(
-        small.name, lambda **kwargs: build(**{**small.small, **kwargs}), 8, 16, small.paper, small.licence, {}
-    )
-    for module in ("sea_peft.jobs.importing", "sea_peft.backbones.weights"):
-        monkeypatch.setattr(f"{module}.architecture", lambda name: tiny)
-    torch.manual_seed(0)
-    return dict(tiny.build(in_channels=1, out_channels=3).state_dict())
+def tensors() -> dict[str, torch.Tensor]:
+    """A checkpoint of a small SegResNet with three outputs."""
+    return dict(network("segresnet", **SMALL).state_dict())
 
 
-def imported(file: Path, **changes: object):
-    wanted = {
-        "name": "mine",
-        "backbone": "segresnet",
-        "labels": ["liver", "spleen"],
-        "channels": ["CT"],
-        "recipe": Recipe(),
-        "patch": (16, 16, 16),
-        "licence": "CC BY 4.0",
-    }
-    return import_weights(file, **{**wanted, **changes})
+def imported(
+    file: Path, name: str = "mine", backbone: str = "segresnet", origin: str = "auto", **changes: object
+) -> Imported:
+    return import_weights(file, name, backbone, Given(**{**GIVEN, **changes}), origin)
 
 
 @pytest.mark.parametrize("nesting", ["flat", "state_dict", "prefix", "both"])
@@ -63,13 +60,16 @@ def test_extra_tensors_are_reported(tensors: dict[str, torch.Tensor], tmp_path: 
     safetensors.torch.save_file({**tensors, "deep_supervision.weight": torch.zeros(2)}, tmp_path / "net.safetensors")
     result = imported(tmp_path / "net.safetensors")
     assert result.keys.unexpected == ("deep_supervision.weight",)
-    assert result.keys.complete
+    assert not result.keys.lacking
+    assert load_pretrained("mine").card.left_out == ["deep_supervision.weight"]
 
 
 def test_an_incomplete_load_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    del tensors["convInit.conv.weight"]
+    del tensors["up_samples.0.0.conv.weight"]
     torch.save(tensors, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"1 are missing \(convInit\.conv\.weight\); a load must be complete"):
+    with pytest.raises(
+        WeightsError, match=r"1 are missing \(up_samples\.0\.0\.conv\.weight\); a load must be complete"
+    ):
         imported(tmp_path / "net.pth")
     assert not user_weights().exists()
 
@@ -80,7 +80,7 @@ def test_other_labels_and_another_network(tensors: dict[str, torch.Tensor], tmp_
         imported(tmp_path / "net.pth", labels=["liver"])
     torch.save({f"x{key}": tensor for key, tensor in tensors.items()}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"0 of \d+ tensors .* choose the right --backbone"):
-        imported(tmp_path / "other.pth")
+        imported(tmp_path / "other.pth", labels=None)
 
 
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
@@ -115,6 +115,133 @@ def test_names(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
             imported(tmp_path / "net.pth", name=name)
 
 
+def test_what_nobody_knows_is_asked_for(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "net.pth")
+    for changes, flag in (({"channels": None}, "--channel"), ({"spacing": None}, "--spacing")):
+        with pytest.raises(UsageError, match=f"give {flag}"):
+            imported(tmp_path / "net.pth", **changes)
+    torch.save(network("swinunetr", **SWIN).state_dict(), tmp_path / "swin.pth")
+    with pytest.raises(UsageError, match=r"before 1\.5 patches were merged in another order; give --setting merging="):
+        imported(tmp_path / "swin.pth", backbone="swinunetr", patch=(96, 96, 96))
+    with pytest.raises(UsageError, match=r"cannot be built with .*no_such_width=3"):
+        imported(tmp_path / "net.pth", settings={"no_such_width": 3})
+
+
+def test_a_classifier_whose_rows_nobody_names_is_replaced_and_said_to_be(
+    tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(tensors, tmp_path / "net.pth")
+    result = imported(tmp_path / "net.pth", labels=None)
+    assert result.new == ("conv_final.2.conv.bias", "conv_final.2.conv.weight")
+    assert "new and untrained" in result.said[-1]
+    loaded = load_pretrained("mine")
+    assert loaded.card.labels == ["background"]
+    assert loaded.card.new == list(result.new)
+    own = loaded.network.state_dict()
+    assert own["conv_final.2.conv.weight"].unique().tolist() == [0.125]
+    assert not own["conv_final.2.conv.bias"].any()
+    for key in own.keys() - set(result.new):
+        assert torch.equal(own[key], tensors[key])
+    # the new row hides nothing from the probe
+    with_classes = network("segresnet", **SMALL)
+    assert [s.path for s in find_sites(loaded.network, loaded.example)] == [
+        s.path for s in find_sites(with_classes, loaded.example)
+    ]
+
+
+def test_a_network_that_runs_its_classes_through_more_than_a_classifier_needs_labels(tmp_path: Path) -> None:
+    of = network("unet", channels=(4, 8, 16))
+    torch.save(of.state_dict(), tmp_path / "net.pth")
+    wanted = {"backbone": "unet", "settings": {"channels": [4, 8, 16]}, "patch": (32, 32, 32)}
+    with pytest.raises(WeightsError, match="have another shape"):
+        imported(tmp_path / "net.pth", labels=None, **wanted)
+    assert not imported(tmp_path / "net.pth", **wanted).new
+
+
+@pytest.mark.parametrize(
+    ("origin", "backbone", "kwargs", "write"),
+    [
+        ("suprem", "segresnet", {"init_filters": 8}, suprem_segresnet),
+        ("suprem", "unet3d", {"width": 4}, suprem_universal),
+        ("suprem", "swinunetr", SWIN, suprem_universal),
+        ("fseft", "swinunetr", SWIN, fseft),
+    ],
+)
+def test_origins_bring_recipe_patch_and_settings(
+    tmp_path: Path, origin: str, backbone: str, kwargs: dict, write
+) -> None:
+    """Not verified against a real file: only that published names, widths and preprocessing are taken up."""
+    of = network(backbone, **kwargs)
+    torch.save(write(of), tmp_path / "net.pth")
+    result = import_weights(tmp_path / "net.pth", "mine", backbone)
+    assert result.origin == origin
+    assert result.said[0].startswith(f"Origin {origin}: ")
+    assert result.new
+    loaded = load_pretrained("mine")
+    card = loaded.card
+    assert (card.labels, card.channels, card.patch) == (["background"], ["CT"], (96, 96, 96))
+    assert card.recipe["intensity"] == {"kind": "window", "low": -175.0, "high": 250.0}
+    assert card.recipe["spacing"] == [1.5, 1.5, 1.5]
+    assert len(card.source_sha256) == 64
+    assert card.kwargs.get("merging") == ("monai<1.5" if backbone == "swinunetr" else None)
+    if backbone == "swinunetr":
+        assert type(loaded.network.swinViT.layers1[0].downsample).__name__ == "PatchMergingBefore15"
+    with pytest.raises(UsageError, match=r"cannot be used here .* leave --label out"):
+        imported(tmp_path / "net.pth", name="other", backbone=backbone)
+
+
+def test_a_transformer_without_its_decoder_is_refused(tmp_path: Path) -> None:
+    """Not verified against a real `model_swinvit.pt`."""
+    torch.save(swin_vit(network("swinunetr", **SWIN)), tmp_path / "model_swinvit.pt")
+    with pytest.raises(WeightsError, match=r"tensors of swinunetr fit \(\d\d%\).*are missing \(decoder1"):
+        imported(tmp_path / "model_swinvit.pt", backbone="swinunetr", labels=None, patch=(64, 64, 64))
+
+
+def test_mednext_of_the_authors_gives_the_same_outputs(tmp_path: Path) -> None:
+    """Not verified against a real file: the authors' network is MONAI's port of it with their names and output shape."""
+    of = network("mednext_b", init_filters=4, down_expansion=[3, 4, 4, 4])
+    torch.save(mednext_authors(of), tmp_path / "net.pth")
+    result = imported(tmp_path / "net.pth", backbone="mednext_b", patch=(32, 32, 32))
+    assert result.settings == {"init_filters": 4, "kernel_size": 3, "down_expansion": [3, 4, 4, 4]}
+    assert len(result.left_out) == 9
+    loaded = load_pretrained("mine")
+    with torch.no_grad():
+        assert torch.equal(loaded.network(loaded.example), of(loaded.example))
+
+
+def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
+    """Not verified against a real file. Tensors are stored under all of nnU-Net's names for them and kept once."""
+    pytest.importorskip("dynamic_network_architectures")
+    shape = {"features": (4, 8, 16), "strides": (1, 2, (1, 2, 2)), "decoder_convs": (2, 2), "convs": (2, 2, 1)}
+    of = network("nnunet_plain", **shape)
+    torch.save(nnunet(of), tmp_path / "checkpoint_final.pth")
+    import_weights(tmp_path / "checkpoint_final.pth", "mine", "nnunet_plain")
+    loaded = load_pretrained("mine")
+    assert loaded.card.labels == ["background", "liver", "spleen"]
+    assert loaded.limits.divisor == 4
+    assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(of.state_dict())
+    x = loaded.example
+    with torch.no_grad():
+        inside = loaded.card.kwargs["input_factor"] * x + loaded.card.kwargs["input_offset"]
+        assert torch.equal(loaded.network(x), of(inside))
+
+
+def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
+    pytest.importorskip("dynamic_network_architectures")
+    tensors = dict(network("nnunet_plain", **dict(architecture("nnunet_plain").small)).state_dict())
+    key = next(key for key in tensors if ".all_modules.0." in key)
+    torch.save({**tensors, key: tensors[key] + 1}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="are one tensor of the network and differ"):
+        imported(tmp_path / "net.pth", backbone="nnunet_plain", patch=(32, 32, 32))
+
+
+def test_tensors_that_are_not_finite_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    tensors["convInit.conv.weight"][0, 0, 0, 0, 0] = float("nan")
+    torch.save(tensors, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"convInit\.conv\.weight holds NaN or infinity"):
+        imported(tmp_path / "net.pth")
+
+
 def test_on_the_command_line(
     tensors: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +259,11 @@ def test_on_the_command_line(
         "--window",
         "-175,250",
     ]
+    arguments += ["--setting", "init_filters=8", "--setting", "blocks_up=[1,1]"]
     assert cli.run(arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["missing"] == []
+    assert document["origin"] == "plain"
+    assert document["settings"]["blocks_up"] == [1, 1]
     assert load_pretrained("mine").card.recipe["intensity"] == {"kind": "window", "low": -175.0, "high": 250.0}
+    assert cli.run([*arguments[:4], "other", *arguments[5:7], "--setting", "8"]) == 2

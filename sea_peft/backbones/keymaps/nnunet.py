@@ -1,0 +1,96 @@
+"""nnU-Net v2's `checkpoint_final.pth`: the network's tensors, and beside them the plans and the data set's description.
+
+Labels, channels, voxel size, patch and grey-value scaling are read from there. nnU-Net does not turn scans: it takes a scan's axes in
+SimpleITK's order (z, y, x), which for scans ordered as DICOM is superior, posterior, left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sea_peft.backbones.checkpoints import Checkpoint
+from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.errors import WeightsError
+
+_AXES = "SPL"
+
+
+def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
+    given = checkpoint.content.get("init_args")
+    if not isinstance(given, Mapping) or not {"plans", "configuration", "dataset_json"} <= given.keys():
+        return Known()
+    plans, described = given["plans"], given["dataset_json"]
+    try:
+        configuration = _resolved(plans["configurations"], given["configuration"])
+        channels = tuple(name for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0])))
+        intensity, settings, notes = _grey_values(plans, configuration, len(channels))
+        order = plans["transpose_forward"]
+        patch, spacing = configuration["patch_size"], configuration["spacing"]
+        if len(patch) != 3:
+            raise WeightsError(f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in.")
+        recipe = {
+            "orientation": "".join(_AXES[axis] for axis in order),
+            "spacing": [float(mm) for mm in spacing],
+            "intensity": intensity,
+            "crop_foreground": intensity["kind"] == "zscore",
+        }
+        labels = _labels(described["labels"], checkpoint.file.name)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{checkpoint.file.name}: the plans in it are not as nnU-Net v2 writes them ({type(error).__name__}: {error})."
+        ) from error
+    return Known(labels, channels, recipe, (int(patch[0]), int(patch[1]), int(patch[2])), settings, notes)
+
+
+def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits."""
+    own = dict(configurations[name])
+    parent = own.pop("inherits_from", None)
+    return own if parent is None else {**_resolved(configurations, parent), **own}
+
+
+def _labels(labels: Mapping[str, Any], file: str) -> tuple[str, ...]:
+    """Names in the order of the outputs; the label to ignore has none."""
+    if not all(isinstance(code, int) for code in labels.values()):
+        raise WeightsError(
+            f"{file} was trained on regions that overlap, one sigmoid each; only one class a voxel can be taken in."
+        )
+    named = {code: name for name, code in labels.items() if name not in ("background", "ignore")}
+    return tuple(named[code] for code in sorted(named))
+
+
+def _grey_values(
+    plans: Mapping[str, Any], configuration: Mapping[str, Any], channels: int
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Intensity of the recipe, settings of the network, notes.
+
+    nnU-Net clips CT to percentiles [l, h] of the training data and makes it (x − m)/s; a recipe makes it (x − l)/(h − l). The network
+    gets the map from the one to the other in front: factor (h − l)/s, offset (l − m)/s.
+    """
+    schemes = set(configuration["normalization_schemes"])
+    if schemes == {"CTNormalization"} and channels == 1:
+        of = plans["foreground_intensity_properties_per_channel"]["0"]
+        low, high = float(of["percentile_00_5"]), float(of["percentile_99_5"])
+        mean, deviation = float(of["mean"]), max(float(of["std"]), 1e-8)
+        settings = {"input_factor": (high - low) / deviation, "input_offset": (low - mean) / deviation}
+        return {"kind": "window", "low": low, "high": high}, settings, ()
+    if schemes == {"ZScoreNormalization"}:
+        if all(configuration.get("use_mask_for_norm", [False])):
+            return {"kind": "zscore"}, {}, ()
+        note = "The checkpoint's z-scores were taken over whole scans; here they are taken over the foreground of each."
+        return {"kind": "zscore"}, {}, (note,)
+    listed = ", ".join(sorted(schemes))
+    raise WeightsError(
+        f"The checkpoint scales grey values by {listed} over {channels} channels, which no recipe here does."
+    )
+
+
+NNUNET = Origin(
+    name="nnunet",
+    about="nnU-Net v2, Isensee et al. 2021, github.com/MIC-DKFZ/nnUNet",
+    backbones=("nnunet_plain", "nnunet_resenc"),
+    recognises=lambda checkpoint: "decoder.seg_layers.0.weight" in checkpoint.tensors,
+    rename=keep,
+    know=_know,
+)
