@@ -43,8 +43,20 @@ _BLOCKS = Offer(placements=("parallel",), kinds=("block",))
 _CONVOLUTIONS = ("conv", "transposed")
 _AFFINE_LORA = {"affine": Offer(), "lora": Offer()}
 
-# families whose plain name stands for less than all that they offer
-_NARROWED = {"conv_adapter": _BLOCKS}
+# families whose plain name stands for less than all that they offer: where their papers have them
+_NARROWED = {
+    "conv_adapter": _BLOCKS,
+    "convnext": Offer(placements=("sequential",)),
+    "compacter": Offer(kinds=("block",)),
+    "houlsby": Offer(kinds=("block",)),
+}
+
+
+def _lora_then_full(space: Space, seed: int) -> list[Unit]:
+    """LoRA up to the bottleneck, everything after it."""
+    return [u for u in space.units if (u.family == "lora") == (u.site.stage in ENCODER)]
+
+
 _TABLE: dict[str, Topology] = {
     **{
         name: _one(name, _NARROWED.get(name, Offer()), f"{name} everywhere") for name in families() if name != "full"
@@ -79,10 +91,26 @@ _TABLE: dict[str, Topology] = {
     "full": _own_size("full fine-tuning", full=Offer(), affine=Offer()),
     "decoder_full": _own_size("fine-tuning of the decoder", DECODER, full=Offer(), affine=Offer()),
     "lora_paper": _own_size("LoRA r16 at every convolution and linear layer (thesis)", lora=Offer(levels=(16,))),
+    "lora_encoder_full_decoder": Topology(
+        "LoRA r16 in the encoder and fine-tuning of the decoder (thesis), outside the budget",
+        _lora_then_full,
+        {"lora": Offer(levels=(16,)), "full": Offer(), "affine": Offer()},
+        outside_budget=True,
+    ),
     "conv_adapter_paper": _own_size(
         "ConvAdapter, reduction 2, beside every residual block (thesis)",
         conv_adapter=Offer(levels=(2,), placements=("parallel",), kinds=("block",)),
     ),
+    "convnext_paper": _own_size(
+        "a MedNeXt block of expansion 2 after every block (PEFT-MedNeXt)",
+        convnext=Offer(levels=(2,), placements=("sequential",)),
+    ),
+    "adaptformer_paper": _own_size("AdaptFormer of width 16 beside every MLP (FSEFT)", adaptformer=Offer(levels=(16,))),
+    "compacter_paper": _own_size(
+        "Compacter, n = 4, after every block (FSEFT)", compacter=Offer(levels=(4,), kinds=("block",))
+    ),
+    "tsa_paper": _own_size("a 1×1×1 convolution beside every convolution (FSEFT)", tsa=Offer()),
+    "black_box_paper": _own_size("two convolutions before the head (FSEFT)", black_box=Offer()),
 }
 
 FIXED_POLICIES = (*_TABLE, AdaptiveRank.name)
