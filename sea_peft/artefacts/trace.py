@@ -1,6 +1,6 @@
 """The trace: one JSON line per event, the source of truth of a run.
 
-The first line is `run_started` and carries the version of the schema; the schema itself is
+The first line is `run_started` and carries the version of the schema; the schema itself, with its version, is
 `sea_peft.loop.events`. Everything but the fields named `seconds` is a function of data, settings and seed.
 """
 
@@ -18,9 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sea_peft.artefacts.atomic import sync_folder, writing
 from sea_peft.errors import UsageError
-from sea_peft.loop.events import Event, RunStarted, TrainingStep
-
-VERSION = 1
+from sea_peft.loop.events import SCHEMA_VERSION, Event, RunStarted, TrainingStep
 
 
 class TraceWriter:
@@ -134,9 +132,9 @@ def without_times(events: Iterable[Event]) -> list[Event]:
 def _check_first(row: dict[str, Any], where: str) -> None:
     if row["event"] != RunStarted.kind:
         raise UsageError(f"{where} is {row['event']!r} instead of {RunStarted.kind!r}: the trace lost its beginning.")
-    if row.get("version") != VERSION:
+    if row.get("version") != SCHEMA_VERSION:
         raise UsageError(
-            f"{where} has version {row.get('version')!r} but this sea_peft reads version {VERSION}: "
+            f"{where} has version {row.get('version')!r} but this sea_peft reads version {SCHEMA_VERSION}: "
             "install the sea_peft that wrote it."
         )
 

@@ -3,6 +3,17 @@
 The trace, MLflow and progress bars subscribe to these; the loop knows none of them. Fields hold only JSON types, so that
 an event written to the trace and read back is equal to the event that was emitted. Wall-clock times stand only in fields
 named `seconds`: everything else is a function of data, settings and seed.
+
+These classes are the schema of the trace, which holds one of them a line as `{"event": kind, ...fields}`, in this order:
+
+    run_started
+    searched (phase warmup)
+    for every cycle:  promised?  allocated  searched (phase search)  audited?  ranked?
+    allocated (final)  compared?  searched (phase refit) …
+    scored (unadapted, head_only, adapted)  run_finished
+
+Events with ? come only from policies that ask for them. A killed run's trace ends anywhere. From `run_started`, `promised` and `audited`
+alone every `ranked` and `allocated` can be worked out again (`seapeft inspect RUN --replay`).
 """
 
 from __future__ import annotations
@@ -11,6 +22,10 @@ import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar
+
+SCHEMA_VERSION = 1
+"""Of the events below, kept in `run_started`. What is renamed, left out or given another meaning, and a new field without a default, makes a
+new version; readers refuse every version but their own, and every field that they do not know."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +55,7 @@ class RunStarted(Event):
     units: list[dict[str, Any]]
     settings: dict[str, Any]
     split: dict[str, list[str]]
-    version: int = 1
+    version: int = SCHEMA_VERSION
 
 
 @dataclasses.dataclass(frozen=True)
