@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -194,7 +195,7 @@ def evaluate(
     output: Output,
     adapter: options.Adapter,
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write scores.csv and scores.json.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")] = None,
     min_dice: Annotated[
         float | None, typer.Option(metavar="DICE", help="Fail with exit code 7 below this mean.")
     ] = None,
@@ -230,7 +231,7 @@ def evaluate(
     document = scores.document()
     if out is not None:
         written = write_evaluation(scores, out)
-        output.say(f"Wrote {written[0]} and {written[1]}.")
+        output.say(f"Wrote {', '.join(map(str, written))}.")
     output.result(document, *shown.evaluation_tables(scores))
     if scores.failed:
         raise PartialFailure(f"{len(scores.failed)} cases could not be scored; their reasons stand above.")
@@ -269,4 +270,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The command `seapeft`."""
+    # whoever ends a job (a queue, a shutdown) wants what Ctrl-C gives: files whole, MLflow told, a run that can be resumed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))

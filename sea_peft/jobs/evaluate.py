@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sea_peft.artefacts.atomic import write_text, writing
+from sea_peft.artefacts.atomic import write_bytes, write_text, writing
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.data.cases import Case, Dataset
@@ -22,6 +22,7 @@ from sea_peft.data.metrics import DEFAULT_TOLERANCE_MM, Scores, mean, score_labe
 from sea_peft.data.prepare import label_indices
 from sea_peft.data.select import select
 from sea_peft.errors import UsageError
+from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.predictor import Predictor, adapter_folder, reason
@@ -147,14 +148,21 @@ def evaluate(
     return Evaluation(chosen.name, tuple(ours), scored, present, failed)
 
 
-def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
-    """Write `scores.csv`, one row a case and label, and `scores.json` into `out`. Raises DeviceError."""
+def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Path]:
+    """Write `scores.csv`, one row a case and label, `scores.json`, and the box plot `scores.png` into `out`. Raises DeviceError."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    table, document = out / "scores.csv", out / "scores.json"
+    table, document, picture = (out / f"scores.{suffix}" for suffix in ("csv", "json", "png"))
     write_text(table, _csv(evaluation))
     write_text(document, json.dumps(evaluation.document(), indent=2, ensure_ascii=False) + "\n")
-    return table, document
+    by_measure = {
+        measure: {label: [getattr(scores[label], measure) for scores in evaluation.cases.values()] for label in evaluation.labels}
+        for measure in MEASURES
+    }
+    count = len(evaluation.cases)
+    about = f"{evaluation.data}: {count} case{'' if count == 1 else 's'}, in brackets those where a score is defined"
+    write_bytes(picture, boxplot_png(by_measure, evaluation.labels, about))
+    return table, document, picture
 
 
 def _score(

@@ -11,6 +11,7 @@ from toys import AFFINE
 
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
+from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.evaluate import evaluate, write_evaluation
 from sea_peft.jobs.inference import dice_per_label
 from sea_peft.jobs.predict import predict
@@ -42,13 +43,22 @@ def test_means_are_over_cases_then_labels(scores) -> None:
 
 
 def test_written_files(scores, tmp_path: Path) -> None:
-    table, document = write_evaluation(scores, tmp_path / "new" / "folder")
+    table, document, picture = write_evaluation(scores, tmp_path / "new" / "folder")
+    assert picture.read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == 10
     assert rows[0]["case"] == "toy_0"
     assert float(rows[0]["dice"]) == pytest.approx(scores.cases["toy_0"]["organ"].dice, rel=1e-5)
     assert "hd95_mm" in rows[0]
     assert json.loads(document.read_text()) == scores.document()
+
+
+def test_a_box_for_every_label_also_where_nothing_is_defined() -> None:
+    nan = float("nan")
+    scores = {m: {"liver": [0.5, 0.7, nan], "spleen": [nan, nan, nan]} for m in ("dice", "nsd", "hd95")}
+    assert boxplot_png(scores, ["liver", "spleen"], "toy").startswith(b"\x89PNG")
+    many = {m: {f"organ {n}": [0.5] for n in range(117)} for m in scores}
+    assert boxplot_png(many, [f"organ {n}" for n in range(117)], "toy").startswith(b"\x89PNG")
 
 
 def _copy(toy: Path, root: Path, **description: object) -> Path:
