@@ -1,10 +1,10 @@
 """`python -m benchmarks.memory`: the memory that adapting to and predicting large scans takes, each in a process of its own.
 
-
 Two CT scans of 512×512×600 voxels (0.8×0.8×1 mm, int16, 300 MB each) are generated in a temporary folder: a body with one organ and
 noise. `adapt` trains on one and is scored on the other, `predict` writes mask, probabilities and picture of one. Once at the bundled
 weights' own 5 mm, once at the 1.5 mm that large pretrained networks use. Time is that of a machine that may be busy; memory is the
 largest resident set that the kernel counted.
+"""
 
 from __future__ import annotations
 
