@@ -273,6 +273,42 @@ def test_brats_sequences_go_by_name(tmp_path, naming, codes):
     assert select(dataset, channels=["t1ce", "t2f"]).channels == ("T1c", "FLAIR")
 
 
+def test_brats_cohorts_in_folders(tmp_path):
+    """BraTS 2019 has HGG and LGG, BraTS-Africa 95_Glioma and 51_OtherNeoplasms."""
+    cohorts = (("95_Glioma", "00002"), ("51_OtherNeoplasms", "00008"))
+    for cohort, number in cohorts:
+        case = f"BraTS-SSA-{number}-000"
+        for sequence in ("t2f", "t1n", "t1c", "t2w"):
+            put(tmp_path / "BraTS-Africa" / cohort / case / f"{case}-{sequence}.nii.gz", scan(int(number))[0])
+        put(tmp_path / "BraTS-Africa" / cohort / case / f"{case}-seg.nii.gz", scan(0)[1] * 3)
+    for root in (tmp_path, tmp_path / "BraTS-Africa"):
+        dataset = open_dataset(root)
+        assert (dataset.layout, dataset.channels) == ("brats", ("FLAIR", "T1", "T1c", "T2"))
+        assert ids(dataset.cases) == ["BraTS-SSA-00002-000", "BraTS-SSA-00008-000"]
+        assert dict(select(dataset, ["tumour=1,2,3"]).labels) == {"tumour": (1, 2, 3)}
+    old = tmp_path / "HGG" / "Brats18_1"
+    put(old / "Brats18_1_flair.nii.gz", scan(0)[0])
+    put(old / "Brats18_1_seg.nii.gz", scan(0)[1])
+    with pytest.raises(DataError, match=r"mixes BraTS until 2021 .*code 4.* with BraTS since 2023 .*code 3"):
+        open_dataset(tmp_path)
+    put(tmp_path / "twice" / "a" / "BraTS_1" / "x_flair.nii.gz", scan(0)[0])
+    put(tmp_path / "twice" / "b" / "BraTS_1" / "x_flair.nii.gz", scan(1)[0])
+    with pytest.raises(DataError, match="two cases are called BraTS_1"):
+        open_dataset(tmp_path / "twice")
+
+
+def test_brats_without_segmentations_can_be_predicted(tmp_path):
+    from sea_peft.jobs.inputs import find_cases
+
+    put(tmp_path / "BraTS20_V_1" / "BraTS20_V_1_flair.nii.gz", scan(0)[0])
+    put(tmp_path / "BraTS20_V_1" / "BraTS20_V_1_t1ce.nii.gz", scan(1)[0])
+    (case,) = find_cases([tmp_path], ["T1c", "FLAIR"])
+    assert case.id == "BraTS20_V_1"
+    assert case.images["T1c"].path.name == "BraTS20_V_1_t1ce.nii.gz"
+    with pytest.raises(DataError, match="1 scans but no labelled one"):
+        open_dataset(tmp_path)
+
+
 def test_totalsegmentator_masks_become_labels(tmp_path):
     image, label = scan(0)
     for number in range(2):
@@ -281,11 +317,15 @@ def test_totalsegmentator_masks_become_labels(tmp_path):
             ("aorta", label * 0),
             ("liver", label),
             ("spleen", (image < -500).astype(np.uint8)),
+            ("vertebrae_T1", label * 0),
+            ("vertebrae_T2", label * 0),
         ):
             put(tmp_path / f"s{number:04d}" / "segmentations" / f"{name}.nii.gz", mask)
     dataset = open_dataset(tmp_path)
     assert (dataset.layout, dataset.channels) == ("totalsegmentator", ("CT",))
-    assert dict(dataset.labels) == {"aorta": (1,), "liver": (2,), "spleen": (3,)}
+    assert dict(dataset.labels) == {
+        "aorta": (1,), "liver": (2,), "spleen": (3,), "vertebrae_T1": (4,), "vertebrae_T2": (5,)
+    }  # fmt: skip
     assert np.array_equal(dataset.cases[0].label().array, np.where(label, 2, np.where(image < -500, 3, 0)))
     chosen = select(dataset, ["liver"])
     os.remove(tmp_path / "s0000" / "segmentations" / "spleen.nii.gz")  # what was not chosen is not read

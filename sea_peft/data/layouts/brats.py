@@ -1,4 +1,4 @@
-"""BraTS: one folder per case, one file per sequence, named by the sequence.
+"""BraTS: one folder per case, one file per sequence, named by the sequence; case folders may lie in folders of cohorts.
 
 Until 2021 files end in `_flair`, `_t1`, `_t1ce`, `_t2` and `_seg`; from 2023 on, and in BraTS-Africa, in
 `-t2f`, `-t1n`, `-t1c`, `-t2w` and `-seg`. Sequences are told apart by these names, never by position.
@@ -9,16 +9,20 @@ https://doi.org/10.7937/v8h6-8x67 (BraTS-Africa).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import case_id, unique_ids, volumes_in
 from sea_peft.data.volumes import volume_stem
+from sea_peft.errors import DataError
 
 CHANNELS = ("FLAIR", "T1", "T1c", "T2")
 _UNTIL_2021 = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1c", "t1gd": "T1c", "t2": "T2"}
 _SINCE_2023 = {"t2f": "FLAIR", "t1n": "T1", "t1c": "T1c", "t2w": "T2"}
 _SEQUENCE = re.compile(r"^.+[-_](?P<sequence>[a-z0-9]+)$", re.IGNORECASE)
+
+_DEPTH = 3  # root / release / cohort / case
 
 LABELS_UNTIL_2021 = {"necrosis": (1,), "edema": (2,), "enhancing": (4,)}
 LABELS_SINCE_2023 = {"necrosis": (1,), "edema": (2,), "enhancing": (3,)}
@@ -29,29 +33,46 @@ def read(root: Path) -> Dataset | None:
     if not root.is_dir():
         return None
     cases: list[FileCase] = []
-    recent = False
-    for folder in sorted(child for child in root.iterdir() if child.is_dir()):
+    namings: dict[bool, str] = {}  # since 2023? → a file named so
+    for folder in _folders(root):
         found = [(_meaning(path), path) for path in volumes_in(folder)]
         files = [(meaning, path) for meaning, path in found if meaning is not None]
-        unique_ids(folder.name, [meaning for meaning, _ in files])
         by_meaning = dict(files)
+        # FLAIR or a segmentation, because TotalSegmentator's masks end in _T1 and _T2 too (vertebrae)
+        if not {"FLAIR", "seg"} & by_meaning.keys() or by_meaning.keys() == {"seg"}:
+            continue
+        unique_ids(folder.name, [meaning for meaning, _ in files])
         images = {channel: ImageFile(by_meaning[channel]) for channel in CHANNELS if channel in by_meaning}
-        recent = recent or any(_sequence(path) in _SINCE_2023 for _, path in files)
-        if images:
-            cases.append(FileCase(case_id(folder.name), images, by_meaning.get("seg")))
-    labelled = [case for case in cases if case.labelled]
-    if not labelled:
+        namings |= {_sequence(path) in _SINCE_2023: path.name for meaning, path in files if meaning != "seg"}
+        cases.append(FileCase(case_id(folder.name), images, by_meaning.get("seg")))
+    if not cases:
         return None
+    if len(namings) > 1:
+        raise DataError(
+            f"{root.name} mixes BraTS until 2021 ({namings[False]}, where code 4 is the enhancing tumour) with BraTS since 2023 "
+            f"({namings[True]}, where it is code 3); give one of the two"
+        )
+    unique_ids(root.name, [case.id for case in cases])
+    cases.sort(key=lambda case: case.id)
     return Dataset(
         name=safe_name(root.resolve().name),
         layout="brats",
         channels=tuple(channel for channel in CHANNELS if any(channel in case.images for case in cases)),
-        labels=LABELS_SINCE_2023 if recent else LABELS_UNTIL_2021,
-        cases=tuple(labelled),
+        labels=LABELS_SINCE_2023 if True in namings else LABELS_UNTIL_2021,
+        cases=tuple(case for case in cases if case.labelled),
         unlabelled=tuple(case for case in cases if not case.labelled),
         # 3 was the non-enhancing core until 2016, 4 the enhancing one until 2021 and the cavity since 2024
         codes=frozenset({1, 2, 3, 4}),
     )
+
+
+def _folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """The folders in `root` and in the folders in it (BraTS 2019: HGG and LGG; BraTS-Africa: 95_Glioma, 51_OtherNeoplasms)."""
+    for child in sorted(root.iterdir()):
+        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+            yield child
+            if depth > 1:
+                yield from _folders(child, depth - 1)
 
 
 def _sequence(path: Path) -> str:
