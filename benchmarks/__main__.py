@@ -26,7 +26,11 @@ def main() -> None:
     run.add_argument("--dry-run", action="store_true", help="say what would be run")
     run.add_argument("--cluster", help="run cells as jobs through submitit: slurm, local or debug")
     run.add_argument(
-        "--submitit", action="append", default=[], metavar="KEY=VALUE", help="its parameters, such as slurm_partition=gpu"
+        "--submitit",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="its parameters, such as slurm_partition=gpu",
     )
     for verb, does in (("table", "make the tables and box plots of a grid"), ("pareto", "make its Pareto front")):
         verbs.add_parser(verb, help=does).add_argument("grid")
@@ -60,12 +64,18 @@ def _run(asked: argparse.Namespace) -> None:
 
     if asked.cluster:
         parameters = dict(pair.split("=", 1) for pair in asked.submitit)
-        launch = on_cluster(asked.cluster, asked.threads, **{k: int(v) if v.isdigit() else v for k, v in parameters.items()})
+        launch = on_cluster(
+            asked.cluster, asked.threads, **{k: int(v) if v.isdigit() else v for k, v in parameters.items()}
+        )
     else:
         launch = here(asked.threads)
     for cell, row, now in run_grid(grid, store, launch, asked.jobs, asked.only, again):
         dice = f"{row['dice']['adapted']:.3f}" if row["exit_code"] == 0 else row["error"]
-        seconds = f"{row['seconds']['wall']:.0f} s, {row['seconds']['cpu']:.0f} s of CPU" if now and row["seconds"] else "was there"
+        seconds = (
+            f"{row['seconds']['wall']:.0f} s, {row['seconds']['cpu']:.0f} s of CPU"
+            if now and row["seconds"]
+            else "was there"
+        )
         print(f"{cell.name:<64} {dice}  ({seconds})", flush=True)
 
 

@@ -7,7 +7,8 @@ import statistics
 import time
 from pathlib import Path
 
-from benchmarks.grid import RESULTS, machine
+from benchmarks.cell import machine
+from benchmarks.store import RESULTS
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
 from sea_peft.jobs.setup import AdaptOptions, prepare_run

@@ -42,7 +42,9 @@ class Watch:
             self.started = event
 
 
-def run_cell(cell: Cell, policy: str, baselines: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def run_cell(
+    cell: Cell, policy: str, baselines: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Run one cell in this process; never raises for what goes wrong in it.
 
     Args:
@@ -68,7 +70,11 @@ def run_cell(cell: Cell, policy: str, baselines: Mapping[str, Any] | None) -> tu
             known = isinstance(error, SeaPeftError)
             said = str(error) if known else f"{type(error).__name__}: {error}"
             row |= {"exit_code": error.exit_code if isinstance(error, SeaPeftError) else 1, "error": said}
-    row["seconds"] = {"wall": round(time.monotonic() - began, 1), "cpu": round(_cpu_seconds() - cpu, 1), **row.get("seconds", {})}
+    row["seconds"] = {
+        "wall": round(time.monotonic() - began, 1),
+        "cpu": round(_cpu_seconds() - cpu, 1),
+        **row.get("seconds", {}),
+    }
     return row, made
 
 
@@ -81,7 +87,14 @@ def _adapted(
 
     data = cell.data if cell.fold is None else str(_without_one(Path(cell.data), cell.fold, scratch))
     options = AdaptOptions(
-        data, cell.shots, cell.budget, policy=policy, seed=cell.seed, out=scratch / "run", mlflow=False, **dict(cell.options)
+        data,
+        cell.shots,
+        cell.budget,
+        policy=policy,
+        seed=cell.seed,
+        out=scratch / "run",
+        mlflow=False,
+        **dict(cell.options),
     )
     known = baselines and {arm: Scored(arm, **{"per_case": {}, **baselines[arm]}, seconds=0.0) for arm in BASELINES}
     result = adapt(options, listen=watch, baselines=known)
@@ -92,7 +105,10 @@ def _adapted(
         families[unit["family"]] += unit["cost"]
     loop = watch.started.settings["loop"]
     return {
-        "dice": {**{arm: _rounded(watch.scored[arm].dice) for arm in BASELINES}, "adapted": _rounded(result.dice.adapted)},
+        "dice": {
+            **{arm: _rounded(watch.scored[arm].dice) for arm in BASELINES},
+            "adapted": _rounded(result.dice.adapted),
+        },
         "labels": labels,
         "new_labels": [name for name, line in zip(labels, config["head"]["rows"], strict=True) if line is None],
         "per_case": _by_case(result.dice.per_case, labels),

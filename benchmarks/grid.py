@@ -59,7 +59,9 @@ class Cell:
         data = self.data.removeprefix("phantom:").rstrip("/").rpartition("/")[2]
         parts = [data, f"{self.shots}-shot", f"seed-{self.seed}"]
         parts += [] if self.fold is None else [f"fold-{self.fold}"]
-        parts += [f"{key}-{_plain(value)}" for key, value in self.options if key not in ("backbone", "weights", "labels")]
+        parts += [
+            f"{key}-{_plain(value)}" for key, value in self.options if key not in ("backbone", "weights", "labels")
+        ]
         return ".".join(parts)
 
     @property
@@ -84,7 +86,13 @@ class Cell:
 
     def command(self) -> str:
         """The same run by hand; a leave-one-out cell gets its data set from the runner."""
-        flags = {"shots": self.shots, "seed": self.seed, "policy": self.policy, "budget": self.budget, **dict(self.options)}
+        flags = {
+            "shots": self.shots,
+            "seed": self.seed,
+            "policy": self.policy,
+            "budget": self.budget,
+            **dict(self.options),
+        }
         flags = {("label" if k == "labels" else k): v for k, v in flags.items()}
         words = [w for k, v in flags.items() if v is not None for w in (f"--{k}", _plain(v, ","))]
         return shlex.join(["seapeft", "adapt", self.data, *words])

@@ -49,7 +49,13 @@ def run_grid(
     def work(cell: Cell) -> tuple[dict[str, Any], bool]:
         partner = pending[cell.partner].result()[0] if cell.partner is not None else None
         if partner is not None and partner["exit_code"] != 0:
-            row = {"cell": cell.row(), "policy": cell.policy, "exit_code": 1, "error": f"its {partner['policy']} cell failed", "seconds": {}}
+            row = {
+                "cell": cell.row(),
+                "policy": cell.policy,
+                "exit_code": 1,
+                "error": f"its {partner['policy']} cell failed",
+                "seconds": {},
+            }
             store.write(cell, row)
             return row, True
         policy = cell.policy_asked_for(partner)
@@ -105,7 +111,13 @@ def _child(send: Connection, cell: Cell, policy: str, baselines: Mapping[str, An
 def died(cell: Cell, policy: str, exit_code: int | None) -> Made:
     """The row of a cell whose process ended without a word."""
     name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else str(exit_code)
-    row = {"cell": cell.row(), "policy": policy, "exit_code": exit_code, "error": f"its process ended with {name}", "seconds": {}}
+    row = {
+        "cell": cell.row(),
+        "policy": policy,
+        "exit_code": exit_code,
+        "error": f"its process ended with {name}",
+        "seconds": {},
+    }
     return row, None
 
 
@@ -129,7 +141,13 @@ def on_cluster(cluster: str | None, threads: int = 1, minutes: int = 60, **param
         try:
             made: Made = job.result()
         except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
-            row = {"cell": cell.row(), "policy": policy, "exit_code": 1, "error": str(error).splitlines()[0], "seconds": {}}
+            row = {
+                "cell": cell.row(),
+                "policy": policy,
+                "exit_code": 1,
+                "error": str(error).splitlines()[0],
+                "seconds": {},
+            }
             return row, None
         return made
 

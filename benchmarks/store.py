@@ -25,7 +25,9 @@ class Store:
         """The cell's row, None when it was not run. Raises ValueError when the file of that name was made by another cell."""
         row = _read(self._path(cell.name))
         if row is not None and row["cell"] != json.loads(json.dumps(cell.row())):
-            raise ValueError(f"{self._path(cell.name)} was made with {row['cell']}, not {cell.row()}; give the grid another store")
+            raise ValueError(
+                f"{self._path(cell.name)} was made with {row['cell']}, not {cell.row()}; give the grid another store"
+            )
         return row
 
     def write(self, cell: Cell, row: Mapping[str, Any]) -> None:
@@ -49,7 +51,9 @@ def compact(value: Any, indent: int = 0) -> str:
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, Mapping) or indent + len(line) <= _WIDTH:
         return line
-    inner = ",\n".join(f"{' ' * (indent + 1)}{json.dumps(key)}: {compact(item, indent + 1)}" for key, item in value.items())
+    inner = ",\n".join(
+        f"{' ' * (indent + 1)}{json.dumps(key)}: {compact(item, indent + 1)}" for key, item in value.items()
+    )
     return f"{{\n{inner}\n{' ' * indent}}}"
 
 

@@ -58,9 +58,7 @@ def _lora_then_full(space: Space, seed: int) -> list[Unit]:
 
 
 _TABLE: dict[str, Topology] = {
-    **{
-        name: _one(name, _NARROWED.get(name, Offer()), f"{name} everywhere") for name in families() if name != "full"
-    },
+    **{name: _one(name, _NARROWED.get(name, Offer()), f"{name} everywhere") for name in families() if name != "full"},
     "lora_linear": _one("lora", Offer(kinds=("linear",)), "LoRA at every linear layer"),
     "lora_conv": _one("lora", Offer(kinds=_CONVOLUTIONS), "LoRA at every convolution"),
     "lora_encoder": _one("lora", Offer(), "LoRA in the encoder", ENCODER),
@@ -133,7 +131,11 @@ def _topology(name: str) -> Topology:
     draw = mix.pop("draw", None)
     unknown = [family for family in mix if family not in families()]
     if draw is None or not mix or unknown:
-        wrong = f"no adapter family is called {unknown[0]!r}" if unknown else "it needs draw=N and at least one FAMILY=PARAMETERS"
+        wrong = (
+            f"no adapter family is called {unknown[0]!r}"
+            if unknown
+            else "it needs draw=N and at least one FAMILY=PARAMETERS"
+        )
         raise UsageError(f"Policy {name!r} cannot be read: {wrong}; write random_mix(draw=1,affine=2400,lora=38000).")
     return Topology(f"random subset, draw {draw}, of a given mix of families", SameMix(draw, mix))
 
