@@ -19,7 +19,8 @@ class ConvAdapter(Adapter):
     Source: Conv-Adapter (Chen et al. 2022, arXiv 2208.07463), eq. 2, as used for 3D CNNs by the thesis "PEFT of CNN-based 3D CT
     segmentation models". W_depth is a grouped 3×3×3 convolution C → C/γ, W_point is 1×1×1, C/γ → C_out, α a learnt vector of
     ones. W_point starts at zero (not in the thesis), so that the unit starts as the identity. The level is γ, the reduction.
-    Cost 27·C + (C/γ)·C_out + C_out. Learning rate 1e-2 (FSEFT's for its residual adapters).
+    Cost 27·C + (C/γ)·C_out + C_out. Learning rate 1e-2 in FSEFT for its residual adapters; 3e-2 here
+    (`benchmarks/results/learning_rates.md`).
 
     Shapes: depth [C/γ, γ, 3, 3, 3], point [C_out, C/γ], alpha [C_out].
     """
@@ -28,7 +29,7 @@ class ConvAdapter(Adapter):
     kinds = frozenset({"block", "conv"})
     levels = (2, 4, 8, 16)
     placements = ("parallel", "sequential")
-    learning_rate = 1e-2
+    learning_rate = 3e-2
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:

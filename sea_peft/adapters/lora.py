@@ -20,7 +20,8 @@ class LoRA(Adapter):
 
     Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3, s = α/r with α = r; for convolutions A keeps the site's kernel, stride and padding
     (in → r) and B is 1×1×1 (r → out), as in the thesis on 3D CNNs and in HF PEFT. A is Kaiming-uniform, B zero, so the unit
-    starts as the identity. Cost r·(in·k³ + out). Learning rate 1e-3 to 1e-2 in FSEFT (arXiv 2303.17051); 5e-3 here.
+    starts as the identity. Cost r·(in·k³ + out). Learning rate 1e-3 to 1e-2 in FSEFT (arXiv 2303.17051), for 200 epochs;
+    1.5e-2 here, for hundreds of steps: `benchmarks/results/learning_rates.md`.
 
     Shapes: conv A [r, in, k, k, k], B [out, r]; transposed A [in, r, k, k, k], B [out, r]; linear A [r, in], B [out, r].
     A variant (lora_variants.py) is a family of its own that says otherwise in `alpha`, `scaling`, `rank` or `initial_down`.
@@ -29,7 +30,7 @@ class LoRA(Adapter):
     family = "lora"
     kinds = frozenset({"linear", "conv", "transposed"})
     levels: ClassVar[tuple[int, ...]] = (1, 2, 4, 8, 16, 32, 64)
-    learning_rate = 5e-3
+    learning_rate = 1.5e-2
     alpha: ClassVar[float | None] = None
 
     @classmethod
