@@ -64,12 +64,11 @@ def compare_keys(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch
 
 
 def under_first_names(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors, each once under the first of the names that the network has for it. Index tables that a checkpoint leaves out are
-    added: they follow from the shapes alone.
+    """The tensors, each once under the first of the names that the network has for it.
 
     Raises WeightsError where two names of one tensor hold different values.
     """
-    names, own = first_names(network), unique_tensors(network)
+    names = first_names(network)
     found: dict[str, torch.Tensor] = {}
     for key, tensor in tensors.items():
         first = names.get(key, key)
@@ -78,8 +77,12 @@ def under_first_names(tensors: Mapping[str, torch.Tensor], network: nn.Module) -
                 f"{key} and {first} are one tensor of the network and differ in the checkpoint; get it again."
             )
         found[first] = tensor
-    whole_numbers = {key: t for key, t in own.items() if not (t.is_floating_point() or t.is_complex())}
-    return whole_numbers | found
+    return found
+
+
+def whole_numbers(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Index tables and counters: they are as the network builds them, so that a checkpoint need not hold them."""
+    return {key: t for key, t in unique_tensors(network).items() if not (t.is_floating_point() or t.is_complex())}
 
 
 def classifier_keys(architecture: Architecture, kwargs: Mapping[str, Any]) -> frozenset[str]:

@@ -61,8 +61,8 @@ class Architecture:
     `divisor`: every axis of an input must be a multiple of it. `minimum`: the least size of an axis. `small`: keyword arguments of a
     tiny version for conformance tests. `weights`: name of the bundled weights used when none are asked for. `limits`: sizes as a
     function of the keyword arguments, where these change them. `probe`: size [D, H, W] of the input for finding sites, where a cube
-    of the least size is not the cheapest. `read_widths`: reads the keyword arguments off the tensors of a checkpoint. `needs`: a
-    package that must be installed for it.
+    of the least size is not the cheapest. `read_widths`: reads the keyword arguments off the tensors of a checkpoint. `traceless`:
+    keyword arguments that leave no trace there, each with what to do about it. `needs`: a package that must be installed for it.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Architecture:
     limits: Callable[[Mapping[str, Any]], Limits] | None = None
     probe: tuple[int, int, int] | None = None
     read_widths: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]] | None = None
+    traceless: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: Needed | None = None
 
     @property

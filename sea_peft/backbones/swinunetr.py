@@ -75,17 +75,24 @@ def build(
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Width and depth of the transformer from its tensors. The merging order leaves no trace in them."""
+    """Widths, depths and window of the transformer from its tensors."""
     patches = tensors.get("swinViT.patch_embed.proj.weight")
     if patches is None:
         return {}
     blocks = [{k.split(".")[4] for k in tensors if k.startswith(f"swinViT.layers{i}.0.blocks.")} for i in range(1, 5)]
-    heads = [tensors.get(f"swinViT.layers{i}.0.blocks.0.attn.relative_position_bias_table") for i in range(1, 5)]
+    tables = (tensors.get(f"swinViT.layers{i}.0.blocks.0.attn.relative_position_bias_table") for i in range(1, 5))
+    heads = [table for table in tables if table is not None and table.ndim == 2]
     widths: dict[str, Any] = {"feature_size": patches.shape[0]}
     if all(blocks):
         widths["depths"] = [len(found) for found in blocks]
-    if all(table is not None and table.ndim == 2 for table in heads):
-        widths["num_heads"] = [int(table.shape[1]) for table in heads if table is not None]
+    if len(heads) == len(blocks):
+        widths["num_heads"] = [int(table.shape[1]) for table in heads]
+        widths["window_size"] = (
+            1 + round(len(heads[0]) ** (1 / 3))
+        ) // 2  # the table has a row for each of (2w - 1)³ offsets
+    inner = tensors.get("swinViT.layers1.0.blocks.0.mlp.linear1.weight")
+    if inner is not None:
+        widths["mlp_ratio"] = inner.shape[0] / inner.shape[1]
     return widths
 
 
@@ -107,5 +114,8 @@ SWINUNETR = register(
         },
         probe=(64, 64, 32),
         read_widths=read_widths,
+        traceless={
+            "merging": "before MONAI 1.5 patches were merged in another order; give --setting merging='monai<1.5' or merging='monai>=1.5'"
+        },
     )
 )

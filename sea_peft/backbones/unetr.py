@@ -57,7 +57,7 @@ def limits(kwargs: Mapping[str, Any]) -> Limits:
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Widths from the tensors, and the patch where the number of tokens is that of a cube. The number of heads leaves no trace."""
+    """Widths from the tensors, and the patch where the number of tokens is that of a cube."""
     tokens = tensors.get("vit.patch_embedding.position_embeddings")
     first, inner = tensors.get("encoder1.layer.conv1.conv.weight"), tensors.get("vit.blocks.0.mlp.linear1.weight")
     if tokens is None or first is None or inner is None:
@@ -78,5 +78,6 @@ UNETR = register(
         small={"img_size": 32, "feature_size": 2, "hidden_size": 8, "mlp_dim": 8, "num_heads": 2},
         limits=limits,
         read_widths=read_widths,
+        traceless={"num_heads": "it is 12 in MONAI's default; give --setting num_heads=12 or what it was"},
     )
 )

@@ -139,7 +139,7 @@ def backbones_import(
         ("parameters", imported.parameters),
         ("matched", f"{len(keys.matched)} of {keys.wanted} tensors"),
         ("no part of it", list(imported.left_out)),
-        ("left out", list(keys.unexpected)),
+        ("unknown", list(keys.unexpected)),
         ("new", list(imported.new)),
     ]
     document = {

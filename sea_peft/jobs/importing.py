@@ -21,6 +21,7 @@ from sea_peft.backbones.fit import (
     compare_keys,
     refusal,
     under_first_names,
+    whole_numbers,
 )
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
 from sea_peft.backbones.weights import cards, load_strictly, save_weights, unique_tensors, user_weights
@@ -99,16 +100,16 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
     labels, channels = _labels(given, known, source), given.channels or known.channels
     if not channels:
         raise UsageError(f"{file.name} does not say what its inputs are; give --channel for each, in their order.")
-    recipe = _recipe(given, known, file.name)
     tensors, left_out = source.translate(checkpoint.tensors)
     tensors = _without_prefix(tensors, arch, len(channels))
     settings = _settings(arch, tensors, known, given)
-    patch = given.patch or known.patch or (96, 96, 96)
-    arch.check_size(patch, settings)
     kwargs = {**settings, "in_channels": len(channels), "out_channels": 1 + len(labels or ())}
     network = _build(arch, kwargs)
     fitted, report, new = _fitted(checkpoint, arch, network, tensors, kwargs, named=labels is not None)
     load_strictly(network, fitted, name)
+    recipe = _recipe(given, known, file.name)
+    patch = given.patch or known.patch or arch.limits_of(settings).exact or (96, 96, 96)
+    arch.check_size(patch, settings)
     said = [f"Origin {source.name}: {source.about}.", *known.notes]
     if new:
         why = source.no_classifier or "no --label names the checkpoint's classes"
@@ -165,15 +166,15 @@ def _recipe(given: Given, known: Known, file: str) -> Recipe:
 def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, Any]:
     """Keyword arguments: what the tensors tell, then the origin, then the user.
 
-    Raises UsageError where the order of a SwinUNETR's patch merging is left open: both orders take the same tensors, and one is wrong.
+    Raises UsageError where something is left open that leaves no trace in tensors: they would fit any choice, and one is right.
     """
     read = arch.read_widths(tensors) if arch.read_widths is not None else {}
     settings = {**read, **known.settings, **given.settings}
-    if arch.name == "swinunetr" and "merging" not in settings:
-        raise UsageError(
-            "Nothing says with which MONAI this SwinUNETR was trained, and before 1.5 patches were merged in another order; give "
-            "--setting merging='monai<1.5' or --setting merging='monai>=1.5', or the right --origin."
-        )
+    for setting, why in arch.traceless.items():
+        if setting not in settings:
+            raise UsageError(
+                f"The tensors of a {arch.name} fit whatever its {setting} is: {why}, or the right --origin."
+            )
     return settings
 
 
@@ -211,7 +212,9 @@ def _fitted(
     rows = classifier_keys(arch, kwargs)
     new = frozenset() if named else rows
     found = {key: tensor for key, tensor in under_first_names(tensors, network).items() if key not in new}
-    report = compare_keys(found, {key: t for key, t in unique_tensors(network).items() if key not in new})
+    as_built = {key: tensor for key, tensor in whole_numbers(network).items() if key not in found}
+    wanted = unique_tensors(network).items()
+    report = compare_keys(found, {key: tensor for key, tensor in wanted if key not in new and key not in as_built})
     if report.lacking:
         if report.share < LEAST_SHARE:
             way_out = "choose the right --backbone, --origin or --setting"
@@ -224,4 +227,4 @@ def _fitted(
         if not torch.isfinite(found[key].float()).all():
             raise WeightsError(f"{checkpoint.file.name}: tensor {key} holds NaN or infinity; get the checkpoint again.")
     fitted = {key: found[key].float() if found[key].is_floating_point() else found[key] for key in report.matched}
-    return fitted | blank_classifier(new, network), report, new
+    return as_built | fitted | blank_classifier(new, network), report, new

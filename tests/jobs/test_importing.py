@@ -121,7 +121,7 @@ def test_what_nobody_knows_is_asked_for(tensors: dict[str, torch.Tensor], tmp_pa
         with pytest.raises(UsageError, match=f"give {flag}"):
             imported(tmp_path / "net.pth", **changes)
     torch.save(network("swinunetr", **SWIN).state_dict(), tmp_path / "swin.pth")
-    with pytest.raises(UsageError, match=r"before 1\.5 patches were merged in another order; give --setting merging="):
+    with pytest.raises(UsageError, match=r"merging is: before MONAI 1\.5 .* give --setting merging="):
         imported(tmp_path / "swin.pth", backbone="swinunetr", patch=(96, 96, 96))
     with pytest.raises(UsageError, match=r"cannot be built with .*no_such_width=3"):
         imported(tmp_path / "net.pth", settings={"no_such_width": 3})
