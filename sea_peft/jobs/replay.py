@@ -12,6 +12,7 @@ from sea_peft.adapters import Unit
 from sea_peft.artefacts.history import History
 from sea_peft.backbones import Site
 from sea_peft.errors import UsageError
+from sea_peft.loop.ablations import SEA_VARIANTS
 from sea_peft.loop.events import Allocated, Audited, Event, Promised, Ranked, RunStarted
 from sea_peft.loop.policies import Policy, Space, fixed_policy
 from sea_peft.loop.sea import Sea, SeaSettings
@@ -68,7 +69,7 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
 def _policy(started: RunStarted) -> Policy:
     """The policy as it was when the run began."""
     space = Space(tuple(_unit(row) for row in started.units), started.limit, started.head)
-    if started.policy != Sea.name:
+    if started.policy not in SEA_VARIANTS:
         return fixed_policy(started.policy, space, started.seed)
     try:
         settings = TypeAdapter(SeaSettings).validate_python(started.settings.get("sea", {}))

@@ -20,6 +20,7 @@ from sea_peft.data.split import Split, split
 from sea_peft.errors import UsageError
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
+from sea_peft.loop.ablations import SEA_VARIANTS, Variant
 from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
 from sea_peft.loop.controller import LoopSettings
 from sea_peft.loop.policies import Policy, Space, fixed_policy, policy_offers
@@ -87,7 +88,7 @@ class Setup:
     def policy(self, name: str | None = None) -> Policy:
         """A fresh policy: the one asked for, or the one called `name`."""
         name = name or self.options.policy
-        return Sea(self.space, self.sea) if name == "sea" else fixed_policy(name, self.space, self.options.seed)
+        return Sea(self.space, self.sea) if name in SEA_VARIANTS else fixed_policy(name, self.space, self.options.seed)
 
     def need(self) -> Need:
         """Memory and disk that the run will take: the largest of training on the shots and scoring the test cases."""
@@ -105,7 +106,8 @@ def prepare_run(
     options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
 ) -> Setup:
     """Resolve and check everything. Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then."""
-    own_offers = None if options.policy == "sea" else policy_offers(options.policy)
+    variant = SEA_VARIANTS.get(options.policy)
+    own_offers = policy_offers(options.policy) if variant is None else None
     if options.shots < 1:
         raise UsageError(f"--shots {options.shots} is not a number of labelled scans; ask for 1 or more.")
     device = resolve_device(options.device)
@@ -113,7 +115,7 @@ def prepare_run(
     backbone = open_backbone(options.backbone, options.weights)
     pretrained = backbone.pretrained
     limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
-    settings = _loop_settings(options, backbone)
+    settings = _loop_settings(options, backbone, variant)
     units = audit_space(backbone, profile.offers() if own_offers is None else own_offers)
 
     dataset = select(open_data(options.data), options.labels, options.channels)
@@ -150,8 +152,8 @@ def prepare_run(
             "One shot leaves no case to audit on: utilities are measured on a held-out region of the same scan and are not independent."
         )
     setup = Setup(
-        options, backbone, dataset, parts, digest, recipe, rows, model, space, settings, SeaSettings(), device,
-        tuple(warnings),
+        options, backbone, dataset, parts, digest, recipe, rows, model, space, settings,
+        variant.settings(SeaSettings()) if variant else SeaSettings(), device, tuple(warnings),
     )  # fmt: skip
     setup.policy()  # a fixed topology of which nothing fits is refused here
     return setup
@@ -165,9 +167,11 @@ def open_data(data: str | None) -> Dataset:
     return phantom_dataset(name) if kind == "phantom" else open_dataset(Path(data))
 
 
-def _loop_settings(options: AdaptOptions, backbone: Backbone) -> LoopSettings:
+def _loop_settings(options: AdaptOptions, backbone: Backbone, variant: Variant | None) -> LoopSettings:
     steps = DEFAULT_STEPS if options.steps is None else options.steps
     cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
+    if variant is not None and variant.cycles is not None:
+        cycles = variant.cycles
     if cycles < 1:
         raise UsageError(f"--cycles {cycles}: at least one cycle is needed.")
     patch = options.patch or backbone.pretrained.card.patch
