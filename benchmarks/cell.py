@@ -109,6 +109,7 @@ def _adapted(
             **{arm: _rounded(watch.scored[arm].dice) for arm in BASELINES},
             "adapted": _rounded(result.dice.adapted),
         },
+        "weights": config["backbone"]["weights"],
         "labels": labels,
         "new_labels": [name for name, line in zip(labels, config["head"]["rows"], strict=True) if line is None],
         "per_case": _by_case(result.dice.per_case, labels),

@@ -98,11 +98,9 @@ def _verdict(rows: Sequence[_Gap]) -> list[str]:
 
 def _source_dice(row: Mapping[str, Any]) -> tuple[float, float]:
     """Test Dice on the card of the weights: over the target's labels (over all where it knows none of them), and over all."""
-    from sea_peft.backbones import architecture
     from sea_peft.backbones.weights import cards, read_card
 
-    options = row["cell"]["options"]
-    dice = read_card(cards()[options.get("weights") or architecture(options["backbone"]).weights]).dice
+    dice = read_card(cards()[row["weights"]]).dice
     own = [dice[name] for name in row["labels"] if name in dice]
     return statistics.fmean(own) if own else dice["mean"], dice["mean"]
 

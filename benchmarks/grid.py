@@ -10,8 +10,6 @@
     leave_one_out = false                  # one cell per case left out as the test; for data sets of few cases
     [options]                              # fields of sea_peft.jobs.setup.AdaptOptions
     backbone = "unet"
-    [options_for."phantom:low-field-brain"]
-    weights = "phantom_brain_unet"         # what this data set needs beside or instead
 
 `random_mix-N` is the N-th random subset with the mix of families that `sea` chose in the same comparison.
 """
@@ -116,7 +114,6 @@ class Grid(pydantic.BaseModel):
     leave_one_out: int | Literal[False] = False
     """Number of cases of the data sets, each of which is left out once."""
     options: dict[str, Any] = {}
-    options_for: dict[str, dict[str, Any]] = {}
 
     @pydantic.model_validator(mode="after")
     def _mixes_have_their_partner(self) -> Grid:
@@ -129,16 +126,15 @@ class Grid(pydantic.BaseModel):
         folds = list(range(self.leave_one_out)) if self.leave_one_out else [None]
         policies = sorted(self.policies, key=lambda policy: policy != REFERENCE)
         bound = [(policy, budget) for budget in self.budgets for policy in policies]
+        options = tuple(
+            sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in self.options.items())
+        )
         each = [*bound, *((policy, None) for policy in self.unbound)]
         return [
-            Cell(data, shots, seed, budget, policy, fold, self._options(data))
+            Cell(data, shots, seed, budget, policy, fold, options)
             for seed, shots, data, fold in itertools.product(self.seeds, self.shots, self.data, folds)
             for policy, budget in each
         ]
-
-    def _options(self, data: str) -> tuple[tuple[str, Any], ...]:
-        given = {**self.options, **self.options_for.get(data, {})}
-        return tuple(sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in given.items()))
 
 
 def grid_names() -> list[str]:
