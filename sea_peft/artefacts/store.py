@@ -23,6 +23,7 @@ _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",  # it would pass on what it is asked to services elsewhere
 }
 EXPERIMENT = "sea_peft"
 

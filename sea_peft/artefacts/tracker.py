@@ -61,7 +61,7 @@ class Tracker:
         self._name = name
         self._config = dict(config or {})
         self._warn = warn
-        self._warned = False
+        self.failure: str | None = None  # why the store did not work, the first time that it did not
         self._events = [event for event in past if not isinstance(event, TrainingStep)]
         self._resumed_id = run_id
         self._client: MlflowClient | None = None
@@ -119,12 +119,12 @@ class Tracker:
             store.check_writable(self._root, patience)
             action()
         except Exception as error:
-            if not self._warned:
-                self._warned = True
+            if self.failure is None:
                 reason = str(error).strip().split("\n")[0].rstrip(".")
+                self.failure = f"MLflow cannot log into {store.store_path(self._root)} ({reason})"
                 self._warn(
-                    f"MLflow cannot log into {store.store_path(self._root)} ({reason}): the run goes on and "
-                    "its trace is complete; free the store or make it writable: what is missing follows then."
+                    f"{self.failure}: the run goes on and its trace is complete; free the store or make it writable: "
+                    "what is missing follows then."
                 )
             return False
         return True
@@ -241,19 +241,18 @@ def rebuild(run_folder: RunFolder, runs_root: Path | None = None) -> str:
 
     events = read_trace(run_folder.trace)
     result_id = run_folder.read_result().mlflow_run_id if run_folder.result.is_file() else None
-    failures: list[str] = []
     tracker = Tracker(
         runs_root or run_folder.root,
         run_folder.name,
         config=run_folder.read_config() if run_folder.config.is_file() else {},
         run_id=result_id,
         past=events,
-        warn=failures.append,
+        warn=_LOG.info,  # raised below
     )
     if isinstance(events[-1], RunFinished):
         tracker.finish(run_folder)
     else:
         tracker.close()
-    if failures or tracker.run_id is None:
-        raise DeviceError(failures[0] if failures else "MLflow did not make a run.")
+    if tracker.failure is not None or tracker.run_id is None:
+        raise DeviceError(f"{tracker.failure}: free the store or make it writable, and rebuild the run then.")
     return tracker.run_id

@@ -13,6 +13,7 @@ import pandas
 import pytest
 from example_run import CONFIG, make_events, write_run
 
+from sea_peft import cli
 from sea_peft.artefacts import store, tracker
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.metrics import metrics, params
@@ -167,6 +168,28 @@ def test_rebuild_of_a_run_that_was_killed(root):
     run_id = rebuild(folder)
     assert store.open_store(root).get_run(run_id).info.status == "KILLED"
     assert len(logged(root, run_id)) == len(metrics(History.of(EVENTS[:8])))
+
+
+def test_the_command_rebuilds_a_run_that_the_store_lost(tmp_path, capsys):
+    folder = write_run(tmp_path, EVENTS)
+    assert cli.run(["report", str(folder.path), "--mlflow", "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["page"] == str(folder.page)
+    assert logged(tmp_path, found["mlflow_run_id"]) == expected()
+    assert f"seapeft ui --runs {tmp_path}" in told.err
+    assert cli.run(["report", str(folder.path), "--mlflow", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mlflow_run_id"] == found["mlflow_run_id"]
+
+
+def test_the_command_says_why_a_store_cannot_be_written(tmp_path, capsys):
+    folder = write_run(tmp_path, EVENTS)
+    (tmp_path / "mlflow.db").write_text("x" * 5000)
+    assert cli.run(["report", str(folder.path), "--mlflow"]) == DeviceError.exit_code
+    told = capsys.readouterr().err
+    assert "MLflow cannot log into" in told
+    assert "rebuild the run then" in told
+    assert folder.page.is_file()
 
 
 def test_a_locked_store_delays_nothing_and_is_caught_up_with(root, monkeypatch):
