@@ -68,6 +68,11 @@ class Bank:
                 self._handles.append(module.register_forward_hook(_acting(after)))
         self._active, self._at = wanted, at
 
+    def forget(self) -> None:
+        """Close every gate and drop every module: the next time they are needed they are built as they were at first."""
+        self.activate(())
+        self._adapters.clear()
+
     @contextlib.contextmanager
     def only(self, unit_ids: Collection[str]) -> Iterator[None]:
         """Open exactly these gates for a while; afterwards the gates are what they were, also when an exception ends it."""

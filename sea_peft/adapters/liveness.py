@@ -13,12 +13,14 @@ from sea_peft.adapters.registry import Unit
 
 # In float64 a dead unit's gradient is rounding noise, at least nine digits below any live one.
 _RELATIVE_NOISE = 1e-9
+# Units open at once: each keeps activations for the backward pass, and a large audit space at once would not fit into memory.
+_AT_ONCE = 128
 
 
 def acting(backbone: nn.Module, units: Sequence[Unit], example: torch.Tensor) -> tuple[Unit, ...]:
     """Those of `units` whose parameters change the output of `backbone` for `example` [B, C, D, H, W].
 
-    One forward and backward in float64 with every unit open at its identity: a gradient of zero (up to rounding) means that nothing the
+    A forward and backward in float64 with units open at their identity: a gradient of zero (up to rounding) means that nothing the
     unit could learn would show, as with a bias in front of an instance norm. Levels of one family at one site live or die together,
     so one of them stands for all. The backbone is not touched (a copy is probed).
     """
@@ -28,19 +30,28 @@ def acting(backbone: nn.Module, units: Sequence[Unit], example: torch.Tensor) ->
     first: dict[tuple[str, str], Unit] = {}
     for unit in units:
         first.setdefault((unit.group, unit.placement), unit)
-    bank = Bank(probed, list(first.values()))
-    for unit in first.values():
+    representatives = list(first.values())
+    passes = -(-len(representatives) // _AT_ONCE)
+    alive: set[tuple[str, str]] = set()
+    for i in range(passes):  # every n-th of them, so that no pass holds all of the sites with the largest volumes
+        alive |= _alive(probed, representatives[i::passes], example.double())
+    return tuple(unit for unit in units if (unit.group, unit.placement) in alive)
+
+
+def _alive(probed: nn.Module, units: Sequence[Unit], example: torch.Tensor) -> set[tuple[str, str]]:
+    """(group, placement) of the units whose parameters get a gradient when all of them are open."""
+    bank = Bank(probed, units)
+    for unit in units:
         bank[unit.id].double()
-    bank.activate([unit.id for unit in first.values()])
-    output = probed(example.double())
+    with bank.only([unit.id for unit in units]):
+        output = probed(example)
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    parameters = {key: list(bank[unit.id].parameters()) for key, unit in first.items()}
-    flat = [p for ps in parameters.values() for p in ps]
+    parameters = [list(bank[unit.id].parameters()) for unit in units]
+    flat = [p for own in parameters for p in own]
     gradients = iter(torch.autograd.grad((output * weights).sum(), flat, allow_unused=True))
-    size = {
-        key: max(float(g.abs().max()) if (g := next(gradients)) is not None else 0.0 for _ in ps)
-        for key, ps in parameters.items()
-    }
-    floor = _RELATIVE_NOISE * max(size.values())
-    return tuple(unit for unit in units if size[unit.group, unit.placement] > floor)
+    sizes = [
+        max(float(g.abs().max()) if (g := next(gradients)) is not None else 0.0 for _ in own) for own in parameters
+    ]
+    floor = _RELATIVE_NOISE * max(sizes)
+    return {(unit.group, unit.placement) for unit, size in zip(units, sizes, strict=True) if size > floor}

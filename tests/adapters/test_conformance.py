@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-
 import pytest
-from conformance import CHECKS, at_every_site, bench, cases, check_acts, check_merge, check_roundtrip, offered
+from conformance import CHECKS, bench, check_acts, check_merge, offered, together, units_of
 
-from sea_peft.adapters import Unit, families
+from sea_peft.adapters import Offer, families, units_for
 from sea_peft.backbones import architectures
 
 
-@functools.cache
-def _offered(backbone: str, family: str) -> tuple[Unit, ...]:
-    return offered(bench(backbone), family)
-
-
-def _units(backbone: str, family: str, placement: str, level: str) -> tuple[Unit, ...]:
-    units = at_every_site(_offered(backbone, family), placement, level)
-    if not units:
-        pytest.skip(f"{backbone} has no site that {family} {placement} fits and acts at")
-    return units
-
-
-def _name(case: tuple[str, str, str, str]) -> str:
-    return "-".join(part for part in case if part)
-
-
-@pytest.mark.parametrize("case", cases(), ids=_name)
+@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("backbone", architectures())
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_every_family_on_every_backbone(check, case):
-    check(bench(case[0]), _units(*case))
+def test_every_family_on_every_backbone(check, backbone, family):
+    units = units_of(backbone, family)
+    if not units:
+        pytest.skip(f"{backbone} has no site that {family} fits and acts at")
+    if together(check, backbone) is not None:  # alone, to know which family it is
+        check(bench(backbone), units)
 
 
-@pytest.mark.parametrize("case", cases(), ids=_name)
-def test_save_and_load_reproduce_the_outputs(case, tmp_path):
-    check_roundtrip(bench(case[0]), _units(*case), tmp_path)
+@pytest.mark.parametrize("backbone", architectures())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_all_families_together_on_every_backbone(check, backbone):
+    error = together(check, backbone)
+    if error is not None:
+        raise error
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", cases(), ids=_name)
+@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("backbone", architectures())
 @pytest.mark.parametrize("check", [check_acts, check_merge], ids=lambda check: check.__name__)
-def test_every_single_site_of_large_probes(check, case):
-    check(dataclasses.replace(bench(case[0]), thorough=True), _units(*case))
+def test_every_single_unit(check, backbone, family):
+    units = offered(bench(backbone), family)
+    if units:
+        check(bench(backbone), units)
 
 
 @pytest.mark.parametrize("family", families())
-def test_every_family_acts_on_some_backbone(family):
-    assert any(_offered(backbone, family) for backbone in architectures())
+def test_every_kind_and_placement_of_a_family_is_met_on_some_backbone(family):
+    known = families()[family]
+    met = {(u.site.kind, u.placement) for backbone in architectures() for u in units_of(backbone, family)}
+    assert met == {(kind, placement) for kind in known.kinds for placement in known.placements}
 
 
-@pytest.mark.parametrize("family", families())
-def test_ids_are_unique_and_groups_hold_the_levels_of_one_site(family):
-    for backbone in architectures():
-        units = _offered(backbone, family)
-        assert len({unit.id for unit in units}) == len(units)
-        assert len({unit.group for unit in units}) == len({unit.site.path for unit in units})
+@pytest.mark.parametrize("backbone", architectures())
+def test_ids_are_unique_and_groups_hold_the_levels_of_one_site(backbone):
+    held = bench(backbone)
+    units = units_for(held.network, held.sites, {family: Offer() for family in families()})
+    assert len({unit.id for unit in units}) == len(units)
+    assert len({unit.group for unit in units}) == len({(unit.family, unit.site.path) for unit in units})
 
 
 @pytest.mark.parametrize("family", families())
