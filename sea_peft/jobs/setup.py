@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from sea_peft.adapters import Adapted
+from sea_peft.backbones.weights import cards, read_card
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
 from sea_peft.data.layouts import open_dataset
-from sea_peft.data.phantom import phantom_dataset
+from sea_peft.data.phantom import phantom_dataset, phantom_target
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.split import Split, split
@@ -27,6 +28,7 @@ from sea_peft.loop.policies import Policy, Space, fixed_policy, policy_offers
 from sea_peft.loop.sea import Sea, SeaSettings
 
 DEFAULT_TARGET = "low-dose-ct"
+_DEFAULT_DATA = f"phantom:{DEFAULT_TARGET}"
 DEFAULT_STEPS = 120
 DEFAULT_CYCLES = 3
 
@@ -112,7 +114,7 @@ def prepare_run(
         raise UsageError(f"--shots {options.shots} is not a number of labelled scans; ask for 1 or more.")
     device = resolve_device(options.device)
     profile = load_profile(options.profile)
-    backbone = open_backbone(options.backbone, options.weights)
+    backbone = open_backbone(options.backbone, options.weights or _own_weights(options.data, options.backbone))
     pretrained = backbone.pretrained
     limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
     settings = _loop_settings(options, backbone, variant)
@@ -151,9 +153,10 @@ def prepare_run(
         warnings.append(
             "One shot leaves no case to audit on: utilities are measured on a held-out region of the same scan and are not independent."
         )
+    searching = SeaSettings(cycles=settings.cycles)
     setup = Setup(
         options, backbone, dataset, parts, digest, recipe, rows, model, space, settings,
-        variant.settings(SeaSettings()) if variant else SeaSettings(), device, tuple(warnings),
+        variant.settings(searching) if variant else searching, device, tuple(warnings),
     )  # fmt: skip
     setup.policy()  # a fixed topology of which nothing fits is refused here
     return setup
@@ -161,10 +164,25 @@ def prepare_run(
 
 def open_data(data: str | None) -> Dataset:
     """A path, `phantom:NAME`, or None for the embedded default target."""
-    if data is None:
-        return phantom_dataset(DEFAULT_TARGET)
+    data = data or _DEFAULT_DATA
+    name = _phantom_name(data)
+    return open_dataset(Path(data)) if name is None else phantom_dataset(name)
+
+
+def _phantom_name(data: str) -> str | None:
+    """NAME of `phantom:NAME`; None for a path."""
     kind, _, name = data.partition(":")
-    return phantom_dataset(name) if kind == "phantom" else open_dataset(Path(data))
+    return name if kind == "phantom" else None
+
+
+def _own_weights(data: str | None, backbone: str | None) -> str | None:
+    """The weights that an embedded target brings along because the default ones do not know its region of the body, where they are for
+    the architecture asked for; None otherwise."""
+    name = _phantom_name(data or _DEFAULT_DATA)
+    own = None if name is None else phantom_target(name).region.weights
+    if own is None or backbone is None:
+        return own
+    return own if read_card(cards()[own]).architecture == backbone else None
 
 
 def _loop_settings(options: AdaptOptions, backbone: Backbone, variant: Variant | None) -> LoopSettings:

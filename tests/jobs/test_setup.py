@@ -1,0 +1,27 @@
+"""What a run begins with when nothing is said: the weights that know the data's region of the body."""
+
+from __future__ import annotations
+
+import pytest
+
+from sea_peft.errors import UsageError
+from sea_peft.jobs.setup import AdaptOptions, prepare_run
+
+
+def _weights(data: str, backbone: str | None = None) -> str:
+    setup = prepare_run(AdaptOptions(data=data, backbone=backbone, policy="affine"), say=lambda _: None)
+    return setup.backbone.pretrained.card.name
+
+
+@pytest.mark.parametrize("backbone", [None, "unet"])
+def test_an_embedded_target_brings_the_weights_that_know_its_region(backbone: str | None) -> None:
+    assert _weights("phantom:low-field-brain", backbone) == "phantom_brain_unet"
+
+
+def test_where_the_default_weights_know_the_region_they_are_taken_at_any_resolution() -> None:
+    assert _weights("phantom:low-dose-ct@1.5", "unet") == "phantom_unet"
+
+
+def test_an_architecture_without_weights_for_the_region_is_refused_with_the_channels() -> None:
+    with pytest.raises(UsageError, match=r"phantom_segresnet takes 1 channel.*\(t1, t1c, t2, flair\)"):
+        _weights("phantom:low-field-brain", "segresnet")
