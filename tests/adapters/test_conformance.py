@@ -8,9 +8,12 @@ from conformance import CHECKS, bench, check_acts, check_merge, offered, togethe
 from sea_peft.adapters import Offer, families, units_for
 from sea_peft.backbones import architectures
 
+# one that needs a package which is not there cannot be built
+BACKBONES = [name for name, architecture in architectures().items() if architecture.installed]
+
 
 @pytest.mark.parametrize("family", families())
-@pytest.mark.parametrize("backbone", architectures())
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_every_family_on_every_backbone(check, backbone, family):
     units = units_of(backbone, family)
@@ -20,7 +23,7 @@ def test_every_family_on_every_backbone(check, backbone, family):
         check(bench(backbone), units)
 
 
-@pytest.mark.parametrize("backbone", architectures())
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_all_families_together_on_every_backbone(check, backbone):
     error = together(check, backbone)
@@ -30,7 +33,7 @@ def test_all_families_together_on_every_backbone(check, backbone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", families())
-@pytest.mark.parametrize("backbone", architectures())
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("check", [check_acts, check_merge], ids=lambda check: check.__name__)
 def test_every_single_unit(check, backbone, family):
     units = offered(bench(backbone), family)
@@ -41,11 +44,11 @@ def test_every_single_unit(check, backbone, family):
 @pytest.mark.parametrize("family", families())
 def test_every_kind_and_placement_of_a_family_is_met_on_some_backbone(family):
     known = families()[family]
-    met = {(u.site.kind, u.placement) for backbone in architectures() for u in units_of(backbone, family)}
+    met = {(u.site.kind, u.placement) for backbone in BACKBONES for u in units_of(backbone, family)}
     assert met == {(kind, placement) for kind in known.kinds for placement in known.placements}
 
 
-@pytest.mark.parametrize("backbone", architectures())
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_ids_are_unique_and_groups_hold_the_levels_of_one_site(backbone):
     held = bench(backbone)
     units = units_for(held.network, held.sites, {family: Offer() for family in families()})
