@@ -52,7 +52,8 @@ def network_drawing(history: History) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" role="img" '
-        f'aria-label="The network with its placed adapters"><style>{style}</style>{"".join(parts)}</svg>'
+        f'aria-label="The network with its placed adapters"><style>{style}</style>'
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
     )
 
 

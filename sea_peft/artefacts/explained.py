@@ -50,7 +50,7 @@ def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]
     left.set_xlabel("segmentation ability (Dice, 0 to 1)")
     right.set_xlabel("parameters placed there")
     right.xaxis.set_major_formatter("{x:,.0f}")
-    right.xaxis.set_major_locator(MaxNLocator(4))
+    right.xaxis.set_major_locator(MaxNLocator(3))
     for axes in (left, right):
         axes.grid(axis="x", color="#E5E5E5", lw=0.6)
         axes.set_axisbelow(True)

@@ -161,6 +161,7 @@ def dice_over_cycles(history: History) -> Figure:
         else:
             right.bar(x, dice, color=colours[arm], width=0.7)
             right.text(x, dice + 0.01, f"{dice:.3f}", ha="center", va="bottom", fontsize=8)
+    right.set_xlim(-0.6, max(len(names), 1) - 0.4)
     right.set_xticks(range(len(names)), [arm.replace("_", "-") for arm in names], fontsize=8)
     right.set_title("Test cases, at the end" if names else "Test cases: not scored yet", fontsize=11, loc="left")
     left.set_ylim(0, 1.05)

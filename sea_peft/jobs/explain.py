@@ -84,7 +84,8 @@ class Explanation:
             made.append(
                 Picture(
                     "Grad-CAM of the adapted network on the median case: where in the picture each label's score comes from, seen from "
-                    "the last layer of every stage. The brighter, the more. Dice: the map above Otsu's threshold against the label.",
+                    "the last layer of every stage. The brighter, the more. Dice: the map above Otsu's threshold against the label. Early layers "
+                    "see surroundings rather than organs. A map that misses the label is a reason to look closer, not a proof of a mistake.",
                     self.cams,
                 )
             )
