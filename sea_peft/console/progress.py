@@ -8,12 +8,13 @@ from types import TracebackType
 
 from rich.progress import Progress, TaskID
 
-from sea_peft.console.output import Output, bars
+from sea_peft.console.output import Output, bars, time_left
 from sea_peft.loop.events import Allocated, Audited, Compared, Event, RunStarted, Searched, TrainingStep
 
 _PHASES = {
     "prepare": "prepare the shots",
     "head_only": "fit the head alone",
+    "simple": "search with a simple topology, to compare",
     "warmup": "search and refit",
     "search": "search and refit",
     "refit": "search and refit",
@@ -32,6 +33,8 @@ class RunProgress:
         self._open = contextlib.ExitStack()
         self._next_line = 0.0
         self._phase = ""
+        self._began, self._first = 0.0, 0  # of the phase: when, and after which step
+        self._offered = 0
 
     def __enter__(self) -> RunProgress:
         if self._output.notes.is_terminal and not self._output.quiet:
@@ -47,6 +50,7 @@ class RunProgress:
         if isinstance(event, TrainingStep):
             self._step(event)
         elif isinstance(event, RunStarted):
+            self._offered = len(event.units)
             self._output.say(
                 f"{len(event.units)} units on offer, at most {event.limit:,} of {event.backbone_parameters:,} parameters "
                 f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
@@ -65,6 +69,10 @@ class RunProgress:
             self._output.say(
                 f"cycle {event.cycle}: {len(event.rows)} units audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
                 f"({event.seconds:.0f} s)"
+            )
+        elif isinstance(event, Allocated) and not event.final and event.cycle == 0 and 0 < event.trial < self._offered:
+            self._output.say(
+                f"the cycles have room to try {event.trial} of these units; the others, of less promise for their cost, are left out"
             )
         elif isinstance(event, Allocated) and event.final:
             self._output.say(
@@ -88,5 +96,8 @@ class RunProgress:
             return
         now = time.monotonic()
         if what != self._phase or done >= of or now >= self._next_line:
+            if what != self._phase:
+                self._began, self._first = now, done - 1
             self._phase, self._next_line = what, now + _SECONDS_BETWEEN_LINES
-            self._output.say(f"{what}: {done} of {of}")
+            left = time_left(now - self._began, done - self._first, of - self._first) if now > self._began else ""
+            self._output.say(f"{what}: {done} of {of}{left}")

@@ -28,7 +28,8 @@ from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.records import adapter_config, as_json, options_of, peak_memory, run_config, write_case_names
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
-from sea_peft.loop.controller import Controller, Outcome, Shots
+from sea_peft.loop.controller import Controller, Outcome, Rival, Shots
+from sea_peft.loop.policies import simple_topology
 
 Say = Callable[[str], None]
 
@@ -68,7 +69,11 @@ def adapt(
 
 
 def resume(
-    path: Path, listen: events.Callback = events.ignore, say: Say = _silent, warn: Say = _silent
+    path: Path,
+    listen: events.Callback = events.ignore,
+    say: Say = _silent,
+    warn: Say = _silent,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run."""
     began = time.monotonic()
@@ -78,7 +83,7 @@ def resume(
             raise UsageError(f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`.")
         remove_checkpoint(folder.checkpoint)  # killed after the last word was written and before this
         return folder.read_result()
-    setup = prepare_run(options_of(folder.read_config()), say)
+    setup = prepare_run(options_of(folder.read_config()), say, progress)
     if setup.digest != folder.read_config()["data_digest"]:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     return _Run(setup, folder, listen, say, warn, began, {}).run()
@@ -100,7 +105,7 @@ class _Run:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
         self.baselines = baselines
         self.began = began
-        self.state = load_checkpoint(folder.checkpoint) or {"arm": "head_only", "events": 0}
+        self.state = load_checkpoint(folder.checkpoint) or {"arm": "head_only", "events": 0, "rivals": {}}
         self.trace = TraceWriter(folder.trace, append=True)
         self.trace.truncate(self.state["events"])
         self.tracker: Tracker | None = None
@@ -134,12 +139,11 @@ class _Run:
         if self.trace.count == 0:
             self._emit(self._started())
         shots = self._timed("data", self._shots)
-        head_only = self._head_only(shots)
-        controller = self._controller(setup.options.policy, shots, self._emit, "policy")
-        outcome = controller.run()
+        head_only = self._before_the_policy(shots)
+        outcome = self._controller(setup.options.policy, shots, self._emit, "policy").run()
         adapted = adapter_tensors(setup.model, outcome.active)
         scored, rates = self._timed("test", lambda: self._score(head_only, outcome))
-        self._emit(events.RunFinished("done", list(outcome.active), outcome.used, "all steps done"))
+        self._emit(events.RunFinished("done", list(outcome.active), outcome.used, outcome.reason))
         result = self._result(outcome, scored, rates)
         save_adapter(
             self.folder.adapter, adapter_config(setup, outcome.active, result.dice), adapted,
@@ -173,29 +177,50 @@ class _Run:
         controller = Controller(
             setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
+            rivals=[Rival(**rival) for rival in self.state["rivals"].values()] if arm == "policy" else (),
         )  # fmt: skip
         if self.state["arm"] == arm and "controller" in self.state:
             controller.load_state_dict(self.state["controller"])
         return controller
 
-    def _head_only(self, shots: Shots) -> dict[str, torch.Tensor]:
-        """The head fitted alone: same steps, same crops, no unit. Returns its tensors and leaves the head as it was."""
-        head = self.setup.model.head
-        fresh = {name: torch.zeros_like(t) for name, t in head.state_dict().items()}
+    def _before_the_policy(self, shots: Shots) -> dict[str, torch.Tensor]:
+        """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
+        for a policy that audits the simple topology, up to where its search ends. Head and bank are left as they were."""
+        audits, baselines = self.setup.policy().audits, bool(self.baselines)
+        if self.state["arm"] == "head_only" and (audits or (self.setup.space.head and not baselines)):
+            self._rival("head_only", "head_only", shots, refit=not baselines)
         if self.state["arm"] == "head_only":
-
-            def steps_only(event: events.Event) -> None:
-                if isinstance(event, events.TrainingStep):
-                    self.listen(dataclasses.replace(event, phase="head_only"))
-
-            if self.setup.space.head and not self.baselines:
-                self._controller("head_only", shots, steps_only, "head_only").run()
-            fitted = {name: t.detach().cpu().clone() for name, t in head.state_dict().items()}
-            self.state = {**self.state, "arm": "policy", "head_only": fitted}
-            self.state.pop("controller", None)
-        head.load_state_dict(fresh)
+            head = self.setup.model.head.state_dict()
+            fitted = {name: t.detach().cpu().clone() for name, t in head.items()}
+            self._next_arm("simple", head_only=fitted)
+        if self.state["arm"] == "simple":
+            if audits:
+                self._rival("simple", simple_topology(self.setup.space), shots, refit=False)
+            self._next_arm("policy")
         fitted_head: dict[str, torch.Tensor] = self.state["head_only"]
         return fitted_head
+
+    def _rival(self, arm: str, policy: str, shots: Shots, refit: bool) -> None:
+        """Search, and refit where it is to be scored, with a simpler policy; what its search led to is kept for the comparison."""
+
+        def steps_only(event: events.Event) -> None:
+            if isinstance(event, events.TrainingStep):
+                self.listen(dataclasses.replace(event, phase=arm))
+
+        controller = self._controller(policy, shots, steps_only, arm)
+        controller.search()
+        if arm not in self.state["rivals"]:  # a run that is resumed in the refit has it already
+            rival = controller.as_rival()
+            self.state["rivals"] = {**self.state["rivals"], arm: {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)}}
+        if refit:
+            controller.run()
+
+    def _next_arm(self, arm: str, **kept: Any) -> None:
+        self.state = {**self.state, "arm": arm, **kept}
+        self.state.pop("controller", None)
+        model = self.setup.model
+        model.bank.forget()
+        model.head.load_state_dict({name: torch.zeros_like(t) for name, t in model.head.state_dict().items()})
 
     def _score(self, head_only: dict[str, torch.Tensor], outcome: Outcome) -> tuple[dict[str, events.Scored], dict[str, dict[str, float]]]:
         """Dice of the three arms on every test case, on the case's own grid, and the adapted arm's error rates: rate → label → mean over

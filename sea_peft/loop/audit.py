@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from sea_peft.adapters import Adapted
 from sea_peft.errors import DataError
 from sea_peft.loop.reuse import BlockReuse, reusable
+from sea_peft.loop.utility import is_decided
 
 SOFT, HARD = "soft", "hard"
 
@@ -17,22 +19,25 @@ SOFT, HARD = "soft", "hard"
 @dataclasses.dataclass(frozen=True)
 class Ablation:
     """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean,
-    None where there is one patch alone and nothing to estimate it from."""
+    None where there is one patch alone and nothing to estimate it from. `deltas`: of every patch it was measured on."""
 
     unit: str
     delta: float
     spread: float | None
     patches: int
+    deltas: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class AuditResult:
-    """`dice_on`: mean Dice of the audited kind with every gate as it is; `hard_dice`: the same as hard Dice."""
+    """`dice_on`: mean Dice of the audited kind with every gate as it is; `hard_dice`: the same as hard Dice. `patches`: that there are;
+    `forwards`: patch forwards done, the baseline's included."""
 
     dice_on: float
     hard_dice: float
     rows: tuple[Ablation, ...]
     patches: int
+    forwards: int
 
 
 def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Tensor:
@@ -65,6 +70,11 @@ def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[i
     return kept
 
 
+def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
+    spread = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
+    return Ablation(unit, statistics.fmean(deltas), spread, len(deltas), tuple(deltas))
+
+
 class Auditor:
     """Measures on fixed patches of the audit cases, in mini-batches.
 
@@ -92,41 +102,47 @@ class Auditor:
         self.patches = len(usable)
 
     @torch.no_grad()
-    def audit(self, unit_ids: Sequence[str]) -> AuditResult:
-        """Switch each of these open units off, one at a time, and measure what its absence costs. Raises DataError without labelled
-        patches."""
+    def audit(self, cutoffs: Mapping[str, float], error: float = 0.0) -> AuditResult:
+        """Switch each of these open units off, one at a time, and measure what its absence costs.
+
+        `cutoffs`: unit → ΔDice at which the decision about it turns. After every mini-batch, units that are clear of their cut-off are
+        left alone and the rest goes on; `error` is the probability, per unit and over all looks, of being on the wrong side of it
+        (Bonferroni over the looks; 0: every unit on every patch). Raises DataError without labelled patches.
+        """
         self._require_patches()
         bank = self.model.bank
-        missing = set(unit_ids) - bank.active
+        missing = cutoffs.keys() - bank.active
         if missing:
             raise ValueError(f"only open units can be ablated; closed: {sorted(missing)[0]}")
         was_training = self.model.training
         self.model.eval()
+        looks = max(1, len(self.batches) - 1)
+        on: list[torch.Tensor] = []
+        hard: list[torch.Tensor] = []
+        deltas: dict[str, list[float]] = {unit: [] for unit in cutoffs}
         try:
-            on, hard = [], []
-            off: dict[str, list[torch.Tensor]] = {unit: [] for unit in unit_ids}
             for images, labels in self.batches:
                 images = images.to(next(self.model.parameters()).device)
                 with BlockReuse(self.model.backbone, self._remembered) as reuse:
                     baseline = self.model(images).cpu()
                     on.append(patch_dice(baseline, labels, self.dice))
                     hard.append(patch_dice(baseline, labels, HARD))
-                    for unit in unit_ids:
-                        with bank.without(unit), reuse.toggled(bank.units[unit].site.path):
-                            off[unit].append(patch_dice(self.model(images).cpu(), labels, self.dice))
+                    for unit, cutoff in cutoffs.items():
+                        if is_decided(deltas[unit], cutoff, error / looks):
+                            continue
+                        with bank.without(unit), reuse.toggled(bank.units[unit].site.path, bank[unit].on_input):
+                            off = patch_dice(self.model(images).cpu(), labels, self.dice)
+                        deltas[unit] += (on[-1] - off).tolist()
         finally:
             self.model.train(was_training)
-        with_all = torch.cat(on)
-        rows = []
-        for unit in unit_ids:
-            delta = with_all - torch.cat(off[unit])
-            spread = float(delta.std() / len(delta) ** 0.5) if len(delta) > 1 else None
-            rows.append(Ablation(unit, float(delta.mean()), spread, len(delta)))
-        return AuditResult(float(with_all.mean()), float(torch.cat(hard).mean()), tuple(rows), self.patches)
+        rows = tuple(_ablation(unit, values) for unit, values in deltas.items())
+        return AuditResult(
+            float(torch.cat(on).mean()), float(torch.cat(hard).mean()), rows, self.patches, self.patches + sum(r.patches for r in rows)
+        )
 
     @torch.no_grad()
-    def dice_of(self, active: Collection[str], head: bool = True) -> float:
-        """Hard Dice on the audit patches with exactly these units (and the head's deltas or not). Raises DataError without labelled
+    def dice_of(self, active: Collection[str], head: bool = True) -> tuple[float, ...]:
+        """Hard Dice on every audit patch with exactly these units (and the head's deltas or not). Raises DataError without labelled
         patches."""
         self._require_patches()
         bank, model = self.model.bank, self.model
@@ -139,7 +155,7 @@ class Auditor:
                 ]
         finally:
             model.head_gate = gate
-        return float(torch.cat(values).mean())
+        return tuple(torch.cat(values).tolist())
 
     def _require_patches(self) -> None:
         if not self.batches:

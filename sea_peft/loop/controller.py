@@ -6,9 +6,12 @@ import dataclasses
 import functools
 import itertools
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from sea_peft.adapters import Adapted, total_cost
 from sea_peft.data.crops import CropSampler, hold_out_region
@@ -16,8 +19,9 @@ from sea_peft.data.prepare import Scan
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
-from sea_peft.loop.policies import Allocation, Policy, Space
+from sea_peft.loop.policies import Allocation, Decision, Policy, Space
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
+from sea_peft.loop.utility import clearly_better
 
 _REFIT_CHECKPOINT_EVERY = 25
 
@@ -26,7 +30,8 @@ _REFIT_CHECKPOINT_EVERY = 25
 class LoopSettings:
     """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
     `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
-    `promise_batches`: batches behind a promise. `time_limit`: seconds after which search ends at the next cycle; None for none.
+    `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `promise_batches`: batches behind a
+    promise. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits.
     """
 
     steps: int
@@ -35,8 +40,9 @@ class LoopSettings:
     batch_size: int = 2
     warmup_share: float = 0.08
     refit_share: float = 0.5
-    audit_patches: int = 4
+    audit_patches: int = 6
     audit_dice: str = "soft"
+    audit_error: float = 0.1
     promise_batches: int = 4
     time_limit: float | None = None
 
@@ -75,13 +81,26 @@ class Seconds:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open."""
+    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open. `reason`: why it ended."""
 
     active: tuple[str, ...]
     used: int
     patches: int
     naive_patches: int
     seconds: Seconds
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """Another policy at the end of its search, to be compared with and, where it is clearly better, to be shipped instead. `dice`: hard
+    Dice on every audit patch. `adapters`, `head`: their tensors then."""
+
+    name: str
+    active: tuple[str, ...]
+    dice: tuple[float, ...]
+    adapters: Mapping[str, torch.Tensor]
+    head: Mapping[str, torch.Tensor]
 
 
 class Controller:
@@ -102,8 +121,10 @@ class Controller:
         callback: events.Callback = events.ignore,
         save: Callable[[Mapping[str, Any]], None] | None = None,
         train_head: bool = True,
+        rivals: Sequence[Rival] = (),
     ) -> None:
         self.model, self.space, self.policy, self.settings = model, space, policy, settings
+        self.rivals = tuple(rivals)
         self.callback = callback
         self._save = save
         self._trainer = Trainer(model, settings.batch_size, train_head)
@@ -117,20 +138,20 @@ class Controller:
         self._search_crops = CropSampler(search, settings.patch, seed)
         self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1)
         images, labels = CropSampler(audit, settings.patch, seed + 2).fixed(settings.audit_patches)
-        self.auditor = Auditor(model, images, labels, batch=4, dice=settings.audit_dice)
+        self.auditor = Auditor(model, images, labels, batch=2, dice=settings.audit_dice)
         self._started = time.monotonic()
         self.seconds = Seconds()
         # what a checkpoint holds, beside tensors and the policy's own state
         self._phase, self._cycle, self._step = "warmup", 0, 0
-        self._refitted = 0  # not step − (steps − refit): a time limit ends the search early
+        self._refitted = self._refit = 0  # not step − (steps − refit): a time limit ends the search early
         self._previous: tuple[str, ...] = ()
         self._chosen: tuple[str, ...] = ()
         self._measured: set[str] = set()
         self._patches = self._naive_patches = 0
 
-    def run(self) -> Outcome:
-        """From wherever it stands to the end. The chosen units are left open and trained."""
-        warmup, cycles, refit = self.settings.plan()
+    def search(self) -> None:
+        """From wherever it stands to the end of the search: the final set is chosen, and not yet refitted."""
+        warmup, cycles, _ = self.settings.plan()
         if self._phase == "warmup":
             self._train("warmup", -1, Allocation(()), self._search_crops, warmup, lambda i: warm_up(i, warmup // 2))
             self._enter("search")
@@ -141,22 +162,38 @@ class Controller:
         if self._phase == "search":
             self._choose()
             self._trainer.forget()
+            self._refit = self._refit_steps()
             self._enter("refit")
-        while self._phase == "refit" and self._refitted < refit:
-            count = min(_REFIT_CHECKPOINT_EVERY, refit - self._refitted)
-            self._train(
-                "refit",
-                self._cycle,
-                Allocation(self._chosen),
-                self._refit_crops,
-                count,
-                functools.partial(warm_up_cosine, total=refit, over=refit // 10, start=self._refitted),
+
+    def run(self) -> Outcome:
+        """From wherever it stands to the end. The chosen units are left open and trained."""
+        self.search()
+        while self._refitted < self._refit:
+            count = min(_REFIT_CHECKPOINT_EVERY, self._refit - self._refitted)
+            schedule = functools.partial(
+                warm_up_cosine, total=self._refit, over=self._refit // 10, start=self._refitted
             )
+            self._train("refit", self._cycle, Allocation(self._chosen), self._refit_crops, count, schedule)
             self._refitted += count
             self._enter("refit")
         self.model.bank.activate(self._chosen)
         used = self.space.head + total_cost(self.space.by_id[u] for u in self._chosen)
-        return Outcome(self._chosen, used, self._patches, self._naive_patches, self.seconds)
+        _, cycles, refit = self.settings.plan()
+        whole = self._cycle == len(cycles) and self._refit == refit
+        reason = (
+            "all steps done"
+            if whole
+            else f"time limit: {self._cycle} of {len(cycles)} cycles, {self._refit} of {refit} steps of the refit"
+        )
+        return Outcome(self._chosen, used, self._patches, self._naive_patches, self.seconds, reason)
+
+    def as_rival(self) -> Rival:
+        """What the search has led to, for another policy to be compared with."""
+        bank = self.model.bank
+        head = {name: tensor.detach().cpu().clone() for name, tensor in self.model.head.state_dict().items()}
+        return Rival(
+            self.policy.name, self._chosen, self.auditor.dice_of(self._chosen), bank.state_dict(self._chosen), head
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs: JSON types, and tensors under `adapters`, `head` and `optimizer`."""
@@ -166,6 +203,7 @@ class Controller:
             "cycle": self._cycle,
             "step": self._step,
             "refitted": self._refitted,
+            "refit": self._refit,
             "open": sorted(bank.active),
             "previous": list(self._previous),
             "chosen": list(self._chosen),
@@ -183,7 +221,7 @@ class Controller:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand where `state_dict` was taken."""
         self._phase, self._cycle, self._step = state["phase"], state["cycle"], state["step"]
-        self._refitted = state["refitted"]
+        self._refitted, self._refit = state["refitted"], state["refit"]
         self._previous, self._chosen = tuple(state["previous"]), tuple(state["chosen"])
         self._measured = set(state["measured"])
         self._patches, self._naive_patches = state["patches"], state["naive_patches"]
@@ -216,9 +254,9 @@ class Controller:
     def _audit(self, cycle: int) -> None:
         began = time.monotonic()
         units = self.policy.to_audit(cycle)
-        result = self.auditor.audit(units)
+        result = self.auditor.audit(units, self.settings.audit_error)
         self._measured.update(units)
-        patches = result.patches * (1 + len(units))
+        patches = result.forwards
         naive = result.patches * (1 + len(self.space.units))
         self._patches += patches
         self._naive_patches += naive
@@ -244,7 +282,7 @@ class Controller:
         self._chosen = allocation.active
         self._inherit()
         if self.policy.audits:
-            self._compare(allocation)
+            self._compare(time.monotonic())
 
     def _inherit(self) -> None:
         """Larger levels that were chosen without having been trained begin with what their smaller siblings learnt."""
@@ -258,15 +296,33 @@ class Controller:
             if smaller:
                 bank[unit.id].inherit(bank[max(smaller, key=lambda s: s.cost).id])
 
-    def _compare(self, allocation: Allocation) -> None:
-        """What was found against the backbone as it came, on the audit patches, before it is refitted and shipped."""
-        searched = self.auditor.dice_of(allocation.active)
-        dice, chosen, reason = {self.policy.name: searched}, self.policy.name, "hard Dice on the audit patches, before the refit"
+    def _compare(self, began: float) -> None:
+        """What was found against the backbone as it came and against simpler policies, on the audit patches, before it is refitted. A rival
+        that is better by more than the standard error of the paired differences is shipped instead."""
+        ours = self.auditor.dice_of(self._chosen)
+        means = {self.policy.name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in self.rivals}
+        winner = max(self.rivals, key=lambda r: means[r.name], default=None)
+        chosen, reason = self.policy.name, "hard Dice on the audit patches, before the refit"
+        if winner is not None and clearly_better(winner.dice, ours):
+            chosen = winner.name
+            reason += f": {winner.name} is ahead by more than the standard error of the paired differences"
+            self._take(winner, began)
         if self.model.head.knows_a_label:
-            dice["unadapted"] = self.auditor.dice_of((), head=False)
-            if searched <= dice["unadapted"]:
-                chosen, reason = "unadapted", f"{reason}: the search did not beat the unadapted backbone"
-        self.callback(events.Compared(dice, chosen, reason))
+            means["unadapted"] = statistics.fmean(self.auditor.dice_of((), head=False))
+            if means[chosen] <= means["unadapted"]:
+                reason += f": {chosen} did not beat the unadapted backbone, which is what to use"
+                chosen = "unadapted"
+        self.callback(events.Compared(means, chosen, reason))
+
+    def _take(self, rival: Rival, began: float) -> None:
+        """Ship what a rival's search led to."""
+        self._chosen = rival.active
+        self.model.bank.load_state_dict(rival.adapters)
+        self.model.head.load_state_dict(dict(rival.head))
+        decisions = tuple(Decision(u, "keep", None, f"shipped as {rival.name} chose it") for u in rival.active)
+        self._allocated(
+            self._cycle, Allocation(rival.active, decisions=decisions), final=True, began=began, by=rival.name
+        )
 
     def _train(
         self,
@@ -298,7 +354,9 @@ class Controller:
             )
         )
 
-    def _allocated(self, cycle: int, allocation: Allocation, final: bool, began: float) -> None:
+    def _allocated(
+        self, cycle: int, allocation: Allocation, final: bool, began: float, by: str = ""
+    ) -> None:
         used = self._check_budget(allocation)
         changes = len(set(self._previous) ^ set(allocation.active))
         self._previous = allocation.active
@@ -318,6 +376,9 @@ class Controller:
                 [dataclasses.asdict(d) for d in allocation.decisions],
                 final,
                 self._spent("allocate", began),
+                by,
+                len(self.policy.trial),
+                len(set(self.policy.trial) - self._measured),
             )
         )
 
@@ -332,6 +393,15 @@ class Controller:
         self._phase = phase
         if self._save is not None:
             self._save(self.state_dict())
+
+    def _refit_steps(self) -> int:
+        """Steps of the refit: as planned, or what the time limit leaves at the pace of the search; at least one."""
+        planned, limit = self.settings.plan()[2], self.settings.time_limit
+        if limit is None:
+            return planned
+        pace = self.seconds.train / max(1, self._step)
+        left = limit - (time.monotonic() - self._started)
+        return max(1, min(planned, int(left / pace) if pace > 0 else planned))
 
     def _out_of_time(self) -> bool:
         """Whether search must end so that the refit still fits: half of the limit is the refit's."""

@@ -118,7 +118,10 @@ class Ranked(Event):
 @dataclasses.dataclass(frozen=True)
 class Allocated(Event):
     """One allocation. `decisions` rows: unit, decision (keep, add, drop, probe, refuse), value, reason. `value` and `optimum` are the
-    knapsack's objective for the greedy and the exact (milp) choice; `gap` = (optimum − value) / optimum."""
+    knapsack's objective for the greedy and the exact choice; `gap` = (optimum − value) / optimum. `coverage`: share of the units on offer
+    that were measured so far. `by`: another policy than the run's own, whose choice
+    is shipped instead. `trial`:
+    units that the cycles together can try; `debt`: those of them that were not measured yet."""
 
     cycle: int
     active: list[str]
@@ -134,6 +137,9 @@ class Allocated(Event):
     decisions: list[dict[str, Any]]
     final: bool
     seconds: float
+    by: str = ""
+    trial: int = 0
+    debt: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,7 @@ class BlockReuse:
     """While entered, modules of the network remember what they returned in the first forward, the baseline, and return it again for as
     long as a forward is the baseline's.
 
-    A forward under `toggled(path)` is the baseline's until the module at that path has fired: everything that has returned by then was
+    A forward under `toggled(path)` is the baseline's until the unit at that path acts: everything that has returned by then was
     given the very same values. So whatever comes earlier in the baseline's own order is skipped, whole decoders' worth of skips and sums
     included, and whatever comes later is computed: the numbers are those of a plain forward, bit for bit. A module that holds the toggled
     one runs; one that fires twice, writes into its input, or whose output was written to afterwards (`tensor._version`) is never skipped.
@@ -101,11 +101,14 @@ class BlockReuse:
         return sum(storages.values())
 
     @contextlib.contextmanager
-    def toggled(self, path: str) -> Iterator[None]:
-        """Forwards in here differ from the baseline at this module path, and at no other."""
+    def toggled(self, path: str, on_input: bool = False) -> Iterator[None]:
+        """Forwards in here differ from the baseline at this module path, in what the module returns (or is given), and nowhere else."""
         module = self._network.get_submodule(path)
-        # Runs before the hooks of the unit on the module, but after the module's forward and so after all that led to it.
-        handle = module.register_forward_hook(self._diverge, prepend=True)
+        handle = (
+            module.register_forward_pre_hook(lambda _module, _inputs: self._diverge())
+            if on_input
+            else module.register_forward_hook(lambda _module, _inputs, _output: self._diverge())
+        )
         before, self._toggled = self._toggled, module
         try:
             yield
@@ -123,7 +126,7 @@ class BlockReuse:
     def _end(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
         self._baseline = False
 
-    def _diverge(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _diverge(self) -> None:
         self._diverged = True
 
     def _remembering(self, path: str, forward: Any) -> Any:

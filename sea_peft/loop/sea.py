@@ -28,10 +28,12 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, me
 
 @dataclasses.dataclass(frozen=True)
 class SeaSettings:
-    """`probe_share`: share of the budget kept for probes once units have been promoted. `audit_units`: most units ablated in one audit.
-    `growth`: how the credit of a larger level grows with its cost, 1 in proportion, 0 not at all. `ranking`, `utility`: of those modules.
+    """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
+    audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the credit of a larger level grows
+    with its cost, 1 in proportion, 0 not at all. `ranking`, `utility`: of those modules.
     """
 
+    cycles: int = 3
     probe_share: float = 0.15
     audit_units: int = 20
     growth: float = 0.5
@@ -44,8 +46,9 @@ class Sea:
 
     Everything starts idle. Promise (the loss gradient at a unit's zero-initialised output) fills the budget with probes, at the
     middle level of every family. Audits measure what is on; votes promote probes and demote units; a greedy knapsack over the
-    promoted picks the active set, and what is left of the budget goes to new probes: one by promise, one by debt, in turn. The final
-    choice is a guard-free knapsack over everything that was measured, filled up by promise.
+    promoted picks the active set. The rest of the budget is on trial: every cycle a share of it goes from the probes that audits say
+    least of to units that were never tried, by promise, then to the longest untried. What the cycles cannot try at all is left out from
+    the start, by promise (`trial`). The final choice is a guard-free knapsack over everything that was measured, filled up by promise.
     """
 
     name = "sea"
@@ -61,7 +64,10 @@ class Sea:
         self._promise: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
-        self._starting = _starting_levels(space.units)
+        self._price = 0.0  # least Dice per parameter that the last allocation paid, 0 where the budget left nobody out
+        self._starting = _starting_levels(space)
+        # the units that the cycles together can try; the others are left out from the start
+        self.trial: tuple[str, ...] = ()
 
     # -- what the loop asks and tells ------------------------------------------------------------------------------
 
@@ -70,16 +76,18 @@ class Sea:
 
     def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
         self._promise = dict(promise)
+        self.trial = self._listed()
 
-    def to_audit(self, cycle: int) -> Sequence[str]:
+    def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
-        that is never audited keeps its place by promise: it is not what the budget is short for."""
+        that is never audited keeps its place by promise: it is not what the budget is short for. A unit's decision turns where it earns
+        what the last allocation paid at least for as many parameters."""
         on = self._in(ACTIVE, PROBE)
         costly = sorted(on, key=lambda u: (-self._units[u].cost, u))
         owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._units[u].cost, u))
         chosen = costly[: self.settings.audit_units * 3 // 4]
         chosen += [u for u in owed if u not in chosen][: self.settings.audit_units - len(chosen)]
-        return sorted(chosen)
+        return {u: self._price * self._units[u].cost for u in sorted(chosen)}
 
     def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
@@ -115,6 +123,8 @@ class Sea:
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
         found, best = knapsack.greedy(eligible, capacity), knapsack.exact(eligible, capacity)
+        paid = [item.value / item.cost for item in eligible if item.id in found.chosen]
+        self._price = min(paid) if paid and len(paid) < len(eligible) else 0.0
         decisions = []
         for item in eligible:
             on, state = item.id in found.chosen, before[item.id]
@@ -201,6 +211,7 @@ class Sea:
             "promise": dict(self._promise),
             "tried": dict(self._tried),
             "audited": dict(self._audited),
+            "price": self._price,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -209,47 +220,62 @@ class Sea:
             u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
         }
         self._promise = dict(state["promise"])
+        self.trial = self._listed()
         self._tried = dict(state["tried"])
         self._audited = dict(state["audited"])
+        self._price = state["price"]
 
     # -- how it decides --------------------------------------------------------------------------------------------
 
     def _probes(self, cycle: int, used: int) -> tuple[tuple[str, ...], list[Decision]]:
-        """Probes into what active units leave: those still under trial first, then idle units by promise and by debt in turn."""
+        """Probes into what active units leave: those still under trial as far as the share for newcomers allows, best votes first; then
+        untried units by promise and the longest untried in turn; then, where newcomers do not fill their share, the others under trial."""
         left = self.space.capacity - used
         taken = {self._units[u].group for u in self._in(ACTIVE)}
         probes: list[str] = []
         decisions = []
 
-        def take(unit: str, reason: str) -> None:
+        def take(unit: str, reason: str, keep: int = 0) -> bool:
             nonlocal left
+            if self._units[unit].group in taken or self._units[unit].cost > left - keep:
+                return False
             probes.append(unit)
             taken.add(self._units[unit].group)
             left -= self._units[unit].cost
             self._move(unit, PROBE)
             decisions.append(self._decision(unit, "probe", reason))
+            return True
 
-        under_trial = sorted(self._in(PROBE), key=lambda u: (-self._standing[u].votes, self._units[u].cost, u))
-        for unit in under_trial:
-            if self._units[unit].group not in taken and self._units[unit].cost <= left:
-                take(unit, "still under trial")
-            else:
-                self._move(unit, IDLE)
-                decisions.append(self._decision(unit, "drop", "no room left for this trial"))
-        rising = self._by_promise()
-        owed = sorted(self._units, key=lambda u: (self._tried.get(u, -1), self._units[u].cost, u))
-        queues = [rising] if cycle == 0 else [rising, owed]
-        while any(queues):
-            for queue, reason in zip(queues, ("by promise", "by debt: longest untried"), strict=False):
-                while queue:
-                    unit = queue.pop(0)
-                    free = self._standing[unit].state == IDLE and self._units[unit].group not in taken
-                    # a unit that audits have spoken against waits for the debt queue
-                    tired = reason == "by promise" and unit in self._tried
-                    if free and not tired and self._units[unit].cost <= left:
-                        take(unit, reason)
-                        break
-        return tuple(self._in_order(probes)), decisions
+        incumbents = sorted(self._in(PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u))
+        untried = [u for u in self.trial if u not in self._tried and self._standing[u].state == IDLE]
+        for_newcomers = int(self.space.capacity * self.settings.probe_share) if untried else 0
+        waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
+        owed = sorted(self._tried, key=lambda u: (self._tried[u], self._units[u].cost, u))
+        for unit in untried:
+            take(unit, "by promise")
+        waiting = [u for u in waiting if not take(u, "still under trial")]
+        for unit in owed:
+            if self._standing[unit].state == IDLE:
+                take(unit, "by debt: longest untried")
+        for unit in waiting:
+            self._move(unit, IDLE)
+            decisions.append(self._decision(unit, "drop", "on trial long enough: others have not been tried yet"))
+        return self._in_order(probes), decisions
+
+    def _listed(self) -> tuple[str, ...]:
+        """By promise, one unit per (site, family), what one cycle's room times the cycles can try: room in the budget, and in an audit."""
+        room, chances = self.space.capacity * self.settings.cycles, self.settings.audit_units * self.settings.cycles
+        listed: dict[str, str] = {}
+        for unit in self._by_promise():
+            u = self._units[unit]
+            if u.group not in listed and u.cost <= min(room, self.space.capacity) and len(listed) < chances:
+                listed[u.group] = unit
+                room -= u.cost
+        return tuple(listed.values())
+
+    def _density(self, unit: str) -> float:
+        """What the unit is worth per parameter, as far as audits say; 0 while unmeasured."""
+        return self._item(unit).value / self._units[unit].cost
 
     def _by_promise(self) -> list[str]:
         """Units whose promise was measured, highest promise per parameter first."""
@@ -290,6 +316,8 @@ class Sea:
             return f"costs {u.cost:,}, more than the whole budget for units ({self.space.capacity:,})"
         if unit not in self._promise:
             return "unmeasured: another level of this family stood for it here"
+        if unit not in self.trial:
+            return f"never tried: {self.settings.cycles} cycles have room for {len(self.trial)} units, and others promise more for their cost"
         return f"unmeasured: lower promise per parameter than what was taken, and {left:,} parameters left"
 
     def _decision(self, unit: str, decision: str, reason: str) -> Decision:
@@ -306,9 +334,15 @@ class Sea:
         return tuple(sorted(units, key=lambda u: (self._units[u].site.order, u)))
 
 
-def _starting_levels(units: Sequence[Unit]) -> list[str]:
-    """For every (site, family, placement) the unit of middle cost: what stands for its group until something is known."""
+def _starting_levels(space: Space) -> list[str]:
+    """For every (site, family, placement) the unit that stands for its group until something is known: the middle level, or the largest
+    smaller one that leaves three quarters of the budget to others; where none does, the smallest."""
     grouped: dict[tuple[str, str], list[Unit]] = {}
-    for unit in units:
+    for unit in space.units:
         grouped.setdefault((unit.group, unit.placement), []).append(unit)
-    return [sorted(g, key=lambda u: (u.cost, u.id))[len(g) // 2].id for g in grouped.values()]
+    starting = []
+    for group in grouped.values():
+        rising = sorted(group, key=lambda u: (u.cost, u.id))
+        modest = [u for u in rising[: len(rising) // 2 + 1] if u.cost <= space.capacity / 4]
+        starting.append((modest or rising[:1])[-1].id)
+    return starting

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,3 +70,27 @@ def value(estimate: Estimate, settings: UtilitySettings) -> float | None:
     """What the knapsack maximises: score + c·|EMA − score|, an optimism that fades as audits agree; None while unmeasured."""
     s = score(estimate, settings)
     return None if s is None or estimate.ema is None else s + settings.exploration * abs(estimate.ema - s)
+
+
+def is_decided(deltas: Sequence[float], cutoff: float, error: float) -> bool:
+    """Whether more patches are unlikely to bring the mean ΔDice to the other side of `cutoff`.
+
+    One-sided t test of the patches' mean against the cut-off (Student 1908): decided when the chance of being on the wrong side is at
+    most `error`. `deltas`: ΔDice of the unit on every patch so far. With one patch, or with `error` 0, nothing is ever decided; without
+    any spread everything is, unless it lies on the cut-off itself.
+    """
+    if len(deltas) < 2 or error <= 0:
+        return False
+    distance = abs(statistics.fmean(deltas) - cutoff)
+    standard_error = statistics.stdev(deltas) / len(deltas) ** 0.5
+    if standard_error == 0:
+        return distance > 0
+    return bool(scipy.stats.t.sf(distance / standard_error, len(deltas) - 1) <= error)
+
+
+def clearly_better(theirs: Sequence[float], ours: Sequence[float]) -> bool:
+    """Whether their mean Dice is ahead of ours by more than the standard error of the paired differences. Both: Dice patch by patch, in
+    one order. On a single patch, by anything at all."""
+    ahead = [a - b for a, b in zip(theirs, ours, strict=True)]
+    standard_error = statistics.stdev(ahead) / len(ahead) ** 0.5 if len(ahead) > 1 else 0.0
+    return statistics.fmean(ahead) > standard_error

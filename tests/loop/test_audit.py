@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import tiny
 import torch
@@ -27,6 +29,11 @@ def _patches(count: int = 5):
 
 def _auditor(adapted: Adapted, **kwargs) -> Auditor:
     return Auditor(adapted, *_patches(), batch=2, **kwargs)
+
+
+def _all(units) -> dict[str, float]:
+    """Every unit, with its decision turning at 0."""
+    return dict.fromkeys(units, 0.0)
 
 
 # -- Dice of a patch ---------------------------------------------------------------------------------------
@@ -66,7 +73,7 @@ def test_dice_of_a_perfect_prediction_is_one_of_a_wrong_one_zero_and_of_an_empty
 def test_an_audit_is_what_forwards_without_the_unit_give(dice):
     adapted, opened = _trained()
     opened = opened[::5]
-    result = _auditor(adapted, dice=dice).audit(opened)
+    result = _auditor(adapted, dice=dice).audit(_all(opened))
     images, labels = _patches()
     with torch.no_grad():
         # in the auditor's own mini-batches: the size of a batch can move the last bits
@@ -78,24 +85,26 @@ def test_an_audit_is_what_forwards_without_the_unit_give(dice):
             assert row.delta == float(delta.mean())
             assert row.spread == pytest.approx(float(delta.std()) / len(delta) ** 0.5)
             assert row.patches == 5
+            assert row.deltas == tuple(delta.tolist())
     assert result.dice_on == float(whole.mean())
+    assert result.forwards == 5 * (1 + len(opened))
     assert {row.unit for row in result.rows} == set(opened)
 
 
 def test_reuse_changes_no_number():
     adapted, opened = _trained(tiny.every_family())
     opened = opened[::3]
-    assert _auditor(adapted).audit(opened) == _auditor(adapted, reuse=False).audit(opened)
+    assert _auditor(adapted).audit(_all(opened)) == _auditor(adapted, reuse=False).audit(_all(opened))
 
 
 def test_the_same_state_audited_twice_gives_the_same_numbers_and_draws_nothing():
     adapted, opened = _trained()
     opened = opened[::4]
     auditor, rng = _auditor(adapted), torch.get_rng_state()
-    first = auditor.audit(opened)
-    assert auditor.audit(opened) == first
-    assert _auditor(adapted).audit(opened) == first
-    assert auditor.audit(opened[::-1]).rows == first.rows[::-1]
+    first = auditor.audit(_all(opened))
+    assert auditor.audit(_all(opened)) == first
+    assert _auditor(adapted).audit(_all(opened)) == first
+    assert auditor.audit(_all(opened[::-1])).rows == first.rows[::-1]
     assert torch.equal(torch.get_rng_state(), rng)
 
 
@@ -103,7 +112,7 @@ def test_a_unit_without_any_effect_is_worth_exactly_nothing():
     adapted, opened = _trained()
     idle = next(u for u in adapted.bank.units if u not in opened and adapted.bank.units[u].family == "lora")
     adapted.bank.activate([*opened, idle])
-    row = _auditor(adapted).audit([idle]).rows[0]
+    row = _auditor(adapted).audit(_all([idle])).rows[0]
     assert (row.delta, row.spread) == (0.0, 0.0)
 
 
@@ -113,10 +122,10 @@ def test_the_model_is_left_as_it_was(training):
     adapted.train(training)
     before, active = tiny.state(adapted), adapted.bank.active
     modes = {name: module.training for name, module in adapted.named_modules()}
-    _auditor(adapted).audit(opened[:3])
+    _auditor(adapted).audit(_all(opened[:3]))
     _auditor(adapted).dice_of(opened[:2], head=False)
     with pytest.raises(ValueError, match="only open units can be ablated; closed: nothing"):
-        _auditor(adapted).audit(["nothing"])
+        _auditor(adapted).audit(_all(["nothing"]))
     assert {name: module.training for name, module in adapted.named_modules()} == modes
     assert adapted.bank.active == active
     assert adapted.head_gate
@@ -137,7 +146,7 @@ def test_an_audit_that_fails_half_way_leaves_gates_mode_and_forwards_as_they_wer
     last = next(site.path for site in reversed(adapted.sites) if site.stage == "head")
     handle = adapted.backbone.get_submodule(last).register_forward_pre_hook(fail)
     with pytest.raises(MemoryError):
-        _auditor(adapted).audit(opened)
+        _auditor(adapted).audit(_all(opened))
     calls.clear()
     calls[:] = [1] * fails_at
     with pytest.raises(MemoryError):
@@ -154,7 +163,7 @@ def test_patches_without_a_label_are_left_out():
     images, labels = _patches()
     labels = labels.clone()
     labels[[1, 3]] = 0
-    result = Auditor(adapted, images, labels, batch=2).audit(opened[:1])
+    result = Auditor(adapted, images, labels, batch=2).audit(_all(opened[:1]))
     assert result.patches == result.rows[0].patches == 3
 
 
@@ -162,7 +171,7 @@ def test_patches_without_any_label_cannot_be_audited():
     adapted, opened = _trained()
     images, labels = _patches()
     auditor = Auditor(adapted, images, torch.zeros_like(labels), batch=2)
-    for ask in (lambda: auditor.audit(opened[:1]), lambda: auditor.dice_of(opened[:1])):
+    for ask in (lambda: auditor.audit(_all(opened[:1])), lambda: auditor.dice_of(opened[:1])):
         with pytest.raises(DataError, match="no labelled voxel"):
             ask()
 
@@ -170,7 +179,7 @@ def test_patches_without_any_label_cannot_be_audited():
 def test_a_single_patch_has_no_spread():
     adapted, opened = _trained()
     images, labels = _patches(1)
-    row = Auditor(adapted, images, labels, batch=2).audit(opened[:1]).rows[0]
+    row = Auditor(adapted, images, labels, batch=2).audit(_all(opened[:1])).rows[0]
     assert (row.spread, row.patches) == (None, 1)
 
 
@@ -178,16 +187,37 @@ def test_repeated_patches_count_once():
     adapted, opened = _trained()
     images, labels = _patches(1)
     auditor = Auditor(adapted, images.repeat(3, 1, 1, 1, 1), labels.repeat(3, 1, 1, 1), batch=2)
-    assert auditor.audit(opened[:1]).patches == 1
+    assert auditor.audit(_all(opened[:1])).patches == 1
 
 
 def test_dice_of_a_set_is_that_of_a_model_with_only_it_open():
     adapted, opened = _trained()
     auditor = _auditor(adapted)
     adapted.bank.activate(opened[:2])
-    expected = auditor.audit([]).hard_dice
+    expected = auditor.audit({}).hard_dice
     adapted.bank.activate(opened)
-    assert auditor.dice_of(opened[:2]) == pytest.approx(expected)
+    assert statistics.fmean(auditor.dice_of(opened[:2])) == pytest.approx(expected)
     with adapted.unadapted():
-        plain = auditor.audit([]).hard_dice
-    assert auditor.dice_of((), head=False) == pytest.approx(plain)
+        plain = auditor.audit({}).hard_dice
+    assert statistics.fmean(auditor.dice_of((), head=False)) == pytest.approx(plain)
+    assert len(auditor.dice_of(())) == auditor.patches
+
+
+# -- effort ------------------------------------------------------------------------------------------------
+
+
+def test_units_clear_of_their_cutoff_are_left_alone_and_the_others_measured_as_before():
+    adapted, opened = _trained()
+    opened = opened[::3]
+    images, labels = CropSampler([tiny.scan(1), tiny.scan(2)], (16, 16, 16), seed=3).fixed(12)
+    auditor = Auditor(adapted, images, labels, batch=2)
+    whole = {row.unit: row for row in auditor.audit(_all(opened)).rows}
+    far = {unit: whole[unit].delta + 1e3 * (whole[unit].spread + 1e-3) for unit in opened}
+    spared = auditor.audit(far, error=0.1)
+    assert [row.patches for row in spared.rows] == [2] * len(opened)
+    for row in spared.rows:
+        assert row.deltas == whole[row.unit].deltas[: row.patches]
+    at_the_edge = {unit: whole[unit].delta for unit in opened}
+    assert {row.patches for row in auditor.audit(at_the_edge, error=0.01).rows} == {auditor.patches}
+    assert spared.dice_on == auditor.audit({}).dice_on, "the baseline is on every patch, whatever is spared"
+    assert spared.forwards == auditor.patches + 2 * len(opened)

@@ -225,7 +225,7 @@ def test_what_a_topology_needs_on_offer_exists(name):
 
 def test_a_fixed_topology_asks_for_nothing_and_listens_to_nothing():
     policy = fixed_policy("affine", space(), 0)
-    assert (policy.audits, policy.to_promise(0), policy.to_audit(0)) == (False, (), ())
+    assert (policy.audits, policy.to_promise(0), policy.to_audit(0)) == (False, (), {})
     for tell in (lambda: policy.promised(0, {}), lambda: policy.audited(0, [])):
         with pytest.raises(RuntimeError, match="asks for no"):
             tell()

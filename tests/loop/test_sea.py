@@ -98,11 +98,18 @@ def test_a_budget_that_binds_is_used():
     assert used > 0.9 * audit_space.capacity
 
 
-def test_the_first_cycle_probes_by_promise_and_promises_at_the_middle_level():
+def test_the_first_cycle_probes_by_promise_and_promises_at_the_middle_level_or_a_smaller_one_that_is_modest():
     audit_space = space(share=0.05)
     policy = Sea(audit_space, SeaSettings())
     asked = [audit_space.by_id[u] for u in policy.to_promise(0)]
-    assert {u.level for u in asked if u.family == "lora"} == {4}
+    modest = audit_space.capacity / 4
+    for unit in (u for u in asked if u.family == "lora"):
+        ranks = {u.level: u.cost for u in audit_space.units if u.group == unit.group}
+        assert unit.level == max((r for r in (1, 2, 4) if ranks[r] <= modest), default=1)
+    assert {u.level for u in asked if u.family == "lora"} > {4}
+    roomy = space(share=0.9)
+    asked_there = [roomy.by_id[u] for u in Sea(roomy, SeaSettings()).to_promise(0)]
+    assert {u.level for u in asked_there if u.family == "lora"} == {4}
     assert len({(u.group, u.placement) for u in asked}) == len(asked)
     best = max(asked, key=lambda u: u.site.order)
     policy.promised(0, {u.id: float(u == best) * 1e6 for u in asked})
@@ -112,6 +119,43 @@ def test_the_first_cycle_probes_by_promise_and_promises_at_the_middle_level():
 
 
 # -- coverage ----------------------------------------------------------------------------------------------
+
+
+def test_what_the_cycles_cannot_try_is_left_out_by_promise_and_says_so():
+    audit_space = space(share=0.02)
+    policy = Sea(audit_space, SeaSettings(cycles=3))
+    said = converse(policy, audit_space, 3, lambda u: float(audit_space.by_id[u].cost * (u.startswith("lora"))), noisy(0))
+    starting = set(said.promises[0])
+    assert 0 < len(policy.trial) < len(starting)
+    assert total_cost(audit_space.by_id[u] for u in policy.trial) <= 3 * audit_space.capacity
+    # all LoRA promise the same per parameter, nothing else promises anything: the cheapest of them come first
+    promising = sorted((u for u in starting if u.startswith("lora")), key=lambda u: (audit_space.by_id[u].cost, u))
+    assert set(policy.trial[:3]) <= set(promising)
+    reasons = {d.unit: d.reason for d in said.allocations[-1].decisions}
+    left_out = starting - set(policy.trial)
+    assert any(f"3 cycles have room for {len(policy.trial)} units" in reasons[u] for u in left_out)
+
+
+def test_every_unit_on_trial_is_tried_when_the_cycles_suffice():
+    audit_space = space(share=0.1)
+    cycles = 12
+    policy = Sea(audit_space, SeaSettings(cycles=cycles, probe_share=0.3))
+    said = converse(policy, audit_space, cycles, lambda u: 1.0, constant(0.0))
+    tried = {u for allocation in said.allocations[:-1] for u in allocation.open}
+    assert set(policy.trial) <= tried
+
+
+def test_a_probe_that_audits_speak_for_stays_and_one_that_they_say_nothing_of_makes_room():
+    audit_space = space(share=0.05)
+    policy = Sea(audit_space, SeaSettings(cycles=8, probe_share=0.4))
+    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    first = policy.allocate(0).open
+    good = policy.to_audit(0).keys() & set(first)
+    good = max(good, key=lambda u: (audit_space.by_id[u].cost, u))
+    policy.audited(0, [{"unit": u, "delta": 0.05 if u == good else 0.0, "spread": 0.0} for u in policy.to_audit(0)])
+    second = policy.allocate(1).open
+    assert good in second
+    assert set(second) - set(first), "nobody new was tried"
 
 
 @given(seed=SEEDS)

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import statistics
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
+from sea_peft.loop.utility import (
+    UNMEASURED,
+    Estimate,
+    UtilitySettings,
+    clearly_better,
+    iqr,
+    is_decided,
+    median,
+    observe,
+    score,
+    value,
+)
 
 SETTINGS = UtilitySettings(decay=0.7, window=3, iqr_weight=0.25, exploration=0.5)
 DELTAS = st.lists(st.floats(-0.2, 0.2, allow_nan=False), min_size=1, max_size=12)
@@ -81,3 +95,40 @@ def test_a_unit_that_is_better_in_every_audit_scores_better(deltas, by):
     for delta in deltas:
         worse, better = observe(worse, delta, 0, SETTINGS), observe(better, delta + by, 0, SETTINGS)
     assert score(better, SETTINGS) == pytest.approx(score(worse, SETTINGS) + by)
+
+
+def test_a_unit_is_decided_as_a_t_test_by_hand_decides():
+    # mean 0.02, standard deviation 0.01, standard error 0.005: t = (0.02 − cut-off) / 0.005 with 3 degrees of freedom
+    deltas = [0.01, 0.02, 0.02, 0.03]
+    error = statistics.stdev(deltas) / 2
+    assert is_decided(deltas, 0.02 - 2.36 * error, error=0.05), "t(0.95, 3) = 2.353"
+    assert not is_decided(deltas, 0.02 - 2.34 * error, error=0.05)
+    assert is_decided(deltas, 0.02 + 2.36 * error, error=0.05), "on the other side of the cut-off it is as clear"
+
+
+def test_nothing_is_decided_by_one_patch_or_without_an_error_allowed():
+    assert not is_decided([0.5], 0.0, error=0.1)
+    assert not is_decided([0.5, 0.5], 0.0, error=0.0)
+    assert is_decided([0.5, 0.5], 0.0, error=0.1)
+    assert not is_decided([0.0, 0.0], 0.0, error=0.1), "exactly on the cut-off, more patches may still tell"
+
+
+def test_decisions_are_wrong_no_more_often_than_stated():
+    rng = random.Random(0)
+    wrong = 0
+    for _ in range(2000):
+        deltas: list[float] = []
+        for _look in range(3):
+            deltas += [rng.gauss(0.002, 0.01), rng.gauss(0.002, 0.01)]
+            if is_decided(deltas, 0.0, error=0.1 / 3):
+                break
+        wrong += is_decided(deltas, 0.0, error=0.1 / 3) and statistics.fmean(deltas) < 0
+    assert wrong / 2000 <= 0.1
+
+
+def test_clearly_better_is_ahead_by_more_than_the_standard_error_of_the_paired_differences():
+    ours = [0.5, 0.6, 0.7, 0.8]
+    assert clearly_better([d + 0.01 for d in ours], ours), "a small lead on every patch is clear"
+    assert not clearly_better([0.7, 0.5, 0.9, 0.7], ours), "ahead 0.05 with a standard error of 0.087"
+    assert not clearly_better(ours, ours)
+    assert clearly_better([0.51], [0.5])

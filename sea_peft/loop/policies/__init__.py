@@ -9,6 +9,7 @@ from sea_peft.loop.policies.catalogue import (
     OUTSIDE_BUDGET,
     fixed_policy,
     policy_offers,
+    simple_topology,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Space",
     "fixed_policy",
     "policy_offers",
+    "simple_topology",
 ]

@@ -26,6 +26,7 @@ class AdaptiveRank:
     name = "adalora"
     audits = False
     outside_budget = False
+    trial: tuple[str, ...] = ()
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -59,8 +60,8 @@ class AdaptiveRank:
         ]
         return Allocation(self._open, decisions=tuple(decisions))
 
-    def to_audit(self, cycle: int) -> Sequence[str]:
-        return ()
+    def to_audit(self, cycle: int) -> Mapping[str, float]:
+        return {}
 
     def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         raise RuntimeError(f"{self.name} asks for no audit")

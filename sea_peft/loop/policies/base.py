@@ -59,11 +59,13 @@ class Policy(Protocol):
     """Chooses the active set, cycle by cycle, from what the loop tells it. Pure decisions: no tensors, no training.
 
     `audits`: whether the loop should audit for it. `outside_budget`: a comparison that the budget does not bind (full fine-tuning).
+    `trial`: the units that it will try in all cycles together; none for a policy that tries nothing.
     """
 
     name: str
     audits: bool
     outside_budget: bool
+    trial: tuple[str, ...]
 
     def to_promise(self, cycle: int) -> Sequence[str]:
         """Units whose promise the loop should measure before this cycle's allocation; empty for none."""
@@ -77,8 +79,8 @@ class Policy(Protocol):
         """The set to train in this cycle."""
         ...
 
-    def to_audit(self, cycle: int) -> Sequence[str]:
-        """Open units to ablate after this cycle's training."""
+    def to_audit(self, cycle: int) -> Mapping[str, float]:
+        """Open units to ablate after this cycle's training, each with the ΔDice at which the decision about it turns."""
         ...
 
     def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -102,6 +104,7 @@ class Fixed:
     """A fixed topology: the same units from the first step to the last."""
 
     audits = False
+    trial: tuple[str, ...] = ()
 
     def __init__(self, name: str, units: Sequence[Unit], reason: str, outside_budget: bool = False) -> None:
         self.name = name
@@ -122,8 +125,8 @@ class Fixed:
             decisions=tuple(Decision(u.id, decision, None, self._reason) for u in self._units),
         )
 
-    def to_audit(self, cycle: int) -> Sequence[str]:
-        return ()
+    def to_audit(self, cycle: int) -> Mapping[str, float]:
+        return {}
 
     def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         raise RuntimeError(f"{self.name} asks for no audit")
