@@ -132,7 +132,7 @@ def test_a_profile_with_a_mistake_is_refused_with_its_field(tmp_path, text, sent
 
 
 def test_a_profile_that_is_not_there_is_refused_with_those_that_are(tmp_path):
-    with pytest.raises(UsageError, match="there are all, .*default"):
+    with pytest.raises(UsageError, match=r"there are all, .*default"):
         load_profile("defualt")
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")

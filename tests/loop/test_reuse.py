@@ -136,7 +136,6 @@ def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(block, before
         Chain(block).eval().requires_grad_(False),
         torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0)),
     )
-    sites = find_sites(network, x)
     with BlockReuse(network, reusable(network)) as reuse:
         network(x)
         network.before = before
@@ -147,7 +146,7 @@ def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(block, before
 
 @torch.no_grad()
 def test_a_change_inside_a_block_is_seen_only_where_it_is_declared():
-    network, sites, x = _tangled()
+    network, _, x = _tangled()
     with BlockReuse(network, reusable(network)) as reuse:
         network(x)
         assert reuse.reused == 0
@@ -159,7 +158,7 @@ def test_a_change_inside_a_block_is_seen_only_where_it_is_declared():
 
 
 def test_forward_is_the_classs_own_again_afterwards_also_after_an_exception():
-    network, sites, x = _tangled()
+    network, _, x = _tangled()
     before = {name: dict(module.__dict__) for name, module in network.named_modules()}
     with torch.no_grad(), BlockReuse(network, reusable(network)) as reuse:
         network(x)
@@ -175,7 +174,7 @@ def test_forward_is_the_classs_own_again_afterwards_also_after_an_exception():
 
 
 def test_toggled_is_undone_by_an_exception():
-    network, sites, x = _tangled()
+    network, _, x = _tangled()
     with torch.no_grad(), BlockReuse(network, reusable(network)) as reuse:
         network(x)
         with pytest.raises(InterruptedError), reuse.toggled("blocks.0.one"):
