@@ -84,6 +84,15 @@ class Architecture:
         """Whether it can be built here."""
         return self.needs is None or self.needs.installed
 
+    def parameters(self, kwargs: Mapping[str, Any]) -> int:
+        """Parameters of the network built with `kwargs`, each tensor once. Raises UsageError where a package is not installed."""
+        try:
+            with torch.device("meta"):  # shapes alone
+                network = self.build(**kwargs)
+        except RuntimeError:  # some constructors compute with values
+            network = self.build(**kwargs)
+        return sum(p.numel() for p in network.parameters())
+
     def limits_of(self, kwargs: Mapping[str, Any]) -> Limits:
         """The sizes that the network built with `kwargs` takes."""
         return self.limits(kwargs) if self.limits is not None else Limits(self.divisor, self.minimum)

@@ -127,6 +127,30 @@ def load_pretrained(weights: str) -> Pretrained:
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
 
 
+def untrained(arch: Architecture) -> Pretrained:
+    """The network of an architecture at its default widths with one input and two outputs, its values drawn from seed 0.
+
+    For looking at: where its sites are and what units cost there. Raises UsageError where a package is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = arch.build(in_channels=1, out_channels=2)
+    side = max(arch.minimum, 2 * arch.divisor)
+    card = Card(
+        name="no weights",
+        architecture=arch.name,
+        kwargs={},
+        labels=["background", "label"],
+        channels=["image"],
+        recipe={},
+        patch=(side, side, side),
+        licence="",
+        paper=arch.paper,
+        sha256="",
+    )
+    return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
+
+
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file as float32 (integers as they are). Raises WeightsError when it cannot be read."""
     try:

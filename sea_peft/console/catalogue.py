@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,6 +13,9 @@ from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table, times
 from sea_peft.console.verb import verb
 from sea_peft.errors import DataError
+
+if TYPE_CHECKING:
+    from sea_peft.backbones import Limits
 
 backbones = typer.Typer(help="Architectures and pretrained weights.", no_args_is_help=True)
 adapters = typer.Typer(help="Adapter families and the units they make.", no_args_is_help=True)
@@ -32,7 +35,9 @@ def backbones_list(output: Output) -> None:
     columns = ("backbone", "parameters", "labels", "mm", "Dice", "hash")
     cells = [
         (
-            _named(row.weights or "no weights", row.architecture, *row.channels, row.licence),
+            _named(row.weights, row.architecture, *row.channels, row.licence)
+            if row.weights
+            else _named(row.architecture, "no weights", row.licence),
             row.parameters,
             len(row.labels) or None,
             times(row.spacing or None),
@@ -52,31 +57,36 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
 
     info = backbone_info(name)
     card, recipe = info.card, info.card.recipe
-    intensity = recipe.get("intensity", {})
     described = {
         "weights": card.name,
         "architecture": card.architecture,
         "parameters": info.parameters,
-        "hash of tensors": info.sha256,
-        "hash of file": card.sha256,
-        "licence of weights": card.licence,
         "licence of network": info.network_licence,
         "paper": card.paper or info.paper,
-        "source": card.source or card.training.get("data"),
-        "labels": card.labels[1:],
-        "channels": card.channels,
-        "voxels": f"{times(recipe.get('spacing', ()))} mm, {recipe.get('orientation')}",
-        "grey values": " ".join(f"{key} {value}" for key, value in intensity.items()),
-        "patch": f"{times(card.patch)} voxels; sides are multiples of {info.divisor}, at least {info.minimum}",
-        "Dice": card.dice.get("mean"),
-        "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
+        "patch": _sizes(card.patch, info.limits),
     }
+    if info.trained:
+        intensity = recipe.get("intensity", {})
+        described |= {
+            "hash of tensors": info.sha256,
+            "hash of file": card.sha256,
+            "licence of weights": card.licence,
+            "source": card.source or card.training.get("data"),
+            "origin": card.origin,
+            "labels": card.labels[1:],
+            "channels": card.channels,
+            "voxels": f"{times(recipe.get('spacing', ()))} mm, {recipe.get('orientation')}",
+            "grey values": " ".join(f"{key} {value}" for key, value in intensity.items()),
+            "Dice": card.dice.get("mean"),
+            "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
+            "untrained": card.new,
+        }
     document = {
-        "card": card.model_dump(mode="json"),
+        "card": card.model_dump(mode="json") if info.trained else None,
         "parameters": info.parameters,
         "tensor_sha256": info.sha256,
-        "divisor": info.divisor,
-        "minimum": info.minimum,
+        "divisor": info.limits.divisor,
+        "minimum": info.limits.minimum,
         "sites": [{"stage": stage, "kind": kind, "sites": n} for (stage, kind), n in info.sites.items()],
     }
     sites = [(stage, kind, n) for (stage, kind), n in info.sites.items()]
@@ -94,10 +104,14 @@ def backbones_import(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the weights will be called.")],
     backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
-    origin: Annotated[str, typer.Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")] = "auto",
+    origin: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")
+    ] = "auto",
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A class, in the order of the outputs; no background. None: a new classifier."),
+        typer.Option(
+            metavar="NAME", help="A class, in the order of the outputs; no background. None: a new classifier."
+        ),
     ] = None,
     channel: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")
@@ -107,7 +121,9 @@ def backbones_import(
     ] = None,
     window: Annotated[
         Any,
-        typer.Option(parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; nobody says: z-score."),
+        typer.Option(
+            parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; nobody says: z-score."
+        ),
     ] = None,
     patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     setting: Annotated[
@@ -284,6 +300,13 @@ def data_phantom(
 def _worst(findings: tuple) -> object:
     severities = {finding.severity for finding in findings}
     return state("problem" if "error" in severities else "warning" if severities else "ok")
+
+
+def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
+    """The patch trained on, and what others the network takes."""
+    if limits.exact is not None:
+        return f"{times(limits.exact)} voxels and no other"
+    return f"{times(patch)} voxels; sides are multiples of {limits.divisor}, at least {limits.minimum}"
 
 
 def _named(name: str, *about: str) -> Text:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from sea_peft.adapters import Unit
-from sea_peft.backbones import KINDS, STAGES, architecture, architectures
-from sea_peft.backbones.weights import BUNDLED, Card, cards, read_card
+from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
+from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, read_card
 from sea_peft.errors import WeightsError
-from sea_peft.jobs.model import audit_space, open_backbone
+from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import load_profile, parse_budget
 
 
 @dataclasses.dataclass(frozen=True)
 class BackboneRow:
-    """Weights, or an architecture that comes without any (`weights` None). `parameters`: None where the card cannot be read."""
+    """Weights, or an architecture that comes without any (`weights` None), at its default widths. `parameters`: None where the card
+    cannot be read or a package is missing."""
 
     architecture: str
     weights: str | None
@@ -34,15 +35,16 @@ class BackboneRow:
 
 @dataclasses.dataclass(frozen=True)
 class BackboneInfo:
-    """A backbone in detail. `sites`: (stage, kind) → how many; `sha256`: of the tensors, as adapters carry it."""
+    """A backbone in detail. `trained`: whether it has weights. `sites`: (stage, kind) → how many; `sha256`: of the tensors, as adapters
+    carry it."""
 
     card: Card
     paper: str
     network_licence: str
     parameters: int
     sha256: str
-    divisor: int
-    minimum: int
+    trained: bool
+    limits: Limits
     sites: dict[tuple[str, str], int]
 
 
@@ -111,22 +113,26 @@ def list_backbones() -> list[BackboneRow]:
         )  # fmt: skip
     used = {row.architecture for row in rows}
     rows += [
-        BackboneRow(arch.name, None, "no weights", None, (), (), (), None, arch.licence, None)
+        BackboneRow(arch.name, None, "no weights", _default_parameters(arch), (), (), (), None, arch.licence, None)
         for arch in architectures().values()
         if arch.name not in used
     ]
     return rows
 
 
+def _default_parameters(arch: Architecture) -> int | None:
+    return arch.parameters({}) if arch.installed else None
+
+
 def backbone_info(name: str) -> BackboneInfo:
     """Weights by name or file, or an architecture's own weights, loaded and probed. Raises WeightsError or UsageError."""
     known = name in cards() or name not in architectures()
-    backbone = open_backbone(None, name) if known else open_backbone(name, None)
+    backbone = look_at(None, name) if known else look_at(name, None)
     pretrained = backbone.pretrained
     counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
     arch = pretrained.architecture
     return BackboneInfo(
-        pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, arch.divisor, arch.minimum,
+        pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, bool(pretrained.card.sha256), pretrained.limits,
         {(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
     )  # fmt: skip
 
@@ -134,7 +140,7 @@ def backbone_info(name: str) -> BackboneInfo:
 def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Offered:
     """Families, levels and placements of a budget profile, and the units that they make on a backbone. Raises UsageError, WeightsError."""
     offers = load_profile(profile)
-    opened = open_backbone(backbone, weights)
+    opened = look_at(backbone, weights)
     units = audit_space(opened, offers.offers())
     limit = parse_budget(offers.budget, opened.pretrained.parameters)
     groups: dict[tuple[str, int, str], list[Unit]] = {}
@@ -148,16 +154,18 @@ def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Of
         for (family, level, placement), made in sorted(groups.items())
     ]  # fmt: skip
     return Offered(
-        offers.name, offers.about, opened.pretrained.card.name, opened.pretrained.parameters, offers.budget, limit,
+        offers.name, offers.about, _called(opened.pretrained), opened.pretrained.parameters, offers.budget, limit,
         tuple(rows), units, fitting(units, limit),
     )  # fmt: skip
 
 
+def _called(pretrained: Pretrained) -> str:
+    return pretrained.card.name if pretrained.card.sha256 else f"{pretrained.architecture.name}, untrained,"
+
+
 def _parameters(card: Card) -> int:
-    network = architecture(card.architecture).build(
-        in_channels=len(card.channels), out_channels=len(card.labels), **card.kwargs
-    )
-    return sum(p.numel() for p in network.parameters())
+    channels = {"in_channels": len(card.channels), "out_channels": len(card.labels)}
+    return architecture(card.architecture).parameters({**channels, **card.kwargs})
 
 
 def fitting(units: Sequence[Unit], limit: int) -> int:

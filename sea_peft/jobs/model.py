@@ -14,7 +14,7 @@ from sea_peft.adapters.liveness import acting
 from sea_peft.adapters.registry import Offer, unit_at
 from sea_peft.artefacts.adapter_file import AdapterConfig, load_adapter_files
 from sea_peft.backbones import Site, architecture, find_sites
-from sea_peft.backbones.weights import Pretrained, load_pretrained
+from sea_peft.backbones.weights import Pretrained, load_pretrained, untrained
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import DeviceError, UsageError, WeightsError
 
@@ -56,6 +56,14 @@ def open_backbone(backbone: str | None, weights: str | None) -> Backbone:
             f"Weights {pretrained.card.name} are for {pretrained.architecture.name}, not {backbone}; leave --backbone out."
         )
     return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
+
+
+def look_at(backbone: str | None, weights: str | None) -> Backbone:
+    """Like `open_backbone`, but an architecture that comes without weights is built untrained: enough to see where units go."""
+    if weights is None and backbone is not None and architecture(backbone).weights is None:
+        pretrained = untrained(architecture(backbone))
+        return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
+    return open_backbone(backbone, weights)
 
 
 def audit_space(backbone: Backbone, offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
