@@ -71,8 +71,9 @@ class Output:
             self.results.print(shown)
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A callback that takes (done, of): a bar with the time left on a terminal, a line every few seconds elsewhere."""
+    def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
+        """A callback that takes (done, of), with fractions for a case at hand: a bar with the time left on a terminal, a line with
+        it every few seconds elsewhere."""
         if self.quiet:
             yield lambda done, of: None
         elif self.notes.is_terminal:
@@ -88,13 +89,22 @@ class Lines:
 
     def __init__(self, output: Output, what: str) -> None:
         self._output, self._what = output, what
-        self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+        self._began = time.monotonic()
+        self._next = self._began + _SECONDS_BETWEEN_LINES
 
-    def __call__(self, done: int, of: int) -> None:
+    def __call__(self, done: float, of: int) -> None:
         now = time.monotonic()
         if done >= of or now >= self._next:
-            self._output.say(f"{self._what}: {done} of {of}")
+            self._output.say(f"{self._what}: {int(done)} of {of}{time_left(now - self._began, done, of)}")
             self._next = now + _SECONDS_BETWEEN_LINES
+
+
+def time_left(seconds: float, done: float, of: int) -> str:
+    """`, about 40 s left` after `seconds` of work; nothing at the start and at the end."""
+    if not 0 < done < of:
+        return ""
+    left = seconds / done * (of - done)
+    return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"
 
 
 def console(stderr: bool = False) -> Console:

@@ -25,7 +25,7 @@ from sea_peft.errors import UsageError
 from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import matching_channels
-from sea_peft.jobs.predictor import Predictor, adapter_folder, reason
+from sea_peft.jobs.predictor import Predictor, Progress, adapter_folder, reason, within
 from sea_peft.jobs.setup import DEFAULT_TARGET, open_data
 from sea_peft.loop.events import RunStarted
 
@@ -94,7 +94,7 @@ def evaluate(
     cases: str = "all",
     tolerance: float = DEFAULT_TOLERANCE_MM,
     overlap: float = OVERLAP,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score an adapter on the labelled cases of a data set.
 
@@ -110,7 +110,7 @@ def evaluate(
             marks as test.
         tolerance: of the NSD, in mm.
         overlap: of neighbouring windows.
-        progress: called with (done, of) after each case.
+        progress: called with (cases done, of), the case at hand by its windows.
 
     Raises:
         DataError: no such data, or its labels or channels do not fit the adapter.
@@ -139,7 +139,7 @@ def evaluate(
         # a data set's own test case may be called like one of its training cases
         name = f"{case.id} (test)" if case.id in scored or case.id in failed else case.id
         try:
-            scored[name] = _score(predictor, case, theirs, ours, tolerance)
+            scored[name] = _score(predictor, case, theirs, ours, tolerance, within(progress, done - 1, len(picked)))
         except Exception as error:
             failed[name] = reason(error)
         if progress is not None:
@@ -171,11 +171,12 @@ def _score(
     channels: tuple[str, ...],
     labels: Mapping[str, tuple[int, ...]],
     tolerance: float,
+    progress: Callable[[int, int], None] | None,
 ) -> dict[str, Scores]:
     stored = case.label()
     assert stored is not None, "only labelled cases are picked"
     require_same_grid(case.id, "label", stored, "image", case.image(channels[0]))
-    predicted = predictor.label_map(case, channels)
+    predicted = predictor.label_map(case, channels, progress)
     reference = label_indices(np.asarray(stored.array), labels)
     return score_labels(predicted, reference, tuple(labels), stored.spacing, tolerance)
 

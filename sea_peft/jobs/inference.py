@@ -41,10 +41,11 @@ def probabilities(
     device: torch.device,
     overlap: float = OVERLAP,
     folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Planes, ...]:
     """Softmax of `forward`'s logits over the whole scan, gaussian-weighted windows: one or several [K, D, H, W].
 
-    `folder`: where what does not fit into memory is kept meanwhile.
+    `folder`: where what does not fit into memory is kept meanwhile. `progress`: told (windows done, of).
 
     Raises:
         DeviceError: the device's memory does not suffice, or the disk is full.
@@ -58,7 +59,7 @@ def probabilities(
     outputs: list[Planes] = []
     depth, height, width = scan.image.shape[1:]
     try:
-        for slabs in blended(network, scan.image, roi, overlap, device):
+        for slabs in blended(network, scan.image, roi, overlap, device, progress):
             outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in slabs]
             for output, slab in zip(outputs, slabs, strict=True):
                 output.append(slab)

@@ -23,10 +23,10 @@ from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.memory import needed
-from sea_peft.jobs.predictor import Predictor, reason
+from sea_peft.jobs.predictor import Predictor, Progress, reason, within
 from sea_peft.jobs.preview import preview_png
 
-Progress = Callable[[int, int], None]
+WindowProgress = Callable[[int, int], None] | None
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
@@ -110,7 +110,7 @@ def predict(
         dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
         overlap: of neighbouring windows.
         say: gets sentences for the user, among them the memory that will be needed.
-        progress: called with (done, of) after each case.
+        progress: called with (cases done, of), the case at hand by its windows.
 
     Returns:
         A status for every case. A case that cannot be predicted does not stop the others, and leaves no mask.
@@ -133,7 +133,7 @@ def predict(
         out.mkdir(parents=True, exist_ok=True)
     statuses = []
     for done, case in enumerate(cases, start=1):
-        statuses.append(_predict_case(predictor, case, targets[case.id]))
+        statuses.append(_predict_case(predictor, case, targets[case.id], within(progress, done - 1, len(cases))))
         if progress is not None:
             progress(done, len(cases))
     return statuses
@@ -146,19 +146,21 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
     return {name: index for index, name in enumerate(labels, start=1)}
 
 
-def _predict_case(predictor: Predictor, case: FileCase, files: _Files) -> CaseStatus:
+def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress) -> CaseStatus:
     began = time.monotonic()
     try:
-        volumes, notes = _write_case(predictor, case, files)
+        volumes, notes = _write_case(predictor, case, files, progress)
     except Exception as error:
         return CaseStatus(case.id, "failed", None, {}, round(time.monotonic() - began, 3), reason(error))
     return CaseStatus(case.id, "done", files.mask.name, volumes, round(time.monotonic() - began, 3), None, notes)
 
 
-def _write_case(predictor: Predictor, case: FileCase, files: _Files) -> tuple[dict[str, float], tuple[str, ...]]:
+def _write_case(
+    predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Everything of one case, the mask last, so that a mask is never without its sidecar. Returns the labels' volumes and the scan's
     notes."""
-    output, scan = predictor.probabilities(case, folder=files.mask.parent)
+    output, scan = predictor.probabilities(case, folder=files.mask.parent, progress=progress)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
     values = mask_values(predictor.labels)

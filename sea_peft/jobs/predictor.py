@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,16 +61,20 @@ class Predictor:
         self._divisor = architecture(backbone.architecture).limits_of(backbone.kwargs).step
 
     def probabilities(
-        self, case: Case, channels: tuple[str, ...] | None = None, folder: Path | None = None
+        self,
+        case: Case,
+        channels: tuple[str, ...] | None = None,
+        folder: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Planes, Scan]:
         """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first, and the scan they belong to.
 
         `channels`: what the case calls the adapter's channels, in the adapter's order. `folder`: where what does not fit into memory
-        is kept meanwhile.
+        is kept meanwhile. `progress`: told (windows done, of).
         """
         scan = prepare(case, self._recipe, channels or self.channels)
         (output,) = probabilities(
-            self.model, scan, self.config.patch, self._divisor, self.device, self._overlap, folder
+            self.model, scan, self.config.patch, self._divisor, self.device, self._overlap, folder, progress
         )
         return output, scan
 
@@ -80,10 +84,25 @@ class Predictor:
         activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
         return inference_need(cases, self._recipe, channels, 1 + len(self.labels), patch, activations)
 
-    def label_map(self, case: Case, channels: tuple[str, ...] | None = None) -> np.ndarray:
+    def label_map(
+        self,
+        case: Case,
+        channels: tuple[str, ...] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """Label indices uint8 [I, J, K] on the case's own grid, 1..L in the order of the labels."""
-        output, scan = self.probabilities(case, channels)
+        output, scan = self.probabilities(case, channels, progress=progress)
         return restore(output, scan.geometry)
+
+
+Progress = Callable[[float, int], None]  # cases done, of; the case at hand counts by its windows
+
+
+def within(progress: Progress | None, done: int, of: int) -> Callable[[int, int], None] | None:
+    """What tells `progress` how far the case at hand is, after `done` of `of` cases."""
+    if progress is None:
+        return None
+    return lambda windows, all_windows: progress(done + 0.999 * windows / all_windows, of)
 
 
 def reason(error: Exception) -> str:

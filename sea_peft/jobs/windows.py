@@ -19,7 +19,12 @@ Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 @torch.no_grad()
 def blended(
-    network: Network, image: Tensor, roi: Sequence[int], overlap: float, device: torch.device
+    network: Network,
+    image: Tensor,
+    roi: Sequence[int],
+    overlap: float,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """The network's outputs over `image`, a few planes at a time.
 
@@ -29,6 +34,7 @@ def blended(
         roi: the window.
         overlap: of neighbouring windows, 0 up to below 1.
         device: where the network is.
+        progress: told (done, of) after each window.
 
     Yields:
         The next planes of every output, float32 [K, n, H, W] on the CPU; together they make up D.
@@ -43,7 +49,9 @@ def blended(
     inner = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
     steps = [r if r == n else max(1, int(r * (1 - overlap))) for r, n in zip(roi, size, strict=True)]
     weight = compute_importance_map(tuple(roi), mode="gaussian", device=device)
-    rows = [(start, list(row)) for start, row in groupby(dense_patch_slices(size, roi, steps), lambda w: w[0].start)]
+    windows = dense_patch_slices(size, roi, steps)
+    rows = [(start, list(row)) for start, row in groupby(windows, lambda window: window[0].start)]
+    seen = 0
     sums: list[Tensor] = []
     weights = torch.zeros(roi[0], *size[1:])
     for number, (start, row) in enumerate(rows):
@@ -54,6 +62,9 @@ def blended(
             for total, output in zip(sums, outputs, strict=True):
                 total[:, :, h, w] += (output[0] * weight).float().cpu()
             weights[:, h, w] += weight.cpu()
+            seen += 1
+            if progress is not None:
+                progress(seen, len(windows))
         done = (rows[number + 1][0] if number + 1 < len(rows) else size[0]) - start
         planes = slice(max(0, inner[0].start - start), min(done, inner[0].stop - start))
         if planes.start < planes.stop:
