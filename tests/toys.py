@@ -1,7 +1,8 @@
-"""Toy scans, and adapters that were never trained, for the tests of this folder."""
+"""Toy scans and weights, and adapters that were never trained: enough to run every job and every grid."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import torch
 from sea_peft import __version__
 from sea_peft.adapters import Adapted
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, save_adapter
+from sea_peft.backbones import architecture
+from sea_peft.backbones.weights import save_weights
+from sea_peft.data.recipe import Recipe, Window
+from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
 from sea_peft.loop.budget import load_profile
 
@@ -30,6 +35,44 @@ def toy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
     body, organ, spot = (d <= 1 for d in distance)
     image = np.where(body, 20.0, -1000.0) + 90 * organ + 80 * spot + rng.normal(0, 8, SHAPE)
     return image.astype(np.int16), np.where(spot, 2, organ).astype(np.uint8)
+
+
+def toy_dataset(root: Path, cases: int = 5) -> Path:
+    """Labelled cases in nnU-Net's layout."""
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for number in range(cases):
+        image, label = toy_scan(number)
+        write_volume(root / "imagesTr" / f"toy_{number}_0000.nii.gz", Volume(image, AFFINE))
+        write_volume(root / "labelsTr" / f"toy_{number}.nii.gz", Volume(label, AFFINE))
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "organ": 1, "spot": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+def tiny_weights(folder: Path) -> Path:
+    """Weights of a tiny SegResNet that knows the organ and another label, with random values."""
+    arch = architecture("segresnet")
+    torch.manual_seed(3)
+    network = arch.build(in_channels=1, out_channels=3, **arch.small)
+    card = {
+        "name": "tiny",
+        "architecture": "segresnet",
+        "kwargs": dict(arch.small),
+        "labels": ["background", "organ", "other"],
+        "channels": ["CT"],
+        "recipe": Recipe(
+            spacing=(2.0, 2.0, 2.0), intensity=Window(low=-100, high=200), crop_foreground=False
+        ).model_dump(mode="json"),
+        "patch": PATCH,
+        "licence": "Apache-2.0",
+    }
+    return save_weights(folder, network, card, half=False).with_suffix(".safetensors")
 
 
 def make_adapter(
