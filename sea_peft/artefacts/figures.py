@@ -142,11 +142,12 @@ def dice_over_cycles(history: History) -> Figure:
     cycles = [audited.cycle for audited in audits]
     left.plot(cycles, [a.dice_on for a in audits], "o-", color="#0072B2", label="soft Dice (what audits compare)", ms=4)
     left.plot(cycles, [a.hard_dice for a in audits], "s--", color="#56B4E9", label="hard Dice", ms=3)
-    lines = {"unadapted": ("#8A8A8A", ":"), "head_only": ("#E69F00", "-.")}
+    known = {"unadapted": ("#8A8A8A", ":"), "head_only": ("#E69F00", "-.")}
     compared = history.compared.dice if history.compared is not None else {}
-    for arm, (colour, style) in lines.items():
-        if arm in compared:
-            left.axhline(compared[arm], color=colour, ls=style, label=arm.replace("_", "-"))
+    for arm, level in compared.items():
+        if arm != history.started.policy:
+            colour, style = known.get(arm, ("#6A3D9A", (0, (5, 1, 1, 1))))
+            left.axhline(level, color=colour, ls=style, label=arm.replace("_", "-"))
     cycle_axis(left, cycles)
     left.set_ylabel("Dice")
     left.set_title("Audit cases, over cycles", fontsize=11, loc="left")
