@@ -57,7 +57,7 @@ def run_cell(
     """
     from sea_peft.errors import SeaPeftError
 
-    row: dict[str, Any] = {"cell": cell.row(), "policy": policy, "code": code_hash(), "machine": machine()}
+    row: dict[str, Any] = {"cell": cell.row(), "policy": policy, "code": CODE, "machine": machine()}
     began, cpu = time.monotonic(), _cpu_seconds()
     watch = Watch()
     made = None
@@ -192,18 +192,21 @@ def _cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-@functools.cache
 def code_hash() -> str:
-    """Eight digits of the hash of everything that decides a result: the package's code and its budget profiles. Tables say when their
-    rows were made by different code."""
+    """Eight digits of the hash of everything that decides what is chosen and trained: data, backbones, adapters, loop, and the budget
+    profiles."""
     import sea_peft
 
     package = Path(sea_peft.__file__).parent
-    files = sorted([*package.rglob("*.py"), *(package.parent / "budgets").glob("*.toml")])
+    files = [f for room in ("data", "backbones", "adapters", "loop") for f in (package / room).rglob("*.py")]
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted([*files, *(package.parent / "budgets").glob("*.toml")]):
         digest.update(file.relative_to(package.parent).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:8]
+
+
+# of the code as it is when it is imported: cells forked from one process run that, whatever happens to the files meanwhile
+CODE = code_hash()
 
 
 @functools.cache

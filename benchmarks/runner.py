@@ -82,11 +82,11 @@ def run_grid(
 
 def here(threads: int = 1) -> Launch:
     """Cells as processes of this machine, each with `threads` threads. They are forked from one process that has imported the package,
-    so that a cell does not pay for that again; nothing else is shared."""
+    so that a cell does not pay for that again and all cells of one call run the same code; nothing else is shared."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the fork server when it imports torch
     known = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    context.set_forkserver_preload(["sea_peft.jobs.adapt"])
+    context.set_forkserver_preload(["benchmarks.cell", "sea_peft.jobs.adapt"])
 
     def launch(cell: Cell, policy: str, baselines: Mapping[str, Any] | None) -> Made:
         receive, send = context.Pipe(duplex=False)
