@@ -123,11 +123,12 @@ class Sea:
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
         found, best = knapsack.greedy(eligible, capacity), knapsack.exact(eligible, capacity)
-        paid = [item.value / item.cost for item in eligible if item.id in found.chosen]
+        on_now = frozenset(found.chosen)
+        paid = [item.value / item.cost for item in eligible if item.id in on_now]
         self._price = min(paid) if paid and len(paid) < len(eligible) else 0.0
         decisions = []
         for item in eligible:
-            on, state = item.id in found.chosen, before[item.id]
+            on, state = item.id in on_now, before[item.id]
             self._move(item.id, ACTIVE if on else COOLING)
             if on and state == ACTIVE:
                 decisions.append(self._decision(item.id, "keep", "still worth its cost"))
@@ -153,23 +154,24 @@ class Sea:
         items = [*measured.values(), *(item for item, _ in grown.values())]
         found = knapsack.greedy(items, self.space.capacity)
         best = knapsack.exact(items, self.space.capacity)
-        chosen = list(found.chosen)
+        by_score = frozenset(found.chosen)
+        chosen = set(by_score)
         left = self.space.capacity - found.cost
         harmful = {u for u, item in measured.items() if item.value < -self.settings.ranking.hysteresis}
         taken = {self._units[u].group for u in (*chosen, *harmful)}
         for unit in self._by_promise():
             u = self._units[unit]
             if u.group not in taken and u.cost <= left and self._promise[unit] > 0:
-                chosen.append(unit)
+                chosen.add(unit)
                 taken.add(u.group)
                 left -= u.cost
         outgrown = {smaller: unit for unit, (_, smaller) in grown.items() if unit in chosen}
-        reasons = {}
+        reasons, on_trial = {}, frozenset(self.trial)
         for unit in self._units:
             item = measured.get(unit)
-            if unit in found.chosen and item:
+            if unit in by_score and item:
                 reasons[unit] = f"score {item.value:+.4f} Dice over {self._estimate[unit].audits} audits"
-            elif unit in found.chosen:
+            elif unit in by_score:
                 item, smaller = grown[unit]
                 reasons[unit] = f"grown from {smaller}: {measured[smaller].value:+.4f} Dice there, credited with {item.value:+.4f}"
             elif unit in chosen:
@@ -182,7 +184,7 @@ class Sea:
             elif item:
                 reasons[unit] = f"score {item.value:+.4f} Dice: others give more Dice per parameter"
             else:
-                reasons[unit] = self._why_not(unit, left)
+                reasons[unit] = self._why_not(unit, on_trial, left)
         decisions = tuple(
             self._decision(u, ("keep" if u in measured else "add") if u in chosen else "refuse", why)
             for u, why in reasons.items()
@@ -191,17 +193,17 @@ class Sea:
 
     def _grown(self, measured: Mapping[str, Item]) -> dict[str, tuple[Item, str]]:
         """Unmeasured larger levels of units that proved useful: id → (item with the credited value, the smaller unit)."""
+        proven: dict[tuple[str, str], list[Item]] = {}
+        for smaller, item in measured.items():
+            if item.value > 0:
+                proven.setdefault((item.group, self._units[smaller].placement), []).append(item)
         grown: dict[str, tuple[Item, str]] = {}
         for unit, u in self._units.items():
-            if unit in measured:
-                continue
-            for smaller, item in measured.items():
-                s = self._units[smaller]
-                sibling = s.group == u.group and s.placement == u.placement and s.cost < u.cost
-                if sibling and item.value > 0:
-                    credit = item.value * (u.cost / s.cost) ** self.settings.growth
-                    if unit not in grown or credit > grown[unit][0].value:
-                        grown[unit] = (Item(unit, u.group, u.cost, credit), smaller)
+            siblings = [i for i in proven.get((u.group, u.placement), ()) if i.cost < u.cost]
+            if siblings and unit not in measured:
+                credits = {i.id: i.value * (u.cost / i.cost) ** self.settings.growth for i in siblings}
+                smaller = max(credits, key=lambda s: credits[s])
+                grown[unit] = (Item(unit, u.group, u.cost, credits[smaller]), smaller)
         return grown
 
     def state_dict(self) -> dict[str, Any]:
@@ -310,13 +312,13 @@ class Sea:
             "reason": reason,
         }
 
-    def _why_not(self, unit: str, left: int) -> str:
+    def _why_not(self, unit: str, on_trial: frozenset[str], left: int) -> str:
         u = self._units[unit]
         if u.cost > self.space.capacity:
             return f"costs {u.cost:,}, more than the whole budget for units ({self.space.capacity:,})"
         if unit not in self._promise:
             return "unmeasured: another level of this family stood for it here"
-        if unit not in self.trial:
+        if unit not in on_trial:
             return f"never tried: {self.settings.cycles} cycles have room for {len(self.trial)} units, and others promise more for their cost"
         return f"unmeasured: lower promise per parameter than what was taken, and {left:,} parameters left"
 

@@ -6,7 +6,6 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-import numpy as np
 import scipy.stats
 
 
@@ -56,8 +55,10 @@ def iqr(estimate: Estimate) -> float | None:
     """Interquartile range over the window (linear interpolation); 0 for a single audit."""
     if not estimate.window:
         return None
-    low, high = np.percentile(estimate.window, [25, 75])
-    return float(high - low)
+    if len(estimate.window) == 1:
+        return 0.0
+    low, _, high = statistics.quantiles(estimate.window, n=4, method="inclusive")
+    return high - low
 
 
 def score(estimate: Estimate, settings: UtilitySettings) -> float | None:
