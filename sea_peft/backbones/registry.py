@@ -63,6 +63,7 @@ class Architecture:
     function of the keyword arguments, where these change them. `probe`: size [D, H, W] of the input for finding sites, where a cube
     of the least size is not the cheapest. `read_widths`: reads the keyword arguments off the tensors of a checkpoint. `traceless`:
     keyword arguments that leave no trace there, each with what to do about it. `needs`: a package that must be installed for it.
+    `card`: what a card says, where the network comes with its weights loaded.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Architecture:
     read_widths: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]] | None = None
     traceless: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: Needed | None = None
+    card: Mapping[str, Any] | None = None
 
     @property
     def installed(self) -> bool:
@@ -177,4 +179,6 @@ def _from_factory(spec: str) -> Architecture:
         paper=getattr(factory, "paper", "given by the user"),
         licence=getattr(factory, "licence", "given by the user"),
         small={},
+        weights=spec if hasattr(factory, "card") else None,
+        card=getattr(factory, "card", None),
     )

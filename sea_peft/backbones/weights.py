@@ -102,10 +102,13 @@ def read_card(path: Path) -> Card:
 
 
 def load_pretrained(weights: str) -> Pretrained:
-    """Weights by name, or a safetensors file with its card (`<file>.json`) beside it. Every tensor must be there and fit.
+    """Weights by name, a safetensors file with its card (`<file>.json`) beside it, or `package.module:factory` of a network that comes
+    with its weights. Every tensor must be there and fit.
 
     Raises WeightsError for unknown names, missing, damaged or unfitting files.
     """
+    if ":" in weights and not Path(weights).exists():
+        return _from_factory(weights)
     card_path = _card_path(weights)
     card = read_card(card_path)
     arch = architecture(card.architecture)
@@ -125,6 +128,32 @@ def load_pretrained(weights: str) -> Pretrained:
         ) from error
     load_strictly(network, tensors, card.name)
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
+
+
+def _from_factory(spec: str) -> Pretrained:
+    """A user's own network with its own weights; `factory.card` says what a card file would."""
+    arch = architecture(spec)
+    if arch.card is None:
+        raise WeightsError(
+            f"{spec} has no card to say what its labels and channels are; set {spec.partition(':')[2]}.card, or give --weights."
+        )
+    network = arch.build().float().eval().requires_grad_(False)
+    digest = tensor_hash(network)
+    own = {
+        "name": spec,
+        "architecture": spec,
+        "kwargs": {},
+        "licence": arch.licence,
+        "paper": arch.paper,
+        "sha256": digest,
+    }
+    try:
+        card = Card.model_validate({**own, **arch.card})
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"The card of {spec} is not valid at {where}: {first['msg']}.") from error
+    return Pretrained(network, arch, card, digest)
 
 
 def untrained(arch: Architecture) -> Pretrained:

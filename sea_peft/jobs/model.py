@@ -106,6 +106,10 @@ def load_adapter(folder: Path, weights: str | None = None) -> tuple[Adapted, Ada
     must hash to what the adapter was made for. Raises WeightsError.
     """
     config, tensors = load_adapter_files(folder)
+    if weights is None and ":" in config.backbone.weights:
+        raise WeightsError(
+            f"The adapter's backbone is built by {config.backbone.weights}, which is code; give --weights {config.backbone.weights} to run it."
+        )
     backbone = open_backbone(None, weights or config.backbone.weights)
     if backbone.pretrained.sha256 != config.backbone.sha256:
         raise WeightsError(
