@@ -1,14 +1,23 @@
-"""`python -m benchmarks run | table | pareto GRID`, `python -m benchmarks audit_cost`."""
+"""`python -m benchmarks run | table | pareto GRID`, and single measurements such as `python -m benchmarks audit_cost`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.grid import Cell, grid_names, read_grid
 from benchmarks.runner import here, on_cluster, run_grid
 from benchmarks.store import Store
+
+# verb, which is the module's name → what it measures
+_MEASUREMENTS = {
+    "audit_cost": "what audits and allocations cost",
+    "step_cost": "what a training step costs, adapters against full fine-tuning",
+    "learning_rates": "which learning rate a family wants",
+    "what_predicts": "which way of valuing units chooses the best set",
+}
 
 
 def main() -> None:
@@ -34,14 +43,13 @@ def main() -> None:
     )
     for verb, does in (("table", "make the tables and box plots of a grid"), ("pareto", "make its Pareto front")):
         verbs.add_parser(verb, help=does).add_argument("grid")
-    verbs.add_parser("audit_cost", help="cost of audits with and without reuse")
+    for verb, does in _MEASUREMENTS.items():
+        verbs.add_parser(verb, help=does)
     asked = parser.parse_args()
     if asked.verb == "run":
         _run(asked)
-    elif asked.verb == "audit_cost":
-        from benchmarks.audit_cost import measure
-
-        print(measure())
+    elif asked.verb in _MEASUREMENTS:
+        print(importlib.import_module(f"benchmarks.{asked.verb}").measure())
     else:
         from benchmarks import pareto, table
 

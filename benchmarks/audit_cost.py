@@ -1,82 +1,303 @@
-"""What an audit costs with and without reuse of unchanged blocks: a ratio, both measured in turn in one process, same numbers out."""
+"""What audits and allocations cost: ratios in one process of CPU time, with the same numbers out, and how each cost grows.
+
+`python -m benchmarks audit_cost` writes `results/audit_cost.json` and `.md`.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from benchmarks.cell import machine
 from benchmarks.store import RESULTS
+from sea_peft.adapters import Adapted, Offer, Unit, units_for
+from sea_peft.adapters.liveness import acting
+from sea_peft.backbones import Site, architecture, find_sites
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
-from sea_peft.loop.training import Trainer
+from sea_peft.loop.controller import Controller, Shots
+from sea_peft.loop.policies import Space
+from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.utility import is_decided
 
 ROUNDS = 3
 UNITS = 8  # ablated per stage, evenly over its open units: what a forward saves depends on where the unit lies
+TARGETS = ("low-dose-ct", "mr-t1", "novel-organs", "paediatric-ct")
+LOOK = 2  # patches between looks, as the controller has it
 
 
 def measure() -> Path:
-    """Audit what the default profile opens first on both bundled backbones, by stage of the unit. Writes JSON and Markdown."""
-    rows = []
-    for backbone in ("segresnet", "unet"):
-        setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%"), lambda sentence: None)
-        scan = prepare(setup.split.audit[0], setup.recipe, setup.dataset.channels, setup.dataset.labels)
-        crops = CropSampler([scan], setup.settings.patch, setup.options.seed)
-        images, labels = crops.fixed(4)
-        policy = setup.policy()
-        trainer = Trainer(setup.model, setup.settings.batch_size)
-        policy.promised(0, trainer.promise(policy.to_promise(0), crops, 0, 1))
-        units = policy.allocate(0).open
-        trainer.train(units, crops, 0, 3, lambda step: 1.0, lambda step, loss: None)
-        stages: dict[str, list[str]] = {"all": list(units)}
-        for unit in units:
-            stages.setdefault(setup.space.by_id[unit].site.stage, []).append(unit)
-        for stage, of_stage in stages.items():
-            ids = of_stage[:: -(-len(of_stage) // UNITS)]
-            ratios, times = [], []
-            for _ in range(ROUNDS):
-                took, results = {}, {}
-                for reuse in (True, False):
-                    auditor = Auditor(setup.model, images, labels, batch=4, reuse=reuse)
-                    began = time.perf_counter()
-                    results[reuse] = auditor.audit(ids)
-                    took[reuse] = time.perf_counter() - began
-                if results[True] != results[False]:
-                    raise AssertionError(f"reuse changed an audit of {backbone}, {stage}")
-                ratios.append(took[False] / took[True])
-                times.append(took[True] / (len(ids) + 1))
-            rows.append(
-                {
-                    "backbone": backbone,
-                    "units": stage,
-                    "count": len(ids),
-                    "ratio_median": statistics.median(ratios),
-                    "ratio_min": min(ratios),
-                    "ratio_max": max(ratios),
-                    "seconds_per_forward": statistics.median(times),
-                    "patches": 4,
-                    "patch": list(setup.settings.patch),
-                }
-            )
+    """All of it. Writes JSON and Markdown."""
+    found = {
+        "machine": machine(),
+        "reuse": [*_reuse_of_bundled("segresnet"), *_reuse_of_bundled("unet"), *_reuse_of_swin()],
+        "effort": _effort(),
+        "growth": _growth(),
+    }
     path = RESULTS / "audit_cost.json"
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    lines = [
-        "# Cost of an audit",
-        "",
-        "Made by `python -m benchmarks audit_cost`. Time without reuse over time with reuse, both in turn in one process;",
-        f"the audits' numbers are equal bit for bit (checked in the run). Machine: `{json.dumps(machine(), sort_keys=True)}`.",
-        "",
-        "| backbone | units toggled | count | without / with reuse (median, min–max) |",
-        "|---|---|---|---|",
-        *(
-            f"| {r['backbone']} | {r['units']} | {r['count']} | {r['ratio_median']:.2f} ({r['ratio_min']:.2f}–{r['ratio_max']:.2f}) |"
-            for r in rows
-        ),
-        "",
-    ]
-    path.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(_markdown(found), encoding="utf-8")
     return path
+
+
+# -- reuse of blocks -------------------------------------------------------------------------------------------
+
+
+def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
+    """What the default profile opens first, trained a few steps, on the default target's audit case."""
+    setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%"), lambda sentence: None)
+    images, labels = CropSampler([_shots(setup).audit[0]], setup.settings.patch, 0).fixed(4)
+    policy = setup.policy()
+    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    return _reuse(backbone, setup.model, policy.allocate(0).open, images, labels)
+
+
+def _reuse_of_swin() -> list[dict[str, Any]]:
+    """SwinUNETR with 12 features and random weights: no real ones can be had offline, and time does not depend on them."""
+    network = architecture("swinunetr").build(in_channels=1, out_channels=3, feature_size=12).eval().requires_grad_(False)
+    example = torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
+    sites = find_sites(network, example)
+    units = acting(network, units_for(network, sites, {"lora": Offer(levels=(4,)), "affine": Offer()}), example)
+    model = Adapted(network, sites, units, [1, 2], 3, example)
+    labels = torch.randint(0, 3, (1, 64, 64, 64), generator=torch.Generator().manual_seed(1))
+    return _reuse("swinunetr", model, [u.id for u in units], example, labels)
+
+
+def _reuse(
+    name: str, model: Adapted, opened: Sequence[str], images: torch.Tensor, labels: torch.Tensor
+) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # trained or not makes no difference to time, but the identity would make equality easy
+        for parameter in model.bank.parameters(opened):
+            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+    model.bank.activate(opened)
+    stages: dict[str, list[str]] = {"all": list(opened)}
+    for unit in opened:
+        stages.setdefault(model.bank.units[unit].site.stage, []).append(unit)
+    rows = []
+    for stage, of_stage in stages.items():
+        ids = dict.fromkeys(of_stage[:: -(-len(of_stage) // UNITS)], 0.0)
+        ratios = []
+        for _ in range(ROUNDS):
+            took, results = {}, {}
+            for reuse in (True, False):
+                auditor = Auditor(model, images, labels, batch=LOOK, reuse=reuse)
+                took[reuse], results[reuse] = _timed(lambda auditor=auditor, ids=ids: auditor.audit(ids))  # type: ignore[misc]
+            if results[True] != results[False]:
+                raise AssertionError(f"reuse changed an audit of {name}, {stage}")
+            ratios.append(took[False] / took[True])
+        rows.append(
+            {
+                "backbone": name,
+                "units": stage,
+                "count": len(ids),
+                "ratio_median": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+            }
+        )
+    return rows
+
+
+# -- effort where the decision is open ---------------------------------------------------------------------------
+
+
+def _effort() -> dict[str, Any]:
+    """Searches on the UNet with every open unit audited on every patch; the same measurements cut off where `is_decided` would have
+    stopped. Counts patch forwards, votes that differ and allocations that differ."""
+    same = allocations = votes = agree = 0
+    naive = chosen = raced = 0
+    for target in TARGETS:
+        for seed in (1, 2):
+            setup = prepare_run(
+                AdaptOptions(data=f"phantom:{target}", backbone="unet", budget="1%", seed=seed), lambda sentence: None
+            )
+            error, offered = setup.settings.audit_error, setup.sea
+            said: list[events.Event] = []
+            Controller(
+                setup.model,
+                setup.space,
+                setup.policy(),
+                _shots(setup),
+                dataclasses.replace(setup.settings, audit_error=0.0),
+                seed,
+                said.append,
+            ).search()
+            policy = Sea(setup.space, offered)
+            opened = 0
+            for event in said:
+                if isinstance(event, events.Promised):
+                    policy.promised(event.cycle, event.promise)
+                elif isinstance(event, events.Allocated) and not event.final:
+                    policy.allocate(event.cycle)
+                    opened = len(event.active) + len(event.probes)
+                elif isinstance(event, events.Audited):
+                    cutoffs = policy.to_audit(event.cycle)
+                    cut = [_cut(row, cutoffs[row["unit"]], error) for row in event.rows]
+                    there = event.naive_patches // (1 + len(setup.space.units))
+                    naive += there * (1 + opened)
+                    chosen += there * (1 + len(event.rows))
+                    raced += there + sum(len(row["deltas"]) for row in cut)
+                    hysteresis = offered.ranking.hysteresis
+                    for whole, part in zip(event.rows, cut, strict=True):
+                        votes += 1
+                        agree += _vote(whole["delta"], hysteresis) == _vote(part["delta"], hysteresis)
+                    spared = copy.deepcopy(policy)
+                    policy.audited(event.cycle, event.rows)
+                    spared.audited(event.cycle, cut)
+                    for next_of in (lambda p, c=event.cycle: copy.deepcopy(p).allocate(c + 1), lambda p: p.final()):
+                        allocations += 1
+                        same += set(next_of(policy).open) == set(next_of(spared).open)
+    return {
+        "runs": len(TARGETS) * 2,
+        "patch_forwards_all_open_units": naive,
+        "patch_forwards_units_audited": chosen,
+        "patch_forwards_until_decided": raced,
+        "votes": votes,
+        "votes_equal": agree,
+        "allocations": allocations,
+        "allocations_equal": same,
+    }
+
+
+def _cut(row: dict[str, Any], cutoff: float, error: float) -> dict[str, Any]:
+    """The row as it would be had its audit stopped when the unit was decided."""
+    deltas = row["deltas"]
+    looks = max(1, -(-len(deltas) // LOOK) - 1)
+    seen = next((n for n in range(LOOK, len(deltas), LOOK) if is_decided(deltas[:n], cutoff, error / looks)), len(deltas))
+    kept = deltas[:seen]
+    spread = statistics.stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
+    return {**row, "deltas": kept, "delta": statistics.fmean(kept), "spread": spread, "patches": len(kept)}
+
+
+def _vote(delta: float, hysteresis: float) -> int:
+    return (delta > hysteresis) - (delta < -hysteresis)
+
+
+# -- growth ------------------------------------------------------------------------------------------------------
+
+
+def _growth() -> dict[str, Any]:
+    """Seconds of one allocation and of the final choice by number of units, and of an audit by patches and by edge of the patch."""
+    allocations = []
+    for count in (10, 100, 1000, 10_000):
+        space = _space(count)
+        policy = Sea(space, SeaSettings(audit_units=count))
+        policy.promised(0, {u: 1.0 + i % 7 for i, u in enumerate(policy.to_promise(0))})
+        first, _ = _timed(lambda policy=policy: policy.allocate(0))  # type: ignore[misc]
+        for cycle in range(2):
+            rows = [{"unit": u, "delta": 0.01 - 0.001 * (i % 13), "spread": 0.001} for i, u in enumerate(policy.to_audit(cycle))]
+            policy.audited(cycle, rows)
+        later, _ = _timed(lambda policy=policy: policy.allocate(1))  # type: ignore[misc]
+        final, _ = _timed(policy.final)
+        allocations.append({"units": count, "first": first, "later": later, "final": final})
+    setup = prepare_run(AdaptOptions(backbone="unet", budget="1%"), lambda sentence: None)
+    opened = [u.id for u in setup.space.units if u.family == "affine"]
+    setup.model.bank.activate(opened)
+    audits = []
+    for patches, edge in ((1, 32), (2, 32), (4, 32), (8, 32), (4, 48), (4, 64)):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(patches, 1, edge, edge, edge, generator=generator)
+        labels = torch.randint(0, 3, (patches, edge, edge, edge), generator=generator)
+        auditor = Auditor(setup.model, images, labels, batch=LOOK)
+        seconds, _ = _timed(lambda auditor=auditor: auditor.audit(dict.fromkeys(opened[:8], 0.0)))  # type: ignore[misc]
+        audits.append({"units": 8, "patches": patches, "edge": edge, "seconds": seconds})
+    return {"allocations": allocations, "audits": audits}
+
+
+def _space(count: int) -> Space:
+    """That many units: four LoRA levels at every site, a tenth of their cost as budget."""
+    units = [
+        Unit("lora", level, "", Site(f"site{i}", "conv", 16, 16, (1.0, 1.0, 1.0), "encoder", i), level * 28 * (16 + i % 5))
+        for i in range(-(-count // 4))
+        for level in (1, 2, 4, 8)
+    ][:count]
+    return Space(tuple(units), sum(u.cost for u in units) // 10, 0)
+
+
+# -- what they share -----------------------------------------------------------------------------------------------
+
+
+def _shots(setup: Setup) -> Shots:
+    def prepared(cases: Any) -> tuple[Any, ...]:
+        return tuple(prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in cases)
+
+    return Shots(prepared(setup.split.support), prepared(setup.split.audit))
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of this process, which other programs on the machine do not lengthen much, and what came out."""
+    began = time.process_time()
+    done = work()
+    return time.process_time() - began, done
+
+
+def _markdown(found: dict[str, Any]) -> str:
+    effort = found["effort"]
+    share = effort["patch_forwards_until_decided"] / effort["patch_forwards_all_open_units"]
+    return "\n".join(
+        [
+            "# Cost of audits and allocations",
+            "",
+            f"Made by `python -m benchmarks audit_cost`. CPU time, in one process. Machine: `{json.dumps(found['machine'], sort_keys=True)}`.",
+            "",
+            "## Reuse of what a toggled unit cannot have changed",
+            "",
+            "Time of an audit without over with reuse, in turn; the two give the same numbers bit for bit (checked in the run).",
+            "",
+            "| backbone | units toggled | count | without / with reuse: median (min–max) |",
+            "|---|---|---|---|",
+            *(
+                f"| {r['backbone']} | {r['units']} | {r['count']} | {r['ratio_median']:.2f} ({r['ratio_min']:.2f}–{r['ratio_max']:.2f}) |"
+                for r in found["reuse"]
+            ),
+            "",
+            "## Effort where the decision is open",
+            "",
+            f"{effort['runs']} searches on the UNet at 1%, every audit recorded in full and then cut off where it would have stopped.",
+            "",
+            "| | patch forwards | of naive |",
+            "|---|---|---|",
+            *(
+                f"| {what} | {effort[key]:,} | {effort[key] / effort['patch_forwards_all_open_units']:.0%} |"
+                for what, key in (
+                    ("every open unit, every patch", "patch_forwards_all_open_units"),
+                    ("units whose audit decides something, every patch", "patch_forwards_units_audited"),
+                    ("until decided", "patch_forwards_until_decided"),
+                )
+            ),
+            "",
+            f"Votes equal to the full audit's: {effort['votes_equal']} of {effort['votes']}; next and final allocations with the same set: "
+            f"{effort['allocations_equal']} of {effort['allocations']}.",
+            "Together with reuse, in plain patch forwards of a naive audit: "
+            + ", ".join(
+                f"{r['backbone']} {share / r['ratio_median']:.0%}" for r in found["reuse"] if r["units"] == "all"
+            )
+            + ".",
+            "",
+            "## Growth",
+            "",
+            "| units on offer | first allocation, s | later allocation, s | final choice, s |",
+            "|---|---|---|---|",
+            *(
+                f"| {r['units']:,} | {r['first']:.3f} | {r['later']:.3f} | {r['final']:.3f} |"
+                for r in found["growth"]["allocations"]
+            ),
+            "",
+            "| audit of 8 units: patches | edge of a patch, voxels | s |",
+            "|---|---|---|",
+            *(f"| {r['patches']} | {r['edge']} | {r['seconds']:.2f} |" for r in found["growth"]["audits"]),
+            "",
+        ]
+    )

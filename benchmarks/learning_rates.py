@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.grid import RESULTS, machine
+from benchmarks.cell import machine
+from benchmarks.store import RESULTS
 from sea_peft.adapters.registry import families
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare, restore
