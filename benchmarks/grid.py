@@ -35,6 +35,7 @@ else:
 GRIDS = Path(__file__).parent / "grids"
 REFERENCE = "sea"
 """The policy whose mix of families the random mixes copy, and which the tables compare with the others."""
+_SINGULAR = {"labels": "label", "channels": "channel"}
 _MIX = re.compile(r"random_mix-(\d+)")
 
 
@@ -58,7 +59,9 @@ class Cell:
         parts = [data, f"{self.shots}-shot", f"seed-{self.seed}"]
         parts += [] if self.fold is None else [f"fold-{self.fold}"]
         parts += [
-            f"{key}-{_plain(value)}" for key, value in self.options if key not in ("backbone", "weights", "labels")
+            f"{key}-{_plain(value)}"
+            for key, value in self.options
+            if key not in ("backbone", "weights", "labels", "channels")
         ]
         return ".".join(parts)
 
@@ -91,7 +94,7 @@ class Cell:
             "budget": self.budget,
             **dict(self.options),
         }
-        flags = {("label" if k == "labels" else k): v for k, v in flags.items()}
+        flags = {_SINGULAR.get(k, k): v for k, v in flags.items()}
         words = [w for k, v in flags.items() if v is not None for w in (f"--{k}", _plain(v, ","))]
         return shlex.join(["seapeft", "adapt", self.data, *words])
 
