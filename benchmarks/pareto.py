@@ -56,9 +56,9 @@ def points(results: Results, weight: float = 0.5) -> tuple[list[Point], int, int
     }
     costs, dice = zip(*means.values(), strict=True)
     made, best = [], float("-inf")
-    for (arm, budget), (cost, d) in sorted(means.items(), key=lambda item: (item[1][0], -item[1][1])):
+    for (arm, bound_by), (cost, d) in sorted(means.items(), key=lambda item: (item[1][0], -item[1][1])):
         score = weight * _normal(d, dice) + (1 - weight) * (1 - _normal(cost, costs))
-        made.append(Point(arm, budget, cost, d, score, front=d > best))
+        made.append(Point(arm, bound_by, cost, d, score, front=d > best))
         best = max(best, d)
     return made, len(whole), len(everywhere)
 

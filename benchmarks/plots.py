@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from benchmarks.pareto import Point
 
 _OURS, _OTHERS, _BASELINE = "#D55E00", "#56B4E9", "#BBBBBB"
+# more names than this would cover each other: then only those of the front and of the reference are shown
+_ALL_NAMED = 15
 
 
 def boxes(results: Results, budget: str, path: Path) -> Path:
@@ -59,9 +61,10 @@ def front(points: Sequence[Point], path: Path) -> Path:
             color=_OURS if point.arm == REFERENCE else _OTHERS,
             markersize=6 if point.front else 4,
         )
-        axes.annotate(
-            point.name, (point.parameters, point.dice), fontsize=6.5, xytext=(3, 3), textcoords="offset points"
-        )
+        if len(points) <= _ALL_NAMED or point.front or point.arm == REFERENCE:
+            axes.annotate(
+                point.name, (point.parameters, point.dice), fontsize=6.5, xytext=(3, 3), textcoords="offset points"
+            )
     on_front = [point for point in points if point.front]
     axes.step(
         [p.parameters for p in on_front],

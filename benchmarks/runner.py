@@ -85,7 +85,7 @@ def here(threads: int = 1) -> Launch:
     so that a cell does not pay for that again and all cells of one call run the same code; nothing else is shared."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the fork server when it imports torch
     known = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     context.set_forkserver_preload(["benchmarks.cell", "sea_peft.jobs.adapt"])
 
     def launch(cell: Cell, policy: str, baselines: Mapping[str, Any] | None) -> Made:

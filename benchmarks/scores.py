@@ -78,11 +78,13 @@ class Results:
     def strongest_fixed(self, budgets: Iterable[str]) -> str | None:
         """The single fixed topology with the highest mean under these budgets, over the comparisons that all of them took part in; those
         that failed somewhere (nothing of them fits) are no candidates. None where there is no such comparison."""
-        failed = {cell.policy for cell, _ in self.failed if cell.budget in budgets}
-        tables = [arms for (_task, budget), arms in self.tables.items() if budget in budgets]
+        under = set(budgets)
+        failed = {cell.policy for cell, _ in self.failed if cell.budget is not None and cell.budget in under}
         candidates = [arm for arm in self.fixed_topologies() if arm not in failed]
         dice: dict[str, list[float]] = defaultdict(list)
-        for arms in tables:
+        for (_task, budget), arms in self.tables.items():
+            if budget not in under:
+                continue
             for at in set.intersection(*(set(arms.get(arm, {})) for arm in candidates)) if candidates else ():
                 for arm in candidates:
                     dice[arm].append(arms[arm][at].dice)
@@ -144,7 +146,7 @@ def _score(row: Mapping[str, Any], dice: float, per_case: Mapping[str, Sequence[
 def _mean_over_labels(per_case: Iterable[Sequence[float | None]], places: Sequence[int]) -> float:
     """Mean over these labels of the mean over cases."""
     by_case = list(per_case)
-    columns = [[by[i] for by in by_case if by[i] is not None] for i in places]
+    columns = [[dice for by in by_case if (dice := by[i]) is not None] for i in places]
     return statistics.fmean(statistics.fmean(c) for c in columns if c) if any(columns) else 0.0
 
 
