@@ -48,9 +48,7 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
             )
     if len(chosen) > 254:
         raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")
-    picked = tuple(_channel(dataset, name) for name in channels) or dataset.channels
-    if len(set(picked)) < len(picked):
-        raise DataError(f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once")
+    picked = pick_channels(dataset, channels) or dataset.channels
     codes = frozenset(code for group in chosen.values() for code in group)
     return dataclasses.replace(
         dataset,
@@ -59,6 +57,14 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
         cases=tuple(case.with_codes(codes) for case in dataset.cases),
         test_cases=tuple(case.with_codes(codes) for case in dataset.test_cases),
     )
+
+
+def pick_channels(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
+    """What the data set calls these channels, in their order. Raises `DataError` for one that is not there or named twice."""
+    picked = tuple(_channel(dataset, name) for name in names)
+    if len(set(picked)) < len(picked):
+        raise DataError(f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once")
+    return picked
 
 
 def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from sea_peft.data.dicom.files import is_dicom
 from sea_peft.data.intensity import is_ct_name
 from sea_peft.data.layouts import READERS
 from sea_peft.data.layouts.files import CHANNEL_SUFFIX, parse_channels, read_json, volumes_in
-from sea_peft.data.select import select
+from sea_peft.data.select import pick_channels
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
@@ -68,8 +68,7 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
     unnamed = unnamed or (dataset.layout == "dicom" and dataset.channels == ("MR",) and not any(map(is_ct_name, wanted)))
     if unnamed and len(dataset.channels) == len(wanted):
         return dataset.channels
-    # the labels do not matter here, and all of them together may overlap
-    return select(dataset, tuple(dataset.labels)[:1], wanted).channels
+    return pick_channels(dataset, wanted)
 
 
 def _from_dataset(dataset: Dataset, wanted: Sequence[str]) -> list[FileCase]:
@@ -139,4 +138,4 @@ def _declared(image: Path) -> Dataset | None:
     if names is None:
         return None
     channels = parse_channels(description.name, names)
-    return Dataset(description.parent.name, "nnunet_raw", channels, {"any": (1,)}, ())
+    return Dataset(description.parent.name, "nnunet_raw", channels, {}, ())

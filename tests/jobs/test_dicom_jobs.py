@@ -1,0 +1,86 @@
+"""A DICOM series through predict: the mask on its grid, and a DICOM-SEG that refers to it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import AFFINE, toy_scan
+
+from sea_peft import cli
+from sea_peft.data.layouts import open_dataset
+from sea_peft.data.volumes import read_volume
+from sea_peft.errors import DataError
+from sea_peft.jobs.inputs import find_cases
+from sea_peft.jobs.predict import predict
+
+pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
+pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the writer of DICOM series lies beside the tests of reading them
+
+from dicom_scans import write_seg, write_series  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two patients: one with a segmentation, one with a second series that is PET."""
+    root = tmp_path_factory.mktemp("dicom")
+    for number in range(2):
+        image, label = toy_scan(number)
+        paths = write_series(root / f"p{number}" / "ct", image, AFFINE)
+        if number == 0:
+            write_seg(root / "mask.dcm", paths, {"organ": label == 1, "spot": label == 2})
+    write_series(root / "p1" / "pet", toy_scan(2)[0], AFFINE, modality="PT", number=8)
+    return root
+
+
+def test_masks_and_dicom_seg(adapter: Path, weights: Path, series: Path, tmp_path: Path) -> None:
+    code = cli.run(["predict", str(adapter), str(series), "--out", str(tmp_path / "m"), "--weights", str(weights), "--dicom-seg", "-q"])
+    assert code == 0
+    names = sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert names == [f"p{n}_ct.{suffix}" for n in range(2) for suffix in ("dcm", "json", "nii.gz")]
+    case = open_dataset(series).cases[0]
+    mask = read_volume(tmp_path / "m" / "p0_ct.nii.gz")
+    np.testing.assert_allclose(mask.affine, case.image("CT").affine, atol=1e-5)
+    assert mask.shape == case.image("CT").shape
+    sidecar = json.loads((tmp_path / "m" / "p0_ct.json").read_text())
+    assert sidecar["dicom_seg"] == "p0_ct.dcm"
+    assert "DOE" not in json.dumps(sidecar)
+    # read back as the segmentation of its series, by reference alone
+    (series / "mask.dcm").rename(tmp_path / "away")
+    (tmp_path / "m" / "p0_ct.dcm").rename(series / "ours.dcm")
+    try:
+        again = open_dataset(series)
+        stored = again.cases[0].label()
+        codes = {name: code for name, (code,) in again.labels.items()}
+        values = sidecar["labels"]
+        for name, code in codes.items():
+            np.testing.assert_array_equal(stored.array == code, mask.array == values[name])
+    finally:
+        (series / "ours.dcm").unlink()
+        (tmp_path / "away").rename(series / "mask.dcm")
+
+
+def test_only_series_of_the_adapters_kind(series: Path) -> None:
+    assert [case.id for case in find_cases([series], ["CT"])] == ["p0_ct", "p1_ct"]
+    assert [case.id for case in find_cases([series / "p1" / "ct"], ["CT"])] == ["ct"]
+    with pytest.raises(DataError, match="no channel 'FLAIR'"):
+        find_cases([series], ["FLAIR"])
+    first = sorted((series / "p0" / "ct").iterdir())[0]
+    with pytest.raises(DataError, match="it is one DICOM file: give its folder"):
+        find_cases([first], ["CT"])
+
+
+def test_dicom_seg_needs_a_series(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"case toy_0 is no DICOM series.*leave --dicom-seg out"):
+        predict(adapter, [toy], tmp_path / "m", weights=str(weights), dicom_seg=True)
+    assert not (tmp_path / "m").exists()
+
+
+def test_evaluate_on_dicom(adapter: Path, weights: Path, series: Path, tmp_path: Path) -> None:
+    code = cli.run(["evaluate", str(adapter), str(series), "--weights", str(weights), "--channel", "CT", "-q", "--out", str(tmp_path / "e")])
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["scores.csv", "scores.json", "scores.png"]
