@@ -127,7 +127,7 @@ def adapt(
             elif given != AdaptOptions():
                 raise UsageError("A resumed run keeps its options; give --resume alone.")
             else:
-                result = job.resume(resume, listen, output.say, output.warn)
+                result = job.resume(resume, listen, output.say, output.warn, listen.checked)
     except KeyboardInterrupt:
         run = resume or shown.unfinished(out, runs, began)
         hint = f" go on with `seapeft adapt --resume {shlex.quote(str(run))}`." if run else ""

@@ -21,7 +21,7 @@ pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the writer of DICOM series lies beside the tests of reading them
 
-from dicom_scans import write_seg, write_series  # noqa: E402
+from dicom_scans import write_seg, write_series
 
 
 @pytest.fixture(scope="module")
