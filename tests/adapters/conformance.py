@@ -26,12 +26,13 @@ from sea_peft.backbones.sites import is_channels_last
 _NOISE = 1e-10
 # How far a parameter goes as if trained: far enough to see, not so far that a hundred units together overflow.
 _STEP = 0.03
+_CORNER = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bench:
-    """A backbone to try units on: `network` is never handed out, only copies of it. `x`: [1, C, D, H, W]. `at`: site → its input and
-    output for x in the plain network, float64."""
+    """A backbone to try units on: `network` is never handed out, only copies of it. `x`: [1, C, D, H, W]. `at`: site → a corner of
+    its input and output for x in the plain network, float64."""
 
     network: nn.Module
     sites: tuple[Site, ...]
@@ -45,11 +46,11 @@ class Bench:
         sites = find_sites(network, x)
         exact, at = copy.deepcopy(network).double(), {}
 
-        def remember(path: str) -> Callable[..., None]:
-            return lambda _module, inputs, output: at.update({path: (inputs[0].clone(), output.clone())})
+        def remember(site: Site) -> Callable[..., None]:
+            return lambda module, inputs, output: at.update({site.path: _corner(site, module, inputs[0], output)})
 
         for site in sites:
-            exact.get_submodule(site.path).register_forward_hook(remember(site.path))
+            exact.get_submodule(site.path).register_forward_hook(remember(site))
         _output(exact, x.double())
         return cls(network, sites, x, at)
 
@@ -257,8 +258,9 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
         own = {key.removeprefix(f"{unit.site.path}."): tensor for key, tensor in tensors.items()}
         unknown = module.load_state_dict(own, strict=False).unexpected_keys
         assert not unknown, f"merging {unit.id} makes the unknown tensor {unknown}"
-        given, output = bench.at[unit.site.path]
+        given, _ = bench.at[unit.site.path]
         with torch.no_grad():
+            output = network.get_submodule(unit.site.path)(given)
             expected = adapter(given, output)
             _within(module(given), expected, expected - output, unit.id)
     if folding:
@@ -316,6 +318,18 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
 
 
 # -- how ---------------------------------------------------------------------------------------------------
+
+
+def _corner(site: Site, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first few voxels or tokens of a site's input and output, as far as they belong together: enough to compare units by."""
+    if not is_channels_last(module):
+        small = [min(_CORNER, size) for size in y.shape[2:]]
+        given = [max(1, int(size * step)) for size, step in zip(small, site.stride, strict=True)]
+        x, y = x[:, :, : given[0], : given[1], : given[2]], y[:, :, : small[0], : small[1], : small[2]]
+    else:
+        few = tuple(slice(_CORNER) for _ in x.shape[:-1])
+        x, y = x[few], y[few]
+    return x.clone(), y.clone()
 
 
 def _within(found: torch.Tensor, expected: torch.Tensor, change: torch.Tensor, what: str) -> None:
