@@ -279,7 +279,12 @@ def data_init(
 @verb
 def data_phantom(
     output: Output,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A target, for instance low-dose-ct, or source.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A target, for instance low-dose-ct, or source; NAME@1.5 for finer voxels."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
     cases: Annotated[int, typer.Option(metavar="N", help="Labelled cases to write.")] = 8,
 ) -> None:
