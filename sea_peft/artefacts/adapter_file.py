@@ -22,12 +22,19 @@ from sea_peft.errors import WeightsError
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_NAME = "adapter_config.json"
 MODEL_NAME = "adapter_model.safetensors"
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-UPGRADES: dict[int, Upgrade] = {}
+
+
+def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 did not say under which licence the backbone's weights may be used."""
+    return {**config, "backbone": {**config["backbone"], "licence": "not stated"}}
+
+
+UPGRADES: dict[int, Upgrade] = {1: _without_licence}
 """Version n → function that turns a config of version n into one of version n + 1. Version 1 is the first."""
 
 
@@ -46,13 +53,20 @@ class _NoPaths(_Strict):
 
 class BackboneIdentity(_NoPaths):
     """Which backbone the adapter belongs to. `weights` is a name; `sha256` is the hash of the backbone's
-    tensors."""
+    tensors; `licence` that of its weights, which an adapter made from them may have to keep."""
 
     architecture: str
     kwargs: dict[str, Any]
     weights: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     parameters: int = Field(ge=1)
+    licence: str = "not stated"
+
+    @field_validator("licence", mode="before")
+    @classmethod
+    def _name_no_place(cls, licence: Any) -> Any:
+        """A licence given as an address or a file stays where it was given."""
+        return "see the card of the weights" if any(paths_in(licence)) else licence
 
 
 class AdapterUnit(_NoPaths):
@@ -219,6 +233,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise WeightsError(f"{path} is not a JSON object: copy the adapter again.")
     try:
         return AdapterConfig.model_validate(upgrade(data, UPGRADES, FORMAT_VERSION, str(path)))
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is not as an older sea_peft wrote it ({error}): copy the adapter again.") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from sea_peft.adapters import Unit
+from sea_peft.adapters import Unit, units_for
 from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
 from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, read_card
 from sea_peft.errors import WeightsError
@@ -132,7 +132,7 @@ def backbone_info(name: str) -> BackboneInfo:
     counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
     arch = pretrained.architecture
     return BackboneInfo(
-        pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, bool(pretrained.card.sha256), pretrained.limits,
+        pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, _trained(pretrained), pretrained.limits,
         {(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
     )  # fmt: skip
 
@@ -141,7 +141,13 @@ def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Of
     """Families, levels and placements of a budget profile, and the units that they make on a backbone. Raises UsageError, WeightsError."""
     offers = load_profile(profile)
     opened = look_at(backbone, weights)
-    units = audit_space(opened, offers.offers())
+    network = opened.pretrained.network
+    # without weights, what the probe says of the sites has to do: trying every unit takes minutes on the largest networks
+    units = (
+        audit_space(opened, offers.offers())
+        if _trained(opened.pretrained)
+        else units_for(network, opened.sites, offers.offers())
+    )
     limit = parse_budget(offers.budget, opened.pretrained.parameters)
     groups: dict[tuple[str, int, str], list[Unit]] = {}
     for unit in units:
@@ -159,8 +165,12 @@ def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Of
     )  # fmt: skip
 
 
+def _trained(pretrained: Pretrained) -> bool:
+    return bool(pretrained.card.sha256)
+
+
 def _called(pretrained: Pretrained) -> str:
-    return pretrained.card.name if pretrained.card.sha256 else f"{pretrained.architecture.name}, untrained,"
+    return pretrained.card.name if _trained(pretrained) else f"{pretrained.architecture.name}, untrained,"
 
 
 def _parameters(card: Card) -> int:

@@ -33,6 +33,7 @@ def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) 
             kwargs=card.kwargs,
             weights=card.name,
             sha256=setup.backbone.pretrained.sha256,
+            licence=card.licence,
             parameters=setup.backbone.pretrained.parameters,
         ),
         labels={name: list(codes) for name, codes in setup.dataset.labels.items()},

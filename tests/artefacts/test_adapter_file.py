@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,9 +200,33 @@ def test_paths_do_not_get_into_an_adapter(path):
         config(recipe={"nested": [{"from": path}]})
 
 
+def test_a_licence_given_as_a_place_stays_with_the_weights():
+    assert backbone(licence="CC BY 4.0").licence == "CC BY 4.0"
+    for place in ("https://creativecommons.org/licenses/by/4.0/", "/home/jane/LICENCE"):
+        assert backbone(licence=place).licence == "see the card of the weights"
+
+
 def test_module_paths_and_label_names_are_no_paths():
     assert backbone(weights="module.sub:factory").weights == "module.sub:factory"
     assert config(labels={"kidney/left": [1]}).labels == {"kidney/left": [1]}
+
+
+def test_an_adapter_of_version_1_is_still_read(tmp_path, tensors):
+    """The folder was written by sea_peft 0.1.0 when version 1 was current."""
+    folder = Path(__file__).parent / "adapter_v1"
+    assert json.loads((folder / CONFIG_NAME).read_text())["format_version"] == 1
+    read, loaded = load_adapter_files(folder, backbone_sha256=HASH)
+    assert read.format_version == FORMAT_VERSION
+    assert read.backbone.licence == "not stated"
+    assert read == save_adapter(tmp_path / "again", config(), tensors)
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_a_config_of_version_1_without_a_backbone_is_refused(tmp_path, tensors):
+    save_adapter(tmp_path / "adapter", config(), tensors)
+    edit(tmp_path / "adapter", format_version=1, backbone=None)
+    with pytest.raises(WeightsError, match="not as an older sea_peft wrote it"):
+        load_adapter_files(tmp_path / "adapter")
 
 
 def test_older_versions_are_upgraded_step_by_step_and_newer_ones_refused():
