@@ -26,9 +26,10 @@ from sea_peft.data.prepare import prepare
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
-from sea_peft.loop.controller import Controller, Shots
+from sea_peft.loop.controller import Controller
 from sea_peft.loop.policies import Space
 from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.settings import Shots
 from sea_peft.loop.utility import is_decided
 
 ROUNDS = 3

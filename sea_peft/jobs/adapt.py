@@ -28,8 +28,10 @@ from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.records import adapter_config, as_json, options_of, peak_memory, run_config, write_case_names
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
-from sea_peft.loop.controller import Controller, Outcome, Rival, Shots
+from sea_peft.loop.controller import Controller
+from sea_peft.loop.outcome import Outcome, Rival
 from sea_peft.loop.policies import simple_topology
+from sea_peft.loop.settings import Shots
 
 Say = Callable[[str], None]
 

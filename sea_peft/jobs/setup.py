@@ -23,9 +23,9 @@ from sea_peft.jobs.memory import Activations, Need, inference_need, training_nee
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
 from sea_peft.loop.ablations import SEA_VARIANTS, Variant
 from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
-from sea_peft.loop.controller import LoopSettings
 from sea_peft.loop.policies import Policy, Space, fixed_policy, policy_offers
 from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.settings import LoopSettings
 
 DEFAULT_TARGET = "low-dose-ct"
 _DEFAULT_DATA = f"phantom:{DEFAULT_TARGET}"
@@ -130,7 +130,14 @@ def prepare_run(
     model = Adapted(
         pretrained.network, backbone.sites, units, rows, len(pretrained.card.labels), backbone.example, options.seed
     ).to(device)
-    head = model.head.cost if profile.head == "train" else 0
+    new = [name for name, row in zip(dataset.labels, rows, strict=True) if row is None]
+    if profile.head == "frozen" and new:
+        raise UsageError(
+            f"Label {new[0]} is new to {pretrained.card.name}, but profile {profile.name} freezes the head, so it could never be predicted; "
+            'set head = "new" there or choose another --profile.'
+        )
+    model.head.keeps_known = profile.head == "new"
+    head = 0 if profile.head == "frozen" else model.head.cost
     space = Space(units, limit, head)
     if own_offers is None:
         check_feasible(limit, head, [unit.cost for unit in units], pretrained.parameters)

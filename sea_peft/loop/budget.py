@@ -55,13 +55,14 @@ class FamilyOffer(pydantic.BaseModel):
 
 
 class Profile(pydantic.BaseModel):
-    """A budget profile, `budgets/*.toml`. `budget`: default budget, as on the command line. `head`: fitted and counted, or frozen."""
+    """A budget profile, `budgets/*.toml`. `budget`: default budget, as on the command line. `head`: all rows fitted and counted, only the
+    rows of labels that are new to the backbone, or none."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
     name: str
     about: str = ""
     budget: str = "1%"
-    head: Literal["train", "frozen"] = "train"
+    head: Literal["train", "new", "frozen"] = "train"
     families: dict[str, FamilyOffer]
 
     def offers(self) -> dict[str, Offer]:

@@ -4,103 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from sea_peft.adapters import Adapted, total_cost
 from sea_peft.data.crops import CropSampler, hold_out_region
-from sea_peft.data.prepare import Scan
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
+from sea_peft.loop.outcome import Outcome, Rival, Seconds
 from sea_peft.loop.policies import Allocation, Decision, Policy, Space
+from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 from sea_peft.loop.utility import clearly_better
 
 _REFIT_CHECKPOINT_EVERY = 25
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
-    `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
-    `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `promise_batches`: batches behind a
-    promise. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits.
-    """
-
-    steps: int
-    cycles: int
-    patch: tuple[int, int, int]
-    batch_size: int = 2
-    warmup_share: float = 0.08
-    refit_share: float = 0.5
-    audit_patches: int = 6
-    audit_dice: str = "soft"
-    audit_error: float = 0.1
-    promise_batches: int = 4
-    time_limit: float | None = None
-
-    def plan(self) -> tuple[int, list[int], int]:
-        """Steps of the warm-up, of each cycle, and of the refit; they add up to `steps`."""
-        warmup = min(self.steps, max(1, round(self.steps * self.warmup_share)))
-        refit = min(self.steps - warmup, max(1, round(self.steps * self.refit_share)))
-        search = self.steps - warmup - refit
-        # the first cycle counts double: units that have hardly learnt give an audit nothing to tell them apart by
-        ends = [round(search * (i + 2) / (self.cycles + 1)) for i in range(self.cycles)]
-        return warmup, [b - a for a, b in itertools.pairwise([0, *ends])], refit
-
-
-@dataclasses.dataclass(frozen=True)
-class Shots:
-    """The labelled scans of a run. `search`: trained on while searching. `audit`: what audits measure on; empty at one shot. All of
-    them are refitted on."""
-
-    search: tuple[Scan, ...]
-    audit: tuple[Scan, ...]
-
-    @property
-    def all(self) -> tuple[Scan, ...]:
-        """Every shot."""
-        return (*self.search, *self.audit)
-
-
-@dataclasses.dataclass
-class Seconds:
-    """Where the time went."""
-
-    train: float = 0.0
-    audit: float = 0.0
-    allocate: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open. `reason`: why it ended."""
-
-    active: tuple[str, ...]
-    used: int
-    patches: int
-    naive_patches: int
-    seconds: Seconds
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Rival:
-    """Another policy at the end of its search, to be compared with and, where it is clearly better, to be shipped instead. `dice`: hard
-    Dice on every audit patch. `adapters`, `head`: their tensors then."""
-
-    name: str
-    active: tuple[str, ...]
-    dice: tuple[float, ...]
-    adapters: Mapping[str, torch.Tensor]
-    head: Mapping[str, torch.Tensor]
 
 
 class Controller:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sea_peft.adapters import Unit
 from sea_peft.loop import knapsack
+from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Allocation, Decision, Space
 from sea_peft.loop.ranking import (
@@ -23,6 +23,7 @@ from sea_peft.loop.ranking import (
     tick,
     vote,
 )
+from sea_peft.loop.trial import on_trial, starting_levels
 from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
 
 
@@ -65,7 +66,7 @@ class Sea:
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
         self._price = 0.0  # least Dice per parameter that the last allocation paid, 0 where the budget left nobody out
-        self._starting = _starting_levels(space)
+        self._starting = starting_levels(space)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
 
@@ -76,7 +77,7 @@ class Sea:
 
     def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
         self._promise = dict(promise)
-        self.trial = self._listed()
+        self.trial = on_trial(self.space, self._promise, self.settings.cycles, self.settings.audit_units)
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
@@ -138,7 +139,7 @@ class Sea:
                 drop = "drop" if state == ACTIVE else "refuse"
                 decisions.append(self._decision(item.id, drop, "others give more Dice per parameter"))
         probes, probe_decisions = self._probes(cycle, found.cost)
-        active = self._in_order(found.chosen)
+        active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
             self._tried[unit] = cycle
         return Allocation(
@@ -146,65 +147,10 @@ class Sea:
         )
 
     def final(self) -> Allocation:
-        """Guard-free: the best of everything measured, whatever its state, larger levels of it included; then into what is left, by
-        promise, what no audit spoke against. A larger level was not measured itself: it is credited with its smaller sibling's score
-        times (cost ratio)^growth, and starts from the sibling's trained values (`Adapter.inherit`)."""
-        measured = {u: self._item(u, exploring=False) for u, e in self._estimate.items() if e.audits}
-        grown = self._grown(measured)
-        items = [*measured.values(), *(item for item, _ in grown.values())]
-        found = knapsack.greedy(items, self.space.capacity)
-        best = knapsack.exact(items, self.space.capacity)
-        by_score = frozenset(found.chosen)
-        chosen = set(by_score)
-        left = self.space.capacity - found.cost
-        harmful = {u for u, item in measured.items() if item.value < -self.settings.ranking.hysteresis}
-        taken = {self._units[u].group for u in (*chosen, *harmful)}
-        for unit in self._by_promise():
-            u = self._units[unit]
-            if u.group not in taken and u.cost <= left and self._promise[unit] > 0:
-                chosen.add(unit)
-                taken.add(u.group)
-                left -= u.cost
-        outgrown = {smaller: unit for unit, (_, smaller) in grown.items() if unit in chosen}
-        reasons, on_trial = {}, frozenset(self.trial)
-        for unit in self._units:
-            item = measured.get(unit)
-            if unit in by_score and item:
-                reasons[unit] = f"score {item.value:+.4f} Dice over {self._estimate[unit].audits} audits"
-            elif unit in by_score:
-                item, smaller = grown[unit]
-                reasons[unit] = f"grown from {smaller}: {measured[smaller].value:+.4f} Dice there, credited with {item.value:+.4f}"
-            elif unit in chosen:
-                said = f"score {item.value:+.4f} Dice is within noise" if item else "unmeasured"
-                reasons[unit] = f"{said}: fills what is left, by promise"
-            elif unit in outgrown and item:
-                reasons[unit] = f"score {item.value:+.4f} Dice: grown into {outgrown[unit]}"
-            elif unit in harmful and item:
-                reasons[unit] = f"score {item.value:+.4f} Dice: it does harm"
-            elif item:
-                reasons[unit] = f"score {item.value:+.4f} Dice: others give more Dice per parameter"
-            else:
-                reasons[unit] = self._why_not(unit, on_trial, left)
-        decisions = tuple(
-            self._decision(u, ("keep" if u in measured else "add") if u in chosen else "refuse", why)
-            for u, why in reasons.items()
-        )
-        return Allocation(self._in_order(chosen), (), decisions, found.value, best.value, knapsack.gap(found, best))
-
-    def _grown(self, measured: Mapping[str, Item]) -> dict[str, tuple[Item, str]]:
-        """Unmeasured larger levels of units that proved useful: id → (item with the credited value, the smaller unit)."""
-        proven: dict[tuple[str, str], list[Item]] = {}
-        for smaller, item in measured.items():
-            if item.value > 0:
-                proven.setdefault((item.group, self._units[smaller].placement), []).append(item)
-        grown: dict[str, tuple[Item, str]] = {}
-        for unit, u in self._units.items():
-            siblings = [i for i in proven.get((u.group, u.placement), ()) if i.cost < u.cost]
-            if siblings and unit not in measured:
-                credits = {i.id: i.value * (u.cost / i.cost) ** self.settings.growth for i in siblings}
-                smaller = max(credits, key=lambda s: credits[s])
-                grown[unit] = (Item(unit, u.group, u.cost, credits[smaller]), smaller)
-        return grown
+        """Guard-free, over everything that was measured (`final_choice.choose`)."""
+        evidence = Evidence(self._estimate, self._promise, frozenset(self.trial))
+        s = self.settings
+        return choose(self.space, evidence, s.utility, s.ranking.hysteresis, s.growth)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -222,7 +168,7 @@ class Sea:
             u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
         }
         self._promise = dict(state["promise"])
-        self.trial = self._listed()
+        self.trial = on_trial(self.space, self._promise, self.settings.cycles, self.settings.audit_units)
         self._tried = dict(state["tried"])
         self._audited = dict(state["audited"])
         self._price = state["price"]
@@ -262,35 +208,17 @@ class Sea:
         for unit in waiting:
             self._move(unit, IDLE)
             decisions.append(self._decision(unit, "drop", "on trial long enough: others have not been tried yet"))
-        return self._in_order(probes), decisions
-
-    def _listed(self) -> tuple[str, ...]:
-        """By promise, one unit per (site, family), what one cycle's room times the cycles can try: room in the budget, and in an audit."""
-        room, chances = self.space.capacity * self.settings.cycles, self.settings.audit_units * self.settings.cycles
-        listed: dict[str, str] = {}
-        for unit in self._by_promise():
-            u = self._units[unit]
-            if u.group not in listed and u.cost <= min(room, self.space.capacity) and len(listed) < chances:
-                listed[u.group] = unit
-                room -= u.cost
-        return tuple(listed.values())
+        return self.space.in_order(probes), decisions
 
     def _density(self, unit: str) -> float:
         """What the unit is worth per parameter, as far as audits say; 0 while unmeasured."""
         return self._item(unit).value / self._units[unit].cost
 
-    def _by_promise(self) -> list[str]:
-        """Units whose promise was measured, highest promise per parameter first."""
-        return sorted(
-            self._promise, key=lambda u: (-self._promise[u] / self._units[u].cost, self._units[u].cost, u)
-        )
-
-    def _item(self, unit: str, exploring: bool = True) -> Item:
-        """The unit as a knapsack item; while searching with the exploration bonus and the incumbents' hysteresis. One outlier can push
-        an incumbent's score below 0 for a whole window: it then competes with its hysteresis alone, and only votes can demote it."""
-        estimate = self._estimate[unit]
-        worth = (value if exploring else score)(estimate, self.settings.utility) or 0.0
-        if exploring and self._standing[unit].state == ACTIVE:
+    def _item(self, unit: str) -> Item:
+        """The unit as a knapsack item, with the exploration bonus and the incumbents' hysteresis. One outlier can push an incumbent's
+        score below 0 for a whole window: it then competes with its hysteresis alone, and only votes can demote it."""
+        worth = value(self._estimate[unit], self.settings.utility) or 0.0
+        if self._standing[unit].state == ACTIVE:
             worth = max(worth, 0.0) + self.settings.ranking.hysteresis
         return Item(unit, self._units[unit].group, self._units[unit].cost, worth)
 
@@ -312,16 +240,6 @@ class Sea:
             "reason": reason,
         }
 
-    def _why_not(self, unit: str, on_trial: frozenset[str], left: int) -> str:
-        u = self._units[unit]
-        if u.cost > self.space.capacity:
-            return f"costs {u.cost:,}, more than the whole budget for units ({self.space.capacity:,})"
-        if unit not in self._promise:
-            return "unmeasured: another level of this family stood for it here"
-        if unit not in on_trial:
-            return f"never tried: {self.settings.cycles} cycles have room for {len(self.trial)} units, and others promise more for their cost"
-        return f"unmeasured: lower promise per parameter than what was taken, and {left:,} parameters left"
-
     def _decision(self, unit: str, decision: str, reason: str) -> Decision:
         return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)
 
@@ -330,21 +248,3 @@ class Sea:
 
     def _in(self, *states: str) -> list[str]:
         return [u for u, st in self._standing.items() if st.state in states]
-
-    def _in_order(self, units: Iterable[str]) -> tuple[str, ...]:
-        """In the network's execution order."""
-        return tuple(sorted(units, key=lambda u: (self._units[u].site.order, u)))
-
-
-def _starting_levels(space: Space) -> list[str]:
-    """For every (site, family, placement) the unit that stands for its group until something is known: the middle level, or the largest
-    smaller one that leaves three quarters of the budget to others; where none does, the smallest."""
-    grouped: dict[tuple[str, str], list[Unit]] = {}
-    for unit in space.units:
-        grouped.setdefault((unit.group, unit.placement), []).append(unit)
-    starting = []
-    for group in grouped.values():
-        rising = sorted(group, key=lambda u: (u.cost, u.id))
-        modest = [u for u in rising[: len(rising) // 2 + 1] if u.cost <= space.capacity / 4]
-        starting.append((modest or rising[:1])[-1].id)
-    return starting

@@ -13,9 +13,11 @@ import torch
 from sea_peft.adapters import total_cost
 from sea_peft.errors import BudgetError
 from sea_peft.loop import controller, events
-from sea_peft.loop.controller import Controller, LoopSettings, Outcome, Shots
+from sea_peft.loop.controller import Controller
+from sea_peft.loop.outcome import Outcome, Rival
 from sea_peft.loop.policies import Allocation, Policy, Space, fixed_policy
 from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.settings import LoopSettings, Shots
 
 PATCH = (16, 16, 16)
 SETTINGS = LoopSettings(steps=20, cycles=3, patch=PATCH, batch_size=1, audit_patches=2, promise_batches=1)
@@ -226,14 +228,14 @@ def test_coverage_patches_and_comparison_add_up():
     assert compared[0].dice[compared[0].chosen] == max(compared[0].dice.values())
 
 
-def _rival(dice: float) -> controller.Rival:
+def _rival(dice: float) -> Rival:
     """A topology that reached this Dice on every patch, with tensors of its own."""
     model = tiny.model(names=("affine", "lora"))
     units = sorted(u for u in model.bank.units if u.startswith("affine"))[:2]
     tiny.train(model, units)
     head = {name: torch.ones_like(t) for name, t in model.head.state_dict().items()}
     patches = _prepared().controller.auditor.patches
-    return controller.Rival("affine", tuple(units), (dice,) * patches, model.bank.state_dict(units), head)
+    return Rival("affine", tuple(units), (dice,) * patches, model.bank.state_dict(units), head)
 
 
 def test_a_rival_that_is_clearly_better_on_the_audit_patches_is_shipped_instead_and_the_trace_says_so():

@@ -17,9 +17,10 @@ from sea_peft.data.phantom import phantom_dataset
 from sea_peft.data.prepare import prepare
 from sea_peft.data.recipe import Recipe
 from sea_peft.loop import events
-from sea_peft.loop.controller import Controller, LoopSettings, Shots
+from sea_peft.loop.controller import Controller
 from sea_peft.loop.policies import Space, fixed_policy
 from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.settings import LoopSettings, Shots
 
 # Where the loss of its two strongest directions costs 0.05 Dice or more on the source's own cases.
 SITES = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sea_peft.adapters import Unit
@@ -22,10 +23,15 @@ class Space:
         """Parameters left for units."""
         return self.limit - self.head
 
-    @property
+    @functools.cached_property
     def by_id(self) -> dict[str, Unit]:
         """Unit id → unit."""
         return {unit.id: unit for unit in self.units}
+
+    def in_order(self, unit_ids: Iterable[str]) -> tuple[str, ...]:
+        """These units in the network's execution order."""
+        units = self.by_id
+        return tuple(sorted(unit_ids, key=lambda u: (units[u].site.order, u)))
 
 
 @dataclasses.dataclass(frozen=True)

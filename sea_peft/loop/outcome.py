@@ -1,0 +1,41 @@
+"""What a run of the loop leaves behind: for who ships it, and for a run that is compared with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+
+@dataclasses.dataclass
+class Seconds:
+    """Where the time went."""
+
+    train: float = 0.0
+    audit: float = 0.0
+    allocate: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open. `reason`: why it ended."""
+
+    active: tuple[str, ...]
+    used: int
+    patches: int
+    naive_patches: int
+    seconds: Seconds
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """Another policy at the end of its search, to be compared with and, where it is clearly better, to be shipped instead. `dice`: hard
+    Dice on every audit patch. `adapters`, `head`: their tensors then."""
+
+    name: str
+    active: tuple[str, ...]
+    dice: tuple[float, ...]
+    adapters: Mapping[str, torch.Tensor]
+    head: Mapping[str, torch.Tensor]
