@@ -25,7 +25,8 @@ class TargetHead(nn.Module):
     `rows[i]`: row of the i-th target label, or None where it is new. With `module` (the last convolution, when the backbone's output
     is that module's output) deltas act on its features; without, on the K logits.
 
-    Parameters: weight [K + new, C, k, k, k] and bias [K + new], deltas, zero at the start.
+    Parameters: weight [K + new, C, k, k, k] and bias [K + new], deltas, zero at the start. With `keeps_known` set only the new labels' rows
+    are fitted and counted; the tensors keep their shape, so that an adapter reads the same whichever policy made its head.
     """
 
     def __init__(self, rows: Sequence[int | None], classes: int, module: nn.Conv3d | None) -> None:
@@ -34,6 +35,7 @@ class TargetHead(nn.Module):
         self.new = sum(row is None for row in rows)
         fresh = iter(range(classes, classes + self.new))
         self.rows = tuple(next(fresh) if row is None else row for row in rows)
+        self.keeps_known = False
         self.on_features = module is not None
         shape = tuple(module.weight.shape[1:]) if module is not None else (classes, 1, 1, 1)
         self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))
@@ -49,7 +51,8 @@ class TargetHead(nn.Module):
     @property
     def cost(self) -> int:
         """Trainable parameters."""
-        return self.weight.numel() + self.bias.numel()
+        fixed = self.classes if self.keeps_known else 0
+        return self.weight[fixed:].numel() + self.bias[fixed:].numel()
 
     def forward(self, features: torch.Tensor, logits: torch.Tensor, gate: bool = True) -> torch.Tensor:
         """features [B, C, D, H, W] (the logits themselves when the head acts on logits), logits [B, K, D, H, W] → target logits
@@ -59,8 +62,12 @@ class TargetHead(nn.Module):
             prior = logits[:, :1] + torch.log(torch.tensor(NEW_LABEL_ODDS, dtype=logits.dtype, device=logits.device))
             y = torch.cat([logits, prior.expand(-1, self.new, *(-1,) * (logits.ndim - 2))], dim=1)
         if gate:
-            y = y + F.conv3d(features, self.weight, self.bias, **self.geometry)
+            y = y + F.conv3d(features, self._fitted(self.weight), self._fitted(self.bias), **self.geometry)
         wanted = set(self.rows)
         others = [row for row in range(self.classes) if row not in wanted]
         background = y[:, others].logsumexp(dim=1, keepdim=True) if len(others) > 1 else y[:, others]
         return torch.cat([background, y[:, list(self.rows)]], dim=1)
+
+    def _fitted(self, deltas: torch.Tensor) -> torch.Tensor:
+        """The deltas, without a gradient for rows that are kept."""
+        return torch.cat([deltas[: self.classes].detach(), deltas[self.classes :]]) if self.keeps_known else deltas

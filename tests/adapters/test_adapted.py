@@ -178,6 +178,19 @@ def test_the_head_counts_what_it_trains_and_gets_gradients_everywhere():
     assert all(p.grad is None for p in model.backbone.parameters())
 
 
+def test_a_head_that_keeps_the_known_rows_counts_and_fits_the_new_ones_only():
+    model, x = _adapted(rows=(None, 1))
+    whole = model.head.cost
+    model.head.keeps_known = True
+    assert model.head.cost * (model.head.classes + 1) == whole
+    optimizer = torch.optim.AdamW(model.head.parameters(), lr=0.1, weight_decay=0.0)
+    (model(x) - 1.0).square().mean().backward()
+    optimizer.step()
+    for tensor in (model.head.weight, model.head.bias):
+        assert not tensor[: model.head.classes].any()
+        assert bool(tensor[model.head.classes :].abs().gt(0).all())
+
+
 def test_the_head_acts_on_the_last_convolutions_features_only_where_nothing_follows_it():
     assert _adapted()[0].head.on_features
 
