@@ -28,7 +28,7 @@ from sea_peft.data.phantom.shapes import (
 # Label code = 1 + index, as in BraTS since 2023; a name is a part of the tumour, and the three do not overlap.
 TUMOUR = ("necrotic", "oedema", "enhancing")
 
-_DEEPEST = 24.0  # a tumour's centre lies at least so far from the midline, in mm
+_OFF_MIDLINE = 24.0  # mm from the midline to the nearest centre of a tumour
 
 
 def draw_brain(case: int, build: Build) -> Anatomy:
@@ -142,7 +142,7 @@ def _tumour(rng: np.random.Generator, build: Build, white: Shape) -> tuple[list[
     radius = float(rng.uniform(*build.lesion_radius))
     while True:
         side = float(rng.choice((-1, 1)))
-        centre = np.array((side * rng.uniform(_DEEPEST, 46), rng.uniform(-52, 48), rng.uniform(-4, 42)))
+        centre = np.array((side * rng.uniform(_OFF_MIDLINE, 46), rng.uniform(-52, 48), rng.uniform(-4, 42)))
         x, y, z = centre.astype(np.float32).reshape(3, 1)
         if float(white.distance(Points(x, y, z, np.zeros((3, 1), np.float32)))[0]) < -6:
             break

@@ -25,8 +25,8 @@ class CT:
     Attributes:
         unenhanced: HU of each tissue without contrast medium at 120 kVp.
         phase: HU that iodine adds to each tissue at 120 kVp.
-        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to about 1.5
-            at 80 kVp.
+        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to 1.5
+            at 80 kVp (chosen).
         enhancement_spread: Standard deviation of that factor between patients, relative.
         oral_contrast: HU that a positive oral contrast medium adds to what is in stomach and bowel.
         tissue_spread: Standard deviation in HU of each soft tissue between patients.

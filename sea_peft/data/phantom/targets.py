@@ -106,7 +106,7 @@ _TARGETS = (
         "sharp-kernel-metal",
         "another reconstruction: thin slices of a bone kernel with their noise, and streaks from spinal screws",
         CT(
-            noise=110.0,
+            noise=110.0,  # of voxels that are sampled from thin slices, not averaged over 5 mm
             noise_blur=0.5,
             resolution=1.5,
             slice_thickness=1.5,
@@ -152,6 +152,7 @@ _TARGETS = (
     ),
     Target(
         "low-field-brain",
+        # BraTS-Africa (Adewole et al. 2023, arXiv 2305.19369) is of many clinical scanners; 0.3 T is chosen, to be far from 3 T
         "another field strength: glioma at 0.3 T, with thick slices, much noise, coil shading and motion, in the manner of BraTS-Africa",
         MR(
             sequences={
