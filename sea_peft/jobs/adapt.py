@@ -179,7 +179,7 @@ class _Run:
         controller = Controller(
             setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
-            rivals=[Rival(**rival) for rival in self.state["rivals"].values()] if arm == "policy" else (),
+            rivals=[Rival(**r) for r in self.state["rivals"].values()] if arm == "policy" and setup.held_against_rivals else (),
         )  # fmt: skip
         if self.state["arm"] == arm and "controller" in self.state:
             controller.load_state_dict(self.state["controller"])
@@ -187,16 +187,16 @@ class _Run:
 
     def _before_the_policy(self, shots: Shots) -> dict[str, torch.Tensor]:
         """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
-        for a policy that audits the simple topology, up to where its search ends. Head and bank are left as they were."""
-        audits, baselines = self.setup.policy().audits, bool(self.baselines)
-        if self.state["arm"] == "head_only" and (audits or (self.setup.space.head and not baselines)):
+        for `sea` the simple topology, up to where its search ends. Head and bank are left as they were."""
+        compared, baselines = self.setup.held_against_rivals, bool(self.baselines)
+        if self.state["arm"] == "head_only" and (compared or (self.setup.space.head and not baselines)):
             self._rival("head_only", "head_only", shots, refit=not baselines)
         if self.state["arm"] == "head_only":
             head = self.setup.model.head.state_dict()
             fitted = {name: t.detach().cpu().clone() for name, t in head.items()}
             self._next_arm("simple", head_only=fitted)
         if self.state["arm"] == "simple":
-            if audits:
+            if compared:
                 self._rival("simple", simple_topology(self.setup.space), shots, refit=False)
             self._next_arm("policy")
         fitted_head: dict[str, torch.Tensor] = self.state["head_only"]

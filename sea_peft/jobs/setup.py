@@ -87,6 +87,11 @@ class Setup:
         """The data's own digest: the same data give the same hashed ids, and without the data they cannot be guessed."""
         return self.digest
 
+    @property
+    def held_against_rivals(self) -> bool:
+        """Whether what the policy finds is compared with simpler policies before it ships."""
+        return self.options.policy in SEA_VARIANTS and SEA_VARIANTS[self.options.policy].rivals
+
     def policy(self, name: str | None = None) -> Policy:
         """A fresh policy: the one asked for, or the one called `name`."""
         name = name or self.options.policy

@@ -14,10 +14,12 @@ from sea_peft.loop.utility import UtilitySettings
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """`changes`: to `SeaSettings`. `cycles`: of the search, None for as many as the run has."""
+    """`changes`: to `SeaSettings`. `cycles`: of the search, None for as many as the run has. `rivals`: whether what it found is held
+    against simpler policies before it ships."""
 
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cycles: int | None = None
+    rivals: bool = True
 
     def settings(self, whole: SeaSettings) -> SeaSettings:
         """The settings of the whole `sea`, changed."""
@@ -28,15 +30,15 @@ SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         Sea.name: Variant(),
         # the last audit alone speaks: no average, no median over a window, no penalty for scatter
-        "sea_no_smoothing": Variant(
-            {"utility": UtilitySettings(decay=0.0, window=1, iqr_weight=0.0, exploration=0.0)}
-        ),
+        "sea_no_smoothing": Variant({"utility": UtilitySettings(decay=0.0, window=1, iqr_weight=0.0, exploration=0.0)}),
         # one audit promotes or demotes, whatever its size, and at once
         "sea_no_ranking": Variant({"ranking": RankingSettings(votes=1, guard=0, hysteresis=0.0)}),
         # no share of the budget is kept for units that were never tried
         "sea_no_probes": Variant({"probe_share": 0.0}),
         # trained once, audited once, chosen from once
         "sea_one_shot": Variant(cycles=1),
+        # what the search found ships, whatever simpler policies reach
+        "sea_no_rivals": Variant(rivals=False),
     }
 )
 """Policy name → what it changes, the whole `sea` first."""

@@ -111,7 +111,9 @@ def test_uniform_gives_every_place_what_an_equal_share_pays_for(share):
         assert not [u for u in larger if u.cost <= equal], "its share would have paid for more"
 
 
-@pytest.mark.parametrize(("name", "stages"), [("lora_encoder", {"encoder", "bottleneck"}), ("lora_decoder", {"decoder"})])
+@pytest.mark.parametrize(
+    ("name", "stages"), [("lora_encoder", {"encoder", "bottleneck"}), ("lora_decoder", {"decoder"})]
+)
 def test_half_of_the_network(name, stages):
     audit_space = space(share=0.5)
     chosen = [audit_space.by_id[u] for u in fixed_policy(name, audit_space, 0).final().active]
@@ -133,7 +135,9 @@ def test_a_random_mix_spends_on_each_family_what_it_was_told_to(draw, affine, lo
     check_allocation(policy.allocate(0), audit_space)
     left = audit_space.capacity - total_cost(chosen)
     groups = {u.group for u in chosen}
-    assert not [u for u in audit_space.units if u.family in ("affine", "lora") and u.group not in groups and u.cost <= left]
+    assert not [
+        u for u in audit_space.units if u.family in ("affine", "lora") and u.group not in groups and u.cost <= left
+    ]
 
 
 def test_draws_of_a_random_mix_differ_and_repeat():
@@ -173,9 +177,13 @@ def test_adaptive_ranks_follow_importance_and_remember_it():
     check_allocation(first, audit_space)
     rank = {by_id[u].site.path: by_id[u].level for u in first.active if by_id[u].family == "lora"}
     assert rank["conv3"] == 8
-    assert {u for u in first.active if by_id[u].family == "affine"} == {u.id for u in audit_space.units if u.family == "affine"}
+    assert {u for u in first.active if by_id[u].family == "affine"} == {
+        u.id for u in audit_space.units if u.family == "affine"
+    }
     assert set(rank.values()) != {8}
-    assert not set(policy.to_promise(1)) & set(first.active), "a trained unit's gradient says nothing of what is lacking"
+    assert not set(policy.to_promise(1)) & set(first.active), (
+        "a trained unit's gradient says nothing of what is lacking"
+    )
     copy = fixed_policy("adalora", audit_space, 0)
     copy.load_state_dict(json.loads(json.dumps(policy.state_dict())))
     for cycle in (1, 2):

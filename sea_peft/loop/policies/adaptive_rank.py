@@ -53,10 +53,12 @@ class AdaptiveRank:
         chosen = self._affine + self._by_importance()
         self._open = tuple(u.id for u in chosen)
         decisions = [
-            Decision(u, "keep" if u in before else "add", None, "affine everywhere, LoRA ranks by importance") for u in self._open
+            Decision(u, "keep" if u in before else "add", None, "affine everywhere, LoRA ranks by importance")
+            for u in self._open
         ]
         decisions += [
-            Decision(u, "drop", None, "another rank here, or other sites matter more") for u in sorted(before - set(self._open))
+            Decision(u, "drop", None, "another rank here, or other sites matter more")
+            for u in sorted(before - set(self._open))
         ]
         return Allocation(self._open, decisions=tuple(decisions))
 

@@ -114,6 +114,7 @@ _TABLE: dict[str, Topology] = {
 FIXED_POLICIES = (*_TABLE, AdaptiveRank.name)
 OUTSIDE_BUDGET = frozenset(name for name, topology in _TABLE.items() if topology.outside_budget)
 
+
 def simple_topology(space: Space) -> str:
     """The fixed topology that what `sea` found is held against before it is shipped: the strongest simple one known, affine with LoRA r4
     from the cheapest site up, where the space has both; else the cheapest units."""

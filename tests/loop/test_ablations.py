@@ -1,0 +1,51 @@
+"""`sea` without one of its parts is `sea` in everything else, and decides without that part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from worlds import converse, noisy, space
+
+from sea_peft.loop.ablations import SEA_VARIANTS
+from sea_peft.loop.sea import Sea, SeaSettings
+
+WHOLE = SeaSettings(cycles=5)
+
+
+def said_by(name, seed=0):
+    """What a variant says in a world of noisy audits."""
+    variant = SEA_VARIANTS[name]
+    audit_space = space(share=0.05)
+    policy = Sea(audit_space, variant.settings(WHOLE))
+    return converse(policy, audit_space, 5, lambda unit: float(len(unit)), noisy(seed))
+
+
+@pytest.mark.parametrize("name", SEA_VARIANTS)
+def test_a_variant_differs_in_its_part_alone(name):
+    variant = SEA_VARIANTS[name]
+    whole, changed = (dataclasses.asdict(s) for s in (WHOLE, variant.settings(WHOLE)))
+    assert {key for key in whole if whole[key] != changed[key]} == set(variant.changes)
+    parts = bool(variant.changes) + (variant.cycles is not None) + (not variant.rivals)
+    assert parts == (0 if name == "sea" else 1)
+    said_by(name)
+
+
+def test_without_smoothing_the_last_audit_is_the_score():
+    said = said_by("sea_no_smoothing")
+    measured = [row for rows in said.ranked for row in rows if row["delta"] is not None]
+    assert measured
+    assert all(row["score"] == row["ema"] == row["delta"] for row in measured)
+
+
+def test_without_ranking_one_audit_is_enough():
+    units = {u for allocation in said_by("sea_no_ranking").allocations[1:2] for u in allocation.active}
+    assert units, "promoted after the first audit"
+    assert not said_by("sea").allocations[1].active, "one noisy audit promotes nobody"
+
+
+def test_without_probes_fewer_units_are_ever_tried():
+    def tried(name):
+        return {unit for allocation in said_by(name).allocations[:-1] for unit in allocation.open}
+
+    assert len(tried("sea_no_probes")) < len(tried("sea"))
