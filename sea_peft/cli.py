@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from sea_peft import __version__
-from sea_peft.console import afterwards, catalogue, options, parse
+from sea_peft.console import afterwards, backbones, catalogue, options, parse
 from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.progress import RunProgress
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(catalogue.backbones, name="backbones")
+app.add_typer(backbones.backbones, name="backbones")
 app.add_typer(catalogue.adapters, name="adapters")
 app.add_typer(catalogue.data, name="data")
 

@@ -1,177 +1,20 @@
-"""The verbs in groups: backbones, adapters, data."""
+"""The verbs in groups: adapters, data."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from sea_peft.console import options, parse
+from sea_peft.console import options
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table, times
 from sea_peft.console.verb import verb
 from sea_peft.errors import DataError
 
-if TYPE_CHECKING:
-    from sea_peft.backbones import Limits
-
-backbones = typer.Typer(help="Architectures and pretrained weights.", no_args_is_help=True)
 adapters = typer.Typer(help="Adapter families and the units they make.", no_args_is_help=True)
 data = typer.Typer(help="Check, describe and make data sets.", no_args_is_help=True)
-
-
-@backbones.command("list")
-@verb
-def backbones_list(output: Output) -> None:
-    """Weights with their architecture, parameters, hash and licence."""
-    from sea_peft.jobs.listing import list_backbones
-
-    rows = list_backbones()
-    for row in rows:
-        if row.problem:
-            output.warn(row.problem)
-    columns = ("backbone", "parameters", "labels", "mm", "Dice", "hash")
-    cells = [
-        (
-            _named(row.weights, row.architecture, *row.channels, row.licence)
-            if row.weights
-            else _named(row.architecture, "no weights", row.licence),
-            row.parameters,
-            len(row.labels) or None,
-            times(row.spacing or None),
-            row.dice,
-            row.sha256 and row.sha256[:8],
-        )
-        for row in rows
-    ]
-    output.result([vars(row) for row in rows], table("", columns, cells, right=columns[1:]))
-
-
-@backbones.command("info")
-@verb
-def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """One backbone in detail: source, licence, recipe, sites."""
-    from sea_peft.jobs.listing import backbone_info
-
-    info = backbone_info(name)
-    card, recipe = info.card, info.card.recipe
-    described = {
-        "weights": card.name,
-        "architecture": card.architecture,
-        "parameters": info.parameters,
-        "licence of network": info.network_licence,
-        "paper": card.paper or info.paper,
-        "patch": _sizes(card.patch, info.limits),
-    }
-    if info.trained:
-        intensity = recipe.get("intensity", {})
-        described |= {
-            "hash of tensors": info.sha256,
-            "hash of file": card.sha256,
-            "licence of weights": card.licence,
-            "source": card.source or card.training.get("data"),
-            "origin": card.origin,
-            "labels": card.labels[1:],
-            "channels": card.channels,
-            "voxels": f"{times(recipe.get('spacing', ()))} mm, {recipe.get('orientation')}",
-            "grey values": " ".join(f"{key} {value}" for key, value in intensity.items()),
-            "Dice": card.dice.get("mean"),
-            "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
-            "untrained": card.new,
-        }
-    document = {
-        "card": card.model_dump(mode="json") if info.trained else None,
-        "parameters": info.parameters,
-        "tensor_sha256": info.sha256,
-        "divisor": info.limits.divisor,
-        "minimum": info.limits.minimum,
-        "sites": [{"stage": stage, "kind": kind, "sites": n} for (stage, kind), n in info.sites.items()],
-    }
-    sites = [(stage, kind, n) for (stage, kind), n in info.sites.items()]
-    output.result(
-        document,
-        facts(described.items()),
-        table("Sites", ("stage", "kind", "sites"), sites, right=("sites",)),
-    )
-
-
-@backbones.command("import")
-@verb
-def backbones_import(
-    output: Output,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the weights will be called.")],
-    backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
-    origin: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")
-    ] = "auto",
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A class, in the order of the outputs; no background. None: a new classifier."
-        ),
-    ] = None,
-    channel: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")
-    ] = None,
-    spacing: Annotated[
-        Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")
-    ] = None,
-    window: Annotated[
-        Any,
-        typer.Option(
-            parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; nobody says: z-score."
-        ),
-    ] = None,
-    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the architecture, where the tensors do not tell.")
-    ] = None,
-    licence: Annotated[str, typer.Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
-) -> None:
-    """Take a foreign checkpoint in as weights, if the tensors of the architecture are there and fit.
-
-    Labels, channels, voxel size, window and patch are those of the checkpoint's origin where you do not give them. Origins: suprem,
-    clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, monai-bundle, plain.
-    """
-    from sea_peft.data.recipe import Window
-    from sea_peft.jobs.importing import Given, import_weights
-
-    intensity = None if window is None else Window(low=window[0], high=window[1])
-    given = Given(label, channel, spacing, intensity, patch, parse.settings(setting or ()), licence)
-    imported = import_weights(file, name, backbone, given, origin)
-    for sentence in imported.said:
-        output.say(sentence)
-    keys = imported.keys
-    if keys.unexpected:
-        output.warn(f"{len(keys.unexpected)} tensors of {file.name} have no place in {backbone} and were left out.")
-    found = [
-        ("weights", imported.name),
-        ("file", str(imported.file)),
-        ("origin", imported.origin),
-        ("settings", ", ".join(f"{key}={value}" for key, value in imported.settings.items())),
-        ("parameters", imported.parameters),
-        ("matched", f"{len(keys.matched)} of {keys.wanted} tensors"),
-        ("no part of it", list(imported.left_out)),
-        ("unknown", list(keys.unexpected)),
-        ("new", list(imported.new)),
-    ]
-    document = {
-        "name": imported.name,
-        "file": str(imported.file),
-        "origin": imported.origin,
-        "settings": dict(imported.settings),
-        "parameters": imported.parameters,
-        "matched": len(keys.matched),
-        "missing": list(keys.missing),
-        "misshaped": {key: [list(shape) for shape in shapes] for key, shapes in keys.misshaped.items()},
-        "unexpected": list(keys.unexpected),
-        "left_out": list(imported.left_out),
-        "new": list(imported.new),
-    }
-    output.result(document, facts(found), cell(f"Use them with --weights {imported.name}."))
 
 
 @adapters.command("list")
@@ -305,14 +148,3 @@ def data_phantom(
 def _worst(findings: tuple) -> object:
     severities = {finding.severity for finding in findings}
     return state("problem" if "error" in severities else "warning" if severities else "ok")
-
-
-def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
-    """The patch trained on, and what others the network takes."""
-    if limits.exact is not None:
-        return f"{times(limits.exact)} voxels and no other"
-    return f"{times(patch)} voxels; sides are multiples of {limits.divisor}, at least {limits.minimum}"
-
-
-def _named(name: str, *about: str) -> Text:
-    return Text.assemble((name, "bold"), ("\n  " + ", ".join(word for word in about if word), "dim"))

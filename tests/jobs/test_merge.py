@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign import network
 from toys import make_adapter
 
-from sea_peft.backbones.weights import load_pretrained
+from sea_peft.backbones import architecture
+from sea_peft.backbones.weights import load_pretrained, save_weights
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import restore
+from sea_peft.data.recipe import Recipe
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.merge import merge
 from sea_peft.jobs.model import load_adapter
@@ -74,3 +77,19 @@ def test_the_adapter_is_left_as_it_was(adapter: Path, weights: Path, tmp_path: P
     merge(adapter, tmp_path / "m.safetensors", str(weights))
     assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
     load_adapter(adapter, str(weights))
+
+
+@pytest.mark.parametrize("name", ["dynunet", "nnunet_plain", "mednext_s"])
+def test_tensors_under_several_names_are_folded_under_all_of_them(name: str, tmp_path: Path) -> None:
+    arch = architecture(name)
+    if not arch.installed:
+        pytest.skip(f"{name} needs {arch.needs.package}")
+    card = {
+        "name": "small", "architecture": name, "kwargs": dict(arch.small), "labels": ["background", "organ", "other"],
+        "channels": ["CT"], "recipe": Recipe().model_dump(mode="json"), "patch": (16, 16, 16), "licence": "CC0-1.0",
+    }  # fmt: skip
+    own = save_weights(tmp_path, network(name, **arch.small), card, half=False).with_suffix(".safetensors")
+    adapter = make_adapter(tmp_path / "a", own, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
+    merged = merge(adapter, tmp_path / "m.safetensors", str(own))
+    assert merged.labels == ("background", "organ", "other", "spot")
+    assert merged.difference <= 1e-3 * max(1.0, merged.largest)
