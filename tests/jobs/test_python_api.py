@@ -1,0 +1,57 @@
+"""The whole way of a user with a checkpoint of his own, in Python: import, adapt, load, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import network, suprem_universal
+
+from sea_peft import AdaptOptions, adapt, load_adapter
+from sea_peft.backbones.weights import load_pretrained
+from sea_peft.errors import WeightsError
+from sea_peft.jobs.importing import import_weights
+
+
+def test_a_checkpoint_without_a_classifier_is_adapted_in_ten_lines(toy: Path, tmp_path: Path) -> None:
+    """The checkpoint is synthetic: SuPreM's key names at a sixteenth of its width, random tensors."""
+    torch.save(suprem_universal(network("unet3d", width=4)), tmp_path / "supervised_suprem_unet_2100.pth")
+    import_weights(tmp_path / "supervised_suprem_unet_2100.pth", "suprem_unet", "unet3d")
+    options = AdaptOptions(
+        data=str(toy), weights="suprem_unet", labels=("organ",), shots=2, budget="20%", steps=8, cycles=1,
+        patch=(16, 16, 16), device="cpu", mlflow=False,
+    )  # fmt: skip
+    result = adapt(options)
+    assert result.status == "done"
+    assert result.dice.unadapted is None  # no row of the backbone is the organ's
+    assert result.dice.adapted is not None
+    model, config = load_adapter(Path(result.run) / "adapter")
+    assert config.backbone.weights == "suprem_unet"
+    assert model.head.weight.abs().sum() > 0
+    with torch.no_grad():
+        logits = model(load_pretrained("suprem_unet").example)
+    assert logits.shape[1] == 2
+
+
+def test_a_users_own_network_that_comes_with_its_weights_is_adapted(toy: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "import torch\n"
+        "def factory():\n"
+        "    torch.manual_seed(0)\n"
+        "    c = torch.nn.Conv3d\n"
+        "    return torch.nn.Sequential(c(1, 4, 3, padding=1), torch.nn.ReLU(), c(4, 4, 3, padding=1), torch.nn.ReLU(), c(4, 2, 1))\n"
+        "factory.divisor, factory.minimum = 1, 8\n"
+        "factory.card = {'labels': ['background', 'organ'], 'channels': ['CT'], 'patch': [16, 16, 16], 'recipe': {}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = AdaptOptions(
+        data=str(toy), backbone="own_network:factory", labels=("organ",), shots=2, budget="50%", steps=8, cycles=1,
+        patch=(16, 16, 16), device="cpu", mlflow=False,
+    )  # fmt: skip
+    result = adapt(options)
+    assert result.dice.unadapted is not None
+    with pytest.raises(WeightsError, match="which is code; give --weights own_network:factory"):
+        load_adapter(Path(result.run) / "adapter")
+    _, config = load_adapter(Path(result.run) / "adapter", "own_network:factory")
+    assert config.backbone.architecture == "own_network:factory"
