@@ -1,0 +1,63 @@
+"""Real scans the whole way: check, adapt with as many shots as there are, predict, evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sea_peft import cli
+from sea_peft.data.volumes import read_volume
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+MRICRON = Path("/usr/share/mricron/templates")  # Debian's mricron-data
+TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--spacing", "4", "--budget", "20%", "--no-mlflow", "-q"]
+
+
+def run(*arguments: object) -> int:
+    return cli.run([str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shots", "flags"),
+    [("brats2015", 3, ["--label", "tumour=1,2,3,4", "--channel", "FLAIR"]), ("pyradiomics", 2, [])],
+)
+def test_check_adapt_predict_evaluate(weights: Path, tmp_path: Path, name: str, shots: int, flags: list[str]) -> None:
+    data = SHARED / name
+    if not data.is_dir():
+        pytest.skip(f"the real scans of {name} are not beside the repository")
+    adapter, masks = tmp_path / "run", tmp_path / "masks"
+    assert run("data", "check", data, "--shots", shots, *flags) == 0
+    assert run("adapt", data, "--weights", weights, "--out", adapter, "--shots", shots, *flags, *TINY) == 0
+    assert run("predict", adapter, data, "--out", masks, "--weights", weights, "--preview", "-q") == 0
+    scores = tmp_path / "scores"
+    channel = ["--channel", "FLAIR"] if name == "brats2015" else []
+    assert run("evaluate", adapter, data, "--weights", weights, "--out", scores, "-q", *channel) == 0
+    document = json.loads((scores / "scores.json").read_text())
+    for case in document["per_case"]:
+        suffix = ".nii.gz" if name == "brats2015" else ".nrrd"
+        image = data / "imagesTr" / f"{case}_0000{suffix}" if name == "brats2015" else data / f"{case}_image{suffix}"
+        mask = read_volume(masks / f"{case}{suffix}")
+        assert np.array_equal(mask.affine, read_volume(image).affine)
+        assert mask.shape == read_volume(image).shape
+
+
+@pytest.mark.slow
+def test_colin27_and_its_atlases(adapter: Path, weights: Path, tmp_path: Path) -> None:
+    """A head in RAS with AAL's 116 regions, and one in LAS whose qform is unset to the point of being wrong."""
+    if not MRICRON.is_dir():
+        pytest.skip("Debian's mricron-data is not installed")
+    data = tmp_path / "heads"
+    for image, label in (("ch2", "aal"), ("ch2bet", "brodmann"), ("jhu189", "natbrainlab")):
+        for folder, source in (("images", image), ("labels", label)):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+            (data / folder / f"{image}.nii.gz").symlink_to(MRICRON / f"{source}.nii.gz")
+    assert run("data", "check", data) == 0
+    assert run("predict", adapter, data, "--out", tmp_path / "masks", "--weights", weights, "--preview", "-q") == 0
+    for name in ("ch2", "ch2bet", "jhu189"):
+        mask, source = (read_volume(folder / f"{name}.nii.gz") for folder in (tmp_path / "masks", data / "images"))
+        assert np.array_equal(mask.affine, source.affine)
+        assert mask.shape == source.shape
