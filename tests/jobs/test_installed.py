@@ -36,7 +36,7 @@ def one_sentence(done: subprocess.CompletedProcess[str], words: str) -> None:
         (2, ["adapt", "{toy}", "--budget", "1"], "write 1% for one per cent"),
         (3, ["adapt", "{toy}", "--shots", "10", "--weights", "{weights}"], "10 shots were asked for"),
         (4, ["adapt", "{toy}", "--shots", "2", "--budget", "3", "--weights", "{weights}"], "fits no unit"),
-        (5, ["predict", "{toy}", "{toy}", "--out", "masks"], "no adapter folder"),
+        (5, ["predict", "{toy}", "{toy}", "--out", "masks"], "has no readable adapter_config.json"),
         (6, ["adapt", "{toy}", "--device", "cuda:77", "--weights", "{weights}"], "use --device cpu"),
         (7, ["evaluate", "{adapter}", "{toy}", "--weights", "{weights}", "--min-dice", "1"], "is below --min-dice 1"),
     ],
