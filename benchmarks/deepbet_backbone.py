@@ -1,4 +1,4 @@
-"""deepbet (Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845; PyPI, MIT) as a backbone by `module:factory`: brain extraction from T1-weighted MR.
+"""deepbet (Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845; PyPI, MIT) by `module:factory`: brain extraction from T1-weighted MR.
 
 deepbet ships TorchScript. A script module runs as a graph, so that hooks on its parts do not fire and no adapter could act on it. This
 is the same network in plain torch, with the tensors of the script; `python -m benchmarks.deepbet_backbone` shows that outputs agree.
