@@ -7,126 +7,21 @@ property each. A check raises AssertionError naming the unit or its family.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from benches import Bench, output_of
 from torch import nn
 
-from sea_peft.adapters import Adapter, Bank, CannotMerge, Offer, Unit, families, units_for
-from sea_peft.adapters.liveness import acting
-from sea_peft.backbones import Site, architectures, find_sites
-from sea_peft.backbones.sites import is_channels_last
+from sea_peft.adapters import Adapter, Bank, CannotMerge, Offer, Unit, units_for
 
 # In float64 a gradient this small beside the largest is rounding.
 _NOISE = 1e-10
 # How far a parameter goes as if trained: far enough to see, not so far that a hundred units together overflow.
 _STEP = 0.03
-_CORNER = 8
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bench:
-    """A backbone to try units on: `network` is never handed out, only copies of it. `x`: [1, C, D, H, W]. `at`: site → a corner of
-    its input and output for x in the plain network, float64."""
-
-    network: nn.Module
-    sites: tuple[Site, ...]
-    x: torch.Tensor
-    at: dict[str, tuple[torch.Tensor, torch.Tensor]]
-
-    @classmethod
-    def of(cls, network: nn.Module, x: torch.Tensor) -> Bench:
-        """Probe the network."""
-        network = network.eval().requires_grad_(False)
-        sites = find_sites(network, x)
-        exact, at = copy.deepcopy(network).double(), {}
-
-        def remember(site: Site) -> Callable[..., None]:
-            return lambda module, inputs, output: at.update({site.path: _corner(site, module, inputs[0], output)})
-
-        for site in sites:
-            exact.get_submodule(site.path).register_forward_hook(remember(site))
-        _output(exact, x.double())
-        return cls(network, sites, x, at)
-
-    def fresh(self, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, torch.Tensor]:
-        """A copy of the network and of the input."""
-        return copy.deepcopy(self.network).to(dtype), self.x.to(dtype)
-
-    def here(self, unit: Unit, adapter: Adapter) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a unit's module is called with when it alone acts, float64."""
-        x, y = self.at[unit.site.path]
-        return (x, x) if adapter.on_input else (x, y)
-
-
-@functools.cache
-def bench(backbone: str) -> Bench:
-    """The small version of a registered architecture, with weights that depend on its name alone."""
-    architecture = architectures()[backbone]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = architecture.build(in_channels=1, out_channels=3, **architecture.small)
-        # norms start as ones and zeros, with which scale and shift could be confused unseen
-        for module in network.modules():
-            for name, tensor in module.named_parameters(recurse=False):
-                if tensor.ndim == 1:
-                    nn.init.uniform_(tensor, 0.5, 1.5) if name == "weight" else nn.init.normal_(tensor, std=0.1)
-    return Bench.of(network, architecture.example(1, architecture.small))
-
-
-def offered(bench: Bench, family: str) -> tuple[Unit, ...]:
-    """Every unit of the family that acts on this backbone: what the audit space would hold of it."""
-    return acting(bench.network, units_for(bench.network, bench.sites, {family: Offer()}), bench.x)
-
-
-def handful(bench: Bench, names: Sequence[str]) -> tuple[Unit, ...]:
-    """Of these families every kind of site and placement, at the smallest level and at the largest, that the backbone has a place for:
-    the smallest at the first such site, the largest at the last."""
-    sites: dict[tuple, list[Site]] = {}
-    for site in bench.sites:
-        tokens = is_channels_last(bench.network.get_submodule(site.path))
-        sites.setdefault((site.kind, tokens, site.stage == "head", site.stride == (1.0, 1.0, 1.0)), []).append(site)
-    sample = sorted(
-        {s for own in sites.values() for s in (*own[:3], own[len(own) // 2], *own[-2:])}, key=lambda s: s.order
-    )
-    cells: dict[tuple, list[Unit]] = {}
-    for unit in units_for(bench.network, sample, {name: Offer() for name in names}):
-        cells.setdefault((unit.family, unit.site.kind, unit.placement), []).append(unit)
-    chosen = {}
-    for own in cells.values():
-        smallest, largest = (min(own, key=_size), max(own, key=_size))
-        chosen |= {smallest.id: smallest, largest.id: largest}
-    return acting(bench.network, tuple(chosen.values()), bench.x)
-
-
-def _size(unit: Unit) -> tuple[int, int]:
-    return unit.level, unit.site.order
-
-
-@functools.cache
-def _of_every_family(backbone: str) -> tuple[Unit, ...]:
-    return handful(bench(backbone), tuple(families()))
-
-
-def units_of(backbone: str, family: str) -> tuple[Unit, ...]:
-    """The handful of this family."""
-    return tuple(unit for unit in _of_every_family(backbone) if unit.family == family)
-
-
-@functools.cache
-def together(check: Callable[[Bench, Sequence[Unit]], None], backbone: str) -> AssertionError | None:
-    """What a check says of the handfuls of all families at once. A property that all units have when they are open together is one that
-    each has, so one pass over a network serves every family."""
-    try:
-        check(bench(backbone), _of_every_family(backbone))
-    except AssertionError as error:
-        return error
-    return None
 
 
 # -- the checks --------------------------------------------------------------------------------------------
@@ -135,7 +30,7 @@ def together(check: Callable[[Bench, Sequence[Unit]], None], backbone: str) -> A
 def check_identity(bench: Bench, units: Sequence[Unit]) -> None:
     """DESIGN 1: freshly built and open, the network is the backbone bit for bit; and what is built depends on the seed alone."""
     network, x = bench.fresh()
-    expected = _output(network, x)
+    expected = output_of(network, x)
     bank = Bank(network, units)
     rng = torch.get_rng_state()
     for unit in units:
@@ -143,21 +38,21 @@ def check_identity(bench: Bench, units: Sequence[Unit]) -> None:
         _unchanged(_state(bank, [unit.id]), _state(Bank(network, [unit]), [unit.id]), f"building {unit.id} again")
     assert torch.equal(torch.get_rng_state(), rng), f"{units[0].family} draws from torch's global RNG when it is built"
     bank.activate(_ids(units))
-    if not torch.equal(_output(network, x), expected):
+    if not torch.equal(output_of(network, x), expected):
         for unit in units:
             with bank.only([unit.id]):
-                assert torch.equal(_output(network, x), expected), f"{unit.id} is not the identity at the start"
+                assert torch.equal(output_of(network, x), expected), f"{unit.id} is not the identity at the start"
         raise AssertionError("units that are the identity alone are not so together")
 
 
 def check_off(bench: Bench, units: Sequence[Unit]) -> None:
     """DESIGN 2: trained and closed again, outputs and backbone tensors are bit for bit what they were."""
     network, x = bench.fresh()
-    expected = _output(network, x)
+    expected = output_of(network, x)
     keys = list(network.state_dict())
     bank = _trained(network, x, units)
     bank.activate(())
-    assert torch.equal(_output(network, x), expected), f"{units[0].family}: off is not off after training"
+    assert torch.equal(output_of(network, x), expected), f"{units[0].family}: off is not off after training"
     assert list(network.state_dict()) == keys, f"{units[0].family} adds to the backbone's state dict"
     for key, tensor in bench.network.state_dict().items():
         assert torch.equal(network.state_dict()[key], tensor), f"{units[0].family} writes to the backbone's {key}"
@@ -176,13 +71,13 @@ def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
         others = frozenset(_ids(units)) - set(_ids(toggled))
         with bank.without(*_ids(toggled)):
             assert bank.active == others, f"ablating {said} closes other gates too"
-            off = _output(network, x)
+            off = output_of(network, x)
             _unchanged(before["state"], _state(bank, others), f"ablating {said}")
         again, _ = bench.fresh()
         never = Bank(again, [u for u in units if u.id in others])
         never.load_state_dict({k: t for k, t in before["state"].items() if k.rpartition("/")[0] in others})
         never.activate(others)
-        assert torch.equal(off, _output(again, x)), f"{said} off is not the same as never there"
+        assert torch.equal(off, output_of(again, x)), f"{said} off is not the same as never there"
         try:
             with bank.without(*_ids(toggled)):
                 raise InterruptedError
@@ -199,12 +94,12 @@ def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
 def check_acts(bench: Bench, units: Sequence[Unit]) -> None:
     """DESIGN 4: every unit on offer, alone and trained, changes the output; and it leaves what it is given as it is."""
     network, x = bench.fresh()
-    expected = _output(network, x)
+    expected = output_of(network, x)
     bank = Bank(network, units)
     for unit in units:
         _disturb(bank[unit.id], seed=1)
         with bank.only([unit.id]):
-            assert not torch.equal(_output(network, x), expected), f"{unit.id} is on offer but changes nothing"
+            assert not torch.equal(output_of(network, x), expected), f"{unit.id} is on offer but changes nothing"
         given = [tensor.float() for tensor in bench.here(unit, bank[unit.id])]
         with torch.no_grad():
             bank[unit.id](*given)
@@ -229,7 +124,7 @@ def check_roundtrip(bench: Bench, units: Sequence[Unit]) -> None:
     """DESIGN 18: saved and loaded into a bank of another seed, the outputs are the same bit for bit."""
     network, x = bench.fresh()
     bank = _trained(network, x, units)
-    expected = _output(network, x)
+    expected = output_of(network, x)
     again, _ = bench.fresh()
     loaded = Bank(again, units, seed=99)
     with tempfile.TemporaryDirectory() as folder:
@@ -237,14 +132,14 @@ def check_roundtrip(bench: Bench, units: Sequence[Unit]) -> None:
         safetensors.torch.save_file(bank.state_dict(_ids(units)), file)
         loaded.load_state_dict(safetensors.torch.load_file(file))
     loaded.activate(_ids(units))
-    assert torch.equal(_output(again, x), expected), f"{units[0].family} is another one after saving and loading"
+    assert torch.equal(output_of(again, x), expected), f"{units[0].family} is another one after saving and loading"
 
 
 def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
     """DESIGN 5: merged, each unit's change of its site's output is the same within 1e-5, and so is that of all of them of the network's;
     or merging is refused by name."""
     network, x = bench.fresh(torch.float64)
-    baseline = _output(network, x)
+    baseline = output_of(network, x)
     bank = Bank(network, units)
     folding = []
     for unit in units:
@@ -267,10 +162,10 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
         tensors = _merged(bank, folding)
         assert tensors is not None, "units that can be merged alone cannot be merged together"
         with bank.only(_ids(folding)):
-            adapted = _output(network, x)
+            adapted = output_of(network, x)
         plain, _ = bench.fresh(torch.float64)
         plain.load_state_dict(tensors, strict=False)
-        _within(_output(plain, x), adapted, adapted - baseline, " ".join(_ids(folding)))
+        _within(output_of(plain, x), adapted, adapted - baseline, " ".join(_ids(folding)))
 
 
 def check_inherit(bench: Bench, units: Sequence[Unit]) -> None:
@@ -320,18 +215,6 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
 # -- how ---------------------------------------------------------------------------------------------------
 
 
-def _corner(site: Site, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first few voxels or tokens of a site's input and output, as far as they belong together: enough to compare units by."""
-    if not is_channels_last(module):
-        small = [min(_CORNER, size) for size in y.shape[2:]]
-        given = [max(1, int(size * step)) for size, step in zip(small, site.stride, strict=True)]
-        x, y = x[:, :, : given[0], : given[1], : given[2]], y[:, :, : small[0], : small[1], : small[2]]
-    else:
-        few = tuple(slice(_CORNER) for _ in x.shape[:-1])
-        x, y = x[few], y[few]
-    return x.clone(), y.clone()
-
-
 def _within(found: torch.Tensor, expected: torch.Tensor, change: torch.Tensor, what: str) -> None:
     error, size = float((found - expected).abs().max()), float(change.abs().max())
     assert error <= 1e-5 * size, f"merging {what} is off by {error / size:.1e} of its effect"
@@ -339,11 +222,6 @@ def _within(found: torch.Tensor, expected: torch.Tensor, change: torch.Tensor, w
 
 def _ids(units: Sequence[Unit]) -> list[str]:
     return [unit.id for unit in units]
-
-
-@torch.no_grad()
-def _output(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return network(x)
 
 
 @torch.no_grad()
@@ -378,7 +256,7 @@ def _state(bank: Bank, unit_ids: Sequence[str] | frozenset[str]) -> dict[str, to
 def _everything(bank: Bank, network: nn.Module, x: torch.Tensor) -> dict:
     """Output, gates, modes, tensors, and the RNG after all that."""
     return {
-        "output": _output(network, x),
+        "output": output_of(network, x),
         "active": bank.active,
         "modes": {u: bank[u].training for u in bank.built} | {n: m.training for n, m in network.named_modules()},
         "state": _state(bank, bank.built),

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conformance import bench
+from benches import bench
 from torch import nn
 
 from sea_peft.adapters import Adapted, Bank, Offer, TargetHead, units_for

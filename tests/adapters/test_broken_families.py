@@ -9,7 +9,7 @@ import conformance
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import Bench, handful, offered
+from benches import Bench, handful, offered
 from torch import nn
 
 from sea_peft.adapters import Adapter, CannotMerge, registry

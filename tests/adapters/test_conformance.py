@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
-from conformance import CHECKS, bench, check_acts, check_merge, offered, together, units_of
+import functools
+from collections.abc import Callable, Sequence
 
-from sea_peft.adapters import Offer, families, units_for
+import pytest
+from benches import Bench, bench, of_every_family, offered, units_of
+from conformance import CHECKS, check_acts, check_merge
+
+from sea_peft.adapters import Offer, Unit, families, units_for
 from sea_peft.backbones import architectures
 
 # one that needs a package which is not there cannot be built
 BACKBONES = [name for name, architecture in architectures().items() if architecture.installed]
+
+
+@functools.cache
+def together(check: Callable[[Bench, Sequence[Unit]], None], backbone: str) -> AssertionError | None:
+    """What a check says of the handfuls of all families at once. A property that all units have when they are open together is one that
+    each has, so one pass over a network serves every family."""
+    try:
+        check(bench(backbone), of_every_family(backbone))
+    except AssertionError as error:
+        return error
+    return None
 
 
 @pytest.mark.parametrize("family", families())
