@@ -15,7 +15,7 @@ from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.codes import code_counts
 from sea_peft.data.digest import volume_digest, voxel_hash
 from sea_peft.data.grids import require_finite, require_same_grid, skewness
-from sea_peft.data.intensity import is_ct_name, looks_like_hounsfield
+from sea_peft.data.intensity import is_ct_name, looks_like_hounsfield, not_hounsfield
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
 
@@ -165,10 +165,7 @@ def _grey_values(case_id: str, channel: str, volume: Volume, low: float, high: f
         sentence = f"{where} holds the single value {low:g}; export the scan again or take the case out"
         found.append(("error", sentence))
     elif is_ct_name(channel) and not looks_like_hounsfield(volume.array):
-        sentence = (
-            f"{where} is declared as CT but runs from {low:.4g} to {high:.4g}, which are hardly Hounsfield "
-            "units; if it was rescaled, declare another channel name"
-        )
+        sentence = f"{where} {not_hounsfield(volume.array)}; if it was rescaled, declare another channel name"
         found.append(("warning", sentence))
     if max(abs(low), abs(high)) > _PLAUSIBLE_MAGNITUDE:
         found.append(("warning", f"{where} runs from {low:.4g} to {high:.4g}; are these grey values?"))

@@ -27,6 +27,11 @@ def looks_like_hounsfield(array: np.ndarray) -> bool:
     return float(array.min()) <= HOUNSFIELD_MINIMUM
 
 
+def not_hounsfield(array: np.ndarray) -> str:
+    """The part of a sentence about a CT that is none by its values."""
+    return f"is declared as CT but runs from {array.min():.4g} to {array.max():.4g}, which are hardly Hounsfield units"
+
+
 def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[str]) -> tuple[Recipe, str | None]:
     """The recipe with an intensity that suits the scans.
 

@@ -14,9 +14,9 @@ from sea_peft.data.cases import Case
 from sea_peft.data.codes import MOST_CODE
 from sea_peft.data.geometry import Box, Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
-from sea_peft.data.intensity import foreground, scaling
+from sea_peft.data.intensity import foreground, is_ct_name, looks_like_hounsfield, not_hounsfield, scaling
 from sea_peft.data.planes import Planes
-from sea_peft.data.recipe import Recipe
+from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.resample import ReadPlanes
 from sea_peft.errors import DataError
 
@@ -34,7 +34,7 @@ class Scan:
         label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels; None if
             unlabelled.
         geometry: The way back to the input's own grid.
-        notes: What the readers of the channels had to assume, each a sentence.
+        notes: What had to be assumed or looks odd, each a sentence.
     """
 
     id: str
@@ -90,8 +90,11 @@ def prepare(
                 f"case {case.id}: none of the label's {np.count_nonzero(indices)} voxels is left in the body "
                 f"at the weights' voxel size of {sizes} mm; choose a finer spacing or take the case out"
             )
-    notes = tuple(f"case {case.id}: channel {c} {note}" for c, volume in volumes.items() for note in volume.notes)
-    return Scan(case.id, image, label, geometry, notes)
+    notes = [f"case {case.id}: channel {c} {note}" for c, volume in volumes.items() for note in volume.notes]
+    for channel, volume in volumes.items():
+        if isinstance(recipe.intensity, Window) and is_ct_name(channel) and not looks_like_hounsfield(volume.array):
+            notes.append(f"case {case.id}: channel {channel} {not_hounsfield(volume.array)}; is it a CT at all?")
+    return Scan(case.id, image, label, geometry, tuple(notes))
 
 
 def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:

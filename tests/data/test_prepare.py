@@ -54,6 +54,16 @@ def test_a_scan_without_padding_is_all_body():
     assert foreground(image, Percentile()).all()
 
 
+def test_a_scan_that_is_no_ct_is_noted_where_a_ct_is_wanted():
+    image, _ = scan(0)
+    head = MemoryCase("head", {"CT": np.abs(image) / 10}, None)
+    (note,) = prepare(head, Recipe(**PLAIN), ["CT"]).notes
+    assert note.startswith("case head: channel CT is declared as CT but runs from")
+    assert note.endswith("which are hardly Hounsfield units; is it a CT at all?")
+    assert prepare(head, Recipe(**PLAIN, intensity=ZScore()), ["CT"]).notes == ()
+    assert prepare(MemoryCase("ct", {"CT": image}, None), Recipe(**PLAIN), ["CT"]).notes == ()
+
+
 def test_labels_are_numbered_in_the_asked_order():
     stored = np.array([0.0, 1, 2, 3.0000001, 4], np.float32)
     assert label_indices(stored, {"b": (4,), "a": (1, 3)}).tolist() == [0, 2, 0, 2, 1]
