@@ -67,9 +67,10 @@ def _tangled():
 
 
 @torch.no_grad()
-def _compare(network: nn.Module, sites, bank: Bank, x: torch.Tensor) -> int:
-    """Every open unit toggled with and without reuse. Returns how many blocks were reused."""
-    opened = sorted(bank.active)
+def _compare(network: nn.Module, bank: Bank, x: torch.Tensor, most: int = 1000) -> int:
+    """At most that many open units, evenly over the network, toggled with and without reuse. Returns how many blocks were reused."""
+    opened = sorted(bank.active, key=lambda u: (bank.units[u].site.order, u))
+    opened = opened[:: -(-len(opened) // most)]
     plain = {}
     for unit in opened:
         with bank.without(unit):
@@ -78,22 +79,22 @@ def _compare(network: nn.Module, sites, bank: Bank, x: torch.Tensor) -> int:
     with BlockReuse(network, reusable(network)) as reuse:
         assert torch.equal(network(x), baseline)
         for unit in [*opened, *reversed(opened)]:
-            with bank.without(unit), reuse.toggled(bank.units[unit].site.path):
+            with bank.without(unit), reuse.toggled(bank.units[unit].site.path, bank[unit].on_input):
                 assert torch.equal(network(x), plain[unit]), unit
         assert torch.equal(network(x), baseline)
         return reuse.reused
 
 
-@pytest.mark.parametrize("backbone", architectures())
+@pytest.mark.parametrize("backbone", [name for name, architecture in architectures().items() if architecture.installed])
 def test_every_backbone_gives_the_same_bits_with_reuse(backbone):
-    adapted = tiny.model(backbone, tiny.every_family())
+    # one family that acts on every kind of site, and the one that acts on what a site is given
+    adapted = tiny.model(backbone, ("affine", "lora", "conv_adapter", "adaptformer", "black_box"))
     opened = tiny.one_per_group(adapted)
     tiny.train(adapted, opened)
     adapted.bank.activate(opened)
     architecture = architectures()[backbone]
-    x = torch.randn(2, *architecture.example(1, architecture.small).shape[1:], generator=torch.Generator().manual_seed(0))
-    reused = _compare(adapted.backbone, adapted.sites, adapted.bank, x)
-    assert reused > len(opened), "nothing was reused: the comparison shows nothing"
+    x = architecture.example(1, architecture.small)
+    assert _compare(adapted.backbone, adapted.bank, x, most=10) > 0, "nothing was reused: the comparison shows nothing"
 
 
 def test_tangled_wiring_gives_the_same_bits_with_reuse():
@@ -105,7 +106,7 @@ def test_tangled_wiring_gives_the_same_bits_with_reuse():
     for p in bank.parameters([u.id for u in units]):
         p.data += 0.1 * torch.randn(p.shape, generator=generator)
     bank.activate([u.id for u in units])
-    assert _compare(network, sites, bank, x) > 0
+    assert _compare(network, bank, x) > 0
 
 
 class Chain(nn.Module):
