@@ -114,8 +114,8 @@ def _surviving(gradient: torch.Tensor, axis: int) -> float:
     """How much of a gradient [.., C, ..] is left when it is summed over each channel: 1 where every place pulls the same way, 0 where
     a norm makes them cancel. The median over channels."""
     over = [i for i in range(gradient.ndim) if i != axis % gradient.ndim]
-    left = gradient.sum(over, dtype=torch.float64).abs() / gradient.abs().sum(over, dtype=torch.float64).clamp_min(1e-300)
-    return float(left.median())
+    left, whole = (g.sum(over, dtype=torch.float64).abs() for g in (gradient, gradient.abs()))
+    return float((left / whole.clamp_min(torch.finfo(whole.dtype).tiny)).median())
 
 
 def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
@@ -221,9 +221,7 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
     sites = []
     for order, (path, s) in enumerate(sorted(seen.items(), key=lambda item: item[1].order)):
         stride = (
-            tuple(a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True))
-            if s.spatial
-            else (1.0, 1.0, 1.0)
+            tuple(a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True)) if s.spatial else (1.0, 1.0, 1.0)
         )
         normed = s.shift < _CANCELLED
         sites.append(Site(path, s.kind, *s.channels, stride, stage(path, s), order, normed))  # type: ignore[arg-type]

@@ -104,6 +104,47 @@ def test_a_module_list_does_not_hide_the_block_around_it(odd):
     assert [path for path, site in sites.items() if site.kind == "block"] == ["middle"]
 
 
+class Tokens(nn.Module):
+    """A channel attention, whose linear layers see pooled channels, and an MLP, whose layers see each voxel as a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 2, 1)
+        self.attention, self.mlp = Pooled(8), Perceptron(8)
+
+    def forward(self, x):
+        x = self.attention(self.stem(x))
+        return self.out(x + self.mlp(x.movedim(1, -1)).movedim(-1, 1))
+
+
+class Perceptron(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(channels, 16), nn.Linear(16, channels)
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(x)))
+
+
+class Pooled(Perceptron):
+    def forward(self, x):
+        return x * torch.sigmoid(super().forward(x.mean((2, 3, 4))))[:, :, None, None, None]
+
+
+def test_an_mlp_is_a_block_and_a_channel_attention_is_none():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # as many voxels an axis as channels: the last axis alone does not tell tokens from volumes
+        sites = find_sites(Tokens().eval(), torch.rand(1, 1, 8, 8, 8))
+    blocks = [site for site in sites if site.kind == "block"]
+    assert [(s.path, s.in_channels, s.out_channels, s.stride) for s in blocks] == [("mlp", 8, 8, (1.0, 1.0, 1.0))]
+    assert {s.path for s in sites if s.kind == "linear"} == {"attention.up", "attention.down", "mlp.up", "mlp.down"}
+
+
+def test_a_site_says_when_a_norm_takes_shifts_and_factors_away(odd):
+    assert [path for path, site in odd[1].items() if site.normed] == ["down"]
+
+
 def test_a_shared_module_is_one_site(odd):
     _, sites = odd
     assert "twice" in sites
