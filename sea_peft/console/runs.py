@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sea_peft.jobs.evaluate import Evaluation
     from sea_peft.jobs.predict import CaseStatus
     from sea_peft.jobs.replay import Replayed
-    from sea_peft.jobs.replay import Replayed
 
 _VERDICTS = {True: "bold green", False: "bold red", None: "bold yellow"}
 REFUSED_SHOWN = 12
@@ -163,20 +162,6 @@ def unit_lists(rows: Sequence[UnitRow], everything: bool) -> list[UnitLines | Te
             Text(f"{len(off) - len(judged)} more are off ({unmeasured} never measured); --unit '*' shows them.")
         )
     return made
-
-
-def replay_tables(replayed: Sequence[Replayed]) -> list[Table]:
-    """Every allocation of a trace: whether the policy chooses the same again, and what differs (+ now, - then)."""
-    rows = [
-        (
-            "final" if r.final else str(r.cycle),
-            r.units_on,
-            state("ok") if r.same else state("problem"),
-            ", ".join((*r.active, *(f"{unit} (probe)" for unit in r.probes), *(f"{unit} (rank)" for unit in r.ranked))),
-        )
-        for r in replayed
-    ]
-    return [table("Decided again from the trace", ("cycle", "units on", "same", "differs"), rows, right=("units on",))]
 
 
 def replay_tables(replayed: Sequence[Replayed]) -> list[Table]:
