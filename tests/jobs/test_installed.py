@@ -90,6 +90,8 @@ def test_an_end_from_outside_is_130_and_can_be_resumed(
     process = subprocess.Popen(
         [COMMAND, *map(str, arguments)], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(slow)},
+        # tests that run in the background of a shell inherit that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
