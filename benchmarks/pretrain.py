@@ -37,12 +37,13 @@ BRAIN = Recipe(spacing=(3.0, 3.0, 3.0), intensity=ZScore(), crop_foreground=Fals
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one file is trained on. `kwargs`: of the architecture. `steps`, `threads`: those that the bundled file was made with."""
+    """What one file is trained on. `kwargs`: of the architecture. `steps`, `threads`, `lr`: those that the bundled file was made with."""
 
     architecture: str
     kwargs: Mapping[str, Any]
     steps: int
     threads: int = 1
+    lr: float = 1e-3
     source: str = "source"
     recipe: Recipe = ABDOMEN
 
@@ -55,6 +56,7 @@ PLANS = {
         threads=2,
     ),
     "phantom_unet": Plan("unet", {"channels": [16, 32, 64, 128, 256]}, steps=2400),
+    "phantom_mednext": Plan("mednext_s", {"init_filters": 8}, steps=1600, lr=2e-3),
     "phantom_brain_unet": Plan(
         "unet", {"channels": [16, 32, 64, 128]}, steps=1200, source="brain-source", recipe=BRAIN
     ),
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="left out: those of the bundled file")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--cases", type=int, default=160)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, help="left out: that of the bundled file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="left out: those of the bundled file")
     parser.add_argument("--test-cases", type=int, default=20)
@@ -76,6 +78,7 @@ def main() -> None:
     plan = PLANS[args.name]
     args.steps = args.steps or plan.steps
     args.threads = args.threads or plan.threads
+    args.lr = args.lr or plan.lr
     train(plan, args)
 
 

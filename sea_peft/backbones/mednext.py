@@ -114,5 +114,6 @@ for _size, _row in _SIZES.items():
             },
             limits=limits,
             read_widths=read_widths,
+            weights="phantom_mednext" if _size == "s" else None,
         )
     )
