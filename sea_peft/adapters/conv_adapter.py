@@ -20,7 +20,7 @@ class ConvAdapter(Adapter):
     segmentation models". W_depth is a grouped 3×3×3 convolution C → C/γ, W_point is 1×1×1, C/γ → C_out, α a learnt vector of
     ones. W_point starts at zero (not in the thesis), so that the unit starts as the identity. The level is γ, the reduction.
     Cost 27·C + (C/γ)·C_out + C_out. Learning rate 1e-2 in FSEFT for its residual adapters; 3e-2 here
-    (`benchmarks/results/learning_rates.md`).
+    (`python -m benchmarks learning_rates` compares rates).
 
     Shapes: depth [C/γ, γ, 3, 3, 3], point [C_out, C/γ], alpha [C_out].
     """

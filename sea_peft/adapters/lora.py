@@ -21,7 +21,7 @@ class LoRA(Adapter):
     Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3, s = α/r with α = r; for convolutions A keeps the site's kernel, stride and padding
     (in → r) and B is 1×1×1 (r → out), as in the thesis on 3D CNNs and in HF PEFT. A is Kaiming-uniform, B zero, so the unit
     starts as the identity. Cost r·(in·k³ + out). Learning rate 1e-3 to 1e-2 in FSEFT (arXiv 2303.17051), for 200 epochs;
-    1.5e-2 here, for hundreds of steps: `benchmarks/results/learning_rates.md`.
+    1.5e-2 here, for hundreds of steps (`python -m benchmarks learning_rates` compares rates).
 
     Shapes: conv A [r, in, k, k, k], B [out, r]; transposed A [in, r, k, k, k], B [out, r]; linear A [r, in], B [out, r].
     A variant (lora_variants.py) is a family of its own that says otherwise in `alpha`, `scaling`, `rank` or `initial_down`.
