@@ -76,7 +76,7 @@ class RunProgress:
             )
         elif isinstance(event, Allocated) and event.final:
             self._output.say(
-                f"chosen: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters; refit on all shots"
+                f"{'shipped instead' if event.by else 'chosen'}: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters"
             )
         elif isinstance(event, Compared):
             self._output.say(f"ships {event.chosen}: {event.reason}")
