@@ -15,7 +15,8 @@ GAP, RECOVERED, TARGETS, SOURCE = 0.15, 0.5, 4, 0.92
 
 @dataclasses.dataclass(frozen=True)
 class _Gap:
-    """One target under one budget. `source`: over its labels, `card`: over all of the source's. `arms`: arm → Dice."""
+    """One target under one budget. `source`: over its labels, `card`: over all of the source's. `arms`: arm → Dice. `best_topology`: the
+    best fixed topology within the budget; `head`: Dice of the head alone."""
 
     task: Task
     budget: str
@@ -23,7 +24,8 @@ class _Gap:
     card: float
     unadapted: float | None
     arms: Mapping[str, float]
-    best_bound: str
+    best_topology: str
+    head: float | None
 
     @property
     def best(self) -> str:
@@ -56,9 +58,9 @@ def gaps(results: Results) -> list[str]:
         a_row = next(row for arm in arms for s in complete[arm].values() for row in s.rows)
         source, card = _source_dice(a_row)
         unadapted = _mean(complete[UNADAPTED]) if UNADAPTED in complete else None
-        # no adapter at all is a topology too, where it is what helps most
-        bound = [arm for arm in (HEAD_ONLY, *results.fixed_topologies()) if arm in arms]
-        rows.append(_Gap(task, budget, source, card, unadapted, arms, max(bound, key=arms.__getitem__, default="")))
+        bound = [arm for arm in results.fixed_topologies() if arm in arms]
+        best = max(bound, key=arms.__getitem__, default="")
+        rows.append(_Gap(task, budget, source, card, unadapted, arms, best, arms.get(HEAD_ONLY)))
     if not rows:
         return []
     lines = [
@@ -71,7 +73,7 @@ def gaps(results: Results) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {row.task} | {row.budget} | {row.source:.3f} | {'cannot' if row.unadapted is None else f'{row.unadapted:.3f}'} | {row.gap:.3f} | "
-            f"{row.best} | {row.arms[row.best]:.3f} | {row.recovered:.0%} | {row.best_bound} |"
+            f"{row.best} | {row.arms[row.best]:.3f} | {row.recovered:.0%} | {row.best_topology} |"
             for row in rows
         ),
         "",
@@ -88,12 +90,21 @@ def _verdict(rows: Sequence[_Gap]) -> list[str]:
         f"({', '.join(dict.fromkeys(told))}); asked for: {TARGETS}.",
     ]
     for budget in dict.fromkeys(row.budget for row in rows):
-        best = {str(row.task): row.best_bound for row in rows if row.budget == budget and row.best_bound}
+        own = [row for row in rows if row.budget == budget and row.best_topology]
+        best = {str(row.task): row.best_topology for row in own}
         by_arm = "; ".join(
             f"{arm}: {' and '.join(t for t, a in best.items() if a == arm)}" for arm in dict.fromkeys(best.values())
         )
         said = "the same on every target" if len(set(best.values())) == 1 else "not the same everywhere"
-        lines.append(f"- Best fixed topology within {budget}: {said} ({by_arm}).")
+        alone = [
+            f"{row.task} ({row.head:.3f} against {row.arms[row.best_topology]:.3f})"
+            for row in own
+            if row.head is not None and row.head > row.arms[row.best_topology]
+        ]
+        lines.append(
+            f"- Best fixed topology within {budget}: {said} ({by_arm}). The head alone is ahead of it on "
+            f"{', '.join(alone) or 'no target'}."
+        )
     return lines
 
 

@@ -151,7 +151,10 @@ def test_targets_and_their_source(tmp_path):
         line.startswith("| a, 5 shots | 1% | 0.9") and "| cannot |" in line and line.endswith("| cheapest |")
         for line in lines
     )
-    assert "- Best fixed topology within 1%: the same on every target (cheapest: a, 5 shots and b, 5 shots)." in lines
+    assert (
+        "- Best fixed topology within 1%: the same on every target (cheapest: a, 5 shots and b, 5 shots). "
+        "The head alone is ahead of it on no target." in lines
+    )
 
 
 def test_an_empty_grid_says_so(tmp_path):
