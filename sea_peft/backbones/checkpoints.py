@@ -28,6 +28,10 @@ class Checkpoint:
     content: Mapping[str, Any]
     sha256: str
 
+    def has_key_under(self, *prefixes: str) -> bool:
+        """Whether any key begins with one of these."""
+        return any(key.startswith(prefixes) for key in self.tensors)
+
 
 def read_checkpoint(file: Path) -> Checkpoint:
     """The tensors of a checkpoint on the CPU. Nothing in the file is executed. Raises WeightsError."""

@@ -22,27 +22,8 @@ _FEATURES = (32, 64, 128, 256, 320, 320)
 _STRIDES: Strides = (1, 2, 2, 2, 2, 2)
 
 
-def _common(
-    in_channels: int, out_channels: int, features: Sequence[int], strides: Strides, kernels: Strides | None
-) -> dict[str, Any]:
-    """What nnU-Net's plans give to both networks."""
-    return {
-        "input_channels": in_channels,
-        "num_classes": out_channels,
-        "n_stages": len(features),
-        "features_per_stage": list(features),
-        "conv_op": nn.Conv3d,
-        "kernel_sizes": [3] * len(features)
-        if kernels is None
-        else [k if isinstance(k, int) else list(k) for k in kernels],
-        "strides": [s if isinstance(s, int) else list(s) for s in strides],
-        "conv_bias": True,
-        "norm_op": nn.InstanceNorm3d,
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": nn.LeakyReLU,
-        "nonlin_kwargs": {"inplace": True},
-        "deep_supervision": False,
-    }
+def _as_lists(strides: Strides) -> list[int | list[int]]:
+    return [s if isinstance(s, int) else list(s) for s in strides]
 
 
 def _affine(
@@ -58,60 +39,60 @@ def _rescaled(network: nn.Module, factor: float, offset: float) -> nn.Module:
     return network
 
 
-def build_plain(
+def _build(
+    network: str,
+    decoder_convs: Sequence[int],
+    encoder: Mapping[str, Sequence[int]],
     in_channels: int = 1,
     out_channels: int = 2,
     features: Sequence[int] = _FEATURES,
     strides: Strides = _STRIDES,
     kernels: Strides | None = None,
-    convs: Sequence[int] = (2,) * 6,
-    decoder_convs: Sequence[int] = (2,) * 5,
     input_factor: float = 1.0,
     input_offset: float = 0.0,
 ) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths, those of most `3d_fullres` plans: 31.2 M parameters.
+    """`network`, of the package's U-Nets: [B, in, D, H, W] → [B, out, D, H, W].
 
-    `features`, `strides`, `kernels`, `convs`: per stage from the input down. `decoder_convs`: per stage from the bottom up.
-    `input_factor`, `input_offset`: the network sees factor·x + offset, for checkpoints whose scaling of grey values no recipe has.
-    Raises UsageError where the package is not installed.
+    `encoder`: its depth per stage, under the package's name. `features`, `strides`, `kernels`: per stage from the input down.
+    `decoder_convs`: per stage from the bottom up. `input_factor`, `input_offset`: the network sees factor·x + offset, for checkpoints
+    whose scaling of grey values no recipe has.
     """
-    _NEEDS.require("nnunet_plain")
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from dynamic_network_architectures.architectures import unet
 
-    network = PlainConvUNet(
-        **_common(in_channels, out_channels, features, strides, kernels),
-        n_conv_per_stage=list(convs),
+    made = getattr(unet, network)(
+        input_channels=in_channels,
+        num_classes=out_channels,
+        n_stages=len(features),
+        features_per_stage=list(features),
+        conv_op=nn.Conv3d,
+        kernel_sizes=[3] * len(features) if kernels is None else _as_lists(kernels),
+        strides=_as_lists(strides),
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=False,
         n_conv_per_stage_decoder=list(decoder_convs),
+        **{name: list(depth) for name, depth in encoder.items()},
     )
-    return _rescaled(network, input_factor, input_offset)
+    return _rescaled(made, input_factor, input_offset)
+
+
+def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = (2,) * 5, **plans: Any) -> nn.Module:
+    """`convs`: convolutions per stage from the input down; the rest as for `_build`. With the default widths, those of most `3d_fullres`
+    plans: 31.2 M parameters. Raises UsageError where the package is not installed."""
+    _NEEDS.require("nnunet_plain")
+    return _build("PlainConvUNet", decoder_convs, {"n_conv_per_stage": convs}, **plans)
 
 
 def build_resenc(
-    in_channels: int = 1,
-    out_channels: int = 2,
-    features: Sequence[int] = _FEATURES,
-    strides: Strides = _STRIDES,
-    kernels: Strides | None = None,
-    blocks: Sequence[int] = (1, 3, 4, 6, 6, 6),
-    decoder_convs: Sequence[int] = (1,) * 5,
-    input_factor: float = 1.0,
-    input_offset: float = 0.0,
+    blocks: Sequence[int] = (1, 3, 4, 6, 6, 6), decoder_convs: Sequence[int] = (1,) * 5, **plans: Any
 ) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths, those of the ResEnc-M and -L plans: 102 M parameters.
-
-    `features`, `strides`, `kernels`, `blocks`: per stage from the input down. `decoder_convs`: per stage from the bottom up.
-    `input_factor`, `input_offset`: the network sees factor·x + offset, for checkpoints whose scaling of grey values no recipe has.
-    Raises UsageError where the package is not installed.
-    """
+    """`blocks`: residual blocks per stage from the input down; the rest as for `_build`. With the default widths, those of the ResEnc-M and
+    -L plans: 102 M parameters. Raises UsageError where the package is not installed."""
     _NEEDS.require("nnunet_resenc")
-    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-
-    network = ResidualEncoderUNet(
-        **_common(in_channels, out_channels, features, strides, kernels),
-        n_blocks_per_stage=list(blocks),
-        n_conv_per_stage_decoder=list(decoder_convs),
-    )
-    return _rescaled(network, input_factor, input_offset)
+    return _build("ResidualEncoderUNet", decoder_convs, {"n_blocks_per_stage": blocks}, **plans)
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
@@ -128,8 +109,14 @@ def _first_convs(tensors: Mapping[str, torch.Tensor], pattern: str) -> list[torc
     return found
 
 
-def _decoder(tensors: Mapping[str, torch.Tensor], firsts: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Features, kernels, strides and the decoder's depth. A stage's stride is the kernel of the transposed convolution that undoes it."""
+def _read(setting: str, convolution: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The plans' network settings, read off the tensors. A stage's stride is the kernel of the transposed convolution that undoes it.
+
+    `setting`: what the encoder's depth is called. `convolution`: key of the `at`-th convolution or block of the encoder's `stage`.
+    """
+    firsts = _first_convs(tensors, convolution.format(stage="#", at=0))
+    if not firsts:
+        return {}
     ups = _first_convs(tensors, "decoder.transpconvs.#.weight")
     depth = collections.Counter(
         key.split(".")[2] for key in tensors if key.startswith("decoder.stages.") and key.endswith(".conv.weight")
@@ -139,33 +126,12 @@ def _decoder(tensors: Mapping[str, torch.Tensor], firsts: Sequence[torch.Tensor]
         "kernels": [list(w.shape[2:]) for w in firsts],
         "strides": [1, *(list(w.shape[2:]) for w in reversed(ups))],
         "decoder_convs": [depth[str(i)] for i in range(len(ups))],
+        setting: [len(_first_convs(tensors, convolution.format(stage=i, at="#"))) for i in range(len(firsts))],
     }
 
 
-def read_plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The plans' network settings, read off the tensors."""
-    firsts = _first_convs(tensors, "encoder.stages.#.0.convs.0.conv.weight")
-    if not firsts:
-        return {}
-    convs = [len(_first_convs(tensors, f"encoder.stages.{i}.0.convs.#.conv.weight")) for i in range(len(firsts))]
-    return _decoder(tensors, firsts) | {"convs": convs}
-
-
-def read_resenc(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The plans' network settings, read off the tensors."""
-    firsts = _first_convs(tensors, "encoder.stages.#.blocks.0.conv1.conv.weight")
-    if not firsts:
-        return {}
-    blocks = [len(_first_convs(tensors, f"encoder.stages.{i}.blocks.#.conv1.conv.weight")) for i in range(len(firsts))]
-    return _decoder(tensors, firsts) | {"blocks": blocks}
-
-
 def _register(
-    name: str,
-    build: Callable[..., nn.Module],
-    read: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]],
-    paper: str,
-    depth: dict[str, Any],
+    name: str, build: Callable[..., nn.Module], paper: str, setting: str, depth: Sequence[int], convolution: str
 ) -> Architecture:
     return register(
         Architecture(
@@ -175,9 +141,9 @@ def _register(
             minimum=64,
             paper=paper,
             licence="Apache-2.0 (dynamic-network-architectures)",
-            small={"features": (4, 8, 16), "strides": (1, 2, 2), "decoder_convs": (1, 1), **depth},
+            small={"features": (4, 8, 16), "strides": (1, 2, 2), "decoder_convs": (1, 1), setting: depth},
             limits=limits,
-            read_widths=read,
+            read_widths=functools.partial(_read, setting, convolution),
             needs=_NEEDS,
         )
     )
@@ -186,14 +152,16 @@ def _register(
 PLAIN = _register(
     "nnunet_plain",
     build_plain,
-    read_plain,
     "Isensee et al. 2021, nnU-Net, Nature Methods 18, doi 10.1038/s41592-020-01008-z",
-    {"convs": (2, 2, 2)},
+    "convs",
+    (2, 2, 2),
+    "encoder.stages.{stage}.0.convs.{at}.conv.weight",
 )
 RESENC = _register(
     "nnunet_resenc",
     build_resenc,
-    read_resenc,
     "Isensee et al. 2024, nnU-Net Revisited (MICCAI), arXiv 2404.09556",
-    {"blocks": (1, 1, 1)},
+    "blocks",
+    (1, 1, 1),
+    "encoder.stages.{stage}.blocks.{at}.conv1.conv.weight",
 )

@@ -6,13 +6,13 @@ outputs of deep supervision are left out.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import torch
 
 from sea_peft.backbones.keymaps.origin import Origin
 
-_SIZES = ("mednext_s", "mednext_b", "mednext_m", "mednext_l")
 _OUT = "out_0.conv_out.weight"
 
 
@@ -41,17 +41,16 @@ def _swap_out(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 MEDNEXT = Origin(
     name="mednext",
     about="MedNeXt, Roy et al. 2023, github.com/MIC-DKFZ/MedNeXt",
-    backbones=_SIZES,
-    recognises=lambda checkpoint: any(key.startswith("enc_block_0.") for key in checkpoint.tensors),
+    backbones=("mednext_s", "mednext_b", "mednext_m", "mednext_l"),
+    recognises=lambda checkpoint: checkpoint.has_key_under("enc_block_0."),
     rename=_rename_authors,
     convert=_swap_out,
 )
 
-MONAI_MEDNEXT = Origin(
+MONAI_MEDNEXT = dataclasses.replace(
+    MEDNEXT,
     name="monai-mednext",
     about="MONAI's MedNeXt",
-    backbones=_SIZES,
-    recognises=lambda checkpoint: any(key.startswith("enc_stages.0.") for key in checkpoint.tensors),
+    recognises=lambda checkpoint: checkpoint.has_key_under("enc_stages.0."),
     rename=_rename_monai,
-    convert=_swap_out,
 )

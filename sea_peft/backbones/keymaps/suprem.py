@@ -24,7 +24,7 @@ def _know(_checkpoint: Checkpoint, backbone: str) -> Known:
 
 
 def _is_universal(checkpoint: Checkpoint) -> bool:
-    return any(key.startswith(_TEXT_PARTS) for key in checkpoint.tensors)
+    return checkpoint.has_key_under(*_TEXT_PARTS)
 
 
 def _is_suprem(checkpoint: Checkpoint) -> bool:

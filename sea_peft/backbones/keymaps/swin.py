@@ -36,7 +36,7 @@ def _rename_pretrained(key: str) -> str | None:
 
 
 def _is_pretrained(checkpoint: Checkpoint) -> bool:
-    return any(key.startswith(("rotation_head.", "contrastive_head.", "layers1.0.")) for key in checkpoint.tensors)
+    return checkpoint.has_key_under("rotation_head.", "contrastive_head.", "layers1.0.")
 
 
 SWIN_SSL = Origin(

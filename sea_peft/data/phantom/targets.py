@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from sea_peft.data.phantom.acquisition import Acquisition
@@ -12,7 +12,7 @@ from sea_peft.data.phantom.brain import TUMOUR, draw_brain
 from sea_peft.data.phantom.ct import CT
 from sea_peft.data.phantom.mr import MR
 from sea_peft.data.phantom.patient import STRUCTURES, Anatomy, Build
-from sea_peft.data.phantom.relaxation import BRAIN, SpinEcho
+from sea_peft.data.phantom.relaxation import BRAIN, Sequence, SpinEcho
 from sea_peft.data.phantom.sampling import Grid
 from sea_peft.data.phantom.tissues import CYSTS, HYPERVASCULAR, LATE_ARTERIAL, UNENHANCED
 
@@ -57,31 +57,30 @@ class Target:
 
 SOURCE = Target("source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know")
 
-_BRAIN_GRID = Grid(spacing=(3.0, 3.0, 3.0))
-_GLIOMA = Build(scale=(0.94, 1.06), lesion_radius=(12.0, 24.0))
 
+def _four_sequences(t1: SpinEcho, t2: SpinEcho, flair: SpinEcho) -> dict[str, Sequence]:
+    """What a glioma is scanned with; t1c is t1 again with contrast medium."""
+    return {"t1": t1, "t1c": replace(t1, contrast=True), "t2": t2, "flair": flair}
+
+
+_MR_AT_3_T = MR(
+    sequences=_four_sequences(SpinEcho(tr=600, te=10), SpinEcho(tr=4500, te=95), SpinEcho(tr=9000, te=110, ti=2400)),
+    tissues=BRAIN,
+    reference="white_matter",
+    tissue_spread=0.03,
+    resolution=2.0,
+    slice_thickness=2.5,
+    bias=0.05,
+    noise=1.5,
+    stripped=True,
+)
 BRAIN_SOURCE = Target(
     "brain-source",
     "glioma in four sequences at 3 T: what the brain weights know",
-    MR(
-        sequences={
-            "t1": SpinEcho(tr=600, te=10),
-            "t1c": SpinEcho(tr=600, te=10, contrast=True),
-            "t2": SpinEcho(tr=4500, te=95),
-            "flair": SpinEcho(tr=9000, te=110, ti=2400),
-        },
-        tissues=BRAIN,
-        reference="white_matter",
-        tissue_spread=0.03,
-        resolution=2.0,
-        slice_thickness=2.5,
-        bias=0.05,
-        noise=1.5,
-        stripped=True,
-    ),
-    _GLIOMA,
+    _MR_AT_3_T,
+    Build(scale=(0.94, 1.06), lesion_radius=(12.0, 24.0)),
     TUMOUR,
-    _BRAIN_GRID,
+    Grid(spacing=(3.0, 3.0, 3.0)),
     HEAD,
 )
 SOURCES: Mapping[str, Target] = MappingProxyType({source.name: source for source in (SOURCE, BRAIN_SOURCE)})
@@ -150,32 +149,24 @@ _TARGETS = (
         Build(lesions=(4, 7), lesion_radius=(10.0, 15.0)),
         labels=("liver_lesion",),
     ),
-    Target(
-        "low-field-brain",
+    replace(
+        BRAIN_SOURCE,
+        name="low-field-brain",
         # BraTS-Africa (Adewole et al. 2023, arXiv 2305.19369) is of many clinical scanners; 0.3 T is chosen, to be far from 3 T
-        "another field strength: glioma at 0.3 T, with thick slices, much noise, coil shading and motion, in the manner of BraTS-Africa",
-        MR(
-            sequences={
-                "t1": SpinEcho(tr=450, te=18),
-                "t1c": SpinEcho(tr=450, te=18, contrast=True),
-                "t2": SpinEcho(tr=4000, te=120),
-                "flair": SpinEcho(tr=6000, te=100, ti=1500),
-            },
-            tissues=BRAIN,
+        reason="another field strength: glioma at 0.3 T, with thick slices, much noise, coil shading and motion, in the manner of BraTS-Africa",
+        acquisition=replace(
+            _MR_AT_3_T,
+            sequences=_four_sequences(
+                SpinEcho(tr=450, te=18), SpinEcho(tr=4000, te=120), SpinEcho(tr=6000, te=100, ti=1500)
+            ),
             tesla=0.3,
-            reference="white_matter",
             tissue_spread=0.05,
             resolution=4.0,
             slice_thickness=7.0,
             bias=0.25,
             motion=1.5,
             noise=6.0,
-            stripped=True,
         ),
-        _GLIOMA,
-        TUMOUR,
-        _BRAIN_GRID,
-        HEAD,
     ),
 )
 
