@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import plots
 from benchmarks.grid import read_grid
+from benchmarks.plots import Point
 from benchmarks.scores import HEAD_ONLY, UNADAPTED, Results, Score, Task, read_results
 from benchmarks.store import RESULTS, Store
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One arm under one budget (None: no budget binds it): means over the whole comparisons. `front`: it beats everything cheaper."""
-
-    arm: str
-    budget: str | None
-    parameters: float
-    dice: float
-    score: float
-    front: bool
-
-    @property
-    def name(self) -> str:
-        """As shown."""
-        return self.arm if self.budget is None else f"{self.arm} {self.budget}"
 
 
 def points(results: Results, weight: float = 0.5) -> tuple[list[Point], int, int]:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.grid import REFERENCE
 from benchmarks.scores import HEAD_ONLY, UNADAPTED, Results
 
-if TYPE_CHECKING:
-    from benchmarks.pareto import Point
-
 _OURS, _OTHERS, _BASELINE = "#D55E00", "#56B4E9", "#BBBBBB"
 # more names than this would cover each other: then only those of the front and of the reference are shown
 _ALL_NAMED = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One arm under one budget (None: no budget binds it): means over the whole comparisons. `front`: it beats everything cheaper."""
+
+    arm: str
+    budget: str | None
+    parameters: float
+    dice: float
+    score: float
+    front: bool
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+        return self.arm if self.budget is None else f"{self.arm} {self.budget}"
 
 
 def boxes(results: Results, budget: str, path: Path) -> Path:
