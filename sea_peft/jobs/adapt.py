@@ -10,22 +10,26 @@ from typing import Any
 
 import torch
 
-from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import save_adapter
 from sea_peft.artefacts.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker
-from sea_peft.data.digest import case_hash
-from sea_peft.data.planes import Planes
-from sea_peft.data.prepare import prepare, restore
+from sea_peft.data.prepare import prepare
 from sea_peft.data.spill import ScanCache
 from sea_peft.errors import UsageError
-from sea_peft.jobs.inference import dice_per_label, error_rates, mean_dice, probabilities, unadapted_and_head
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
-from sea_peft.jobs.records import adapter_config, as_json, options_of, peak_memory, run_config, write_case_names
+from sea_peft.jobs.records import (
+    adapter_config,
+    options_of,
+    run_config,
+    run_result,
+    run_started,
+    write_case_names,
+)
+from sea_peft.jobs.scoring import Scores, score
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
@@ -82,7 +86,9 @@ def resume(
     folder = RunFolder.open(path)
     if folder.result.is_file():
         if not folder.checkpoint.exists():
-            raise UsageError(f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`.")
+            raise UsageError(
+                f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
+            )
         remove_checkpoint(folder.checkpoint)  # killed after the last word was written and before this
         return folder.read_result()
     setup = prepare_run(options_of(folder.read_config()), say, progress)
@@ -139,51 +145,26 @@ class _Run:
         for sentence in setup.warnings:
             self.warn(sentence)
         if self.trace.count == 0:
-            self._emit(self._started())
+            self._emit(run_started(setup))
         shots = self._timed("data", self._shots)
         head_only = self._before_the_policy(shots)
         outcome = self._controller(setup.options.policy, shots, self._emit, "policy").run()
         adapted = adapter_tensors(setup.model, outcome.active)
-        scored, rates = self._timed("test", lambda: self._score(head_only, outcome))
+        scores = self._timed("test", lambda: score(setup, head_only, self.baselines, self.folder.path, self.listen))
+        for scored in scores.arms.values():
+            self._emit(scored)
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, outcome.reason))
-        result = self._result(outcome, scored, rates)
-        save_adapter(
-            self.folder.adapter, adapter_config(setup, outcome.active, result.dice), adapted,
-            report=report_markdown(result, read_trace(self.folder.trace)), trace=self.folder.trace,
-        )  # fmt: skip
-        self.folder.write_report(report_markdown(result, read_trace(self.folder.trace)))
-        if self.tracker is not None:
-            result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
-        self.folder.write_result(result)
-        if self.tracker is not None:
-            self.tracker.finish(self.folder)
-        remove_checkpoint(self.folder.checkpoint)
-        return result
+        return self._ship(outcome, adapted, scores)
 
-    # -- the arms --------------------------------------------------------------------------------------------------
-
-    def _controller(self, policy: str, shots: Shots, callback: events.Callback, arm: str) -> Controller:
-        setup = self.setup
-
-        def save(state: Mapping[str, Any]) -> None:
-            self.state = {
-                **self.state,
-                "arm": arm,
-                "events": self.trace.count,
-                "mlflow_run_id": self.tracker.run_id if self.tracker else None,
-                "seconds": {**self.seconds, "before": time.monotonic() - self.began + self.seconds["before"]},
-                "controller": dict(state),
-            }
-            save_checkpoint(self.folder.checkpoint, self.state)
-
-        controller = Controller(
-            setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
-            train_head=setup.space.head > 0,
-            rivals=[Rival(**r) for r in self.state["rivals"].values()] if arm == "policy" and setup.held_against_rivals else (),
-        )  # fmt: skip
-        if self.state["arm"] == arm and "controller" in self.state:
-            controller.load_state_dict(self.state["controller"])
-        return controller
+    def _shots(self) -> Shots:
+        setup, cache = self.setup, ScanCache(folder=self.folder.path)
+        cases = (*setup.split.support, *setup.split.audit)
+        scans = []
+        for done, case in enumerate(cases, start=1):
+            scans.append(cache.keep(prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)))
+            self.listen(events.TrainingStep("prepare", done, len(cases), 0.0))
+        support = len(setup.split.support)
+        return Shots(tuple(scans[:support]), tuple(scans[support:]))
 
     def _before_the_policy(self, shots: Shots) -> dict[str, torch.Tensor]:
         """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
@@ -213,7 +194,10 @@ class _Run:
         controller.search()
         if arm not in self.state["rivals"]:  # a run that is resumed in the refit has it already
             rival = controller.as_rival()
-            self.state["rivals"] = {**self.state["rivals"], arm: {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)}}
+            self.state["rivals"] = {
+                **self.state["rivals"],
+                arm: {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)},
+            }
         if refit:
             controller.run()
 
@@ -224,60 +208,44 @@ class _Run:
         model.bank.forget()
         model.head.load_state_dict({name: torch.zeros_like(t) for name, t in model.head.state_dict().items()})
 
-    def _score(self, head_only: dict[str, torch.Tensor], outcome: Outcome) -> tuple[dict[str, events.Scored], dict[str, dict[str, float]]]:
-        """Dice of the three arms on every test case, on the case's own grid, and the adapted arm's error rates: rate → label → mean over
-        cases. The first and only time that test cases are read."""
-        setup, model = self.setup, self.setup.model
-        labels, channels = setup.dataset.labels, setup.dataset.channels
-        patch, divisor = setup.settings.patch, setup.backbone.pretrained.limits.step
-        final = {name: t.detach().clone() for name, t in model.head.state_dict().items()}
-        arms: dict[str, dict[str, dict[str, float]]] = {"unadapted": {}, "head_only": {}, "adapted": {}}
-        measured = ("adapted",) if self.baselines else tuple(arms)
-        rates: dict[str, dict[str, dict[str, float]]] = {"sensitivity": {}, "specificity": {}}
-        spent = dict.fromkeys(arms, 0.0)
-        model.eval()
-        for done, case in enumerate(setup.split.test, start=1):
-            scan = prepare(case, setup.recipe, channels)
-            stored = case.label()
-            assert stored is not None, "the split holds labelled cases only"
-            name = case_hash(case.id, setup.salt)
-            began = time.monotonic()
-            frozen: tuple[Planes, ...] = ()
-            if not self.baselines:
-                model.head.load_state_dict(head_only)
-                with model.bank.only(()):
-                    frozen = probabilities(
-                        unadapted_and_head(model), scan, patch, divisor, setup.device, folder=self.folder.path
-                    )
-            between = time.monotonic()
-            model.head.load_state_dict(final)
-            ours = probabilities(model, scan, patch, divisor, setup.device, folder=self.folder.path)
-            spent["adapted"] += time.monotonic() - between
-            spent["unadapted"] += (between - began) / 2
-            spent["head_only"] += (between - began) / 2
-            for arm, output in zip(measured, (*frozen, *ours), strict=True):
-                predicted = restore(output, scan.geometry)
-                arms[arm][name] = dice_per_label(predicted, stored.array, labels)
-            for rate, by_label in error_rates(predicted, stored.array, labels).items():
-                rates[rate][name] = by_label
-            self.listen(events.TrainingStep("test", done, len(setup.split.test), 0.0))
-        scored = {}
-        for arm, per_case in arms.items():
-            if arm not in measured:
-                scored[arm] = self.baselines[arm]
-                self._emit(scored[arm])
-                continue
-            mean, per_label = mean_dice(per_case, tuple(labels))
-            if arm == "unadapted":  # a label that the backbone has no output for was not predicted at all
-                unknown = {label for label, row in zip(labels, setup.rows, strict=True) if row is None}
-                per_label = {k: v for k, v in per_label.items() if k not in unknown}
-                per_case = {c: {k: v for k, v in d.items() if k not in unknown} for c, d in per_case.items()}
-            known = bool(per_label)
-            scored[arm] = events.Scored(arm, mean if known else None, per_label, per_case, round(spent[arm], 3))
-            self._emit(scored[arm])
-        return scored, {rate: mean_dice(per_case, tuple(labels))[1] for rate, per_case in rates.items()}
+    def _controller(self, policy: str, shots: Shots, callback: events.Callback, arm: str) -> Controller:
+        setup = self.setup
 
-    # -- what is written -------------------------------------------------------------------------------------------
+        def save(state: Mapping[str, Any]) -> None:
+            self.state = {
+                **self.state,
+                "arm": arm,
+                "events": self.trace.count,
+                "mlflow_run_id": self.tracker.run_id if self.tracker else None,
+                "seconds": {**self.seconds, "before": self._so_far()},
+                "controller": dict(state),
+            }
+            save_checkpoint(self.folder.checkpoint, self.state)
+
+        controller = Controller(
+            setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
+            train_head=setup.space.head > 0,
+            rivals=[Rival(**r) for r in self.state["rivals"].values()] if arm == "policy" and setup.held_against_rivals else (),
+        )  # fmt: skip
+        if self.state["arm"] == arm and "controller" in self.state:
+            controller.load_state_dict(self.state["controller"])
+        return controller
+
+    def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], scores: Scores) -> Result:
+        """Adapter, report and result, in this order: a folder with a result holds everything else."""
+        setup = self.setup
+        result = run_result(setup, outcome, scores, self.folder.path, self.seconds, self._so_far())
+        report = report_markdown(result, read_trace(self.folder.trace))
+        config = adapter_config(setup, outcome.active, result.dice)
+        save_adapter(self.folder.adapter, config, tensors, report=report, trace=self.folder.trace)
+        self.folder.write_report(report)
+        if self.tracker is not None:
+            result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
+        self.folder.write_result(result)
+        if self.tracker is not None:
+            self.tracker.finish(self.folder)
+        remove_checkpoint(self.folder.checkpoint)
+        return result
 
     def _emit(self, event: events.Event) -> None:
         self.trace(event)
@@ -285,81 +253,12 @@ class _Run:
             self.tracker(event)
         self.listen(event)
 
-    def _started(self) -> events.RunStarted:
-        setup = self.setup
-        hashed = {
-            role: [case_hash(case.id, setup.salt) for case in getattr(setup.split, role)]
-            for role in ("support", "audit", "test")
-        }
-        return events.RunStarted(
-            setup.options.policy,
-            setup.options.seed,
-            setup.space.limit,
-            setup.space.head,
-            setup.backbone.pretrained.parameters,
-            [unit.row() for unit in setup.space.units],
-            as_json({"loop": dataclasses.asdict(setup.settings), "sea": dataclasses.asdict(setup.sea)}),
-            hashed,
-        )
-
-    def _shots(self) -> Shots:
-        setup, cache = self.setup, ScanCache(folder=self.folder.path)
-        cases = (*setup.split.support, *setup.split.audit)
-        scans = []
-        for done, case in enumerate(cases, start=1):
-            scans.append(cache.keep(prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)))
-            self.listen(events.TrainingStep("prepare", done, len(cases), 0.0))
-        support = len(setup.split.support)
-        return Shots(tuple(scans[:support]), tuple(scans[support:]))
-
     def _timed(self, what: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()
         done = work()
         self.seconds[what] += time.monotonic() - began
         return done
 
-    def _result(
-        self, outcome: Outcome, scored: Mapping[str, events.Scored], rates: Mapping[str, dict[str, float]]
-    ) -> Result:
-        setup, adapted = self.setup, scored["adapted"]
-        parameters = setup.backbone.pretrained.parameters
-        total = time.monotonic() - self.began + self.seconds["before"]
-        return Result(
-            status="done",
-            shots=setup.options.shots,
-            support_cases=len(setup.split.support),
-            audit_cases=len(setup.split.audit),
-            test_cases=len(setup.split.test),
-            budget=files.Budget(
-                limit=setup.space.limit,
-                used=outcome.used,
-                head=setup.space.head,
-                fraction=outcome.used / parameters,
-                backbone_parameters=parameters,
-            ),
-            units=files.UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
-            dice=files.DiceScores(
-                unadapted=scored["unadapted"].dice,
-                head_only=scored["head_only"].dice,
-                adapted=adapted.dice,
-                per_label=adapted.per_label,
-                per_case=adapted.per_case,
-            ),
-            sensitivity=rates["sensitivity"],
-            specificity=rates["specificity"],
-            seconds=files.Seconds(
-                total=total,
-                train=outcome.seconds.train,
-                audit=outcome.seconds.audit,
-                allocate=outcome.seconds.allocate,
-                data=self.seconds["data"],
-                test=self.seconds["test"],
-            ),
-            audit=files.AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
-            peak_memory_bytes=peak_memory(),
-            device=str(setup.device),
-            seed=setup.options.seed,
-            policy=setup.options.policy,
-            run=str(self.folder.path),
-            mlflow_run_id=None,
-        )
+    def _so_far(self) -> float:
+        """Seconds that the run has taken, those before a resume included."""
+        return time.monotonic() - self.began + self.seconds["before"]

@@ -1,4 +1,4 @@
-"""What a run puts down about itself: `config.json`, `cases.json` and the adapter's config."""
+"""What a run puts down about itself: `config.json`, `cases.json`, its first event, its result, and the adapter's config."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary
 from sea_peft.artefacts.atomic import write_text
 from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
+from sea_peft.jobs.scoring import Scores
 from sea_peft.jobs.setup import AdaptOptions, Setup
+from sea_peft.loop.events import RunStarted
+from sea_peft.loop.outcome import Outcome
 
 
 def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) -> AdapterConfig:
@@ -42,14 +46,10 @@ def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) 
         patch=setup.settings.patch,
         head={"rows": list(setup.rows), "classes": len(card.labels), "on_features": setup.model.head.on_features},
         units=[
-            AdapterUnit(
-                id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost
-            )
+            AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
             for u in units
         ],
-        dice=DiceSummary(
-            unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted
-        ),
+        dice=DiceSummary(unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted),
         policy=setup.options.policy,
         seed=setup.options.seed,
         shots=setup.options.shots,
@@ -104,14 +104,74 @@ def _located(name: str | None) -> str | None:
 
 def write_case_names(folder: RunFolder, setup: Setup) -> None:
     """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
-    names = {
-        case_hash(case.id, setup.salt): case.id
-        for role in ("support", "audit", "test")
-        for case in getattr(setup.split, role)
-    }
+    names = {case_hash(case.id, setup.salt): case.id for cases in _by_role(setup).values() for case in cases}
     path = folder.path / "cases.json"
     write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
     os.chmod(path, 0o600)
+
+
+def run_started(setup: Setup) -> RunStarted:
+    """The first event: what is on offer under which budget, the settings, and the hashed cases by role."""
+    return RunStarted(
+        setup.options.policy,
+        setup.options.seed,
+        setup.space.limit,
+        setup.space.head,
+        setup.backbone.pretrained.parameters,
+        [unit.row() for unit in setup.space.units],
+        as_json({"loop": asdict(setup.settings), "sea": asdict(setup.sea)}),
+        {role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
+    )
+
+
+def run_result(
+    setup: Setup, outcome: Outcome, scores: Scores, folder: Path, seconds: Mapping[str, float], total: float
+) -> files.Result:
+    """What the run ended with. `seconds`: spent on `data` and on `test`; `total`: on everything, with what went before a resume."""
+    adapted, parameters = scores.arms["adapted"], setup.backbone.pretrained.parameters
+    return files.Result(
+        status="done",
+        shots=setup.options.shots,
+        support_cases=len(setup.split.support),
+        audit_cases=len(setup.split.audit),
+        test_cases=len(setup.split.test),
+        budget=files.Budget(
+            limit=setup.space.limit,
+            used=outcome.used,
+            head=setup.space.head,
+            fraction=outcome.used / parameters,
+            backbone_parameters=parameters,
+        ),
+        units=files.UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
+        dice=files.DiceScores(
+            unadapted=scores.arms["unadapted"].dice,
+            head_only=scores.arms["head_only"].dice,
+            adapted=adapted.dice,
+            per_label=adapted.per_label,
+            per_case=adapted.per_case,
+        ),
+        sensitivity=scores.rates["sensitivity"],
+        specificity=scores.rates["specificity"],
+        seconds=files.Seconds(
+            total=total,
+            train=outcome.seconds.train,
+            audit=outcome.seconds.audit,
+            allocate=outcome.seconds.allocate,
+            data=seconds["data"],
+            test=seconds["test"],
+        ),
+        audit=files.AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
+        peak_memory_bytes=peak_memory(),
+        device=str(setup.device),
+        seed=setup.options.seed,
+        policy=setup.options.policy,
+        run=str(folder),
+        mlflow_run_id=None,
+    )
+
+
+def _by_role(setup: Setup) -> dict[str, tuple[Case, ...]]:
+    return {"support": setup.split.support, "audit": setup.split.audit, "test": setup.split.test}
 
 
 def as_json(value: Any) -> Any:
