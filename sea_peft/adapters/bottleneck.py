@@ -30,8 +30,8 @@ class Bottleneck(Adapter):
 
     @classmethod
     def channels(cls, site: Site) -> int:
-        """C, the channels of z."""
-        raise NotImplementedError
+        """C, the channels of z: the output's, unless the family gives it the site's input."""
+        return site.out_channels
 
     def hidden(self, z: torch.Tensor) -> torch.Tensor:
         """D·z + d."""
