@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
+from sea_peft.adapters.acting import Acting, Form, changed_by, own_tensors
 from sea_peft.adapters.base import Adapter, CannotMerge
 from sea_peft.adapters.registry import Unit, families
 
@@ -17,20 +16,23 @@ from sea_peft.adapters.registry import Unit, families
 class Bank:
     """Every unit on offer for one backbone, each with a gate.
 
-    A unit acts through a hook on its site's module: with its gate open the site's output y becomes `adapter(x, y)`, or its input x
-    `adapter(x, x)` in a family that acts on the input; with its gate closed nothing is computed, so a closed bank is the backbone bit
-    for bit. Units of one site act in the registry's order of families. Modules are built when they are first needed; their initial
-    values depend on the seed and the unit's id alone.
+    With its gate open a unit makes its site's output y `adapter(x, y)`, or its input x `adapter(x, x)` in a family that acts on the
+    input; with its gate closed nothing is computed, so a closed bank is the backbone bit for bit. Units of one site act in the registry's
+    order of families. Modules are built when they are first needed; their initial values depend on the seed and the unit's id alone.
+
+    `form`: whether units act through their site's weights ("folded", as far as that is exact), as "branches", or as is "cheapest". All
+    three are the same function up to rounding.
     """
 
-    def __init__(self, backbone: nn.Module, units: Sequence[Unit], seed: int = 0) -> None:
+    def __init__(self, backbone: nn.Module, units: Sequence[Unit], seed: int = 0, form: Form = "cheapest") -> None:
         self.backbone = backbone
         self.seed = seed
+        self.form: Form = form
         self.units: dict[str, Unit] = {unit.id: unit for unit in units}
         self._adapters: dict[str, Adapter] = {}
         self._active: frozenset[str] = frozenset()
-        self._at: dict[str, list[Adapter]] = {}
-        self._handles: list[RemovableHandle] = []
+        self._changes: dict[str, frozenset[str] | None] = {}
+        self._at: dict[str, Acting] = {}
         self._rank = {name: i for i, name in enumerate(families())}
 
     def __getitem__(self, unit_id: str) -> Adapter:
@@ -53,25 +55,33 @@ class Bank:
     def activate(self, unit_ids: Collection[str]) -> None:
         """Open exactly these gates and close all others. Raises KeyError for an id that is not in the bank."""
         wanted = frozenset(unit_ids)
-        at: dict[str, list[Adapter]] = {}
-        for unit_id in sorted(wanted, key=lambda u: (self._rank[self.units[u].family], u)):
-            at.setdefault(self.units[unit_id].site.path, []).append(self[unit_id])
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        for path, adapters in at.items():
-            module = self.backbone.get_submodule(path)
-            before, after = ([a for a in adapters if a.on_input is early] for early in (True, False))
-            if before:  # first of all hooks, so that whoever looks at the input sees what the module is given
-                self._handles.append(module.register_forward_pre_hook(_acting_before(before), prepend=True))
-            if after:
-                self._handles.append(module.register_forward_hook(_acting(after)))
-        self._active, self._at = wanted, at
+        at: dict[str, list[str]] = {}
+        for unit_id in self._in_order(wanted):
+            self[unit_id]  # an unknown id is refused before anything is closed
+            at.setdefault(self.units[unit_id].site.path, []).append(unit_id)
+        for acting in self._at.values():
+            acting.detach()
+        self._active = wanted
+        self._at = {path: self._acting(path, unit_ids) for path, unit_ids in at.items()}
+
+    def _acting(self, path: str, unit_ids: Sequence[str]) -> Acting:
+        """Let these units act at this module path, until they are detached."""
+        module = self.backbone.get_submodule(path)
+        adapters = [self[unit_id] for unit_id in unit_ids]
+        for unit_id, adapter in zip(unit_ids, adapters, strict=True):
+            if unit_id not in self._changes:
+                self._changes[unit_id] = changed_by(adapter, module)
+        return Acting(module, adapters, [self._changes[unit_id] for unit_id in unit_ids], self.form)
+
+    def _in_order(self, unit_ids: Iterable[str]) -> list[str]:
+        """The order in which units of one site act."""
+        return sorted(unit_ids, key=lambda u: (self._rank[self.units[u].family], u))
 
     def forget(self) -> None:
         """Close every gate and drop every module: the next time they are needed they are built as they were at first."""
         self.activate(())
         self._adapters.clear()
+        self._changes.clear()
 
     @contextlib.contextmanager
     def only(self, unit_ids: Collection[str]) -> Iterator[None]:
@@ -90,6 +100,11 @@ class Bank:
     def parameters(self, unit_ids: Iterable[str]) -> list[nn.Parameter]:
         """The trainable parameters of these units, in a fixed order."""
         return [p for unit_id in sorted(unit_ids) for p in self[unit_id].parameters()]
+
+    def acts_before(self, unit_id: str) -> bool:
+        """Whether closing this open unit changes, without gradients, what its site's module is given or the weights that it runs with, and
+        not only what becomes of the module's output."""
+        return self._at[self.units[unit_id].site.path].runs_otherwise_without(self[unit_id])
 
     def active_paths(self) -> frozenset[str]:
         """Module paths at which a gate is open."""
@@ -118,36 +133,13 @@ class Bank:
         Raises CannotMerge, naming the unit, when one of them cannot be folded exactly.
         """
         changed: dict[str, torch.Tensor] = {}
-        for unit_id in sorted(unit_ids, key=lambda u: (self._rank[self.units[u].family], u)):
+        for unit_id in self._in_order(unit_ids):
             path = self.units[unit_id].site.path
-            own = dict(self.backbone.get_submodule(path).named_parameters(recurse=False))
+            own = own_tensors(self.backbone.get_submodule(path))
             now = {name: changed.get(f"{path}.{name}", tensor.detach()) for name, tensor in own.items()}
             try:
-                folded = self[unit_id].merged(now)
+                tensors = self[unit_id].merged(now)
             except CannotMerge as reason:
                 raise CannotMerge(f"{unit_id} cannot be merged: {reason}") from None
-            changed |= {f"{path}.{name}": tensor.detach() for name, tensor in folded.items()}
+            changed |= {f"{path}.{name}": tensor.detach() for name, tensor in tensors.items()}
         return changed
-
-
-def _acting(adapters: Sequence[Adapter]) -> Any:
-    """A forward hook that lets these adapters act on the output, one after the other."""
-
-    def hook(_module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        for adapter in adapters:
-            output = adapter(inputs[0], output)
-        return output
-
-    return hook
-
-
-def _acting_before(adapters: Sequence[Adapter]) -> Any:
-    """A forward pre-hook that lets these adapters act on the first input, one after the other."""
-
-    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *others = inputs
-        for adapter in adapters:
-            x = adapter(x, x)
-        return (x, *others)
-
-    return hook

@@ -130,7 +130,8 @@ class Auditor:
                     for unit, cutoff in cutoffs.items():
                         if is_decided(deltas[unit], cutoff, error / looks):
                             continue
-                        with bank.without(unit), reuse.toggled(bank.units[unit].site.path, bank[unit].on_input):
+                        before = bank.acts_before(unit)
+                        with bank.without(unit), reuse.toggled(bank.units[unit].site.path, before):
                             off = patch_dice(self.model(images).cpu(), labels, self.dice)
                         deltas[unit] += (on[-1] - off).tolist()
         finally:

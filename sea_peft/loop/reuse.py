@@ -101,19 +101,20 @@ class BlockReuse:
         return sum(storages.values())
 
     @contextlib.contextmanager
-    def toggled(self, path: str, on_input: bool = False) -> Iterator[None]:
-        """Forwards in here differ from the baseline at this module path, in what the module returns (or is given), and nowhere else."""
+    def toggled(self, path: str, before: bool = False) -> Iterator[None]:
+        """Forwards in here differ from the baseline at this module path and nowhere else: in what becomes of the module's output, or,
+        `before` it runs, in what it is given or in the weights that it runs with."""
         module = self._network.get_submodule(path)
         handle = (
             module.register_forward_pre_hook(lambda _module, _inputs: self._diverge())
-            if on_input
+            if before
             else module.register_forward_hook(lambda _module, _inputs, _output: self._diverge())
         )
-        before, self._toggled = self._toggled, module
+        outer, self._toggled = self._toggled, module
         try:
             yield
         finally:
-            self._toggled = before
+            self._toggled = outer
             handle.remove()
 
     def _begin(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -17,9 +17,12 @@ from benches import Bench, output_of
 from torch import nn
 
 from sea_peft.adapters import Adapter, Bank, CannotMerge, Offer, Unit, units_for
+from sea_peft.adapters.acting import Form
 
 # In float64 a gradient this small beside the largest is rounding.
 _NOISE = 1e-10
+# How units act; the first is what the families define.
+FORMS: tuple[Form, ...] = ("branches", "folded", "cheapest")
 # How far a parameter goes as if trained: far enough to see, not so far that a hundred units together overflow.
 _STEP = 0.03
 
@@ -140,7 +143,7 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
     or merging is refused by name."""
     network, x = bench.fresh(torch.float64)
     baseline = output_of(network, x)
-    bank = Bank(network, units)
+    bank = Bank(network, units, form="branches")
     folding = []
     for unit in units:
         adapter = bank[unit.id].double()
@@ -210,6 +213,32 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
     floor = _NOISE * max(sizes.values())
     unreached = [f"{name} of {unit}" for (unit, name), size in sizes.items() if not size > floor]
     assert not unreached, f"no gradient reaches {', '.join(unreached)}"
+
+
+def check_forms(bench: Bench, units: Sequence[Unit]) -> None:
+    """Through the weights or as branches: the same outputs and the same gradients, up to rounding, and the backbone as it was."""
+    network, x = bench.fresh(torch.float64)
+    modules = {path: set(vars(module)) for path, module in network.named_modules()}
+    outputs, gradients = {}, {}
+    for form in FORMS:
+        bank = Bank(network, units, form=form)
+        for unit in units:
+            _disturb(bank[unit.id].double(), seed=1)
+        bank.activate(_ids(units))
+        output = network(x)
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
+        gradients[form] = torch.autograd.grad((output * weights).sum(), bank.parameters(_ids(units)))
+        outputs[form] = (output.detach(), output_of(network, x))
+        bank.activate(())
+        left = [path for path, module in network.named_modules() if set(vars(module)) != modules[path]]
+        assert not left, f"{units[0].family}, {form}, leaves something at {left[0]}"
+    names = [f"{name} of {unit.id}" for unit in sorted(units, key=lambda u: u.id) for name, _ in bank[unit.id].named_parameters()]
+    for form in FORMS[1:]:
+        for found, expected in zip(outputs[form], outputs[FORMS[0]], strict=True):
+            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9), f"{units[0].family} is another function when it is {form}"
+        for name, found, expected in zip(names, gradients[form], gradients[FORMS[0]], strict=True):
+            error, size = float((found - expected).abs().max()), float(expected.abs().max())
+            assert error <= 1e-7 * size, f"the gradient of {name} is another when it is {form}"
 
 
 # -- how ---------------------------------------------------------------------------------------------------
@@ -304,4 +333,5 @@ CHECKS = (
     check_merge,
     check_inherit,
     check_gradients,
+    check_forms,
 )

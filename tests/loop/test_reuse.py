@@ -79,7 +79,8 @@ def _compare(network: nn.Module, bank: Bank, x: torch.Tensor, most: int = 1000) 
     with BlockReuse(network, reusable(network)) as reuse:
         assert torch.equal(network(x), baseline)
         for unit in [*opened, *reversed(opened)]:
-            with bank.without(unit), reuse.toggled(bank.units[unit].site.path, bank[unit].on_input):
+            before = bank.acts_before(unit)
+            with bank.without(unit), reuse.toggled(bank.units[unit].site.path, before):
                 assert torch.equal(network(x), plain[unit]), unit
         assert torch.equal(network(x), baseline)
         return reuse.reused

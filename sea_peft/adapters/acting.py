@@ -1,0 +1,200 @@
+"""How the open units of one site act: through the site's own weights where that is exact and cheaper, as branches otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from sea_peft.adapters.base import Adapter, CannotMerge
+
+Form = Literal["cheapest", "folded", "branches"]
+
+# Modules whose forward computes what their tensors say and nothing else; a subclass with a forward of its own may do otherwise.
+_PLAIN = frozenset(
+    kind.forward
+    for kind in (
+        nn.Linear, nn.Conv3d, nn.ConvTranspose3d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d,
+    )
+)  # fmt: skip
+# What oneDNN's convolutions round output channels up to.
+_LANES = 16
+# Forward, gradient of the input, gradient of the weight.
+_DIRECTIONS = 3
+# Multiply-adds in the time of passes over one channel, forward and backward.
+_PASS = 150
+
+
+def own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own tensors by name, as the backbone has them."""
+    return dict(module.named_parameters(recurse=False))
+
+
+def _stride(module: nn.Module) -> float:
+    """Voxels of the module's input for one of its output."""
+    if isinstance(module, nn.Conv3d):
+        return float(math.prod(module.stride))
+    return 1.0 / math.prod(module.stride) if isinstance(module, nn.ConvTranspose3d) else 1.0
+
+
+def changed_by(adapter: Adapter, module: nn.Module) -> frozenset[str] | None:
+    """Names of the module's own tensors that hold this unit when it is folded in; None where it cannot be folded exactly."""
+    own = own_tensors(module)
+    if type(module).forward not in _PLAIN:
+        return None
+    try:
+        with torch.no_grad():
+            names = frozenset(adapter.merged(own))
+    except CannotMerge:
+        return None
+    return names if names <= own.keys() else None
+
+
+def folded(tensors: Mapping[str, torch.Tensor], adapters: Sequence[Adapter]) -> dict[str, torch.Tensor]:
+    """Those of a site's own tensors that change when these units are folded in, one after the other; differentiable in the units'
+    parameters. Raises CannotMerge."""
+    changed: dict[str, torch.Tensor] = {}
+    for adapter in adapters:
+        changed |= adapter.merged({**tensors, **changed})
+    return changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """What the rule knows of an open unit: the shapes of its parameters, and whether it changes the site's weight when it is folded in."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    changes_weight: bool
+
+    @classmethod
+    def of(cls, adapter: Adapter, changes: frozenset[str]) -> Branch:
+        """`changes`: what `changed_by` says of the adapter."""
+        return cls(tuple(tuple(p.shape) for p in adapter.parameters()), "weight" in changes)
+
+
+def worth_folding(
+    weight: Sequence[int], branches: Sequence[Branch], stride: float = 1.0, transposed: bool = False
+) -> int:
+    """How many of the units open at a site, from the first on, had better act through its weights in a training step.
+
+    `weight`: shape of the site's weight, [out, in, k, k, k], [in, out, k, k, k] where `transposed`, [out, in] or [C]. `branches`: the
+    units that can be folded, in the order in which they act. `stride`: voxels of the input for one of the output.
+
+    In multiply-adds for one voxel of the output: as a branch, a unit takes its parameters' work three times (forward, gradient of its input,
+    gradient of its own), and passes over the volumes that it reads and adds to. Folded, all units together take the gradient of the
+    site's whole weight, once, if any of them changes it. Output channels count in sixteens, as oneDNN rounds them up: beside a
+    convolution of 16 channels a branch of rank 4 is as dear as the convolution, beside one of 256 it is hardly anything.
+
+    The price of a pass was fitted to CPU times (one thread, AVX-512, oneDNN) of lora, tsa, ssf, ia3 and full at every shape of convolution
+    and linear layer in SegResNet, the UNet and SwinUNETR with the default crop. Nothing is timed when it runs: the same units at the same
+    site take the same form, and so give the same bits, on every machine.
+    """
+    axis = 1 if transposed else 0
+    gradient = _work(weight, axis)
+    as_branch = [_as_branch(b, weight, stride, axis) for b in branches]
+
+    def cost(count: int) -> float:
+        shared = gradient if any(b.changes_weight for b in branches[:count]) else 0
+        return shared + sum(as_branch[count:])
+
+    return min(range(len(branches), -1, -1), key=cost)  # of equals the most: fewer operations
+
+
+def _as_branch(branch: Branch, weight: Sequence[int], stride: float, axis: int) -> float:
+    """Multiply-adds of a training step for one voxel of the output."""
+    if len(weight) > 1 and any(len(shape) > 1 for shape in branch.shapes):  # it reads the input
+        passes = weight[axis] + stride * weight[1 - axis]
+    else:
+        passes = weight[axis % len(weight)]
+    return _DIRECTIONS * sum(_work(shape, axis) for shape in branch.shapes) + _PASS * passes
+
+
+def _work(shape: Sequence[int], axis: int) -> int:
+    """Multiply-adds of one direction with a tensor of this shape, whose output channels lie on `axis`."""
+    if len(shape) < 2:
+        return math.prod(shape)
+    return math.prod(shape) // shape[axis] * (-(-shape[axis] // _LANES) * _LANES)
+
+
+class Acting:
+    """While it is attached, the open units of one site act on what the site's module is given and returns.
+
+    Units that act on the input come first. Of the others the first few act through the module's own tensors, as many as can be folded
+    exactly and are cheaper so, and the rest, after them, on the output. Folded tensors are seen by this module's forward alone: while
+    it runs they lie in its `__dict__`, where attributes are looked up before parameters, which stay as they are.
+
+    Without gradients all that can be folded is: it costs one sum of weights. With gradients `worth_folding` decides.
+    """
+
+    def __init__(
+        self, module: nn.Module, adapters: Sequence[Adapter], changes: Sequence[frozenset[str] | None], form: Form
+    ) -> None:
+        """`changes`: what `changed_by` says of each of the adapters."""
+        self._module = module
+        early = [a for a in adapters if a.on_input]
+        self._late = [a for a in adapters if not a.on_input]
+        self._changes = [
+            None if form == "branches" else c for a, c in zip(adapters, changes, strict=True) if not a.on_input
+        ]
+        foldable = list(itertools.takewhile(lambda c: c is not None, self._changes))
+        self._foldable = len(foldable)
+        self._worth = self._foldable
+        if form == "cheapest" and foldable:
+            branches = [Branch.of(a, c) for a, c in zip(self._late, foldable, strict=False) if c is not None]
+            weight = module.get_parameter("weight").shape
+            self._worth = worth_folding(weight, branches, _stride(module), isinstance(module, nn.ConvTranspose3d))
+        self._now = 0
+        self._handles: list[RemovableHandle] = []
+        if early:  # first of all hooks, so that whoever looks at the input sees what the module is given
+            self._handles.append(module.register_forward_pre_hook(_acting_before(early), prepend=True))
+        if self._foldable:
+            self._handles.append(module.register_forward_pre_hook(self._fold))
+            self._handles.append(module.register_forward_hook(self._unfold, prepend=True, always_call=True))
+        if len(self._late) > min(self._foldable, self._worth):
+            self._handles.append(module.register_forward_hook(self._branches))
+
+    def detach(self) -> None:
+        """The units act no more; nothing of them is left on the module."""
+        for handle in self._handles:
+            handle.remove()
+        self._unfold()  # a forward that was killed by other than an Exception has not come to that
+
+    def runs_otherwise_without(self, adapter: Adapter) -> bool:
+        """Whether closing this unit changes, without gradients, what the module is given or the weights that it runs with, and not only
+        what becomes of its output. That is so also for a unit that kept the next one from being folded."""
+        if adapter.on_input:
+            return True
+        at = self._late.index(adapter)
+        left = itertools.takewhile(lambda c: c is not None, self._changes[:at] + self._changes[at + 1 :])
+        return at < self._foldable or len(list(left)) != self._foldable
+
+    def _fold(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        self._now = self._worth if torch.is_grad_enabled() else self._foldable
+        self._module.__dict__.update(folded(own_tensors(self._module), self._late[: self._now]))
+
+    def _unfold(self, *_called_with: Any) -> None:
+        for name in own_tensors(self._module):
+            self._module.__dict__.pop(name, None)
+
+    def _branches(self, _module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        for adapter in self._late[self._now :]:
+            output = adapter(inputs[0], output)
+        return output
+
+
+def _acting_before(adapters: Sequence[Adapter]) -> Any:
+    """A forward pre-hook that lets these adapters act on the first input, one after the other."""
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *others = inputs
+        for adapter in adapters:
+            x = adapter(x, x)
+        return (x, *others)
+
+    return hook
