@@ -50,8 +50,8 @@ class BackboneInfo:
 
 @dataclasses.dataclass(frozen=True)
 class FamilyRow:
-    """One family at one level and placement on one backbone. `units`: how many it makes; `cost`: parameters of the cheapest, the dearest
-    and all of them; `fits`: how many go into the profile's budget, cheapest first."""
+    """One family at one level and placement on one backbone. `units`: how many it makes; `cheapest`, `dearest`, `total`: parameters of
+    these and of all of them; `fits`: how many go into the profile's budget, cheapest first; `prefix`: what their ids begin with."""
 
     family: str
     level: int
@@ -62,12 +62,7 @@ class FamilyRow:
     dearest: int
     total: int
     fits: int
-
-    @property
-    def prefix(self) -> str:
-        """What the ids of its units begin with."""
-        placement = f".{self.placement}" if self.placement else ""
-        return f"{self.family}{placement}" + (f"-{self.level}" if self.level else "")
+    prefix: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +151,7 @@ def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Of
         FamilyRow(
             family, level, placement, tuple(sorted({u.site.kind for u in made})), len(made), min(u.cost for u in made),
             max(u.cost for u in made), sum(u.cost for u in made), fitting(made, limit),
+            made[0].id.partition("@")[0],
         )
         for (family, level, placement), made in sorted(groups.items())
     ]  # fmt: skip
