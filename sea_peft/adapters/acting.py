@@ -36,6 +36,16 @@ def own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return dict(module.named_parameters(recurse=False))
 
 
+def _acting_tensors(module: nn.Module, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors that the module's forward computes with, those included that a norm without parameters has not: a scale of ones and a
+    shift of zeros, which units can be folded into while it runs. `like`: a tensor of the dtype and on the device that are wanted."""
+    own = own_tensors(module)
+    channels = getattr(module, "num_features", None) or getattr(module, "num_channels", None)
+    if own or not isinstance(module, nn.InstanceNorm3d | nn.BatchNorm3d | nn.GroupNorm) or channels is None:
+        return own
+    return {"weight": like.new_ones(channels), "bias": like.new_zeros(channels)}
+
+
 def _stride(module: nn.Module) -> float:
     """Voxels of the module's input for one of its output."""
     if isinstance(module, nn.Conv3d):
@@ -44,12 +54,12 @@ def _stride(module: nn.Module) -> float:
 
 
 def changed_by(adapter: Adapter, module: nn.Module) -> frozenset[str] | None:
-    """Names of the module's own tensors that hold this unit when it is folded in; None where it cannot be folded exactly."""
-    own = own_tensors(module)
+    """Names of the tensors of the module's forward that hold this unit when it is folded in; None where it cannot be folded exactly."""
     if type(module).forward not in _PLAIN:
         return None
     try:
         with torch.no_grad():
+            own = _acting_tensors(module, next(adapter.parameters()))
             names = frozenset(adapter.merged(own))
     except CannotMerge:
         return None
@@ -147,7 +157,7 @@ class Acting:
         self._worth = self._foldable
         if form == "cheapest" and foldable:
             branches = [Branch.of(a, c) for a, c in zip(self._late, foldable, strict=False) if c is not None]
-            weight = module.get_parameter("weight").shape
+            weight = self._tensors()["weight"].shape
             self._worth = worth_folding(weight, branches, _stride(module), isinstance(module, nn.ConvTranspose3d))
         self._now = 0
         self._handles: list[RemovableHandle] = []
@@ -176,11 +186,15 @@ class Acting:
 
     def _fold(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
         self._now = self._worth if torch.is_grad_enabled() else self._foldable
-        self._module.__dict__.update(folded(own_tensors(self._module), self._late[: self._now]))
+        self._module.__dict__.update(folded(self._tensors(), self._late[: self._now]))
 
     def _unfold(self, *_called_with: Any) -> None:
-        for name in own_tensors(self._module):
+        for name in self._module._parameters:
             self._module.__dict__.pop(name, None)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What the module's forward would compute with."""
+        return _acting_tensors(self._module, next(self._late[0].parameters()))
 
     def _branches(self, _module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         for adapter in self._late[self._now :]:

@@ -11,6 +11,10 @@ from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
 from sea_peft.backbones.sites import is_channels_last
 
+# Up to this many channels a convolution with zeros outside of the groups is faster than a grouped one: oneDNN rounds the channels of
+# every group up to sixteen. Measured, forward and backward, between 2 (16 channels) and 3 times (32 to 64), still 2 at 128.
+_DENSE = 256
+
 
 @register
 class ConvAdapter(Adapter):
@@ -50,6 +54,13 @@ class ConvAdapter(Adapter):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         z = x if self.parallel else y
-        hidden = F.relu(F.conv3d(z, self.depth, stride=self.stride, padding=1, groups=self.groups))
+        hidden = F.relu(self._depth_wise(z))
         # α scales the point-wise rows, which is cheaper than scaling the volume and is the same sum
         return y + pointwise(hidden, self.alpha[:, None] * self.point, None, channels_last=False)
+
+    def _depth_wise(self, z: torch.Tensor) -> torch.Tensor:
+        """W_depth ⊗ z, [B, C/γ, ...]."""
+        if z.shape[1] > _DENSE:
+            return F.conv3d(z, self.depth, stride=self.stride, padding=1, groups=self.groups)
+        blocks = torch.diag_embed(self.depth.movedim(0, -1)).permute(4, 5, 0, 1, 2, 3)
+        return F.conv3d(z, blocks.flatten(1, 2), stride=self.stride, padding=1)

@@ -10,7 +10,12 @@ from sea_peft.adapters import Bank, Offer, units_for
 from sea_peft.adapters.acting import Branch, worth_folding
 from sea_peft.backbones import find_sites
 
-OFFERS = {"affine": Offer(), "lora": Offer(levels=(2,)), "conv_adapter": Offer(levels=(2,), placements=("parallel",)), "tsa": Offer()}
+OFFERS = {
+    "affine": Offer(),
+    "lora": Offer(levels=(2,)),
+    "conv_adapter": Offer(levels=(2,), placements=("parallel",)),
+    "tsa": Offer(),
+}
 
 
 class Small(nn.Module):
@@ -68,9 +73,13 @@ def _scale(channels: int) -> Branch:
 @pytest.mark.parametrize(
     ("weight", "branches", "stride", "folded"),
     [
-        pytest.param((16, 16, 3, 3, 3), [_lora(16, 16)], 1, 1, id="a branch of few channels is as dear as the convolution"),
+        pytest.param(
+            (16, 16, 3, 3, 3), [_lora(16, 16)], 1, 1, id="a branch of few channels is as dear as the convolution"
+        ),
         pytest.param((128, 128, 3, 3, 3), [_lora(128, 128)], 1, 0, id="beside many channels it is hardly anything"),
-        pytest.param((64, 64, 3, 3, 3), [_lora(64, 64)], 1, 0, id="one unit does not pay for the gradient of the weight"),
+        pytest.param(
+            (64, 64, 3, 3, 3), [_lora(64, 64)], 1, 0, id="one unit does not pay for the gradient of the weight"
+        ),
         pytest.param((64, 64, 3, 3, 3), [_lora(64, 64), _tsa(64, 64)], 1, 2, id="two share it"),
         pytest.param((32, 32, 3, 3, 3), [_tsa(32, 32)], 1, 0, id="a pointwise branch is cheap"),
         pytest.param((32, 16, 3, 3, 3), [_tsa(32, 16)], 8, 1, id="but not over the input of a strided convolution"),
@@ -168,7 +177,7 @@ def test_a_module_with_a_forward_of_its_own_keeps_its_branches():
 def test_which_units_act_before_the_output_is_there():
     bank, ids, _ = _bank()
     at_conv = {bank.units[u].family: u for u in ids if bank.units[u].site.path == "conv"}
-    assert list(sorted(at_conv)) == ["conv_adapter", "lora", "tsa"]
+    assert sorted(at_conv) == ["conv_adapter", "lora", "tsa"]
     assert bank.acts_before(at_conv["lora"]), "it is in the weights"
     assert bank.acts_before(at_conv["conv_adapter"]), "without it tsa is in the weights too"
     assert not bank.acts_before(at_conv["tsa"]), "it acts on what conv_adapter returns"
