@@ -1,47 +1,55 @@
-"""What a training step costs: adapters under 1% against full fine-tuning, and how much of it waits for crops. Ratios in one process.
+"""What a training step costs: adapters under 1% against plain full fine-tuning, and how much of it waits for crops. Ratios in one process.
 
 `python -m benchmarks step_cost` writes `results/step_cost.json` and `.md`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import statistics
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.cell import machine
 from benchmarks.store import RESULTS
 from sea_peft.adapters import Adapted
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop.training import Trainer
 
 ROUNDS = 5
-ARMS = ("sea", "affine_lora", "affine", "full")
+ARMS = ("sea", "affine_lora", "affine")
+FULL = "full"
 
 
 def measure() -> Path:
     """Steps of every arm in turn, on the two bundled abdominal backbones. Writes JSON and Markdown."""
     rows = [row for backbone in ("segresnet", "unet") for row in _steps(backbone)]
     path = RESULTS / "step_cost.json"
-    path.write_text(json.dumps({"machine": machine(), "rounds": ROUNDS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"machine": machine(), "rounds": ROUNDS, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     lines = [
         "# Cost of a training step",
         "",
         f"Made by `python -m benchmarks step_cost`: two crops of the default size, CPU time, median of {ROUNDS} steps taken in turn. "
         f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
-        "Stored: bytes that the forward keeps for the backward, adapters' weights left out. Crops: share of a step spent on drawing them.",
+        "full: every parameter of the network trained in place, without any adapter or hook, as plain fine-tuning does it.",
+        "Stored: bytes that the forward keeps for the backward, parameters left out. Crops: share of a step spent on drawing them.",
         "",
         "| backbone | trained | parameters | s a step | of full | stored, MB | of full | crops |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        full = next(x for x in rows if x["backbone"] == r["backbone"] and x["arm"] == "full")
+        full = next(x for x in rows if x["backbone"] == r["backbone"] and x["arm"] == FULL)
         lines.append(
             f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.2f} | {r['seconds'] / full['seconds']:.2f} "
             f"| {r['stored_bytes'] / 1e6:.0f} | {r['stored_bytes'] / full['stored_bytes']:.2f} | {r['crops_share']:.1%} |"
@@ -50,46 +58,82 @@ def measure() -> Path:
     return path
 
 
+@dataclasses.dataclass
+class _FineTuning:
+    """Every parameter of a network and its head trained in place: what `full` stands for, without its units' detour over deltas."""
+
+    model: Adapted
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.model.backbone.requires_grad_(True)
+        self.loss = Trainer(self.model, self.batch_size).loss
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.0)
+
+    def step(self, crops: CropSampler, step: int) -> None:
+        images, labels = crops.batch(step, self.batch_size)
+        loss = self.loss(self.model(images), labels[:, None].long())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+
 def _steps(backbone: str) -> list[dict[str, Any]]:
-    arms = {}
-    for policy in ARMS:
-        setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%", policy=policy), lambda sentence: None)
-        chooser = setup.policy()
-        if chooser.to_promise(0):
-            chooser.promised(0, dict.fromkeys(chooser.to_promise(0), 1.0))
-        arms[policy] = (setup, chooser.allocate(0).open, Trainer(setup.model, setup.settings.batch_size))
+    setup = _setup(backbone, "affine")
     shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
     crops = CropSampler(shots, setup.settings.patch, 0)
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    tuning = _FineTuning(setup.model, setup.settings.batch_size)
+    steps: dict[str, Callable[[int], None]] = {}
+    stored, parameters = {}, {}
+    images, labels = crops.batch(0, 2)
+    for policy in ARMS:
+        adapted = _setup(backbone, policy)
+        chooser = adapted.policy()
+        if chooser.to_promise(0):
+            chooser.promised(0, dict.fromkeys(chooser.to_promise(0), 1.0))
+        units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
+        steps[policy] = functools.partial(_step, trainer, units, crops)
+        parameters[policy] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
+        adapted.model.bank.activate(units)
+        stored[policy] = _stored(adapted.model, trainer.loss, images, labels)
+    steps[FULL] = functools.partial(tuning.step, crops)
+    parameters[FULL] = sum(p.numel() for p in tuning.model.parameters())
+    stored[FULL] = _stored(tuning.model, tuning.loss, images, labels)
+    seconds: dict[str, list[float]] = {arm: [] for arm in steps}
     for step in range(ROUNDS + 1):  # the first one warms up
-        for arm, (_, units, trainer) in arms.items():
+        for arm, run in steps.items():
             began = time.process_time()
-            trainer.train(units, crops, step, 1, lambda i: 1.0, lambda i, loss: None)
+            run(step)
             if step:
                 seconds[arm].append(time.process_time() - began)
     began = time.process_time()
     for step in range(ROUNDS):
-        images, labels = crops.batch(step, 2)
+        crops.batch(step, 2)
     drawing = (time.process_time() - began) / ROUNDS
-    rows = []
-    for arm, (setup, units, trainer) in arms.items():
-        median = statistics.median(seconds[arm])
-        rows.append(
-            {
-                "backbone": backbone,
-                "arm": arm,
-                "parameters": setup.space.head + sum(setup.space.by_id[u].cost for u in units),
-                "seconds": median,
-                "seconds_all": seconds[arm],
-                "stored_bytes": _stored(setup.model, trainer, images, labels),
-                "crops_share": drawing / median,
-            }
-        )
-    return rows
+    return [
+        {
+            "backbone": backbone,
+            "arm": arm,
+            "parameters": parameters[arm],
+            "seconds": statistics.median(seconds[arm]),
+            "seconds_all": seconds[arm],
+            "stored_bytes": stored[arm],
+            "crops_share": drawing / statistics.median(seconds[arm]),
+        }
+        for arm in steps
+    ]
 
 
-def _stored(model: Adapted, trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """Bytes of activations that one forward keeps for the backward; one storage counts once, parameters not at all."""
+def _setup(backbone: str, policy: str) -> Setup:
+    return prepare_run(AdaptOptions(backbone=backbone, budget="1%", policy=policy), lambda sentence: None)
+
+
+def _step(trainer: Trainer, units: Collection[str], crops: CropSampler, step: int) -> None:
+    trainer.train(units, crops, step, 1, lambda i: 1.0, lambda i, loss: None)
+
+
+def _stored(model: Adapted, criterion: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+    """Bytes that one forward keeps for the backward; one storage counts once, parameters not at all."""
     kept: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -100,6 +144,6 @@ def _stored(model: Adapted, trainer: Trainer, images: torch.Tensor, labels: torc
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = trainer.loss(model(images), labels[:, None].long())
+        loss = criterion(model(images), labels[:, None].long())
     del loss
     return sum(kept.values())
