@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up: free some space there, or choose another folder with --out",
     errno.EACCES: "permission is denied: make the folder writable, or choose another one with --out",
     errno.EPERM: "permission is denied: make the folder writable, or choose another one with --out",
+    errno.EFBIG: "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or choose another folder with --out",
     errno.EROFS: "the file system is read-only: choose another folder with --out",
     errno.ENOTDIR: "a part of that path is a file, not a folder: choose another folder with --out",
     errno.ENOENT: "its folder does not exist (any more): choose another folder with --out",
@@ -42,6 +44,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote into `folder` left behind: dot files and folders `.<name>.<pid>.tmp`, and
+    `.old` where something was being replaced."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

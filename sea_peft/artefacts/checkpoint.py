@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sea_peft.artefacts import atomic
 from sea_peft.errors import DeviceError, WeightsError
@@ -13,19 +17,52 @@ from sea_peft.errors import DeviceError, WeightsError
 _NAME = "state.pt"
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Replace the checkpoint in `folder` by `state` (JSON types and tensors). Raises DeviceError when it cannot be written."""
+class Checkpoint(BaseModel):
+    """Where a run stands.
+
+    Attributes:
+        arm: which of the arms is being trained.
+        events: how many the trace holds.
+        rivals: arm → what its search led to (the fields of `sea_peft.loop.outcome.Rival`).
+        head_only: tensors of the head that was fitted alone, None until it is.
+        controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
+        seconds: spent on `data` and `test`, and on everything `before` this process.
+        mlflow_run_id: the MLflow run, None while there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    arm: Literal["head_only", "simple", "policy"]
+    events: int = Field(ge=0)
+    rivals: dict[str, dict[str, Any]]
+    head_only: dict[str, Any] | None
+    controller: dict[str, Any] | None
+    seconds: dict[str, float]
+    mlflow_run_id: str | None
+
+    @classmethod
+    def at_the_start(cls) -> Checkpoint:
+        """Of a run that has done nothing yet."""
+        nothing = {"data": 0.0, "test": 0.0, "before": 0.0}
+        return cls.model_validate(
+            {"arm": "head_only", "events": 0, "rivals": {}, "head_only": None, "controller": None, "seconds": nothing,
+             "mlflow_run_id": None}
+        )  # fmt: skip
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint in `folder`. Raises DeviceError when it cannot be written; the one before is then kept."""
     import torch
 
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save(dict(checkpoint), buffer)
     with atomic.writing(folder):
         folder.mkdir(exist_ok=True)
     atomic.write_bytes(folder / _NAME, buffer.getvalue())
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state of the checkpoint in `folder`, None when the run was ended before the first one.
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`, None when the run was ended before the first one.
 
     Raises WeightsError when the file is damaged: what the run folder holds besides it stays as it is.
     """
@@ -34,21 +71,38 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / _NAME
     if not path.exists():
         return None
+    with belonging(folder):
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums of its own files
+            if archive.testzip() is not None:
+                raise ValueError("a checksum is wrong")
+        return Checkpoint.model_validate(torch.load(path, map_location="cpu", weights_only=True))
+
+
+@contextlib.contextmanager
+def belonging(folder: Path) -> Iterator[None]:
+    """Turn whatever reading the checkpoint in `folder`, or standing where it was taken, raises into a WeightsError of one sentence."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except Exception as error:  # torch raises a dozen unrelated types for a damaged file
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
+        else:
+            why = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
         raise WeightsError(
-            f"The checkpoint {path} is damaged ({type(error).__name__}) and cannot be resumed from; start a new run "
-            "(the trace up to there is kept)."
+            f"The checkpoint {folder / _NAME} is damaged or was made by another sea_peft ({why}) and cannot be resumed from: start a "
+            "new run (the trace up to there is kept)."
         ) from error
-    return state
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """The run is done: nothing is left to resume."""
+    """The run is done: nothing is left to resume. Raises DeviceError when the files cannot be removed."""
     try:
         (folder / _NAME).unlink(missing_ok=True)
         if folder.is_dir():
+            atomic.remove_leftovers(folder)
             folder.rmdir()
     except OSError as error:
-        raise DeviceError(f"The checkpoint in {folder} cannot be removed ({error.strerror}); remove it by hand.") from error
+        raise DeviceError(
+            f"The checkpoint in {folder} cannot be removed ({error.strerror}); remove it by hand."
+        ) from error

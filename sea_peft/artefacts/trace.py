@@ -6,6 +6,7 @@ The first line is `run_started` and carries the version of the schema; the schem
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -27,22 +28,44 @@ class TraceWriter:
     Each line is on the disk before the call returns, so that no checkpoint can know more than the trace.
     A new writer refuses a file that exists. With `append=True` it goes on after the last complete line: call
     `truncate` with the number of events the checkpoint knows, and a resumed run writes the trace of an
-    unbroken one.
+    unbroken one. What could not be written whole is taken back.
 
     Raises:
         DeviceError: the disk is full or the file cannot be written.
+        UsageError: another process is writing it.
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = Path(path)
         self._ends: list[int] = []  # byte offset after each complete line
-        if append and self.path.exists():
+        with writing(self.path):
+            self._file = self.path.open("ab" if append else "xb", buffering=0)
+            self._lock()
             lines = self.path.read_bytes().split(b"\n")
             self._ends = list(itertools.accumulate(len(line) + 1 for line in lines[:-1]))
-        with writing(self.path):
-            self._file = self.path.open("ab" if append else "xb")
-            self._file.truncate(self._ends[-1] if self._ends else 0)  # drops the half line of a killed process
+            self._file.truncate(self._end)  # drops the half line of a killed process
             sync_folder(self.path.parent)
+
+    def _lock(self) -> None:
+        """Keep other writers out until this one is closed or its process is gone, where the file system can."""
+        if os.name == "nt":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise UsageError(
+                f"Another process is writing {self.path}: let it end, or end it, before this one goes on."
+            ) from error
+        except OSError:
+            pass  # some network file systems know no locks
+
+    @property
+    def _end(self) -> int:
+        """Byte offset after the last complete line."""
+        return self._ends[-1] if self._ends else 0
 
     @property
     def count(self) -> int:
@@ -57,10 +80,16 @@ class TraceWriter:
         except (TypeError, ValueError) as error:
             raise ValueError(f"Event {event.kind!r} holds a value that JSON cannot: {error}.") from error
         with writing(self.path):
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._ends.append((self._ends[-1] if self._ends else 0) + len(line))
+            try:
+                left = memoryview(line)
+                while left:  # a disk that becomes full takes a part of it
+                    left = left[self._file.write(left) :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._end)
+                raise
+        self._ends.append(self._end + len(line))
 
     def truncate(self, n_events: int) -> None:
         """Keep the first `n_events` events: those of the checkpoint that the run resumes from.
@@ -75,7 +104,7 @@ class TraceWriter:
             )
         del self._ends[n_events:]
         with writing(self.path):
-            self._file.truncate(self._ends[-1] if self._ends else 0)
+            self._file.truncate(self._end)
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

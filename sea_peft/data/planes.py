@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +31,9 @@ class Planes:
         folder: Where the file is made; the system's folder for temporary files if None.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], limit: int = DEFAULT_LIMIT, folder: Path | None = None) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int, int], limit: int = DEFAULT_LIMIT, folder: Path | None = None
+    ) -> None:
         self.shape = shape
         self._filled = 0
         self._memory: Tensor | None = None
@@ -37,7 +41,8 @@ class Planes:
         if 4 * math.prod(shape) <= limit:
             self._memory = torch.empty(shape)
         else:
-            self._file = tempfile.TemporaryFile(prefix=".seapeft-", dir=folder)  # noqa: SIM115  (kept open)
+            with self._on_disk():
+                self._file = tempfile.TemporaryFile(prefix=".seapeft-", dir=folder)  # noqa: SIM115  (kept open)
             weakref.finalize(self, self._file.close)
 
     @classmethod
@@ -53,14 +58,21 @@ class Planes:
         if self._memory is not None:
             self._memory[:, self._filled : self._filled + planes.shape[1]] = planes
         elif self._file is not None:
-            try:
+            with self._on_disk():
                 self._file.write(planes.transpose(0, 1).to(torch.float16).contiguous().numpy().tobytes())
-            except OSError as error:
-                raise DeviceError(
-                    f"{2 * math.prod(self.shape) / 1e9:.1f} GB of probabilities cannot be kept on disk "
-                    f"({error.strerror}); free disk space, or choose fewer labels"
-                ) from error
+                self._file.flush()  # what is left in the buffer would fail only when it is read
         self._filled += planes.shape[1]
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Say in one sentence that the disk refused."""
+        try:
+            yield
+        except OSError as error:
+            raise DeviceError(
+                f"{2 * math.prod(self.shape) / 1e9:.1f} GB of probabilities cannot be kept on disk "
+                f"({error.strerror}); free disk space, or choose fewer labels."
+            ) from error
 
     def read(self, start: int, stop: int) -> Tensor:
         """Planes `start` up to before `stop` (or the last one) as float32 `[K, n, H, W]`."""

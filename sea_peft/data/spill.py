@@ -65,13 +65,13 @@ class ScanCache:
         except OSError as error:
             raise DeviceError(
                 f"{size / 1e9:.1f} GB of scans do not fit into memory and cannot be kept on disk "
-                f"({error.strerror}); free disk space, or use fewer shots or a coarser spacing"
+                f"({error.strerror}); free disk space, or use fewer shots or a coarser spacing."
             ) from error
 
     def _spilled(self, tensor: Tensor) -> Tensor:
         array = tensor.numpy()
         with tempfile.TemporaryFile(prefix=".seapeft-", dir=self._folder) as file:
-            array.tofile(file)
+            file.write(np.ascontiguousarray(array).data)  # `tofile` does not say why it failed
             file.flush()
             # the mapping keeps the file alive; "c": whoever writes to a crop changes memory, not the file
             return torch.from_numpy(np.memmap(file, dtype=array.dtype, mode="c", shape=array.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 import torch
 
 from sea_peft.artefacts.adapter_file import save_adapter
-from sea_peft.artefacts.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from sea_peft.artefacts.atomic import remove_leftovers
+from sea_peft.artefacts.checkpoint import Checkpoint, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
-from sea_peft.artefacts.tracker import Tracker
+from sea_peft.artefacts.tracker import Tracker, rebuild
 from sea_peft.data.prepare import prepare
 from sea_peft.data.spill import ScanCache
-from sea_peft.errors import UsageError
+from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.records import (
@@ -69,8 +71,8 @@ def adapt(
     setup = prepare_run(options, say, progress)
     folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, setup.dataset.name)
     say(f"run folder {folder.path}; {needed(setup.need())}")
-    folder.write_config(run_config(setup))
     write_case_names(folder, setup)
+    folder.write_config(run_config(setup))  # last: what has it can be resumed
     return _Run(setup, folder, listen, say, warn, began, baselines or {}).run()
 
 
@@ -81,18 +83,26 @@ def resume(
     warn: Say = _silent,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run."""
+    """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run.
+
+    Raises:
+        SeaPeftError: with one sentence and its exit code: the folder is no run, or a finished one; its config, trace or checkpoint is
+            damaged; the data have changed; another process is at it. The folder is then left as it was.
+    """
     began = time.monotonic()
     folder = RunFolder.open(path)
+    options, digest = options_of(folder.read_config(), folder.config)
     if folder.result.is_file():
         if not folder.checkpoint.exists():
             raise UsageError(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
-        remove_checkpoint(folder.checkpoint)  # killed after the last word was written and before this
+        if options.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
+            rebuild(folder)
+        remove_checkpoint(folder.checkpoint)
         return folder.read_result()
-    setup = prepare_run(options_of(folder.read_config()), say, progress)
-    if setup.digest != folder.read_config()["data_digest"]:
+    setup = prepare_run(options, say, progress)
+    if setup.digest != digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     return _Run(setup, folder, listen, say, warn, began, {}).run()
 
@@ -113,20 +123,25 @@ class _Run:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
         self.baselines = baselines
         self.began = began
-        self.state = load_checkpoint(folder.checkpoint) or {"arm": "head_only", "events": 0, "rivals": {}}
+        self.state = load_checkpoint(folder.checkpoint) or Checkpoint.at_the_start()
         self.trace = TraceWriter(folder.trace, append=True)
-        self.trace.truncate(self.state["events"])
+        past = read_trace(folder.trace)[
+            : self.state.events
+        ]  # all of it is read, so that damage does not show at the end only
+        self.trace.truncate(self.state.events)
+        for place in (folder.path, folder.checkpoint):
+            remove_leftovers(place)
         self.tracker: Tracker | None = None
         if setup.options.mlflow:
             self.tracker = Tracker(
                 setup.options.runs if setup.options.out is None else folder.root,
                 folder.name,
                 config=folder.read_config(),
-                run_id=self.state.get("mlflow_run_id"),
-                past=read_trace(folder.trace) if self.trace.count else (),
+                run_id=self.state.mlflow_run_id,
+                past=past,
                 warn=warn,
             )
-        self.seconds = self.state.get("seconds") or {"data": 0.0, "test": 0.0, "before": 0.0}
+        self.seconds = dict(self.state.seconds)
 
     def run(self) -> Result:
         """To the end, or to an exception, after which it can be resumed."""
@@ -135,6 +150,11 @@ class _Run:
         except BaseException as error:
             if self.tracker is not None:
                 self.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            if isinstance(error, DeviceError) and isinstance(error.__cause__, OSError):  # the disk, and not the device
+                raise DeviceError(
+                    f"{str(error).rstrip('.')}; what the run has written is kept, and `seapeft adapt --resume "
+                    f"{shlex.quote(str(self.folder.path))}` goes on from there."
+                ) from error
             raise
         finally:
             self.trace.close()
@@ -170,18 +190,18 @@ class _Run:
         """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
         for `sea` the simple topology, up to where its search ends. Head and bank are left as they were."""
         compared, baselines = self.setup.held_against_rivals, bool(self.baselines)
-        if self.state["arm"] == "head_only" and (compared or (self.setup.space.head and not baselines)):
+        if self.state.arm == "head_only" and (compared or (self.setup.space.head and not baselines)):
             self._rival("head_only", "head_only", shots, refit=not baselines)
-        if self.state["arm"] == "head_only":
+        if self.state.arm == "head_only":
             head = self.setup.model.head.state_dict()
             fitted = {name: t.detach().cpu().clone() for name, t in head.items()}
             self._next_arm("simple", head_only=fitted)
-        if self.state["arm"] == "simple":
+        if self.state.arm == "simple":
             if compared:
                 self._rival("simple", simple_topology(self.setup.space), shots, refit=False)
             self._next_arm("policy")
-        fitted_head: dict[str, torch.Tensor] = self.state["head_only"]
-        return fitted_head
+        assert self.state.head_only is not None, "it was fitted, or left at zero, before"
+        return self.state.head_only
 
     def _rival(self, arm: str, policy: str, shots: Shots, refit: bool) -> None:
         """Search, and refit where it is to be scored, with a simpler policy; what its search led to is kept for the comparison."""
@@ -192,18 +212,15 @@ class _Run:
 
         controller = self._controller(policy, shots, steps_only, arm)
         controller.search()
-        if arm not in self.state["rivals"]:  # a run that is resumed in the refit has it already
+        if arm not in self.state.rivals:  # a run that is resumed in the refit has it already
             rival = controller.as_rival()
-            self.state["rivals"] = {
-                **self.state["rivals"],
-                arm: {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)},
-            }
+            fields = {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)}
+            self.state = self.state.model_copy(update={"rivals": {**self.state.rivals, arm: fields}})
         if refit:
             controller.run()
 
     def _next_arm(self, arm: str, **kept: Any) -> None:
-        self.state = {**self.state, "arm": arm, **kept}
-        self.state.pop("controller", None)
+        self.state = self.state.model_copy(update={"arm": arm, "controller": None, **kept})
         model = self.setup.model
         model.bank.forget()
         model.head.load_state_dict({name: torch.zeros_like(t) for name, t in model.head.state_dict().items()})
@@ -212,23 +229,24 @@ class _Run:
         setup = self.setup
 
         def save(state: Mapping[str, Any]) -> None:
-            self.state = {
-                **self.state,
+            stands = {
                 "arm": arm,
                 "events": self.trace.count,
                 "mlflow_run_id": self.tracker.run_id if self.tracker else None,
                 "seconds": {**self.seconds, "before": self._so_far()},
                 "controller": dict(state),
             }
+            self.state = self.state.model_copy(update=stands)
             save_checkpoint(self.folder.checkpoint, self.state)
 
         controller = Controller(
             setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
-            rivals=[Rival(**r) for r in self.state["rivals"].values()] if arm == "policy" and setup.held_against_rivals else (),
+            rivals=[Rival(**r) for r in self.state.rivals.values()] if arm == "policy" and setup.held_against_rivals else (),
         )  # fmt: skip
-        if self.state["arm"] == arm and "controller" in self.state:
-            controller.load_state_dict(self.state["controller"])
+        if self.state.arm == arm and self.state.controller is not None:
+            with belonging(self.folder.checkpoint):
+                controller.load_state_dict(self.state.controller)
         return controller
 
     def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], scores: Scores) -> Result:

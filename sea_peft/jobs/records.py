@@ -20,6 +20,7 @@ from sea_peft.artefacts.atomic import write_text
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
+from sea_peft.errors import UsageError
 from sea_peft.jobs.scoring import Scores
 from sea_peft.jobs.setup import AdaptOptions, Setup
 from sea_peft.loop.events import RunStarted
@@ -84,17 +85,26 @@ def run_config(setup: Setup) -> dict[str, Any]:
     }
 
 
-def options_of(config: Mapping[str, Any]) -> AdaptOptions:
-    """The options that `run_config` kept, for a resumed run."""
-    given = dict(config["options"])
-    for name in ("labels", "channels"):
-        given[name] = tuple(given[name])
-    for name in ("patch", "spacing"):
-        given[name] = tuple(given[name]) if given[name] is not None else None
-    for name in ("out", "runs"):
-        given[name] = Path(given[name]) if given[name] is not None else None
-    located = {name: config[name] for name in ("data", "weights", "device")}
-    return AdaptOptions(**{**given, **located})
+def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str]:
+    """The options that `run_config` kept in the file `path`, for a resumed run, and the digest of the data.
+
+    Raises:
+        UsageError: it is not as this version writes it.
+    """
+    try:
+        given = dict(config["options"])
+        for name in ("labels", "channels"):
+            given[name] = tuple(given[name])
+        for name in ("patch", "spacing"):
+            given[name] = tuple(given[name]) if given[name] is not None else None
+        for name in ("out", "runs"):
+            given[name] = Path(given[name]) if given[name] is not None else None
+        located = {name: config[name] for name in ("data", "weights", "device")}
+        return AdaptOptions(**{**given, **located}), str(config["data_digest"])
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} was not written by this sea_peft ({error}), so the run cannot be resumed; start a new one."
+        ) from error
 
 
 def _located(name: str | None) -> str | None:

@@ -143,7 +143,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
-        """Continue with what `state_dict` gave. Moments go to the parameters' device; AdamW counts its steps on the CPU."""
+        """Continue with what `state_dict` gave. Moments go to the parameters' device; AdamW counts its steps on the CPU.
+
+        Raises KeyError, AttributeError or ValueError where a tensor or a shape does not belong.
+        """
+        for key, values in state.items():
+            owner, _, name = key.rpartition("/")
+            parameter = (self.model.head if owner == "head" else self.model.bank[owner]).get_parameter(name)
+            if any(value.shape not in (parameter.shape, torch.Size()) for value in values.values()):
+                raise ValueError(f"a moment of {key} does not have its shape")
         self._state = {
             key: {
                 name: value.to("cpu" if name == "step" else self.device, copy=True) for name, value in values.items()
