@@ -48,12 +48,17 @@ def sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed while they wrote into `folder` left behind: dot files and folders `.<name>.<pid>.tmp`, and
-    `.old` where something was being replaced."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    `.old` where something was being replaced.
+
+    Raises:
+        DeviceError: they cannot be removed.
+    """
+    with writing(folder):
+        for path in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

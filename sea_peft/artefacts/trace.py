@@ -43,7 +43,7 @@ class TraceWriter:
             self._lock()
             lines = self.path.read_bytes().split(b"\n")
             self._ends = list(itertools.accumulate(len(line) + 1 for line in lines[:-1]))
-            self._file.truncate(self._end)  # drops the half line of a killed process
+            self._cut()  # the half line of a killed process
             sync_folder(self.path.parent)
 
     def _lock(self) -> None:
@@ -67,6 +67,11 @@ class TraceWriter:
         """Byte offset after the last complete line."""
         return self._ends[-1] if self._ends else 0
 
+    def _cut(self) -> None:
+        """Drop what stands after the last complete line."""
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
     @property
     def count(self) -> int:
         """Events in the file: what a checkpoint stores and `truncate` takes."""
@@ -87,7 +92,7 @@ class TraceWriter:
                 os.fsync(self._file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
-                    self._file.truncate(self._end)
+                    self._cut()
                 raise
         self._ends.append(self._end + len(line))
 
@@ -104,7 +109,7 @@ class TraceWriter:
             )
         del self._ends[n_events:]
         with writing(self.path):
-            self._file.truncate(self._end)
+            self._cut()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class Planes:
         else:
             with self._on_disk():
                 self._file = tempfile.TemporaryFile(prefix=".seapeft-", dir=folder)  # noqa: SIM115  (kept open)
-            weakref.finalize(self, self._file.close)
+            weakref.finalize(self, _discard, self._file)
 
     @classmethod
     def of(cls, values: Tensor) -> Planes:
@@ -88,3 +88,9 @@ class Planes:
     def tensor(self) -> Tensor:
         """All of it, float32 `[K, D, H, W]`."""
         return self.read(0, self._filled)
+
+
+def _discard(file: IO[bytes]) -> None:
+    """Close a file whose content nobody needs any more: what a full disk did not take is not missed."""
+    with contextlib.suppress(OSError):
+        file.close()

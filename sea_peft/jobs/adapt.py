@@ -125,12 +125,14 @@ class _Run:
         self.began = began
         self.state = load_checkpoint(folder.checkpoint) or Checkpoint.at_the_start()
         self.trace = TraceWriter(folder.trace, append=True)
-        past = read_trace(folder.trace)[
-            : self.state.events
-        ]  # all of it is read, so that damage does not show at the end only
-        self.trace.truncate(self.state.events)
-        for place in (folder.path, folder.checkpoint):
-            remove_leftovers(place)
+        try:
+            past = read_trace(folder.trace)[: self.state.events]  # damage anywhere in it shows now, and not at the end
+            self.trace.truncate(self.state.events)
+            for place in (folder.path, folder.checkpoint):
+                remove_leftovers(place)
+        except BaseException:
+            self.trace.close()
+            raise
         self.tracker: Tracker | None = None
         if setup.options.mlflow:
             self.tracker = Tracker(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from disks import disk as disk
 from toys import make_adapter, tiny_weights, toy_dataset
 
 
