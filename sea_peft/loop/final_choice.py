@@ -5,70 +5,62 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from sea_peft.adapters import Unit
 from sea_peft.loop import knapsack
-from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Allocation, Decision, Space
-from sea_peft.loop.trial import by_promise
-from sea_peft.loop.utility import Estimate, UtilitySettings, score, value
+from sea_peft.loop.trial import Levels, by_density
+from sea_peft.loop.utility import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has left behind. `promise`: of the units that were asked for it. `trial`: the units that the cycles could try."""
+    """What a search has left behind, by unit or by base (`Levels`).
+
+    `estimates`: unit → what audits say. `worth`: base → ΔDice at its level, of those that were measured at any level. `prior`: base → how
+    much it promises. `trial`: the units that the cycles could try.
+    """
 
     estimates: Mapping[str, Estimate]
-    promise: Mapping[str, float]
+    worth: Mapping[str, float]
+    prior: Mapping[str, float]
     trial: frozenset[str]
 
 
-def choose(space: Space, evidence: Evidence, utility: UtilitySettings, noise: float, growth: float) -> Allocation:
-    """Guard-free: a knapsack over everything measured, whatever its state, larger levels of it included; then into what is left, by
-    promise, what no audit spoke against.
-
-    Args:
-        space: the audit space under its budget.
-        evidence: of the search.
-        utility: how a score is made of an estimate.
-        noise: Dice within which a negative score speaks against nobody.
-        growth: a larger level was not measured itself: it is credited with its smaller sibling's score × (cost ratio)^growth, and starts
-            from the sibling's trained values (`Adapter.inherit`).
-    """
+def choose(space: Space, levels: Levels, evidence: Evidence) -> Allocation:
+    """Guard-free: a knapsack over everything that was measured, whatever its state, at all of its levels; then into what is left, by
+    prior, what was not measured."""
     units = space.by_id
-    measured = {
-        u: Item(u, units[u].group, units[u].cost, score(e, utility) or 0.0)
-        for u, e in evidence.estimates.items()
-        if e.audits
-    }
-    grown = _grown(units, measured, growth)
-    items = [*measured.values(), *(item for item, _ in grown.values())]
-    found, best = knapsack.greedy(items, space.capacity), knapsack.exact(items, space.capacity)
-    by_score = frozenset(found.chosen)
-    harmful = {u for u, item in measured.items() if item.value < -noise}
-    chosen, left = _filled(space, evidence.promise, by_score, harmful)
-    outgrown = {smaller: unit for unit, (_, smaller) in grown.items() if unit in chosen}
+    items = {item.id: item for item in levels.items(evidence.worth)}
+    found = knapsack.greedy(items.values(), space.capacity)
+    best = knapsack.exact(list(items.values()), space.capacity)
+    chosen, left = _filled(space, evidence, found.chosen)
+    measured = {levels.base[u]: u for u, e in evidence.estimates.items() if e.audits}
+    at = {units[u].group: u for u in chosen}
 
     def reason(unit: str) -> str:
-        item = measured.get(unit)
-        if item is None and unit in by_score:
-            credited, smaller = grown[unit]
-            return f"grown from {smaller}: {measured[smaller].value:+.4f} Dice there, credited with {credited.value:+.4f}"
-        if item is None:
-            return "unmeasured: fills what is left, by promise" if unit in chosen else _why_not(space, evidence, unit, left)
-        said = f"score {item.value:+.4f} Dice"
-        if unit in by_score:
-            return f"{said} over {evidence.estimates[unit].audits} audits"
+        if unit not in items:
+            return (
+                "unmeasured: fills what is left, by promise"
+                if unit in chosen
+                else _why_not(space, evidence, unit, left)
+            )
+        source, credited = measured[levels.base[unit]], items[unit].value
+        if source == unit:
+            audits = evidence.estimates[unit].audits
+            said = f"score {credited:+.4f} Dice over {audits} audit{'s' * (audits > 1)}"
+        else:
+            said = f"credited with {credited:+.4f} Dice for {items[source].value:+.4f} of {source}"
         if unit in chosen:
-            return f"{said} is within noise: fills what is left, by promise"
-        if unit in outgrown:
-            return f"{said}: grown into {outgrown[unit]}"
-        return f"{said}: it does harm" if unit in harmful else f"{said}: others give more Dice per parameter"
+            return said
+        if credited <= 0:
+            return f"{said}: it does no good"
+        other = at.get(units[unit].group)
+        return f"{said}: {other} is taken here" if other else f"{said}: others give more Dice per parameter"
 
     decisions = tuple(
         Decision(
             u,
-            ("keep" if u in measured else "add") if u in chosen else "refuse",
-            value(evidence.estimates[u], utility),
+            ("keep" if measured.get(levels.base[u]) == u else "add") if u in chosen else "refuse",
+            items[u].value if measured.get(levels.base[u]) == u else None,
             reason(u),
         )
         for u in units
@@ -76,46 +68,28 @@ def choose(space: Space, evidence: Evidence, utility: UtilitySettings, noise: fl
     return Allocation(space.in_order(chosen), (), decisions, found.value, best.value, knapsack.gap(found, best))
 
 
-def _filled(
-    space: Space, promise: Mapping[str, float], by_score: frozenset[str], harmful: set[str]
-) -> tuple[set[str], int]:
-    """What was chosen by score and, by promise, what still fits beside it; and the parameters left over."""
-    units, chosen = space.by_id, set(by_score)
+def _filled(space: Space, evidence: Evidence, by_worth: tuple[str, ...]) -> tuple[set[str], int]:
+    """What was chosen by worth and, by prior, what still fits beside it of what was not measured; and the parameters left over."""
+    units, chosen = space.by_id, set(by_worth)
     left = space.capacity - sum(units[u].cost for u in chosen)
-    taken = {units[u].group for u in (*chosen, *harmful)}
-    for unit in by_promise(units, promise):
+    taken = {units[u].group for u in (*chosen, *evidence.worth)}
+    for unit in by_density(units, evidence.prior):
         u = units[unit]
-        if u.group not in taken and u.cost <= left and promise[unit] > 0:
+        if u.group not in taken and u.cost <= left and evidence.prior[unit] > 0:
             chosen.add(unit)
             taken.add(u.group)
             left -= u.cost
     return chosen, left
 
 
-def _grown(
-    units: Mapping[str, Unit], measured: Mapping[str, Item], growth: float
-) -> dict[str, tuple[Item, str]]:
-    """Unmeasured larger levels of units that proved useful: id → (item with the credited value, the smaller unit)."""
-    proven: dict[tuple[str, str], list[Item]] = {}
-    for item in measured.values():
-        if item.value > 0:
-            proven.setdefault((item.group, units[item.id].placement), []).append(item)
-    grown: dict[str, tuple[Item, str]] = {}
-    for unit, u in units.items():
-        siblings = [i for i in proven.get((u.group, u.placement), ()) if i.cost < u.cost]
-        if siblings and unit not in measured:
-            credits = {i.id: i.value * (u.cost / i.cost) ** growth for i in siblings}
-            smaller = max(credits, key=lambda s: credits[s])
-            grown[unit] = (Item(unit, u.group, u.cost, credits[smaller]), smaller)
-    return grown
-
-
 def _why_not(space: Space, evidence: Evidence, unit: str, left: int) -> str:
     u = space.by_id[unit]
     if u.cost > space.capacity:
         return f"costs {u.cost:,}, more than the whole budget for units ({space.capacity:,})"
-    if unit not in evidence.promise:
+    if unit not in evidence.prior:
         return "unmeasured: another level of this family stood for it here"
     if unit not in evidence.trial:
-        return f"never tried: the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
+        return (
+            f"never tried: the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
+        )
     return f"unmeasured: lower promise per parameter than what was taken, and {left:,} parameters left"

@@ -23,14 +23,14 @@ from sea_peft.loop.ranking import (
     tick,
     vote,
 )
-from sea_peft.loop.trial import on_trial, starting_levels
+from sea_peft.loop.trial import Levels, on_trial, prior
 from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
 
 
 @dataclasses.dataclass(frozen=True)
 class SeaSettings:
     """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
-    audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the credit of a larger level grows
+    audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the worth of a larger level grows
     with its cost, 1 in proportion, 0 not at all. `ranking`, `utility`: of those modules.
     """
 
@@ -45,11 +45,12 @@ class SeaSettings:
 class Sea:
     """Search–audit–allocate as a policy.
 
-    Everything starts idle. Promise (the loss gradient at a unit's zero-initialised output) fills the budget with probes, at the
-    middle level of every family. Audits measure what is on; votes promote probes and demote units; a greedy knapsack over the
-    promoted picks the active set. The rest of the budget is on trial: every cycle a share of it goes from the probes that audits say
-    least of to units that were never tried, by promise, then to the longest untried. What the cycles cannot try at all is left out from
-    the start, by promise (`trial`). The final choice is a guard-free knapsack over everything that was measured, filled up by promise.
+    Everything starts idle. Until audits say otherwise a unit is worth what an average one is, tilted by its promise (the loss gradient
+    at its zero-initialised output), and a knapsack over all levels fills the budget with probes. Audits measure what is on; votes
+    promote probes and demote units; a greedy knapsack over the promoted picks the active set. The rest of the budget is on trial: every
+    cycle a share of it goes from the probes that audits say least of to units that were never tried, then to the longest untried. What
+    the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free knapsack over everything that was
+    measured, at all of its levels, filled up by the prior.
     """
 
     name = "sea"
@@ -63,21 +64,23 @@ class Sea:
         self._standing = {u: Standing() for u in self._units}
         self._estimate = dict.fromkeys(self._units, UNMEASURED)
         self._promise: dict[str, float] = {}
+        self._prior: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
         self._price = 0.0  # least Dice per parameter that the last allocation paid, 0 where the budget left nobody out
-        self._starting = starting_levels(space)
+        self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
 
     # -- what the loop asks and tells ------------------------------------------------------------------------------
 
     def to_promise(self, cycle: int) -> Sequence[str]:
-        return self._starting if cycle == 0 else ()
+        return self._levels.bases if cycle == 0 else ()
 
     def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
         self._promise = dict(promise)
-        self.trial = on_trial(self.space, self._promise, self.settings.cycles, self.settings.audit_units)
+        self._prior = prior(self._units, self._promise)
+        self.trial = on_trial(self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units)
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
@@ -138,7 +141,7 @@ class Sea:
             else:
                 drop = "drop" if state == ACTIVE else "refuse"
                 decisions.append(self._decision(item.id, drop, "others give more Dice per parameter"))
-        probes, probe_decisions = self._probes(cycle, found.cost)
+        probes, probe_decisions = self._probes(found.cost)
         active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
             self._tried[unit] = cycle
@@ -148,9 +151,9 @@ class Sea:
 
     def final(self) -> Allocation:
         """Guard-free, over everything that was measured (`final_choice.choose`)."""
-        evidence = Evidence(self._estimate, self._promise, frozenset(self.trial))
-        s = self.settings
-        return choose(self.space, evidence, s.utility, s.ranking.hysteresis, s.growth)
+        scores = {u: score(e, self.settings.utility) for u, e in self._estimate.items()}
+        worth = {self._levels.base[u]: s / self._levels.size[u] for u, s in scores.items() if s is not None}
+        return choose(self.space, self._levels, Evidence(self._estimate, worth, self._prior, frozenset(self.trial)))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -164,20 +167,19 @@ class Sea:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._standing = {u: Standing(**st) for u, st in state["standing"].items()}
-        self._estimate = {
-            u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
-        }
-        self._promise = dict(state["promise"])
-        self.trial = on_trial(self.space, self._promise, self.settings.cycles, self.settings.audit_units)
+        self._estimate = {u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()}
+        if state["promise"]:
+            self.promised(0, state["promise"])
         self._tried = dict(state["tried"])
         self._audited = dict(state["audited"])
         self._price = state["price"]
 
     # -- how it decides --------------------------------------------------------------------------------------------
 
-    def _probes(self, cycle: int, used: int) -> tuple[tuple[str, ...], list[Decision]]:
+    def _probes(self, used: int) -> tuple[tuple[str, ...], list[Decision]]:
         """Probes into what active units leave: those still under trial as far as the share for newcomers allows, best votes first; then
-        untried units by promise and the longest untried in turn; then, where newcomers do not fill their share, the others under trial."""
+        untried units in the order of the trial and the longest untried in turn; then, where newcomers do not fill their share, the
+        others under trial."""
         left = self.space.capacity - used
         taken = {self._units[u].group for u in self._in(ACTIVE)}
         probes: list[str] = []

@@ -1,41 +1,71 @@
-"""What `sea` tries, and in which order: by promise, as far as the cycles have room. Pure, over plain data."""
+"""What `sea` tries, at which levels and in which order. Pure, over plain data."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 
 from sea_peft.adapters import Unit
+from sea_peft.loop import knapsack
+from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Space
 
 
-def starting_levels(space: Space) -> tuple[str, ...]:
-    """For every (site, family, placement) the unit that stands for its group until something is known: the middle level, or the largest
-    smaller one that leaves three quarters of the budget to others; where none does, the smallest."""
-    grouped: dict[tuple[str, str], list[Unit]] = {}
-    for unit in space.units:
-        grouped.setdefault((unit.group, unit.placement), []).append(unit)
-    starting = []
-    for group in grouped.values():
-        rising = sorted(group, key=lambda u: (u.cost, u.id))
-        modest = [u for u in rising[: len(rising) // 2 + 1] if u.cost <= space.capacity / 4]
-        starting.append((modest or rising[:1])[-1].id)
-    return tuple(starting)
+class Levels:
+    """The levels of every (site, family, placement). The smallest of them, the base, stands for all: what a larger one brings grows with its
+    cost, worth(level) = worth(base) · size with size = (cost / base's cost)^growth."""
+
+    def __init__(self, space: Space, growth: float) -> None:
+        smallest: dict[tuple[str, str], Unit] = {}
+        for unit in space.units:
+            key = unit.group, unit.placement
+            smallest[key] = min(smallest.get(key, unit), unit, key=lambda u: (u.cost, u.id))
+        self.bases = tuple(unit.id for unit in smallest.values())
+        self.base = {u.id: smallest[u.group, u.placement].id for u in space.units}
+        units = space.by_id
+        self.size = {u.id: (u.cost / units[self.base[u.id]].cost) ** growth for u in space.units}
+        self._space = space
+
+    def items(self, worth: Mapping[str, float]) -> list[Item]:
+        """Every level of the bases in `worth`, with what it is worth."""
+        return [
+            Item(u.id, u.group, u.cost, worth[self.base[u.id]] * self.size[u.id])
+            for u in self._space.units
+            if self.base[u.id] in worth
+        ]
 
 
-def by_promise(units: Mapping[str, Unit], promise: Mapping[str, float]) -> list[str]:
-    """Units whose promise was measured, highest promise per parameter first.
+def prior(units: Mapping[str, Unit], promise: Mapping[str, float]) -> dict[str, float]:
+    """What a unit is worth before any audit, beside an average one of its family: the mean of 1 and its promise over its family's mean.
 
-    `python -m benchmarks what_predicts` holds sets filled in this order against other ways of choosing, by their Dice after training."""
-    return sorted(promise, key=lambda u: (-promise[u] / units[u].cost, units[u].cost, u))
+    Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
+    of a product. Half of it only, since a large first gradient says more about the first steps than about the last: `python -m
+    benchmarks what_predicts` holds cost alone, promise as it is and other ways against one another.
+    """
+    own: dict[str, list[float]] = {}
+    for unit, value in promise.items():
+        own.setdefault(units[unit].family, []).append(value)
+    mean = {family: statistics.fmean(values) for family, values in own.items()}
+    return {
+        u: (1 + value / mean[units[u].family]) / 2 if mean[units[u].family] > 0 else 1.0 for u, value in promise.items()
+    }
 
 
-def on_trial(space: Space, promise: Mapping[str, float], cycles: int, audit_units: int) -> tuple[str, ...]:
-    """By promise, one unit per (site, family), what all cycles together can try: a cycle tries what fits the budget, and measures
-    `audit_units` of it. The rest is left out from the start."""
+def by_density(units: Mapping[str, Unit], prior: Mapping[str, float]) -> list[str]:
+    """Most per parameter first."""
+    return sorted(prior, key=lambda u: (-prior[u] / units[u].cost, units[u].cost, u))
+
+
+def on_trial(
+    space: Space, levels: Levels, prior: Mapping[str, float], cycles: int, audit_units: int
+) -> tuple[str, ...]:
+    """One unit per (site, family), what all cycles together can try: a cycle tries what fits the budget, and measures `audit_units` of it.
+    First what a knapsack would take by `prior` alone, then the bases of the others by their density. The rest is left out from the start."""
     units = space.by_id
+    first = knapsack.greedy(levels.items(prior), space.capacity).chosen
     room, chances = space.capacity * cycles, audit_units * cycles
     listed: dict[str, str] = {}
-    for unit in by_promise(units, promise):
+    for unit in (*first, *by_density(units, prior)):
         u = units[unit]
         if u.group not in listed and u.cost <= min(room, space.capacity) and len(listed) < chances:
             listed[u.group] = unit

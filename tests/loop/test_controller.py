@@ -28,7 +28,7 @@ class Curious(Sea):
     """Asks for promises before every allocation, not only before the first."""
 
     def to_promise(self, cycle: int) -> Sequence[str]:
-        return self._starting
+        return self._levels.bases
 
 
 @dataclasses.dataclass
