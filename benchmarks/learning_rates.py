@@ -11,15 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.cell import machine
+from benchmarks.scoring import mean_test_dice
 from benchmarks.store import RESULTS
 from sea_peft.adapters.registry import families
 from sea_peft.data.crops import CropSampler
-from sea_peft.data.prepare import prepare, restore
-from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities
-from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.data.prepare import prepare
+from sea_peft.jobs.setup import AdaptOptions, prepare_run
 from sea_peft.loop.training import Trainer, warm_up_cosine
 
 TARGETS = ("low-dose-ct", "mr-t1", "novel-organs")
@@ -69,19 +67,7 @@ def _trained(target: str, policy: str, family: str, rate: float) -> tuple[float,
         )
     finally:
         kind.learning_rate = usual
-    return _dice(setup), loss
-
-
-def _dice(setup: Setup) -> float:
-    divisor = setup.backbone.pretrained.architecture.divisor
-    per_case = {}
-    for case in setup.split.test[:TEST_CASES]:
-        scan = prepare(case, setup.recipe, setup.dataset.channels)
-        output = probabilities(setup.model, scan, setup.settings.patch, divisor, torch.device("cpu"))[0]
-        stored = case.label()
-        assert stored is not None
-        per_case[case.id] = dice_per_label(restore(output, scan.geometry), stored.array, setup.dataset.labels)
-    return mean_dice(per_case, tuple(setup.dataset.labels))[0]
+    return mean_test_dice(setup, TEST_CASES), loss
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:

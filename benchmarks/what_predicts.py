@@ -1,18 +1,20 @@
 """What should choose the units? Every way of valuing them chooses a set under the budget; the set is trained from scratch and tested.
 
-An audit is worth what the Dice after a refit of its choice shows, not how well it repeats itself. Per target and seed one state is
-measured: all candidates (one level per site and family) trained jointly, far over budget, by which promises, early and settled
-leave-one-out audits and a step-by-step pruning are told apart. `python -m benchmarks what_predicts` writes one JSON per target and
-seed in `results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
+An audit is worth what the Dice after a refit of its choice shows, not how well it repeats itself. Per target, seed and budget the
+candidates are the cheapest units (one level per site and family, families side by side) that together cost twice the budget: nothing
+else is in question. They are trained jointly, and promises, early and settled leave-one-out audits, both together, and a step-by-step
+pruning each choose a half of them. `python -m benchmarks what_predicts` writes one JSON per target and seed in
+`results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +22,23 @@ import numpy as np
 import torch
 
 from benchmarks.cell import machine
+from benchmarks.scoring import mean_test_dice
 from benchmarks.store import RESULTS
 from sea_peft.adapters import Unit, total_cost
 from sea_peft.data.crops import CropSampler
-from sea_peft.data.prepare import Scan, prepare, restore
-from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities
+from sea_peft.data.prepare import Scan, prepare
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
-from sea_peft.loop.audit import HARD, SOFT, Auditor
+from sea_peft.loop.audit import HARD, SOFT, Ablation, Auditor
 from sea_peft.loop.policies import Space, fixed_policy
-from sea_peft.loop.sea import Sea, SeaSettings
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 TARGETS = ("low-dose-ct", "mr-t1", "novel-organs")
 SEEDS = (1, 2, 3)
 SHARES = (0.001, 0.003, 0.01)
-WARM_UP, EARLY, SETTLED, REFIT = 10, 30, 90, 60  # steps
+WARM_UP, EARLY, SETTLED, REFIT = 10, 30, 75, 50  # steps
 PRUNE_STEPS = 15
 PATCHES = 6
-TEST_CASES = 10
+TEST_CASES = 6
 FOLDER = RESULTS / "what_predicts"
 
 
@@ -48,11 +49,9 @@ def measure() -> Path:
         for target in TARGETS:
             path = FOLDER / f"{target}.seed-{seed}.json"
             if not path.exists():
-                rows = Study(target, seed).rows()
-                path.write_text(
-                    json.dumps({"target": target, "seed": seed, "machine": machine(), "rows": rows}, indent=1) + "\n",
-                    encoding="utf-8",
-                )
+                study = Study(target, seed)
+                found = {"target": target, "seed": seed, "machine": machine(), "rows": study.rows()}
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
                 print(path.name, flush=True)
     return _table()
 
@@ -73,47 +72,30 @@ class Study:
         self.search = CropSampler(support, self.setup.settings.patch, seed)
         self.all_shots = CropSampler([*support, *audit], self.setup.settings.patch, seed + 1)
         self.patches = CropSampler(audit, self.setup.settings.patch, seed + 2).fixed(PATCHES)
-        units = self.setup.space.by_id
-        starting = Sea(self.setup.space, SeaSettings()).to_promise(0)
-        self.candidates = [units[u] for u in starting]
         self.tested: dict[frozenset[str], tuple[float, float]] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per way of choosing and budget: Dice on test cases after training the choice from scratch, and its mean training loss."""
-        values, pruned = self._measured()
         rows = []
         for share in SHARES:
-            space = Space(
-                self.setup.space.units,
-                int(share * self.setup.backbone.pretrained.parameters),
-                self.setup.space.head,
-            )
-            sets: dict[str, Sequence[str]] = {
-                name: _filled(self.candidates, value, space.capacity) for name, value in values.items()
-            }
-            sets["pruned step by step"] = pruned[share]
-            sets["affine + LoRA r4, cheapest first"] = fixed_policy("affine_lora", space, self.seed).final().active
-            for draw in (1, 2):
-                sets[f"random, mix of promise, draw {draw}"] = self._random(
-                    sets["promise per parameter"], space.capacity, draw
-                )
-            for name, chosen in sets.items():
+            limit = int(share * self.setup.backbone.pretrained.parameters)
+            space = Space(self.setup.space.units, limit, self.setup.space.head)
+            candidates = [space.by_id[u] for u in cheapest_twice(space)]
+            sets = self._choices(candidates, space.capacity)
+            for name, policy in (("4", "affine_lora"), ("1", "affine_lora_lowest")):
+                sets[f"affine + LoRA r{name}, cheapest first"] = fixed_policy(policy, space, self.seed).final().active
+            sets["random, mix of cheapest first"] = self._random(candidates, sets["cost, cheapest first"])
+            for by, chosen in sets.items():
                 dice, loss = self._refitted(chosen)
+                cost = total_cost(space.by_id[u] for u in chosen)
                 rows.append(
-                    {
-                        "share": share,
-                        "by": name,
-                        "dice": dice,
-                        "loss": loss,
-                        "units": len(chosen),
-                        "parameters": total_cost(space.by_id[u] for u in chosen),
-                    }
+                    {"share": share, "by": by, "dice": dice, "loss": loss, "units": len(chosen), "parameters": cost}
                 )
         return rows
 
-    def _measured(self) -> tuple[dict[str, Mapping[str, float]], dict[float, list[str]]]:
-        """What every way of valuing says of the candidates (higher goes first), and the sets that pruning step by step leaves."""
-        ids, cost = [u.id for u in self.candidates], {u.id: u.cost for u in self.candidates}
+    def _choices(self, candidates: Sequence[Unit], capacity: int) -> dict[str, Sequence[str]]:
+        """What every way of valuing the candidates chooses of them, the most valued first."""
+        ids, cost = [u.id for u in candidates], {u.id: u.cost for u in candidates}
         trainer = self._fresh()
         self._train(trainer, (), 0, WARM_UP)
         promise = trainer.promise(ids, self.search, 0, 4)
@@ -121,46 +103,68 @@ class Study:
         early = self._audit(ids, SOFT)
         self._train(trainer, ids, WARM_UP + EARLY, SETTLED - EARLY)
         soft, hard = self._audit(ids, SOFT), self._audit(ids, HARD)
-        values = {
-            "cost, cheapest first": {u: -cost[u] for u in ids},
+        family = {u.id: u.family for u in candidates}
+        prior = {u: promise[u] ** 0.5 for u in ids}
+        own = {f: statistics.fmean(promise[u] for u in ids if family[u] == f) for f in family.values()}
+        values: dict[str, Mapping[str, float]] = {
+            "cost, cheapest first": {u: 1.0 / cost[u] for u in ids},
             "promise per parameter": {u: promise[u] / cost[u] for u in ids},
-            "early soft ΔDice per parameter": {u: early[u] / cost[u] for u in ids},
-            "soft ΔDice per parameter": {u: soft[u] / cost[u] for u in ids},
-            "soft ΔDice": soft,
-            "hard ΔDice per parameter": {u: hard[u] / cost[u] for u in ids},
+            "root of promise per parameter": {u: prior[u] / cost[u] for u in ids},
+            "promise within its family, per parameter": {u: promise[u] / own[family[u]] / cost[u] for u in ids},
+            "early soft ΔDice per parameter": {u: early[u].delta / cost[u] for u in ids},
+            "soft ΔDice per parameter": {u: soft[u].delta / cost[u] for u in ids},
+            "soft ΔDice": {u: soft[u].delta for u in ids},
+            "hard ΔDice per parameter": {u: hard[u].delta / cost[u] for u in ids},
+            "expected: families' soft ΔDice, per parameter": per_parameter(
+                expected(dict.fromkeys(ids, 1.0), family, soft), cost
+            ),
+            "expected: root of promise and soft ΔDice, per parameter": per_parameter(
+                expected(prior, family, soft), cost
+            ),
         }
-        return values, self._pruned(trainer, soft)
+        chosen: dict[str, Sequence[str]] = {name: _filled(candidates, v, capacity) for name, v in values.items()}
+        chosen["pruned step by step"] = self._pruned(trainer, candidates, soft, capacity)
+        chosen["grown by promise"] = self._grown(candidates, values["promise per parameter"], capacity)
+        return chosen
 
-    def _pruned(self, trainer: Trainer, first: Mapping[str, float]) -> dict[float, list[str]]:
-        """Drop the third of the parameters that brings least Dice for its cost, train on, audit again, until each budget is met."""
+    def _grown(self, candidates: Sequence[Unit], density: Mapping[str, float], capacity: int) -> list[str]:
+        """Half of the budget by promise, trained; the other half by what promises most beside it."""
+        half = _filled(candidates, density, capacity // 2)
+        trainer = self._fresh()
+        self._train(trainer, half, 0, EARLY)
+        rest = [u for u in candidates if u.id not in half]
+        promise = trainer.promise([u.id for u in rest], self.search, 1, 4)
+        left = capacity - total_cost(self.setup.space.by_id[u] for u in half)
+        return half + _filled(rest, {u.id: promise[u.id] / u.cost for u in rest}, left)
+
+    def _pruned(
+        self, trainer: Trainer, candidates: Sequence[Unit], first: Mapping[str, Ablation], capacity: int
+    ) -> list[str]:
+        """Drop the parameters that bring least Dice for their cost, a quarter of what is too much at first and then the rest by halves,
+        and train on in between."""
         units = self.setup.space.by_id
-        opened, delta, step = list(first), dict(first), WARM_UP + SETTLED
-        left: dict[float, list[str]] = {}
-        for share in sorted(SHARES, reverse=True):
-            capacity = int(share * self.setup.backbone.pretrained.parameters) - self.setup.space.head
-            while total_cost(units[u] for u in opened) > capacity:
-                target = max(capacity, total_cost(units[u] for u in opened) * 2 // 3)
-                density = {u: delta[u] / units[u].cost for u in opened}
-                opened = _filled([units[u] for u in opened], density, target)
-                self._train(trainer, opened, step, PRUNE_STEPS)
-                step += PRUNE_STEPS
-                delta = self._audit(opened, SOFT)
-            left[share] = list(opened)
-        return left
+        opened, measured, step = [u.id for u in candidates], first, WARM_UP + SETTLED
+        while (cost := total_cost(units[u] for u in opened)) > capacity:
+            target = capacity if cost < 1.2 * capacity else (cost + capacity) // 2
+            density = {u: measured[u].delta / units[u].cost for u in opened}
+            opened = _filled([units[u] for u in opened], density, target)
+            self._train(trainer, opened, step, PRUNE_STEPS)
+            step += PRUNE_STEPS
+            measured = self._audit(opened, SOFT)
+        return opened
 
-    def _random(self, like: Sequence[str], capacity: int, draw: int) -> list[str]:
+    def _random(self, candidates: Sequence[Unit], like: Sequence[str]) -> list[str]:
         """A random set of candidates that spends on every family what `like` spends on it."""
         units = self.setup.space.by_id
         budget: dict[str, int] = defaultdict(int)
         for unit in like:
             budget[units[unit].family] += units[unit].cost
         chosen = []
-        for i in np.random.default_rng([self.seed, draw]).permutation(len(self.candidates)):
-            unit = self.candidates[i]
+        for i in np.random.default_rng(self.seed).permutation(len(candidates)):
+            unit = candidates[i]
             if unit.cost <= budget[unit.family]:
                 chosen.append(unit.id)
                 budget[unit.family] -= unit.cost
-        assert total_cost(units[u] for u in chosen) <= capacity
         return chosen
 
     def _refitted(self, chosen: Sequence[str]) -> tuple[float, float]:
@@ -169,19 +173,8 @@ class Study:
             trainer = self._fresh()
             schedule = functools.partial(warm_up_cosine, total=REFIT, over=REFIT // 10)
             loss = trainer.train(chosen, self.all_shots, 0, REFIT, schedule, lambda step, loss: None)
-            self.tested[key] = self._dice(), loss
+            self.tested[key] = mean_test_dice(self.setup, TEST_CASES), loss
         return self.tested[key]
-
-    def _dice(self) -> float:
-        setup, step = self.setup, self.setup.backbone.pretrained.limits.step
-        per_case = {}
-        for case in setup.split.test[:TEST_CASES]:
-            scan = prepare(case, setup.recipe, setup.dataset.channels)
-            output = probabilities(self.model, scan, setup.settings.patch, step, torch.device("cpu"))[0]
-            stored = case.label()
-            assert stored is not None
-            per_case[case.id] = dice_per_label(restore(output, scan.geometry), stored.array, setup.dataset.labels)
-        return mean_dice(per_case, tuple(setup.dataset.labels))[0]
 
     def _fresh(self) -> Trainer:
         self.model.bank.forget()
@@ -191,9 +184,41 @@ class Study:
     def _train(self, trainer: Trainer, units: Sequence[str], first: int, count: int) -> None:
         trainer.train(units, self.search, first, count, lambda i: warm_up(i, 5), lambda step, loss: None)
 
-    def _audit(self, units: Sequence[str], kind: str) -> dict[str, float]:
+    def _audit(self, units: Sequence[str], kind: str) -> dict[str, Ablation]:
         result = Auditor(self.model, *self.patches, batch=2, dice=kind).audit(dict.fromkeys(units, 0.0))
-        return {row.unit: row.delta for row in result.rows}
+        return {row.unit: row for row in result.rows}
+
+
+def cheapest_twice(space: Space) -> list[str]:
+    """The cheapest units, one per (site, family, placement), that fit into twice the capacity."""
+    twice = dataclasses.replace(space, limit=space.head + 2 * space.capacity)
+    return list(fixed_policy("cheapest", twice, 0).final().active)
+
+
+def per_parameter(value: Mapping[str, float], cost: Mapping[str, int]) -> dict[str, float]:
+    """Value over cost."""
+    return {u: value[u] / cost[u] for u in value}
+
+
+def expected(
+    prior: Mapping[str, float], family: Mapping[str, str], measured: Mapping[str, Ablation]
+) -> dict[str, float]:
+    """Expected ΔDice of every unit: θ of its family times its prior, moved towards its audit as far as the audit is sharper than that.
+
+    Empirical Bayes (Efron & Morris 1973): θ by least squares through the origin within a family; the units' own variance around it is
+    what the audits' standard errors leave of the residuals, over all families.
+    """
+    theta = {}
+    for name in sorted(set(family.values())):
+        own = [u for u in measured if family[u] == name]
+        theta[name] = sum(prior[u] * measured[u].delta for u in own) / sum(prior[u] ** 2 for u in own)
+    mean = {u: theta[family[u]] * prior[u] for u in measured}
+    noise = {u: (row.spread or 0.0) ** 2 for u, row in measured.items()}
+    variance = max(0.0, statistics.fmean((row.delta - mean[u]) ** 2 - noise[u] for u, row in measured.items()))
+    return {
+        u: mean[u] + (row.delta - mean[u]) * (variance / (variance + noise[u]) if variance > 0 else 0.0)
+        for u, row in measured.items()
+    }
 
 
 def _filled(units: Sequence[Unit], value: Mapping[str, float], capacity: int) -> list[str]:
@@ -211,32 +236,34 @@ def _table() -> Path:
     found: dict[tuple[str, float], dict[tuple[str, int], float]] = defaultdict(dict)
     for study in studies:
         for row in study["rows"]:
-            name = row["by"].partition(", draw")[0]
-            before = found[name, row["share"]].get((study["target"], study["seed"]))
-            both = row["dice"] if before is None else (before + row["dice"]) / 2
-            found[name, row["share"]][study["target"], study["seed"]] = both
+            found[row["by"], row["share"]][study["target"], study["seed"]] = row["dice"]
     names = sorted({name for name, _ in found}, key=lambda n: -statistics.mean(_mean(found[n, s]) for s in SHARES))
     lines = [
         "# What should choose the units?",
         "",
         f"Made by `python -m benchmarks what_predicts`: UNet, 5 shots, {len(studies)} pairs of target and seed, candidates of the default "
-        f"profile at one level per site and family; every choice trained from scratch for {REFIT} steps; {TEST_CASES} test cases.",
-        "Dice, and in brackets its paired difference to promise per parameter, ± its standard error over the pairs.",
+        f"profile at one level per site and family, twice the budget; every choice trained from scratch for {REFIT} steps; {TEST_CASES} test cases.",
+        "Dice, and in brackets its paired difference to cheapest first, ± its standard error over the pairs (in the first column over pairs "
+        "and budgets).",
         f"Machine: `{json.dumps(studies[0]['machine'], sort_keys=True)}`.",
         "",
-        "| chosen by | " + " | ".join(f"{s:.1%}" for s in SHARES) + " |",
-        "|---|" + "---|" * len(SHARES),
+        "| chosen by | all | " + " | ".join(f"{s:.1%}" for s in SHARES) + " |",
+        "|---|---|" + "---|" * len(SHARES),
     ]
-    shown: Callable[[str, float], str] = functools.partial(_cell, found)
-    lines += [f"| {name} | " + " | ".join(shown(name, s) for s in SHARES) + " |" for name in names]
+    lines += [
+        f"| {name} | " + " | ".join(_cell(found, name, s) for s in (SHARES, *((s,) for s in SHARES))) + " |"
+        for name in names
+    ]
     path = RESULTS / "what_predicts.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def _cell(found: Mapping[tuple[str, float], Mapping[tuple[str, int], float]], name: str, share: float) -> str:
-    own, reference = found[name, share], found["promise per parameter", share]
-    differences = [own[pair] - reference[pair] for pair in own]
+def _cell(
+    found: Mapping[tuple[str, float], Mapping[tuple[str, int], float]], name: str, shares: Sequence[float]
+) -> str:
+    own = {(pair, s): dice for s in shares for pair, dice in found[name, s].items()}
+    differences = [dice - found["cost, cheapest first", s][pair] for (pair, s), dice in own.items()]
     spread = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
     return f"{_mean(own):.3f} ({statistics.mean(differences):+.3f} ± {spread:.3f})"
 
