@@ -87,7 +87,7 @@ def resume(
 
     Raises:
         SeaPeftError: with one sentence and its exit code: the folder is no run, or a finished one; its config, trace or checkpoint is
-            damaged; the data have changed; another process is at it. The folder is then left as it was.
+            damaged; the data have changed; another process is at it. Nothing but trace lines that the checkpoint does not know is then gone.
     """
     began = time.monotonic()
     folder = RunFolder.open(path)
