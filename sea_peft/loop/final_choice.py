@@ -1,95 +1,92 @@
-"""The final choice of `sea`: the best of everything measured, then what promises most. Pure, over plain data."""
+"""The final choice of `sea`: what was tried, less what audits speak against, more of what they speak for. Pure, over plain data."""
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 
 from sea_peft.loop import knapsack
+from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Allocation, Decision, Space
-from sea_peft.loop.trial import Levels, by_density
-from sea_peft.loop.utility import Estimate
+from sea_peft.loop.trial import Levels
+from sea_peft.loop.utility import Estimate, UtilitySettings, score
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has left behind, by unit or by base (`Levels`).
-
-    `estimates`: unit → what audits say. `worth`: base → ΔDice at its level, of those that were measured at any level. `prior`: base → how
-    much it promises. `trial`: the units that the cycles could try.
-    """
+    """What a search has left behind. `estimates`: unit → what audits say. `prior`: base (`Levels`) → how much it promised. `trial`: the
+    units that the cycles could try."""
 
     estimates: Mapping[str, Estimate]
-    worth: Mapping[str, float]
     prior: Mapping[str, float]
     trial: frozenset[str]
 
 
-def choose(space: Space, levels: Levels, evidence: Evidence) -> Allocation:
-    """Guard-free: a knapsack over everything that was measured, whatever its state, at all of its levels; then into what is left, by
-    prior, what was not measured."""
+def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
+    """Guard-free: a knapsack over every level of everything, whatever its state, by
+
+        worth = (typical · prior + √(typical · score)) · size
+
+    An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
+    and much for the few that it cannot do without. Taken at its word it would drop the many, which costs more than each of them shows,
+    and spend the budget on large levels of the few. So every unit keeps the worth of a typical one, its score (0 while unmeasured) adds to
+    that by its root, and what does harm, by more than `noise`, is left out.
+
+    Args:
+        space: the audit space under its budget.
+        levels: of the space.
+        evidence: of the search.
+        utility: how a score is made of an estimate.
+        noise: Dice below which a negative score speaks against nobody, and that a typical unit is worth at least; else it is worth the
+            median size of a score.
+    """
     units = space.by_id
-    items = {item.id: item for item in levels.items(evidence.worth)}
-    found = knapsack.greedy(items.values(), space.capacity)
-    best = knapsack.exact(list(items.values()), space.capacity)
-    chosen, left = _filled(space, evidence, found.chosen)
-    measured = {levels.base[u]: u for u, e in evidence.estimates.items() if e.audits}
-    at = {units[u].group: u for u in chosen}
+    scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
+    measured = {levels.base[u]: u for u in scores}
+    typical = max(noise, statistics.median([abs(s) for s in scores.values()] or [0.0]))
 
-    def reason(unit: str) -> str:
-        if unit not in items:
-            return (
-                "unmeasured: fills what is left, by promise"
-                if unit in chosen
-                else _why_not(space, evidence, unit, left)
-            )
-        source, credited = measured[levels.base[unit]], items[unit].value
-        if source == unit:
-            audits = evidence.estimates[unit].audits
-            said = f"score {credited:+.4f} Dice over {audits} audit{'s' * (audits > 1)}"
-        else:
-            said = f"credited with {credited:+.4f} Dice for {items[source].value:+.4f} of {source}"
-        if unit in chosen:
-            return said
-        if credited <= 0:
-            return f"{said}: it does no good"
-        other = at.get(units[unit].group)
-        return f"{said}: {other} is taken here" if other else f"{said}: others give more Dice per parameter"
+    def worth(unit: str) -> float:
+        base = levels.base[unit]
+        own = scores.get(measured.get(base, ""), 0.0)
+        return 0.0 if own < -noise else (typical * evidence.prior[base] + (typical * max(own, 0.0)) ** 0.5) * levels.size[unit]
 
-    decisions = tuple(
-        Decision(
-            u,
-            ("keep" if measured.get(levels.base[u]) == u else "add") if u in chosen else "refuse",
-            items[u].value if measured.get(levels.base[u]) == u else None,
-            reason(u),
-        )
-        for u in units
-    )
-    return Allocation(space.in_order(chosen), (), decisions, found.value, best.value, knapsack.gap(found, best))
+    worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
+    items = [Item(u, units[u].group, units[u].cost, w) for u, w in worths.items()]
+    found, best = knapsack.greedy(items, space.capacity), knapsack.exact(items, space.capacity)
+    taken = {units[u].group: u for u in found.chosen}
+    tried = {units[u].group for u in evidence.trial}
 
-
-def _filled(space: Space, evidence: Evidence, by_worth: tuple[str, ...]) -> tuple[set[str], int]:
-    """What was chosen by worth and, by prior, what still fits beside it of what was not measured; and the parameters left over."""
-    units, chosen = space.by_id, set(by_worth)
-    left = space.capacity - sum(units[u].cost for u in chosen)
-    taken = {units[u].group for u in (*chosen, *evidence.worth)}
-    for unit in by_density(units, evidence.prior):
+    def why_not(unit: str) -> str:
         u = units[unit]
-        if u.group not in taken and u.cost <= left and evidence.prior[unit] > 0:
-            chosen.add(unit)
-            taken.add(u.group)
-            left -= u.cost
-    return chosen, left
+        if u.cost > space.capacity:
+            return f"costs {u.cost:,}, more than the whole budget for units ({space.capacity:,})"
+        if worths.get(unit, 0.0) <= 0:
+            return "it does harm"
+        if u.group in taken:
+            return f"{taken[u.group]} is taken here"
+        if u.group not in tried:
+            return f"the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
+        return "others are worth more for their cost"
 
+    def decided(unit: str) -> Decision:
+        own, source = scores.get(unit), measured.get(levels.base[unit])
+        said = "unmeasured"
+        if source is not None:
+            audits = evidence.estimates[source].audits
+            of = "" if source == unit else f" of {source}"
+            said = f"score {scores[source]:+.4f} Dice{of} over {audits} audit{'s' * (audits > 1)}"
+        if taken.get(units[unit].group) == unit:
+            return Decision(
+                unit, "add" if own is None else "keep", own, said if source else f"{said}: enough promise for its cost"
+            )
+        return Decision(unit, "refuse", own, f"{said}: {why_not(unit)}")
 
-def _why_not(space: Space, evidence: Evidence, unit: str, left: int) -> str:
-    u = space.by_id[unit]
-    if u.cost > space.capacity:
-        return f"costs {u.cost:,}, more than the whole budget for units ({space.capacity:,})"
-    if unit not in evidence.prior:
-        return "unmeasured: another level of this family stood for it here"
-    if unit not in evidence.trial:
-        return (
-            f"never tried: the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
-        )
-    return f"unmeasured: lower promise per parameter than what was taken, and {left:,} parameters left"
+    return Allocation(
+        space.in_order(found.chosen),
+        (),
+        tuple(decided(unit) for unit in units),
+        found.value,
+        best.value,
+        knapsack.gap(found, best),
+    )

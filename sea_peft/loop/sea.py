@@ -49,8 +49,8 @@ class Sea:
     at its zero-initialised output), and a knapsack over all levels fills the budget with probes. Audits measure what is on; votes
     promote probes and demote units; a greedy knapsack over the promoted picks the active set. The rest of the budget is on trial: every
     cycle a share of it goes from the probes that audits say least of to units that were never tried, then to the longest untried. What
-    the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free knapsack over everything that was
-    measured, at all of its levels, filled up by the prior.
+    the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free knapsack over everything, by what
+    a typical unit is worth and what audits say beyond that (`final_choice`).
     """
 
     name = "sea"
@@ -150,10 +150,9 @@ class Sea:
         )
 
     def final(self) -> Allocation:
-        """Guard-free, over everything that was measured (`final_choice.choose`)."""
-        scores = {u: score(e, self.settings.utility) for u, e in self._estimate.items()}
-        worth = {self._levels.base[u]: s / self._levels.size[u] for u, s in scores.items() if s is not None}
-        return choose(self.space, self._levels, Evidence(self._estimate, worth, self._prior, frozenset(self.trial)))
+        """Guard-free, over everything (`final_choice.choose`)."""
+        evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
+        return choose(self.space, self._levels, evidence, self.settings.utility, self.settings.ranking.hysteresis)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -12,8 +12,8 @@ from sea_peft.loop.policies import Space
 
 
 class Levels:
-    """The levels of every (site, family, placement). The smallest of them, the base, stands for all: what a larger one brings grows with its
-    cost, worth(level) = worth(base) · size with size = (cost / base's cost)^growth."""
+    """The levels of every (site, family, placement). The smallest of them, the base, stands for all; what a larger one is expected to bring
+    grows with its cost: size = (cost / base's cost)^growth."""
 
     def __init__(self, space: Space, growth: float) -> None:
         smallest: dict[tuple[str, str], Unit] = {}
@@ -24,15 +24,6 @@ class Levels:
         self.base = {u.id: smallest[u.group, u.placement].id for u in space.units}
         units = space.by_id
         self.size = {u.id: (u.cost / units[self.base[u.id]].cost) ** growth for u in space.units}
-        self._space = space
-
-    def items(self, worth: Mapping[str, float]) -> list[Item]:
-        """Every level of the bases in `worth`, with what it is worth."""
-        return [
-            Item(u.id, u.group, u.cost, worth[self.base[u.id]] * self.size[u.id])
-            for u in self._space.units
-            if self.base[u.id] in worth
-        ]
 
 
 def prior(units: Mapping[str, Unit], promise: Mapping[str, float]) -> dict[str, float]:
@@ -62,7 +53,8 @@ def on_trial(
     """One unit per (site, family), what all cycles together can try: a cycle tries what fits the budget, and measures `audit_units` of it.
     First what a knapsack would take by `prior` alone, then the bases of the others by their density. The rest is left out from the start."""
     units = space.by_id
-    first = knapsack.greedy(levels.items(prior), space.capacity).chosen
+    items = [Item(u.id, u.group, u.cost, prior[levels.base[u.id]] * levels.size[u.id]) for u in space.units]
+    first = knapsack.greedy(items, space.capacity).chosen
     room, chances = space.capacity * cycles, audit_units * cycles
     listed: dict[str, str] = {}
     for unit in (*first, *by_density(units, prior)):
