@@ -62,7 +62,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if u.cost > space.capacity:
             return f"costs {u.cost:,}, more than the whole budget for units ({space.capacity:,})"
         if worths.get(unit, 0.0) <= 0:
-            return "it does harm"
+            return "audits speak against it"
         if u.group in taken:
             return f"{taken[u.group]} is taken here"
         if u.group not in tried:
