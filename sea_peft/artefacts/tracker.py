@@ -44,6 +44,7 @@ class Tracker:
         config: `config.json`; only options that name no path and no case are logged.
         run_id: MLflow run to go on with when a run is resumed.
         past: the events before the resume, from the trace.
+        new: the run has just been begun: one of the same name in the store is another, whose folder was removed since.
         warn: told once, in one sentence, when the store does not work.
     """
 
@@ -55,6 +56,7 @@ class Tracker:
         config: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         past: Iterable[Event] = (),
+        new: bool = False,
         warn: Callable[[str], None] = _LOG.warning,
     ) -> None:
         self._root = Path(runs_root)
@@ -64,6 +66,7 @@ class Tracker:
         self.failure: str | None = None  # why the store did not work, the first time that it did not
         self._events = [event for event in past if not isinstance(event, TrainingStep)]
         self._resumed_id = run_id
+        self._new = new
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
         self._sent: set[tuple[str, int]] = set()
@@ -176,6 +179,8 @@ class Tracker:
     def _find(self, client: MlflowClient, experiment: str) -> str | None:
         from mlflow.exceptions import MlflowException
 
+        if self._new:
+            return None
         if self._resumed_id is not None:
             try:
                 if client.get_run(self._resumed_id).info.lifecycle_stage == "active":

@@ -73,7 +73,7 @@ def adapt(
     say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
     folder.write_config(run_config(setup))  # last: what has it can be resumed
-    return _Run(setup, folder, listen, say, warn, began, baselines or {}).run()
+    return _Run(setup, folder, listen, say, warn, began, baselines or {}, new=True).run()
 
 
 def resume(
@@ -104,7 +104,7 @@ def resume(
     setup = prepare_run(options, say, progress)
     if setup.digest != digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
-    return _Run(setup, folder, listen, say, warn, began, {}).run()
+    return _Run(setup, folder, listen, say, warn, began, {}, new=False).run()
 
 
 class _Run:
@@ -119,6 +119,7 @@ class _Run:
         warn: Say,
         began: float,
         baselines: Mapping[str, events.Scored],
+        new: bool,
     ) -> None:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
         self.baselines = baselines
@@ -141,6 +142,7 @@ class _Run:
                 config=folder.read_config(),
                 run_id=self.state.mlflow_run_id,
                 past=past,
+                new=new,
                 warn=warn,
             )
         self.seconds = dict(self.state.seconds)

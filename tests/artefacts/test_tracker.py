@@ -163,6 +163,18 @@ def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
     assert not tmp_path.exists()
 
 
+def test_a_new_run_in_the_place_of_one_whose_folder_was_removed_is_a_run_of_its_own(root, run):
+    folder, before = run
+    mirror = follow(root, folder, EVENTS[:4], new=True)
+    mirror.close()
+    assert mirror.run_id not in (None, before)
+    assert logged(root, before) == expected()
+    assert len(logged(root, mirror.run_id)) == len(metrics(History.of(EVENTS[:4])))
+    resumed = follow(root, folder, EVENTS[:4], run_id=mirror.run_id)
+    resumed.close()
+    assert resumed.run_id == mirror.run_id
+
+
 def test_rebuild_of_a_run_that_was_killed(root):
     folder = write_run(root, EVENTS[:8])
     run_id = rebuild(folder)
