@@ -10,7 +10,7 @@ from sea_peft.loop import knapsack
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Allocation, Decision, Space
 from sea_peft.loop.trial import Levels
-from sea_peft.loop.utility import Estimate, UtilitySettings, score
+from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +26,21 @@ class Evidence:
 def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
     """Guard-free: a knapsack over every level of everything, whatever its state, by
 
-        worth = (typical · prior + √(typical · score)) · size
+        worth = typical · prior · size + √(typical · score · size)
 
     An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
     and much for the few that it cannot do without. Taken at its word it would drop the many, which costs more than each of them shows,
-    and spend the budget on large levels of the few. So every unit keeps the worth of a typical one, its score (0 while unmeasured) adds to
-    that by its root, and what does harm, by more than `noise`, is left out.
+    and spend the budget on large levels of the few; sets of fewer units were worse on all targets that this was tried on. So every unit
+    keeps the worth of a typical one, and its score (0 while unmeasured or negative) adds to that by its root. What audits clearly speak
+    against is left out: two audits at least, and a median ΔDice below 0 by more than its error over patches, its scatter over
+    audits and `noise`.
 
     Args:
         space: the audit space under its budget.
         levels: of the space.
         evidence: of the search.
         utility: how a score is made of an estimate.
-        noise: Dice below which a negative score speaks against nobody, and that a typical unit is worth at least; else it is worth the
-            median size of a score.
+        noise: Dice by which audits may differ and say nothing. A typical unit is worth this at least, else the median size of a score.
     """
     units = space.by_id
     scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
@@ -48,8 +49,11 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
 
     def worth(unit: str) -> float:
         base = levels.base[unit]
-        own = scores.get(measured.get(base, ""), 0.0)
-        return 0.0 if own < -noise else (typical * evidence.prior[base] + (typical * max(own, 0.0)) ** 0.5) * levels.size[unit]
+        source = measured.get(base)
+        if source is not None and _harmful(evidence.estimates[source], noise):
+            return 0.0
+        own = max(0.0, scores[source]) if source is not None else 0.0
+        return typical * evidence.prior[base] * levels.size[unit] + (typical * own * levels.size[unit]) ** 0.5
 
     worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
     items = [Item(u, units[u].group, units[u].cost, w) for u, w in worths.items()]
@@ -89,4 +93,15 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         found.value,
         best.value,
         knapsack.gap(found, best),
+    )
+
+
+def _harmful(estimate: Estimate, noise: float) -> bool:
+    """Whether audits clearly speak against a unit; one alone never does."""
+    middle, width = median(estimate), iqr(estimate)
+    return (
+        estimate.audits >= 2
+        and middle is not None
+        and width is not None
+        and middle + width + (estimate.spread or 0.0) < -noise
     )
