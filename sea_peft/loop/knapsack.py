@@ -75,7 +75,8 @@ def exact(items: Sequence[Item], capacity: int) -> Choice:
     `scipy.optimize.milp`, which is the tests' oracle: its solver writes to the process's stdout even when told not to, stdout is where
     `--json` puts its document, and at this size it takes five times as long.
     """
-    groups = list(_undominated(items, capacity).values())
+    floor = greedy(items, capacity).value * (1 - _ROUNDING)
+    groups = _within_reach(list(_undominated(items, capacity).values()), capacity, floor)
     if not groups:
         return Choice((), 0.0, 0)
     # the most decided groups first: their alternatives are pruned soonest
@@ -86,8 +87,6 @@ def exact(items: Sequence[Item], capacity: int) -> Choice:
     added_cost = np.array([cost for _, cost, _, _ in steps])
     added_value = np.array([value for _, _, value, _ in steps])
     of_group = np.array([number for *_, number in steps])
-    floor = greedy(items, capacity).value * (1 - _ROUNDING)
-
     cost, value = np.zeros(1, dtype=np.int64), np.zeros(1)
     layers: list[
         tuple[np.ndarray, np.ndarray]
@@ -131,6 +130,25 @@ def _undominated(items: Iterable[Item], capacity: int) -> dict[str, list[Item]]:
         if item.cost <= capacity and item.value > (own[-1].value if own else 0.0):
             groups[item.group] = [*own, item]
     return groups
+
+
+def _within_reach(groups: Sequence[Sequence[Item]], capacity: int, floor: float) -> list[list[Item]]:
+    """The items that a choice worth `floor` can hold; groups without any are left out.
+
+    At a price λ per parameter no choice is worth more than λ·capacity + Σ over groups of the best value − λ·cost, and one that holds an item
+    falls short of that by what the item is behind the best of its group (Lagrangian relaxation; variable fixing of Dembo & Hammer 1980).
+    λ is the value per parameter at which the linear relaxation runs out of capacity.
+    """
+    steps = sorted((-value / cost, cost) for own in groups for cost, value in _concave(own))
+    spent = np.cumsum([cost for _, cost in steps])
+    out = int(np.searchsorted(spent, capacity, side="right"))
+    price = -steps[out][0] if out < len(steps) else 0.0
+    best = [max(0.0, *(i.value - price * i.cost for i in own)) for own in groups]
+    slack = price * capacity + sum(best) - floor + _ROUNDING
+    kept = (
+        [i for i in own if most - (i.value - price * i.cost) <= slack] for own, most in zip(groups, best, strict=True)
+    )
+    return [own for own in kept if own]
 
 
 def _concave(own: Sequence[Item]) -> list[tuple[int, float]]:
