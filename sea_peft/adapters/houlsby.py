@@ -25,10 +25,6 @@ class Houlsby(Bottleneck):
     kinds = frozenset({"block", "linear", "conv"})
 
     @classmethod
-    def channels(cls, site: Site) -> int:
-        return site.out_channels
-
-    @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         """A bottleneck is narrower than what it stands in."""
         return level < site.out_channels

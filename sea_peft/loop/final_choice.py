@@ -29,9 +29,8 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         worth = typical · prior · size + √(typical · score · size)
 
     An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
-    and much for the few that it cannot do without. Taken at its word it would drop the many, which costs more than each of them shows,
-    and spend the budget on large levels of the few; sets of fewer units were worse on all targets that this was tried on. So every unit
-    keeps the worth of a typical one, and its score (0 while unmeasured or negative) adds to that by its root. What audits clearly speak
+    and much for the few that it cannot do without. Taken at its word it would drop the many, and spend the budget on large levels of the
+    few; in single runs on phantoms, of which no table is kept, such sets did worse. So every unit keeps the worth of a typical one, and its score (0 while unmeasured or negative) adds to that by its root. What audits clearly speak
     against is left out: two audits at least, and a median ΔDice below 0 by more than its error over patches, its scatter over
     audits and `noise`.
 
