@@ -83,7 +83,7 @@ class Cell:
             return self.policy
         assert partner is not None, "a random mix is run after its partner"
         mix = ",".join(f"{family}={cost}" for family, cost in sorted(partner["families"].items()))
-        return f"random_mix(draw={drawn[1]},{mix})"
+        return f"random_mix(draw={drawn[1]},{mix})" if mix else "head_only"  # no unit in any order is the head alone
 
     def command(self) -> str:
         """The same run by hand; a leave-one-out cell gets its data set from the runner."""

@@ -197,13 +197,13 @@ class Controller:
         self.callback(events.Ranked(cycle, self.policy.audited(cycle, rows)))
 
     def _choose(self) -> None:
-        began = time.monotonic()
+        began, searched = time.monotonic(), tuple(self.model.bank.active)
         allocation = self.policy.final()
         self._allocated(self._cycle, allocation, final=True, began=began)
         self._chosen = allocation.active
         self._inherit()
         if self.policy.audits:
-            self._compare(time.monotonic())
+            self._compare(searched, time.monotonic())
 
     def _inherit(self) -> None:
         """Larger levels that were chosen without having been trained begin with what their smaller siblings learnt."""
@@ -217,16 +217,20 @@ class Controller:
             if smaller:
                 bank[unit.id].inherit(bank[max(smaller, key=lambda s: s.cost).id])
 
-    def _compare(self, began: float) -> None:
+    def _compare(self, searched: Sequence[str], began: float) -> None:
         """What was found against the backbone as it came and against simpler policies, on the audit patches, before it is refitted. A rival
-        that is better by more than the standard error of the paired differences is shipped instead."""
-        ours = self.auditor.dice_of(self._chosen)
+        that is clearly better is shipped instead.
+
+        `searched`: the units that the last cycle trained. They stand for the final choice, which has not been trained together yet,
+        while rivals' units have been all along.
+        """
+        ours = self.auditor.dice_of(searched)
         means = {self.policy.name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in self.rivals}
         winner = max(self.rivals, key=lambda r: means[r.name], default=None)
-        chosen, reason = self.policy.name, "hard Dice on the audit patches, before the refit"
+        chosen, reason = self.policy.name, "hard Dice on the audit patches at the end of the search"
         if winner is not None and clearly_better(winner.dice, ours):
             chosen = winner.name
-            reason += f": {winner.name} is ahead by more than the standard error of the paired differences"
+            reason += f": {winner.name} is ahead by more than two standard errors of the paired differences"
             self._take(winner, began)
         if self.model.head.knows_a_label:
             means["unadapted"] = statistics.fmean(self.auditor.dice_of((), head=False))

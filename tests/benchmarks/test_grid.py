@@ -42,6 +42,7 @@ def test_seeds_are_outermost_and_the_reference_comes_before_its_mixes():
     mix = cells[1]
     assert mix.partner == cells[0]
     assert mix.policy_asked_for({"families": {"lora": 900, "affine": 24}}) == "random_mix(draw=1,affine=24,lora=900)"
+    assert mix.policy_asked_for({"families": {}}) == "head_only", "nothing chosen, nothing to draw"
     assert cells[2].partner is None
 
 

@@ -126,9 +126,10 @@ def test_decisions_are_wrong_no_more_often_than_stated():
     assert wrong / 2000 <= 0.1
 
 
-def test_clearly_better_is_ahead_by_more_than_the_standard_error_of_the_paired_differences():
+def test_clearly_better_is_ahead_by_more_than_two_standard_errors_of_the_paired_differences():
     ours = [0.5, 0.6, 0.7, 0.8]
     assert clearly_better([d + 0.01 for d in ours], ours), "a small lead on every patch is clear"
-    assert not clearly_better([0.7, 0.5, 0.9, 0.7], ours), "ahead 0.05 with a standard error of 0.087"
+    assert not clearly_better([0.5, 0.6, 0.7, 0.9], ours), "ahead 0.025 with a standard error of 0.025"
+    assert clearly_better([0.53, 0.61, 0.73, 0.81], ours), "ahead 0.02 with a standard error of 0.0058"
     assert not clearly_better(ours, ours)
     assert clearly_better([0.51], [0.5])
