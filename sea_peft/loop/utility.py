@@ -93,8 +93,7 @@ def clearly_better(theirs: Sequence[float], ours: Sequence[float]) -> bool:
     """Whether their mean Dice is ahead of ours by more than two standard errors of the paired differences. Both: Dice patch by patch, in
     one order. On a single patch, by anything at all.
 
-    Two and not one: patches of one audit case scatter less than cases do. With one, a run of `rivals_unet` (low-field-brain, 1%, seed 3)
-    shipped the fitted head alone, and lost 20 Dice points on the test cases."""
+    Two and not one: patches of one audit case scatter less than cases do."""
     ahead = [a - b for a, b in zip(theirs, ours, strict=True)]
     standard_error = statistics.stdev(ahead) / len(ahead) ** 0.5 if len(ahead) > 1 else 0.0
     return statistics.fmean(ahead) > 2 * standard_error

@@ -256,6 +256,16 @@ def test_a_rival_that_is_not_better_changes_nothing_but_the_comparison():
     assert held.of(events.Compared)[0].dice["affine"] == 0.0
 
 
+def test_the_head_alone_is_never_shipped_on_the_word_of_the_audit_case_but_its_lead_is_said():
+    head = {name: torch.ones_like(t) for name, t in tiny.model(names=("affine", "lora")).head.state_dict().items()}
+    patches = _prepared().controller.auditor.patches
+    alone, held = _run(), _run(rivals=[Rival("head_only", (), (0.999,) * patches, {}, head)])
+    assert _same_tensors(alone.tensors, held.tensors)
+    compared = held.of(events.Compared)[0]
+    assert compared.dice["head_only"] == pytest.approx(0.999)
+    assert "head_only is ahead" in compared.reason
+
+
 def test_a_search_ends_where_the_refit_begins_and_the_run_goes_on_from_there():
     run = _prepared()
     run.controller.search()
