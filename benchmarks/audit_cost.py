@@ -10,6 +10,7 @@ import dataclasses
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from sea_peft.loop.utility import is_decided
 
 ROUNDS = 2
 UNITS = 8  # ablated per stage, evenly over its open units: what a forward saves depends on where the unit lies
-TARGETS = ("low-dose-ct", "mr-t1", "novel-organs", "paediatric-ct")
-SEEDS = (1,)
+SEARCHES = {  # backbone → targets whose audits are recorded in full
+    "unet": ("low-dose-ct", "mr-t1", "novel-organs", "paediatric-ct"),
+    "segresnet": ("low-dose-ct",),
+}
 LOOK = 2  # patches between looks, as the controller has it
 
 
@@ -44,7 +47,7 @@ def measure() -> Path:
     found = {
         "machine": machine(),
         "reuse": [*_reuse_of_bundled("segresnet"), *_reuse_of_bundled("unet"), *_reuse_of_swin()],
-        "effort": _effort(),
+        "effort": [_effort(backbone, targets) for backbone, targets in SEARCHES.items()],
         "growth": _growth(),
     }
     path = RESULTS / "audit_cost.json"
@@ -120,62 +123,42 @@ def _reuse(
 # -- effort where the decision is open ---------------------------------------------------------------------------
 
 
-def _effort() -> dict[str, Any]:
-    """Searches on the UNet with every open unit audited on every patch; the same measurements cut off where `is_decided` would have
+def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
+    """Searches with every unit that `sea` audits measured on every patch; the same measurements cut off where `is_decided` would have
     stopped. Counts patch forwards, votes that differ and allocations that differ."""
-    same = allocations = votes = agree = 0
-    naive = chosen = raced = 0
-    for target in TARGETS:
-        for seed in SEEDS:
-            setup = prepare_run(
-                AdaptOptions(data=f"phantom:{target}", backbone="unet", budget="1%", seed=seed), lambda sentence: None
-            )
-            error, offered = setup.settings.audit_error, setup.sea
-            said: list[events.Event] = []
-            Controller(
-                setup.model,
-                setup.space,
-                setup.policy(),
-                _shots(setup),
-                dataclasses.replace(setup.settings, audit_error=0.0),
-                seed,
-                said.append,
-            ).search()
-            policy = Sea(setup.space, offered)
-            opened = 0
-            for event in said:
-                if isinstance(event, events.Promised):
-                    policy.promised(event.cycle, event.promise)
-                elif isinstance(event, events.Allocated) and not event.final:
-                    policy.allocate(event.cycle)
-                    opened = len(event.active) + len(event.probes)
-                elif isinstance(event, events.Audited):
-                    cutoffs = policy.to_audit(event.cycle)
-                    cut = [_cut(row, cutoffs[row["unit"]], error) for row in event.rows]
-                    there = event.naive_patches // (1 + len(setup.space.units))
-                    naive += there * (1 + opened)
-                    chosen += there * (1 + len(event.rows))
-                    raced += there + sum(len(row["deltas"]) for row in cut)
-                    hysteresis = offered.ranking.hysteresis
-                    for whole, part in zip(event.rows, cut, strict=True):
-                        votes += 1
-                        agree += _vote(whole["delta"], hysteresis) == _vote(part["delta"], hysteresis)
-                    spared = copy.deepcopy(policy)
-                    policy.audited(event.cycle, event.rows)
-                    spared.audited(event.cycle, cut)
-                    for next_of in (lambda p, c=event.cycle: copy.deepcopy(p).allocate(c + 1), lambda p: p.final()):
-                        allocations += 1
-                        same += set(next_of(policy).open) == set(next_of(spared).open)
-    return {
-        "runs": len(TARGETS) * len(SEEDS),
-        "patch_forwards_all_open_units": naive,
-        "patch_forwards_units_audited": chosen,
-        "patch_forwards_until_decided": raced,
-        "votes": votes,
-        "votes_equal": agree,
-        "allocations": allocations,
-        "allocations_equal": same,
-    }
+    counts: dict[str, int] = defaultdict(int)
+    for target in targets:
+        options = AdaptOptions(data=f"phantom:{target}", backbone=backbone, budget="1%", seed=1)
+        setup = prepare_run(options, lambda sentence: None)
+        said: list[events.Event] = []
+        everything = dataclasses.replace(setup.settings, audit_error=0.0)
+        Controller(setup.model, setup.space, setup.policy(), _shots(setup), everything, 1, said.append).search()
+        policy = Sea(setup.space, setup.sea)
+        opened = 0
+        for event in said:
+            if isinstance(event, events.Promised):
+                policy.promised(event.cycle, event.promise)
+            elif isinstance(event, events.Allocated) and not event.final:
+                policy.allocate(event.cycle)
+                opened = len(event.active) + len(event.probes)
+            elif isinstance(event, events.Audited):
+                cutoffs = policy.to_audit(event.cycle)
+                cut = [_cut(row, cutoffs[row["unit"]], setup.settings.audit_error) for row in event.rows]
+                there = event.naive_patches // (1 + len(setup.space.units))
+                counts["all_open"] += there * (1 + opened)
+                counts["audited"] += there * (1 + len(event.rows))
+                counts["until_decided"] += there + sum(len(row["deltas"]) for row in cut)
+                hysteresis = setup.sea.ranking.hysteresis
+                for whole, part in zip(event.rows, cut, strict=True):
+                    counts["votes"] += 1
+                    counts["votes_equal"] += _vote(whole["delta"], hysteresis) == _vote(part["delta"], hysteresis)
+                spared = copy.deepcopy(policy)
+                policy.audited(event.cycle, event.rows)
+                spared.audited(event.cycle, cut)
+                for next_of in (lambda p, c=event.cycle: copy.deepcopy(p).allocate(c + 1), lambda p: p.final()):
+                    counts["allocations"] += 1
+                    counts["allocations_equal"] += set(next_of(policy).open) == set(next_of(spared).open)
+    return {"backbone": backbone, "searches": len(targets), "audit_error": setup.settings.audit_error, **counts}
 
 
 def _cut(row: dict[str, Any], cutoff: float, error: float) -> dict[str, Any]:
@@ -251,8 +234,14 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _markdown(found: dict[str, Any]) -> str:
-    effort = found["effort"]
-    share = effort["patch_forwards_until_decided"] / effort["patch_forwards_all_open_units"]
+    effort = {e["backbone"]: e for e in found["effort"]}
+    allocations, same = (sum(e[key] for e in effort.values()) for key in ("allocations", "allocations_equal"))
+    together = [
+        (r["backbone"], e["until_decided"] / e["all_open"] / r["ratio_median"], e["backbone"])
+        for r in found["reuse"]
+        if r["units"] == "all"
+        for e in (effort.get(r["backbone"], effort["segresnet"]),)
+    ]
     return "\n".join(
         [
             "# Cost of audits and allocations",
@@ -272,24 +261,22 @@ def _markdown(found: dict[str, Any]) -> str:
             "",
             "## Effort where the decision is open",
             "",
-            f"{effort['runs']} searches on the UNet at 1%, every audit recorded in full and then cut off where it would have stopped.",
+            "Searches at 1%, every audit recorded in full and then cut off where it would have stopped, with "
+            f"{found['effort'][0]['audit_error']} as the probability of stopping on the wrong side. Patch forwards:",
             "",
-            "| | patch forwards | of naive |",
-            "|---|---|---|",
+            "| backbone | searches | every open unit, every patch | units whose audit decides something | until decided | of all "
+            "| votes as in full | next and final sets as in full |",
+            "|---|---|---|---|---|---|---|---|",
             *(
-                f"| {what} | {effort[key]:,} | {effort[key] / effort['patch_forwards_all_open_units']:.0%} |"
-                for what, key in (
-                    ("every open unit, every patch", "patch_forwards_all_open_units"),
-                    ("units whose audit decides something, every patch", "patch_forwards_units_audited"),
-                    ("until decided", "patch_forwards_until_decided"),
-                )
+                f"| {e['backbone']} | {e['searches']} | {e['all_open']:,} | {e['audited']:,} | {e['until_decided']:,} "
+                f"| {e['until_decided'] / e['all_open']:.0%} | {e['votes_equal']} of {e['votes']} | {e['allocations_equal']} of {e['allocations']} |"
+                for e in effort.values()
             ),
             "",
-            f"Votes equal to the full audit's: {effort['votes_equal']} of {effort['votes']}; next and final allocations with the same set: "
-            f"{effort['allocations_equal']} of {effort['allocations']}.",
-            "Together with reuse, in plain patch forwards of a naive audit: "
+            f"Sets as in full, in all: {same} of {allocations} ({same / allocations:.0%}).",
+            "Together with reuse, in the time of a naive audit of every open unit on every patch: "
             + ", ".join(
-                f"{r['backbone']} {share / r['ratio_median']:.0%}" for r in found["reuse"] if r["units"] == "all"
+                f"{name} {share:.0%}" + f" (effort as on the {source})" * (name != source) for name, share, source in together
             )
             + ".",
             "",

@@ -24,7 +24,7 @@ class LoopSettings:
     refit_share: float = 0.5
     audit_patches: int = 6
     audit_dice: str = "soft"
-    audit_error: float = 0.1
+    audit_error: float = 0.01
     promise_batches: int = 4
     time_limit: float | None = None
 
