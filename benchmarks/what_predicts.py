@@ -2,9 +2,9 @@
 
 An audit is worth what the Dice after a refit of its choice shows, not how well it repeats itself. Per target, seed and budget the
 candidates are the cheapest units (one level per site and family, families side by side) that together cost twice the budget: nothing
-else is in question. They are trained jointly, and promises, early and settled leave-one-out audits, both together, and a step-by-step
-pruning each choose a half of them. `python -m benchmarks what_predicts` writes one JSON per target and seed in
-`results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
+else is in question. Cost, promises, and leave-one-out audits of several kinds (early or settled, soft or hard, per parameter or not,
+trained jointly or in turn, on one case or two, step by step) each choose a half of them. `python -m benchmarks what_predicts` writes
+one JSON per target and seed in `results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from sea_peft.adapters import Unit, total_cost
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import Scan, prepare
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
-from sea_peft.loop.audit import HARD, SOFT, Ablation, Auditor
+from sea_peft.loop.audit import HARD, SOFT, Auditor
 from sea_peft.loop.policies import Space, fixed_policy
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
+from sea_peft.loop.trial import prior
+
+Patches = tuple[torch.Tensor, torch.Tensor]
+"""Images and labels."""
 
 TARGETS = ("low-dose-ct", "mr-t1", "novel-organs")
 SEEDS = (1, 2, 3)
@@ -68,10 +72,11 @@ class Study:
         def prepared(cases: Any) -> list[Scan]:
             return [prepare(case, self.setup.recipe, channels, labels) for case in cases]
 
-        support, audit = prepared(self.setup.split.support), prepared(self.setup.split.audit)
-        self.search = CropSampler(support, self.setup.settings.patch, seed)
-        self.all_shots = CropSampler([*support, *audit], self.setup.settings.patch, seed + 1)
-        self.patches = CropSampler(audit, self.setup.settings.patch, seed + 2).fixed(PATCHES)
+        first, *others = prepared((*self.setup.split.audit, *self.setup.split.support))
+        self.all_shots = CropSampler([first, *others], self.setup.settings.patch, seed + 1)
+        # the case that a run audits on, and the rest; then the same with another case held out
+        self.held_out = self._held_out(first, others)
+        self.held_out_next = self._held_out(others[0], [first, *others[1:]])
         self.tested: dict[frozenset[str], tuple[float, float]] = {}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -81,9 +86,9 @@ class Study:
             limit = int(share * self.setup.backbone.pretrained.parameters)
             space = Space(self.setup.space.units, limit, self.setup.space.head)
             candidates = [space.by_id[u] for u in cheapest_twice(space)]
-            sets = self._choices(candidates, space.capacity)
+            sets = self._choices(candidates, space)
             sets["affine + LoRA r4, cheapest first"] = fixed_policy("affine_lora", space, self.seed).final().active
-            sets["random, mix of cheapest first"] = self._random(candidates, sets["cost, cheapest first"])
+            sets["random, mix of cheapest first"] = self._random(candidates, sets["cost: cheapest first"])
             for by, chosen in sets.items():
                 dice, loss = self._refitted(chosen)
                 cost = total_cost(space.by_id[u] for u in chosen)
@@ -92,39 +97,66 @@ class Study:
                 )
         return rows
 
-    def _choices(self, candidates: Sequence[Unit], capacity: int) -> dict[str, Sequence[str]]:
+    def _choices(self, candidates: Sequence[Unit], space: Space) -> dict[str, Sequence[str]]:
         """What every way of valuing the candidates chooses of them, the most valued first."""
         ids, cost = [u.id for u in candidates], {u.id: u.cost for u in candidates}
         trainer = self._fresh()
         self._train(trainer, (), 0, WARM_UP)
-        promise = trainer.promise(ids, self.search, 0, 4)
+        promise = trainer.promise(ids, self.held_out[0], 0, 4)
         self._train(trainer, ids, WARM_UP, EARLY)
         early = self._audit(ids, SOFT)
         self._train(trainer, ids, WARM_UP + EARLY, SETTLED - EARLY)
         soft, hard = self._audit(ids, SOFT), self._audit(ids, HARD)
+        pruned = self._pruned(trainer, candidates, soft, space.capacity)
         family = {u.id: u.family for u in candidates}
-        prior = {u: promise[u] ** 0.5 for u in ids}
-        own = {f: statistics.fmean(promise[u] for u in ids if family[u] == f) for f in family.values()}
+        prior_of = prior(space.by_id, promise)
+        size_of = {f: statistics.fmean(abs(soft[u]) for u in ids if family[u] == f) for f in family.values()}
+        typical = statistics.median(abs(soft[u]) for u in ids)
         values: dict[str, Mapping[str, float]] = {
-            "cost, cheapest first": {u: 1.0 / cost[u] for u in ids},
-            "promise per parameter": {u: promise[u] / cost[u] for u in ids},
-            "root of promise per parameter": {u: prior[u] / cost[u] for u in ids},
-            "promise within its family, per parameter": {u: promise[u] / own[family[u]] / cost[u] for u in ids},
-            "early soft ΔDice per parameter": {u: early[u].delta / cost[u] for u in ids},
-            "soft ΔDice per parameter": {u: soft[u].delta / cost[u] for u in ids},
-            "soft ΔDice": {u: soft[u].delta for u in ids},
-            "hard ΔDice per parameter": {u: hard[u].delta / cost[u] for u in ids},
-            "expected: families' soft ΔDice, per parameter": per_parameter(
-                expected(dict.fromkeys(ids, 1.0), family, soft), cost
-            ),
-            "expected: root of promise and soft ΔDice, per parameter": per_parameter(
-                expected(prior, family, soft), cost
-            ),
+            "cost: cheapest first": dict.fromkeys(ids, 1.0),
+            "promise": promise,
+            "promise within its family, half of it (`trial.prior`)": prior_of,
+            "early soft ΔDice": early,
+            "soft ΔDice": soft,
+            "hard ΔDice": hard,
+            "soft ΔDice within its family": {u: soft[u] / size_of[family[u]] for u in ids},
+            "soft ΔDice, units trained in turn": self._in_turn(ids),
+            "soft ΔDice, mean over two held-out cases": self._over_two_cases(ids, soft),
+            "typical · prior + √(typical · ΔDice) (`final_choice`)": {
+                u: typical * prior_of[u] + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
+            },
         }
-        chosen: dict[str, Sequence[str]] = {name: _filled(candidates, v, capacity) for name, v in values.items()}
-        chosen["pruned step by step"] = self._pruned(trainer, candidates, soft, capacity)
-        chosen["grown by promise"] = self._grown(candidates, values["promise per parameter"], capacity)
+        chosen: dict[str, Sequence[str]] = {
+            f"{name}, per parameter" if name != "cost: cheapest first" else name: _filled(
+                candidates, {u: value[u] / cost[u] for u in ids}, space.capacity
+            )
+            for name, value in values.items()
+        }
+        chosen["soft ΔDice, whatever the cost"] = _filled(candidates, soft, space.capacity)
+        chosen["soft ΔDice per parameter, pruned step by step"] = pruned
+        chosen["promise per parameter, grown in two steps"] = self._grown(
+            candidates, {u: promise[u] / cost[u] for u in ids}, space.capacity
+        )
         return chosen
+
+    def _in_turn(self, ids: Sequence[str]) -> dict[str, float]:
+        """ΔDice of units that were trained and audited in two random halves, each beside nothing else."""
+        order = np.random.default_rng(self.seed).permutation(len(ids))
+        measured: dict[str, float] = {}
+        for half in (order[::2], order[1::2]):
+            opened = [ids[i] for i in sorted(half)]
+            trainer = self._fresh()
+            self._train(trainer, opened, 0, WARM_UP + SETTLED)
+            measured |= self._audit(opened, SOFT)
+        return measured
+
+    def _over_two_cases(self, ids: Sequence[str], first: Mapping[str, float]) -> dict[str, float]:
+        """`first` averaged with what another training says, which holds out the next case."""
+        trainer = self._fresh()
+        crops, patches = self.held_out_next
+        trainer.train(ids, crops, 0, WARM_UP + SETTLED, lambda i: warm_up(i, 5), lambda step, loss: None)
+        second = self._audit(ids, SOFT, patches)
+        return {u: (first[u] + second[u]) / 2 for u in ids}
 
     def _grown(self, candidates: Sequence[Unit], density: Mapping[str, float], capacity: int) -> list[str]:
         """Half of the budget by promise, trained; the other half by what promises most beside it."""
@@ -132,12 +164,12 @@ class Study:
         trainer = self._fresh()
         self._train(trainer, half, 0, EARLY)
         rest = [u for u in candidates if u.id not in half]
-        promise = trainer.promise([u.id for u in rest], self.search, 1, 4)
+        promise = trainer.promise([u.id for u in rest], self.held_out[0], 1, 4)
         left = capacity - total_cost(self.setup.space.by_id[u] for u in half)
         return half + _filled(rest, {u.id: promise[u.id] / u.cost for u in rest}, left)
 
     def _pruned(
-        self, trainer: Trainer, candidates: Sequence[Unit], first: Mapping[str, Ablation], capacity: int
+        self, trainer: Trainer, candidates: Sequence[Unit], first: Mapping[str, float], capacity: int
     ) -> list[str]:
         """Drop the parameters that bring least Dice for their cost, a quarter of what is too much at first and then the rest by halves,
         and train on in between."""
@@ -145,7 +177,7 @@ class Study:
         opened, measured, step = [u.id for u in candidates], first, WARM_UP + SETTLED
         while (cost := total_cost(units[u] for u in opened)) > capacity:
             target = capacity if cost < 1.3 * capacity else (cost + capacity) // 2
-            density = {u: measured[u].delta / units[u].cost for u in opened}
+            density = {u: measured[u] / units[u].cost for u in opened}
             opened = _filled([units[u] for u in opened], density, target)
             self._train(trainer, opened, step, PRUNE_STEPS)
             step += PRUNE_STEPS
@@ -180,44 +212,25 @@ class Study:
         self.model.head.load_state_dict({name: torch.zeros_like(t) for name, t in self.model.head.state_dict().items()})
         return Trainer(self.model, self.setup.settings.batch_size)
 
-    def _train(self, trainer: Trainer, units: Sequence[str], first: int, count: int) -> None:
-        trainer.train(units, self.search, first, count, lambda i: warm_up(i, 5), lambda step, loss: None)
+    def _held_out(self, case: Scan, others: Sequence[Scan]) -> tuple[CropSampler, Patches]:
+        """Crops of the others to train on, and patches of the case to audit on."""
+        size = self.setup.settings.patch
+        return CropSampler(others, size, self.seed), CropSampler([case], size, self.seed + 2).fixed(PATCHES)
 
-    def _audit(self, units: Sequence[str], kind: str) -> dict[str, Ablation]:
-        result = Auditor(self.model, *self.patches, batch=2, dice=kind).audit(dict.fromkeys(units, 0.0))
-        return {row.unit: row for row in result.rows}
+    def _train(self, trainer: Trainer, units: Sequence[str], first: int, count: int) -> None:
+        trainer.train(units, self.held_out[0], first, count, lambda i: warm_up(i, 5), lambda step, loss: None)
+
+    def _audit(self, units: Sequence[str], kind: str, patches: Patches | None = None) -> dict[str, float]:
+        """ΔDice of each of the open units."""
+        images, labels = patches or self.held_out[1]
+        result = Auditor(self.model, images, labels, batch=2, dice=kind).audit(dict.fromkeys(units, 0.0))
+        return {row.unit: row.delta for row in result.rows}
 
 
 def cheapest_twice(space: Space) -> list[str]:
     """The cheapest units, one per (site, family, placement), that fit into twice the capacity."""
     twice = dataclasses.replace(space, limit=space.head + 2 * space.capacity)
     return list(fixed_policy("cheapest", twice, 0).final().active)
-
-
-def per_parameter(value: Mapping[str, float], cost: Mapping[str, int]) -> dict[str, float]:
-    """Value over cost."""
-    return {u: value[u] / cost[u] for u in value}
-
-
-def expected(
-    prior: Mapping[str, float], family: Mapping[str, str], measured: Mapping[str, Ablation]
-) -> dict[str, float]:
-    """Expected ΔDice of every unit: θ of its family times its prior, moved towards its audit as far as the audit is sharper than that.
-
-    Empirical Bayes (Efron & Morris 1973): θ by least squares through the origin within a family; the units' own variance around it is
-    what the audits' standard errors leave of the residuals, over all families.
-    """
-    theta = {}
-    for name in sorted(set(family.values())):
-        own = [u for u in measured if family[u] == name]
-        theta[name] = sum(prior[u] * measured[u].delta for u in own) / sum(prior[u] ** 2 for u in own)
-    mean = {u: theta[family[u]] * prior[u] for u in measured}
-    noise = {u: (row.spread or 0.0) ** 2 for u, row in measured.items()}
-    variance = max(0.0, statistics.fmean((row.delta - mean[u]) ** 2 - noise[u] for u, row in measured.items()))
-    return {
-        u: mean[u] + (row.delta - mean[u]) * (variance / (variance + noise[u]) if variance > 0 else 0.0)
-        for u, row in measured.items()
-    }
 
 
 def _filled(units: Sequence[Unit], value: Mapping[str, float], capacity: int) -> list[str]:
@@ -262,7 +275,7 @@ def _cell(
     found: Mapping[tuple[str, float], Mapping[tuple[str, int], float]], name: str, shares: Sequence[float]
 ) -> str:
     own = {(pair, s): dice for s in shares for pair, dice in found[name, s].items()}
-    differences = [dice - found["cost, cheapest first", s][pair] for (pair, s), dice in own.items()]
+    differences = [dice - found["cost: cheapest first", s][pair] for (pair, s), dice in own.items()]
     spread = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
     return f"{_mean(own):.3f} ({statistics.mean(differences):+.3f} ± {spread:.3f})"
 
