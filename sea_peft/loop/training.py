@@ -17,6 +17,8 @@ from sea_peft.errors import DeviceError
 HEAD_LEARNING_RATE = 1e-2
 # Batches for promise are drawn far beyond any training step, so that they are nobody's training batch.
 _PROMISE_STREAM = 1_000_000
+# Steps on CUDA between two readings of their losses.
+_STEPS_QUEUED = 10
 
 
 class Batches(Protocol):
@@ -45,15 +47,19 @@ class Trainer:
     """AdamW without weight decay on the active units and the head, Dice + cross-entropy on the target's logits.
 
     One optimizer state per tensor lives as long as the trainer, so that a unit which comes back continues where it was. Every family
-    has its own learning rate, times the schedule's factor.
+    has its own learning rate, times the schedule's factor. `mixed_precision`: forward in bfloat16 where that is safe (torch.autocast);
+    None: on CUDA alone. Parameters, gradients and loss stay float32.
     """
 
     model: Adapted
     batch_size: int
     train_head: bool = True
+    mixed_precision: bool | None = None
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
+        if self.mixed_precision is None:
+            self.mixed_precision = self.device.type == "cuda"
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
         self._state: dict[str, dict[str, Any]] = {}
 
@@ -83,29 +89,34 @@ class Trainer:
         for key, (parameter, _) in named.items():
             if key in self._state:
                 optimizer.state[parameter] = self._state[key]
-        total = 0.0
+        losses: list[float] = []
+        unread: list[torch.Tensor] = []
         self.model.train()
         for i in range(count):
             factor = schedule(i)
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * factor
-            images, labels = batches.batch(first + i, self.batch_size)
-            loss = self._loss(images, labels)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DeviceError(
-                    f"Training diverged: the loss is {value} at step {first + i}; check the scans' intensities with "
-                    "`seapeft data check`, or try another --seed."
-                )
+            loss = self._loss(*batches.batch(first + i, self.batch_size))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total += value
-            on_step(first + i, value)
+            unread.append(loss.detach())
+            # reading a number waits for the device, so on CUDA steps are queued several at a time
+            if self.device.type == "cpu" or len(unread) == _STEPS_QUEUED or i == count - 1:
+                for value in torch.stack(unread).tolist():
+                    step = first + len(losses)
+                    if not math.isfinite(value):
+                        raise DeviceError(
+                            f"Training diverged: the loss is {value} at step {step}; check the scans' intensities with "
+                            "`seapeft data check`, or try another --seed."
+                        )
+                    losses.append(value)
+                    on_step(step, value)
+                unread.clear()
         self.model.eval()
         optimizer.zero_grad(set_to_none=True)
         self._state |= {key: optimizer.state[p] for key, (p, _) in named.items()}
-        return total / count
+        return sum(losses) / count
 
     def promise(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
         """First-order estimate of what each unit could bring: learning rate × Σ|mean gradient|, the loss decrease of one sign-like
@@ -128,8 +139,14 @@ class Trainer:
         }
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        logits = self.model(images.to(self.device))
-        return self.loss(logits, labels.to(self.device)[:, None].long())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision)):
+            logits = self.model(self._moved(images))
+        return self.loss(logits.float(), self._moved(labels)[:, None].long())
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the training device; to CUDA from pinned memory, so that nothing waits for the copy."""
+        cuda = self.device.type == "cuda"
+        return (tensor.pin_memory() if cuda else tensor).to(self.device, non_blocking=cuda)
 
     def forget(self) -> None:
         """Start the optimizer afresh: the refit has its own schedule."""

@@ -146,6 +146,19 @@ def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
         Trainer(tiny.model(), 1).train((), Broken(), 3, 1, _constant, lambda *_: None)
 
 
+def test_mixed_precision_trains_the_same_tensors_to_nearly_the_same_loss_and_keeps_them_in_float32():
+    models = tiny.model(names=("affine", "lora", "tsa", "conv_adapter")), tiny.model(names=("affine", "lora", "tsa", "conv_adapter"))
+    units = tuple(models[0].bank.units)
+    whole, mixed = (
+        Trainer(m, 2, mixed_precision=p).train(units, _crops(), 0, 3, _constant, lambda *_: None)
+        for m, p in zip(models, (False, True), strict=True)
+    )
+    assert mixed == pytest.approx(whole, rel=0.02)
+    assert mixed != whole, "bfloat16 was not used"
+    assert _changed(tiny.state(models[0]), tiny.state(models[1]))
+    assert all(p.dtype == torch.float32 for p in models[1].bank.parameters(units))
+
+
 # -- promise -----------------------------------------------------------------------------------------------
 
 
