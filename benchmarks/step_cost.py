@@ -10,7 +10,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,18 @@ def measure() -> Path:
         f"Made by `python -m benchmarks step_cost`: two crops of the default size, CPU time, median of {ROUNDS} steps taken in turn. "
         f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
         "full: every parameter of the network trained in place, without any adapter or hook, as plain fine-tuning does it.",
-        "Stored: bytes that the forward keeps for the backward, parameters left out. Crops: share of a step spent on drawing them.",
+        "Stored: bytes that the forward keeps for the backward, parameters left out. With optimizer: gradients and AdamW's moments too. "
+        "Crops: share of a step spent on drawing them.",
         "",
-        "| backbone | trained | parameters | s a step | of full | stored, MB | of full | crops |",
-        "|---|---|---|---|---|---|---|---|",
+        "| backbone | trained | parameters | s a step | of full | stored, MB | of full | with optimizer, MB | of full | crops |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         full = next(x for x in rows if x["backbone"] == r["backbone"] and x["arm"] == FULL)
         lines.append(
             f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.2f} | {r['seconds'] / full['seconds']:.2f} "
-            f"| {r['stored_bytes'] / 1e6:.0f} | {r['stored_bytes'] / full['stored_bytes']:.2f} | {r['crops_share']:.1%} |"
+            f"| {r['stored_bytes'] / 1e6:.0f} | {r['stored_bytes'] / full['stored_bytes']:.2f} "
+            f"| {r['held_bytes'] / 1e6:.0f} | {r['held_bytes'] / full['held_bytes']:.2f} | {r['crops_share']:.1%} |"
         )
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -85,6 +87,7 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
     tuning = _FineTuning(setup.model, setup.settings.batch_size)
     steps: dict[str, Callable[[int], None]] = {}
     stored, parameters = {}, {}
+    moments: dict[str, Callable[[], Iterable[Mapping[str, torch.Tensor]]]] = {}  # after steps were done
     images, labels = crops.batch(0, 2)
     for policy in ARMS:
         adapted = _setup(backbone, policy)
@@ -93,10 +96,12 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
             chooser.promised(0, dict.fromkeys(chooser.to_promise(0), 1.0))
         units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
         steps[policy] = functools.partial(_step, trainer, units, crops)
+        moments[policy] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]
         parameters[policy] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
         adapted.model.bank.activate(units)
         stored[policy] = _stored(adapted.model, trainer.loss, images, labels)
     steps[FULL] = functools.partial(tuning.step, crops)
+    moments[FULL] = tuning.optimizer.state.values
     parameters[FULL] = sum(p.numel() for p in tuning.model.parameters())
     stored[FULL] = _stored(tuning.model, tuning.loss, images, labels)
     seconds: dict[str, list[float]] = {arm: [] for arm in steps}
@@ -118,10 +123,15 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
             "seconds": statistics.median(seconds[arm]),
             "seconds_all": seconds[arm],
             "stored_bytes": stored[arm],
+            "held_bytes": stored[arm] + 4 * parameters[arm] + _bytes(moments[arm]()),
             "crops_share": drawing / statistics.median(seconds[arm]),
         }
         for arm in steps
     ]
+
+
+def _bytes(moments: Iterable[Mapping[str, torch.Tensor]]) -> int:
+    return sum(tensor.nbytes for of_one in moments for tensor in of_one.values())
 
 
 def _setup(backbone: str, policy: str) -> Setup:
