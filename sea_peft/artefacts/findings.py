@@ -74,8 +74,7 @@ def _verdict(history: History) -> tuple[bool | None, str, list[str]]:
     said = []
     if history.compared is not None:
         dice = ", ".join(f"{name} {dice:.3f}" for name, dice in history.compared.dice.items())
-        best = history.compared.chosen
-        said.append(f"On the audit cases: {dice}; best: {best} ({history.compared.reason}).")
+        said.append(f"On the audit cases: {dice}; chosen: {history.compared.chosen} ({history.compared.reason}).")
     if history.finished is None:
         return (
             None,

@@ -234,6 +234,8 @@ class Controller:
             chosen = winner.name
             reason += f": {winner.name} is ahead by more than two standard errors of the paired differences"
             self._take(winner, began)
+        elif winner is not None and means[winner.name] > means[chosen]:
+            reason += f": {winner.name} is ahead, but by less than two standard errors of the paired differences"
         alone = next((r for r in self.rivals if not r.active), None)
         if alone is not None and means[alone.name] > means[chosen]:
             reason += f"; {alone.name} is ahead, which so few cases cannot settle: see the test cases"

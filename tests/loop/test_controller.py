@@ -256,6 +256,18 @@ def test_a_rival_that_is_not_better_changes_nothing_but_the_comparison():
     assert held.of(events.Compared)[0].dice["affine"] == 0.0
 
 
+def test_a_rival_that_is_ahead_by_less_than_two_standard_errors_is_not_shipped_and_its_lead_is_said():
+    alone = _run()
+    ours, patches = alone.of(events.Compared)[0].dice["sea"], _prepared().controller.auditor.patches
+    rival = dataclasses.replace(_rival(0.0), dice=(ours * patches + 0.01, *(0.0,) * (patches - 1)))
+    held = _run(rivals=[rival])
+    compared = held.of(events.Compared)[0]
+    assert compared.dice["affine"] > compared.dice["sea"]
+    assert compared.chosen != "affine"
+    assert "affine is ahead, but by less than two standard errors" in compared.reason
+    assert _same_tensors(alone.tensors, held.tensors)
+
+
 def test_the_head_alone_is_never_shipped_on_the_word_of_the_audit_case_but_its_lead_is_said():
     head = {name: torch.ones_like(t) for name, t in tiny.model(names=("affine", "lora")).head.state_dict().items()}
     patches = _prepared().controller.auditor.patches
