@@ -257,10 +257,11 @@ def test_a_rival_that_is_not_better_changes_nothing_but_the_comparison():
 
 
 def test_a_rival_that_is_ahead_by_less_than_two_standard_errors_is_not_shipped_and_its_lead_is_said():
-    alone = _run()
-    ours, patches = alone.of(events.Compared)[0].dice["sea"], _prepared().controller.auditor.patches
-    rival = dataclasses.replace(_rival(0.0), dice=(ours * patches + 0.01, *(0.0,) * (patches - 1)))
-    held = _run(rivals=[rival])
+    settings = dataclasses.replace(SETTINGS, audit_patches=6)
+    alone = _run(settings=settings)
+    ours, patches = alone.of(events.Compared)[0].dice["sea"], alone.controller.auditor.patches
+    assert patches >= 3, "with one patch anything is clear"
+    held = _run(settings=settings, rivals=[dataclasses.replace(_rival(0.0), dice=(ours * patches + 0.01, *(0.0,) * (patches - 1)))])
     compared = held.of(events.Compared)[0]
     assert compared.dice["affine"] > compared.dice["sea"]
     assert compared.chosen != "affine"
