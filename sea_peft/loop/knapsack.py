@@ -14,6 +14,8 @@ import numpy as np
 
 # Values are sums of floats: what differs by less is the same.
 _ROUNDING = 1e-9
+# Pairs that `exact` keeps without asking whether they can still win: asking costs more than so few.
+_FEW = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +93,19 @@ def exact(items: Sequence[Item], capacity: int) -> Choice:
     layers: list[
         tuple[np.ndarray, np.ndarray]
     ] = []  # per group: which pair each pair came from, and by which item (0: none)
+    asked = 0  # pairs there were when it was last asked which of them can still win
     for number, own in enumerate(groups):
         came_from = np.tile(np.arange(len(cost)), len(own) + 1)
         by = np.repeat(np.arange(len(own) + 1), len(cost))
         cost = cost[came_from] + np.array([0, *(i.cost for i in own)])[by]
         value = value[came_from] + np.array([0.0, *(i.value for i in own)])[by]
-        later = of_group > number
-        bound = value + _relaxed(added_cost[later], added_value[later], capacity - cost)
+        fits = cost <= capacity
+        if len(cost) > max(_FEW, 2 * asked):
+            later = of_group > number
+            fits &= value + _relaxed(added_cost[later], added_value[later], capacity - cost) >= floor
+            asked = int(fits.sum())
         order = np.lexsort((-value, cost))
-        order = order[((cost <= capacity) & (bound >= floor))[order]]
+        order = order[fits[order]]
         best_so_far = np.maximum.accumulate(value[order])
         kept = order[np.append(True, value[order][1:] > best_so_far[:-1])]
         cost, value = cost[kept], value[kept]
