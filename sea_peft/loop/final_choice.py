@@ -80,9 +80,11 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
             of = "" if source == unit else f" of {source}"
             said = f"score {scores[source]:+.4f} Dice{of} over {audits} audit{'s' * (audits > 1)}"
         if taken.get(units[unit].group) == unit:
-            return Decision(
-                unit, "add" if own is None else "keep", own, said if source else f"{said}: enough promise for its cost"
-            )
+            if source is None:
+                said += ": enough promise for its cost"
+            elif scores[source] < 0:
+                said += ": not clear enough to drop it"
+            return Decision(unit, "add" if own is None else "keep", own, said)
         return Decision(unit, "refuse", own, f"{said}: {why_not(unit)}")
 
     return Allocation(
