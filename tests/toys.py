@@ -80,7 +80,7 @@ def make_adapter(
 ) -> Path:
     """An adapter with one unit of each family and random tensors, as if it had been trained."""
     backbone = open_backbone(None, str(weights))
-    offered = audit_space(backbone, load_profile("default").offers())
+    offered = audit_space(backbone, load_profile("all").offers())
     units = [next(unit for unit in offered if unit.family == family) for family in families]
     card = backbone.pretrained.card
     rows = [card.labels.index(name) if name in card.labels else None for name in labels]
