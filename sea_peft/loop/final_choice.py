@@ -30,9 +30,12 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
 
     An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
     and much for the few that it cannot do without. Taken at its word it would drop the many, and spend the budget on large levels of the
-    few; in single runs on phantoms, of which no table is kept, such sets did worse. So every unit keeps the worth of a typical one, and
-    its score (0 while unmeasured or negative) adds to that by its root. What audits clearly speak against is left out: two audits at
-    least, and a median ΔDice below 0 by more than its error over patches, its scatter over audits and `noise`.
+    few. So every unit keeps the worth of a typical one, and its score (0 while unmeasured or negative) adds to that by its root. What
+    audits clearly speak against is left out: two audits at least, and a median ΔDice below 0 by more than its error over patches, its
+    scatter over audits and `noise`.
+
+    `python -m benchmarks what_predicts` holds this rule against others where every candidate is measured, at one level each: it chooses
+    better than cost alone, and no better than ΔDice per parameter does; best are audits of units that were trained in turn.
 
     Args:
         space: the audit space under its budget.

@@ -30,8 +30,8 @@ def prior(units: Mapping[str, Unit], promise: Mapping[str, float]) -> dict[str, 
     """What a unit is worth before any audit, beside an average one of its family: the mean of 1 and its promise over its family's mean.
 
     Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
-    of a product. Half of it only, since a large first gradient says more about the first steps than about the last: `python -m
-    benchmarks what_predicts` holds cost alone, promise as it is and other ways against one another.
+    of a product. Half of it only, since a large first gradient says more about the first steps than about the last. As a choice by itself
+    it is no better than cost alone (`python -m benchmarks what_predicts`): it says what to try first, not what to keep.
     """
     own: dict[str, list[float]] = {}
     for unit, value in promise.items():
