@@ -34,8 +34,8 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
     audits clearly speak against is left out: two audits at least, and a median ΔDice below 0 by more than its error over patches, its
     scatter over audits and `noise`.
 
-    `python -m benchmarks what_predicts` holds this rule against others where every candidate is measured, at one level each: it chooses
-    better than cost alone, and no better than ΔDice per parameter does; best are audits of units that were trained in turn.
+    `python -m benchmarks what_predicts` holds this rule against others where every candidate is measured, at one level each. In Dice points
+    over cost alone: this rule +0.6 ± 0.4, ΔDice per parameter +0.7 ± 0.7, and +1.7 ± 0.7 where units were trained in turn.
 
     Args:
         space: the audit space under its budget.
