@@ -110,6 +110,17 @@ class Bank:
         """Module paths at which a gate is open."""
         return frozenset(self._at)
 
+    def inherit(self, unit_ids: Iterable[str]) -> None:
+        """Those of these units that were never built begin with what the largest smaller level of their site, family and placement has
+        learnt, where there is one."""
+        for unit in [self.units[u] for u in unit_ids if u not in self._adapters]:
+            smaller = [
+                s for s in (self.units[u] for u in self.built)
+                if (s.group, s.placement) == (unit.group, unit.placement) and s.cost < unit.cost
+            ]  # fmt: skip
+            if smaller:
+                self[unit.id].inherit(self[max(smaller, key=lambda s: s.cost).id])
+
     def state_dict(self, unit_ids: Iterable[str]) -> dict[str, torch.Tensor]:
         """`<unit id>/<parameter>` → tensor on the CPU, for these units."""
         return {

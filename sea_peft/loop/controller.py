@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,11 +14,11 @@ from sea_peft.data.crops import CropSampler, hold_out_region
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
+from sea_peft.loop.comparison import compare
 from sea_peft.loop.outcome import Outcome, Rival, Seconds
 from sea_peft.loop.policies import Allocation, Decision, Policy, Space
 from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
-from sea_peft.loop.utility import clearly_better
 
 _REFIT_CHECKPOINT_EVERY = 25
 
@@ -201,50 +200,21 @@ class Controller:
         allocation = self.policy.final()
         self._allocated(self._cycle, allocation, final=True, began=began)
         self._chosen = allocation.active
-        self._inherit()
+        self.model.bank.inherit(self._chosen)
         if self.policy.audits:
             self._compare(searched, time.monotonic())
 
-    def _inherit(self) -> None:
-        """Larger levels that were chosen without having been trained begin with what their smaller siblings learnt."""
-        bank = self.model.bank
-        for unit in (bank.units[u] for u in self._chosen if u not in bank.built):
-            siblings = [
-                bank.units[u] for u in bank.built
-                if bank.units[u].group == unit.group and bank.units[u].placement == unit.placement
-            ]  # fmt: skip
-            smaller = [s for s in siblings if s.cost < unit.cost]
-            if smaller:
-                bank[unit.id].inherit(bank[max(smaller, key=lambda s: s.cost).id])
-
     def _compare(self, searched: Sequence[str], began: float) -> None:
-        """What was found against the backbone as it came and against simpler policies, on the audit patches, before it is refitted. A rival
-        with units that is clearly better is shipped instead. The head alone is not, and where it is ahead that is said: patches of one case
-        cannot tell that it generalises better from a case that it happens to fit. On phantom:low-field-brain, seed 3, it is 7 points ahead
-        on the audit case and 20 behind on the test cases.
+        """What was found against the backbone as it came and against simpler policies, before it is refitted.
 
         `searched`: the units that the last cycle trained. They stand for the final choice, which has not been trained together yet,
         while rivals' units have been all along.
         """
-        ours = self.auditor.dice_of(searched)
-        means = {self.policy.name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in self.rivals}
-        winner = max((r for r in self.rivals if r.active), key=lambda r: means[r.name], default=None)
-        chosen, reason = self.policy.name, "hard Dice on the audit patches at the end of the search"
-        if winner is not None and clearly_better(winner.dice, ours):
-            chosen = winner.name
-            reason += f": {winner.name} is ahead by more than two standard errors of the paired differences"
-            self._take(winner, began)
-        elif winner is not None and means[winner.name] > means[chosen]:
-            reason += f": {winner.name} is ahead, but by less than two standard errors of the paired differences"
-        alone = next((r for r in self.rivals if not r.active), None)
-        if alone is not None and means[alone.name] > means[chosen]:
-            reason += f"; {alone.name} is ahead, which so few cases cannot settle: see the test cases"
-        if self.model.head.knows_a_label:
-            means["unadapted"] = statistics.fmean(self.auditor.dice_of((), head=False))
-            if means[chosen] <= means["unadapted"]:
-                reason += f"; {chosen} did not beat the unadapted backbone, which is what to use"
-                chosen = "unadapted"
-        self.callback(events.Compared(means, chosen, reason))
+        unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
+        verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.rivals, unadapted)
+        if verdict.ship is not None:
+            self._take(verdict.ship, began)
+        self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason))
 
     def _take(self, rival: Rival, began: float) -> None:
         """Ship what a rival's search led to."""
