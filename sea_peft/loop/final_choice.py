@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Mapping
 
 from sea_peft.loop import knapsack
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Allocation, Decision, Space
 from sea_peft.loop.trial import Levels
-from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
+from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score, typical
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has left behind. `estimates`: unit → what audits say. `prior`: base (`Levels`) → how much it promised. `trial`: the
-    units that the cycles could try."""
+    """What a search has left behind. `estimates`: unit → what audits say. `trial`: the units that the cycles could try."""
 
     estimates: Mapping[str, Estimate]
-    prior: Mapping[str, float]
     trial: frozenset[str]
 
 
 def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
     """Guard-free: a knapsack over every level of everything, whatever its state, by
 
-        worth = typical · prior · size + √(typical · score · size)
+        worth = typical · size + √(typical · score · size)
 
     An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
     and much for the few that it cannot do without. Taken at its word it would drop the many, and spend the budget on large levels of the
@@ -42,12 +39,12 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         levels: of the space.
         evidence: of the search.
         utility: how a score is made of an estimate.
-        noise: Dice by which audits may differ and say nothing. A typical unit is worth this at least, else the median size of a score.
+        noise: Dice by which audits may differ and say nothing, and the least that a typical unit is worth.
     """
     units = space.by_id
     scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
     measured = {levels.base[u]: u for u in scores}
-    typical = max(noise, statistics.median([abs(s) for s in scores.values()] or [0.0]))
+    average = typical(evidence.estimates.values(), utility, noise)
 
     def worth(unit: str) -> float:
         base = levels.base[unit]
@@ -55,9 +52,9 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if source is not None and _harmful(evidence.estimates[source], noise):
             return 0.0
         own = max(0.0, scores[source]) if source is not None else 0.0
-        return typical * evidence.prior[base] * levels.size[unit] + (typical * own * levels.size[unit]) ** 0.5
+        return average * levels.size[unit] + (average * own * levels.size[unit]) ** 0.5
 
-    worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
+    worths = {u.id: worth(u.id) for u in space.units}
     items = [Item(u, units[u].group, units[u].cost, w) for u, w in worths.items()]
     found, best = knapsack.greedy(items, space.capacity), knapsack.exact(items, space.capacity)
     taken = {units[u].group: u for u in found.chosen}
@@ -72,7 +69,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if u.group in taken:
             return f"{taken[u.group]} is taken here"
         if u.group not in tried:
-            return f"the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
+            return f"the cycles have room for {len(evidence.trial)} units, and others came first"
         return "others are worth more for their cost"
 
     def decided(unit: str) -> Decision:
@@ -84,7 +81,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
             said = f"score {scores[source]:+.4f} Dice{of} over {audits} audit{'s' * (audits > 1)}"
         if taken.get(units[unit].group) == unit:
             if source is None:
-                said += ": enough promise for its cost"
+                said += ": cheap enough for what is not known to be useless"
             elif scores[source] < 0:
                 said += ": not clear enough to drop it"
             return Decision(unit, "add" if own is None else "keep", own, said)
