@@ -29,7 +29,7 @@ def on_trial(
     space: Space, levels: Levels, promise: Mapping[str, float], cycles: int, audit_units: int
 ) -> tuple[str, ...]:
     """One unit per (site, family), what all cycles together can try: a cycle tries what fits the budget, and measures `audit_units` of it.
-    The rest is left out from the start.
+    The rest is left out from the start, except that the budget is filled in any case.
 
     First what a knapsack takes before anything is known, when all units of a size are worth the same: the cheapest, at larger levels
     where all sites are served. Then the bases of the others by their promise per parameter. In that order and not the other way round:
@@ -43,7 +43,8 @@ def on_trial(
     listed: dict[str, str] = {}
     for unit in (*first, *promising):
         u = units[unit]
-        if u.group not in listed and u.cost <= min(room, space.capacity) and len(listed) < chances:
+        chance = unit in first or len(listed) < chances
+        if chance and u.group not in listed and u.cost <= min(room, space.capacity):
             listed[u.group] = unit
             room -= u.cost
     return tuple(listed.values())

@@ -49,3 +49,18 @@ def test_without_probes_fewer_units_are_ever_tried():
         return {unit for allocation in said_by(name).allocations[:-1] for unit in allocation.open}
 
     assert len(tried("sea_no_probes")) < len(tried("sea"))
+
+
+def test_in_turn_whatever_is_untried_comes_before_what_is_on():
+    def newcomers(name):
+        first, second = said_by(name).allocations[:2]
+        return len(set(second.open) - set(first.open))
+
+    assert newcomers("sea_in_turn") > newcomers("sea") > 0
+
+
+def test_without_audits_nothing_is_measured_but_the_budget_is_trained_and_something_is_chosen():
+    said = said_by("sea_no_audits")
+    assert not any(said.audits.values())
+    assert said.allocations[0].open
+    assert said.allocations[-1].active
