@@ -37,7 +37,7 @@ class SeaSettings:
 
     cycles: int = 3
     probe_share: float = 0.3
-    audit_units: int = 30
+    audit_units: int = 20
     growth: float = 0.5
     utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
