@@ -81,7 +81,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
             said = f"score {scores[source]:+.4f} Dice{of} over {audits} audit{'s' * (audits > 1)}"
         if taken.get(units[unit].group) == unit:
             if source is None:
-                said += ": cheap enough for what is not known to be useless"
+                said += ": taken for a typical unit, and cheap enough"
             elif scores[source] < 0:
                 said += ": not clear enough to drop it"
             return Decision(unit, "add" if own is None else "keep", own, said)
