@@ -36,7 +36,7 @@ class SeaSettings:
     """
 
     cycles: int = 3
-    probe_share: float = 0.3
+    probe_share: float = 0.15
     audit_units: int = 20
     growth: float = 0.5
     utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
