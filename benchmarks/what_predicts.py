@@ -31,6 +31,7 @@ from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop.audit import HARD, SOFT, Auditor
 from sea_peft.loop.policies import Space, fixed_policy
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
+from sea_peft.loop.trial import prior
 
 Patches = tuple[torch.Tensor, torch.Tensor]
 """Images and labels."""
@@ -108,23 +109,23 @@ class Study:
         soft, hard = self._audit(ids, SOFT), self._audit(ids, HARD)
         pruned = self._pruned(trainer, candidates, soft, space.capacity)
         family = {u.id: u.family for u in candidates}
-        prior_of = _prior(family, promise)
+        prior_of = prior(space.by_id, promise, 0.5)
         size_of = {f: statistics.fmean(abs(soft[u]) for u in ids if family[u] == f) for f in family.values()}
         typical = statistics.median(abs(soft[u]) for u in ids)
         values: dict[str, Mapping[str, float]] = {
             "cost: cheapest first": dict.fromkeys(ids, 1.0),
             "promise": promise,
-            "promise within its family, half of it": prior_of,
+            "promise within its family, half of it (`trial.prior`)": prior_of,
             "early soft ΔDice": early,
             "soft ΔDice": soft,
             "hard ΔDice": hard,
             "soft ΔDice within its family": {u: soft[u] / size_of[family[u]] for u in ids},
             "soft ΔDice, units trained in turn": self._in_turn(ids),
             "soft ΔDice, mean over two held-out cases": self._over_two_cases(ids, soft),
-            "typical + √(typical · ΔDice) (`final_choice`)": {
+            "typical + √(typical · ΔDice)": {
                 u: typical + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
             },
-            "typical · half of promise + √(typical · ΔDice)": {
+            "typical · prior + √(typical · ΔDice) (`final_choice`)": {
                 u: typical * prior_of[u] + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
             },
         }
@@ -233,12 +234,6 @@ def cheapest_twice(space: Space) -> list[str]:
     """The cheapest units, one per (site, family, placement), that fit into twice the capacity."""
     twice = dataclasses.replace(space, limit=space.head + 2 * space.capacity)
     return list(fixed_policy("cheapest", twice, 0).final().active)
-
-
-def _prior(family: Mapping[str, str], promise: Mapping[str, float]) -> dict[str, float]:
-    """The mean of 1 and a unit's promise over its family's mean: gradients of different designs do not compare."""
-    mean = {f: statistics.fmean(promise[u] for u in promise if family[u] == f) for f in set(family.values())}
-    return {u: (1 + value / mean[family[u]]) / 2 for u, value in promise.items()}
 
 
 def _filled(units: Sequence[Unit], value: Mapping[str, float], capacity: int) -> list[str]:

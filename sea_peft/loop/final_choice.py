@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 
 from sea_peft.loop import knapsack
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import Allocation, Decision, Space
 from sea_peft.loop.trial import Levels
-from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score, typical
+from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has left behind. `estimates`: unit → what audits say. `trial`: the units that the cycles could try."""
+    """What a search has left behind. `estimates`: unit → what audits say. `prior`: base (`Levels`) → how much it promised. `trial`: the
+    units that the cycles could try."""
 
     estimates: Mapping[str, Estimate]
+    prior: Mapping[str, float]
     trial: frozenset[str]
 
 
 def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
     """Guard-free: a knapsack over every level of everything, whatever its state, by
 
-        worth = typical · size + √(typical · score · size)
+        worth = typical · prior · size + √(typical · score · size)
 
     An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
     and much for the few that it cannot do without. Taken at its word it would drop the many, and spend the budget on large levels of the
@@ -39,12 +42,12 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         levels: of the space.
         evidence: of the search.
         utility: how a score is made of an estimate.
-        noise: Dice by which audits may differ and say nothing, and the least that a typical unit is worth.
+        noise: Dice by which audits may differ and say nothing. A typical unit is worth this at least, else the median size of a score.
     """
     units = space.by_id
     scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
     measured = {levels.base[u]: u for u in scores}
-    average = typical(evidence.estimates.values(), utility, noise)
+    typical = max(noise, statistics.median([abs(s) for s in scores.values()] or [0.0]))
 
     def worth(unit: str) -> float:
         base = levels.base[unit]
@@ -52,9 +55,9 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if source is not None and _harmful(evidence.estimates[source], noise):
             return 0.0
         own = max(0.0, scores[source]) if source is not None else 0.0
-        return average * levels.size[unit] + (average * own * levels.size[unit]) ** 0.5
+        return typical * evidence.prior[base] * levels.size[unit] + (typical * own * levels.size[unit]) ** 0.5
 
-    worths = {u.id: worth(u.id) for u in space.units}
+    worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
     items = [Item(u, units[u].group, units[u].cost, w) for u, w in worths.items()]
     found, best = knapsack.greedy(items, space.capacity), knapsack.exact(items, space.capacity)
     taken = {units[u].group: u for u in found.chosen}
@@ -69,7 +72,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if u.group in taken:
             return f"{taken[u.group]} is taken here"
         if u.group not in tried:
-            return f"the cycles have room for {len(evidence.trial)} units, and others came first"
+            return f"the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
         return "others are worth more for their cost"
 
     def decided(unit: str) -> Decision:
@@ -81,7 +84,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
             said = f"score {scores[source]:+.4f} Dice{of} over {audits} audit{'s' * (audits > 1)}"
         if taken.get(units[unit].group) == unit:
             if source is None:
-                said += ": taken for a typical unit, and cheap enough"
+                said += ": enough promise for its cost"
             elif scores[source] < 0:
                 said += ": not clear enough to drop it"
             return Decision(unit, "add" if own is None else "keep", own, said)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sea_peft.adapters import total_cost
 from sea_peft.loop import knapsack
 from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
@@ -24,21 +23,23 @@ from sea_peft.loop.ranking import (
     tick,
     vote,
 )
-from sea_peft.loop.trial import Levels, on_trial
-from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, typical, value
+from sea_peft.loop.trial import Levels, on_trial, prior
+from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
 
 
 @dataclasses.dataclass(frozen=True)
 class SeaSettings:
-    """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units that audits say
-    least of to untried ones, as long as there are any. `audit_units`: most units ablated in one audit. `growth`: how the worth of a
-    larger level grows with its cost, 1 in proportion, 0 not at all. `ranking`, `utility`: of those modules.
+    """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
+    audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the worth of a larger level grows
+    with its cost, 1 in proportion, 0 not at all. `promise`: how much of a unit's worth before any audit is its promise, 0 nothing.
+    `ranking`, `utility`: of those modules.
     """
 
     cycles: int = 3
     probe_share: float = 0.15
     audit_units: int = 20
     growth: float = 0.5
+    promise: float = 0.5
     utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
 
@@ -46,12 +47,12 @@ class SeaSettings:
 class Sea:
     """Search–audit–allocate as a policy.
 
-    Everything starts idle. Until audits say otherwise units of a size are worth the same, and a knapsack over all levels fills the budget
-    with probes: the cheapest, and larger levels where all sites are served. Audits measure what is on; votes promote probes and demote
-    units; a greedy knapsack over the promoted picks the active set. The rest of the budget is on trial: every cycle a share of it goes
-    from the probes that audits say least of to units that were never tried, those of most promise (the loss gradient at their
-    zero-initialised output) first. What the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free
-    knapsack over everything, by what a typical unit is worth and what audits say beyond that (`final_choice`).
+    Everything starts idle. Until audits say otherwise a unit is worth what an average one is, tilted by its promise (the loss gradient
+    at its zero-initialised output), and a knapsack over all levels fills the budget with probes. Audits measure what is on; votes
+    promote probes and demote units; a greedy knapsack over the promoted picks the active set. The rest of the budget is on trial: every
+    cycle a share of it goes from the probes that audits say least of to units that were never tried, then to the longest untried. What
+    the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free knapsack over everything, by what
+    a typical unit is worth and what audits say beyond that (`final_choice`).
     """
 
     name = "sea"
@@ -65,6 +66,7 @@ class Sea:
         self._standing = {u: Standing() for u in self._units}
         self._estimate = dict.fromkeys(self._units, UNMEASURED)
         self._promise: dict[str, float] = {}
+        self._prior: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
         self._price = 0.0  # least Dice per parameter that the last allocation paid, 0 where the budget left nobody out
@@ -79,7 +81,8 @@ class Sea:
 
     def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
         self._promise = dict(promise)
-        self.trial = on_trial(self.space, self._levels, self._promise, self.settings.cycles, self.settings.audit_units)
+        self._prior = prior(self._units, self._promise, self.settings.promise)
+        self.trial = on_trial(self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units)
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
@@ -124,7 +127,7 @@ class Sea:
             for u, st in self._standing.items()
             if st.state == ACTIVE or (is_promotable(st, s.ranking) and self._item(u).value > 0)
         ]
-        capacity = self.space.capacity - self._for_newcomers()
+        capacity = int(self.space.capacity * (1 - s.probe_share))
         found, best = knapsack.greedy(eligible, capacity), knapsack.exact(eligible, capacity)
         on_now = frozenset(found.chosen)
         paid = [item.value / item.cost for item in eligible if item.id in on_now]
@@ -150,7 +153,7 @@ class Sea:
 
     def final(self) -> Allocation:
         """Guard-free, over everything (`final_choice.choose`)."""
-        evidence = Evidence(self._estimate, frozenset(self.trial))
+        evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
         return choose(self.space, self._levels, evidence, self.settings.utility, self.settings.ranking.hysteresis)
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,9 +178,9 @@ class Sea:
     # -- how it decides --------------------------------------------------------------------------------------------
 
     def _probes(self, used: int) -> tuple[tuple[str, ...], list[Decision]]:
-        """Probes into what active units leave: those still under trial as far as the share for newcomers allows, most Dice per parameter
-        first; then untried units in the order of the trial; then, where newcomers do not fill their share, the others under trial, and
-        last the longest untried in turn."""
+        """Probes into what active units leave: those still under trial as far as the share for newcomers allows, best votes first; then
+        untried units in the order of the trial and the longest untried in turn; then, where newcomers do not fill their share, the
+        others under trial."""
         left = self.space.capacity - used
         taken = {self._units[u].group for u in self._in(ACTIVE)}
         probes: list[str] = []
@@ -194,12 +197,13 @@ class Sea:
             decisions.append(self._decision(unit, "probe", reason))
             return True
 
-        incumbents = sorted(self._in(PROBE), key=lambda u: (-self._density(u), u))
-        newcomers, reserved = self._untried(), self._for_newcomers()
-        waiting = [u for u in incumbents if not take(u, "still under trial", keep=reserved)]
+        incumbents = sorted(self._in(PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u))
+        untried = [u for u in self.trial if u not in self._tried and self._standing[u].state == IDLE]
+        for_newcomers = int(self.space.capacity * self.settings.probe_share) if untried else 0
+        waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
         owed = sorted(self._tried, key=lambda u: (self._tried[u], self._units[u].cost, u))
-        for unit in newcomers:
-            take(unit, "not tried yet")
+        for unit in untried:
+            take(unit, "by promise")
         waiting = [u for u in waiting if not take(u, "still under trial")]
         for unit in owed:
             if self._standing[unit].state == IDLE:
@@ -209,21 +213,9 @@ class Sea:
             decisions.append(self._decision(unit, "drop", "on trial long enough: others have not been tried yet"))
         return self.space.in_order(probes), decisions
 
-    def _untried(self) -> list[str]:
-        """Units on trial that no cycle has opened yet, in the order of the trial."""
-        return [u for u in self.trial if u not in self._tried]
-
-    def _for_newcomers(self) -> int:
-        """Parameters kept for units that were never tried: no more than those take."""
-        wanted = total_cost(self._units[u] for u in self._untried())
-        return min(wanted, int(self.space.capacity * self.settings.probe_share))
-
     def _density(self, unit: str) -> float:
-        """What the unit is worth per parameter, as far as audits say; as much as a typical one while unmeasured."""
-        s = self.settings
-        measured = self._estimate[unit].audits > 0
-        worth = self._item(unit).value if measured else typical(self._estimate.values(), s.utility, s.ranking.hysteresis)
-        return worth / self._units[unit].cost
+        """What the unit is worth per parameter, as far as audits say; 0 while unmeasured."""
+        return self._item(unit).value / self._units[unit].cost
 
     def _item(self, unit: str) -> Item:
         """The unit as a knapsack item, with the exploration bonus and the incumbents' hysteresis. One outlier can push an incumbent's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 
 from sea_peft.adapters import Unit
@@ -25,23 +26,40 @@ class Levels:
         self.size = {u.id: (u.cost / units[self.base[u.id]].cost) ** growth for u in space.units}
 
 
+def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float) -> dict[str, float]:
+    """What a unit is worth before any audit, beside an average one of its family: 1 − weight + weight · promise / its family's mean.
+
+    Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
+    of a product. Half of it at most, since a large first gradient says more about the first steps than about the last. As a choice by
+    itself it is no better than cost alone (`python -m benchmarks what_predicts`): it says what to try first, not what to keep.
+    """
+    own: dict[str, list[float]] = {}
+    for unit, value in promise.items():
+        own.setdefault(units[unit].family, []).append(value)
+    mean = {family: statistics.fmean(values) for family, values in own.items()}
+    return {
+        u: 1 - weight + weight * value / mean[units[u].family] if mean[units[u].family] > 0 else 1.0
+        for u, value in promise.items()
+    }
+
+
+def by_density(units: Mapping[str, Unit], prior: Mapping[str, float]) -> list[str]:
+    """Most per parameter first."""
+    return sorted(prior, key=lambda u: (-prior[u] / units[u].cost, units[u].cost, u))
+
+
 def on_trial(
-    space: Space, levels: Levels, promise: Mapping[str, float], cycles: int, audit_units: int
+    space: Space, levels: Levels, prior: Mapping[str, float], cycles: int, audit_units: int
 ) -> tuple[str, ...]:
     """One unit per (site, family), what all cycles together can try: a cycle tries what fits the budget, and measures `audit_units` of it.
-    The rest is left out from the start, except that the budget is filled in any case.
-
-    First what a knapsack takes before anything is known, when all units of a size are worth the same: the cheapest, at larger levels
-    where all sites are served. Then the bases of the others by their promise per parameter. In that order and not the other way round:
-    as a first choice promise is no better than cost (`python -m benchmarks what_predicts`).
-    """
+    First what a knapsack would take by `prior` alone, then the bases of the others by their density. The rest is left out from the start;
+    the budget is filled in any case."""
     units = space.by_id
-    items = [Item(u.id, u.group, u.cost, levels.size[u.id]) for u in space.units]
+    items = [Item(u.id, u.group, u.cost, prior[levels.base[u.id]] * levels.size[u.id]) for u in space.units]
     first = knapsack.greedy(items, space.capacity).chosen
-    promising = sorted(promise, key=lambda u: (-promise[u] / units[u].cost, units[u].cost, u))
     room, chances = space.capacity * cycles, audit_units * cycles
     listed: dict[str, str] = {}
-    for unit in (*first, *promising):
+    for unit in (*first, *by_density(units, prior)):
         u = units[unit]
         chance = unit in first or len(listed) < chances
         if chance and u.group not in listed and u.cost <= min(room, space.capacity):

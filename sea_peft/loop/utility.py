@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import scipy.stats
 
@@ -71,12 +71,6 @@ def value(estimate: Estimate, settings: UtilitySettings) -> float | None:
     """What the knapsack maximises: score + c·|EMA − score|, an optimism that fades as audits agree; None while unmeasured."""
     s = score(estimate, settings)
     return None if s is None or estimate.ema is None else s + settings.exploration * abs(estimate.ema - s)
-
-
-def typical(estimates: Iterable[Estimate], settings: UtilitySettings, least: float) -> float:
-    """Dice that a unit is worth of which nothing else is known: the median size of a score, and `least` at least."""
-    sizes = [abs(s) for e in estimates if (s := score(e, settings)) is not None]
-    return max(least, statistics.median(sizes or [0.0]))
 
 
 def is_decided(deltas: Sequence[float], cutoff: float, error: float) -> bool:

@@ -15,6 +15,7 @@ from sea_peft.adapters import total_cost
 from sea_peft.loop.policies import Space
 from sea_peft.loop.ranking import ACTIVE, COOLING, IDLE, PROBE, RankingSettings
 from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.trial import prior
 from sea_peft.loop.utility import UtilitySettings
 
 CYCLES = 6
@@ -124,6 +125,14 @@ def test_where_nothing_promises_more_a_roomy_budget_buys_larger_levels_and_a_tig
     assert 8 in levels(0.9)
 
 
+def test_the_prior_is_halfway_between_one_and_the_promise_over_its_familys_mean():
+    audit_space = space(sites=2, levels=(1,))
+    lora, affine = ([u.id for u in audit_space.units if u.family == f] for f in ("lora", "affine"))
+    found = prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0, affine[0]: 500.0}, 0.5)
+    assert found == {lora[0]: 0.75, lora[1]: 1.25, affine[0]: 1.0}
+    assert prior(audit_space.by_id, dict.fromkeys(lora, 0.0), 0.5) == dict.fromkeys(lora, 1.0)
+
+
 # -- coverage ----------------------------------------------------------------------------------------------
 
 
@@ -166,7 +175,7 @@ def test_a_probe_that_audits_speak_for_stays_and_one_that_they_say_nothing_of_ma
 @given(seed=SEEDS)
 @settings(max_examples=15)
 def test_coverage_grows_with_the_cycles(seed):
-    audit_space = space(share=0.03, seed=seed)
+    audit_space = space(share=0.15, seed=seed)
     said = converse(Sea(audit_space, SeaSettings()), audit_space, 12, lambda u: 1.0, noisy(seed))
     assert said.coverage == sorted(said.coverage)
     assert said.coverage[-1] > said.coverage[0]
