@@ -91,6 +91,8 @@ def _verdict(rows: Sequence[_Gap]) -> list[str]:
     ]
     for budget in dict.fromkeys(row.budget for row in rows):
         own = [row for row in rows if row.budget == budget and row.best_topology]
+        if not own:
+            continue
         best = {str(row.task): row.best_topology for row in own}
         by_arm = "; ".join(
             f"{arm}: {' and '.join(t for t, a in best.items() if a == arm)}" for arm in dict.fromkeys(best.values())
