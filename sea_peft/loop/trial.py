@@ -32,7 +32,7 @@ def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float
     Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
     of a product. Half of it at most, since a large first gradient says more about the first steps than about the last. As a choice by
     itself it is no better than cost alone (`python -m benchmarks what_predicts`). In `sea` it brings 1.4 ± 1.6 Dice points at 1% and
-    -1.2 ± 2.2 at 0.1%, where it misleads on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
+    -1.2 ± 2.2 at 0.1%, all of the loss on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
     """
     own: dict[str, list[float]] = {}
     for unit, value in promise.items():
@@ -58,12 +58,11 @@ def on_trial(
     units = space.by_id
     items = [Item(u.id, u.group, u.cost, prior[levels.base[u.id]] * levels.size[u.id]) for u in space.units]
     first = knapsack.greedy(items, space.capacity).chosen
-    room, chances = space.capacity * cycles, audit_units * cycles
+    room, chances = space.capacity * cycles, max(len(first), audit_units * cycles)
     listed: dict[str, str] = {}
     for unit in (*first, *by_density(units, prior)):
         u = units[unit]
-        chance = unit in first or len(listed) < chances
-        if chance and u.group not in listed and u.cost <= min(room, space.capacity):
+        if u.group not in listed and u.cost <= min(room, space.capacity) and len(listed) < chances:
             listed[u.group] = unit
             room -= u.cost
     return tuple(listed.values())

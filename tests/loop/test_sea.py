@@ -131,6 +131,7 @@ def test_the_prior_is_halfway_between_one_and_the_promise_over_its_familys_mean(
     found = prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0, affine[0]: 500.0}, 0.5)
     assert found == {lora[0]: 0.75, lora[1]: 1.25, affine[0]: 1.0}
     assert prior(audit_space.by_id, dict.fromkeys(lora, 0.0), 0.5) == dict.fromkeys(lora, 1.0)
+    assert prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0}, 0.0) == dict.fromkeys(lora, 1.0)
 
 
 # -- coverage ----------------------------------------------------------------------------------------------
