@@ -71,7 +71,9 @@ def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
 
 def _reuse_of_swin() -> list[dict[str, Any]]:
     """SwinUNETR with 12 features and random weights: no real ones can be had offline, and time does not depend on them."""
-    network = architecture("swinunetr").build(in_channels=1, out_channels=3, feature_size=12).eval().requires_grad_(False)
+    network = (
+        architecture("swinunetr").build(in_channels=1, out_channels=3, feature_size=12).eval().requires_grad_(False)
+    )
     example = torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
     sites = find_sites(network, example)
     units = acting(network, units_for(network, sites, {"lora": Offer(levels=(4,)), "affine": Offer()}), example)
@@ -166,7 +168,9 @@ def _cut(row: dict[str, Any], cutoff: float, error: float) -> dict[str, Any]:
     """The row as it would be had its audit stopped when the unit was decided."""
     deltas = row["deltas"]
     looks = max(1, -(-len(deltas) // LOOK) - 1)
-    seen = next((n for n in range(LOOK, len(deltas), LOOK) if is_decided(deltas[:n], cutoff, error / looks)), len(deltas))
+    seen = next(
+        (n for n in range(LOOK, len(deltas), LOOK) if is_decided(deltas[:n], cutoff, error / looks)), len(deltas)
+    )
     kept = deltas[:seen]
     spread = statistics.stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
     return {**row, "deltas": kept, "delta": statistics.fmean(kept), "spread": spread, "patches": len(kept)}
@@ -188,7 +192,10 @@ def _growth() -> dict[str, Any]:
         policy.promised(0, {u: 1.0 + i % 7 for i, u in enumerate(policy.to_promise(0))})
         first, _ = _timed(lambda policy=policy: policy.allocate(0))  # type: ignore[misc]
         for cycle in range(2):
-            rows = [{"unit": u, "delta": 0.01 - 0.001 * (i % 13), "spread": 0.001} for i, u in enumerate(policy.to_audit(cycle))]
+            rows = [
+                {"unit": u, "delta": 0.01 - 0.001 * (i % 13), "spread": 0.001}
+                for i, u in enumerate(policy.to_audit(cycle))
+            ]
             policy.audited(cycle, rows)
         later, _ = _timed(lambda policy=policy: policy.allocate(1))  # type: ignore[misc]
         final, _ = _timed(policy.final)
@@ -213,7 +220,13 @@ def _growth() -> dict[str, Any]:
 def _space(count: int) -> Space:
     """That many units: four LoRA levels at every site, a tenth of their cost as budget."""
     units = [
-        Unit("lora", level, "", Site(f"site{i}", "conv", 16, 16, (1.0, 1.0, 1.0), "encoder", i), level * 28 * (16 + i % 5))
+        Unit(
+            "lora",
+            level,
+            "",
+            Site(f"site{i}", "conv", 16, 16, (1.0, 1.0, 1.0), "encoder", i),
+            level * 28 * (16 + i % 5),
+        )
         for i in range(-(-count // 4))
         for level in (1, 2, 4, 8)
     ][:count]
@@ -280,7 +293,8 @@ def _markdown(found: dict[str, Any]) -> str:
             f"Sets as in full, in all: {same} of {allocations} ({same / allocations:.0%}).",
             "Together with reuse, in the time of a naive audit of every open unit on every patch: "
             + ", ".join(
-                f"{name} {share:.0%}" + f" (effort as on the {source})" * (name != source) for name, share, source in together
+                f"{name} {share:.0%}" + f" (effort as on the {source})" * (name != source)
+                for name, share, source in together
             )
             + ".",
             "",

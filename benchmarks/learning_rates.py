@@ -39,10 +39,14 @@ def measure() -> Path:
         for policy, (family, rates) in RATES.items():
             for rate in rates:
                 dice, loss = _trained(target, policy, family, rate)
-                rows.append({"target": target, "policy": policy, "family": family, "rate": rate, "dice": dice, "loss": loss})
+                rows.append(
+                    {"target": target, "policy": policy, "family": family, "rate": rate, "dice": dice, "loss": loss}
+                )
                 print(*rows[-1].values(), flush=True)
     path = RESULTS / "learning_rates.json"
-    path.write_text(json.dumps({"machine": machine(), "test_cases": TEST_CASES, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"machine": machine(), "test_cases": TEST_CASES, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     path.with_suffix(".md").write_text(_markdown(rows), encoding="utf-8")
     return path
 

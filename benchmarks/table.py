@@ -144,7 +144,13 @@ def against(results: Results) -> list[str]:
 
 def _shipped(results: Results) -> list[str]:
     """How often the reference shipped what a simpler policy's search had led to, because its own was clearly worse on the audit cases."""
-    rows = [r for arms in results.tables.values() for s in arms.get(REFERENCE, {}).values() for r in s.rows if r.get("shipped")]
+    rows = [
+        r
+        for arms in results.tables.values()
+        for s in arms.get(REFERENCE, {}).values()
+        for r in s.rows
+        if r.get("shipped")
+    ]
     instead = Counter(r["shipped"] for r in rows if r["shipped"] not in (REFERENCE, UNADAPTED))
     if not rows:
         return []

@@ -122,9 +122,7 @@ class Study:
             "soft ΔDice within its family": {u: soft[u] / size_of[family[u]] for u in ids},
             "soft ΔDice, units trained in turn": self._in_turn(ids),
             "soft ΔDice, mean over two held-out cases": self._over_two_cases(ids, soft),
-            "typical + √(typical · ΔDice)": {
-                u: typical + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
-            },
+            "typical + √(typical · ΔDice)": {u: typical + (typical * max(0.0, soft[u])) ** 0.5 for u in ids},
             "typical · prior + √(typical · ΔDice) (`final_choice`)": {
                 u: typical * prior_of[u] + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
             },

@@ -195,7 +195,9 @@ def evaluate(
     output: Output,
     adapter: options.Adapter,
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")
+    ] = None,
     min_dice: Annotated[
         float | None, typer.Option(metavar="DICE", help="Fail with exit code 7 below this mean.")
     ] = None,

@@ -190,7 +190,10 @@ def _event_rows(event: Event) -> list[dict[str, Any]]:
         row["what"] += "; final" if event.final else ""
     elif isinstance(event, Compared):
         return [
-            {"dice": dice, "what": f"{name} on the audit cases" + (f"; chosen: {event.reason}" * (name == event.chosen))}
+            {
+                "dice": dice,
+                "what": f"{name} on the audit cases" + (f"; chosen: {event.reason}" * (name == event.chosen)),
+            }
             for name, dice in event.dice.items()
         ]
     elif isinstance(event, Scored):

@@ -201,9 +201,7 @@ def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
     return crop(geometry, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
 
 
-def _fill(
-    grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str
-) -> None:
+def _fill(grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> None:
     """Bring one channel to the recipe's grid `[D, H, W]` and grey values, in place and a few planes at a time."""
     offset, factor = scaling(array, inside, recipe.intensity, where)
     for part, slab in geometry.grid_slabs(geometry.boxed(array), 1):

@@ -108,7 +108,9 @@ def header_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, f
     except DataError:
         raise
     except Exception as error:  # as in `read_volume`
-        raise DataError(f"{shown(path)} has a header that cannot be read ({_reason(error)}); export it again") from error
+        raise DataError(
+            f"{shown(path)} has a header that cannot be read ({_reason(error)}); export it again"
+        ) from error
     return (int(i), int(j), int(k)), (float(x), float(y), float(z))
 
 

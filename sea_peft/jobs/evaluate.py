@@ -156,7 +156,10 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Pat
     write_text(table, _csv(evaluation))
     write_text(document, json.dumps(evaluation.document(), indent=2, ensure_ascii=False) + "\n")
     by_measure = {
-        measure: {label: [getattr(scores[label], measure) for scores in evaluation.cases.values()] for label in evaluation.labels}
+        measure: {
+            label: [getattr(scores[label], measure) for scores in evaluation.cases.values()]
+            for label in evaluation.labels
+        }
         for measure in MEASURES
     }
     count = len(evaluation.cases)

@@ -28,9 +28,7 @@ def window(shape: Sequence[int], patch: Sequence[int], divisor: int | None) -> t
     """
     if divisor is None:
         return tuple(patch)
-    return tuple(
-        -(-n // divisor) * divisor if n <= _WHOLE_UP_TO * p else p for n, p in zip(shape, patch, strict=True)
-    )
+    return tuple(-(-n // divisor) * divisor if n <= _WHOLE_UP_TO * p else p for n, p in zip(shape, patch, strict=True))
 
 
 def probabilities(
@@ -65,7 +63,9 @@ def probabilities(
                 output.append(slab)
     except torch.OutOfMemoryError as error:
         sizes = "×".join(str(n) for n in roi)
-        raise DeviceError(f"Case {scan.id}: a window of {sizes} voxels does not fit into {device}; use a smaller --patch.") from error
+        raise DeviceError(
+            f"Case {scan.id}: a window of {sizes} voxels does not fit into {device}; use a smaller --patch."
+        ) from error
     return tuple(outputs)
 
 
@@ -80,7 +80,9 @@ def unadapted_and_head(model: Adapted) -> Forward:
     return forward
 
 
-def dice_per_label(predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+def dice_per_label(
+    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
+) -> dict[str, float]:
     """Hard Dice of every label on one grid. `predicted` holds indices 1..L in the order of `labels`, `reference` the stored codes.
 
     A label that is in neither is left out; one that is in one of them only scores 0.
@@ -120,4 +122,3 @@ def mean_dice(per_case: Mapping[str, Mapping[str, float]], labels: Sequence[str]
         if (values := [case[name] for case in per_case.values() if name in case])
     }
     return (float(np.mean(list(per_label.values()))) if per_label else 0.0), per_label
-

@@ -43,7 +43,11 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase
                 raise DataError(f"{path} holds no scans ({', '.join(SUFFIXES)}, DICOM) and no data set; check the path")
             files += scans
         elif volume_suffix(path) is None:
-            hint = "it is one DICOM file: give its folder" if is_dicom(path) else f"the name must end in one of {', '.join(SUFFIXES)}"
+            hint = (
+                "it is one DICOM file: give its folder"
+                if is_dicom(path)
+                else f"the name must end in one of {', '.join(SUFFIXES)}"
+            )
             raise DataError(f"{path} is not a scan; {hint}")
         else:
             files.append(path)
@@ -65,7 +69,9 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
     """
     unnamed = any(all(_UNNAMED.fullmatch(name) for name in names) for names in (dataset.channels, wanted))
     # DICOM says that a series is MR, but not which sequence
-    unnamed = unnamed or (dataset.layout == "dicom" and dataset.channels == ("MR",) and not any(map(is_ct_name, wanted)))
+    unnamed = unnamed or (
+        dataset.layout == "dicom" and dataset.channels == ("MR",) and not any(map(is_ct_name, wanted))
+    )
     if unnamed and len(dataset.channels) == len(wanted):
         return dataset.channels
     return pick_channels(dataset, wanted)
@@ -79,7 +85,10 @@ def _from_dataset(dataset: Dataset, wanted: Sequence[str]) -> list[FileCase]:
         for case in (*dataset.cases, *dataset.test_cases, *dataset.unlabelled)
         if isinstance(case, FileCase)
         # a DICOM study has a case for every series, of which only some are of the adapter's kind
-        and ((images := {ours: case.images[theirs] for ours, theirs in pairs if theirs in case.images}) or dataset.layout != "dicom")
+        and (
+            (images := {ours: case.images[theirs] for ours, theirs in pairs if theirs in case.images})
+            or dataset.layout != "dicom"
+        )
     ]
 
 

@@ -86,7 +86,12 @@ def inference_need(
 
 
 def training_need(
-    shots: Iterable[Case], recipe: Recipe, channels: int, patch: Sequence[int], batch_size: int, activations: Activations
+    shots: Iterable[Case],
+    recipe: Recipe,
+    channels: int,
+    patch: Sequence[int],
+    batch_size: int,
+    activations: Activations,
 ) -> Need:
     """For training on the shots: the activations of a step, forward and backward, and the prepared scans."""
     shapes = grids(shots)

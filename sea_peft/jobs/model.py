@@ -140,9 +140,7 @@ def adapter_tensors(model: Adapted, unit_ids: Sequence[str]) -> dict[str, torch.
     return head | model.bank.state_dict(unit_ids)
 
 
-def load_tensors(
-    model: Adapted, units: Sequence[Unit], tensors: Mapping[str, torch.Tensor], name: str
-) -> None:
+def load_tensors(model: Adapted, units: Sequence[Unit], tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """Load what `adapter_tensors` gave, strictly. Raises WeightsError naming the first tensor that does not belong."""
     expected = adapter_tensors(model, [unit.id for unit in units])
     odd = sorted(expected.keys() ^ tensors.keys())
@@ -157,4 +155,3 @@ def load_tensors(
         )
     model.head.load_state_dict({k.removeprefix("head/"): t for k, t in tensors.items() if k.startswith("head/")})
     model.bank.load_state_dict({k: t for k, t in tensors.items() if not k.startswith("head/")})
-

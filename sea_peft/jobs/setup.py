@@ -214,4 +214,3 @@ def _loop_settings(options: AdaptOptions, backbone: Backbone, variant: Variant |
             "or fewer --cycles."
         )
     return settings
-

@@ -95,7 +95,9 @@ class Auditor:
         usable = _distinct_and_labelled(images, labels)
         self.model = model
         self.dice = dice
-        self._remembered = reusable(model.backbone) if reuse else ()  # without: all is computed anew, for the same numbers
+        self._remembered = (
+            reusable(model.backbone) if reuse else ()
+        )  # without: all is computed anew, for the same numbers
         self.batches = [
             (images[usable[i : i + batch]], labels[usable[i : i + batch]]) for i in range(0, len(usable), batch)
         ]
@@ -138,7 +140,11 @@ class Auditor:
             self.model.train(was_training)
         rows = tuple(_ablation(unit, values) for unit, values in deltas.items())
         return AuditResult(
-            float(torch.cat(on).mean()), float(torch.cat(hard).mean()), rows, self.patches, self.patches + sum(r.patches for r in rows)
+            float(torch.cat(on).mean()),
+            float(torch.cat(hard).mean()),
+            rows,
+            self.patches,
+            self.patches + sum(r.patches for r in rows),
         )
 
     @torch.no_grad()

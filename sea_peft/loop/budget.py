@@ -25,7 +25,9 @@ def parse_budget(text: str, parameters: int) -> int:
     """`1%`, `0.01`, `47k` or `47000` → trainable parameters, given the backbone's. Raises UsageError where it can be read two ways."""
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"--budget {text!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.")
+        raise UsageError(
+            f"--budget {text!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k."
+        )
     # exact decimals: 29% of 100 as floats would be 28
     number, unit = Fraction(match["number"]), match["unit"]
     if unit == "%":
@@ -82,7 +84,9 @@ def load_profile(name: str) -> Profile:
     shipped = {path.stem: path for path in sorted(profiles_folder().glob("*.toml"))}
     path = shipped.get(name, Path(name))
     if not path.is_file():
-        raise UsageError(f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a TOML file.")
+        raise UsageError(
+            f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a TOML file."
+        )
     try:
         return Profile.model_validate({"name": path.stem} | tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -61,7 +61,8 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
 
     worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
     items = [Item(u, units[u].group, units[u].cost, w) for u, w in worths.items()]
-    found, best = knapsack.greedy(items, space.capacity), knapsack.exact(items, space.capacity)
+    found = knapsack.greedy(items, space.capacity)
+    best = knapsack.exact(items, space.capacity, found)
     taken = {units[u].group: u for u in found.chosen}
     tried = {units[u].group for u in evidence.trial}
 

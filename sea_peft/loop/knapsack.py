@@ -69,18 +69,20 @@ def greedy(items: Iterable[Item], capacity: int) -> Choice:
     return _choice([single] if single and single.value > sum(i.value for i in together) else together)
 
 
-def exact(items: Sequence[Item], capacity: int) -> Choice:
-    """The true optimum. Ids sorted.
+def exact(items: Iterable[Item], capacity: int, known: Choice = Choice((), 0.0, 0)) -> Choice:
+    """The true optimum. Ids sorted. `known`: a choice that fits, such as the greedy one; what cannot be as good is not looked at.
 
     Group after group, all (cost, value) pairs that no other beats in both (Nemhauser & Ullmann 1969, Management Science 15:494), less
-    those whose linear relaxation over the groups to come stays below the greedy choice: at most `capacity` pairs, mostly a handful. Not
+    those whose linear relaxation over the groups to come stays below `known`: at most `capacity` pairs, mostly a handful. Not
     `scipy.optimize.milp`, which is the tests' oracle: its solver writes to the process's stdout even when told not to, stdout is where
     `--json` puts its document, and at this size it takes five times as long.
     """
-    floor = greedy(items, capacity).value * (1 - _ROUNDING)
-    groups = _within_reach(list(_undominated(items, capacity).values()), capacity, floor)
+    floor = known.value * (1 - _ROUNDING)
+    settled, groups = _within_reach(list(_undominated(items, capacity).values()), capacity, floor)
     if not groups:
-        return Choice((), 0.0, 0)
+        return _choice(sorted(settled, key=lambda i: i.id))
+    capacity -= sum(i.cost for i in settled)
+    floor -= sum(i.value for i in settled)
     # the most decided groups first: their alternatives are pruned soonest
     groups.sort(key=lambda own: (-max(i.value / i.cost for i in own), own[0].id))
     steps = sorted(
@@ -110,7 +112,7 @@ def exact(items: Sequence[Item], capacity: int) -> Choice:
         kept = order[np.append(True, value[order][1:] > best_so_far[:-1])]
         cost, value = cost[kept], value[kept]
         layers.append((came_from[kept], by[kept]))
-    picked: list[Item] = []
+    picked = list(settled)
     pair = int(value.argmax())
     for own, (came_from, by) in zip(reversed(groups), reversed(layers), strict=True):
         if by[pair]:
@@ -138,8 +140,8 @@ def _undominated(items: Iterable[Item], capacity: int) -> dict[str, list[Item]]:
     return groups
 
 
-def _within_reach(groups: Sequence[Sequence[Item]], capacity: int, floor: float) -> list[list[Item]]:
-    """The items that a choice worth `floor` can hold; groups without any are left out.
+def _within_reach(groups: Sequence[Sequence[Item]], capacity: int, floor: float) -> tuple[list[Item], list[list[Item]]]:
+    """The items that every choice worth `floor` holds, and, by group, those that one can hold or do without.
 
     At a price λ per parameter no choice is worth more than λ·capacity + Σ over groups of the best value − λ·cost, and one that holds an item
     falls short of that by what the item is behind the best of its group (Lagrangian relaxation; variable fixing of Dembo & Hammer 1980).
@@ -151,10 +153,15 @@ def _within_reach(groups: Sequence[Sequence[Item]], capacity: int, floor: float)
     price = -steps[out][0] if out < len(steps) else 0.0
     best = [max(0.0, *(i.value - price * i.cost for i in own)) for own in groups]
     slack = price * capacity + sum(best) - floor + _ROUNDING
-    kept = (
-        [i for i in own if most - (i.value - price * i.cost) <= slack] for own, most in zip(groups, best, strict=True)
-    )
-    return [own for own in kept if own]
+    settled: list[Item] = []
+    open_: list[list[Item]] = []
+    for own, most in zip(groups, best, strict=True):
+        kept = [i for i in own if most - (i.value - price * i.cost) <= slack]
+        if len(kept) == 1 and most > slack:  # without any of the group there is too little
+            settled += kept
+        elif kept:
+            open_.append(kept)
+    return settled, open_
 
 
 def _concave(own: Sequence[Item]) -> list[tuple[int, float]]:

@@ -97,7 +97,9 @@ class BlockReuse:
     @property
     def kept_bytes(self) -> int:
         """Memory that kept outputs hold; views of one storage count once."""
-        storages = {k.output.untyped_storage().data_ptr(): k.output.untyped_storage().nbytes() for k in self._kept.values()}
+        storages = {
+            k.output.untyped_storage().data_ptr(): k.output.untyped_storage().nbytes() for k in self._kept.values()
+        }
         return sum(storages.values())
 
     @contextlib.contextmanager

@@ -128,7 +128,8 @@ class Sea:
             if st.state == ACTIVE or (is_promotable(st, s.ranking) and self._item(u).value > 0)
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
-        found, best = knapsack.greedy(eligible, capacity), knapsack.exact(eligible, capacity)
+        found = knapsack.greedy(eligible, capacity)
+        best = knapsack.exact(eligible, capacity, found)
         on_now = frozenset(found.chosen)
         paid = [item.value / item.cost for item in eligible if item.id in on_now]
         self._price = min(paid) if paid and len(paid) < len(eligible) else 0.0

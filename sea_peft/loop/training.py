@@ -134,9 +134,7 @@ class Trainer:
                 for u, ps in parameters.items():
                     grads = [g if g is not None else torch.zeros_like(p) for p, g in zip(ps, gradients, strict=False)]
                     sums[u] = [a + b for a, b in zip(sums[u], grads, strict=True)] if u in sums else grads
-        return {
-            u: bank[u].learning_rate * sum(float(g.abs().sum()) for g in gs) / count for u, gs in sums.items()
-        }
+        return {u: bank[u].learning_rate * sum(float(g.abs().sum()) for g in gs) / count for u, gs in sums.items()}
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision)):
@@ -170,8 +168,6 @@ class Trainer:
             if any(value.shape not in (parameter.shape, torch.Size()) for value in values.values()):
                 raise ValueError(f"a moment of {key} does not have its shape")
         self._state = {
-            key: {
-                name: value.to("cpu" if name == "step" else self.device, copy=True) for name, value in values.items()
-            }
+            key: {name: value.to("cpu" if name == "step" else self.device, copy=True) for name, value in values.items()}
             for key, values in state.items()
         }

@@ -232,10 +232,16 @@ def check_forms(bench: Bench, units: Sequence[Unit]) -> None:
         bank.activate(())
         left = [path for path, module in network.named_modules() if set(vars(module)) != modules[path]]
         assert not left, f"{units[0].family}, {form}, leaves something at {left[0]}"
-    names = [f"{name} of {unit.id}" for unit in sorted(units, key=lambda u: u.id) for name, _ in bank[unit.id].named_parameters()]
+    names = [
+        f"{name} of {unit.id}"
+        for unit in sorted(units, key=lambda u: u.id)
+        for name, _ in bank[unit.id].named_parameters()
+    ]
     for form in FORMS[1:]:
         for found, expected in zip(outputs[form], outputs[FORMS[0]], strict=True):
-            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9), f"{units[0].family} is another function when it is {form}"
+            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9), (
+                f"{units[0].family} is another function when it is {form}"
+            )
         for name, found, expected in zip(names, gradients[form], gradients[FORMS[0]], strict=True):
             error, size = float((found - expected).abs().max()), float(expected.abs().max())
             assert error <= 1e-7 * size, f"the gradient of {name} is another when it is {form}"

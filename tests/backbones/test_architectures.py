@@ -95,7 +95,9 @@ def test_the_batch_norm_of_unet3d_uses_the_batch_in_every_mode_and_leaves_its_st
     norm = BatchStatisticsNorm(3)
     x = 5 + 2 * torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     before = {key: tensor.clone() for key, tensor in norm.state_dict().items()}
-    expected = (x - x.mean((0, 2, 3, 4), keepdim=True)) / (x.var((0, 2, 3, 4), keepdim=True, unbiased=False) + 1e-5).sqrt()
+    expected = (x - x.mean((0, 2, 3, 4), keepdim=True)) / (
+        x.var((0, 2, 3, 4), keepdim=True, unbiased=False) + 1e-5
+    ).sqrt()
     for mode in (True, False):
         torch.testing.assert_close(norm.train(mode)(x), expected)
     assert all(torch.equal(tensor, before[key]) for key, tensor in norm.state_dict().items())

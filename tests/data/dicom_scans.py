@@ -51,7 +51,12 @@ def write_series(
         file.StudyInstanceUID, file.SeriesInstanceUID, file.FrameOfReferenceUID = study, series, frame
         file.PatientName, file.PatientID, file.PatientBirthDate, file.PatientSex = "DOE^JANE", "4711", "", "F"
         file.StudyDate, file.StudyTime, file.StudyID, file.AccessionNumber = "20200101", "120000", "1", "9"
-        file.ReferringPhysicianName, file.Manufacturer, file.ContentDate, file.ContentTime = "", "ACME", "20200101", "120000"
+        file.ReferringPhysicianName, file.Manufacturer, file.ContentDate, file.ContentTime = (
+            "",
+            "ACME",
+            "20200101",
+            "120000",
+        )
         file.Modality, file.SeriesNumber, file.InstanceNumber = modality, number, (7 * k) % 101
         file.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         file.Columns, file.Rows = array.shape[:2]

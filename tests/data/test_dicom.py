@@ -199,7 +199,9 @@ def test_several_series_in_one_folder(tmp_path):
     write_series(tmp_path / "a", whole(0)[0], STRAIGHT, number=2, names="v{:03d}.dcm")
     paths = write_series(tmp_path / "a", whole(1)[0], STRAIGHT, number=5, names="w{:03d}.dcm")
     write_series(tmp_path / "a", whole(2)[0], STRAIGHT, number=1, left_out=tuple(range(1, 9)), names="scout{:03d}.dcm")
-    write_series(tmp_path / "a", whole(2)[0], STRAIGHT, number=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], names="l{}.dcm")
+    write_series(
+        tmp_path / "a", whole(2)[0], STRAIGHT, number=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], names="l{}.dcm"
+    )
     write_seg(tmp_path / "seg", paths, {"liver": whole(1)[1]})
     dataset = open_dataset(tmp_path)
     assert [case.id for case in (*dataset.cases, *dataset.unlabelled)] == ["a_5", "a_2"]
@@ -260,5 +262,7 @@ def test_without_the_extra_there_is_a_command(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(DataError, match=r"is DICOM, and reading it needs pydicom; install it with pip install 'sea_peft\[dicom\]'"):
+    with pytest.raises(
+        DataError, match=r"is DICOM, and reading it needs pydicom; install it with pip install 'sea_peft\[dicom\]'"
+    ):
         open_dataset(tmp_path)

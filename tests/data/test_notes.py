@@ -55,7 +55,10 @@ def test_two_orientations_that_disagree(tmp_path):
         nibabel.save(image, path)
 
     dataset = two_folders(tmp_path, save)
-    assert "channel image has a qform and an sform that lie 4 mm apart; the sform is used" in check(dataset).findings[0].sentence
+    assert (
+        "channel image has a qform and an sform that lie 4 mm apart; the sform is used"
+        in check(dataset).findings[0].sentence
+    )
     np.testing.assert_allclose(dataset.cases[0].image("image").affine, AFFINE, atol=1e-6)
 
 
@@ -75,7 +78,9 @@ def test_what_itk_prints_becomes_a_note(tmp_path, monkeypatch, capfd):
 
 
 def test_itk_itself_is_kept_quiet(tmp_path, capfd):
-    (tmp_path / "broken.nrrd").write_bytes(b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nencoding: gzip\n\nnonsense")
+    (tmp_path / "broken.nrrd").write_bytes(
+        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nencoding: gzip\n\nnonsense"
+    )
     with pytest.raises(DataError):
         read_volume(tmp_path / "broken.nrrd")
     assert capfd.readouterr() == ("", "")

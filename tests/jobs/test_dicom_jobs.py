@@ -19,7 +19,9 @@ from sea_peft.jobs.predict import predict
 
 pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the writer of DICOM series lies beside the tests of reading them
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "data")
+)  # the writer of DICOM series lies beside the tests of reading them
 
 from dicom_scans import write_seg, write_series
 
@@ -38,7 +40,19 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_masks_and_dicom_seg(adapter: Path, weights: Path, series: Path, tmp_path: Path) -> None:
-    code = cli.run(["predict", str(adapter), str(series), "--out", str(tmp_path / "m"), "--weights", str(weights), "--dicom-seg", "-q"])
+    code = cli.run(
+        [
+            "predict",
+            str(adapter),
+            str(series),
+            "--out",
+            str(tmp_path / "m"),
+            "--weights",
+            str(weights),
+            "--dicom-seg",
+            "-q",
+        ]
+    )
     assert code == 0
     names = sorted(path.name for path in (tmp_path / "m").iterdir())
     assert names == [f"p{n}_ct.{suffix}" for n in range(2) for suffix in ("dcm", "json", "nii.gz")]
@@ -81,6 +95,19 @@ def test_dicom_seg_needs_a_series(adapter: Path, weights: Path, toy: Path, tmp_p
 
 
 def test_evaluate_on_dicom(adapter: Path, weights: Path, series: Path, tmp_path: Path) -> None:
-    code = cli.run(["evaluate", str(adapter), str(series), "--weights", str(weights), "--channel", "CT", "-q", "--out", str(tmp_path / "e")])
+    code = cli.run(
+        [
+            "evaluate",
+            str(adapter),
+            str(series),
+            "--weights",
+            str(weights),
+            "--channel",
+            "CT",
+            "-q",
+            "--out",
+            str(tmp_path / "e"),
+        ]
+    )
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["scores.csv", "scores.json", "scores.png"]

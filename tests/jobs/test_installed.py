@@ -20,7 +20,12 @@ pytestmark = pytest.mark.skipif(not COMMAND.is_file(), reason="seapeft is not in
 
 def seapeft(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
+        [COMMAND, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
     )
 
 
@@ -73,7 +78,10 @@ def test_partial_failures_are_8(adapter: Path, weights: Path, toy: Path, tmp_pat
     (scans / "bad.nii.gz").write_bytes(b"\x1f\x8bnonsense")
     done = seapeft(tmp_path, "predict", adapter, scans, "--out", "masks", "--weights", weights, "--json")
     assert done.returncode == 8
-    assert {case["case"]: case["status"] for case in json.loads(done.stdout)["cases"]} == {"bad": "failed", "good scan": "done"}
+    assert {case["case"]: case["status"] for case in json.loads(done.stdout)["cases"]} == {
+        "bad": "failed",
+        "good scan": "done",
+    }
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["good scan.json", "good scan.nii.gz"]
 
 

@@ -13,7 +13,20 @@ from sea_peft.data.volumes import read_volume
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 MRICRON = Path("/usr/share/mricron/templates")  # Debian's mricron-data
-TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--spacing", "4", "--budget", "20%", "--no-mlflow", "-q"]
+TINY = [
+    "--steps",
+    "8",
+    "--cycles",
+    "1",
+    "--patch",
+    "16,16,16",
+    "--spacing",
+    "4",
+    "--budget",
+    "20%",
+    "--no-mlflow",
+    "-q",
+]
 
 
 def run(*arguments: object) -> int:

@@ -252,7 +252,9 @@ def test_a_rival_that_is_clearly_better_on_the_audit_patches_is_shipped_instead_
 def test_a_rival_that_is_not_better_changes_nothing_but_the_comparison():
     alone, held = _run(), _run(rivals=[_rival(0.0)])
     assert _same_tensors(alone.tensors, held.tensors)
-    assert [e for e in alone.said if not isinstance(e, events.Compared)] == [e for e in held.said if not isinstance(e, events.Compared)]
+    assert [e for e in alone.said if not isinstance(e, events.Compared)] == [
+        e for e in held.said if not isinstance(e, events.Compared)
+    ]
     assert held.of(events.Compared)[0].dice["affine"] == 0.0
 
 
@@ -261,7 +263,10 @@ def test_a_rival_that_is_ahead_by_less_than_two_standard_errors_is_not_shipped_a
     alone = _run(settings=settings)
     ours, patches = alone.of(events.Compared)[0].dice["sea"], alone.controller.auditor.patches
     assert patches >= 3, "with one patch anything is clear"
-    held = _run(settings=settings, rivals=[dataclasses.replace(_rival(0.0), dice=(ours * patches + 0.01, *(0.0,) * (patches - 1)))])
+    held = _run(
+        settings=settings,
+        rivals=[dataclasses.replace(_rival(0.0), dice=(ours * patches + 0.01, *(0.0,) * (patches - 1)))],
+    )
     compared = held.of(events.Compared)[0]
     assert compared.dice["affine"] > compared.dice["sea"]
     assert compared.chosen != "affine"

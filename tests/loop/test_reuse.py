@@ -166,7 +166,11 @@ def test_forward_is_the_classs_own_again_afterwards_also_after_an_exception():
         network(x)
         assert any("forward" in module.__dict__ for module in network.modules())
     for fail in (lambda: network(torch.zeros(1, 3, 8, 8, 8)), lambda: 1 / 0):
-        with pytest.raises((RuntimeError, ZeroDivisionError)), torch.no_grad(), BlockReuse(network, reusable(network)) as reuse:
+        with (
+            pytest.raises((RuntimeError, ZeroDivisionError)),
+            torch.no_grad(),
+            BlockReuse(network, reusable(network)) as reuse,
+        ):
             fail()
     assert not any("forward" in module.__dict__ for module in network.modules())
     assert {name: module.__dict__.keys() for name, module in network.named_modules()} == {

@@ -147,7 +147,10 @@ def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
 
 
 def test_mixed_precision_trains_the_same_tensors_to_nearly_the_same_loss_and_keeps_them_in_float32():
-    models = tiny.model(names=("affine", "lora", "tsa", "conv_adapter")), tiny.model(names=("affine", "lora", "tsa", "conv_adapter"))
+    models = (
+        tiny.model(names=("affine", "lora", "tsa", "conv_adapter")),
+        tiny.model(names=("affine", "lora", "tsa", "conv_adapter")),
+    )
     units = tuple(models[0].bank.units)
     whole, mixed = (
         Trainer(m, 2, mixed_precision=p).train(units, _crops(), 0, 3, _constant, lambda *_: None)

@@ -102,7 +102,9 @@ def read_series(paths: Sequence[Path]) -> Volume:
         raise DataError(
             f"{shown(series.folder)} has slices that cannot be decoded; export the series again, uncompressed"
         ) from error
-    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(f"was read with a warning ({n})" for n in notes))
+    return Volume(
+        sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(f"was read with a warning ({n})" for n in notes)
+    )
 
 
 def series_grid(paths: Sequence[Path]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:

@@ -29,7 +29,9 @@ def read(root: Path) -> Dataset | None:
         return None
     single = [series for series in every if len(series.slices) == 1]
     stacks = [series for series in every if len(series.slices) > 1] or every
-    warnings = [f"{_name(series, every, root)} is ignored: it is a single slice" for series in single if stacks is not every]
+    warnings = [
+        f"{_name(series, every, root)} is ignored: it is a single slice" for series in single if stacks is not every
+    ]
     drawn: dict[str, tuple[Path, dict[int, str]]] = {}
     known = {series.uid for series in stacks}
     for path, header in described:
