@@ -35,8 +35,9 @@ SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "sea_no_ranking": Variant({"ranking": RankingSettings(votes=1, guard=0, hysteresis=0.0)}),
         # no share of the budget is kept for units that were never tried
         "sea_no_probes": Variant({"probe_share": 0.0}),
-        # everything that is open makes room in every cycle, until all on trial was tried
-        "sea_in_turn": Variant({"probe_share": 1.0}),
+        # everything that is open makes room in every cycle, until all on trial was tried; it is behind in training when rivals are
+        # held against it, and would ship one
+        "sea_in_turn": Variant({"probe_share": 1.0}, rivals=False),
         # cost and promise alone choose
         "sea_no_audits": Variant({"audit_units": 0}),
         # until audits say otherwise, cost alone chooses
