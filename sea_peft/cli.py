@@ -76,8 +76,10 @@ def adapt(
     label: options.Labels = None,
     channel: options.Channels = None,
     policy: Annotated[str, typer.Option(help="What chooses: sea, or a fixed topology to compare with.")] = "sea",
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.")] = None,
-    cycles: Annotated[int | None, typer.Option(help="Search cycles: train, audit, allocate.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps in all; by default 480, and 120 on an embedded phantom.")
+    ] = None,
+    cycles: Annotated[int | None, typer.Option(help="Search cycles: train, audit, allocate; by default 3.")] = None,
     patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     spacing: Annotated[
         Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sea_peft.errors import UsageError
@@ -25,3 +27,10 @@ def test_where_the_default_weights_know_the_region_they_are_taken_at_any_resolut
 def test_an_architecture_without_weights_for_the_region_is_refused_with_the_channels() -> None:
     with pytest.raises(UsageError, match=r"phantom_segresnet takes 1 channel.*\(t1, t1c, t2, flair\)"):
         _weights("phantom:low-field-brain", "segresnet")
+
+
+def test_scans_of_ones_own_are_trained_longer_than_a_phantom_is_looked_at(toy: Path, weights: Path) -> None:
+    own = prepare_run(AdaptOptions(data=str(toy), weights=str(weights), budget="20%", shots=2), say=lambda _: None)
+    shown = prepare_run(AdaptOptions(backbone="unet"), say=lambda _: None)
+    asked = prepare_run(AdaptOptions(backbone="unet", steps=200), say=lambda _: None)
+    assert [setup.settings.steps for setup in (own, shown, asked)] == [480, 120, 200]
