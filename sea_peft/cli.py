@@ -87,7 +87,10 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Of the draw of shots, the initial values and the crops.")] = 0,
     device: options.Device = "auto",
     time_limit: Annotated[
-        Any, typer.Option(parser=parse.duration, metavar="20m|90s|2h", help="End the search in time.")
+        Any,
+        typer.Option(
+            parser=parse.duration, metavar="20m|90s|2h", help="Most time for training and audits; scoring comes on top."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
     runs: options.Runs = Path("runs"),

@@ -11,6 +11,7 @@ from torch import nn
 
 # A new label starts as this share of the background's odds: small enough to leave the known labels as they are, large enough to learn.
 NEW_LABEL_ODDS = 0.05
+_NEW_LABEL_LOG_ODDS = float(torch.log(torch.tensor(NEW_LABEL_ODDS)))
 
 
 class TargetHead(nn.Module):
@@ -29,6 +30,9 @@ class TargetHead(nn.Module):
     are fitted and counted; the tensors keep their shape, so that an adapter reads the same whichever policy made its head.
     """
 
+    _wanted: torch.Tensor
+    _others: torch.Tensor
+
     def __init__(self, rows: Sequence[int | None], classes: int, module: nn.Conv3d | None) -> None:
         super().__init__()
         self.classes = classes
@@ -40,6 +44,10 @@ class TargetHead(nn.Module):
         shape = tuple(module.weight.shape[1:]) if module is not None else (classes, 1, 1, 1)
         self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))
         self.bias = nn.Parameter(torch.zeros(classes + self.new))
+        # on the device with the rest: an index that comes from the CPU would make every forward wait for the device
+        others = [row for row in range(classes) if row not in self.rows]
+        self.register_buffer("_wanted", torch.tensor(self.rows, dtype=torch.long), persistent=False)
+        self.register_buffer("_others", torch.tensor(others, dtype=torch.long), persistent=False)
         names = ("stride", "padding", "dilation") if module is not None else ()
         self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
 
@@ -59,14 +67,13 @@ class TargetHead(nn.Module):
         [B, 1 + labels, D, H, W]. With the gate closed the deltas are skipped: what the backbone alone says of the target's labels."""
         y = logits
         if self.new:
-            prior = logits[:, :1] + torch.log(torch.tensor(NEW_LABEL_ODDS, dtype=logits.dtype, device=logits.device))
+            prior = logits[:, :1] + _NEW_LABEL_LOG_ODDS
             y = torch.cat([logits, prior.expand(-1, self.new, *(-1,) * (logits.ndim - 2))], dim=1)
         if gate:
             y = y + F.conv3d(features, self._fitted(self.weight), self._fitted(self.bias), **self.geometry)
-        wanted = set(self.rows)
-        others = [row for row in range(self.classes) if row not in wanted]
-        background = y[:, others].logsumexp(dim=1, keepdim=True) if len(others) > 1 else y[:, others]
-        return torch.cat([background, y[:, list(self.rows)]], dim=1)
+        others = y.index_select(1, self._others)
+        background = others.logsumexp(dim=1, keepdim=True) if others.shape[1] > 1 else others
+        return torch.cat([background, y.index_select(1, self._wanted)], dim=1)
 
     def _fitted(self, deltas: torch.Tensor) -> torch.Tensor:
         """The deltas, without a gradient for rows that are kept."""

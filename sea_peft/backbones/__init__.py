@@ -3,6 +3,7 @@
 from sea_peft.backbones import dynunet, mednext, nnunet, segresnet, swinunetr, unet, unet3d, unetr
 from sea_peft.backbones.registry import Architecture, Limits, architecture, architectures, register
 from sea_peft.backbones.sites import KINDS, STAGES, Site, find_sites
+from sea_peft.backbones.unet3d import mixes_its_batch
 
 __all__ = [
     "KINDS",
@@ -15,6 +16,7 @@ __all__ = [
     "dynunet",
     "find_sites",
     "mednext",
+    "mixes_its_batch",
     "nnunet",
     "register",
     "segresnet",

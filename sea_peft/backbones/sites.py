@@ -218,8 +218,10 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
             return "encoder"
         return "decoder" if s.order > max(at_bottom) else "bottleneck"
 
+    # a block that holds the head has class logits for its output, which the target's head is there to adapt
+    inside = {path: s for path, s in seen.items() if head is None or not head.startswith(path + ".")}
     sites = []
-    for order, (path, s) in enumerate(sorted(seen.items(), key=lambda item: item[1].order)):
+    for order, (path, s) in enumerate(sorted(inside.items(), key=lambda item: item[1].order)):
         stride = (
             tuple(a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True)) if s.spatial else (1.0, 1.0, 1.0)
         )

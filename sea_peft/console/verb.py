@@ -64,10 +64,17 @@ def outcome(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, typer.TyperException):
         return error.format_message(), error.exit_code
-    if isinstance(error, MemoryError):
+    if _out_of_memory(error):
         return "Memory ran out; use a smaller --patch or a machine with more.", DeviceError.exit_code
     said = (str(error).strip().splitlines() or ["no message"])[0]
     return f"Internal error: {type(error).__name__}: {said} (--debug shows the traceback)", 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's, a device's, or the CPU's by torch, which has no class of its own for it."""
+    import torch  # errors of verbs that have loaded it pay nothing; the others come here with an internal error alone
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def error_document(error: Exception) -> dict[str, Any]:

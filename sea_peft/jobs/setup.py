@@ -41,7 +41,8 @@ class AdaptOptions:
     """What `seapeft adapt` was asked for, as given: None where the default is to be taken.
 
     `data`: a path, `phantom:NAME`, or None for the embedded default target. `spacing`: mm, None for the weights' own. `time_limit`:
-    seconds. `runs`: the runs root, which also holds the MLflow store.
+    seconds for training and audits of all that is compared; preparing and scoring come on top. `runs`: the runs root,
+    which also holds the MLflow store.
     """
 
     data: str | None = None
@@ -174,7 +175,12 @@ def prepare_run(
         variant.settings(searching) if variant else searching, device, tuple(warnings),
     )  # fmt: skip
     setup.policy()  # a fixed topology of which nothing fits is refused here
-    return setup
+    if options.time_limit is None:
+        return setup
+    # the head alone trains as long as the policy, and a simple topology through the search, which is half of that
+    arms = 1.0 + (space.head > 0) + 0.5 * setup.held_against_rivals
+    settings = dataclasses.replace(settings, time_limit=options.time_limit / arms)
+    return dataclasses.replace(setup, settings=settings)
 
 
 def open_data(data: str | None) -> Dataset:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sea_peft.adapters import Adapted, total_cost
+from sea_peft.backbones import mixes_its_batch
 from sea_peft.data.crops import CropSampler, hold_out_region
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
@@ -58,7 +59,8 @@ class Controller:
         self._search_crops = CropSampler(search, settings.patch, seed)
         self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1)
         images, labels = CropSampler(audit, settings.patch, seed + 2).fixed(settings.audit_patches)
-        self.auditor = Auditor(model, images, labels, batch=2, dice=settings.audit_dice)
+        batch = 1 if mixes_its_batch(model.backbone) else 2
+        self.auditor = Auditor(model, images, labels, batch, dice=settings.audit_dice)
         self._started = time.monotonic()
         self.seconds = Seconds()
         # what a checkpoint holds, beside tensors and the policy's own state

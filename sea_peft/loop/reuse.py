@@ -80,7 +80,8 @@ class BlockReuse:
     def __enter__(self) -> BlockReuse:
         for path, module in self._modules.items():
             module.forward = self._remembering(path, module.forward)
-        self._before = self._network.register_forward_pre_hook(self._begin)
+        # before the network's own hooks, which may put another tensor in the place of what is given (as nnU-Net's for CT do)
+        self._before = self._network.register_forward_pre_hook(self._begin, prepend=True)
         self._after = self._network.register_forward_hook(self._end)
         return self
 

@@ -153,7 +153,9 @@ class Sea:
         )
 
     def final(self) -> Allocation:
-        """Guard-free, over everything (`final_choice.choose`)."""
+        """Guard-free, over everything (`final_choice.choose`); cheapest first where a time limit left no cycle to learn anything in."""
+        if not self._prior:
+            self.promised(0, dict.fromkeys(self._levels.bases, 0.0))
         evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
         return choose(self.space, self._levels, evidence, self.settings.utility, self.settings.ranking.hysteresis)
 

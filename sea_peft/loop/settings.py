@@ -13,7 +13,8 @@ class LoopSettings:
     """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
     `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
     `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `promise_batches`: batches behind a
-    promise. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits.
+    promise. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits. Policies
+    that are compared then have the same time, and not the same steps.
     """
 
     steps: int

@@ -17,6 +17,8 @@ from sea_peft.errors import DeviceError
 HEAD_LEARNING_RATE = 1e-2
 # Batches for promise are drawn far beyond any training step, so that they are nobody's training batch.
 _PROMISE_STREAM = 1_000_000
+# Units whose promise is looked at together: each keeps activations for the backward pass.
+_PROMISED_AT_ONCE = 128
 # Steps on CUDA between two readings of their losses.
 _STEPS_QUEUED = 10
 
@@ -48,7 +50,7 @@ class Trainer:
 
     One optimizer state per tensor lives as long as the trainer, so that a unit which comes back continues where it was. Every family
     has its own learning rate, times the schedule's factor. `mixed_precision`: forward in bfloat16 where that is safe (torch.autocast);
-    None: on CUDA alone. Parameters, gradients and loss stay float32.
+    None: on CUDA devices that compute in it, from compute capability 8.0 on. Parameters, gradients and loss stay float32.
     """
 
     model: Adapted
@@ -59,7 +61,10 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         if self.mixed_precision is None:
-            self.mixed_precision = self.device.type == "cuda"
+            # older cards only emulate it, slowly, and cuDNN has no convolutions in it for them
+            self.mixed_precision = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
+                including_emulation=False
+            )
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
         self._state: dict[str, dict[str, Any]] = {}
 
@@ -123,6 +128,15 @@ class Trainer:
         (Adam's first) step. The units are opened at what they are now; freshly built they are the identity, so the forward is the
         current model's. `round` picks batches of their own. Nothing is changed.
         """
+        passes = -(-len(units) // _PROMISED_AT_ONCE)
+        listed = list(units)
+        # every n-th of them, so that no pass holds all of the sites with the largest volumes
+        found = {
+            u: p for i in range(passes) for u, p in self._promise(listed[i::passes], batches, round, count).items()
+        }
+        return {u: found[u] for u in listed}
+
+    def _promise(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
         bank = self.model.bank
         with bank.only(bank.active | set(units)):
             sums: dict[str, list[torch.Tensor]] = {}

@@ -145,6 +145,31 @@ def test_a_site_says_when_a_norm_takes_shifts_and_factors_away(odd):
     assert [path for path, site in odd[1].items() if site.normed] == ["down"]
 
 
+class HeadInABlock(nn.Module):
+    """A stem, and a block whose last convolution is the network's."""
+
+    class Out(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.classes = nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 3, 1)
+
+        def forward(self, x):
+            return self.classes(self.conv(x).relu())
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = nn.Conv3d(1, 4, 3, padding=1), self.Out()
+
+    def forward(self, x):
+        return self.out(self.stem(x).relu())
+
+
+def test_a_block_around_the_head_is_no_site():
+    sites = {site.path: site for site in find_sites(HeadInABlock(), torch.rand(1, 1, 8, 8, 8))}
+    assert list(sites) == ["stem", "out.conv", "out.classes"]
+    assert sites["out.classes"].stage == "head"
+
+
 def test_a_shared_module_is_one_site(odd):
     _, sites = odd
     assert "twice" in sites

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from toys import AFFINE, toy_scan
 
 from sea_peft import cli
 from sea_peft.console import parse
+from sea_peft.console.verb import outcome
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import BudgetError
 
@@ -230,6 +232,15 @@ def test_listings(call: Call, weights: Path) -> None:
     assert code == 0
     assert "affine@" in out
     assert call("backbones", "info", "nothing")[0] == 5
+
+
+def test_memory_that_runs_out_is_said_whoever_says_it_first() -> None:
+    with pytest.raises(RuntimeError) as of_the_cpu:
+        torch.empty(1 << 55)
+    for error in (of_the_cpu.value, torch.OutOfMemoryError("CUDA out of memory."), MemoryError()):
+        sentence, code = outcome(error)
+        assert (code, "--patch" in sentence) == (6, True), sentence
+    assert outcome(RuntimeError("shapes differ"))[1] == 1
 
 
 @pytest.mark.parametrize(

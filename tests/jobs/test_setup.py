@@ -34,3 +34,13 @@ def test_scans_of_ones_own_are_trained_longer_than_a_phantom_is_looked_at(toy: P
     shown = prepare_run(AdaptOptions(backbone="unet"), say=lambda _: None)
     asked = prepare_run(AdaptOptions(backbone="unet", steps=200), say=lambda _: None)
     assert [setup.settings.steps for setup in (own, shown, asked)] == [480, 120, 200]
+
+
+def test_a_time_limit_is_for_all_that_is_compared() -> None:
+    def seconds(policy: str) -> float | None:
+        options = AdaptOptions(backbone="unet", policy=policy, time_limit=100.0)
+        return prepare_run(options, say=lambda _: None).settings.time_limit
+
+    assert seconds("affine") == 50.0, "the head alone is fitted beside it"
+    assert seconds("sea") == 40.0, "and a simple topology as far as its search goes"
+    assert prepare_run(AdaptOptions(backbone="unet"), say=lambda _: None).settings.time_limit is None

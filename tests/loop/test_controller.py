@@ -379,3 +379,22 @@ def test_a_time_limit_ends_the_search_and_leaves_a_sound_refit():
     assert min(factors) >= 0, "a negative learning rate climbs the loss"
     assert len(factors) == 1, "no time was left for more"
     assert factors[-1] > 0
+
+
+def test_a_search_without_time_for_a_cycle_takes_the_cheapest_units_and_not_none():
+    run = _run("sea", dataclasses.replace(SETTINGS, time_limit=1e-9), share=0.5)
+    assert not run.of(events.Audited)
+    assert run.outcome.active
+    assert run.outcome.used <= run.space.limit
+
+
+# -- batches -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("backbone", "together"), [("segresnet", 2), ("unet3d", 1)])
+def test_a_network_that_mixes_its_batch_is_audited_one_patch_at_a_time_as_masks_are_made(backbone, together):
+    model = tiny.model(backbone)
+    space = tiny.space_of(model)
+    settings = dataclasses.replace(SETTINGS, audit_patches=6, patch=(8, 8, 8))
+    audited = Controller(model, space, fixed_policy("affine", space, 0), SHOTS, settings, 0).auditor
+    assert max(len(images) for images, _ in audited.batches) == together

@@ -98,6 +98,17 @@ def test_every_backbone_gives_the_same_bits_with_reuse(backbone):
     assert _compare(adapted.backbone, adapted.bank, x, most=10) > 0, "nothing was reused: the comparison shows nothing"
 
 
+def test_a_network_that_maps_its_input_gives_the_same_bits_with_reuse():
+    """As nnU-Net's for CT do: every forward then runs on a tensor of its own."""
+    adapted = tiny.model("segresnet")
+    opened = tiny.one_per_group(adapted)
+    tiny.train(adapted, opened)
+    adapted.bank.activate(opened)
+    adapted.backbone.register_forward_pre_hook(lambda _network, inputs: (2.0 * inputs[0] - 0.5,))
+    x = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert _compare(adapted.backbone, adapted.bank, x, most=10) > 0
+
+
 def test_tangled_wiring_gives_the_same_bits_with_reuse():
     network, sites, x = _tangled()
     units = units_for(network, sites, {"lora": Offer(levels=(2,)), "affine": Offer(), "bias": Offer()})

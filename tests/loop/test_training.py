@@ -12,6 +12,7 @@ import torch
 
 from sea_peft.data.crops import CropSampler
 from sea_peft.errors import DeviceError
+from sea_peft.loop import training
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 
@@ -196,6 +197,16 @@ def test_promise_changes_nothing_and_repeats_itself():
     assert adapted.bank.active == set(units[:2])
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(p.grad is None for p in adapted.parameters())
+
+
+def test_promise_in_several_passes_is_that_of_one(monkeypatch):
+    adapted = tiny.model()
+    units = tiny.one_per_group(adapted)
+    whole = Trainer(adapted, 2).promise(units, _crops(), 0, 1)
+    monkeypatch.setattr(training, "_PROMISED_AT_ONCE", 3)
+    parts = Trainer(adapted, 2).promise(units, _crops(), 0, 1)
+    assert list(parts) == list(whole)
+    assert parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_promise_of_a_unit_does_not_depend_on_which_others_are_asked():
