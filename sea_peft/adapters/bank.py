@@ -106,10 +106,6 @@ class Bank:
         not only what becomes of the module's output."""
         return self._at[self.units[unit_id].site.path].runs_otherwise_without(self[unit_id])
 
-    def active_paths(self) -> frozenset[str]:
-        """Module paths at which a gate is open."""
-        return frozenset(self._at)
-
     def inherit(self, unit_ids: Iterable[str]) -> None:
         """Those of these units that were never built begin with what the largest smaller level of their site, family and placement has
         learnt, where there is one."""

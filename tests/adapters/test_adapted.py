@@ -123,7 +123,6 @@ def test_the_order_in_which_gates_are_opened_does_not_matter():
     bank.activate(())
     bank.activate(ids[::-1])
     assert torch.equal(network(x), expected)
-    assert bank.active_paths() == {unit.site.path for unit in units}
 
 
 def test_the_bank_refuses_what_it_does_not_hold():
