@@ -187,6 +187,13 @@ class _Run:
         for done, case in enumerate(cases, start=1):
             scans.append(cache.keep(prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)))
             self.listen(events.TrainingStep("prepare", done, len(cases), 0.0))
+        held = {index for scan in scans if scan.label is not None for index in scan.label.unique().tolist()}
+        for index, label in enumerate(setup.dataset.labels, start=1):
+            if index not in held:
+                self.warn(
+                    f"Label {label} is in none of the shots at the voxel size of training, so it cannot be learnt; "
+                    "choose shots that hold it (another --seed, more --shots) or leave it out with --label."
+                )
         support = len(setup.split.support)
         return Shots(tuple(scans[:support]), tuple(scans[support:]))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from sea_peft.adapters import Adapted
+from sea_peft.artefacts.privacy import paths_in
 from sea_peft.backbones.weights import cards, read_card
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
@@ -18,7 +19,8 @@ from sea_peft.data.phantom import phantom_dataset, phantom_target
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.split import Split, split
-from sea_peft.errors import UsageError
+from sea_peft.errors import DataError, UsageError
+from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
 from sea_peft.loop.ablations import SEA_VARIANTS, Variant
@@ -121,6 +123,8 @@ def prepare_run(
     own_offers = policy_offers(options.policy) if variant is None else None
     if options.shots < 1:
         raise UsageError(f"--shots {options.shots} is not a number of labelled scans; ask for 1 or more.")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed} is negative; give 0 or more.")
     device = resolve_device(options.device)
     profile = load_profile(options.profile)
     backbone = open_backbone(options.backbone, options.weights or _own_weights(options.data, options.backbone))
@@ -129,7 +133,11 @@ def prepare_run(
     settings = _loop_settings(options, backbone, variant)
     units = audit_space(backbone, profile.offers() if own_offers is None else own_offers)
 
-    dataset = select(open_data(options.data), options.labels, options.channels)
+    opened = open_data(options.data)
+    by_name = options.channels or _channels_by_name(opened, pretrained.card.channels)
+    dataset = select(opened, options.labels, by_name)
+    for text in paths_in([*dataset.labels, *dataset.channels]):
+        raise UsageError(f"{text!r} reads like a path, and an adapter carries no paths; name it --label NAME=CODES.")
     if len(dataset.channels) != len(pretrained.card.channels):
         raise UsageError(
             f"{pretrained.card.name} takes {len(pretrained.card.channels)} channel(s) ({', '.join(pretrained.card.channels)}), "
@@ -153,6 +161,11 @@ def prepare_run(
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
     warnings = list(dataset.warnings) if phantom else []
+    if not by_name and len(dataset.channels) > 1:
+        warnings.append(
+            f"{pretrained.card.name} names its channels {', '.join(pretrained.card.channels)}, and these are not among the data's: they are "
+            f"taken in the order {', '.join(dataset.channels)}; choose another with --channel."
+        )
     digest = f"phantom:{dataset.name}"
     if not phantom:
         checked = refuse_or_pass(dataset, options.shots, progress)
@@ -181,6 +194,14 @@ def prepare_run(
     arms = 1.0 + (space.head > 0) + 0.5 * setup.held_against_rivals
     settings = dataclasses.replace(settings, time_limit=options.time_limit / arms)
     return dataclasses.replace(setup, settings=settings)
+
+
+def _channels_by_name(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
+    """What the data set calls the backbone's channels, in the backbone's order; empty where names do not say."""
+    try:
+        return matching_channels(dataset, wanted)
+    except DataError:
+        return ()
 
 
 def open_data(data: str | None) -> Dataset:

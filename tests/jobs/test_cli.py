@@ -102,6 +102,16 @@ def test_adapt_ends_in_a_table(call: Call, toy: Path, weights: Path, tmp_path: P
     assert max(map(len, out.splitlines())) < 200
 
 
+def test_a_label_that_no_shot_holds_is_said(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(toy, tmp_path / "data")
+    described = json.loads((data / "dataset.json").read_text())
+    described["labels"]["ghost"] = 3
+    (data / "dataset.json").write_text(json.dumps(described))
+    _, _, err = call("adapt", data, "--weights", weights, "--budget", "20%", *TINY)
+    assert "Label ghost is in none of the shots" in " ".join(err.split())
+    assert "Label organ" not in err
+
+
 def test_dry_run_writes_nothing(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
     code, out, _ = call("--json", "adapt", toy, "--weights", weights, "--budget", "20%", "--dry-run", *TINY)
     planned = json.loads(out)
