@@ -103,7 +103,7 @@ def make_adapter(
         labels=labels,
         channels=channels,
         recipe=card.recipe,
-        patch=PATCH,
+        patch=card.patch,
         head={"rows": rows, "classes": len(card.labels), "on_features": model.head.on_features},
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
