@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, register
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, register
+from sea_peft.backbones.strides import limits_of_strides
 
 _Sizes = dict[str, Any]
 
@@ -92,9 +94,8 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
-    """Every stage halves the input; at least two voxels must be left at the bottom for its norms."""
-    divisor: int = 2 ** (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2)
-    return Limits(divisor, 2 * divisor)
+    """Every stage down to the bottleneck halves the input; its group norms have one channel a group."""
+    return limits_of_strides((2,) * (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2))
 
 
 for _size, _row in _SIZES.items():
@@ -103,7 +104,7 @@ for _size, _row in _SIZES.items():
             name=f"mednext_{_size}",
             build=builder(_size),
             divisor=16,
-            minimum=32,
+            minimum=16,
             paper="Roy et al. 2023, MedNeXt (MICCAI), arXiv 2303.09975",
             licence="Apache-2.0 (MONAI)",
             # the size's own expansion ratios over fewer stages and blocks

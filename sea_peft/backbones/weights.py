@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, architecture
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, architecture
 from sea_peft.errors import WeightsError
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -164,7 +165,6 @@ def untrained(arch: Architecture) -> Pretrained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = arch.build(in_channels=1, out_channels=2)
-    side = max(arch.minimum, 2 * arch.divisor)
     card = Card(
         name="no weights",
         architecture=arch.name,
@@ -172,7 +172,7 @@ def untrained(arch: Architecture) -> Pretrained:
         labels=["background", "label"],
         channels=["image"],
         recipe={},
-        patch=(side, side, side),
+        patch=arch.limits_of({}).small,
         licence="",
         paper=arch.paper,
         sha256="",

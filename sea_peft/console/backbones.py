@@ -175,7 +175,7 @@ def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
     """The patch trained on, and what others the network takes."""
     if limits.exact is not None:
         return f"{times(limits.exact)} voxels and no other"
-    return f"{times(patch)} voxels; sides are multiples of {limits.divisor}, at least {limits.minimum}"
+    return f"{times(patch)} voxels; sides are {limits.sides}"
 
 
 def _named(name: str, *about: str) -> Text:

@@ -127,7 +127,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
     config, device = run.predictor.config, run.predictor.device
     scan = prepare(shown.case, Recipe.model_validate(config.recipe), run.channels, run.predictor.labels)
-    d, h, w = window(scan.image.shape[1:], config.patch, run.predictor.limits.step)
+    d, h, w = window(scan.image.shape[1:], config.patch, run.predictor.limits)
     image, label = labelled_crop(scan, (d, h, w))
     return _Crop(image[None].to(device), label.to(device))
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sea_peft.artefacts.atomic import writing
-from sea_peft.backbones import Architecture, architecture
+from sea_peft.backbones import Architecture, Limits, architecture
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.backbones.fit import (
     LEAST_SHARE,
@@ -24,10 +24,13 @@ from sea_peft.backbones.fit import (
     whole_numbers,
 )
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
+from sea_peft.backbones.limits import Size
 from sea_peft.backbones.weights import cards, load_strictly, save_weights, unique_tensors, user_weights
 from sea_peft.data.cases import safe_name
 from sea_peft.data.recipe import Intensity, Recipe, ZScore
 from sea_peft.errors import UsageError, WeightsError
+
+_USUAL_SIDE = 96  # of the training crops of most networks that are published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
     fitted, report, new = _fitted(checkpoint, arch, network, tensors, kwargs, named=labels is not None)
     load_strictly(network, fitted, name)
     recipe = _recipe(given, known, file.name)
-    patch = given.patch or known.patch or arch.limits_of(settings).exact or (96, 96, 96)
+    patch = given.patch or known.patch or _usual_patch(arch.limits_of(settings))
     arch.check_size(patch, settings)
     said = [f"Origin {source.name}: {source.about}.", *known.notes]
     if new:
@@ -176,6 +179,11 @@ def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Kn
                 f"The tensors of a {arch.name} fit whatever its {setting} is: {why}, or the right --origin."
             )
     return settings
+
+
+def _usual_patch(limits: Limits) -> Size:
+    """A cube of 96 voxels a side, or the nearest above it that the network takes."""
+    return limits.exact or limits.holding([max(n, _USUAL_SIDE) for n in limits.small])
 
 
 def _build(arch: Architecture, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -74,7 +74,7 @@ class Predictor:
         """
         scan = prepare(case, self._recipe, channels or self.channels)
         (output,) = probabilities(
-            self.model, scan, self.config.patch, self.limits.step, self.device, self._overlap, folder, progress
+            self.model, scan, self.config.patch, self.limits, self.device, self._overlap, folder, progress
         )
         return output, scan
 

@@ -218,12 +218,21 @@ def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
     import_weights(tmp_path / "checkpoint_final.pth", "mine", "nnunet_plain")
     loaded = load_pretrained("mine")
     assert loaded.card.labels == ["background", "liver", "spleen"]
-    assert loaded.limits.divisor == 4
+    assert loaded.limits.divisor == (2, 4, 4)
     assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(of.state_dict())
     x = loaded.example
     with torch.no_grad():
         inside = loaded.card.kwargs["input_factor"] * x + loaded.card.kwargs["input_offset"]
         assert torch.equal(loaded.network(x), of(inside))
+
+
+def test_the_patch_that_nobody_gives_is_one_that_the_network_takes(tmp_path: Path) -> None:
+    """Seven stages take multiples of 64, and 96 is none."""
+    strides = (1, (1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), 2, 2)
+    of = network("dynunet", filters=(4,) * 7, strides=strides)
+    torch.save(of.state_dict(), tmp_path / "net.pth")
+    imported(tmp_path / "net.pth", backbone="dynunet", patch=None)
+    assert load_pretrained("mine").card.patch == (96, 128, 128)
 
 
 def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
