@@ -30,7 +30,7 @@ class Card(pydantic.BaseModel):
     `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
 
     Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
-    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that had no place.
+    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on.
     """
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
