@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -228,23 +227,6 @@ def tensor_hash(network: nn.Module) -> str:
         digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool) -> Path:
-    """Write `<name>.safetensors` and its card. `card`: all of Card's fields but `sha256`. Returns the card's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cast = {
-        key: (t.half() if half and t.is_floating_point() else t).contiguous()
-        for key, t in unique_tensors(network).items()
-    }
-    file = folder / f"{card['name']}.safetensors"
-    partial = file.with_suffix(".partial")
-    safetensors.torch.save_file(cast, partial)
-    partial.replace(file)
-    full = Card.model_validate({**card, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
-    path = file.with_suffix(".json")
-    path.write_text(json.dumps(full.model_dump(), indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def _card_path(weights: str) -> Path:

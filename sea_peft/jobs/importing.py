@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.artefacts.atomic import writing
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, Limits, architecture
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.backbones.fit import (
@@ -25,7 +25,7 @@ from sea_peft.backbones.fit import (
 )
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
 from sea_peft.backbones.limits import Size
-from sea_peft.backbones.weights import cards, load_strictly, save_weights, unique_tensors, user_weights
+from sea_peft.backbones.weights import cards, load_strictly, unique_tensors, user_weights
 from sea_peft.data.cases import safe_name
 from sea_peft.data.recipe import Intensity, Recipe, ZScore
 from sea_peft.errors import UsageError, WeightsError
@@ -136,9 +136,7 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
         "new": sorted(new),
         "left_out": left_out,
     }
-    folder = user_weights()
-    with writing(folder):
-        written = save_weights(folder, network, card, half=False)
+    written = save_weights(user_weights(), network, card, half=False, instead="set XDG_DATA_HOME to another folder")
     return Imported(
         name, written.with_suffix(".safetensors"), written, source.name, sum(p.numel() for p in network.parameters()),
         settings, report, tuple(left_out), tuple(sorted(new)), tuple(said),

@@ -10,13 +10,13 @@ import torch
 from foreign import network
 from torch import nn
 
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, architecture, architectures
 from sea_peft.backbones.registry import Needed
 from sea_peft.backbones.unet3d import BatchStatisticsNorm
 from sea_peft.backbones.weights import (
     first_names,
     load_pretrained,
-    save_weights,
     tensor_hash,
     unique_tensors,
     untrained,

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, architecture, architectures, register
 from sea_peft.backbones.weights import (
     BUNDLED,
@@ -18,7 +19,6 @@ from sea_peft.backbones.weights import (
     load_pretrained,
     load_strictly,
     read_card,
-    save_weights,
     tensor_hash,
 )
 from sea_peft.errors import UsageError, WeightsError

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from sea_peft.backbones import architecture, find_sites
 from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.weights import load_pretrained, user_weights
 from sea_peft.data.recipe import Window
-from sea_peft.errors import UsageError, WeightsError
+from sea_peft.errors import DeviceError, UsageError, WeightsError
 from sea_peft.jobs.importing import Given, Imported, import_weights
 
 SMALL = dict(architecture("segresnet").small)
@@ -336,6 +338,29 @@ def test_tensors_that_are_not_finite_are_refused(tensors: dict[str, torch.Tensor
     torch.save(tensors, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"convInit\.conv\.weight holds NaN or infinity"):
         imported(tmp_path / "net.pth")
+
+
+def test_a_disk_that_is_full_does_not_take_the_name(
+    tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(tensors, tmp_path / "net.pth")
+    replace = os.replace
+
+    def full(source: str | Path, target: str | Path) -> None:
+        if Path(target).suffix == ".json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(DeviceError) as caught:
+            imported(tmp_path / "net.pth")
+    assert str(caught.value).endswith(
+        "mine.json: the disk is full: free some space there, or set XDG_DATA_HOME to another folder."
+    )
+    assert not list(user_weights().iterdir())
+    imported(tmp_path / "net.pth")
+    assert load_pretrained("mine").card.name == "mine"
 
 
 def test_on_the_command_line(

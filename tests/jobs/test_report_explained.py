@@ -12,8 +12,8 @@ from toys import make_adapter
 from sea_peft import cli
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import save_weights
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.jobs.explain import explain
