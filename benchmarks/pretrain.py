@@ -23,8 +23,9 @@ from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
 from torch import nn
 
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import BUNDLED, save_weights
+from sea_peft.backbones.weights import BUNDLED
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.phantom import PhantomCase, phantom_dataset, phantom_target
 from sea_peft.data.prepare import Scan, prepare

@@ -84,7 +84,8 @@ def swin_vit(of: nn.Module) -> dict[str, Any]:
 def swin_whole(of: nn.Module) -> dict[str, Any]:
     """Self-supervised files with the whole network, as SuPreM's own train.py reads them."""
     own = {k: t for k, t in of.state_dict().items() if not k.startswith("out.")}
-    heads = {"rotation_head.weight": torch.randn(4, 192)}
+    heads = {f"{part}.weight": torch.randn(4, 192) for part in ("rotation_pre", "rotation_head", "contrastive_head")}
+    heads |= {"contrastive_pre.bias": torch.randn(4), "conv.0.weight": torch.randn(96, 192, 3, 3, 3)}
     older = {f"module.{_older_names(k).replace('swinViT', 'swin_vit')}": t for k, t in (own | heads).items()}
     return {"state_dict": older}
 
@@ -114,6 +115,25 @@ def mednext_authors(of: nn.Module) -> dict[str, Any]:
 def mednext_monai(of: nn.Module) -> dict[str, Any]:
     out = "out_0.conv_out.weight"
     return of.state_dict() | {out: of.state_dict()[out].transpose(0, 1), "out_blocks.0.conv_out.bias": torch.randn(3)}
+
+
+def dynunet_supervised(of: nn.Module) -> dict[str, Any]:
+    """MONAI's DynUNet with a head for deep supervision, which has two names."""
+    head = {"weight": torch.randn(3, 8, 1, 1, 1), "bias": torch.randn(3)}
+    names = ("deep_supervision_heads.0.conv.conv", "skip_layers.next_layer.super_head.conv.conv")
+    return of.state_dict() | {f"{name}.{kind}": tensor for name in names for kind, tensor in head.items()}
+
+
+def segresnet_vae(of: nn.Module) -> dict[str, Any]:
+    """MONAI's SegResNetVAE: a SegResNet and some of what its autoencoder adds."""
+    vae = {"vae_down.2.conv.weight": torch.randn(4, 4, 3, 3, 3), "vae_fc1.weight": torch.randn(256, 32)}
+    return of.state_dict() | vae | {"vae_fc_up_sample.0.conv.weight": torch.randn(8, 2, 1, 1, 1)}
+
+
+def unetr_of_before(of: nn.Module) -> dict[str, Any]:
+    """MONAI's UNETR with what its transformer held unused: before 0.9 a class token, in 1.4 and 1.5 attention to a context."""
+    unused = {"patch_embedding.cls_token": torch.zeros(1, 1, 8), "blocks.0.cross_attn.to_q.weight": torch.randn(8, 8)}
+    return of.state_dict() | {f"vit.{key}": tensor for key, tensor in unused.items()}
 
 
 CT = {"percentile_00_5": -1004.0, "percentile_99_5": 1588.0, "mean": -50.39, "std": 503.39}

@@ -11,8 +11,8 @@ import torch
 from sea_peft import __version__
 from sea_peft.adapters import Adapted
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, save_adapter
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import save_weights
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
@@ -103,7 +103,7 @@ def make_adapter(
         labels=labels,
         channels=channels,
         recipe=card.recipe,
-        patch=PATCH,
+        patch=card.patch,
         head={"rows": rows, "classes": len(card.labels), "on_features": model.head.on_features},
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)

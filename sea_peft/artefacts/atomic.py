@@ -11,26 +11,28 @@ from pathlib import Path
 
 from sea_peft.errors import DeviceError
 
+INSTEAD = "choose another folder with --out"
 _REASONS = {
-    errno.ENOSPC: "the disk is full: free some space there, or choose another folder with --out",
-    errno.EDQUOT: "the disk quota is used up: free some space there, or choose another folder with --out",
-    errno.EACCES: "permission is denied: make the folder writable, or choose another one with --out",
-    errno.EPERM: "permission is denied: make the folder writable, or choose another one with --out",
-    errno.EFBIG: "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or choose another folder with --out",
-    errno.EROFS: "the file system is read-only: choose another folder with --out",
-    errno.ENOTDIR: "a part of that path is a file, not a folder: choose another folder with --out",
-    errno.ENOENT: "its folder does not exist (any more): choose another folder with --out",
-    errno.ENAMETOOLONG: "the name is too long: choose a shorter folder with --out",
+    errno.ENOSPC: "the disk is full: free some space there, or {instead}",
+    errno.EDQUOT: "the disk quota is used up: free some space there, or {instead}",
+    errno.EACCES: "permission is denied: make the folder writable, or {instead}",
+    errno.EPERM: "permission is denied: make the folder writable, or {instead}",
+    errno.EFBIG: "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or {instead}",
+    errno.EROFS: "the file system is read-only: {instead}",
+    errno.ENOTDIR: "a part of that path is a file, not a folder: {instead}",
+    errno.ENOENT: "its folder does not exist (any more): {instead}",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into a `DeviceError` of one sentence."""
+def writing(path: Path, instead: str = INSTEAD) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into a `DeviceError` of one sentence. `instead`: how the user can have it written elsewhere."""
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out")
+        known = _REASONS.get(error.errno or 0)
+        reason = f"{error.strerror or error}: {instead}" if known is None else known.format(instead=instead)
         raise DeviceError(f"Cannot write {path}: {reason}.") from error
 
 
@@ -61,14 +63,14 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash.
+def write_bytes(path: Path, data: bytes, instead: str = INSTEAD) -> None:
+    """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash. `instead`: as for `writing`.
 
     Raises:
         DeviceError: the disk is full or the place is not writable; `path` is then as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+    with writing(path, instead):
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -81,6 +83,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, instead: str = INSTEAD) -> None:
     """`write_bytes` of `text` in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), instead)

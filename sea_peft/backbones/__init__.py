@@ -1,7 +1,8 @@
 """Backbones: frozen pretrained networks, their sites and their weights. Importing this registers every architecture."""
 
 from sea_peft.backbones import dynunet, mednext, nnunet, segresnet, swinunetr, unet, unet3d, unetr
-from sea_peft.backbones.registry import Architecture, Limits, architecture, architectures, register
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, architecture, architectures, register
 from sea_peft.backbones.sites import KINDS, STAGES, Site, find_sites
 from sea_peft.backbones.unet3d import mixes_its_batch
 

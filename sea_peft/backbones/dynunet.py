@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, register
-from sea_peft.backbones.strides import Strides, reach
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, register
+from sea_peft.backbones.strides import Strides, limits_of_strides
 
 _STRIDES: Strides = (1, 2, 2, 2, 2)
 
@@ -44,9 +45,8 @@ def build(
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
-    """Sides are multiples of the product of strides; at least two voxels must be left at the bottom for its instance norms."""
-    divisor = reach(kwargs.get("strides", _STRIDES))
-    return Limits(divisor, 2 * divisor)
+    """Sides are multiples of the product of the strides along their axis."""
+    return limits_of_strides(kwargs.get("strides", _STRIDES))
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ DYNUNET = register(
         name="dynunet",
         build=build,
         divisor=16,
-        minimum=32,
+        minimum=16,
         paper="Isensee et al. 2021, nnU-Net, Nature Methods 18, doi 10.1038/s41592-020-01008-z",
         licence="Apache-2.0 (MONAI)",
         small={"filters": (4, 8, 16), "strides": (1, 2, 2)},

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, register
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, register
+from sea_peft.backbones.strides import limits_of_strides
 
 _Sizes = dict[str, Any]
 
@@ -75,26 +77,41 @@ def builder(size: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _ratios(tensors: Mapping[str, torch.Tensor], block: str) -> list[int]:
+    """Expansion ratios of the blocks called `block` with 0, 1, … in its braces, as far as they go."""
+    found: list[int] = []
+    while (weight := tensors.get(f"{block.format(len(found))}.conv2.weight")) is not None:
+        found.append(weight.shape[0] // weight.shape[1])
+    return found
+
+
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Width and kernel from the stem and the first depth-wise convolution; the size's letter says how many blocks there are.
+    """Width and kernel from the stem and the first depth-wise convolution, expansion ratios and numbers of blocks from the stages, so
+    that the size's letter decides nothing.
 
     The authors' own networks go down with the expansion ratio of the stage below and MONAI's with that of the stage above, which
     differs in B, M and L.
     """
     stem, first = tensors.get("stem.weight"), tensors.get("enc_stages.0.0.conv1.weight")
-    if stem is None or first is None:
+    downs = _ratios(tensors, "down_blocks.{}")
+    halvings = range(len(downs))
+    stages = [*(f"enc_stages.{i}.{{}}" for i in halvings), "bottleneck.{}", *(f"dec_stages.{i}.{{}}" for i in halvings)]
+    rows = [_ratios(tensors, stage) for stage in stages]
+    if stem is None or first is None or not all(rows):
         return {}
-    widths: dict[str, Any] = {"init_filters": stem.shape[0], "kernel_size": first.shape[-1]}
-    downs = [tensors.get(f"down_blocks.{i}.conv2.weight") for i in range(4)]
-    above = [tensors.get(f"enc_stages.{i}.0.conv2.weight") for i in range(4)]
-    ratios = [[w.shape[0] // w.shape[1] for w in weights if w is not None] for weights in (downs, above)]
-    return widths if ratios[0] == ratios[1] else widths | {"down_expansion": ratios[0]}
+    expansion = [row[0] for row in rows]
+    widths = {
+        "init_filters": stem.shape[0],
+        "kernel_size": first.shape[-1],
+        "expansion": expansion,
+        "blocks": [len(row) for row in rows],
+    }
+    return widths if downs == expansion[: len(downs)] else widths | {"down_expansion": downs}
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
-    """Every stage halves the input; at least two voxels must be left at the bottom for its norms."""
-    divisor: int = 2 ** (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2)
-    return Limits(divisor, 2 * divisor)
+    """Every stage down to the bottleneck halves the input; its group norms have one channel a group."""
+    return limits_of_strides((2,) * (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2))
 
 
 for _size, _row in _SIZES.items():
@@ -103,7 +120,7 @@ for _size, _row in _SIZES.items():
             name=f"mednext_{_size}",
             build=builder(_size),
             divisor=16,
-            minimum=32,
+            minimum=16,
             paper="Roy et al. 2023, MedNeXt (MICCAI), arXiv 2303.09975",
             licence="Apache-2.0 (MONAI)",
             # the size's own expansion ratios over fewer stages and blocks

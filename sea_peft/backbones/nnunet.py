@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, Needed, register
-from sea_peft.backbones.strides import Strides, reach
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, Needed, register
+from sea_peft.backbones.strides import Strides, limits_of_strides
 
 _NEEDS = Needed("dynamic_network_architectures", "dynamic-network-architectures")
 _FEATURES = (32, 64, 128, 256, 320, 320)
@@ -96,9 +97,8 @@ def build_resenc(
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
-    """Sides are multiples of the product of strides; at least two voxels must be left at the bottom for its instance norms."""
-    divisor = reach(kwargs.get("strides", _STRIDES))
-    return Limits(divisor, 2 * divisor)
+    """Sides are multiples of the product of the strides along their axis."""
+    return limits_of_strides(kwargs.get("strides", _STRIDES))
 
 
 def _first_convs(tensors: Mapping[str, torch.Tensor], pattern: str) -> list[torch.Tensor]:
@@ -138,7 +138,7 @@ def _register(
             name=name,
             build=build,
             divisor=32,
-            minimum=64,
+            minimum=32,
             paper=paper,
             licence="Apache-2.0 (dynamic-network-architectures)",
             small={"features": (4, 8, 16), "strides": (1, 2, 2), "decoder_convs": (1, 1), setting: depth},

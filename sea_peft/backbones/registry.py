@@ -7,31 +7,14 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from sea_peft.backbones.limits import Limits, in_words, per_axis
 from sea_peft.errors import UsageError, WeightsError
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Input sizes that a network takes, in voxels.
-
-    `divisor`: every axis must be a multiple of it. `minimum`: the least size of an axis. `exact`: the one size [D, H, W] it takes at
-    all, where position embeddings are tied to it.
-    """
-
-    divisor: int
-    minimum: int
-    exact: tuple[int, int, int] | None = None
-
-    @property
-    def step(self) -> int | None:
-        """What a window may grow by: the divisor, or None where only one size goes."""
-        return self.divisor if self.exact is None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +41,18 @@ class Needed:
 class Architecture:
     """A network shape: `build(in_channels=…, out_channels=…, **widths)` maps [B, C, D, H, W] to [B, K, D, H, W].
 
-    `divisor`: every axis of an input must be a multiple of it. `minimum`: the least size of an axis. `small`: keyword arguments of a
-    tiny version for conformance tests. `weights`: name of the bundled weights used when none are asked for. `limits`: sizes as a
-    function of the keyword arguments, where these change them. `probe`: size [D, H, W] of the input for finding sites, where a cube
-    of the least size is not the cheapest. `read_widths`: reads the keyword arguments off the tensors of a checkpoint. `traceless`:
-    keyword arguments that leave no trace there, each with what to do about it. `needs`: a package that must be installed for it.
-    `card`: what a card says, where the network comes with its weights loaded.
+    `divisor`: every side of an input must be a multiple of it. `minimum`: the least size of a side. Both are one number for all axes, or
+    three for D, H, W. `small`: keyword arguments of a tiny version for conformance tests. `weights`: name of the bundled weights used
+    when none are asked for. `limits`: sizes as a function of the keyword arguments, where these change them. `probe`: size [D, H, W] of
+    the input for finding sites, where the one that the limits give is not the cheapest. `read_widths`: reads the keyword arguments off
+    the tensors of a checkpoint. `traceless`: keyword arguments that leave no trace there, each with what to do about it. `needs`: a
+    package that must be installed for it. `card`: what a card says, where the network comes with its weights loaded.
     """
 
     name: str
     build: Callable[..., nn.Module]
-    divisor: int
-    minimum: int
+    divisor: int | Sequence[int]
+    minimum: int | Sequence[int]
     paper: str
     licence: str
     small: Mapping[str, Any]
@@ -97,7 +80,9 @@ class Architecture:
 
     def limits_of(self, kwargs: Mapping[str, Any]) -> Limits:
         """The sizes that the network built with `kwargs` takes."""
-        return self.limits(kwargs) if self.limits is not None else Limits(self.divisor, self.minimum)
+        if self.limits is not None:
+            return self.limits(kwargs)
+        return Limits(per_axis(self.divisor), per_axis(self.minimum))
 
     def check_size(self, size: tuple[int, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         """Raise UsageError when a patch of `size` (voxels) cannot go through the network built with `kwargs`."""
@@ -108,17 +93,19 @@ class Architecture:
             raise UsageError(
                 f"{self.name} takes patches of {only} only, the size its position embeddings belong to, not {asked}; give --patch {only}."
             )
-        if any(n % limits.divisor or n < limits.minimum for n in size):
+        if not limits.fits_sides(size):
             raise UsageError(
-                f"{self.name} takes patches whose sides are multiples of {limits.divisor} and at least {limits.minimum}, "
-                f"not {asked}; choose another --patch."
+                f"{self.name} takes patches whose sides are {limits.sides}, not {asked}; choose another --patch."
+            )
+        if not limits.fits_bottom(size):
+            raise UsageError(
+                f"{self.name} shrinks patches by {in_words(limits.divisor)} and needs {limits.bottom} voxels at its bottom, which "
+                f"{asked} does not leave; choose a larger --patch."
             )
 
     def example(self, in_channels: int, kwargs: Mapping[str, Any] | None = None) -> torch.Tensor:
         """A small random input [1, C, D, H, W] for probing the network built with `kwargs`, the same at every call."""
-        limits = self.limits_of(kwargs or {})
-        side = max(limits.minimum, 2 * limits.divisor)
-        shape = limits.exact or self.probe or (side, side, side)
+        shape = self.probe or self.limits_of(kwargs or {}).small
         return torch.randn(1, in_channels, *shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -174,11 +161,23 @@ def _from_factory(spec: str) -> Architecture:
     return Architecture(
         name=spec,
         build=build,
-        divisor=int(getattr(factory, "divisor", 32)),
-        minimum=int(getattr(factory, "minimum", 32)),
+        divisor=_declared(factory, "divisor", spec),
+        minimum=_declared(factory, "minimum", spec),
         paper=getattr(factory, "paper", "given by the user"),
         licence=getattr(factory, "licence", "given by the user"),
         small={},
         weights=spec if hasattr(factory, "card") else None,
         card=getattr(factory, "card", None),
     )
+
+
+def _declared(factory: Callable[..., Any], attribute: str, spec: str) -> int | Sequence[int]:
+    """A size that a user's factory states of its network, 32 where it states none. Raises WeightsError where it is none."""
+    stated: int | Sequence[int] = getattr(factory, attribute, 32)
+    try:
+        per_axis(stated)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{attribute} of {spec} is {stated!r}; set a whole number from 1 up, or one for each of D, H and W."
+        ) from error
+    return stated

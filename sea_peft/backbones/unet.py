@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, register
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, register
+from sea_peft.backbones.strides import limits_of_strides
 
 _CHANNELS = (16, 32, 64, 128, 256)
 
@@ -28,9 +30,8 @@ def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] =
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
-    """Every stage but the first halves the input; two voxels are left at the bottom for its instance norms."""
-    divisor: int = 2 ** (len(kwargs.get("channels", _CHANNELS)) - 1)
-    return Limits(divisor, 2 * divisor)
+    """Every stage but the first halves the input."""
+    return limits_of_strides((2,) * (len(kwargs.get("channels", _CHANNELS)) - 1))
 
 
 UNET = register(
@@ -38,7 +39,7 @@ UNET = register(
         name="unet",
         build=build,
         divisor=16,
-        minimum=32,
+        minimum=16,
         paper="Kerfoot et al. 2019, Left-Ventricle Quantification Using Residual U-Net (STACOM 2018)",
         licence="Apache-2.0 (MONAI)",
         small={"channels": (4, 8, 16)},

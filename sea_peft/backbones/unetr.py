@@ -12,14 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, register
+from sea_peft.backbones.limits import Limits, per_axis
+from sea_peft.backbones.registry import Architecture, register
 
 _TOKEN = 16
-
-
-def _size(img_size: int | Sequence[int]) -> tuple[int, int, int]:
-    d, h, w = (img_size,) * 3 if isinstance(img_size, int) else img_size
-    return d, h, w
 
 
 def build(
@@ -37,7 +33,7 @@ def build(
     """
     from monai.networks.nets import UNETR
 
-    size = _size(img_size)
+    size = per_axis(img_size)
     if any(n % _TOKEN for n in size):
         raise ValueError(f"img_size {size} is not made of multiples of {_TOKEN}")
     return UNETR(
@@ -53,7 +49,7 @@ def build(
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
     """The one size that the position embeddings belong to."""
-    return Limits(_TOKEN, _TOKEN, _size(kwargs.get("img_size", 96)))
+    return Limits(per_axis(_TOKEN), per_axis(_TOKEN), exact=per_axis(kwargs.get("img_size", 96)))
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sea_peft.backbones.registry import Architecture, Limits, architecture
+from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.registry import Architecture, architecture
 from sea_peft.errors import WeightsError
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -29,7 +29,7 @@ class Card(pydantic.BaseModel):
     `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
 
     Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
-    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that had no place.
+    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on.
     """
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
@@ -164,7 +164,6 @@ def untrained(arch: Architecture) -> Pretrained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = arch.build(in_channels=1, out_channels=2)
-    side = max(arch.minimum, 2 * arch.divisor)
     card = Card(
         name="no weights",
         architecture=arch.name,
@@ -172,7 +171,7 @@ def untrained(arch: Architecture) -> Pretrained:
         labels=["background", "label"],
         channels=["image"],
         recipe={},
-        patch=(side, side, side),
+        patch=arch.limits_of({}).small,
         licence="",
         paper=arch.paper,
         sha256="",
@@ -228,23 +227,6 @@ def tensor_hash(network: nn.Module) -> str:
         digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool) -> Path:
-    """Write `<name>.safetensors` and its card. `card`: all of Card's fields but `sha256`. Returns the card's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cast = {
-        key: (t.half() if half and t.is_floating_point() else t).contiguous()
-        for key, t in unique_tensors(network).items()
-    }
-    file = folder / f"{card['name']}.safetensors"
-    partial = file.with_suffix(".partial")
-    safetensors.torch.save_file(cast, partial)
-    partial.replace(file)
-    full = Card.model_validate({**card, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
-    path = file.with_suffix(".json")
-    path.write_text(json.dumps(full.model_dump(), indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def _card_path(weights: str) -> Path:

@@ -128,7 +128,7 @@ def backbones_import(
     ] = None,
     licence: Annotated[str, typer.Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
 ) -> None:
-    """Take a foreign checkpoint in as weights, if the tensors of the architecture are there and fit.
+    """Take a foreign checkpoint in as weights, if its tensors are those of the architecture.
 
     Labels, channels, voxel size, window and patch are those of the checkpoint's origin where you do not give them. Origins: suprem,
     clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, monai-bundle, plain.
@@ -142,8 +142,6 @@ def backbones_import(
     for sentence in imported.said:
         output.say(sentence)
     keys = imported.keys
-    if keys.unexpected:
-        output.warn(f"{len(keys.unexpected)} tensors of {file.name} have no place in {backbone} and were left out.")
     found = [
         ("weights", imported.name),
         ("file", str(imported.file)),
@@ -152,7 +150,6 @@ def backbones_import(
         ("parameters", imported.parameters),
         ("matched", f"{len(keys.matched)} of {keys.wanted} tensors"),
         ("no part of it", list(imported.left_out)),
-        ("unknown", list(keys.unexpected)),
         ("new", list(imported.new)),
     ]
     document = {
@@ -175,7 +172,7 @@ def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
     """The patch trained on, and what others the network takes."""
     if limits.exact is not None:
         return f"{times(limits.exact)} voxels and no other"
-    return f"{times(patch)} voxels; sides are multiples of {limits.divisor}, at least {limits.minimum}"
+    return f"{times(patch)} voxels; sides are {limits.sides}"
 
 
 def _named(name: str, *about: str) -> Text:

@@ -17,7 +17,7 @@ from sea_peft.artefacts.explained import ability_figure
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.report import Picture
-from sea_peft.backbones import Site, architecture
+from sea_peft.backbones import Site
 from sea_peft.data.crops import labelled_crop
 from sea_peft.data.prepare import prepare
 from sea_peft.data.recipe import Recipe
@@ -114,7 +114,8 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
             seen = {path: [_inside(m) for m in of_label] for path, of_label in maps.items()}
             attention[i].add({path: [_dice(m, n, crop) for n, m in enumerate(each, 1)] for path, each in seen.items()})
         if shown.role == "Median" or cams is None:
-            cams = _cam_png(shown, crop, predictor.config.recipe, labels, last, maps, seen)
+            columns = {path: stage for path, stage in last.items() if path in maps}  # a list of tokens has no map
+            cams = _cam_png(shown, crop, predictor.config.recipe, labels, columns, maps, seen)
         if progress is not None:
             progress(done, len(run.shown))
     ability_of, attention_of = (
@@ -126,8 +127,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
     config, device = run.predictor.config, run.predictor.device
     scan = prepare(shown.case, Recipe.model_validate(config.recipe), run.channels, run.predictor.labels)
-    divisor = architecture(config.backbone.architecture).divisor
-    d, h, w = window(scan.image.shape[1:], config.patch, divisor)
+    d, h, w = window(scan.image.shape[1:], config.patch, run.predictor.limits)
     image, label = labelled_crop(scan, (d, h, w))
     return _Crop(image[None].to(device), label.to(device))
 
@@ -153,11 +153,11 @@ def _cam_png(
     crop: _Crop,
     recipe: dict[str, Any],
     labels: Sequence[str],
-    last: dict[str, str],
+    columns: dict[str, str],
     maps: dict[str, list[torch.Tensor | None]],
     seen: dict[str, list[torch.Tensor | None]],
 ) -> bytes | None:
-    """The maps of the labels with the case's best, middle and worst Dice, a column for every stage."""
+    """The maps of the labels with the case's best, middle and worst Dice, a column for every stage that has maps (path → stage)."""
     own, wanted = (orientations.axcodes2ornt(tuple(code)) for code in (recipe["orientation"], "RAS"))
     turn = orientations.ornt_transform(own, wanted)
 
@@ -172,7 +172,7 @@ def _cam_png(
     for name in drawn:
         index = labels.index(name)
         heats = []
-        for path, stage in last.items():
+        for path, stage in columns.items():
             values, inside = maps[path][index], seen[path][index]
             dice = _dice(inside, index + 1, crop)
             heats.append(
@@ -184,7 +184,7 @@ def _cam_png(
             )
         rows.append((name, upright(crop.label == index + 1) > 0.5, heats))
     spacing = [recipe["spacing"][int(axis)] for axis in np.argsort(turn[:, 0])]
-    return heat_png(upright(crop.image[0, 0]), spacing, rows) if rows else None
+    return heat_png(upright(crop.image[0, 0]), spacing, rows) if rows and columns else None
 
 
 class _Means:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.artefacts.atomic import writing
-from sea_peft.backbones import Architecture, architecture
+from sea_peft.artefacts.weights_file import save_weights
+from sea_peft.backbones import Architecture, Limits, architecture
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.backbones.fit import (
     LEAST_SHARE,
@@ -24,10 +24,13 @@ from sea_peft.backbones.fit import (
     whole_numbers,
 )
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
-from sea_peft.backbones.weights import cards, load_strictly, save_weights, unique_tensors, user_weights
+from sea_peft.backbones.limits import Size
+from sea_peft.backbones.weights import cards, load_strictly, unique_tensors, user_weights
 from sea_peft.data.cases import safe_name
 from sea_peft.data.recipe import Intensity, Recipe, ZScore
 from sea_peft.errors import UsageError, WeightsError
+
+_USUAL_SIDE = 96  # of the training crops of most networks that are published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Given:
 class Imported:
     """Where the weights lie now, and what the checkpoint held.
 
-    `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network. `new`: keys of a classifier that is not the
-    checkpoint's. `said`: sentences for the user.
+    `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network, which outputs do not depend on. `new`: keys of
+    a classifier that is not the checkpoint's. `said`: sentences for the user.
     """
 
     name: str
@@ -71,9 +74,9 @@ class Imported:
 def import_weights(file: Path, name: str, backbone: str, given: Given | None = None, origin: str = "auto") -> Imported:
     """Read a checkpoint, check every tensor against the architecture, and keep it as the user's own weights called `name`.
 
-    Widths are read off the tensors. Everything but the classifier must be there and fit. The classifier is the checkpoint's where
-    labels name all of its rows; where there are no labels, or its rows are of no use here, the weights get an untrained one with a row
-    for the background alone, and the card says so.
+    Widths are read off the tensors. Everything but the classifier must be there and fit, and nothing more may be there than what the
+    origin is known to have beside the network. The classifier is the checkpoint's where labels name all of its rows; where there are no
+    labels, or its rows are of no use here, the weights get an untrained one with a row for the background alone, and the card says so.
 
     Args:
         file: a safetensors file, or a torch file that loads without running code.
@@ -105,10 +108,13 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
     settings = _settings(arch, tensors, known, given)
     kwargs = {**settings, "in_channels": len(channels), "out_channels": 1 + len(labels or ())}
     network = _build(arch, kwargs)
+    idle = {key for key in tensors.keys() - network.state_dict().keys() if source.idle(key)}
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in idle}
+    left_out = sorted([*left_out, *idle])
     fitted, report, new = _fitted(checkpoint, arch, network, tensors, kwargs, named=labels is not None)
     load_strictly(network, fitted, name)
     recipe = _recipe(given, known, file.name)
-    patch = given.patch or known.patch or arch.limits_of(settings).exact or (96, 96, 96)
+    patch = given.patch or known.patch or _usual_patch(arch.limits_of(settings))
     arch.check_size(patch, settings)
     said = [f"Origin {source.name}: {source.about}.", *known.notes]
     if new:
@@ -128,11 +134,9 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
         "origin": source.name,
         "source_sha256": checkpoint.sha256,
         "new": sorted(new),
-        "left_out": sorted([*left_out, *report.unexpected]),
+        "left_out": left_out,
     }
-    folder = user_weights()
-    with writing(folder):
-        written = save_weights(folder, network, card, half=False)
+    written = save_weights(user_weights(), network, card, half=False, instead="set XDG_DATA_HOME to another folder")
     return Imported(
         name, written.with_suffix(".safetensors"), written, source.name, sum(p.numel() for p in network.parameters()),
         settings, report, tuple(left_out), tuple(sorted(new)), tuple(said),
@@ -178,6 +182,11 @@ def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Kn
     return settings
 
 
+def _usual_patch(limits: Limits) -> Size:
+    """A cube of 96 voxels a side, or the nearest above it that the network takes."""
+    return limits.exact or limits.holding([max(n, _USUAL_SIDE) for n in limits.small])
+
+
 def _build(arch: Architecture, kwargs: Mapping[str, Any]) -> nn.Module:
     try:
         return arch.build(**kwargs)
@@ -207,7 +216,8 @@ def _fitted(
 ) -> tuple[dict[str, torch.Tensor], KeyReport, frozenset[str]]:
     """Every tensor of the network, the report on all but a new classifier, and the keys of that.
 
-    `named`: whether labels name the classifier's rows. Raises WeightsError for whatever is missing, of another shape or not finite.
+    `named`: whether labels name the classifier's rows. Raises WeightsError for whatever is missing, not known, of another shape or not
+    finite.
     """
     rows = classifier_keys(arch, kwargs)
     new = frozenset() if named else rows
@@ -222,6 +232,12 @@ def _fitted(
             way_out = "a load must be complete, so give a --label for each class of the checkpoint, or none for a new classifier"
         else:
             way_out = "a load must be complete, so give the labels, channels and settings that the checkpoint has"
+        raise refusal(checkpoint.file.name, arch.name, report, way_out)
+    if report.unexpected:  # the checkpoint's network computes with more than this one
+        way_out = (
+            "without them the network gives other outputs, so choose the --backbone, --origin or --setting that has a place for them, "
+            "or give the checkpoint's own network as --backbone package.module:factory"
+        )
         raise refusal(checkpoint.file.name, arch.name, report, way_out)
     for key in report.matched:
         if not torch.isfinite(found[key].float()).all():

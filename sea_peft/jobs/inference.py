@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from sea_peft.adapters import Adapted
+from sea_peft.backbones import Limits
+from sea_peft.backbones.limits import Size, per_axis
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan
 from sea_peft.errors import DeviceError
@@ -21,21 +23,24 @@ _WHOLE_UP_TO = 1.5
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
-def window(shape: Sequence[int], patch: Sequence[int], divisor: int | None) -> tuple[int, ...]:
-    """The inference window for a scan of `shape` voxels: the whole axis, rounded up to the divisor, where it is short; else the patch.
-
-    `divisor`: None for a network that takes no other size than its patch.
+def window(shape: Sequence[int], patch: Sequence[int], limits: Limits) -> Size:
+    """The inference window for a scan of `shape` voxels: along an axis that is short the whole scan, rounded up to what the network
+    takes, else the patch. The patch altogether where the network takes no other size, or would have too little left of the scan.
     """
-    if divisor is None:
-        return tuple(patch)
-    return tuple(-(-n // divisor) * divisor if n <= _WHOLE_UP_TO * p else p for n, p in zip(shape, patch, strict=True))
+    trained = per_axis(patch)
+    if limits.exact is not None:
+        return trained
+    d, h, w = (
+        whole if n <= _WHOLE_UP_TO * p else p for n, whole, p in zip(shape, limits.holding(shape), trained, strict=True)
+    )
+    return (d, h, w) if limits.fits_bottom((d, h, w)) else trained
 
 
 def probabilities(
     forward: Forward,
     scan: Scan,
     patch: Sequence[int],
-    divisor: int | None,
+    limits: Limits,
     device: torch.device,
     overlap: float = OVERLAP,
     folder: Path | None = None,
@@ -43,12 +48,12 @@ def probabilities(
 ) -> tuple[Planes, ...]:
     """Softmax of `forward`'s logits over the whole scan, gaussian-weighted windows: one or several [K, D, H, W].
 
-    `folder`: where what does not fit into memory is kept meanwhile. `progress`: told (windows done, of).
+    `limits`: of the network. `folder`: where what does not fit into memory is kept meanwhile. `progress`: told (windows done, of).
 
     Raises:
         DeviceError: the device's memory does not suffice, or the disk is full.
     """
-    roi = window(scan.image.shape[1:], patch, divisor)
+    roi = window(scan.image.shape[1:], patch, limits)
 
     def network(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = forward(x)

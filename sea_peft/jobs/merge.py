@@ -14,9 +14,9 @@ from sea_peft.adapters import Adapted
 from sea_peft.adapters.base import CannotMerge
 from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig
-from sea_peft.artefacts.atomic import writing
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, save_weights, unique_tensors
+from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.model import load_adapter
 from sea_peft.jobs.predictor import adapter_folder
@@ -73,8 +73,7 @@ def merge(adapter: Path, out: Path, weights: str | None = None) -> Merged:
             f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
             "use the adapter as it is."
         )
-    with writing(out):
-        written = save_weights(out.parent, network, described, half=False)
+    written = save_weights(out.parent, network, described, half=False)
     return Merged(
         written.with_suffix(".safetensors"),
         written,

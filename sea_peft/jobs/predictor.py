@@ -58,7 +58,7 @@ class Predictor:
         self._overlap = overlap
         self._recipe = Recipe.model_validate(self.config.recipe)
         backbone = self.config.backbone
-        self._divisor = architecture(backbone.architecture).limits_of(backbone.kwargs).step
+        self.limits = architecture(backbone.architecture).limits_of(backbone.kwargs)
 
     def probabilities(
         self,
@@ -74,7 +74,7 @@ class Predictor:
         """
         scan = prepare(case, self._recipe, channels or self.channels)
         (output,) = probabilities(
-            self.model, scan, self.config.patch, self._divisor, self.device, self._overlap, folder, progress
+            self.model, scan, self.config.patch, self.limits, self.device, self._overlap, folder, progress
         )
         return output, scan
 

@@ -86,8 +86,8 @@ def score(
 
 
 def _outputs(setup: Setup, forward: Forward, scan: Scan, folder: Path) -> tuple[Planes, ...]:
-    divisor = setup.backbone.pretrained.limits.step
-    return probabilities(forward, scan, setup.settings.patch, divisor, setup.device, folder=folder)
+    limits = setup.backbone.pretrained.limits
+    return probabilities(forward, scan, setup.settings.patch, limits, setup.device, folder=folder)
 
 
 def _scored(setup: Setup, arm: str, per_case: PerCase, seconds: float) -> events.Scored:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import safetensors.torch
 import torch
 from foreign import network
 from torch import nn
 
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, architecture, architectures
 from sea_peft.backbones.registry import Needed
 from sea_peft.backbones.unet3d import BatchStatisticsNorm
 from sea_peft.backbones.weights import (
     first_names,
     load_pretrained,
-    save_weights,
     tensor_hash,
     unique_tensors,
     untrained,
 )
 from sea_peft.errors import UsageError
 
+THIN = (1, (1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), 2, 2)
+"""Strides of a plan for thin scans: pooled twice across the slices and six times in their plane."""
 SHARING = ("dynunet", "nnunet_plain", "nnunet_resenc")
 
 
@@ -55,9 +59,29 @@ def test_tensors_under_several_names_are_kept_and_counted_once(name, tmp_path):
     [
         ("swinunetr", {}, (64, 96, 128), (32, 64, 64), "multiples of 32 and at least 64"),
         ("unet3d", {}, (16, 24, 32), (20, 16, 16), "multiples of 8 and at least 16"),
-        ("mednext_s", {}, (32, 48, 64), (40, 32, 32), "multiples of 16 and at least 32"),
-        ("dynunet", {"strides": (1, 2, (1, 2, 2))}, (8, 8, 12), (6, 8, 8), "multiples of 4 and at least 8"),
-        ("nnunet_plain", {}, (64, 64, 64), (32, 64, 64), "multiples of 32 and at least 64"),
+        ("mednext_s", {}, (16, 48, 64), (40, 32, 32), "sides are multiples of 16, not 40,32,32"),
+        (
+            "mednext_s",
+            {},
+            (32, 32, 16),
+            (16, 16, 32),
+            "shrinks patches by 16 and needs 3 voxels at its bottom, which 16,16,32 does not",
+        ),
+        (
+            "dynunet",
+            {"strides": (1, 2, (1, 2, 2))},
+            (6, 8, 12),
+            (7, 8, 8),
+            "multiples of 2, 4 and 4 along D, H and W, not 7,8,8",
+        ),
+        ("nnunet_plain", {}, (64, 64, 32), (32, 32, 32), "shrinks patches by 32 and needs 3 voxels"),
+        (
+            "nnunet_plain",
+            {"strides": THIN},
+            (20, 320, 256),
+            (4, 64, 128),
+            "by 4, 64 and 64 along D, H and W and needs 3 voxels",
+        ),
         ("unetr", {}, (96, 96, 96), (64, 64, 64), "takes patches of 96,96,96 only, .* give --patch 96,96,96"),
         ("unetr", {"img_size": [64, 64, 32]}, (64, 64, 32), (96, 96, 96), "takes patches of 64,64,32 only"),
     ],
@@ -67,6 +91,66 @@ def test_sizes_are_checked_up_front_for_the_network_as_it_was_built(name, kwargs
     arch.check_size(good, kwargs)
     with pytest.raises(UsageError, match=sentence):
         arch.check_size(bad, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("strides", "patch"),
+    [
+        ((1, (1, 2, 2), (1, 2, 2), 2, 2, 2), (48, 192, 192)),
+        ((1, 2, 2, 2, 2, (1, 2, 2)), (80, 192, 160)),
+        ((1, 2, 2, 2, 2, (1, 2, 2)), (112, 160, 128)),
+        (THIN, (20, 320, 256)),
+    ],
+)
+@pytest.mark.parametrize("name", ["dynunet", "nnunet_plain", "nnunet_resenc"])
+def test_patches_of_anisotropic_plans_are_taken(name, strides, patch):
+    arch = architecture(name)
+    arch.check_size(patch, {"strides": strides})
+    with pytest.raises(UsageError, match="along D, H and W"):
+        arch.check_size((patch[0] - 2, *patch[1:]), {"strides": strides})
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("unet", None),
+        ("mednext_s", None),
+        *itertools.product(
+            ("dynunet", "nnunet_plain", "nnunet_resenc"),
+            ((1, 2, 2), (1, (1, 2, 2), 2), (1, (1, 2, 2), (1, 2, 2))),
+        ),
+    ],
+)
+def test_a_network_runs_at_the_least_sizes_that_it_is_said_to_take(name, strides):
+    arch = architecture(name)
+    kwargs = {**arch.small, **({} if strides is None else {"strides": strides})}
+    of = _small(name, **kwargs)
+    d, h, w = arch.limits_of(kwargs).divisor
+    with torch.no_grad():
+        for size in ((d, 2 * h, 2 * w), (d, h, 3 * w)):
+            arch.check_size(size, kwargs)
+            assert of(torch.randn(1, 1, *size)).shape[2:] == size
+    for voxels in (1, 2):
+        with pytest.raises(UsageError, match="needs 3 voxels"):
+            arch.check_size((d, h, voxels * w), kwargs)
+    with torch.no_grad(), pytest.raises(ValueError, match="Expected more than 1"):
+        of(torch.randn(1, 1, d, h, w))
+
+
+def test_of_two_voxels_an_instance_norm_leaves_nothing():
+    norm = nn.InstanceNorm3d(4)
+    two, three = (torch.randn(1, 4, 1, 1, n, generator=torch.Generator().manual_seed(0)) for n in (2, 3))
+    torch.testing.assert_close(norm(two).abs(), torch.ones_like(two), atol=0.01, rtol=0)
+    assert norm(three).abs().std() > 0.1
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_the_input_for_probing_is_one_that_is_taken(name):
+    arch = architecture(name)
+    for kwargs in ({}, dict(arch.small)):
+        limits = arch.limits_of(kwargs)
+        assert all(n % d == 0 for n, d in zip(arch.example(1, kwargs).shape[2:], limits.divisor, strict=True))
+        arch.check_size(limits.small, kwargs)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, architecture, architectures, register
 from sea_peft.backbones.weights import (
     BUNDLED,
@@ -18,7 +19,6 @@ from sea_peft.backbones.weights import (
     load_pretrained,
     load_strictly,
     read_card,
-    save_weights,
     tensor_hash,
 )
 from sea_peft.errors import UsageError, WeightsError
@@ -230,6 +230,18 @@ def module(monkeypatch):
         return nn.Conv3d(1, 2, 1)
 
     fixed.divisor, fixed.minimum, fixed.licence = 4, 8, "MIT"
+
+    def thin():
+        return nn.Conv3d(1, 2, 1)
+
+    thin.divisor, thin.minimum = (1, 8, 8), 8
+    made.thin = thin
+
+    def broken():
+        return nn.Conv3d(1, 2, 1)
+
+    broken.divisor = (8, 8)
+    made.broken = broken
     made.flexible, made.fixed, made.wrong, made.text = flexible, fixed, lambda: "no network", "text"
     monkeypatch.setitem(sys.modules, "usernet", made)
 
@@ -243,6 +255,20 @@ def test_a_users_own_factory_is_an_architecture():
     fixed = architecture("usernet:fixed")
     assert fixed.build(in_channels=2, out_channels=5).weight.shape[:2] == (2, 1)
     assert (fixed.divisor, fixed.minimum, fixed.licence) == (4, 8, "MIT")
+    fixed.check_size((8, 12, 8))
+
+
+@pytest.mark.usefixtures("module")
+def test_a_users_own_factory_may_state_sizes_for_each_axis():
+    thin = architecture("usernet:thin")
+    assert thin.limits_of({}).divisor == (1, 8, 8)
+    assert thin.limits_of({}).minimum == (8, 8, 8)
+    thin.check_size((9, 16, 8))
+    with pytest.raises(
+        UsageError, match=r"multiples of 1, 8 and 8 along D, H and W and at least 8, not 7,8,8; choose another --patch"
+    ):
+        thin.check_size((7, 8, 8))
+    assert thin.example(1).shape[2:] == (8, 16, 16)
 
 
 @pytest.mark.usefixtures("module")
@@ -254,6 +280,10 @@ def test_a_users_own_factory_is_an_architecture():
         (":factory", "could not be imported"),
         ("usernet:", "could not be imported"),
         ("usernet:text", "is not a function"),
+        (
+            "usernet:broken",
+            r"divisor of usernet:broken is \(8, 8\); set a whole number from 1 up, or one for each of D, H and W",
+        ),
     ],
 )
 def test_a_factory_that_is_not_there_is_refused(spec, sentence):

@@ -238,6 +238,10 @@ def test_listings(call: Call, weights: Path) -> None:
     code, out, _ = call("backbones", "info", weights)
     assert code == 0
     assert "organ, other" in out
+    assert "sides are multiples of 8 and at least 16" in " ".join(out.split())
+    code, out, _ = call("backbones", "info", weights, "--json")
+    assert code == 0
+    assert (json.loads(out)["divisor"], json.loads(out)["minimum"]) == ([8, 8, 8], [16, 16, 16])
     code, out, _ = call("adapters", "list", "--weights", weights, "--units")
     assert code == 0
     assert "affine@" in out

@@ -1,20 +1,36 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from foreign import SWIN, fseft, mednext_authors, network, nnunet, suprem_segresnet, suprem_universal, swin_vit
+from foreign import (
+    SWIN,
+    dynunet_supervised,
+    fseft,
+    mednext_authors,
+    mednext_monai,
+    network,
+    nnunet,
+    segresnet_vae,
+    suprem_segresnet,
+    suprem_universal,
+    swin_vit,
+    swin_whole,
+    unetr_of_before,
+)
 
 from sea_peft import cli
 from sea_peft.backbones import architecture, find_sites
 from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.weights import load_pretrained, user_weights
 from sea_peft.data.recipe import Window
-from sea_peft.errors import UsageError, WeightsError
+from sea_peft.errors import DeviceError, UsageError, WeightsError
 from sea_peft.jobs.importing import Given, Imported, import_weights
 
 SMALL = dict(architecture("segresnet").small)
@@ -56,12 +72,72 @@ def test_checkpoints_as_training_programs_write_them(
         torch.testing.assert_close(tensor, tensors[key], rtol=0, atol=0)
 
 
-def test_extra_tensors_are_reported(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    safetensors.torch.save_file({**tensors, "deep_supervision.weight": torch.zeros(2)}, tmp_path / "net.safetensors")
-    result = imported(tmp_path / "net.safetensors")
-    assert result.keys.unexpected == ("deep_supervision.weight",)
-    assert not result.keys.lacking
-    assert load_pretrained("mine").card.left_out == ["deep_supervision.weight"]
+def test_tensors_without_a_place_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    more = {f"attention.{n}.weight": torch.zeros(2) for n in range(6)}
+    safetensors.torch.save_file({**tensors, **more}, tmp_path / "net.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        imported(tmp_path / "net.safetensors")
+    sentence = str(caught.value)
+    first = ", ".join(f"attention.{n}.weight" for n in range(5))
+    assert (
+        f"tensors of segresnet fit (100%); 6 are not known ({first}, …); without them the network gives other"
+        in sentence
+    )
+    assert sentence.endswith("choose the --backbone, --origin or --setting that has a place for them, or give the checkpoint's own "
+                             "network as --backbone package.module:factory.")  # fmt: skip
+    assert not user_weights().exists()
+
+
+def test_networks_that_hold_all_of_ours_and_more_are_refused(tmp_path: Path) -> None:
+    """They fit tensor by tensor and compute something else."""
+    from monai.networks.nets import SwinUNETR, UNet
+
+    second = SwinUNETR(in_channels=1, out_channels=3, feature_size=12, use_v2=True)
+    torch.save(second.state_dict(), tmp_path / "swin.pth")
+    with pytest.raises(WeightsError, match=r"\(100%\); 8 are not known \(swinViT\.layers1c\.0\."):
+        imported(tmp_path / "swin.pth", backbone="swinunetr", settings={"merging": "monai>=1.5"}, patch=(64, 64, 64))
+    batch = UNet(3, 1, 3, channels=(4, 8, 16), strides=(2, 2), num_res_units=2, norm="batch")
+    torch.save(batch.state_dict(), tmp_path / "unet.pth")
+    with pytest.raises(WeightsError, match=r"\(100%\); \d+ are not known \(.*adn\.N\."):
+        imported(tmp_path / "unet.pth", backbone="unet", settings={"channels": [4, 8, 16]}, patch=(32, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kwargs", "write", "left_out"),
+    [
+        ("dynunet", {"filters": (4, 8, 16, 16), "strides": (1, 2, 2, 2)}, dynunet_supervised, 4),
+        ("segresnet", SMALL, segresnet_vae, 3),
+        ("unetr", dict(architecture("unetr").small), unetr_of_before, 2),
+        ("mednext_s", {"init_filters": 4}, mednext_monai, 1),
+        ("unet3d", {"width": 4}, fseft, 2),
+        ("swinunetr", SWIN, swin_whole, 5),
+    ],
+)
+def test_what_stands_beside_a_network_and_never_acts_on_its_outputs_is_left_out(
+    tmp_path: Path, backbone: str, kwargs: dict, write, left_out: int
+) -> None:
+    """Not verified against a real file of any of these."""
+    of = network(backbone, **kwargs)
+    torch.save(write(of), tmp_path / "net.pth")
+    labels = None if write in (fseft, swin_whole) else GIVEN["labels"]
+    settings = {"num_heads": 2} if backbone == "unetr" else {}
+    result = imported(tmp_path / "net.pth", backbone=backbone, labels=labels, settings=settings, patch=None)
+    assert len(result.left_out) == left_out
+    loaded = load_pretrained("mine")
+    assert loaded.card.left_out == list(result.left_out)
+    if labels is not None:
+        with torch.no_grad():
+            assert torch.equal(loaded.network(loaded.example), of(loaded.example))
+
+
+def test_what_is_left_out_may_share_the_prefix_of_all_keys(tmp_path: Path) -> None:
+    content = segresnet_vae(network("segresnet", **SMALL))
+    torch.save({f"net.{key}": tensor for key, tensor in content.items()}, tmp_path / "net.pth")
+    assert imported(tmp_path / "net.pth").left_out == (
+        "vae_down.2.conv.weight",
+        "vae_fc1.weight",
+        "vae_fc_up_sample.0.conv.weight",
+    )
 
 
 def test_an_incomplete_load_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -202,8 +278,21 @@ def test_mednext_of_the_authors_gives_the_same_outputs(tmp_path: Path) -> None:
     of = network("mednext_b", init_filters=4, down_expansion=[3, 4, 4, 4])
     torch.save(mednext_authors(of), tmp_path / "net.pth")
     result = imported(tmp_path / "net.pth", backbone="mednext_b", patch=(32, 32, 32))
-    assert result.settings == {"init_filters": 4, "kernel_size": 3, "down_expansion": [3, 4, 4, 4]}
+    assert (result.settings["init_filters"], result.settings["kernel_size"]) == (4, 3)
+    assert result.settings["down_expansion"] == [3, 4, 4, 4]
     assert len(result.left_out) == 9
+    loaded = load_pretrained("mine")
+    with torch.no_grad():
+        assert torch.equal(loaded.network(loaded.example), of(loaded.example))
+
+
+@pytest.mark.parametrize("letter", ["s", "b", "l"])
+def test_the_letter_of_a_mednext_decides_nothing(letter: str, tmp_path: Path) -> None:
+    """An M has the ratios of a B and more blocks: whatever it is called, all of them are there."""
+    of = network("mednext_m", init_filters=4, down_expansion=[3, 4, 4, 4])
+    torch.save(mednext_authors(of), tmp_path / "net.pth")
+    result = imported(tmp_path / "net.pth", backbone=f"mednext_{letter}", patch=(32, 32, 32))
+    assert result.settings["blocks"] == [3, 4, 4, 4, 4, 4, 4, 4, 3]
     loaded = load_pretrained("mine")
     with torch.no_grad():
         assert torch.equal(loaded.network(loaded.example), of(loaded.example))
@@ -218,12 +307,21 @@ def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
     import_weights(tmp_path / "checkpoint_final.pth", "mine", "nnunet_plain")
     loaded = load_pretrained("mine")
     assert loaded.card.labels == ["background", "liver", "spleen"]
-    assert loaded.limits.divisor == 4
+    assert loaded.limits.divisor == (2, 4, 4)
     assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(of.state_dict())
     x = loaded.example
     with torch.no_grad():
         inside = loaded.card.kwargs["input_factor"] * x + loaded.card.kwargs["input_offset"]
         assert torch.equal(loaded.network(x), of(inside))
+
+
+def test_the_patch_that_nobody_gives_is_one_that_the_network_takes(tmp_path: Path) -> None:
+    """Seven stages take multiples of 64, and 96 is none."""
+    strides = (1, (1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), 2, 2)
+    of = network("dynunet", filters=(4,) * 7, strides=strides)
+    torch.save(of.state_dict(), tmp_path / "net.pth")
+    imported(tmp_path / "net.pth", backbone="dynunet", patch=None)
+    assert load_pretrained("mine").card.patch == (96, 128, 128)
 
 
 def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
@@ -240,6 +338,29 @@ def test_tensors_that_are_not_finite_are_refused(tensors: dict[str, torch.Tensor
     torch.save(tensors, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"convInit\.conv\.weight holds NaN or infinity"):
         imported(tmp_path / "net.pth")
+
+
+def test_a_disk_that_is_full_does_not_take_the_name(
+    tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(tensors, tmp_path / "net.pth")
+    replace = os.replace
+
+    def full(source: str | Path, target: str | Path) -> None:
+        if Path(target).suffix == ".json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(DeviceError) as caught:
+            imported(tmp_path / "net.pth")
+    assert str(caught.value).endswith(
+        "mine.json: the disk is full: free some space there, or set XDG_DATA_HOME to another folder."
+    )
+    assert not list(user_weights().iterdir())
+    imported(tmp_path / "net.pth")
+    assert load_pretrained("mine").card.name == "mine"
 
 
 def test_on_the_command_line(

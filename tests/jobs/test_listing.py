@@ -43,7 +43,7 @@ def test_every_architecture_is_listed_with_its_parameters():
 def test_an_architecture_without_weights_is_described():
     info = backbone_info("unet3d")
     assert not info.trained
-    assert info.limits.divisor == 8
+    assert info.limits.divisor == (8, 8, 8)
     assert info.sites["head", "conv"] == 1
     assert backbone_info("phantom_unet").trained
 

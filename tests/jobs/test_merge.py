@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,13 @@ import torch
 from foreign import network
 from toys import make_adapter
 
+from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import load_pretrained, save_weights
+from sea_peft.backbones.weights import load_pretrained
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import restore
 from sea_peft.data.recipe import Recipe
-from sea_peft.errors import UsageError, WeightsError
+from sea_peft.errors import DeviceError, UsageError, WeightsError
 from sea_peft.jobs.merge import merge
 from sea_peft.jobs.model import load_adapter
 from sea_peft.jobs.predictor import Predictor
@@ -62,6 +65,20 @@ def test_a_failed_check_writes_nothing(
     with pytest.raises(WeightsError, match="differ from the adapted one's"):
         merge(adapter, tmp_path / "m.safetensors", str(weights))
     assert not list(tmp_path.glob("m.*"))
+
+
+def test_a_disk_that_is_full_keeps_nothing_of_it(
+    adapter: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(DeviceError, match=r"m\.safetensors: the disk is full"):
+            merge(adapter, tmp_path / "m.safetensors", str(weights))
+    assert not [path for path in tmp_path.iterdir() if "m." in path.name]
+    assert merge(adapter, tmp_path / "m.safetensors", str(weights)).file.is_file()
 
 
 def test_refusals(adapter: Path, weights: Path, tmp_path: Path) -> None:

@@ -6,10 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from foreign import network
+from toys import make_adapter
 
 from sea_peft import cli
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
+from sea_peft.artefacts.weights_file import save_weights
+from sea_peft.backbones import architecture
+from sea_peft.data.layouts import open_dataset
+from sea_peft.data.recipe import Recipe, Window
+from sea_peft.jobs.explain import explain
+from sea_peft.jobs.pictures import Revisited, ShownCase
+from sea_peft.jobs.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +69,28 @@ def test_every_layer_is_scored_with_and_without_adapters(run: RunFolder) -> None
     assert all(0 <= value <= 1 for value in values)
     assert adapted != unadapted
     assert set(found["grad_cam_dice"]["adapted"]) < set(adapted)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "side"),
+    [
+        ("unetr", dict(architecture("unetr").small), 32),
+        ("dynunet", {"filters": (4,) * 6, "strides": (1, *(2,) * 5)}, 64),
+    ],
+)
+def test_crops_have_a_size_that_the_network_takes_as_it_was_built(
+    name: str, kwargs: dict, side: int, toy: Path, tmp_path: Path
+) -> None:
+    """Neither takes the 48 voxels that a scan of 37 would be rounded up to by the multiple that holds for default widths."""
+    card = {
+        "name": "own", "architecture": name, "kwargs": kwargs, "labels": ["background", "organ", "other"], "channels": ["CT"],
+        "recipe": Recipe(spacing=(1.2, 1.2, 1.2), intensity=Window(low=-100, high=200)).model_dump(mode="json"),
+        "patch": (side, side, side), "licence": "CC0-1.0",
+    }  # fmt: skip
+    own = save_weights(tmp_path, network(name, **kwargs), card, half=False).with_suffix(".safetensors")
+    adapter = make_adapter(tmp_path / "adapter", own, {"organ": [1]}, ["CT"], ("affine",))
+    predictor = Predictor(adapter, str(own), "cpu")
+    shown = ShownCase("Median", open_dataset(toy).cases[0], {"organ": 0.5})
+    found = explain(Revisited(predictor, ("CT",), (shown,), of=1))
+    assert found.cases == 1
+    assert found.cams is not None

@@ -9,6 +9,18 @@ from typing import Any
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 
+# Parts of MONAI's networks that the outputs at inference do not depend on.
+_IDLE = re.compile(
+    r"vae_"  # SegResNetVAE's second decoder
+    r"|deep_supervision_heads\.\d+\.|skip_layers\.(next_layer\.)*super_head\."  # DynUNet's; each head has both names
+    r"|vit\.patch_embedding\.cls_token$"  # UNETR's before MONAI 0.9
+    r"|vit\.blocks\.\d+\.cross_attn\."  # UNETR's in MONAI 1.4 and 1.5
+)
+
+
+def _idle(key: str) -> bool:
+    return _IDLE.match(key) is not None
+
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """`configs/metadata.json` of the bundle that the file lies in (`models/model.pt`), or {}."""
@@ -36,6 +48,7 @@ BUNDLE = Origin(
     recognises=lambda checkpoint: bool(_metadata(checkpoint)),
     rename=keep,
     know=_know,
+    idle=_idle,
 )
 
 PLAIN = Origin(
@@ -44,4 +57,5 @@ PLAIN = Origin(
     backbones=(),
     recognises=lambda _checkpoint: True,
     rename=keep,
+    idle=_idle,
 )

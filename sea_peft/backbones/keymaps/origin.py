@@ -39,7 +39,8 @@ class Origin:
     `about`: one line with the source. `backbones`: architectures that there are such checkpoints of, () for any. `recognises`: whether
     a checkpoint's keys are this origin's. `rename`: its keys to the backbone's. `no_classifier`: why its classifier, if there is one,
     cannot be used; "" where it can. `know`: what is known of a checkpoint for an architecture. `convert`: tensors that need more than
-    another name, applied after renaming.
+    another name, applied after renaming. `idle`: whether a key that the network has nothing for names what its outputs never depended on,
+    such as a head that is there for training.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Origin:
     no_classifier: str = ""
     know: Callable[[Checkpoint, str], Known] = lambda _checkpoint, _backbone: Known()
     convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict
+    idle: Callable[[str], bool] = lambda _key: False
 
     def translate(self, tensors: Tensors) -> tuple[dict[str, torch.Tensor], list[str]]:
         """The tensors under the backbone's keys, and the keys that this origin knows to be no part of it."""

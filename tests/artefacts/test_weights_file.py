@@ -1,0 +1,70 @@
+"""Weights and their card are both there or neither is, whatever the disk does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from disks import FILLER, Disk
+from foreign import network
+
+from sea_peft.artefacts.weights_file import save_weights
+from sea_peft.backbones import architecture
+from sea_peft.backbones.weights import load_pretrained
+from sea_peft.errors import DeviceError
+
+KWARGS = dict(architecture("segresnet").small)
+CARD = {
+    "name": "toy", "architecture": "segresnet", "kwargs": KWARGS, "labels": ["background", "a", "b"], "channels": ["CT"],
+    "recipe": {}, "patch": [16, 16, 16], "licence": "CC0-1.0",
+}  # fmt: skip
+
+
+def test_tensors_that_do_not_fit_are_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    of = network("segresnet", **KWARGS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(
+            DeviceError, match=r"Cannot write .*toy\.safetensors: the file would be larger .*, or ask me\.$"
+        ):
+            save_weights(tmp_path / "new", of, CARD, half=False, instead="ask me")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "new").iterdir())
+    assert load_pretrained(str(save_weights(tmp_path / "new", of, CARD, half=False))).card.name == "toy"
+
+
+def test_tensors_go_where_their_card_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def full(source: str | Path, target: str | Path) -> None:
+        if Path(target).suffix == ".json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DeviceError, match=r"Cannot write .*toy\.json: the disk is full: free some space there"):
+        save_weights(tmp_path, network("segresnet", **KWARGS), CARD, half=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_really_full_keeps_neither(disk: Disk) -> None:
+    disk.resize("1m")
+    disk.fill(but=8192)
+    with pytest.raises(DeviceError, match=r"toy\.safetensors: the disk is full"):
+        save_weights(disk.path, network("segresnet", **KWARGS), CARD, half=False)
+    assert [path.name for path in disk.path.iterdir()] == [FILLER]
+    disk.free()
+    assert save_weights(disk.path, network("segresnet", **KWARGS), CARD, half=False).is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        DeviceError, match="a part of that path is a file, not a folder: choose another folder with --out"
+    ):
+        save_weights(tmp_path / "file" / "weights", network("segresnet", **KWARGS), CARD, half=False)
