@@ -30,7 +30,6 @@ class Watch:
         self.cpu: dict[str, float] = defaultdict(float)
         self.scored: dict[str, Any] = {}
         self.started: Any = None
-        self.shipped: str | None = None
         self._last = time.process_time()
 
     def __call__(self, event: Any) -> None:
@@ -41,8 +40,6 @@ class Watch:
             self.scored[event.arm] = event
         elif event.kind == "run_started":
             self.started = event
-        elif event.kind == "compared":
-            self.shipped = event.chosen
 
 
 def run_cell(
@@ -132,7 +129,6 @@ def _adapted(
         },
         "peak_memory_bytes": result.peak_memory_bytes,
         "audit": {"patches": result.audit.patches, "naive_patches": result.audit.naive_patches},
-        "shipped": watch.shipped,
         "families": dict(sorted(families.items())),
         "units": [unit["id"] for unit in config["units"]],
     }

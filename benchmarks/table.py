@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -139,23 +138,7 @@ def against(results: Results) -> list[str]:
                     _line([where, named, str(runs.pairs), f"{runs.mean:+.1f}{half}", f"{runs.above} of {runs.pairs}", _p(runs.p),
                            str(cases.pairs), _p(cases.p)])
                 )  # fmt: skip
-    return [*lines, "", *_shipped(results), *_per_task(results)]
-
-
-def _shipped(results: Results) -> list[str]:
-    """How often the reference shipped what a simpler policy's search had led to, because its own was clearly worse on the audit cases."""
-    rows = [
-        r
-        for arms in results.tables.values()
-        for s in arms.get(REFERENCE, {}).values()
-        for r in s.rows
-        if r.get("shipped")
-    ]
-    instead = Counter(r["shipped"] for r in rows if r["shipped"] not in (REFERENCE, UNADAPTED))
-    if not rows:
-        return []
-    said = "; ".join(f"{rival} in {count}" for rival, count in instead.most_common()) or "never"
-    return [f"{REFERENCE} shipped a simpler policy's choice instead of its own (of {len(rows)} runs): {said}.", ""]
+    return [*lines, "", *_per_task(results)]
 
 
 def _per_task(results: Results) -> list[str]:

@@ -25,7 +25,7 @@ from sea_peft.loop.events import (
 
 @dataclasses.dataclass(frozen=True)
 class UnitRow:
-    """One unit at one cycle. `on`: placed (or, at the end of a run, shipped). `state`: active when it is on,
+    """One unit at one cycle. `on`: placed. `state`: active when it is on,
     probe while it is tried, else idle or cooling. `utility` (EMA of ΔDice), `spread` and `score` are None
     while it is unmeasured; `decision` is None when nothing was decided about it."""
 
@@ -51,9 +51,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
 
     Args:
         events: a trace, or its history.
-        cycle: a cycle with an allocation; None: the end of the run (or the last allocation while it runs). At
-            the end of a run `on` is what was shipped, also where the final comparison chose against the last
-            allocation.
+        cycle: a cycle with an allocation; None: the end of the run (or the last allocation while it runs).
         pattern: glob over unit ids, matched case-sensitively.
 
     Raises:
@@ -67,7 +65,6 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     last = allocations[cycle] if cycle is not None else next(reversed(history.allocations), None)
     decisions = {row["unit"]: row for row in last.decisions} if last is not None else {}
     on = set(history.active if cycle is None else last.active if last is not None else [])
-    placed = set(last.active) if last is not None else set()
     probes = set(last.probes) if last is not None else set()
     ranking = history.ranking(cycle)
     rows = []
@@ -76,10 +73,6 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
             continue
         rank, decided = ranking.get(unit, {}), decisions.get(unit, {})
         decision, reason = decided.get("decision"), decided.get("reason") or rank.get("reason")
-        if (unit in on) != (unit in placed):
-            # what was shipped is not what the last allocation placed: the comparison before shipping says why
-            decision = "add" if unit in on else "drop"
-            reason = history.compared.reason if history.compared is not None else reason
         rows.append(
             UnitRow(
                 unit=unit,

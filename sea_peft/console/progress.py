@@ -75,11 +75,9 @@ class RunProgress:
                 f"the cycles have room to try {event.trial} of these units; the others, of less promise for their cost, are left out"
             )
         elif isinstance(event, Allocated) and event.final:
-            self._output.say(
-                f"{'shipped instead' if event.by else 'chosen'}: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters"
-            )
+            self._output.say(f"chosen: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters")
         elif isinstance(event, Compared):
-            self._output.say(f"ships {event.chosen}: {event.reason}")
+            self._output.say(f"to use: {event.chosen}, by {event.reason}")
 
     def checked(self, done: int, of: int) -> None:
         """A case of the data set was checked; for the `progress` of a job."""

@@ -58,7 +58,7 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
             again = {row["unit"]: row for row in policy.audited(event.cycle, rows)}
             then = {row["unit"]: row for row in event.rows}
             ranked = tuple(unit for unit in sorted({*again, *then}) if again.get(unit) != then.get(unit))
-        elif isinstance(event, Allocated) and not event.by:  # what another policy chose is not decided again
+        elif isinstance(event, Allocated):
             found = policy.final() if event.final else policy.allocate(event.cycle)
             active, probes = _differences(event.active, found.active), _differences(event.probes, found.probes)
             replayed.append(Replayed(event.cycle, event.final, len(event.active), active, probes, ranked))

@@ -96,7 +96,7 @@ class Setup:
     @property
     def held_against_rivals(self) -> bool:
         """Whether what the policy finds is compared with simpler policies before it ships."""
-        return self.options.policy in SEA_VARIANTS and SEA_VARIANTS[self.options.policy].rivals
+        return self.options.policy in SEA_VARIANTS
 
     def policy(self, name: str | None = None) -> Policy:
         """A fresh policy: the one asked for, or the one called `name`."""

@@ -14,12 +14,10 @@ from sea_peft.loop.utility import UtilitySettings
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """`changes`: to `SeaSettings`. `cycles`: of the search, None for as many as the run has. `rivals`: whether what it found is held
-    against simpler policies before it ships."""
+    """`changes`: to `SeaSettings`. `cycles`: of the search, None for as many as the run has."""
 
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cycles: int | None = None
-    rivals: bool = True
 
     def settings(self, whole: SeaSettings) -> SeaSettings:
         """The settings of the whole `sea`, changed."""
@@ -35,17 +33,14 @@ SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "sea_no_ranking": Variant({"ranking": RankingSettings(votes=1, guard=0, hysteresis=0.0)}),
         # no share of the budget is kept for units that were never tried
         "sea_no_probes": Variant({"probe_share": 0.0}),
-        # everything that is open makes room in every cycle, until all on trial was tried; it is behind in training when rivals are
-        # held against it, and would ship one
-        "sea_in_turn": Variant({"probe_share": 1.0}, rivals=False),
+        # everything that is open makes room in every cycle, until all on trial was tried
+        "sea_in_turn": Variant({"probe_share": 1.0}),
         # cost and promise alone choose
         "sea_no_audits": Variant({"audit_units": 0}),
         # until audits say otherwise, cost alone chooses
         "sea_no_promise": Variant({"promise": 0.0}),
         # trained once, audited once, chosen from once
         "sea_one_shot": Variant(cycles=1),
-        # what the search found ships, whatever simpler policies reach
-        "sea_no_rivals": Variant(rivals=False),
     }
 )
 """Policy name → what it changes, the whole `sea` first."""

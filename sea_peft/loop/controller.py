@@ -17,7 +17,7 @@ from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.comparison import compare
 from sea_peft.loop.outcome import Outcome, Rival, Seconds
-from sea_peft.loop.policies import Allocation, Decision, Policy, Space
+from sea_peft.loop.policies import Allocation, Policy, Space
 from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
@@ -111,11 +111,7 @@ class Controller:
 
     def as_rival(self) -> Rival:
         """What the search has led to, for another policy to be compared with."""
-        bank = self.model.bank
-        head = {name: tensor.detach().cpu().clone() for name, tensor in self.model.head.state_dict().items()}
-        return Rival(
-            self.policy.name, self._chosen, self.auditor.dice_of(self._chosen), bank.state_dict(self._chosen), head
-        )
+        return Rival(self.policy.name, self.auditor.dice_of(self._chosen))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs: JSON types, and tensors under `adapters`, `head` and `optimizer`."""
@@ -204,9 +200,9 @@ class Controller:
         self._chosen = allocation.active
         self.model.bank.inherit(self._chosen)
         if self.policy.audits:
-            self._compare(searched, time.monotonic())
+            self._compare(searched)
 
-    def _compare(self, searched: Sequence[str], began: float) -> None:
+    def _compare(self, searched: Sequence[str]) -> None:
         """What was found against the backbone as it came and against simpler policies, before it is refitted.
 
         `searched`: the units that the last cycle trained. They stand for the final choice, which has not been trained together yet,
@@ -214,19 +210,7 @@ class Controller:
         """
         unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
         verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.rivals, unadapted)
-        if verdict.ship is not None:
-            self._take(verdict.ship, began)
         self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason))
-
-    def _take(self, rival: Rival, began: float) -> None:
-        """Ship what a rival's search led to."""
-        self._chosen = rival.active
-        self.model.bank.load_state_dict(rival.adapters)
-        self.model.head.load_state_dict(dict(rival.head))
-        decisions = tuple(Decision(u, "keep", None, f"shipped as {rival.name} chose it") for u in rival.active)
-        self._allocated(
-            self._cycle, Allocation(rival.active, decisions=decisions), final=True, began=began, by=rival.name
-        )
 
     def _train(
         self,
@@ -278,7 +262,6 @@ class Controller:
                 [dataclasses.asdict(d) for d in allocation.decisions],
                 final,
                 self._spent("allocate", began),
-                by,
                 len(self.policy.trial),
                 len(set(self.policy.trial) - self._measured),
             )

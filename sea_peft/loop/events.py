@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the events below, kept in `run_started`. What is renamed, left out or given another meaning, and a new field without a default, makes a
 new version; readers refuse every version but their own, and every field that they do not know."""
 
@@ -119,9 +119,7 @@ class Ranked(Event):
 class Allocated(Event):
     """One allocation. `decisions` rows: unit, decision (keep, add, drop, probe, refuse), value, reason. `value` and `optimum` are the
     knapsack's objective for the greedy and the exact choice; `gap` = (optimum − value) / optimum. `coverage`: share of the units on offer
-    that were measured so far. `by`: another policy than the run's own, whose choice
-    is shipped instead. `trial`:
-    units that the cycles together can try; `debt`: those of them that were not measured yet."""
+    that were measured so far. `trial`: units that the cycles together can try; `debt`: those of them that were not measured yet."""
 
     cycle: int
     active: list[str]
@@ -137,14 +135,14 @@ class Allocated(Event):
     decisions: list[dict[str, Any]]
     final: bool
     seconds: float
-    by: str = ""
     trial: int = 0
     debt: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared(Event):
-    """Candidates compared on the audit cases before shipping. `dice`: candidate name → Dice. `chosen`: the one shipped."""
+    """Candidates compared on the audit cases before shipping. `dice`: candidate name → Dice. `chosen`: what to use, the
+    policy's own or the unadapted backbone."""
 
     dice: dict[str, float]
     chosen: str

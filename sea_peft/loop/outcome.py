@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-
-import torch
 
 
 @dataclasses.dataclass
@@ -31,11 +28,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """Another policy at the end of its search, to be compared with and, where it is clearly better, to be shipped instead. `dice`: hard
-    Dice on every audit patch. `adapters`, `head`: their tensors then."""
+    """Another policy at the end of its search, to be compared with. `dice`: hard Dice on every audit patch."""
 
     name: str
-    active: tuple[str, ...]
     dice: tuple[float, ...]
-    adapters: Mapping[str, torch.Tensor]
-    head: Mapping[str, torch.Tensor]

@@ -75,7 +75,7 @@ def test_an_incomplete_last_line_is_dropped_but_any_other_is_an_error(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 2}, "has version 2 but this sea_peft reads version 1"),
+        ({"version": 1}, "has version 1 but this sea_peft reads version 2"),
         ({"event": "invented"}, "lost its beginning"),
         ({"surprise": 1}, "unknown field 'surprise'"),
         ({"limit": "many"}, "field 'limit' of event 'run_started'"),

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from example_run import make_events
 
@@ -51,15 +49,6 @@ def test_pattern_is_a_glob_over_unit_ids(events):
 def test_unknown_cycle_names_the_range(events):
     with pytest.raises(UsageError, match="the run has 0 to 3"):
         summarise(events, cycle=9)
-
-
-def test_what_was_shipped_counts_at_the_end_not_what_was_allocated(events):
-    compared = ev.Compared({"unadapted": 0.7, "sea": 0.6}, "unadapted", "the search did not beat it")
-    changed = [compared if isinstance(e, ev.Compared) else e for e in events]
-    changed[-1] = dataclasses.replace(events[-1], active=[])
-    dropped = [row for row in summarise(changed) if row.decision == "drop" and row.reason == compared.reason]
-    assert {row.unit for row in dropped} == set(events[-1].active)
-    assert not any(row.on for row in summarise(changed))
 
 
 def test_a_run_that_has_only_begun(events):

@@ -31,7 +31,6 @@ def row_of(cell, dice, used=100, new=("new",)):
         "cases": {"support": 4, "audit": 1, "test": 2}, "crops": 40,
         "seconds": {"wall": 9.0, "cpu": 8.0, "cpu_train": 4.0, "cpu_test": 3.0, "baselines": "reused"},
         "peak_memory_bytes": 2**30, "families": {"affine": 90}, "units": [],
-        "shipped": "simple" if cell.seed == 2 else "sea",
     }  # fmt: skip
 
 
@@ -105,7 +104,6 @@ def test_comparisons(tmp_path):
     assert results.strongest_fixed(["1%"]) == "cheapest"
     text = table.document("g", results)
     assert "| 1% | **cheapest** (strongest fixed) | 6 | +5.0 ± 0.0 | 6 of 6 |" in text
-    assert "sea shipped a simpler policy's choice instead of its own (of 6 runs): simple in 2." in text
     assert "| 1% | random_mix | 6 | +15.0 ± 0.0 |" in text
     assert "| head_only | 0.150 ± 0.000 | 0.100 ± 0.000 |" in text
     assert (

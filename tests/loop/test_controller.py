@@ -228,59 +228,16 @@ def test_coverage_patches_and_comparison_add_up():
     assert compared[0].dice[compared[0].chosen] >= compared[0].dice["unadapted"]
 
 
-def _rival(dice: float) -> Rival:
-    """A topology that reached this Dice on every patch, with tensors of its own."""
-    model = tiny.model(names=("affine", "lora"))
-    units = sorted(u for u in model.bank.units if u.startswith("affine"))[:2]
-    tiny.train(model, units)
-    head = {name: torch.ones_like(t) for name, t in model.head.state_dict().items()}
+def test_rivals_change_nothing_but_the_comparison_however_good_they_are():
     patches = _prepared().controller.auditor.patches
-    return Rival("affine", tuple(units), (dice,) * patches, model.bank.state_dict(units), head)
-
-
-def test_a_rival_that_is_clearly_better_on_the_audit_patches_is_shipped_instead_and_the_trace_says_so():
-    rival = _rival(0.999)
-    run = _run(rivals=[rival])
-    assert set(run.outcome.active) == set(rival.active)
-    compared, last = run.of(events.Compared)[0], run.of(events.Allocated)[-1]
-    assert (compared.chosen, last.by, last.final) == ("affine", "affine", True)
-    assert compared.dice["affine"] == pytest.approx(0.999)
-    assert run.of(events.Allocated)[-2].final, "what sea chose stays in the trace"
-    assert run.of(events.Allocated)[-2].by == ""
-
-
-def test_a_rival_that_is_not_better_changes_nothing_but_the_comparison():
-    alone, held = _run(), _run(rivals=[_rival(0.0)])
+    rivals = [Rival("head_only", (0.999,) * patches), Rival("affine", (0.0,) * patches)]
+    alone, held = _run(), _run(rivals=rivals)
     assert _same_tensors(alone.tensors, held.tensors)
     assert [e for e in alone.said if not isinstance(e, events.Compared)] == [
         e for e in held.said if not isinstance(e, events.Compared)
     ]
-    assert held.of(events.Compared)[0].dice["affine"] == 0.0
-
-
-def test_a_rival_that_is_ahead_by_less_than_two_standard_errors_is_not_shipped_and_its_lead_is_said():
-    settings = dataclasses.replace(SETTINGS, audit_patches=6)
-    alone = _run(settings=settings)
-    ours, patches = alone.of(events.Compared)[0].dice["sea"], alone.controller.auditor.patches
-    assert patches >= 3, "with one patch anything is clear"
-    held = _run(
-        settings=settings,
-        rivals=[dataclasses.replace(_rival(0.0), dice=(ours * patches + 0.01, *(0.0,) * (patches - 1)))],
-    )
     compared = held.of(events.Compared)[0]
-    assert compared.dice["affine"] > compared.dice["sea"]
-    assert compared.chosen != "affine"
-    assert "affine is ahead, but by less than two standard errors" in compared.reason
-    assert _same_tensors(alone.tensors, held.tensors)
-
-
-def test_the_head_alone_is_never_shipped_on_the_word_of_the_audit_case_but_its_lead_is_said():
-    head = {name: torch.ones_like(t) for name, t in tiny.model(names=("affine", "lora")).head.state_dict().items()}
-    patches = _prepared().controller.auditor.patches
-    alone, held = _run(), _run(rivals=[Rival("head_only", (), (0.999,) * patches, {}, head)])
-    assert _same_tensors(alone.tensors, held.tensors)
-    compared = held.of(events.Compared)[0]
-    assert compared.dice["head_only"] == pytest.approx(0.999)
+    assert (compared.dice["head_only"], compared.dice["affine"]) == (pytest.approx(0.999), 0.0)
     assert "head_only is ahead" in compared.reason
 
 
@@ -292,7 +249,6 @@ def test_a_search_ends_where_the_refit_begins_and_the_run_goes_on_from_there():
     assert len(as_found.dice) == run.controller.auditor.patches
     run.outcome = run.controller.run()
     assert run.said == _run().said
-    assert set(as_found.active) == set(run.outcome.active)
 
 
 def test_audited_and_ranked_units_are_those_that_were_open():

@@ -116,7 +116,7 @@ OUTSIDE_BUDGET = frozenset(name for name, topology in _TABLE.items() if topology
 
 
 def simple_topology(space: Space) -> str:
-    """The fixed topology that what `sea` found is held against before it is shipped: affine with LoRA r4 from the cheapest site up, where the
+    """The fixed topology that what `sea` found is held against: affine with LoRA r4 from the cheapest site up, where the
     space has both; else the cheapest units. `sea` itself starts from cheap units, so that another set is the better check; at 0.1% and 0.3%
     the cheapest units are the stronger rule (`python -m benchmarks run rivals_unet`)."""
     on_offer = {(unit.family, unit.level) for unit in space.units}
