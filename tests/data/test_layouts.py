@@ -234,6 +234,68 @@ def test_two_folders(tmp_path, names, suffix):
     assert dataset.warnings == ("label d.nii.gz is ignored: it has no image",)
 
 
+def in_two_folders(root, images, labels):
+    for number, name in enumerate(images):
+        put(root / "images" / f"{name}.nii.gz", scan(number)[0])
+    for number, name in enumerate(labels):
+        put(root / "labels" / f"{name}.nii.gz", scan(number)[1])
+    return open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "cases", "unlabelled"),
+    [
+        (["amos_0001", "amos_0004"], ["amos_0001", "amos_0004"], {"amos_0001": 1, "amos_0004": 1}, []),
+        (["p_0000", "p_0001", "p_0002"], ["p_0000", "p_0002"], {"p_0000": 1, "p_0002": 1}, ["p_0001"]),
+        (["p_0000", "p_0001"], ["p_0000_seg", "p_0001_seg"], {"p_0000": 1, "p_0001": 1}, []),
+        (["p_0000", "p_0001", "q"], ["q"], {"q": 1}, ["p_0000", "p_0001"]),
+        (["p_0000", "p_0001", "q_0000", "q_0001"], ["p"], {"p": 2}, ["q"]),
+        (["p_image_0000", "p_image_0001"], ["p_label"], {"p": 2}, []),
+        (["p_0001_0000", "p_0002_0000"], ["p_0001", "p_0002"], {"p_0001": 1, "p_0002": 1}, []),
+        (["p_0001", "q_0001"], ["p", "q"], {"p": 1, "q": 1}, []),
+    ],
+)
+def test_labels_decide_what_a_number_at_the_end_means(tmp_path, images, labels, cases, unlabelled):
+    dataset = in_two_folders(tmp_path, images, labels)
+    assert {case.id: len(case.channels) for case in dataset.cases} == cases
+    assert ids(dataset.unlabelled) == unlabelled
+    assert len(dataset.channels) == max(cases.values())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("channels", ["modality", "channel_names"])
+def test_decathlon_cases_that_end_in_four_digits(tmp_path, first, channels):
+    """As in AMOS22 and WORD: no file of them is a channel."""
+    names = [f"amos_{number:04d}" for number in range(first, first + 3)]
+    for number, name in enumerate(names):
+        put(tmp_path / "imagesTr" / f"{name}.nii.gz", scan(number)[0])
+        put(tmp_path / "labelsTr" / f"{name}.nii.gz", scan(number)[1])
+    content = {
+        channels: {"0": "CT"}, "labels": {"0": "background", "1": "spleen"},
+        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
+        "test": ["./imagesTs/amos_0100.nii.gz", "./imagesTs/amos_0101.nii.gz"],
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, ids(dataset.cases)) == ("datalist", names)
+    assert ids(dataset.unlabelled) == ["amos_0100", "amos_0101"]
+    del content["training"]
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "CT"}}))
+    with pytest.raises(
+        DataError, match=rf"imagesTr/{names[0]}.* must end in a channel number .* list them as 'training'"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_a_datalist_names_cases_by_whole_file_names(tmp_path):
+    entries = [{"image": f"scan_{number:04d}.nii.gz", "label": f"seg/scan_{number:04d}.nii.gz"} for number in range(2)]
+    for number, entry in enumerate(entries):
+        put(tmp_path / entry["image"], scan(number)[0])
+        put(tmp_path / entry["label"], scan(number)[1])
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries}))
+    assert ids(open_dataset(tmp_path).cases) == ["scan_0000", "scan_0001"]
+
+
 def test_flare22_organs_are_known_by_name(tmp_path):
     put(tmp_path / "images" / "FLARE22_Tr_0001_0000.nii.gz", scan(0)[0])
     put(tmp_path / "labels" / "FLARE22_Tr_0001.nii.gz", scan(0)[1] * 13)

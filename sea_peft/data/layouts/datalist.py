@@ -16,7 +16,6 @@ from typing import Any
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
     case_id,
-    case_stem,
     did_you_mean,
     found_labels,
     parse_channels,
@@ -25,6 +24,7 @@ from sea_peft.data.layouts.files import (
     unique_ids,
     unknown_keys,
 )
+from sea_peft.data.volumes import volume_stem
 from sea_peft.errors import DataError
 
 KNOWN_KEYS = (
@@ -107,7 +107,7 @@ def _entries(
 
 def _named_by(path: Path) -> str:
     """The file's own name, or its folder's where the file is called the same in every folder."""
-    stem = case_stem(path)
+    stem = volume_stem(path)
     return case_id(path.parent.name if stem.lower() in _GENERIC_STEMS and path.parent.name else stem)
 
 

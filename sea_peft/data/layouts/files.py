@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,29 @@ def case_id(text: str) -> str:
     return kept.lstrip(".") or "case"
 
 
-def case_stem(path: Path) -> str:
-    """The case a file belongs to: its name without volume suffix and channel number."""
-    stem = volume_stem(path)
-    match = CHANNEL_SUFFIX.match(stem)
-    return match["case"] if match else stem
+def by_case(images: Iterable[Path], labelled: Callable[[str], bool]) -> list[tuple[str, int | None, Path]]:
+    """Each image with its case and its channel number; None where a number at the end is part of the case's name, as in `amos_0001`.
+
+    The labels decide between `patient` with the channels 0 to 3 and four cases `patient_0000` to `patient_0003`. Files that neither
+    reading labels are read as the labelled ones are, and as channels only if there is a channel 0.
+
+    Args:
+        images: The volumes of one folder.
+        labelled: Whether there is a label map of this name.
+    """
+    stems = {path: volume_stem(path) for path in images}
+    present = set(stems.values())
+    matches = {path: match for path, stem in stems.items() if (match := CHANNEL_SUFFIX.match(stem))}
+    whole = {match["case"] for path, match in matches.items() if labelled(stems[path])}
+    others = {match["case"] for match in matches.values()} - whole
+    apart = {name for name in others if labelled(name)}
+    if apart or not any(map(labelled, present)):
+        apart |= {name for name in others if f"{name}_0000" in present}
+    found: list[tuple[str, int | None, Path]] = []
+    for path, stem in stems.items():
+        match = matches.get(path)
+        if match and match["case"] in apart:
+            found.append((match["case"], int(match["channel"]), path))
+        else:
+            found.append((stem, None, path))
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
     CHANNEL_SUFFIX,
+    by_case,
     case_id,
     did_you_mean,
     parse_channels,
@@ -60,7 +61,8 @@ def read(root: Path) -> Dataset | None:
     listed = "dataset" in content and "training" not in content
     if not listed and not (root / "imagesTr").is_dir():
         return None
-    if not listed and "channel_names" not in content and not _numbered(root / "imagesTr"):
+    by_list = "training" in content or "channel_names" not in content
+    if not listed and by_list and not _numbered(root):
         return None  # Decathlon: the same folders, but files without channel numbers
     where = f"{root.name}/dataset.json"
     channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
@@ -72,6 +74,8 @@ def read(root: Path) -> Dataset | None:
         labelled = _listed_cases(where, root, content["dataset"], channels)
     test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending)
     if not labelled and not unlabelled:
+        if _of_ending(root / "imagesTr", ending):
+            raise DataError(f"{root.name}/{strays[0]}; rename the images, or list them as 'training' in dataset.json")
         raise DataError(f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json")
     promised = content.get("numTraining")
     if isinstance(promised, int) and promised != len(labelled):
@@ -107,8 +111,10 @@ def _ignored(content: dict[str, Any]) -> frozenset[int]:
     return frozenset({code}) if isinstance(code, int) else frozenset()
 
 
-def _numbered(folder: Path) -> bool:
-    return any(CHANNEL_SUFFIX.match(volume_stem(path)) for path in volumes_in(folder))
+def _numbered(root: Path) -> bool:
+    """Whether images of imagesTr end in channel numbers, not only in numbers that belong to their cases' names."""
+    labels = {volume_stem(path) for path in volumes_in(root / "labelsTr")}
+    return any(channel is not None for _, channel, _ in by_case(volumes_in(root / "imagesTr"), labels.__contains__))
 
 
 def _cases(
@@ -116,17 +122,18 @@ def _cases(
 ) -> tuple[list[FileCase], list[FileCase], list[str]]:
     """Labelled cases, unlabelled cases, and sentences about files that fit nowhere."""
     warnings: list[str] = []
+    labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     images: dict[str, dict[str, ImageFile]] = {}
     for path in _of_ending(root / image_folder, ending):
         match = CHANNEL_SUFFIX.match(volume_stem(path))
-        if match is None or int(match["channel"]) >= len(channels):
+        of_the_name = match is not None and match["case"] not in labels and volume_stem(path) in labels
+        if match is None or of_the_name or int(match["channel"]) >= len(channels):
             warnings.append(
                 f"{image_folder}/{path.name} is ignored: its name must end in a channel number _0000 to "
                 f"_{len(channels) - 1:04d}"
             )
             continue
         images.setdefault(match["case"], {})[channels[int(match["channel"])]] = ImageFile(path)
-    labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     warnings += [
         f"{label_folder}/{labels[c].name} is ignored: it has no image" for c in sorted(set(labels) - set(images))
     ]
