@@ -18,6 +18,7 @@ from sea_peft.data.dicom.series import read_series  # noqa: E402
 from sea_peft.data.grids import skewness  # noqa: E402
 from sea_peft.data.layouts import open_dataset  # noqa: E402
 from sea_peft.data.select import select  # noqa: E402
+from sea_peft.data.write import write_datalist  # noqa: E402
 from sea_peft.errors import DataError  # noqa: E402
 
 STRAIGHT = np.array([[-1.2, 0, 0, 30], [0, -1.0, 0, 20], [0, 0, 2.0, -10], [0, 0, 0, 1.0]])
@@ -193,6 +194,15 @@ def test_a_folder_of_series_with_segmentations(tmp_path):
     np.testing.assert_array_equal(volume.array, image)
     only = select(dataset, ["spleen"]).cases[1].label()
     np.testing.assert_array_equal(only.array, np.where(image < -500, 2, 0))
+
+
+def test_a_datalist_cannot_say_dicom(tmp_path):
+    """Written all the same, it would hide the segmentations."""
+    image, label = whole()
+    write_seg(tmp_path / "seg.dcm", write_series(tmp_path / "a", image, STRAIGHT), {"liver": label})
+    with pytest.raises(DataError, match="case a lies in DICOM slices"):
+        write_datalist(tmp_path)
+    assert [case.id for case in open_dataset(tmp_path).cases] == ["a"]
 
 
 def test_several_series_in_one_folder(tmp_path):
