@@ -81,12 +81,15 @@ class FileCase(Case):
         label_file: One label map, or None.
         masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap,
             the smaller code wins.
+        ignored: Codes of voxels that nobody labelled. Training and scores would take them for background, so a label map that
+            holds one is refused.
     """
 
     id: str
     images: Mapping[str, ImageFile]
     label_file: Path | None = None
     masks: Mapping[int, Path] = field(default_factory=dict)
+    ignored: frozenset[int] = frozenset()
 
     @property
     def channels(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -107,13 +110,24 @@ class FileCase(Case):
 
     def label(self) -> Volume | None:
         if self.label_file is not None:
-            return _CACHE.read(ImageFile(self.label_file))
+            return self._without_ignored(_CACHE.read(ImageFile(self.label_file)))
         return self._merged_masks() if self.masks else None
 
     def with_codes(self, codes: frozenset[int]) -> Case:
         if not self.masks:
             return self
         return dataclasses.replace(self, masks={c: p for c, p in self.masks.items() if c in codes})
+
+    def _without_ignored(self, label: Volume) -> Volume:
+        for code in sorted(self.ignored):
+            count = int(np.count_nonzero(np.rint(label.array) == code))
+            if count:
+                raise DataError(
+                    f"case {self.id}: label holds {count} voxels of code {code}, which is declared as ignore (not labelled), "
+                    "but here every voxel needs a label; label them, or declare the code under another name and choose the other "
+                    "labels with --label, which makes it background"
+                )
+        return label
 
     def _merged_masks(self) -> Volume:
         merged: Volume | None = None

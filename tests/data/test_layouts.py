@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from synthetic_scans import AFFINE, scan
 
+from sea_peft.data.checks import check
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.layouts.folders import FLARE22_LABELS
 from sea_peft.data.select import select
@@ -64,6 +65,28 @@ def test_nnunet_v1_regions_ignore_label_and_test_cases(nnunet):
     assert dataset.codes == {1, 2, 3}
     assert (ids(dataset.test_cases), ids(dataset.unlabelled)) == (["t"], ["u"])
     assert dict(select(dataset).labels) == {"organs": (1, 2)}
+
+
+@pytest.mark.parametrize("labels", [{"liver": 1, "ignore": 3}, {"1": "liver", "3": "Ignore"}])
+@pytest.mark.parametrize("by_list", [False, True])
+def test_voxels_that_nobody_labelled_are_not_taken_for_background(nnunet, labels, by_list):
+    root = nnunet(2)
+    edit(root, labels=labels)
+    if by_list:
+        case = {"image": "imagesTr/toy_001_0000.nii.gz", "label": "labelsTr/toy_001.nii.gz"}
+        (root / "datalist.json").write_text(json.dumps({"labels": labels, "training": [case]}))
+        (root / "dataset.json").unlink()
+    assert check(open_dataset(root)).errors == ()
+    stored = scan(1)[1]
+    stored[0, 0, :2] = 3
+    put(root / "labelsTr" / "toy_001.nii.gz", stored)
+    dataset = select(open_dataset(root), ["liver"])
+    assert dict(dataset.labels) == {"liver": (1,)}
+    (finding,) = check(dataset).errors
+    assert finding.case == "toy_001"
+    assert "label holds 2 voxels of code 3, which is declared as ignore (not labelled)" in finding.sentence
+    with pytest.raises(DataError, match="2 voxels of code 3"):
+        dataset.cases[-1].label()  # as it is read to be scored
 
 
 def test_misspelt_keys_are_named(nnunet):

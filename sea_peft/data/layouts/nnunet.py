@@ -16,6 +16,7 @@ from sea_peft.data.layouts.files import (
     by_case,
     case_id,
     did_you_mean,
+    ignored_codes,
     parse_channels,
     parse_labels,
     read_json,
@@ -67,12 +68,13 @@ def read(root: Path) -> Dataset | None:
     where = f"{root.name}/dataset.json"
     channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
     labels = parse_labels(where, _entry(where, content, "labels"))
+    ignored = ignored_codes(where, content["labels"])
     warnings = unknown_keys(where, content, KNOWN_KEYS)
     ending = str(content.get("file_ending", "")).lower()
-    labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending)
+    labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending, ignored)
     if listed:
-        labelled = _listed_cases(where, root, content["dataset"], channels)
-    test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending)
+        labelled = _listed_cases(where, root, content["dataset"], channels, ignored)
+    test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending, ignored)
     if not labelled and not unlabelled:
         if _of_ending(root / "imagesTr", ending):
             raise DataError(f"{root.name}/{strays[0]}; rename the images, or list them as 'training' in dataset.json")
@@ -88,7 +90,7 @@ def read(root: Path) -> Dataset | None:
         cases=tuple(labelled),
         test_cases=tuple(test),
         unlabelled=tuple(unlabelled + unlabelled_test),
-        codes=frozenset(code for codes in labels.values() for code in codes) | _ignored(content),
+        codes=frozenset(code for codes in labels.values() for code in codes) | ignored,
         warnings=(*warnings, *strays, *more_strays),
     )
 
@@ -106,11 +108,6 @@ def _nearest(name: str, content: dict[str, Any]) -> str:
     return f" (is {hint.split(chr(39))[1]!r} a misspelling of it?)" if hint else ""
 
 
-def _ignored(content: dict[str, Any]) -> frozenset[int]:
-    code = content["labels"].get("ignore")
-    return frozenset({code}) if isinstance(code, int) else frozenset()
-
-
 def _numbered(root: Path) -> bool:
     """Whether images of imagesTr end in channel numbers, not only in numbers that belong to their cases' names."""
     labels = {volume_stem(path) for path in volumes_in(root / "labelsTr")}
@@ -118,7 +115,7 @@ def _numbered(root: Path) -> bool:
 
 
 def _cases(
-    root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str
+    root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str, ignored: frozenset[int]
 ) -> tuple[list[FileCase], list[FileCase], list[str]]:
     """Labelled cases, unlabelled cases, and sentences about files that fit nowhere."""
     warnings: list[str] = []
@@ -138,13 +135,15 @@ def _cases(
         f"{label_folder}/{labels[c].name} is ignored: it has no image" for c in sorted(set(labels) - set(images))
     ]
     cases = [
-        FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case))
+        FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case), ignored=ignored)
         for case, files in sorted(images.items())
     ]
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
 
 
-def _listed_cases(where: str, root: Path, listed: object, channels: tuple[str, ...]) -> list[FileCase]:
+def _listed_cases(
+    where: str, root: Path, listed: object, channels: tuple[str, ...], ignored: frozenset[int]
+) -> list[FileCase]:
     """Cases that dataset.json lists by file (`dataset: {CASE: {images: [...], label: ...}}`)."""
     if not isinstance(listed, dict):
         raise DataError(f"{where}: dataset must map case names to files; correct it")
@@ -156,7 +155,7 @@ def _listed_cases(where: str, root: Path, listed: object, channels: tuple[str, .
             raise DataError(f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label")
         files = [root / path for path in paths]
         sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
-        cases.append(FileCase(case_id(name), sources, files[-1]))
+        cases.append(FileCase(case_id(name), sources, files[-1], ignored=ignored))
     return sorted(cases, key=lambda case: case.id)
 
 
