@@ -24,10 +24,12 @@ class Case(ABC):
     Attributes:
         id: Unique within its data set.
         channels: Names of the channels this case has.
+        partial: Whether `label` leaves out codes that are drawn apart from the others (see `with_codes`).
     """
 
     id: str
     channels: tuple[str, ...]
+    partial: bool = False
 
     @abstractmethod
     def image(self, channel: str) -> Volume:
@@ -37,8 +39,9 @@ class Case(ABC):
     def label(self) -> Volume | None:
         """Label codes as stored (0 = background), or None when the case has no label."""
 
-    def with_codes(self, codes: frozenset[int]) -> Case:
-        """The same case, free to read only these label codes; itself where one file holds all codes."""
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
+        """The same case, free to read only these label codes; itself where one file holds all codes, None where nothing is drawn
+        for any of them: nobody looked for them, or there was nothing to find."""
         return self
 
 
@@ -90,6 +93,7 @@ class FileCase(Case):
     label_file: Path | None = None
     masks: Mapping[int, Path] = field(default_factory=dict)
     ignored: frozenset[int] = frozenset()
+    partial: bool = False
 
     @property
     def channels(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -113,10 +117,12 @@ class FileCase(Case):
             return self._without_ignored(_CACHE.read(ImageFile(self.label_file)))
         return self._merged_masks() if self.masks else None
 
-    def with_codes(self, codes: frozenset[int]) -> Case:
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
         if not self.masks:
             return self
-        return dataclasses.replace(self, masks={c: p for c, p in self.masks.items() if c in codes})
+        masks = {c: p for c, p in self.masks.items() if c in codes}
+        partial = self.partial or len(masks) < len(self.masks)
+        return dataclasses.replace(self, masks=masks, partial=partial) if masks else None
 
     def _without_ignored(self, label: Volume) -> Volume:
         for code in sorted(self.ignored):
@@ -166,8 +172,10 @@ class DicomCase(FileCase):
         (series,) = self.images.values()
         return read_segmentation(self.segmentation, series.slices, self.segments)
 
-    def with_codes(self, codes: frozenset[int]) -> Case:
-        return dataclasses.replace(self, segments={c: s for c, s in self.segments.items() if c in codes})
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
+        segments = {c: s for c, s in self.segments.items() if c in codes}
+        partial = self.partial or len(segments) < len(self.segments)
+        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -192,8 +192,21 @@ def test_a_folder_of_series_with_segmentations(tmp_path):
     assert np.array_equal(volume.affine, stored.affine)
     np.testing.assert_array_equal(stored.array, np.where(label, 1, np.where(image < -500, 2, 0)))
     np.testing.assert_array_equal(volume.array, image)
-    only = select(dataset, ["spleen"]).cases[1].label()
-    np.testing.assert_array_equal(only.array, np.where(image < -500, 2, 0))
+    (only,) = select(dataset, ["spleen"]).cases
+    np.testing.assert_array_equal(only.label().array, np.where(image < -500, 2, 0))
+
+
+def test_series_without_the_chosen_segment_are_left_out(tmp_path):
+    for number in range(2):
+        image, label = whole(number)
+        masks = {"spleen": image < -500, "liver": label} if number == 1 else {"liver": label}
+        write_seg(tmp_path / f"{number}.dcm", write_series(tmp_path / f"p{number}", image, STRAIGHT), masks)
+    dataset = select(open_dataset(tmp_path), ["spleen"])
+    assert [case.id for case in dataset.cases] == ["p1"]
+    assert [case.id for case in dataset.unlabelled] == ["p0"]
+    (finding,) = check(dataset).findings
+    assert finding.severity == "warning"
+    assert finding.sentence.endswith("no mask of the chosen labels (spleen): p0")
 
 
 def test_a_datalist_cannot_say_dicom(tmp_path):

@@ -417,6 +417,28 @@ def test_totalsegmentator_masks_become_labels(tmp_path):
     assert np.array_equal(chosen.cases[0].label().array, label.astype(np.uint16) * 2)
 
 
+def test_cases_without_the_chosen_masks_are_left_out(tmp_path):
+    for number in range(4):
+        image, label = scan(number)
+        put(tmp_path / f"s{number}" / "ct.nii.gz", image)
+        put(tmp_path / f"s{number}" / "segmentations" / "liver.nii.gz", label)
+        if number != 2:  # s3 has a file with nothing in it
+            put(tmp_path / f"s{number}" / "segmentations" / "lesion.nii.gz", label * (number < 2))
+    dataset = select(open_dataset(tmp_path), ["lesion"])
+    assert (ids(dataset.cases), ids(dataset.unlabelled)) == (["s0", "s1", "s3"], ["s2"])
+    checked = check(dataset, shots=1)
+    assert checked.errors == ()
+    assert ids(checked.usable.cases) == ["s0", "s1"]
+    assert [(f.case, f.severity, f.sentence) for f in checked.findings] == [
+        ("s3", "skip", "case s3: label holds nothing of the chosen ones (lesion=1); the case is left out"),
+        ("", "warning", "left out, because they have no mask of the chosen labels (lesion): s2"),
+    ]
+    put(tmp_path / "s0" / "segmentations" / "liver.nii.gz", label * 0)
+    put(tmp_path / "s0" / "segmentations" / "lesion.nii.gz", label * 0)
+    (empty,) = check(select(open_dataset(tmp_path))).errors  # nothing is chosen away: nobody labelled the case
+    assert "case s0: label is empty" in empty.sentence
+
+
 def test_what_is_no_data_set(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         open_dataset(tmp_path / "gone")
