@@ -62,8 +62,7 @@ def read(root: Path) -> Dataset | None:
     listed = "dataset" in content and "training" not in content
     if not listed and not (root / "imagesTr").is_dir():
         return None
-    by_list = "training" in content or "channel_names" not in content
-    if not listed and by_list and not _numbered(root):
+    if not listed and not numbered(root, content):
         return None  # Decathlon: the same folders, but files without channel numbers
     where = f"{root.name}/dataset.json"
     channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
@@ -108,8 +107,11 @@ def _nearest(name: str, content: dict[str, Any]) -> str:
     return f" (is {hint.split(chr(39))[1]!r} a misspelling of it?)" if hint else ""
 
 
-def _numbered(root: Path) -> bool:
-    """Whether images of imagesTr end in channel numbers, not only in numbers that belong to their cases' names."""
+def numbered(root: Path, content: dict[str, Any]) -> bool:
+    """Whether images of imagesTr end in channel numbers: as `content` of dataset.json has it, or by their names, where it lists the
+    files or is of nnU-Net v1. Numbers that belong to the cases' names, as in AMOS22, are none."""
+    if "channel_names" in content and "training" not in content:
+        return True
     labels = {volume_stem(path) for path in volumes_in(root / "labelsTr")}
     return any(channel is not None for _, channel, _ in by_case(volumes_in(root / "imagesTr"), labels.__contains__))
 
