@@ -124,7 +124,7 @@ def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume |
                 f"case {case.id}: label holds code {strangers[0]} ({counts[strangers[0]]} voxels), but only "
                 f"{_listed(dataset.codes or ())} are declared; declare it or correct the label"
             )
-        if set(counts) <= {0}:
+        if set(counts) <= {0} and not case.partial:
             raise DataError(
                 f"case {case.id}: label is empty (all {label.array.size} voxels are 0); label the case or take it out"
             )
@@ -134,10 +134,8 @@ def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume |
     findings = []
     if not any(voxels.values()):
         wanted = ", ".join(f"{name}={_listed(codes)}" for name, codes in dataset.labels.items())
-        sentence = (
-            f"case {case.id}: label holds codes {_listed(c for c in counts if c)}, none of the chosen ones "
-            f"({wanted}); the case is left out"
-        )
+        held = "holds nothing" if case.partial else f"holds codes {_listed(c for c in counts if c)}, none"
+        sentence = f"case {case.id}: label {held} of the chosen ones ({wanted}); the case is left out"
         findings.append(Finding(case.id, "label", "skip", sentence))
     findings += [Finding(case.id, "label", "warning", f"case {case.id}: label {note}") for note in label.notes]
     few = [f"{name} ({count})" for name, count in voxels.items() if 0 < count < _FEW_VOXELS]

@@ -24,10 +24,12 @@ class Case(ABC):
     Attributes:
         id: Unique within its data set.
         channels: Names of the channels this case has.
+        partial: Whether `label` leaves out codes that are drawn apart from the others (see `with_codes`).
     """
 
     id: str
     channels: tuple[str, ...]
+    partial: bool = False
 
     @abstractmethod
     def image(self, channel: str) -> Volume:
@@ -37,8 +39,9 @@ class Case(ABC):
     def label(self) -> Volume | None:
         """Label codes as stored (0 = background), or None when the case has no label."""
 
-    def with_codes(self, codes: frozenset[int]) -> Case:
-        """The same case, free to read only these label codes; itself where one file holds all codes."""
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
+        """The same case, free to read only these label codes; itself where one file holds all codes, None where nothing is drawn
+        for any of them: nobody looked for them, or there was nothing to find."""
         return self
 
 
@@ -81,12 +84,16 @@ class FileCase(Case):
         label_file: One label map, or None.
         masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap,
             the smaller code wins.
+        ignored: Codes of voxels that nobody labelled. Training and scores would take them for background, so a label map that
+            holds one is refused.
     """
 
     id: str
     images: Mapping[str, ImageFile]
     label_file: Path | None = None
     masks: Mapping[int, Path] = field(default_factory=dict)
+    ignored: frozenset[int] = frozenset()
+    partial: bool = False
 
     @property
     def channels(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -107,13 +114,26 @@ class FileCase(Case):
 
     def label(self) -> Volume | None:
         if self.label_file is not None:
-            return _CACHE.read(ImageFile(self.label_file))
+            return self._without_ignored(_CACHE.read(ImageFile(self.label_file)))
         return self._merged_masks() if self.masks else None
 
-    def with_codes(self, codes: frozenset[int]) -> Case:
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
         if not self.masks:
             return self
-        return dataclasses.replace(self, masks={c: p for c, p in self.masks.items() if c in codes})
+        masks = {c: p for c, p in self.masks.items() if c in codes}
+        partial = self.partial or len(masks) < len(self.masks)
+        return dataclasses.replace(self, masks=masks, partial=partial) if masks else None
+
+    def _without_ignored(self, label: Volume) -> Volume:
+        for code in sorted(self.ignored):
+            count = int(np.count_nonzero(np.rint(label.array) == code))
+            if count:
+                raise DataError(
+                    f"case {self.id}: label holds {count} voxels of code {code}, which is declared as ignore (not labelled), "
+                    "but here every voxel needs a label; label them, or declare the code under another name and choose the other "
+                    "labels with --label, which makes it background"
+                )
+        return label
 
     def _merged_masks(self) -> Volume:
         merged: Volume | None = None
@@ -152,8 +172,10 @@ class DicomCase(FileCase):
         (series,) = self.images.values()
         return read_segmentation(self.segmentation, series.slices, self.segments)
 
-    def with_codes(self, codes: frozenset[int]) -> Case:
-        return dataclasses.replace(self, segments={c: s for c, s in self.segments.items() if c in codes})
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
+        segments = {c: s for c, s in self.segments.items() if c in codes}
+        partial = self.partial or len(segments) < len(self.segments)
+        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from sea_peft.errors import DataError
@@ -21,6 +23,20 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
     Raises:
         DataError: Values are not finite, not whole, negative or above 65535.
     """
+    counts = np.zeros(MOST_CODE + 1, dtype=np.int64)
+    for part in _codes(array, where):
+        counts += np.bincount(part, minlength=MOST_CODE + 1)
+    return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
+
+
+def require_codes(array: np.ndarray, where: str) -> None:
+    """Refuse what `code_counts` refuses, without counting."""
+    for _ in _codes(array, where):
+        pass
+
+
+def _codes(array: np.ndarray, where: str) -> Iterator[np.ndarray]:
+    """The codes as uint16, a part at a time, because counting takes 8 bytes a voxel."""
     if array.dtype.kind == "b":
         array = array.view(np.uint8)
     flat = array.ravel(order="K")
@@ -33,8 +49,7 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
             f"{where} runs from {low:.6g} to {high:.6g}; label codes must lie in 0..{MOST_CODE}: "
             "were image and label swapped?"
         )
-    counts = np.zeros(MOST_CODE + 1, dtype=np.int64)
-    for start in range(0, flat.size, _CHUNK):  # counting takes 8 bytes a voxel
+    for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]
         whole = np.rint(part) if part.dtype.kind == "f" else part
         if part.dtype.kind == "f" and (off := np.abs(part - whole) > _TOLERANCE).any():
@@ -42,5 +57,4 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
                 f"{where} has voxels that are not whole numbers (for instance {part[off][0]:.6g}); "
                 "export it as integer codes, without interpolation"
             )
-        counts += np.bincount(whole.astype(np.uint16, copy=False), minlength=MOST_CODE + 1)
-    return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
+        yield whole.astype(np.uint16, copy=False)

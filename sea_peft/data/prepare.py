@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sea_peft.data.cases import Case
-from sea_peft.data.codes import MOST_CODE
+from sea_peft.data.codes import MOST_CODE, require_codes
 from sea_peft.data.geometry import Box, Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
 from sea_peft.data.intensity import foreground, is_ct_name, looks_like_hounsfield, not_hounsfield, scaling
@@ -82,7 +82,7 @@ def prepare(
     label = None
     if labels is not None and (stored := case.label()) is not None:
         require_same_grid(case.id, "label", stored, "image", first)
-        indices = label_indices(stored.array, labels)
+        indices = label_indices(stored.array, labels, f"case {case.id}: label")
         label = geometry.labels_to_grid(indices, len(labels))
         if indices.any() and not bool(label.any()):
             sizes = " × ".join(f"{size:g}" for size in recipe.spacing)
@@ -97,15 +97,18 @@ def prepare(
     return Scan(case.id, image, label, geometry, tuple(notes))
 
 
-def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]], where: str = "the label") -> np.ndarray:
     """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become 0.
 
+    Args:
+        stored: A label map of any real dtype.
+        labels: Label name → codes.
+        where: Case and field, for the error sentence.
+
     Raises:
-        DataError: Values cannot be label codes at all.
+        DataError: Values cannot be label codes at all: interpolated ones, for instance.
     """
-    low, high = stored.min(), stored.max()
-    if not (low > -0.5 and high <= MOST_CODE):  # NaN fails too
-        raise DataError(f"the label runs from {low:.6g} to {high:.6g}; codes must lie in 0..{MOST_CODE}")
+    require_codes(stored, where)
     table = np.zeros(MOST_CODE + 1, dtype=np.uint8)
     for index, wanted in enumerate(labels.values(), start=1):
         table[list(wanted)] = index

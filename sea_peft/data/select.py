@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from sea_peft.data.cases import Dataset
+from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.codes import MOST_CODE
 from sea_peft.data.layouts.files import did_you_mean
 from sea_peft.errors import DataError
@@ -20,9 +20,12 @@ CHANNEL_SYNONYMS = (
     frozenset({"t2", "t2w"}),
 )
 
+_CASES_NAMED = 5  # in a sentence
+
 
 def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str] = ()) -> Dataset:
-    """The data set with only the chosen labels and channels.
+    """The data set with only the chosen labels and channels. Cases for which nothing is drawn of these labels, where each has a mask
+    or a segment of its own, become unlabelled.
 
     Args:
         dataset: As opened.
@@ -50,12 +53,17 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
         raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")
     picked = pick_channels(dataset, channels) or dataset.channels
     codes = frozenset(code for group in chosen.values() for code in group)
+    cases = [(case, case.with_codes(codes)) for case in dataset.cases]
+    tests = [(case, case.with_codes(codes)) for case in dataset.test_cases]
+    without = tuple(case for case, kept in (*cases, *tests) if kept is None)
     return dataclasses.replace(
         dataset,
         labels=chosen,
         channels=picked,
-        cases=tuple(case.with_codes(codes) for case in dataset.cases),
-        test_cases=tuple(case.with_codes(codes) for case in dataset.test_cases),
+        cases=tuple(kept for _, kept in cases if kept is not None),
+        test_cases=tuple(kept for _, kept in tests if kept is not None),
+        unlabelled=(*dataset.unlabelled, *without),
+        warnings=(*dataset.warnings, *_left_out(without, chosen)),
     )
 
 
@@ -65,6 +73,14 @@ def pick_channels(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
     if len(set(picked)) < len(picked):
         raise DataError(f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once")
     return picked
+
+
+def _left_out(cases: Sequence[Case], labels: Iterable[str]) -> list[str]:
+    if not cases:
+        return []
+    named = ", ".join(case.id for case in cases[:_CASES_NAMED])
+    more = f" and {len(cases) - _CASES_NAMED} more" if len(cases) > _CASES_NAMED else ""
+    return [f"left out, because they have no mask of the chosen labels ({', '.join(labels)}): {named}{more}"]
 
 
 def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from sea_peft.data.cases import Case, Dataset, FileCase
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.volumes import Volume, atomic_path, write_volume
-from sea_peft.errors import DataError
+from sea_peft.data.wording import shown
+from sea_peft.errors import DataError, DeviceError
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
@@ -29,8 +31,9 @@ def write_datalist(folder: Path | str) -> Path:
         The file written.
 
     Raises:
-        DataError: The folder has a datalist already, its layout is not recognised, or it has one mask file
-            per structure, which a datalist cannot say.
+        DataError: The folder has a datalist already, its layout is not recognised, or it holds DICOM or one
+            mask file per structure, which a datalist cannot say.
+        DeviceError: The folder is not writable or the disk is full.
     """
     folder = Path(folder)
     target = folder / DATALIST_NAME
@@ -45,7 +48,8 @@ def write_datalist(folder: Path | str) -> Path:
         "training": [_entry(case, dataset, folder) for case in dataset.cases],
         "test": [_entry(case, dataset, folder) for case in (*dataset.test_cases, *dataset.unlabelled)],
     }
-    _write_json(target, content)
+    with _writing(target):
+        _write_json(target, content)
     return target
 
 
@@ -61,6 +65,7 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | Non
 
     Raises:
         DataError: `out` exists and is not empty, or a case cannot be read or written.
+        DeviceError: The disk is full.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -84,9 +89,10 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | Non
             "numTraining": len(dataset.cases),
             "file_ending": ENDING,
         }
-        _write_json(partial / "dataset.json", content)
-        partial.chmod(0o755)
-        partial.replace(out)
+        with _writing(out):
+            _write_json(partial / "dataset.json", content)
+            partial.chmod(0o755)
+            partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
@@ -97,8 +103,11 @@ def _codes(dataset: Dataset) -> dict[str, Any]:
 
 
 def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    if not isinstance(case, FileCase) or case.masks:
-        raise DataError(f"case {case.id} has one mask file per structure; it is read as it is, without a datalist")
+    if not isinstance(case, FileCase) or case.masks or any(image.slices for image in case.images.values()):
+        raise DataError(
+            f"case {case.id} lies in DICOM slices or in one mask file per structure, which a datalist cannot say; "
+            "leave the folder as it is: it is read without one"
+        )
     missing = [channel for channel in dataset.channels if channel not in case.images]
     if missing:
         raise DataError(f"case {case.id}: channel {missing[0]} is missing; add the file or take the case out")
@@ -112,6 +121,17 @@ def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_path(path, ".json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into a `DeviceError` of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(
+            f"Cannot write {shown(path)} ({error.strerror or error}): make the folder writable and see that there is free space."
+        ) from error
 
 
 def _write_case(root: Path, part: str, case: Case, dataset: Dataset) -> None:

@@ -18,6 +18,7 @@ from sea_peft.data.dicom.series import read_series  # noqa: E402
 from sea_peft.data.grids import skewness  # noqa: E402
 from sea_peft.data.layouts import open_dataset  # noqa: E402
 from sea_peft.data.select import select  # noqa: E402
+from sea_peft.data.write import write_datalist  # noqa: E402
 from sea_peft.errors import DataError  # noqa: E402
 
 STRAIGHT = np.array([[-1.2, 0, 0, 30], [0, -1.0, 0, 20], [0, 0, 2.0, -10], [0, 0, 0, 1.0]])
@@ -191,8 +192,30 @@ def test_a_folder_of_series_with_segmentations(tmp_path):
     assert np.array_equal(volume.affine, stored.affine)
     np.testing.assert_array_equal(stored.array, np.where(label, 1, np.where(image < -500, 2, 0)))
     np.testing.assert_array_equal(volume.array, image)
-    only = select(dataset, ["spleen"]).cases[1].label()
-    np.testing.assert_array_equal(only.array, np.where(image < -500, 2, 0))
+    (only,) = select(dataset, ["spleen"]).cases
+    np.testing.assert_array_equal(only.label().array, np.where(image < -500, 2, 0))
+
+
+def test_series_without_the_chosen_segment_are_left_out(tmp_path):
+    for number in range(2):
+        image, label = whole(number)
+        masks = {"spleen": image < -500, "liver": label} if number == 1 else {"liver": label}
+        write_seg(tmp_path / f"{number}.dcm", write_series(tmp_path / f"p{number}", image, STRAIGHT), masks)
+    dataset = select(open_dataset(tmp_path), ["spleen"])
+    assert [case.id for case in dataset.cases] == ["p1"]
+    assert [case.id for case in dataset.unlabelled] == ["p0"]
+    (finding,) = check(dataset).findings
+    assert finding.severity == "warning"
+    assert finding.sentence.endswith("no mask of the chosen labels (spleen): p0")
+
+
+def test_a_datalist_cannot_say_dicom(tmp_path):
+    """Written all the same, it would hide the segmentations."""
+    image, label = whole()
+    write_seg(tmp_path / "seg.dcm", write_series(tmp_path / "a", image, STRAIGHT), {"liver": label})
+    with pytest.raises(DataError, match="case a lies in DICOM slices"):
+        write_datalist(tmp_path)
+    assert [case.id for case in open_dataset(tmp_path).cases] == ["a"]
 
 
 def test_several_series_in_one_folder(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from synthetic_scans import AFFINE, scan
 
+from sea_peft.data.checks import check
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.layouts.folders import FLARE22_LABELS
 from sea_peft.data.select import select
@@ -64,6 +65,28 @@ def test_nnunet_v1_regions_ignore_label_and_test_cases(nnunet):
     assert dataset.codes == {1, 2, 3}
     assert (ids(dataset.test_cases), ids(dataset.unlabelled)) == (["t"], ["u"])
     assert dict(select(dataset).labels) == {"organs": (1, 2)}
+
+
+@pytest.mark.parametrize("labels", [{"liver": 1, "ignore": 3}, {"1": "liver", "3": "Ignore"}])
+@pytest.mark.parametrize("by_list", [False, True])
+def test_voxels_that_nobody_labelled_are_not_taken_for_background(nnunet, labels, by_list):
+    root = nnunet(2)
+    edit(root, labels=labels)
+    if by_list:
+        case = {"image": "imagesTr/toy_001_0000.nii.gz", "label": "labelsTr/toy_001.nii.gz"}
+        (root / "datalist.json").write_text(json.dumps({"labels": labels, "training": [case]}))
+        (root / "dataset.json").unlink()
+    assert check(open_dataset(root)).errors == ()
+    stored = scan(1)[1]
+    stored[0, 0, :2] = 3
+    put(root / "labelsTr" / "toy_001.nii.gz", stored)
+    dataset = select(open_dataset(root), ["liver"])
+    assert dict(dataset.labels) == {"liver": (1,)}
+    (finding,) = check(dataset).errors
+    assert finding.case == "toy_001"
+    assert "label holds 2 voxels of code 3, which is declared as ignore (not labelled)" in finding.sentence
+    with pytest.raises(DataError, match="2 voxels of code 3"):
+        dataset.cases[-1].label()  # as it is read to be scored
 
 
 def test_misspelt_keys_are_named(nnunet):
@@ -234,6 +257,68 @@ def test_two_folders(tmp_path, names, suffix):
     assert dataset.warnings == ("label d.nii.gz is ignored: it has no image",)
 
 
+def in_two_folders(root, images, labels):
+    for number, name in enumerate(images):
+        put(root / "images" / f"{name}.nii.gz", scan(number)[0])
+    for number, name in enumerate(labels):
+        put(root / "labels" / f"{name}.nii.gz", scan(number)[1])
+    return open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "cases", "unlabelled"),
+    [
+        (["amos_0001", "amos_0004"], ["amos_0001", "amos_0004"], {"amos_0001": 1, "amos_0004": 1}, []),
+        (["p_0000", "p_0001", "p_0002"], ["p_0000", "p_0002"], {"p_0000": 1, "p_0002": 1}, ["p_0001"]),
+        (["p_0000", "p_0001"], ["p_0000_seg", "p_0001_seg"], {"p_0000": 1, "p_0001": 1}, []),
+        (["p_0000", "p_0001", "q"], ["q"], {"q": 1}, ["p_0000", "p_0001"]),
+        (["p_0000", "p_0001", "q_0000", "q_0001"], ["p"], {"p": 2}, ["q"]),
+        (["p_image_0000", "p_image_0001"], ["p_label"], {"p": 2}, []),
+        (["p_0001_0000", "p_0002_0000"], ["p_0001", "p_0002"], {"p_0001": 1, "p_0002": 1}, []),
+        (["p_0001", "q_0001"], ["p", "q"], {"p": 1, "q": 1}, []),
+    ],
+)
+def test_labels_decide_what_a_number_at_the_end_means(tmp_path, images, labels, cases, unlabelled):
+    dataset = in_two_folders(tmp_path, images, labels)
+    assert {case.id: len(case.channels) for case in dataset.cases} == cases
+    assert ids(dataset.unlabelled) == unlabelled
+    assert len(dataset.channels) == max(cases.values())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("channels", ["modality", "channel_names"])
+def test_decathlon_cases_that_end_in_four_digits(tmp_path, first, channels):
+    """As in AMOS22 and WORD: no file of them is a channel."""
+    names = [f"amos_{number:04d}" for number in range(first, first + 3)]
+    for number, name in enumerate(names):
+        put(tmp_path / "imagesTr" / f"{name}.nii.gz", scan(number)[0])
+        put(tmp_path / "labelsTr" / f"{name}.nii.gz", scan(number)[1])
+    content = {
+        channels: {"0": "CT"}, "labels": {"0": "background", "1": "spleen"},
+        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
+        "test": ["./imagesTs/amos_0100.nii.gz", "./imagesTs/amos_0101.nii.gz"],
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, ids(dataset.cases)) == ("datalist", names)
+    assert ids(dataset.unlabelled) == ["amos_0100", "amos_0101"]
+    del content["training"]
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "CT"}}))
+    with pytest.raises(
+        DataError, match=rf"imagesTr/{names[0]}.* must end in a channel number .* list them as 'training'"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_a_datalist_names_cases_by_whole_file_names(tmp_path):
+    entries = [{"image": f"scan_{number:04d}.nii.gz", "label": f"seg/scan_{number:04d}.nii.gz"} for number in range(2)]
+    for number, entry in enumerate(entries):
+        put(tmp_path / entry["image"], scan(number)[0])
+        put(tmp_path / entry["label"], scan(number)[1])
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries}))
+    assert ids(open_dataset(tmp_path).cases) == ["scan_0000", "scan_0001"]
+
+
 def test_flare22_organs_are_known_by_name(tmp_path):
     put(tmp_path / "images" / "FLARE22_Tr_0001_0000.nii.gz", scan(0)[0])
     put(tmp_path / "labels" / "FLARE22_Tr_0001.nii.gz", scan(0)[1] * 13)
@@ -330,6 +415,28 @@ def test_totalsegmentator_masks_become_labels(tmp_path):
     chosen = select(dataset, ["liver"])
     os.remove(tmp_path / "s0000" / "segmentations" / "spleen.nii.gz")  # what was not chosen is not read
     assert np.array_equal(chosen.cases[0].label().array, label.astype(np.uint16) * 2)
+
+
+def test_cases_without_the_chosen_masks_are_left_out(tmp_path):
+    for number in range(4):
+        image, label = scan(number)
+        put(tmp_path / f"s{number}" / "ct.nii.gz", image)
+        put(tmp_path / f"s{number}" / "segmentations" / "liver.nii.gz", label)
+        if number != 2:  # s3 has a file with nothing in it
+            put(tmp_path / f"s{number}" / "segmentations" / "lesion.nii.gz", label * (number < 2))
+    dataset = select(open_dataset(tmp_path), ["lesion"])
+    assert (ids(dataset.cases), ids(dataset.unlabelled)) == (["s0", "s1", "s3"], ["s2"])
+    checked = check(dataset, shots=1)
+    assert checked.errors == ()
+    assert ids(checked.usable.cases) == ["s0", "s1"]
+    assert [(f.case, f.severity, f.sentence) for f in checked.findings] == [
+        ("s3", "skip", "case s3: label holds nothing of the chosen ones (lesion=1); the case is left out"),
+        ("", "warning", "left out, because they have no mask of the chosen labels (lesion): s2"),
+    ]
+    put(tmp_path / "s0" / "segmentations" / "liver.nii.gz", label * 0)
+    put(tmp_path / "s0" / "segmentations" / "lesion.nii.gz", label * 0)
+    (empty,) = check(select(open_dataset(tmp_path))).errors  # nothing is chosen away: nobody labelled the case
+    assert "case s0: label is empty" in empty.sentence
 
 
 def test_what_is_no_data_set(tmp_path):

@@ -69,9 +69,18 @@ def test_labels_are_numbered_in_the_asked_order():
     assert label_indices(stored, {"b": (4,), "a": (1, 3)}).tolist() == [0, 2, 0, 2, 1]
 
 
-@pytest.mark.parametrize("value", [-1, 70000, np.nan])
-def test_values_that_are_no_codes(value):
-    with pytest.raises(DataError, match=r"codes must lie in 0\.\.65535"):
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (-1, r"the label runs from -1 to 0; label codes must lie in 0\.\.65535"),
+        (70000, r"codes must lie in 0\.\.65535"),
+        (np.nan, "the label has 1 of 2 voxels that are NaN"),
+        (4.5, r"the label has voxels that are not whole numbers \(for instance 4\.5\)"),
+    ],
+)
+def test_values_that_are_no_codes(value, sentence):
+    """Neither trained on nor scored against."""
+    with pytest.raises(DataError, match=sentence):
         label_indices(np.array([0.0, value]), {"a": (1,)})
 
 

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from sea_peft.data.cases import Dataset
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.data.write import write_datalist, write_nnunet_raw
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, DeviceError
 
 
 def in_memory(count=2, tests=1, label_dtype=np.uint8):
@@ -80,3 +82,31 @@ def test_a_datalist_says_what_the_folder_says(tmp_path):
     with pytest.raises(DataError, match="exists already"):
         write_datalist(tmp_path)
     assert json.loads(path.read_text())["labels"]["background"] == 0
+
+
+def test_what_a_datalist_cannot_say_is_left_alone(tmp_path):
+    image, label = scan(0)
+    (tmp_path / "s1" / "segmentations").mkdir(parents=True)
+    write_volume(tmp_path / "s1" / "ct.nii.gz", Volume(image, AFFINE))
+    write_volume(tmp_path / "s1" / "segmentations" / "liver.nii.gz", Volume(label, AFFINE))
+    with pytest.raises(DataError, match=r"case s1 lies in DICOM slices or in one mask file per structure.*as it is"):
+        write_datalist(tmp_path)
+    assert os.listdir(tmp_path) == ["s1"]
+
+
+def test_a_folder_that_takes_no_file_is_said_in_one_sentence(tmp_path, monkeypatch):
+    for folder, array in zip(("images", "labels"), scan(0), strict=True):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / "a.nii.gz", Volume(array, AFFINE))
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", refused)
+        with pytest.raises(DeviceError, match=r"Cannot write .*datalist\.json \(Permission denied\): make the folder"):
+            write_datalist(tmp_path)
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(DeviceError, match=r"Cannot write .*out \(Permission denied\)"):
+        write_nnunet_raw(in_memory(tests=0, count=0), tmp_path / "new" / "out")
+    assert os.listdir(tmp_path / "new") == []

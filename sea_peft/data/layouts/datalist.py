@@ -16,15 +16,16 @@ from typing import Any
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
     case_id,
-    case_stem,
     did_you_mean,
     found_labels,
+    ignored_codes,
     parse_channels,
     parse_labels,
     read_json,
     unique_ids,
     unknown_keys,
 )
+from sea_peft.data.volumes import volume_stem
 from sea_peft.errors import DataError
 
 KNOWN_KEYS = (
@@ -51,16 +52,17 @@ def read(path: Path) -> Dataset | None:
     warnings = unknown_keys(where, content, KNOWN_KEYS)
     declared = content.get("channel_names", content.get("modality"))
     channels = parse_channels(where, declared) if declared is not None else None
+    labels = parse_labels(where, content["labels"]) if "labels" in content else None
+    ignored = ignored_codes(where, content["labels"]) if "labels" in content else frozenset()
     root = found.parent
     candidates, width = [], len(channels) if channels else 0
     for section in ("training", "validation"):
-        candidates += _entries(where, section, content.get(section, []), root, channels)
-    tests = _entries(where, "test", content.get("test", content.get("testing", [])), root, channels)
+        candidates += _entries(where, section, content.get(section, []), root, channels, ignored)
+    tests = _entries(where, "test", content.get("test", content.get("testing", [])), root, channels, ignored)
     warnings += sorted({w for _, _, odd in candidates + tests for w in odd})
     width = max([width, *(len(case.images) for case, _, _ in candidates)])
     unique_ids(where, [case.id for case, _, _ in candidates])
     labelled = sorted((case for case, has_label, _ in candidates if has_label), key=lambda case: case.id)
-    labels = parse_labels(where, content["labels"]) if "labels" in content else None
     return Dataset(
         name=safe_name(root.resolve().name if found.name in _FILE_NAMES else found.stem),
         layout="datalist",
@@ -69,7 +71,7 @@ def read(path: Path) -> Dataset | None:
         cases=tuple(labelled),
         test_cases=tuple(case for case, has_label, _ in tests if has_label),
         unlabelled=tuple(case for case, has_label, _ in candidates + tests if not has_label),
-        codes=frozenset(c for codes in labels.values() for c in codes) if labels is not None else None,
+        codes=frozenset(c for codes in labels.values() for c in codes) | ignored if labels is not None else None,
         warnings=tuple(warnings),
     )
 
@@ -83,7 +85,7 @@ def _numbered_channels(count: int) -> tuple[str, ...]:
 
 
 def _entries(
-    where: str, section: str, entries: object, root: Path, channels: Sequence[str] | None
+    where: str, section: str, entries: object, root: Path, channels: Sequence[str] | None, ignored: frozenset[int]
 ) -> list[tuple[FileCase, bool, list[str]]]:
     """Each entry's case, whether it has a label, and sentences about its unknown keys."""
     if not isinstance(entries, list):
@@ -100,14 +102,14 @@ def _entries(
         label_file = _paths(spot, "label", label, root)[0] if label else None
         odd = unknown_keys(f"{where}: {section}", entry, KNOWN_ENTRY_KEYS)
         named = case_id(str(entry["id"])) if entry.get("id") else _named_by(label_file or images[0])
-        case = FileCase(named, _channel_files(spot, images, channels), label_file)
+        case = FileCase(named, _channel_files(spot, images, channels), label_file, ignored=ignored)
         cases.append((case, label_file is not None, odd))
     return cases
 
 
 def _named_by(path: Path) -> str:
     """The file's own name, or its folder's where the file is called the same in every folder."""
-    stem = case_stem(path)
+    stem = volume_stem(path)
     return case_id(path.parent.name if stem.lower() in _GENERIC_STEMS and path.parent.name else stem)
 
 

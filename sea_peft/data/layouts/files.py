@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sea_peft.data.volumes import volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's `case_0000`
+_IGNORE = "ignore"  # nnU-Net: voxels that nobody labelled
 _CASES_READ_FOR_LABELS = 20
 _MOST_LABELS = 2000  # atlases have hundreds; an MR scan taken for a label map has more
 
@@ -62,11 +63,31 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
     """The `labels` entry of nnU-Net (`name: code` or `name: [codes]`) or MSD (`"code": name`), but not
     the background.
 
-    nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure.
+    nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure (see `ignored_codes`).
     """
+    parsed: dict[str, tuple[int, ...]] = {}
+    for name, numbers in _named_codes(where, labels):
+        if name.lower() in ("background", _IGNORE) or numbers == (0,):
+            continue
+        if min(numbers) < 0 or max(numbers) > MOST_CODE:
+            raise DataError(f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..{MOST_CODE}")
+        if name in parsed:
+            raise DataError(f"{where}: label {name!r} is declared twice; give each label one name")
+        parsed[name] = numbers
+    if not parsed:
+        raise DataError(f"{where}: labels declares nothing but background; add the structures")
+    return parsed
+
+
+def ignored_codes(where: str, labels: object) -> frozenset[int]:
+    """The codes that a `labels` entry calls `ignore`; 0 is the background whatever it is called."""
+    found = (numbers for name, numbers in _named_codes(where, labels) if name.lower() == _IGNORE)
+    return frozenset(code for numbers in found for code in numbers) - {0}
+
+
+def _named_codes(where: str, labels: object) -> Iterator[tuple[str, tuple[int, ...]]]:
     if not isinstance(labels, Mapping) or not labels:
         raise DataError(f'{where}: labels must map names to codes, for instance {{"background": 0, "liver": 1}}')
-    parsed: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
         name, codes = (value, key) if isinstance(value, str) and not _is_code(value) else (key, value)
         if isinstance(name, str) and _is_code(codes):
@@ -77,16 +98,7 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
             raise DataError(
                 f"{where}: label {key!r} has the code {value!r}; a whole number or a list of them is needed"
             )
-        if str(name).lower() in ("background", "ignore") or numbers == (0,):
-            continue
-        if min(numbers) < 0 or max(numbers) > MOST_CODE:
-            raise DataError(f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..{MOST_CODE}")
-        if name in parsed:
-            raise DataError(f"{where}: label {name!r} is declared twice; give each label one name")
-        parsed[str(name)] = numbers
-    if not parsed:
-        raise DataError(f"{where}: labels declares nothing but background; add the structures")
-    return parsed
+        yield str(name), numbers
 
 
 def _is_code(value: object) -> bool:
@@ -146,8 +158,29 @@ def case_id(text: str) -> str:
     return kept.lstrip(".") or "case"
 
 
-def case_stem(path: Path) -> str:
-    """The case a file belongs to: its name without volume suffix and channel number."""
-    stem = volume_stem(path)
-    match = CHANNEL_SUFFIX.match(stem)
-    return match["case"] if match else stem
+def by_case(images: Iterable[Path], labelled: Callable[[str], bool]) -> list[tuple[str, int | None, Path]]:
+    """Each image with its case and its channel number; None where a number at the end is part of the case's name, as in `amos_0001`.
+
+    The labels decide between `patient` with the channels 0 to 3 and four cases `patient_0000` to `patient_0003`. Files that neither
+    reading labels are read as the labelled ones are, and as channels only if there is a channel 0.
+
+    Args:
+        images: The volumes of one folder.
+        labelled: Whether there is a label map of this name.
+    """
+    stems = {path: volume_stem(path) for path in images}
+    present = set(stems.values())
+    matches = {path: match for path, stem in stems.items() if (match := CHANNEL_SUFFIX.match(stem))}
+    whole = {match["case"] for path, match in matches.items() if labelled(stems[path])}
+    others = {match["case"] for match in matches.values()} - whole
+    apart = {name for name in others if labelled(name)}
+    if apart or not any(map(labelled, present)):
+        apart |= {name for name in others if f"{name}_0000" in present}
+    found: list[tuple[str, int | None, Path]] = []
+    for path, stem in stems.items():
+        match = matches.get(path)
+        if match and match["case"] in apart:
+            found.append((match["case"], int(match["channel"]), path))
+        else:
+            found.append((stem, None, path))
+    return found

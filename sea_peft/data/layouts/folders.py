@@ -1,5 +1,5 @@
 """Plain folders: `images/` and `labels/` (or `imagesTr/` and `labelsTr/`, as FLARE22 ships them), or pairs
-`X_image.nrrd` + `X_label.nrrd` side by side. Files match by name; `_0000` marks a channel."""
+`X_image.nrrd` + `X_label.nrrd` side by side. Files match by name; `_0000` marks a channel where the labels go without it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
-    CHANNEL_SUFFIX,
+    by_case,
     case_id,
-    case_stem,
     found_labels,
     unique_ids,
     volumes_in,
@@ -36,28 +35,29 @@ def read(root: Path) -> Dataset | None:
     image_folder = _child(root, IMAGE_FOLDERS)
     label_folder = _child(root, LABEL_FOLDERS)
     if image_folder is not None and label_folder is not None:
-        images = [(case_stem(p), p) for p in volumes_in(image_folder)]
         labels = [(_without_role(volume_stem(p)), p) for p in volumes_in(label_folder)]
-        images = [(_without_role(case), p) for case, p in images]
+        labelled = {case for case, _ in labels}
+        found = by_case(volumes_in(image_folder), lambda name: _without_role(name) in labelled)
+        images = [(_without_role(case), channel or 0, p) for case, channel, p in found]
     else:
         roles = [(m["case"], m["role"].lower(), p) for p in volumes_in(root) if (m := _PAIR.match(volume_stem(p)))]
-        images = [(case, p) for case, role, p in roles if role in ("image", "img")]
+        images = [(case, 0, p) for case, role, p in roles if role in ("image", "img")]
         labels = [(case, p) for case, role, p in roles if role not in ("image", "img")]
     if not images or not labels:
         return None
     return _dataset(root, images, labels)
 
 
-def _dataset(root: Path, images: list[tuple[str, Path]], labels: list[tuple[str, Path]]) -> Dataset:
+def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple[str, Path]]) -> Dataset:
     unique_ids(root.name, [case for case, _ in labels])
     label_files = dict(labels)
     files: dict[str, dict[str, ImageFile]] = {}
-    flare = all(case.lower().startswith("flare22") for case, _ in images)
-    numbers = sorted({_channel_number(path) for _, path in images})
-    unique_ids(root.name, [f"{case} (channel {_channel_number(path)})" for case, path in images])
+    flare = all(case.lower().startswith("flare22") for case, _, _ in images)
+    numbers = sorted({channel for _, channel, _ in images})
+    unique_ids(root.name, [f"{case} (channel {channel})" for case, channel, _ in images])
     names = ("CT",) if flare and numbers == [0] else _names(numbers)
-    for case, path in images:
-        files.setdefault(case, {})[names[numbers.index(_channel_number(path))]] = ImageFile(path)
+    for case, channel, path in images:
+        files.setdefault(case, {})[names[numbers.index(channel)]] = ImageFile(path)
     cases = [
         FileCase(case_id(case), {n: found[n] for n in names if n in found}, label_files.get(case))
         for case, found in sorted(files.items())
@@ -85,11 +85,6 @@ def _child(root: Path, names: Iterable[str]) -> Path | None:
 def _without_role(stem: str) -> str:
     match = _PAIR.match(stem)
     return match["case"] if match else stem
-
-
-def _channel_number(path: Path) -> int:
-    match = CHANNEL_SUFFIX.match(volume_stem(path))
-    return int(match["channel"]) if match else 0
 
 
 def _names(numbers: list[int]) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from typing import Any
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
     CHANNEL_SUFFIX,
+    by_case,
     case_id,
     did_you_mean,
+    ignored_codes,
     parse_channels,
     parse_labels,
     read_json,
@@ -60,18 +62,21 @@ def read(root: Path) -> Dataset | None:
     listed = "dataset" in content and "training" not in content
     if not listed and not (root / "imagesTr").is_dir():
         return None
-    if not listed and "channel_names" not in content and not _numbered(root / "imagesTr"):
+    if not listed and not numbered(root, content):
         return None  # Decathlon: the same folders, but files without channel numbers
     where = f"{root.name}/dataset.json"
     channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
     labels = parse_labels(where, _entry(where, content, "labels"))
+    ignored = ignored_codes(where, content["labels"])
     warnings = unknown_keys(where, content, KNOWN_KEYS)
     ending = str(content.get("file_ending", "")).lower()
-    labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending)
+    labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending, ignored)
     if listed:
-        labelled = _listed_cases(where, root, content["dataset"], channels)
-    test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending)
+        labelled = _listed_cases(where, root, content["dataset"], channels, ignored)
+    test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending, ignored)
     if not labelled and not unlabelled:
+        if _of_ending(root / "imagesTr", ending):
+            raise DataError(f"{root.name}/{strays[0]}; rename the images, or list them as 'training' in dataset.json")
         raise DataError(f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json")
     promised = content.get("numTraining")
     if isinstance(promised, int) and promised != len(labelled):
@@ -84,7 +89,7 @@ def read(root: Path) -> Dataset | None:
         cases=tuple(labelled),
         test_cases=tuple(test),
         unlabelled=tuple(unlabelled + unlabelled_test),
-        codes=frozenset(code for codes in labels.values() for code in codes) | _ignored(content),
+        codes=frozenset(code for codes in labels.values() for code in codes) | ignored,
         warnings=(*warnings, *strays, *more_strays),
     )
 
@@ -102,42 +107,45 @@ def _nearest(name: str, content: dict[str, Any]) -> str:
     return f" (is {hint.split(chr(39))[1]!r} a misspelling of it?)" if hint else ""
 
 
-def _ignored(content: dict[str, Any]) -> frozenset[int]:
-    code = content["labels"].get("ignore")
-    return frozenset({code}) if isinstance(code, int) else frozenset()
-
-
-def _numbered(folder: Path) -> bool:
-    return any(CHANNEL_SUFFIX.match(volume_stem(path)) for path in volumes_in(folder))
+def numbered(root: Path, content: dict[str, Any]) -> bool:
+    """Whether images of imagesTr end in channel numbers: as `content` of dataset.json has it, or by their names, where it lists the
+    files or is of nnU-Net v1. Numbers that belong to the cases' names, as in AMOS22, are none."""
+    if "channel_names" in content and "training" not in content:
+        return True
+    labels = {volume_stem(path) for path in volumes_in(root / "labelsTr")}
+    return any(channel is not None for _, channel, _ in by_case(volumes_in(root / "imagesTr"), labels.__contains__))
 
 
 def _cases(
-    root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str
+    root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str, ignored: frozenset[int]
 ) -> tuple[list[FileCase], list[FileCase], list[str]]:
     """Labelled cases, unlabelled cases, and sentences about files that fit nowhere."""
     warnings: list[str] = []
+    labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     images: dict[str, dict[str, ImageFile]] = {}
     for path in _of_ending(root / image_folder, ending):
         match = CHANNEL_SUFFIX.match(volume_stem(path))
-        if match is None or int(match["channel"]) >= len(channels):
+        of_the_name = match is not None and match["case"] not in labels and volume_stem(path) in labels
+        if match is None or of_the_name or int(match["channel"]) >= len(channels):
             warnings.append(
                 f"{image_folder}/{path.name} is ignored: its name must end in a channel number _0000 to "
                 f"_{len(channels) - 1:04d}"
             )
             continue
         images.setdefault(match["case"], {})[channels[int(match["channel"])]] = ImageFile(path)
-    labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     warnings += [
         f"{label_folder}/{labels[c].name} is ignored: it has no image" for c in sorted(set(labels) - set(images))
     ]
     cases = [
-        FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case))
+        FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case), ignored=ignored)
         for case, files in sorted(images.items())
     ]
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
 
 
-def _listed_cases(where: str, root: Path, listed: object, channels: tuple[str, ...]) -> list[FileCase]:
+def _listed_cases(
+    where: str, root: Path, listed: object, channels: tuple[str, ...], ignored: frozenset[int]
+) -> list[FileCase]:
     """Cases that dataset.json lists by file (`dataset: {CASE: {images: [...], label: ...}}`)."""
     if not isinstance(listed, dict):
         raise DataError(f"{where}: dataset must map case names to files; correct it")
@@ -149,7 +157,7 @@ def _listed_cases(where: str, root: Path, listed: object, channels: tuple[str, .
             raise DataError(f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label")
         files = [root / path for path in paths]
         sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
-        cases.append(FileCase(case_id(name), sources, files[-1]))
+        cases.append(FileCase(case_id(name), sources, files[-1], ignored=ignored))
     return sorted(cases, key=lambda case: case.id)
 
 
