@@ -11,11 +11,11 @@ import torch
 from sea_peft import __version__
 from sea_peft.adapters import Adapted
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, save_adapter
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
+from sea_peft.jobs.weights_file import save_weights
 from sea_peft.loop.budget import load_profile
 
 # axes run to the left, back and up, with an origin and odd voxel sizes, as scanners write them

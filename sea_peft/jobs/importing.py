@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, Limits, architecture
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.backbones.fit import (
@@ -29,6 +28,7 @@ from sea_peft.backbones.weights import cards, load_strictly, unique_tensors, use
 from sea_peft.data.cases import safe_name
 from sea_peft.data.recipe import Intensity, Recipe, ZScore
 from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.weights_file import save_weights
 
 _USUAL_SIDE = 96  # of the training crops of most networks that are published
 

@@ -14,12 +14,12 @@ from sea_peft.adapters import Adapted
 from sea_peft.adapters.base import CannotMerge
 from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
 from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.model import load_adapter
 from sea_peft.jobs.predictor import adapter_folder
+from sea_peft.jobs.weights_file import save_weights
 
 # Folding changes the order of float32 sums, which moves logits by millionths; more than this is a mistake.
 _TOLERANCE = 1e-3

@@ -10,7 +10,6 @@ import torch
 from foreign import network
 from torch import nn
 
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, architecture, architectures
 from sea_peft.backbones.registry import Needed
 from sea_peft.backbones.unet3d import BatchStatisticsNorm
@@ -22,6 +21,7 @@ from sea_peft.backbones.weights import (
     untrained,
 )
 from sea_peft.errors import UsageError
+from sea_peft.jobs.weights_file import save_weights
 
 THIN = (1, (1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), 2, 2)
 """Strides of a plan for thin scans: pooled twice across the slices and six times in their plane."""

@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import Architecture, architecture, architectures, register
 from sea_peft.backbones.weights import (
     BUNDLED,
@@ -22,6 +21,7 @@ from sea_peft.backbones.weights import (
     tensor_hash,
 )
 from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.weights_file import save_weights
 
 CARD = {
     "name": "toy",

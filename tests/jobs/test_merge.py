@@ -10,7 +10,6 @@ import torch
 from foreign import network
 from toys import make_adapter
 
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.data.layouts import open_dataset
@@ -20,6 +19,7 @@ from sea_peft.errors import DeviceError, UsageError, WeightsError
 from sea_peft.jobs.merge import merge
 from sea_peft.jobs.model import load_adapter
 from sea_peft.jobs.predictor import Predictor
+from sea_peft.jobs.weights_file import save_weights
 
 
 def test_merged_network_gives_the_same_masks(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from toys import make_adapter
 from sea_peft import cli
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.jobs.explain import explain
 from sea_peft.jobs.pictures import Revisited, ShownCase
 from sea_peft.jobs.predictor import Predictor
+from sea_peft.jobs.weights_file import save_weights
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from disks import FILLER, Disk
 from foreign import network
 
-from sea_peft.artefacts.weights_file import save_weights
 from sea_peft.backbones import architecture
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.errors import DeviceError
+from sea_peft.jobs.weights_file import save_weights
 
 KWARGS = dict(architecture("segresnet").small)
 CARD = {
