@@ -64,6 +64,7 @@ class Tracker:
         self._config = dict(config or {})
         self._warn = warn
         self.failure: str | None = None  # why the store did not work, the first time that it did not
+        self.way_out = ""  # what helps against that
         self._events = [event for event in past if not isinstance(event, TrainingStep)]
         self._resumed_id = run_id
         self._new = new
@@ -123,12 +124,10 @@ class Tracker:
             action()
         except Exception as error:
             if self.failure is None:
-                reason = str(error).strip().split("\n")[0].rstrip(".")
-                self.failure = f"MLflow cannot log into {store.store_path(self._root)} ({reason})"
-                self._warn(
-                    f"{self.failure}: the run goes on and its trace is complete; free the store or make it writable: "
-                    "what is missing follows then."
-                )
+                self.failure = f"MLflow cannot log into {store.store_path(self._root)} ({store.first_line(error)})"
+                self.way_out = store.way_out(error)
+                then = "" if isinstance(error, store.UnusableStore) else ": what is missing follows then"
+                self._warn(f"{self.failure}: the run goes on and its trace is complete; {self.way_out}{then}.")
             return False
         return True
 
@@ -259,5 +258,5 @@ def rebuild(run_folder: RunFolder, runs_root: Path | None = None) -> str:
     else:
         tracker.close()
     if tracker.failure is not None or tracker.run_id is None:
-        raise DeviceError(f"{tracker.failure}: free the store or make it writable, and rebuild the run then.")
+        raise DeviceError(f"{tracker.failure}: {tracker.way_out}, and rebuild the run then.")
     return tracker.run_id
