@@ -102,7 +102,7 @@ def resume(
         remove_checkpoint(folder.checkpoint)
         return folder.read_result()
     setup = prepare_run(options, say, progress)
-    if setup.digest != digest:
+    if setup.public_digest != digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     return _Run(setup, folder, listen, say, warn, began, {}, new=False).run()
 

@@ -75,7 +75,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
         "recipe": setup.recipe.model_dump(mode="json"),
         "device": str(setup.device),
         "backbone_sha256": setup.backbone.pretrained.sha256,
-        "data_digest": setup.digest,
+        "data_digest": setup.public_digest,
         "options": as_json(asdict(o)),
         "versions": {
             "python": platform.python_version(),
@@ -86,7 +86,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
 
 
 def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str]:
-    """The options that `run_config` kept in the file `path`, for a resumed run, and the digest of the data.
+    """The options that `run_config` kept in the file `path`, for a resumed run, and the public digest of the data.
 
     Raises:
         UsageError: it is not as this version writes it.
@@ -118,6 +118,20 @@ def write_case_names(folder: RunFolder, setup: Setup) -> None:
     path = folder.path / "cases.json"
     write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
     os.chmod(path, 0o600)
+
+
+def read_case_names(folder: RunFolder) -> dict[str, str]:
+    """Hashed id → name, from `cases.json`.
+
+    Raises:
+        UsageError: it was removed, belongs to somebody else, or is damaged.
+    """
+    path = folder.path / "cases.json"
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"{path}, which says what the run's cases are called, cannot be read ({reason}).") from error
 
 
 def run_started(setup: Setup) -> RunStarted:
