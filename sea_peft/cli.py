@@ -228,6 +228,8 @@ def evaluate(
             adapter, data, weights=weights, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
             cases=cases, tolerance=tolerance, overlap=overlap, progress=progress,
         )  # fmt: skip
+    for sentence in scores.warnings:
+        output.warn(sentence)
     for case, why in scores.failed.items():
         output.warn(f"{case}: {why}")
     if scores.shots and cases == "all":

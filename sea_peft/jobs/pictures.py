@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable
 
@@ -14,9 +13,10 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.select import select
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
+from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.setup import open_data
 
 
@@ -51,7 +51,7 @@ def revisit(folder: RunFolder) -> Revisited:
     """Open a run's adapter and data again.
 
     Raises:
-        UsageError: the run has no result yet.
+        UsageError: the run has no result yet, or its `cases.json` cannot be read.
         DataError: the data, or one of those cases, are no longer where the run found them.
         WeightsError, DeviceError: the adapter cannot be used on this machine.
     """
@@ -60,7 +60,10 @@ def revisit(folder: RunFolder) -> Revisited:
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
     picked = {"Worst": ranked[:1], "Median": ranked[len(ranked) // 2 :][:1], "Best": ranked[-1:]}
     roles = {cases[0]: role for role, cases in picked.items() if cases}  # one case may be best, median and worst
-    names: dict[str, str] = json.loads((folder.path / "cases.json").read_text("utf-8"))
+    try:
+        names = read_case_names(folder)
+    except UsageError as error:
+        raise UsageError(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
     predictor = Predictor(folder.path, config["weights"])
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
     dataset = select(open_data(config["data"]), specs, config["channels"])

@@ -147,6 +147,23 @@ def test_report_with_pictures_names_no_case(call: Call, run_folder: Path) -> Non
     assert "toy_" not in page
 
 
+def test_a_run_without_the_names_of_its_cases(
+    call: Call, run_folder: Path, toy: Path, weights: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shutil.copytree(run_folder, shared)
+    (shared / "cases.json").unlink()
+    code, out, err = call("evaluate", shared, toy, "--weights", weights, "--json")
+    assert code == 0
+    assert json.loads(out)["roles"] == {}
+    assert "cannot be read (No such file or directory), so shots of the run cannot be told apart from new cases." in err
+    assert call("evaluate", shared, toy, "--weights", weights, "--cases", "test")[0] == 2
+    code, _, err = call("report", shared, "--images")
+    assert code == 2
+    assert "cases.json" in err
+    assert "write the report without --images and --explain" in err
+
+
 def test_evaluate_agrees_with_the_run(call: Call, run_folder: Path, toy: Path, weights: Path) -> None:
     code, out, err = call("evaluate", run_folder, toy, "--weights", weights, "--cases", "test", "--json")
     result = json.loads((run_folder / "result.json").read_text())
