@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,19 +123,25 @@ def adapt(
             output.warn(sentence)
         output.result(planned, *shown.plan_facts(planned))
         return
-    began = time.time()
+    folder = resume
+
+    def begun(made: RunFolder) -> None:
+        nonlocal folder
+        folder = made.path
+
     try:
         with RunProgress(output) as listen:
             if resume is None:
-                result = job.adapt(given, listen, output.say, output.warn, listen.checked)
+                result = job.adapt(given, listen, output.say, output.warn, listen.checked, begun=begun)
             elif given != AdaptOptions():
                 raise UsageError("A resumed run keeps its options; give --resume alone.")
             else:
                 result = job.resume(resume, listen, output.say, output.warn, listen.checked)
     except KeyboardInterrupt:
-        run = resume or shown.unfinished(out, runs, began)
-        hint = f" go on with `seapeft adapt --resume {shlex.quote(str(run))}`." if run else ""
-        raise Interrupted("Interrupted;" + hint if run else "Interrupted before the run began.") from None
+        if folder is None:
+            raise Interrupted("Interrupted before the run began.") from None
+        hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}`"
+        raise Interrupted(f"Interrupted; {hint}.") from None
     found = findings(read_trace(RunFolder(Path(result.run)).trace))
     output.result(
         result.model_dump(mode="json"),

@@ -46,6 +46,10 @@ def _silent(_sentence: str) -> None:
     """Nobody listens."""
 
 
+def _unwatched(_folder: RunFolder) -> None:
+    """Nobody wants to know where a run lies."""
+
+
 def adapt(
     options: AdaptOptions,
     listen: events.Callback = events.ignore,
@@ -53,6 +57,7 @@ def adapt(
     warn: Say = _silent,
     progress: Callable[[int, int], None] | None = None,
     baselines: Mapping[str, events.Scored] | None = None,
+    begun: Callable[[RunFolder], None] = _unwatched,
 ) -> Result:
     """Run one adaptation from start to end.
 
@@ -63,6 +68,7 @@ def adapt(
         progress: told (done, of) while the data set is checked.
         baselines: the scores of `unadapted` and `head_only` from a run that differs in policy and budget alone, which fits and scores
             those two arms the same: they are taken over instead of being made again. For grids; the caller answers for it.
+        begun: told the run folder as soon as the run can be resumed.
 
     Raises:
         SeaPeftError: with one sentence and its exit code; before anything is written where the request itself is refused.
@@ -73,6 +79,7 @@ def adapt(
     say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
     folder.write_config(run_config(setup))  # last: what has it can be resumed
+    begun(folder)
     return _Run(setup, folder, listen, say, warn, began, baselines or {}, new=True).run()
 
 
@@ -137,7 +144,7 @@ class _Run:
         self.tracker: Tracker | None = None
         if setup.options.mlflow:
             self.tracker = Tracker(
-                setup.options.runs if setup.options.out is None else folder.root,
+                folder.root,
                 folder.name,
                 config=folder.read_config(),
                 run_id=self.state.mlflow_run_id,

@@ -23,6 +23,7 @@ from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
 from sea_peft.jobs.scoring import Scores
 from sea_peft.jobs.setup import AdaptOptions, Setup
+from sea_peft.loop.budget import profiles_folder
 from sea_peft.loop.events import RunStarted
 from sea_peft.loop.outcome import Outcome
 
@@ -63,6 +64,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
     return {
         **as_json(asdict(o)),
         "data": _located(o.data),
+        "profile": _located_profile(o.profile),
         "budget": o.budget or "profile",
         "backbone": card.architecture,
         "weights": _located(o.weights) or card.name,
@@ -99,7 +101,7 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str
             given[name] = tuple(given[name]) if given[name] is not None else None
         for name in ("out", "runs"):
             given[name] = Path(given[name]) if given[name] is not None else None
-        located = {name: config[name] for name in ("data", "weights", "device")}
+        located = {name: config[name] for name in ("data", "profile", "weights", "device")}
         return AdaptOptions(**{**given, **located}), str(config["data_digest"])
     except (KeyError, TypeError) as error:
         raise UsageError(
@@ -110,6 +112,11 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str
 def _located(name: str | None) -> str | None:
     """A path made absolute, so that the run can be resumed from elsewhere; a name as it is."""
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+
+
+def _located_profile(name: str) -> str:
+    """As `_located`; a shipped profile goes before a file of its name."""
+    return name if name in {path.stem for path in profiles_folder().glob("*.toml")} else str(_located(name))
 
 
 def write_case_names(folder: RunFolder, setup: Setup) -> None:

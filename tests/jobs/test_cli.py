@@ -15,6 +15,7 @@ import torch
 from toys import AFFINE, toy_scan
 
 from sea_peft import cli
+from sea_peft.artefacts.store import open_store
 from sea_peft.console import parse
 from sea_peft.console.verb import outcome
 from sea_peft.data.volumes import Volume, read_volume, write_volume
@@ -324,7 +325,7 @@ def test_debug_shows_where_an_expected_error_comes_from(call: Call) -> None:
 def test_an_interrupted_run_says_how_to_go_on(
     call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     options = [toy, "--weights", weights, "--budget", "20%", "--no-mlflow", *TINY]
@@ -343,6 +344,61 @@ def test_an_interrupted_run_says_how_to_go_on(
         patched.setattr("sea_peft.jobs.adapt.adapt", interrupted)
         code, _, err = call("adapt", *options, "--runs", tmp_path / "other")
     assert (code, err) == (130, "Interrupted before the run began.\n")
+
+
+def test_the_hint_names_the_run_that_was_interrupted_and_not_its_neighbour(
+    call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        neighbour = tmp_path / "runs" / "neighbour"
+        neighbour.mkdir()
+        (neighbour / "trace.jsonl").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sea_peft.loop.audit.Auditor.audit", interrupted)
+    options = [toy, "--weights", weights, "--budget", "20%", "--no-mlflow", *TINY]
+    code, _, err = call("adapt", *options, "--runs", tmp_path / "runs")
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "neighbour")
+    assert code == 130
+    assert err.strip().splitlines()[-1] == f"Interrupted; go on with `seapeft adapt --resume {folder}`."
+
+
+def test_a_run_is_resumed_from_elsewhere_in_its_own_store_and_profile(
+    call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    (here / "my.toml").write_text('budget = "20%"\n[families.affine]\n')
+    monkeypatch.chdir(here)
+    with monkeypatch.context() as patched:
+        patched.setattr("sea_peft.loop.audit.Auditor.audit", interrupted)
+        assert call("adapt", toy, "--weights", weights, "--profile", "my.toml", *TINY)[0] == 130
+    (config,) = (here / "runs").glob("*/config.json")
+    monkeypatch.chdir(elsewhere)
+    code, out, err = call("adapt", "--resume", config.parent, "--json")
+    assert code == 0, err
+    assert list(elsewhere.iterdir()) == []
+    logged = open_store(here / "runs").get_run(json.loads(out)["mlflow_run_id"])
+    assert logged.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_an_interrupt_with_json_is_one_document(
+    call: Call, adapter: Path, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sea_peft.jobs.predictor.Predictor.probabilities", interrupted)
+    out_folder = ["--out", tmp_path / "out"]
+    code, out, err = call(verb, adapter, toy, "--weights", weights, *out_folder, "--json")
+    assert code == 130
+    assert json.loads(out) == {"status": "interrupted", "error": "Interrupted.", "exit_code": 130}
+    assert err.strip().splitlines()[-1] == "Interrupted."
 
 
 def test_out_of_memory_is_no_internal_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
