@@ -95,7 +95,9 @@ def adapt(
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
-    log_images: Annotated[bool, typer.Option("--log-images", help="Let pixels into MLflow.")] = False,
+    log_images: Annotated[
+        bool, typer.Option("--log-images", help="Log pictures of the best, median and worst test case into MLflow.")
+    ] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
 ) -> None:
     """Place adapters with a few labelled scans; leaves a run folder.

@@ -23,6 +23,7 @@ from sea_peft.data.spill import ScanCache
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.pictures import images_for_mlflow
 from sea_peft.jobs.records import (
     adapter_config,
     options_of,
@@ -105,7 +106,7 @@ def resume(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
         if options.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
-            rebuild(folder)
+            rebuild(folder, images=images_for_mlflow(folder, warn, options.device))
         remove_checkpoint(folder.checkpoint)
         return folder.read_result()
     setup = prepare_run(options, say, progress)
@@ -272,7 +273,7 @@ class _Run:
             result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
         self.folder.write_result(result)
         if self.tracker is not None:
-            self.tracker.finish(self.folder)
+            self.tracker.finish(self.folder, images_for_mlflow(self.folder, self.warn, str(setup.device)))
         remove_checkpoint(self.folder.checkpoint)
         return result
 

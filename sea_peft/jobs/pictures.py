@@ -13,7 +13,7 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.select import select
-from sea_peft.errors import DataError, UsageError
+from sea_peft.errors import DataError, SeaPeftError, UsageError
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.records import read_case_names
@@ -47,8 +47,8 @@ class Revisited:
     of: int
 
 
-def revisit(folder: RunFolder) -> Revisited:
-    """Open a run's adapter and data again.
+def revisit(folder: RunFolder, device: str = "auto") -> Revisited:
+    """Open a run's adapter and data again, on `device` as on the command line.
 
     Raises:
         UsageError: the run has no result yet, or its `cases.json` cannot be read.
@@ -64,7 +64,7 @@ def revisit(folder: RunFolder) -> Revisited:
         names = read_case_names(folder)
     except UsageError as error:
         raise UsageError(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
-    predictor = Predictor(folder.path, config["weights"])
+    predictor = Predictor(folder.path, config["weights"], device)
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
     dataset = select(open_data(config["data"]), specs, config["channels"])
     # test cases last, so that they win where a data set calls one of them like a training case
@@ -95,3 +95,19 @@ def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = 
         if progress is not None:
             progress(done, len(run.shown))
     return made
+
+
+def images_for_mlflow(folder: RunFolder, warn: Callable[[str], None], device: str = "auto") -> dict[str, bytes]:
+    """Those pictures of a finished run by file name, where it was begun with --log-images; else none, and pixels stay out of MLflow.
+
+    `warn` is told why they could not be made.
+    """
+    if not folder.config.is_file() or not folder.read_config().get("log_images"):
+        return {}
+    try:
+        run = revisit(folder, device)
+        pictures = case_pictures(run)
+    except SeaPeftError as error:
+        warn(f"MLflow gets no pictures of the run: {error}")
+        return {}
+    return {f"{shown.role.lower()}.png": picture.data for shown, picture in zip(run.shown, pictures, strict=True)}

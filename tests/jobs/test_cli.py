@@ -382,8 +382,24 @@ def test_a_run_is_resumed_from_elsewhere_in_its_own_store_and_profile(
     code, out, err = call("adapt", "--resume", config.parent, "--json")
     assert code == 0, err
     assert list(elsewhere.iterdir()) == []
-    logged = open_store(here / "runs").get_run(json.loads(out)["mlflow_run_id"])
-    assert logged.info.status == "FINISHED"
+    store, run_id = open_store(here / "runs"), json.loads(out)["mlflow_run_id"]
+    assert store.get_run(run_id).info.status == "FINISHED"
+    assert store.list_artifacts(run_id, "images") == [], "pixels are logged where --log-images asks for them"
+
+
+def test_pictures_go_into_mlflow_where_they_are_asked_for(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+    options = [toy, "--weights", weights, "--budget", "20%", "--policy", "affine", "--log-images", "--json", *TINY]
+    code, out, err = call("adapt", *options, "--out", tmp_path / "run")
+    assert code == 0, err
+    store, run_id = open_store(tmp_path), json.loads(out)["mlflow_run_id"]
+    assert [item.path for item in store.list_artifacts(run_id, "images")] == [
+        f"images/{role}.png" for role in ("best", "median", "worst")
+    ]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "data": "gone"}))
+    code, _, err = call("report", tmp_path / "run", "--mlflow")
+    assert code == 0
+    assert "MLflow gets no pictures of the run: no such folder" in err
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
