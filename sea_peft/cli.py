@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +95,9 @@ def adapt(
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
-    log_images: Annotated[bool, typer.Option("--log-images", help="Let pixels into MLflow.")] = False,
+    log_images: Annotated[
+        bool, typer.Option("--log-images", help="Log pictures of the best, median and worst test case into MLflow.")
+    ] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
 ) -> None:
     """Place adapters with a few labelled scans; leaves a run folder.
@@ -124,19 +125,25 @@ def adapt(
             output.warn(sentence)
         output.result(planned, *shown.plan_facts(planned))
         return
-    began = time.time()
+    folder = resume
+
+    def begun(made: RunFolder) -> None:
+        nonlocal folder
+        folder = made.path
+
     try:
         with RunProgress(output) as listen:
             if resume is None:
-                result = job.adapt(given, listen, output.say, output.warn, listen.checked)
+                result = job.adapt(given, listen, output.say, output.warn, listen.checked, begun=begun)
             elif given != AdaptOptions():
                 raise UsageError("A resumed run keeps its options; give --resume alone.")
             else:
                 result = job.resume(resume, listen, output.say, output.warn, listen.checked)
     except KeyboardInterrupt:
-        run = resume or shown.unfinished(out, runs, began)
-        hint = f" go on with `seapeft adapt --resume {shlex.quote(str(run))}`." if run else ""
-        raise Interrupted("Interrupted;" + hint if run else "Interrupted before the run began.") from None
+        if folder is None:
+            raise Interrupted("Interrupted before the run began.") from None
+        hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}`"
+        raise Interrupted(f"Interrupted; {hint}.") from None
     found = findings(read_trace(RunFolder(Path(result.run)).trace))
     output.result(
         result.model_dump(mode="json"),
@@ -228,6 +235,8 @@ def evaluate(
             adapter, data, weights=weights, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
             cases=cases, tolerance=tolerance, overlap=overlap, progress=progress,
         )  # fmt: skip
+    for sentence in scores.warnings:
+        output.warn(sentence)
     for case, why in scores.failed.items():
         output.warn(f"{case}: {why}")
     if scores.shots and cases == "all":

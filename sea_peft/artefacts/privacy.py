@@ -1,7 +1,9 @@
-"""What must not leave the run folder: file paths can carry names of patients and hospitals."""
+"""What must not leave the run folder: file paths can carry names of patients and hospitals, and the digest of the data is
+the key of case hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -31,3 +33,9 @@ def paths_in(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from paths_in(item)
+
+
+def public_digest(digest: str) -> str:
+    """What may be told of a data digest: whether data are the same. Case ids are hashed with `digest` itself, and whoever has
+    that can try a list of names."""
+    return hashlib.sha256(f"public:{digest}".encode()).hexdigest()

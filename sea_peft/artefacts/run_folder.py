@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sea_peft.artefacts import atomic
-from sea_peft.errors import UsageError
+from sea_peft.errors import DeviceError, UsageError
 
 
 class _Strict(BaseModel):
@@ -205,10 +207,12 @@ class RunFolder:
         atomic.write_text(self.report, markdown)
 
     def write_page(self, html: str) -> None:
-        atomic.write_text(self.page, html)
+        with _beside_the_run(self.page):
+            atomic.write_text(self.page, html)
 
     def write_explanation(self, document: dict[str, Any]) -> None:
-        _write_json(self.explanation, document)
+        with _beside_the_run(self.explanation):
+            _write_json(self.explanation, document)
 
     def read_config(self) -> dict[str, Any]:
         """The options of the run.
@@ -244,6 +248,20 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             hint = f"the run did not finish; go on with --resume {self.path}" if path == self.result else "run again"
             raise UsageError(f"{self.path} has no readable {path.name}: {hint}.") from error
+
+
+@contextlib.contextmanager
+def _beside_the_run(path: Path) -> Iterator[None]:
+    """What is made of a finished run goes into its folder, and there is no --out to choose another one."""
+    try:
+        yield
+    except DeviceError as error:
+        cause = error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) else None
+        raise DeviceError(
+            f"Cannot write {path} ({reason or error}): make room there and the folder writable, or copy the run folder elsewhere "
+            "and report that."
+        ) from error
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ class Tracker:
         self._config = dict(config or {})
         self._warn = warn
         self.failure: str | None = None  # why the store did not work, the first time that it did not
+        self.way_out = ""  # what helps against that
         self._events = [event for event in past if not isinstance(event, TrainingStep)]
         self._resumed_id = run_id
         self._new = new
@@ -86,8 +88,8 @@ class Tracker:
             done = self._attempt(self._log)
             self._next_logging = time.monotonic() + (_SECONDS_BETWEEN if done else _SECONDS_AFTER_FAILURE)
 
-    def finish(self, folder: RunFolder) -> None:
-        """Log the adapter folder and the report, and end the MLflow run well."""
+    def finish(self, folder: RunFolder, images: Mapping[str, bytes] | None = None) -> None:
+        """Log the adapter folder, the report and `images` (file name → PNG), and end the MLflow run well."""
 
         def end() -> None:
             client, run_id = self._log(drawing=True)
@@ -96,6 +98,7 @@ class Tracker:
                 self._register(client, run_id)
             if folder.report.is_file():
                 client.log_artifact(run_id, str(folder.report))
+            self._log_images(client, run_id, images or {})
             if folder.result.is_file():
                 result = folder.read_result()
                 peak = Metric("memory/peak_bytes", result.peak_memory_bytes, 0)
@@ -123,12 +126,10 @@ class Tracker:
             action()
         except Exception as error:
             if self.failure is None:
-                reason = str(error).strip().split("\n")[0].rstrip(".")
-                self.failure = f"MLflow cannot log into {store.store_path(self._root)} ({reason})"
-                self._warn(
-                    f"{self.failure}: the run goes on and its trace is complete; free the store or make it writable: "
-                    "what is missing follows then."
-                )
+                self.failure = f"MLflow cannot log into {store.store_path(self._root)} ({store.first_line(error)})"
+                self.way_out = store.way_out(error)
+                then = "" if isinstance(error, store.UnusableStore) else ": what is missing follows then"
+                self._warn(f"{self.failure}: the run goes on and its trace is complete; {self.way_out}{then}.")
             return False
         return True
 
@@ -213,6 +214,13 @@ class Tracker:
         end = time.monotonic()
         self._next_drawing = end + 30 * (end - start)
 
+    def _log_images(self, client: MlflowClient, run_id: str, images: Mapping[str, bytes]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in images.items():
+                path = Path(folder) / name
+                path.write_bytes(data)
+                client.log_artifact(run_id, str(path), "images")
+
     def _register(self, client: MlflowClient, run_id: str) -> None:
         """A version in the model registry that points at the adapter folder: two plain files, nothing
         pickled."""
@@ -227,13 +235,14 @@ class Tracker:
             client.create_model_version(_MODEL, f"runs:/{run_id}/adapter", run_id, tags={_RUN_TAG: self._name})
 
 
-def rebuild(run_folder: RunFolder, runs_root: Path | None = None) -> str:
+def rebuild(run_folder: RunFolder, runs_root: Path | None = None, images: Mapping[str, bytes] | None = None) -> str:
     """Make the MLflow run of a run folder again from its trace, config, result and adapter, or complete the
     one there.
 
     Args:
         run_folder: a run, finished or not.
         runs_root: holds the store; by default the folder that holds the run.
+        images: file name → PNG, to be logged with a finished run.
 
     Returns:
         The id of the MLflow run.
@@ -255,9 +264,9 @@ def rebuild(run_folder: RunFolder, runs_root: Path | None = None) -> str:
         warn=_LOG.info,  # raised below
     )
     if isinstance(events[-1], RunFinished):
-        tracker.finish(run_folder)
+        tracker.finish(run_folder, images)
     else:
         tracker.close()
     if tracker.failure is not None or tracker.run_id is None:
-        raise DeviceError(f"{tracker.failure}: free the store or make it writable, and rebuild the run then.")
+        raise DeviceError(f"{tracker.failure}: {tracker.way_out}, and rebuild the run then.")
     return tracker.run_id

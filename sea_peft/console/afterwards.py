@@ -117,7 +117,12 @@ def report(
     if mlflow:
         from sea_peft.artefacts.tracker import rebuild
 
-        document["mlflow_run_id"] = rebuild(folder)
+        logged = {}
+        if folder.result.is_file():
+            from sea_peft.jobs.pictures import images_for_mlflow
+
+            logged = images_for_mlflow(folder, output.warn)
+        document["mlflow_run_id"] = rebuild(folder, images=logged)
         output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
     output.result(document, cell(str(folder.page)))
 

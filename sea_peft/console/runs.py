@@ -6,7 +6,6 @@ import itertools
 import math
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -211,13 +210,6 @@ def evaluation_tables(scores: Evaluation) -> list[Table]:
     count = f"{len(scores.cases)} case{'' if len(scores.cases) == 1 else 's'}"
     title = f"Mean over {count} of {scores.data}"
     return [cases, table(title, ("label", *names), means, right=names)]
-
-
-def unfinished(out: Path | None, runs: Path, since: float) -> Path | None:
-    """The run folder that was begun `since` (seconds of the epoch) and has no result."""
-    found = [out] if out is not None else list(runs.glob("*/")) if runs.is_dir() else []
-    begun = [p for p in found if (p / "trace.jsonl").is_file() and not (p / "result.json").exists()]
-    return max((p for p in begun if p.stat().st_mtime >= since - 1), key=lambda p: p.stat().st_mtime, default=None)
 
 
 def _score(value: float, measure: str) -> str | None:

@@ -46,11 +46,12 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         output = Output(**flags)
         try:
             function(output, **given)
-        except KeyboardInterrupt:
-            raise Interrupted("Interrupted.") from None
-        except Exception as error:
+        except (KeyboardInterrupt, Exception) as error:
+            told = Interrupted("Interrupted.") if isinstance(error, KeyboardInterrupt) else error
             if output.json and not output.answered:
-                output.result(error_document(error))
+                output.result(error_document(told))
+            if told is not error:
+                raise told from None
             raise
 
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]

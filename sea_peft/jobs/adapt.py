@@ -23,6 +23,7 @@ from sea_peft.data.spill import ScanCache
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.pictures import images_for_mlflow
 from sea_peft.jobs.records import (
     adapter_config,
     options_of,
@@ -46,6 +47,10 @@ def _silent(_sentence: str) -> None:
     """Nobody listens."""
 
 
+def _unwatched(_folder: RunFolder) -> None:
+    """Nobody wants to know where a run lies."""
+
+
 def adapt(
     options: AdaptOptions,
     listen: events.Callback = events.ignore,
@@ -53,6 +58,7 @@ def adapt(
     warn: Say = _silent,
     progress: Callable[[int, int], None] | None = None,
     baselines: Mapping[str, events.Scored] | None = None,
+    begun: Callable[[RunFolder], None] = _unwatched,
 ) -> Result:
     """Run one adaptation from start to end.
 
@@ -63,6 +69,7 @@ def adapt(
         progress: told (done, of) while the data set is checked.
         baselines: the scores of `unadapted` and `head_only` from a run that differs in policy and budget alone, which fits and scores
             those two arms the same: they are taken over instead of being made again. For grids; the caller answers for it.
+        begun: told the run folder as soon as the run can be resumed.
 
     Raises:
         SeaPeftError: with one sentence and its exit code; before anything is written where the request itself is refused.
@@ -73,6 +80,7 @@ def adapt(
     say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
     folder.write_config(run_config(setup))  # last: what has it can be resumed
+    begun(folder)
     return _Run(setup, folder, listen, say, warn, began, baselines or {}, new=True).run()
 
 
@@ -98,11 +106,11 @@ def resume(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
         if options.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
-            rebuild(folder)
+            rebuild(folder, images=images_for_mlflow(folder, warn, options.device))
         remove_checkpoint(folder.checkpoint)
         return folder.read_result()
     setup = prepare_run(options, say, progress)
-    if setup.digest != digest:
+    if setup.public_digest != digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     return _Run(setup, folder, listen, say, warn, began, {}, new=False).run()
 
@@ -137,7 +145,7 @@ class _Run:
         self.tracker: Tracker | None = None
         if setup.options.mlflow:
             self.tracker = Tracker(
-                setup.options.runs if setup.options.out is None else folder.root,
+                folder.root,
                 folder.name,
                 config=folder.read_config(),
                 run_id=self.state.mlflow_run_id,
@@ -272,7 +280,7 @@ class _Run:
             result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
         self.folder.write_result(result)
         if self.tracker is not None:
-            self.tracker.finish(self.folder)
+            self.tracker.finish(self.folder, images_for_mlflow(self.folder, self.warn, str(setup.device)))
         remove_checkpoint(self.folder.checkpoint)
         return result
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sea_peft.artefacts.privacy import public_digest
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import Checked, check
 from sea_peft.data.layouts import open_dataset
@@ -37,7 +38,7 @@ class DataReport:
             "test_cases": len(self.dataset.test_cases),
             "unlabelled_cases": len(self.dataset.unlabelled),
             "usable_cases": len(self.checked.usable.cases) + len(self.checked.usable.test_cases),
-            "digest": self.checked.digest,
+            "digest": public_digest(self.checked.digest),
             "cases": [
                 {
                     "case": entry.case,

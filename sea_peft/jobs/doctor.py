@@ -6,7 +6,6 @@ import dataclasses
 import os
 import platform
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -122,17 +121,18 @@ def _disk(runs: Path) -> Iterator[Check]:
 
 def _store(runs: Path) -> Iterator[Check]:
     path = store.store_path(runs)
-    if not path.is_file():
-        with tempfile.TemporaryDirectory() as empty:  # tries the installed versions without leaving a store behind
-            store.experiment_id(store.open_store(Path(empty)), Path(empty))
-        yield Check("MLflow store", "ok", f"none yet in {runs}; the first run makes it")
-        return
     try:
+        if not path.exists():
+            with tempfile.TemporaryDirectory() as empty:  # tries the installed versions without leaving a store behind
+                store.experiment_id(store.open_store(Path(empty)), Path(empty))
+            yield Check("MLflow store", "ok", f"none yet in {runs}; the first run makes it")
+            return
         store.check_writable(runs, seconds=2.0)
         client = store.open_store(runs)
         logged = client.search_runs([store.experiment_id(client, runs)], max_results=1000)
-    except (sqlite3.Error, OSError, RuntimeError) as error:
-        yield Check("MLflow store", "problem", f"{path} does not work ({error}); close what uses it, or move it away")
+    except Exception as error:  # whatever MLflow and its database raise is what was to be found out
+        said = f"{path} does not work ({store.first_line(error)}); {store.way_out(error)}"
+        yield Check("MLflow store", "problem", said)
         return
     yield Check("MLflow store", "ok", f"{path}, {len(logged)} run{'' if len(logged) == 1 else 's'}")
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.predictor import Predictor, Progress, adapter_folder, reason, within
+from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.setup import DEFAULT_TARGET, open_data
 from sea_peft.loop.events import RunStarted
 
 MEASURES = tuple(field.name for field in dataclasses.fields(Scores))
 CASES = ("all", "test")
+_UNNAMED = re.compile(r"label_\d+")  # what readers call the labels of a layout that names none
 _UNITS = {
     "hd95": "hd95_mm",
     "volume_difference": "volume_difference_ml",
@@ -41,13 +44,14 @@ _UNITS = {
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Scores by case and label. `roles`: case → support, audit or test, for cases of the run that made the adapter, where that is known.
-    `failed`: case → why it could not be scored."""
+    `failed`: case → why it could not be scored. `warnings`: sentences for the user."""
 
     data: str
     labels: tuple[str, ...]
     cases: Mapping[str, Mapping[str, Scores]]
     roles: Mapping[str, str]
     failed: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     @property
     def shots(self) -> list[str]:
@@ -80,6 +84,7 @@ class Evaluation:
             },
             "roles": dict(self.roles),
             "failed": dict(self.failed),
+            "warnings": list(self.warnings),
         }
 
 
@@ -131,7 +136,14 @@ def evaluate(
             f"The adapter takes {len(predictor.channels)} channels ({', '.join(predictor.channels)}), not {len(theirs)}; "
             "name as many with --channel."
         )
-    roles = _roles(adapter, data)
+    roles: dict[str, str] = {}
+    warnings = []
+    try:
+        roles = _roles(adapter, data)
+    except UsageError as error:
+        warnings.append(f"{str(error).rstrip('.')}, so shots of the run cannot be told apart from new cases.")
+    if not (labels or roles):  # neither named for this data set, nor the data that the adapter was made with
+        warnings += _other_names(opened, predictor.labels)
     picked = _picked(chosen, cases, roles)
     scored: dict[str, dict[str, Scores]] = {}
     failed: dict[str, str] = {}
@@ -145,7 +157,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(picked))
     present = {case: role for case, role in roles.items() if case in scored}
-    return Evaluation(chosen.name, tuple(ours), scored, present, failed)
+    return Evaluation(chosen.name, tuple(ours), scored, present, failed, tuple(warnings))
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Path]:
@@ -192,12 +204,31 @@ def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
     return f"{name}={','.join(map(str, codes))}"
 
 
+def _other_names(dataset: Dataset, labels: Mapping[str, Sequence[int]]) -> list[str]:
+    """A sentence for every label of the adapter that is found by codes for which the data set has other names."""
+    declared = {name.lower() for name in dataset.labels}
+    names = {code: name for name, codes in dataset.labels.items() for code in codes if not _UNNAMED.fullmatch(name)}
+    sentences = []
+    for label, codes in labels.items():
+        others = [code for code in codes if code in names]
+        if others and label.lower() not in declared and not _UNNAMED.fullmatch(label):
+            these = f"code{'' if len(others) == 1 else 's'} {', '.join(map(str, others))}"
+            sentences.append(
+                f"{label} is scored against {these}, which this data set calls {', '.join(names[code] for code in others)}; "
+                "if that is another structure, name the right one with --label."
+            )
+    return sentences
+
+
 def _roles(adapter: Path, data: str) -> dict[str, str]:
-    """Case name → its role in the run that made the adapter, where the run folder is there and had the same data."""
+    """Case name → its role in the run that made the adapter, where the run folder is there and had the same data.
+
+    Raises:
+        UsageError: the run folder is there, but does not tell what its cases are called.
+    """
     path = adapter_folder(adapter).resolve().parent
     folder = RunFolder(path)
-    names = path / "cases.json"
-    if not (folder.trace.is_file() and folder.config.is_file() and names.is_file()):
+    if not (folder.trace.is_file() and folder.config.is_file()):
         return {}
     if (folder.read_config().get("data") or f"phantom:{DEFAULT_TARGET}") not in (
         data,
@@ -206,7 +237,7 @@ def _roles(adapter: Path, data: str) -> dict[str, str]:
         return {}
     started = read_trace(folder.trace)[0]
     assert isinstance(started, RunStarted), "a trace begins with it"
-    by_hash: dict[str, str] = json.loads(names.read_text("utf-8"))
+    by_hash = read_case_names(folder)
     return {by_hash[hashed]: role for role, ids in started.split.items() for hashed in ids if hashed in by_hash}
 
 
@@ -219,7 +250,8 @@ def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case
     tests = [case for case in everything if roles.get(case.id) == "test"] or list(dataset.test_cases)
     if not tests:
         raise UsageError(
-            f"{dataset.name} marks no case as test, and the adapter's run folder is not there or had other data; leave --cases out."
+            f"{dataset.name} marks no case as test, and the adapter's run folder is not there, had other data or does not name its cases; "
+            "leave --cases out."
         )
     return tests
 

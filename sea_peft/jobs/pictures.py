@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable
 
@@ -14,9 +13,10 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.select import select
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, SeaPeftError, UsageError
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
+from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.setup import open_data
 
 
@@ -47,11 +47,11 @@ class Revisited:
     of: int
 
 
-def revisit(folder: RunFolder) -> Revisited:
-    """Open a run's adapter and data again.
+def revisit(folder: RunFolder, device: str = "auto") -> Revisited:
+    """Open a run's adapter and data again, on `device` as on the command line.
 
     Raises:
-        UsageError: the run has no result yet.
+        UsageError: the run has no result yet, or its `cases.json` cannot be read.
         DataError: the data, or one of those cases, are no longer where the run found them.
         WeightsError, DeviceError: the adapter cannot be used on this machine.
     """
@@ -60,8 +60,11 @@ def revisit(folder: RunFolder) -> Revisited:
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
     picked = {"Worst": ranked[:1], "Median": ranked[len(ranked) // 2 :][:1], "Best": ranked[-1:]}
     roles = {cases[0]: role for role, cases in picked.items() if cases}  # one case may be best, median and worst
-    names: dict[str, str] = json.loads((folder.path / "cases.json").read_text("utf-8"))
-    predictor = Predictor(folder.path, config["weights"])
+    try:
+        names = read_case_names(folder)
+    except UsageError as error:
+        raise UsageError(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
+    predictor = Predictor(folder.path, config["weights"], device)
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
     dataset = select(open_data(config["data"]), specs, config["channels"])
     # test cases last, so that they win where a data set calls one of them like a training case
@@ -92,3 +95,19 @@ def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = 
         if progress is not None:
             progress(done, len(run.shown))
     return made
+
+
+def images_for_mlflow(folder: RunFolder, warn: Callable[[str], None], device: str = "auto") -> dict[str, bytes]:
+    """Those pictures of a finished run by file name, where it was begun with --log-images; else none, and pixels stay out of MLflow.
+
+    `warn` is told why they could not be made.
+    """
+    if not folder.config.is_file() or not folder.read_config().get("log_images"):
+        return {}
+    try:
+        run = revisit(folder, device)
+        pictures = case_pictures(run)
+    except SeaPeftError as error:
+        warn(f"MLflow gets no pictures of the run: {error}")
+        return {}
+    return {f"{shown.role.lower()}.png": picture.data for shown, picture in zip(run.shown, pictures, strict=True)}

@@ -27,6 +27,7 @@ from sea_peft.jobs.predictor import Predictor, Progress, reason, within
 from sea_peft.jobs.preview import preview_png
 
 WindowProgress = Callable[[int, int], None] | None
+_MAKER = "sea_peft"
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
@@ -104,7 +105,8 @@ def predict(
         out: made if it is missing.
         weights: where the backbone's weights lie, when they are not known by the name in the adapter.
         device: as on the command line.
-        overwrite: replace results of earlier predictions; without it nothing is done when there are any.
+        overwrite: replace results of earlier predictions; without it nothing is done when there are any. Other files are
+            never replaced.
         probabilities: also one float32 volume a label.
         preview: also a PNG with three planes.
         dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
@@ -117,7 +119,7 @@ def predict(
 
     Raises:
         DataError: an input does not exist or holds no scan, or is no DICOM series where a DICOM-SEG is asked for.
-        UsageError: results exist, or would replace an input.
+        UsageError: results exist, or would replace an input or a file that is no result.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
     predictor = Predictor(adapter, weights, device, overlap)
@@ -158,8 +160,8 @@ def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress:
 def _write_case(
     predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Everything of one case, the mask last, so that a mask is never without its sidecar. Returns the labels' volumes and the scan's
-    notes."""
+    """Everything of one case, the sidecar first, by which --overwrite knows the rest for ours, and the mask last, so that what
+    has a mask is whole. Returns the labels' volumes and the scan's notes."""
     output, scan = predictor.probabilities(case, folder=files.mask.parent, progress=progress)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
@@ -170,6 +172,10 @@ def _write_case(
     volumes = {
         name: round(np.count_nonzero(indices == index) * millilitres, 3) for index, name in enumerate(values, start=1)
     }
+    write_text(
+        files.sidecar,
+        json.dumps(_sidecar(predictor, files, values, volumes), indent=2, ensure_ascii=False) + "\n",
+    )
     for label, path in files.probabilities.items():
         index = 1 + list(values).index(label)
         write_volume(path, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
@@ -177,10 +183,6 @@ def _write_case(
         write_bytes(files.preview, _preview(case, predictor, scan.geometry, indices))
     if files.segmentation is not None:
         write_bytes(files.segmentation, segmentation_bytes(mask, next(iter(case.images.values())).slices, values))
-    write_text(
-        files.sidecar,
-        json.dumps(_sidecar(predictor, files, values, volumes), indent=2, ensure_ascii=False) + "\n",
-    )
     write_volume(files.mask, Volume(mask, affine), like=like)
     return volumes, scan.notes
 
@@ -207,7 +209,7 @@ def _sidecar(
             "weights": config.backbone.weights,
             "backbone_sha256": config.backbone.sha256,
         },
-        "made_by": f"sea_peft {__version__}",
+        "made_by": f"{_MAKER} {__version__}",
         "note": "Research software, not a medical device: a qualified person must check every mask.",
     }
 
@@ -227,6 +229,15 @@ def _require_series(cases: Sequence[FileCase]) -> None:
         )
 
 
+def _is_ours(sidecar: Path) -> bool:
+    """Whether this is a sidecar that `predict` wrote."""
+    try:
+        found = json.loads(sidecar.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and str(found.get("made_by")).startswith(f"{_MAKER} ")
+
+
 def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files], overwrite: bool) -> None:
     sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
     written: set[Path] = set()
@@ -234,6 +245,11 @@ def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files],
         for path in files.all:
             if path.resolve() in sources:
                 raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
+            if path.exists() and not _is_ours(files.sidecar):
+                raise UsageError(
+                    f"{path} exists and is no earlier prediction (those have a {files.sidecar.name} beside them), so it is never "
+                    "replaced; choose another --out."
+                )
             if path.exists() and not overwrite:
                 raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
             if path in written:

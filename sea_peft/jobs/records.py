@@ -23,6 +23,7 @@ from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
 from sea_peft.jobs.scoring import Scores
 from sea_peft.jobs.setup import AdaptOptions, Setup
+from sea_peft.loop.budget import profiles_folder
 from sea_peft.loop.events import RunStarted
 from sea_peft.loop.outcome import Outcome
 
@@ -63,6 +64,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
     return {
         **as_json(asdict(o)),
         "data": _located(o.data),
+        "profile": _located_profile(o.profile),
         "budget": o.budget or "profile",
         "backbone": card.architecture,
         "weights": _located(o.weights) or card.name,
@@ -75,7 +77,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
         "recipe": setup.recipe.model_dump(mode="json"),
         "device": str(setup.device),
         "backbone_sha256": setup.backbone.pretrained.sha256,
-        "data_digest": setup.digest,
+        "data_digest": setup.public_digest,
         "options": as_json(asdict(o)),
         "versions": {
             "python": platform.python_version(),
@@ -86,7 +88,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
 
 
 def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str]:
-    """The options that `run_config` kept in the file `path`, for a resumed run, and the digest of the data.
+    """The options that `run_config` kept in the file `path`, for a resumed run, and the public digest of the data.
 
     Raises:
         UsageError: it is not as this version writes it.
@@ -99,7 +101,7 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str
             given[name] = tuple(given[name]) if given[name] is not None else None
         for name in ("out", "runs"):
             given[name] = Path(given[name]) if given[name] is not None else None
-        located = {name: config[name] for name in ("data", "weights", "device")}
+        located = {name: config[name] for name in ("data", "profile", "weights", "device")}
         return AdaptOptions(**{**given, **located}), str(config["data_digest"])
     except (KeyError, TypeError) as error:
         raise UsageError(
@@ -112,12 +114,31 @@ def _located(name: str | None) -> str | None:
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
+def _located_profile(name: str) -> str:
+    """As `_located`; a shipped profile goes before a file of its name."""
+    return name if name in {path.stem for path in profiles_folder().glob("*.toml")} else str(_located(name))
+
+
 def write_case_names(folder: RunFolder, setup: Setup) -> None:
     """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
     names = {case_hash(case.id, setup.salt): case.id for cases in _by_role(setup).values() for case in cases}
     path = folder.path / "cases.json"
     write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
     os.chmod(path, 0o600)
+
+
+def read_case_names(folder: RunFolder) -> dict[str, str]:
+    """Hashed id → name, from `cases.json`.
+
+    Raises:
+        UsageError: it was removed, belongs to somebody else, or is damaged.
+    """
+    path = folder.path / "cases.json"
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"{path}, which says what the run's cases are called, cannot be read ({reason}).") from error
 
 
 def run_started(setup: Setup) -> RunStarted:

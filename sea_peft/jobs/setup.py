@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sea_peft.adapters import Adapted
-from sea_peft.artefacts.privacy import paths_in
+from sea_peft.artefacts.privacy import paths_in, public_digest
 from sea_peft.backbones.weights import cards, read_card
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
@@ -71,8 +71,8 @@ class AdaptOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
-    """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `salt`: what case
-    ids are hashed with. `warnings`: sentences for the user."""
+    """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `digest`: of the
+    data, the `salt` that case ids are hashed with. `warnings`: sentences for the user."""
 
     options: AdaptOptions
     backbone: Backbone
@@ -90,8 +90,14 @@ class Setup:
 
     @property
     def salt(self) -> str:
-        """The data's own digest: the same data give the same hashed ids, and without the data they cannot be guessed."""
+        """The data's own digest, which is written nowhere: the same data give the same hashed ids, and without the data they
+        cannot be guessed."""
         return self.digest
+
+    @property
+    def public_digest(self) -> str:
+        """What is written of the digest. A phantom's ids are no secret, and neither is its name."""
+        return self.digest if self.dataset.layout == "phantom" else public_digest(self.digest)
 
     @property
     def held_against_rivals(self) -> bool:

@@ -26,7 +26,7 @@ def compare(name: str, ours: Sequence[float], rivals: Sequence[Rival], unadapted
 
     A rival that is ahead is named and not shipped instead, however clear its lead: patches of one case say nothing of how cases differ,
     and at the end of a search half of what was found has learnt for one cycle alone, while a rival has trained one set all along. As long
-    as a rival ahead by two standard errors was shipped, that cost 3.5 Dice points in the median (see `benchmarks/README.md`).
+    as a rival ahead by two standard errors was shipped, that cost 1.5 Dice points in the median, and 16 at most (`benchmarks/README.md`).
     """
     means = {name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in rivals}
     chosen, reason = name, "hard Dice on the audit patches at the end of the search"

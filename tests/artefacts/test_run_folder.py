@@ -106,6 +106,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_text() == "old"
 
 
+def test_a_page_that_cannot_be_written_advises_no_option_that_report_lacks(tmp_path, monkeypatch):
+    def closed(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", closed)
+    folder = RunFolder(tmp_path)
+    for write in (lambda: folder.write_page("<html>"), lambda: folder.write_explanation({})):
+        with pytest.raises(DeviceError, match=r"\(Read-only file system\): .*copy the run folder") as raised:
+            write()
+        assert "--out" not in str(raised.value)
+
+
 def test_negative_counts_are_no_result(events):
     with pytest.raises(ValueError, match="shots"):
         Result.model_validate({**make_result(events).model_dump(), "shots": -1})

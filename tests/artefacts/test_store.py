@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -42,6 +43,43 @@ def test_ui_without_a_store_says_what_to_do(tmp_path):
         with pytest.raises(UsageError, match="run `seapeft adapt` first"):
             store.serve_ui(root, 5001)
     assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupt_while_the_store_is_made_leaves_none(tmp_path):
+    store._import_quietly()
+    from sqlalchemy import Engine, event
+
+    done = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if done == 200:
+            raise KeyboardInterrupt
+
+    event.listen(Engine, "before_cursor_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.open_store(tmp_path)
+    finally:
+        event.remove(Engine, "before_cursor_execute", interrupt)
+    assert list(tmp_path.iterdir()) == []
+    client = store.open_store(tmp_path)
+    assert store.experiment_id(client, tmp_path) == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_of_two_runs_that_make_the_store_at_once_the_first_wins(tmp_path, monkeypatch):
+    path = store.store_path(tmp_path)
+
+    def slow(uri: str) -> None:
+        sqlite3.connect(uri.removeprefix("sqlite:///")).close()
+        path.write_text("the other run's")
+
+    monkeypatch.setattr(store, "_client", slow)
+    store._make_store(path)
+    assert path.read_text() == "the other run's"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def free_port() -> int:

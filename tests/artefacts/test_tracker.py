@@ -21,6 +21,7 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.tracker import Tracker, rebuild
 from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
 from sea_peft.errors import DeviceError, UsageError
+from sea_peft.jobs import doctor
 from sea_peft.loop.events import RunStarted, TrainingStep
 
 EVENTS = [event for event in make_events() if not isinstance(event, TrainingStep)]
@@ -244,6 +245,28 @@ def test_a_dead_store_is_one_warning_and_a_way_out(tmp_path, dead):
     assert f"rebuild it from {folder.path}" in sentences[1]
     with pytest.raises(DeviceError, match="MLflow cannot log into"):
         rebuild(folder, root)
+
+
+def test_a_store_that_was_spoilt_is_to_be_moved_away(tmp_path, root, run):
+    with sqlite3.connect(root / "mlflow.db") as whole:
+        whole.execute("VACUUM INTO ?", (str(tmp_path / "mlflow.db"),))
+    with sqlite3.connect(tmp_path / "mlflow.db") as spoilt:
+        spoilt.executescript(
+            "DELETE FROM alembic_version; DROP TABLE registered_model_aliases"
+        )  # as an interrupt leaves it
+    sentences: list[str] = []
+    follow(tmp_path, run[0], warn=sentences.append)
+    (sentence,) = sentences
+    assert "move that file away (`seapeft report RUN --mlflow` logs a run into a new one)" in sentence
+    assert "free the store" not in sentence
+    with pytest.raises(DeviceError, match=r"move that file away .*, and rebuild the run then"):
+        rebuild(run[0], tmp_path)
+    (found,) = doctor._store(tmp_path)
+    assert found.state == "problem"
+    assert "move that file away" in found.found
+    (tmp_path / "mlflow.db").rename(tmp_path / "spoilt.db")
+    (found,) = doctor._store(tmp_path)
+    assert found.state == "ok"
 
 
 def test_a_path_that_is_no_uri_is_refused_up_front(tmp_path):

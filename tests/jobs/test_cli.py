@@ -15,6 +15,7 @@ import torch
 from toys import AFFINE, toy_scan
 
 from sea_peft import cli
+from sea_peft.artefacts.store import open_store
 from sea_peft.console import parse
 from sea_peft.console.verb import outcome
 from sea_peft.data.volumes import Volume, read_volume, write_volume
@@ -155,6 +156,23 @@ def test_report_with_pictures_names_no_case(call: Call, run_folder: Path) -> Non
     assert page.count("data:image/png") == 3
     assert "test cases: mean Dice" in page
     assert "toy_" not in page
+
+
+def test_a_run_without_the_names_of_its_cases(
+    call: Call, run_folder: Path, toy: Path, weights: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shutil.copytree(run_folder, shared)
+    (shared / "cases.json").unlink()
+    code, out, err = call("evaluate", shared, toy, "--weights", weights, "--json")
+    assert code == 0
+    assert json.loads(out)["roles"] == {}
+    assert "cannot be read (No such file or directory), so shots of the run cannot be told apart from new cases." in err
+    assert call("evaluate", shared, toy, "--weights", weights, "--cases", "test")[0] == 2
+    code, _, err = call("report", shared, "--images")
+    assert code == 2
+    assert "cases.json" in err
+    assert "write the report without --images and --explain" in err
 
 
 def test_evaluate_agrees_with_the_run(call: Call, run_folder: Path, toy: Path, weights: Path) -> None:
@@ -321,7 +339,7 @@ def test_debug_shows_where_an_expected_error_comes_from(call: Call) -> None:
 def test_an_interrupted_run_says_how_to_go_on(
     call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     options = [toy, "--weights", weights, "--budget", "20%", "--no-mlflow", *TINY]
@@ -340,6 +358,77 @@ def test_an_interrupted_run_says_how_to_go_on(
         patched.setattr("sea_peft.jobs.adapt.adapt", interrupted)
         code, _, err = call("adapt", *options, "--runs", tmp_path / "other")
     assert (code, err) == (130, "Interrupted before the run began.\n")
+
+
+def test_the_hint_names_the_run_that_was_interrupted_and_not_its_neighbour(
+    call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        neighbour = tmp_path / "runs" / "neighbour"
+        neighbour.mkdir()
+        (neighbour / "trace.jsonl").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sea_peft.loop.audit.Auditor.audit", interrupted)
+    options = [toy, "--weights", weights, "--budget", "20%", "--no-mlflow", *TINY]
+    code, _, err = call("adapt", *options, "--runs", tmp_path / "runs")
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "neighbour")
+    assert code == 130
+    assert err.strip().splitlines()[-1] == f"Interrupted; go on with `seapeft adapt --resume {folder}`."
+
+
+def test_a_run_is_resumed_from_elsewhere_in_its_own_store_and_profile(
+    call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    (here / "my.toml").write_text('budget = "20%"\n[families.affine]\n')
+    monkeypatch.chdir(here)
+    with monkeypatch.context() as patched:
+        patched.setattr("sea_peft.loop.audit.Auditor.audit", interrupted)
+        assert call("adapt", toy, "--weights", weights, "--profile", "my.toml", *TINY)[0] == 130
+    (config,) = (here / "runs").glob("*/config.json")
+    monkeypatch.chdir(elsewhere)
+    code, out, err = call("adapt", "--resume", config.parent, "--json")
+    assert code == 0, err
+    assert list(elsewhere.iterdir()) == []
+    store, run_id = open_store(here / "runs"), json.loads(out)["mlflow_run_id"]
+    assert store.get_run(run_id).info.status == "FINISHED"
+    assert store.list_artifacts(run_id, "images") == [], "pixels are logged where --log-images asks for them"
+
+
+def test_pictures_go_into_mlflow_where_they_are_asked_for(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+    options = [toy, "--weights", weights, "--budget", "20%", "--policy", "affine", "--log-images", "--json", *TINY]
+    code, out, err = call("adapt", *options, "--out", tmp_path / "run")
+    assert code == 0, err
+    store, run_id = open_store(tmp_path), json.loads(out)["mlflow_run_id"]
+    assert [item.path for item in store.list_artifacts(run_id, "images")] == [
+        f"images/{role}.png" for role in ("best", "median", "worst")
+    ]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "data": "gone"}))
+    code, _, err = call("report", tmp_path / "run", "--mlflow")
+    assert code == 0
+    assert "MLflow gets no pictures of the run: no such folder" in err
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_an_interrupt_with_json_is_one_document(
+    call: Call, adapter: Path, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sea_peft.jobs.predictor.Predictor.probabilities", interrupted)
+    out_folder = ["--out", tmp_path / "out"]
+    code, out, err = call(verb, adapter, toy, "--weights", weights, *out_folder, "--json")
+    assert code == 130
+    assert json.loads(out) == {"status": "interrupted", "error": "Interrupted.", "exit_code": 130}
+    assert err.strip().splitlines()[-1] == "Interrupted."
 
 
 def test_out_of_memory_is_no_internal_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,12 @@ def test_labels_are_matched_by_name_then_by_code(
     assert evaluate(adapter, str(unnamed), weights=str(weights)).cases == scores.cases
     named = evaluate(adapter, str(unnamed), weights=str(weights), labels=["spot=two", "organ=one"])
     assert named.cases == scores.cases
+    (organ, spot) = evaluate(adapter, str(unnamed), weights=str(weights)).warnings
+    assert organ.startswith(
+        "organ is scored against code 1, which this data set calls one; if that is another structure"
+    )
+    assert spot.startswith("spot is scored against code 2, which this data set calls two;")
+    assert named.warnings == again.warnings == scores.warnings == ()
 
 
 def test_channels_are_matched_by_name(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:

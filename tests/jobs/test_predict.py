@@ -76,14 +76,30 @@ def test_probabilities_and_preview(adapter: Path, weights: Path, toy: Path, tmp_
 def test_existing_results_are_kept_unless_told_otherwise(
     adapter: Path, weights: Path, toy: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "toy_3.nii.gz").write_text("somebody's work")
-    with pytest.raises(UsageError, match=r"toy_3\.nii\.gz exists already.*--overwrite"):
+    out, scan = tmp_path / "out", toy / "imagesTr" / "toy_3_0000.nii.gz"
+    predict(adapter, [scan], out, weights=str(weights))
+    (out / "toy_3.nii.gz").write_text("an earlier result")
+    with pytest.raises(UsageError, match=r"toy_3\.(nii\.gz|json) exists already.*--overwrite"):
         predict(adapter, [toy], out, weights=str(weights))
-    assert [path.name for path in out.iterdir()] == ["toy_3.nii.gz"]  # nothing was begun
-    predict(adapter, [toy / "imagesTr" / "toy_3_0000.nii.gz"], out, weights=str(weights), overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["toy_3.json", "toy_3.nii.gz"]  # nothing was begun
+    predict(adapter, [scan], out, weights=str(weights), overwrite=True)
     assert read_volume(out / "toy_3.nii.gz").shape == SHAPE
+
+
+@pytest.mark.parametrize("sidecar", [None, "{}", "not JSON"])
+def test_what_is_no_result_is_never_replaced(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path, sidecar: str | None
+) -> None:
+    (tmp_path / "toy_3.nii.gz").write_text("somebody's work")
+    if sidecar is not None:
+        (tmp_path / "toy_3.json").write_text(sidecar)
+    for overwrite in (False, True):
+        with pytest.raises(
+            UsageError, match=r"toy_3\.nii\.gz exists and is no earlier prediction .*; choose another --out"
+        ):
+            predict(adapter, [toy], tmp_path, weights=str(weights), overwrite=overwrite)
+    assert (tmp_path / "toy_3.nii.gz").read_text() == "somebody's work"
+    assert not (tmp_path / "toy_0.json").exists()
 
 
 def test_an_input_is_never_replaced(adapter: Path, weights: Path, tmp_path: Path) -> None:

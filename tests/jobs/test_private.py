@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sea_peft import cli
+from sea_peft.jobs.setup import AdaptOptions, prepare_run
 
 TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", "--budget", "20%", "-q"]
 
@@ -37,4 +38,8 @@ def test_no_connection_is_tried_and_no_name_is_kept(
     kept = [path for path in runs.rglob("*") if path.is_file() and path.name not in ("cases.json", "config.json")]
     named = re.compile(rb"toy_\d|" + re.escape(str(toy.parent).encode()))
     assert not [path for path in kept if named.search(path.read_bytes())]
+    options = AdaptOptions(data=str(toy), weights=str(weights), budget="20%", shots=2)
+    key = prepare_run(options, say=lambda _: None).salt.encode()
+    files = [path for path in runs.rglob("*") if path.is_file()]
+    assert not [path for path in files if key in path.read_bytes()], "with the key of the hashes names could be tried"
     assert (run / "cases.json").stat().st_mode & 0o077 == 0
