@@ -9,7 +9,7 @@ from pathlib import Path
 from sea_peft.data.cases import Dataset, FileCase, ImageFile
 from sea_peft.data.dicom.files import is_dicom
 from sea_peft.data.intensity import is_ct_name
-from sea_peft.data.layouts import READERS
+from sea_peft.data.layouts import READERS, nnunet
 from sea_peft.data.layouts.files import CHANNEL_SUFFIX, parse_channels, read_json, volumes_in
 from sea_peft.data.select import pick_channels
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
@@ -138,13 +138,14 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str]) -> FileCa
 
 
 def _declared(image: Path) -> Dataset | None:
-    """The channels that the nnU-Net `dataset.json` above an image declares, as a data set without cases."""
+    """The channels that the nnU-Net `dataset.json` above an image declares, as a data set without cases; None where numbers at the end of
+    the names there belong to the cases."""
     description = image.resolve().parent.parent / "dataset.json"
     if not image.resolve().parent.name.startswith("images") or not description.is_file():
         return None
     content = read_json(description)
     names = content.get("channel_names", content.get("modality"))
-    if names is None:
+    if names is None or not nnunet.numbered(description.parent, content):
         return None
     channels = parse_channels(description.name, names)
     return Dataset(description.parent.name, "nnunet_raw", channels, {}, ())

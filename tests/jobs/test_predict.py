@@ -177,6 +177,15 @@ def test_numbers_that_are_part_of_a_name(tmp_path: Path) -> None:
     assert [case.id for case in find_cases([folder], ["CT"])] == ["c", "patient_0012", "patient_0013"]
 
 
+def test_numbers_of_names_under_a_dataset_json_that_lists_them(tmp_path: Path) -> None:
+    """As in AMOS22."""
+    images = _files(tmp_path / "amos" / "imagesTr", "amos_0001.nii.gz", "amos_0004.nii.gz")
+    _files(tmp_path / "amos" / "labelsTr", "amos_0001.nii.gz", "amos_0004.nii.gz")
+    listed = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in ("amos_0001.nii.gz",)]
+    (tmp_path / "amos" / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}, "training": listed}))
+    assert [case.id for case in find_cases([images], ["CT"])] == ["amos_0001", "amos_0004"]
+
+
 def test_a_second_channel_is_not_taken_for_the_first(tmp_path: Path) -> None:
     folder = _files(tmp_path / "s", "a_0000.nii.gz", "a_0001.nii.gz")
     with pytest.raises(DataError, match=r"case a has the channels _0000, _0001, but the adapter takes 1 \(CT\)"):
