@@ -235,6 +235,11 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
         said.append("All utilities rest on 1 audit case: what helps there may not help on the next patient.")
     if history.finished is not None and history.finished.used > history.started.limit:
         said.append("This policy trains more parameters than the budget allows: it is there to be compared with.")
+    unadapted, adapted = (history.scored.get(arm) for arm in ("unadapted", "adapted"))
+    if unadapted is not None and unadapted.dice is not None and adapted is not None:
+        new = [label for label in adapted.per_label if label not in unadapted.per_label]
+        if new:
+            said.append(f"The unadapted backbone does not know {', '.join(new)}: in its mean Dice that counts as 0.")
     if test < 10:
         said.append(f"{count(test, 'test case')}: too few for a precise Dice.")
     unmeasured = [row for row in rows if row.utility is None]

@@ -54,6 +54,19 @@ def test_a_gain_within_the_spread_of_cases_is_not_called_a_win():
     assert any("which chance can explain" in sentence for sentence in found.verdict)
 
 
+def test_that_unknown_labels_count_as_nothing_in_the_unadapted_mean_is_said():
+    events = rescored(make_events(), "unadapted", [0.4] * 4)
+    known = findings(events).caveats
+    new = [
+        dataclasses.replace(e, per_label={**e.per_label, "cyst": 0.5})
+        if isinstance(e, ev.Scored) and e.arm == "adapted"
+        else e
+        for e in rescored(events, "adapted", [0.8] * 4)
+    ]
+    said = [sentence for sentence in findings(new).caveats if sentence not in known]
+    assert any("does not know cyst" in sentence for sentence in said)
+
+
 def test_with_one_test_case_nothing_is_proven():
     events = rescored(rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4])
     found = findings(events)
