@@ -440,7 +440,7 @@ def test_out_of_memory_is_no_internal_error(call: Call, monkeypatch: pytest.Monk
 
 
 def test_budget_errors_from_a_job_keep_their_sentence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise BudgetError("[bold]nothing[/bold] fits")  # no markup is read into it
 
     monkeypatch.setattr("sea_peft.jobs.adapt.adapt", refuse)
