@@ -37,7 +37,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
     `python -m benchmarks what_predicts` holds this rule against others where every candidate is measured, at one level each. In Dice points
     over cost alone: this rule +0.6 ± 0.4, ΔDice per parameter +0.7 ± 0.7, and +1.7 ± 0.7 where units were trained in turn. That predicts
     best and is not what `sea` does: in a search of as many steps it ships what has learnt for fewer of them, 1.9 ± 2.7 points behind
-    (`sea_in_turn` in `mechanics_unet`, six pairs). Against `sea` without audits: +0.3 ± 0.7 over all, +0.8 ± 0.8 at 0.1%
+    (`sea_in_turn` in `mechanics_unet`, six pairs). Against `sea` without audits: +0.2 ± 0.6 over all, +0.8 ± 0.8 at 0.1%
     (`ablations_unet`).
 
     Args:

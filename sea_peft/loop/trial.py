@@ -31,7 +31,7 @@ def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float
 
     Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
     of a product. Half of it at most, since a large first gradient says more about the first steps than about the last. As a choice by
-    itself it is no better than cost alone (`python -m benchmarks what_predicts`). In `sea` it brings 1.4 ± 1.6 Dice points at 1% and
+    itself it is no better than cost alone (`python -m benchmarks what_predicts`). In `sea` it brings 1.2 ± 1.1 Dice points at 1% and
     -1.2 ± 2.2 at 0.1%, all of the loss on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
     """
     own: dict[str, list[float]] = {}
