@@ -34,7 +34,7 @@ def compare(name: str, ours: Sequence[float], rivals: Sequence[Rival], unadapted
     for rival in rivals:
         if means[rival.name] > means[name]:
             clear = " by more than two standard errors of the patches" if clearly_better(rival.dice, ours) else ""
-            reason += f"; {rival.name} is ahead{clear}, which so few cases cannot settle: see the test cases"
+            reason += f"; {rival.name} is ahead{clear}, which so few cases cannot settle: --policy {rival.name} would score it on the test cases"
     if unadapted is not None:
         means[UNADAPTED] = statistics.fmean(unadapted)
         if means[name] <= means[UNADAPTED]:

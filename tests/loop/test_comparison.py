@@ -23,7 +23,7 @@ def test_a_clear_lead_is_said_as_such_and_settles_nothing():
 def test_a_lead_within_its_error_is_said_without_that():
     verdict = compare("sea", OURS, [rival("affine_lora", 0.02, scatter=0.05)], None)
     assert verdict.chosen == "sea"
-    assert "affine_lora is ahead, which so few cases cannot settle" in verdict.reason
+    assert "affine_lora is ahead, which so few cases cannot settle: --policy affine_lora" in verdict.reason
 
 
 def test_where_nothing_beats_the_unadapted_backbone_that_is_what_to_use():
