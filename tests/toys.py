@@ -22,6 +22,8 @@ from sea_peft.loop.budget import load_profile
 AFFINE = np.array([[-2.1, 0, 0, 31], [0, -2.0, 0, 17], [0, 0, 2.4, -40], [0, 0, 0, 1]])
 SHAPE = (21, 18, 16)
 PATCH = (16, 16, 16)
+# the shortest adaptation there is of the toy data, as on the command line
+TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", "--device", "cpu"]
 
 
 def toy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -242,7 +242,7 @@ class Controller:
             )
         )
 
-    def _allocated(self, cycle: int, allocation: Allocation, final: bool, began: float, by: str = "") -> None:
+    def _allocated(self, cycle: int, allocation: Allocation, final: bool, began: float) -> None:
         used = self._check_budget(allocation)
         changes = len(set(self._previous) ^ set(allocation.active))
         self._previous = allocation.active

@@ -44,9 +44,8 @@ def vote(standing: Standing, delta: float | None, settings: RankingSettings) -> 
         return standing, f"ΔDice {delta:+.4f} within ±{settings.hysteresis:g}: no vote"
     step = 1 if delta > 0 else -1
     votes = max(-settings.votes, min(settings.votes, standing.votes + step))
-    return dataclasses.replace(
-        standing, votes=votes
-    ), f"ΔDice {delta:+.4f}: vote {'up' if step > 0 else 'down'}, now {votes:+d}"
+    reason = f"ΔDice {delta:+.4f}: vote {'up' if step > 0 else 'down'}, now {votes:+d}"
+    return dataclasses.replace(standing, votes=votes), reason
 
 
 def tick(standing: Standing) -> tuple[Standing, str | None]:

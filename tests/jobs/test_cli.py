@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import AFFINE, toy_scan
+from toys import AFFINE, TINY, toy_scan
 
 from sea_peft import cli
 from sea_peft.artefacts.store import open_store
@@ -22,7 +22,6 @@ from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import BudgetError
 
 VERBS = ["adapt", "predict", "evaluate", "inspect", "report", "merge", "backbones", "adapters", "data", "ui", "doctor"]
-TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", "--device", "cpu"]
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from foreign import network
-from toys import make_adapter
+from toys import TINY, make_adapter
 
 from sea_peft import cli
 from sea_peft.artefacts.run_folder import RunFolder
@@ -25,20 +25,7 @@ from sea_peft.jobs.weights_file import save_weights
 def run(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> RunFolder:
     """A real run on the toy data."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    options = [
-        "--steps",
-        "8",
-        "--cycles",
-        "1",
-        "--patch",
-        "16,16,16",
-        "--shots",
-        "2",
-        "--device",
-        "cpu",
-        "--budget",
-        "20%",
-    ]
+    options = [*TINY, "--budget", "20%"]
     assert (
         cli.run(["adapt", str(toy), "--weights", str(weights), "--out", str(folder), "--no-mlflow", "-q", *options])
         == 0
