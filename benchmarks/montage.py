@@ -18,9 +18,9 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom import SOURCES, TARGETS, Target, phantom_dataset, phantom_target
-from sea_peft.data.phantom.brain import TUMOUR
-from sea_peft.data.phantom.patient import STRUCTURES
+from sea_peft.phantom import SOURCES, TARGETS, Target, phantom_dataset, phantom_target
+from sea_peft.phantom.brain import TUMOUR
+from sea_peft.phantom.patient import STRUCTURES
 
 OUT = Path(__file__).parent / "results" / "targets.png"
 WINDOW = (-175.0, 250.0)

@@ -26,10 +26,10 @@ from torch import nn
 from sea_peft.backbones import architecture
 from sea_peft.backbones.weights import BUNDLED
 from sea_peft.data.crops import CropSampler
-from sea_peft.data.phantom import PhantomCase, phantom_dataset, phantom_target
 from sea_peft.data.prepare import Scan, prepare
 from sea_peft.data.recipe import Recipe, Window, ZScore
 from sea_peft.jobs.weights_file import save_weights
+from sea_peft.phantom import PhantomCase, phantom_dataset, phantom_target
 
 PATCH = (48, 48, 32)
 ABDOMEN = Recipe(spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False)

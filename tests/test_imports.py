@@ -17,14 +17,15 @@ PACKAGE = Path(sea_peft.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "data": set(),
+    "phantom": {"data"},
     "backbones": set(),
     "adapters": {"data", "backbones"},
     "loop": {"data", "backbones", "adapters"},
     "artefacts": {"data", "backbones", "adapters", "loop"},
     "explain": {"data", "backbones", "adapters", "loop"},
-    "jobs": {"data", "backbones", "adapters", "loop", "artefacts", "explain"},
-    "console": {"data", "backbones", "adapters", "loop", "artefacts", "explain", "jobs"},
-    "cli": {"data", "backbones", "adapters", "loop", "artefacts", "explain", "jobs", "console"},
+    "jobs": {"data", "phantom", "backbones", "adapters", "loop", "artefacts", "explain"},
+    "console": {"data", "phantom", "backbones", "adapters", "loop", "artefacts", "explain", "jobs"},
+    "cli": {"data", "phantom", "backbones", "adapters", "loop", "artefacts", "explain", "jobs", "console"},
     "__main__": {"cli"},
 }
 

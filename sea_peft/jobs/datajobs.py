@@ -11,11 +11,11 @@ from sea_peft.artefacts.privacy import public_digest
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import Checked, check
 from sea_peft.data.layouts import open_dataset
-from sea_peft.data.phantom import phantom_dataset
 from sea_peft.data.select import select
 from sea_peft.data.write import write_datalist, write_nnunet_raw
 from sea_peft.errors import UsageError
 from sea_peft.jobs.setup import open_data
+from sea_peft.phantom import phantom_dataset
 
 Progress = Callable[[int, int], None]
 

@@ -15,7 +15,6 @@ from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
 from sea_peft.data.layouts import open_dataset
-from sea_peft.data.phantom import phantom_dataset, phantom_target
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.split import Split, split
@@ -28,6 +27,7 @@ from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
 from sea_peft.loop.policies import Policy, Space, fixed_policy, policy_offers
 from sea_peft.loop.sea import Sea, SeaSettings
 from sea_peft.loop.settings import LoopSettings
+from sea_peft.phantom import phantom_dataset, phantom_target
 
 DEFAULT_TARGET = "low-dose-ct"
 _DEFAULT_DATA = f"phantom:{DEFAULT_TARGET}"

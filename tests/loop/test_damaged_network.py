@@ -13,7 +13,6 @@ from sea_peft.adapters import Adapted, Offer, total_cost, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.backbones import find_sites
 from sea_peft.backbones.weights import load_pretrained
-from sea_peft.data.phantom import phantom_dataset
 from sea_peft.data.prepare import prepare
 from sea_peft.data.recipe import Recipe
 from sea_peft.loop import events
@@ -21,6 +20,7 @@ from sea_peft.loop.controller import Controller
 from sea_peft.loop.policies import Space, fixed_policy
 from sea_peft.loop.sea import Sea, SeaSettings
 from sea_peft.loop.settings import LoopSettings, Shots
+from sea_peft.phantom import phantom_dataset
 
 # Where the loss of its two strongest directions costs 0.05 Dice or more on the source's own cases.
 SITES = (

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_peft.data.cases import Case, Dataset
-from sea_peft.data.phantom.sampling import label_map, sample
-from sea_peft.data.phantom.targets import SOURCES, TARGETS, Target
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
+from sea_peft.phantom.sampling import label_map, sample
+from sea_peft.phantom.targets import SOURCES, TARGETS, Target
 
 SUPPORT_CASES, TEST_CASES = 12, 20
 # Patients are numbered, and a number is one patient in every target: the pretraining's lie below these

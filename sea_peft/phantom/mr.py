@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom.acquisition import REFERENCE_VOXEL, blur, texture
-from sea_peft.data.phantom.relaxation import ABDOMEN, Sequence, SpoiledGradientEcho, Tissue
-from sea_peft.data.phantom.sampling import Grid, Layer, compose
-from sea_peft.data.phantom.shapes import Array
+from sea_peft.phantom.acquisition import REFERENCE_VOXEL, blur, texture
+from sea_peft.phantom.relaxation import ABDOMEN, Sequence, SpoiledGradientEcho, Tissue
+from sea_peft.phantom.sampling import Grid, Layer, compose
+from sea_peft.phantom.shapes import Array
 
 
 @dataclass(frozen=True)

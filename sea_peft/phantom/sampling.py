@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom.patient import Anatomy, Waves
-from sea_peft.data.phantom.shapes import Array, Points, Vector
+from sea_peft.phantom.patient import Anatomy, Waves
+from sea_peft.phantom.shapes import Array, Points, Vector
 
 KEEP = ""  # a part with this structure paints its tissue but leaves the label that is there
 

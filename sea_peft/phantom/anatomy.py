@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom import bowel, torso
-from sea_peft.data.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
-from sea_peft.data.phantom.shapes import (
+from sea_peft.phantom import bowel, torso
+from sea_peft.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
+from sea_peft.phantom.shapes import (
     Part,
     Points,
     Shape,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sea_peft.data.phantom.shapes import (
+from sea_peft.phantom.shapes import (
     Array,
     Part,
     Points,

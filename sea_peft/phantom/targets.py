@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from sea_peft.data.phantom.acquisition import Acquisition
-from sea_peft.data.phantom.anatomy import draw_abdomen
-from sea_peft.data.phantom.brain import TUMOUR, draw_brain
-from sea_peft.data.phantom.ct import CT
-from sea_peft.data.phantom.mr import MR
-from sea_peft.data.phantom.patient import STRUCTURES, Anatomy, Build
-from sea_peft.data.phantom.relaxation import BRAIN, Sequence, SpinEcho
-from sea_peft.data.phantom.sampling import Grid
-from sea_peft.data.phantom.tissues import CYSTS, HYPERVASCULAR, LATE_ARTERIAL, UNENHANCED
+from sea_peft.phantom.acquisition import Acquisition
+from sea_peft.phantom.anatomy import draw_abdomen
+from sea_peft.phantom.brain import TUMOUR, draw_brain
+from sea_peft.phantom.ct import CT
+from sea_peft.phantom.mr import MR
+from sea_peft.phantom.patient import STRUCTURES, Anatomy, Build
+from sea_peft.phantom.relaxation import BRAIN, Sequence, SpinEcho
+from sea_peft.phantom.sampling import Grid
+from sea_peft.phantom.tissues import CYSTS, HYPERVASCULAR, LATE_ARTERIAL, UNENHANCED
 
 NOVEL = ("gallbladder", "duodenum", "psoas")
 SOURCE_LABELS = tuple(name for name in STRUCTURES if name not in NOVEL)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from sea_peft.data.phantom import LABELS, SOURCE, SOURCES, TARGETS, PhantomCase, phantom_dataset, phantom_target, render
-from sea_peft.data.phantom.anatomy import draw_abdomen
-from sea_peft.data.phantom.brain import TUMOUR
-from sea_peft.data.phantom.patient import STRUCTURES, Build
-from sea_peft.data.phantom.relaxation import ABDOMEN, BRAIN, SpinEcho, SpoiledGradientEcho
-from sea_peft.data.phantom.sampling import Grid, label_map, sample
 from sea_peft.errors import DataError
+from sea_peft.phantom import LABELS, SOURCE, SOURCES, TARGETS, PhantomCase, phantom_dataset, phantom_target, render
+from sea_peft.phantom.anatomy import draw_abdomen
+from sea_peft.phantom.brain import TUMOUR
+from sea_peft.phantom.patient import STRUCTURES, Build
+from sea_peft.phantom.relaxation import ABDOMEN, BRAIN, SpinEcho, SpoiledGradientEcho
+from sea_peft.phantom.sampling import Grid, label_map, sample
 
 # Adult volumes in ml: wide enough for the schematic anatomy and partly imaged organs, narrow enough to catch
 # slips

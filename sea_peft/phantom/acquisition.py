@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sea_peft.data.phantom.sampling import Grid, Layer
-from sea_peft.data.phantom.shapes import Array
+from sea_peft.phantom.sampling import Grid, Layer
+from sea_peft.phantom.shapes import Array
 
 FWHM = 2.3548  # full width at half maximum of a Gaussian of unit standard deviation
 REFERENCE_VOXEL = 125.0  # mm^3; noise levels are given for voxels of 5 mm

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sea_peft.data.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
-from sea_peft.data.phantom.shapes import (
+from sea_peft.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
+from sea_peft.phantom.shapes import (
     Part,
     Points,
     Shape,

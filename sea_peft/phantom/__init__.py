@@ -1,7 +1,7 @@
 """Embedded phantoms: a randomised abdomen, scanners, and named targets, to try everything offline."""
 
-from sea_peft.data.phantom.dataset import PhantomCase, phantom_dataset, phantom_target, render
-from sea_peft.data.phantom.targets import LABELS, SOURCE, SOURCES, TARGETS, Target
+from sea_peft.phantom.dataset import PhantomCase, phantom_dataset, phantom_target, render
+from sea_peft.phantom.targets import LABELS, SOURCE, SOURCES, TARGETS, Target
 
 __all__ = [
     "LABELS",

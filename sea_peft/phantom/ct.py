@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sea_peft.data.phantom.acquisition import FWHM, REFERENCE_VOXEL, blur, texture
-from sea_peft.data.phantom.sampling import Grid, Layer, compose
-from sea_peft.data.phantom.shapes import Array
-from sea_peft.data.phantom.tissues import ORALLY_FILLED, PORTAL_VENOUS, UNENHANCED
+from sea_peft.phantom.acquisition import FWHM, REFERENCE_VOXEL, blur, texture
+from sea_peft.phantom.sampling import Grid, Layer, compose
+from sea_peft.phantom.shapes import Array
+from sea_peft.phantom.tissues import ORALLY_FILLED, PORTAL_VENOUS, UNENHANCED
 
 _WATER = 0.02  # attenuation of water in 1/mm at the mean energy of a 120 kVp beam
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom.shapes import Part, Vector
+from sea_peft.phantom.shapes import Part, Vector
 
 # Label code = 1 + index. The last three are structures that no source weights know.
 STRUCTURES = (

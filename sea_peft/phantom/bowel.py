@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_peft.data.phantom.shapes import Distance, Part, Shape, Vector, half_space, shrink, tube, within
+from sea_peft.phantom.shapes import Distance, Part, Shape, Vector, half_space, shrink, tube, within
 
 
 def loops(rng: np.random.Generator, cavity: Shape) -> list[Part]:
