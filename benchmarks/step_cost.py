@@ -74,7 +74,7 @@ class _FineTuning:
 
     def step(self, crops: CropSampler, step: int) -> None:
         images, labels = crops.batch(step, self.batch_size)
-        loss = self.loss(self.model(images), labels[:, None].long())
+        loss = self.loss(self.model(images), labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -171,7 +171,6 @@ def predict(
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
-    overlap: options.Overlap = 0.25,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
@@ -182,7 +181,7 @@ def predict(
     with output.progress("predict") as progress:
         statuses = job(
             adapter, inputs, out, weights=weights, device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, dicom_seg=dicom_seg, overlap=overlap, say=output.say, progress=progress,
+            preview=preview, dicom_seg=dicom_seg, say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:
@@ -219,7 +218,6 @@ def evaluate(
     tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
     weights: options.Weights = None,
     device: options.Device = "auto",
-    overlap: options.Overlap = 0.25,
 ) -> None:
     """Score an adapter on labelled scans, per case and label.
 
@@ -233,7 +231,7 @@ def evaluate(
     with output.progress("evaluate") as progress:
         scores = job(
             adapter, data, weights=weights, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
-            cases=cases, tolerance=tolerance, overlap=overlap, progress=progress,
+            cases=cases, tolerance=tolerance, progress=progress,
         )  # fmt: skip
     for sentence in scores.warnings:
         output.warn(sentence)

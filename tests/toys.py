@@ -13,6 +13,7 @@ from sea_peft.adapters import Adapted
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, save_adapter
 from sea_peft.backbones import architecture
 from sea_peft.data.recipe import Recipe, Window
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
 from sea_peft.jobs.weights_file import save_weights
@@ -82,7 +83,8 @@ def make_adapter(
 ) -> Path:
     """An adapter with one unit of each family and random tensors, as if it had been trained."""
     backbone = open_backbone(None, str(weights))
-    offered = audit_space(backbone, load_profile("all").offers())
+    offers = load_profile("all").offers()
+    offered = audit_space(backbone, {family: offers[family] for family in families})
     units = [next(unit for unit in offered if unit.family == family) for family in families]
     card = backbone.pretrained.card
     rows = [card.labels.index(name) if name in card.labels else None for name in labels]
@@ -105,7 +107,7 @@ def make_adapter(
         labels=labels,
         channels=channels,
         recipe=card.recipe,
-        patch=card.patch,
+        window=SlidingWindow(patch=card.patch),
         head={"rows": rows, "classes": len(card.labels), "on_features": model.head.on_features},
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)

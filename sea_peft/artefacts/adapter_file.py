@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sea_peft.artefacts import atomic
 from sea_peft.artefacts.privacy import paths_in
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CONFIG_NAME = "adapter_config.json"
 MODEL_NAME = "adapter_model.safetensors"
 
@@ -34,7 +35,13 @@ def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "backbone": {**config["backbone"], "licence": "not stated"}}
 
 
-UPGRADES: dict[int, Upgrade] = {1: _without_licence}
+def _patch_alone(config: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 recorded the patch and predicted through larger windows; what it was trained with is what it gets now."""
+    rest = {key: value for key, value in config.items() if key != "patch"}
+    return {**rest, "window": {"patch": config["patch"], "overlap": 0.25}}
+
+
+UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone}
 """Version n → function that turns a config of version n into one of version n + 1. Version 1 is the first."""
 
 
@@ -106,7 +113,7 @@ class AdapterConfig(_NoPaths):
     labels: dict[str, list[int]]
     channels: list[str]
     recipe: dict[str, Any]
-    patch: tuple[int, int, int]
+    window: SlidingWindow
     head: dict[str, Any]
     units: list[AdapterUnit]
     dice: DiceSummary

@@ -26,6 +26,5 @@ Channels = Annotated[
     list[str] | None,
     typer.Option("--channel", metavar="NAME", help="A channel, in the backbone's order. Several allowed."),
 ]
-Overlap = Annotated[float, typer.Option(metavar="SHARE", help="Overlap of neighbouring windows.")]
 Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and the MLflow store lie.")]
 Profile = Annotated[str, typer.Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]

@@ -9,6 +9,7 @@ import numpy as np
 from sea_peft.errors import DataError
 
 MOST_CODE = 65535
+IGNORED = 255  # index in a prepared label map of voxels that count in no loss and in no Dice; labels are 1..254
 _TOLERANCE = 1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
 _CHUNK = 1 << 24
 

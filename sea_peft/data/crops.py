@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sea_peft.data.codes import IGNORED
 from sea_peft.data.prepare import Scan
 from sea_peft.errors import DataError
 
@@ -105,29 +106,31 @@ def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tens
     return held.image[everywhere], held.label[box]
 
 
-def hold_out_region(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
-    """Cut one scan in two, for audits at one shot.
+def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
+    """Share the labels of one scan between training and audit, for audits at one shot.
 
-    The cut runs across the longest axis, where the part beyond it holds `fraction` of the labelled voxels.
-    The two parts share no voxel, but they are of one patient: an audit on the second part is not independent.
+    Both parts keep the whole image, so that the network sees what it sees at prediction; in each, the voxels of the other part are
+    `IGNORED`. The cut runs across the longest axis, where the part beyond it holds `fraction` of the labelled voxels. No voxel counts in
+    both parts, but they are of one patient: an audit on the second is not independent.
 
     Returns:
-        The part to train on and the part to audit on. Their `geometry` is the whole scan's: no way back.
+        The scan to train on and the scan to audit on; they share the image's memory.
+
+    Raises:
+        DataError: Nothing is labelled.
     """
     if scan.label is None or not bool((scan.label > 0).any()):
-        raise DataError(f"case {scan.id}: nothing is labelled, so no region can be held out; choose another case")
+        raise DataError(f"case {scan.id}: nothing is labelled, so no part can be held out; choose another case")
     label = scan.label
     axis = int(np.argmax(label.shape))
     others = tuple(a for a in range(3) if a != axis)
     share = (label > 0).sum(dim=others).cumsum(0)
     cut = int((share <= (1 - fraction) * share[-1]).sum())
     cut = min(max(cut, 1), label.shape[axis] - 1)
-    ranges = ((0, cut), (cut, label.shape[axis] - cut))
-    kept, held = (
-        replace(scan, image=scan.image.narrow(axis + 1, a, n).clone(), label=label.narrow(axis, a, n).clone())
-        for a, n in ranges
-    )
-    return kept, held
+    kept, held = label.clone(), label.clone()
+    kept.narrow(axis, cut, label.shape[axis] - cut).fill_(IGNORED)
+    held.narrow(axis, 0, cut).fill_(IGNORED)
+    return replace(scan, label=kept), replace(scan, label=held)
 
 
 def _padded(scan: Scan, patch: tuple[int, int, int]) -> _Padded:
@@ -142,7 +145,7 @@ def _padded(scan: Scan, patch: tuple[int, int, int]) -> _Padded:
         image, label = (torch.nn.functional.pad(tensor, pads) for tensor in (image, label))
     flat = label.numpy().ravel()
     positions = []
-    for index in np.unique(flat[flat > 0]):
+    for index in np.unique(flat[(flat > 0) & (flat != IGNORED)]):
         found = np.flatnonzero(flat == index)
         positions.append(found[:: max(1, len(found) // _POSITIONS_KEPT)].astype(np.int64))
     return _Padded(image, label, tuple(positions))
@@ -155,10 +158,13 @@ def _label_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _background_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...]:
-    """An unlabelled voxel inside the body (grey value not 0), or the last one tried where none is found."""
+    """An unlabelled voxel inside the body (grey value not 0), or the last one tried that is not ignored where none is found."""
     voxel: tuple[int, ...] = (0, 0, 0)
     for _ in range(_BACKGROUND_TRIES):
-        voxel = tuple(int(rng.integers(n)) for n in held.label.shape)
+        tried = tuple(int(rng.integers(n)) for n in held.label.shape)
+        if held.label[tried] == IGNORED:
+            continue
+        voxel = tried
         grey = held.image[:, voxel[0], voxel[1], voxel[2]]
         if held.label[voxel] == 0 and bool((grey != 0).any()):
             break

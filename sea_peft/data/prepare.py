@@ -31,8 +31,8 @@ class Scan:
     Attributes:
         id: Case id.
         image: float32 `[C, D, H, W]`, channels in the asked order.
-        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels; None if
-            unlabelled.
+        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels, 255 = not counted
+            (`codes.IGNORED`); None if unlabelled.
         geometry: The way back to the input's own grid.
         notes: What had to be assumed or looks odd, each a sentence.
     """

@@ -24,7 +24,6 @@ from sea_peft.data.prepare import label_indices
 from sea_peft.data.select import select
 from sea_peft.errors import UsageError
 from sea_peft.jobs.boxplot import boxplot_png
-from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.predictor import Predictor, Progress, adapter_folder, reason, within
 from sea_peft.jobs.records import read_case_names
@@ -98,7 +97,6 @@ def evaluate(
     channels: Sequence[str] = (),
     cases: str = "all",
     tolerance: float = DEFAULT_TOLERANCE_MM,
-    overlap: float = OVERLAP,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score an adapter on the labelled cases of a data set.
@@ -114,14 +112,13 @@ def evaluate(
         cases: "all" labelled ones, or "test": those that the adapter's run kept for its test, else those that the data set itself
             marks as test.
         tolerance: of the NSD, in mm.
-        overlap: of neighbouring windows.
         progress: called with (cases done, of), the case at hand by its windows.
 
     Raises:
         DataError: no such data, or its labels or channels do not fit the adapter.
         UsageError: labels are not those of the adapter, or no case is a test case.
     """
-    predictor = Predictor(adapter, weights, device, overlap)
+    predictor = Predictor(adapter, weights, device)
     opened = open_data(data)
     specs = labels or [_wanted(opened, name, codes) for name, codes in predictor.labels.items()]
     chosen = select(opened, specs, channels)

@@ -24,7 +24,6 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.explain.gradcam import class_maps, otsu
 from sea_peft.explain.layers import overlap
 from sea_peft.explain.protoseg import segmentation_abilities
-from sea_peft.jobs.inference import window
 from sea_peft.jobs.pictures import Revisited, ShownCase
 from sea_peft.jobs.preview import Heat, heat_png
 
@@ -127,8 +126,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
     config, device = run.predictor.config, run.predictor.device
     scan = prepare(shown.case, Recipe.model_validate(config.recipe), run.channels, run.predictor.labels)
-    d, h, w = window(scan.image.shape[1:], config.patch, run.predictor.limits)
-    image, label = labelled_crop(scan, (d, h, w))
+    image, label = labelled_crop(scan, config.window.patch)
     return _Crop(image[None].to(device), label.to(device))
 
 

@@ -1,4 +1,4 @@
-"""From a scan to probabilities, window by window where it must be; and the Dice of what comes back on the case's own grid."""
+"""From a scan to probabilities, window by window; and the Dice of what comes back on the case's own grid."""
 
 from __future__ import annotations
 
@@ -9,51 +9,31 @@ import numpy as np
 import torch
 
 from sea_peft.adapters import Adapted
-from sea_peft.backbones import Limits
-from sea_peft.backbones.limits import Size, per_axis
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DeviceError
 from sea_peft.jobs.windows import blended
 
-OVERLAP = 0.25
-# An axis up to this many patches long goes through the network whole: fewer windows, no seams, and the same memory within a factor.
-_WHOLE_UP_TO = 1.5
-
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
-
-
-def window(shape: Sequence[int], patch: Sequence[int], limits: Limits) -> Size:
-    """The inference window for a scan of `shape` voxels: along an axis that is short the whole scan, rounded up to what the network
-    takes, else the patch. The patch altogether where the network takes no other size, or would have too little left of the scan.
-    """
-    trained = per_axis(patch)
-    if limits.exact is not None:
-        return trained
-    d, h, w = (
-        whole if n <= _WHOLE_UP_TO * p else p for n, whole, p in zip(shape, limits.holding(shape), trained, strict=True)
-    )
-    return (d, h, w) if limits.fits_bottom((d, h, w)) else trained
 
 
 def probabilities(
     forward: Forward,
     scan: Scan,
-    patch: Sequence[int],
-    limits: Limits,
+    window: SlidingWindow,
     device: torch.device,
-    overlap: float = OVERLAP,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Planes, ...]:
-    """Softmax of `forward`'s logits over the whole scan, gaussian-weighted windows: one or several [K, D, H, W].
+    """Softmax of `forward`'s logits over the whole scan, averaged over windows with gaussian weights: one or several [K, D, H, W].
 
-    `limits`: of the network. `folder`: where what does not fit into memory is kept meanwhile. `progress`: told (windows done, of).
+    `window`: the one that the network was trained with. `folder`: where what does not fit into memory is kept meanwhile.
+    `progress`: told (windows done, of).
 
     Raises:
         DeviceError: the device's memory does not suffice, or the disk is full.
     """
-    roi = window(scan.image.shape[1:], patch, limits)
 
     def network(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = forward(x)
@@ -62,12 +42,12 @@ def probabilities(
     outputs: list[Planes] = []
     depth, height, width = scan.image.shape[1:]
     try:
-        for slabs in blended(network, scan.image, roi, overlap, device, progress):
+        for slabs in blended(network, scan.image, window, device, progress):
             outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in slabs]
             for output, slab in zip(outputs, slabs, strict=True):
                 output.append(slab)
     except torch.OutOfMemoryError as error:
-        sizes = "×".join(str(n) for n in roi)
+        sizes = "×".join(str(n) for n in window.patch)
         raise DeviceError(
             f"Case {scan.id}: a window of {sizes} voxels does not fit into {device}; use a smaller --patch."
         ) from error

@@ -155,7 +155,7 @@ def _card(card: Card, config: AdapterConfig, name: str, labels: list[str]) -> di
         "labels": labels,
         "channels": list(config.channels),
         "recipe": config.recipe,
-        "patch": config.patch,
+        "patch": config.window.patch,
         "source": f"{card.name} with an adapter folded in by sea_peft {config.sea_peft_version}",
         "training": {"merged": made, "backbone_sha256": config.backbone.sha256},
     }

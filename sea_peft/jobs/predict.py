@@ -20,7 +20,6 @@ from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import restore, restore_probability
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
 from sea_peft.errors import DataError, UsageError
-from sea_peft.jobs.inference import OVERLAP
 from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.predictor import Predictor, Progress, reason, within
@@ -93,7 +92,6 @@ def predict(
     probabilities: bool = False,
     preview: bool = False,
     dicom_seg: bool = False,
-    overlap: float = OVERLAP,
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseStatus]:
@@ -110,7 +108,6 @@ def predict(
         probabilities: also one float32 volume a label.
         preview: also a PNG with three planes.
         dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
-        overlap: of neighbouring windows.
         say: gets sentences for the user, among them the memory that will be needed.
         progress: called with (cases done, of), the case at hand by its windows.
 
@@ -122,7 +119,7 @@ def predict(
         UsageError: results exist, or would replace an input or a file that is no result.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
-    predictor = Predictor(adapter, weights, device, overlap)
+    predictor = Predictor(adapter, weights, device)
     cases = find_cases(inputs, predictor.channels)
     labels = tuple(predictor.labels)
     targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from sea_peft.artefacts.adapter_file import CONFIG_NAME
-from sea_peft.backbones import architecture
 from sea_peft.data.cases import Case
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.data.recipe import Recipe
-from sea_peft.errors import SeaPeftError, UsageError
-from sea_peft.jobs.inference import OVERLAP, probabilities
+from sea_peft.errors import SeaPeftError
+from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Activations, Need, inference_need
 from sea_peft.jobs.model import load_adapter, resolve_device
 
@@ -36,18 +35,13 @@ class Predictor:
         adapter: an adapter folder or a run folder.
         weights: where the backbone's weights lie, when they are not known by the name in the adapter.
         device: as on the command line.
-        overlap: of neighbouring windows, 0 up to below 1.
 
     Raises:
         WeightsError: the adapter or the weights are refused.
-        DeviceError, UsageError: the device or the overlap makes no sense.
+        DeviceError, UsageError: the device makes no sense.
     """
 
-    def __init__(
-        self, adapter: Path, weights: str | None = None, device: str = "auto", overlap: float = OVERLAP
-    ) -> None:
-        if not 0 <= overlap < 1:
-            raise UsageError(f"--overlap {overlap:g} is not a share of the window; choose one from 0 up to below 1.")
+    def __init__(self, adapter: Path, weights: str | None = None, device: str = "auto") -> None:
         self.device = resolve_device(device)
         self.model, self.config = load_adapter(adapter_folder(adapter), weights)
         self.model.to(self.device)
@@ -55,10 +49,7 @@ class Predictor:
             self.model.bank[unit].to(self.device)
         self.labels = {name: tuple(codes) for name, codes in self.config.labels.items()}
         self.channels = tuple(self.config.channels)
-        self._overlap = overlap
-        self._recipe = Recipe.model_validate(self.config.recipe)
-        backbone = self.config.backbone
-        self.limits = architecture(backbone.architecture).limits_of(backbone.kwargs)
+        self.recipe = Recipe.model_validate(self.config.recipe)
 
     def probabilities(
         self,
@@ -72,17 +63,15 @@ class Predictor:
         `channels`: what the case calls the adapter's channels, in the adapter's order. `folder`: where what does not fit into memory
         is kept meanwhile. `progress`: told (windows done, of).
         """
-        scan = prepare(case, self._recipe, channels or self.channels)
-        (output,) = probabilities(
-            self.model, scan, self.config.patch, self.limits, self.device, self._overlap, folder, progress
-        )
+        scan = prepare(case, self.recipe, channels or self.channels)
+        (output,) = probabilities(self.model, scan, self.config.window, self.device, folder, progress)
         return output, scan
 
     def estimate(self, cases: Sequence[Case]) -> Need:
         """Memory and disk that predicting the largest of the cases will take."""
-        channels, patch = len(self.channels), self.config.patch
+        channels, patch = len(self.channels), self.config.window.patch
         activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
-        return inference_need(cases, self._recipe, channels, 1 + len(self.labels), patch, activations)
+        return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations)
 
     def label_map(
         self,
@@ -111,5 +100,5 @@ def reason(error: Exception) -> str:
         return str(error)
     _LOG.info("unexpected", exc_info=error)
     if isinstance(error, MemoryError):
-        return "memory ran out; predict on a machine with more, or with a smaller --overlap."
+        return "memory ran out; predict on a machine with more."
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]

@@ -45,7 +45,7 @@ def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) 
         labels={name: list(codes) for name, codes in setup.dataset.labels.items()},
         channels=list(setup.dataset.channels),
         recipe=setup.recipe.model_dump(mode="json"),
-        patch=setup.settings.patch,
+        window=setup.window,
         head={"rows": list(setup.rows), "classes": len(card.labels), "on_features": setup.model.head.on_features},
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)

@@ -86,8 +86,7 @@ def score(
 
 
 def _outputs(setup: Setup, forward: Forward, scan: Scan, folder: Path) -> tuple[Planes, ...]:
-    limits = setup.backbone.pretrained.limits
-    return probabilities(forward, scan, setup.settings.patch, limits, setup.device, folder=folder)
+    return probabilities(forward, scan, setup.window, setup.device, folder=folder)
 
 
 def _scored(setup: Setup, arm: str, per_case: PerCase, seconds: float) -> events.Scored:

@@ -17,6 +17,7 @@ from sea_peft.data.intensity import choose_intensity
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.split import Split, split
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
@@ -103,6 +104,11 @@ class Setup:
     def held_against_rivals(self) -> bool:
         """Whether what the policy finds is compared with simpler policies before it ships."""
         return self.options.policy in SEA_VARIANTS
+
+    @property
+    def window(self) -> SlidingWindow:
+        """What the network sees at once, in training, audits, scores and prediction."""
+        return SlidingWindow(patch=self.settings.patch)
 
     def policy(self, name: str | None = None) -> Policy:
         """A fresh policy: the one asked for, or the one called `name`."""

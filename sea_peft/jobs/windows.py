@@ -7,12 +7,14 @@ last, and planes that no later window touches are handed on at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
+
+from sea_peft.data.sliding import SlidingWindow
 
 Network = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -21,8 +23,7 @@ Network = Callable[[Tensor], tuple[Tensor, ...]]
 def blended(
     network: Network,
     image: Tensor,
-    roi: Sequence[int],
-    overlap: float,
+    window: SlidingWindow,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
@@ -30,16 +31,15 @@ def blended(
 
     Args:
         network: windows [1, C, *roi] → one or several outputs [1, K, *roi].
-        image: [C, D, H, W] on the CPU; padded with 0 on both sides where it is smaller than `roi`.
-        roi: the window.
-        overlap: of neighbouring windows, 0 up to below 1.
+        image: [C, D, H, W] on the CPU; padded with 0 on both sides where it is smaller than the window.
+        window: its patch is `roi` below.
         device: where the network is.
         progress: told (done, of) after each window.
 
     Yields:
         The next planes of every output, float32 [K, n, H, W] on the CPU; together they make up D.
     """
-    shape = image.shape[1:]
+    roi, shape = window.patch, image.shape[1:]
     before = [max(0, r - n) // 2 for r, n in zip(roi, shape, strict=True)]
     size = [max(r, n) for r, n in zip(roi, shape, strict=True)]
     if size != list(shape):
@@ -47,16 +47,15 @@ def blended(
         pads = [n for b, a in reversed(list(zip(before, after, strict=True))) for n in (b, a)]
         image = torch.nn.functional.pad(image, pads)
     inner = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
-    steps = [r if r == n else max(1, int(r * (1 - overlap))) for r, n in zip(roi, size, strict=True)]
-    weight = compute_importance_map(tuple(roi), mode="gaussian", device=device)
-    windows = dense_patch_slices(size, roi, steps)
-    rows = [(start, list(row)) for start, row in groupby(windows, lambda window: window[0].start)]
+    steps = [r if r == n else max(1, int(r * (1 - window.overlap))) for r, n in zip(roi, size, strict=True)]
+    weight = compute_importance_map(roi, mode="gaussian", device=device)
+    places = dense_patch_slices(size, roi, steps)
+    rows = [(start, list(row)) for start, row in groupby(places, lambda place: place[0].start)]
     seen = 0
     sums: list[Tensor] = []
     weights = torch.zeros(roi[0], *size[1:])
     for number, (start, row) in enumerate(rows):
-        for window in row:
-            d, h, w = window
+        for d, h, w in row:
             outputs = network(image[None, :, d, h, w].to(device))
             sums = sums or [torch.zeros(y.shape[1], roi[0], *size[1:]) for y in outputs]
             for total, output in zip(sums, outputs, strict=True):
@@ -64,7 +63,7 @@ def blended(
             weights[:, h, w] += weight.cpu()
             seen += 1
             if progress is not None:
-                progress(seen, len(windows))
+                progress(seen, len(places))
         done = (rows[number + 1][0] if number + 1 < len(rows) else size[0]) - start
         planes = slice(max(0, inner[0].start - start), min(done, inner[0].stop - start))
         if planes.start < planes.stop:

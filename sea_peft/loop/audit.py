@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 
 from sea_peft.adapters import Adapted
+from sea_peft.data.codes import IGNORED
 from sea_peft.errors import DataError
 from sea_peft.loop.reuse import BlockReuse, reusable
 from sea_peft.loop.utility import is_decided
@@ -43,17 +44,18 @@ class AuditResult:
 def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Tensor:
     """Dice of every patch, [B], float64: the mean over the labels that are present in the patch.
 
-    `logits`: [B, 1 + L, D, H, W]; `label`: [B, D, H, W], 0 the background. `kind`: "hard" takes the argmax, "soft" the softmax:
-    2·Σ p·r / (Σ p + Σ r). A patch without any label gives NaN.
+    `logits`: [B, 1 + L, D, H, W]; `label`: [B, D, H, W], 0 the background, `IGNORED` where a voxel does not count. `kind`: "hard" takes the
+    argmax, "soft" the softmax: 2·Σ p·r / (Σ p + Σ r). A patch without any label gives NaN.
     """
     classes = logits.shape[1]
+    counted = label != IGNORED
     axes = (2, 3, 4)
 
     def one_hot(index: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(index.long(), classes).movedim(-1, 1).to(logits.dtype)
 
-    p = logits.softmax(dim=1) if kind == SOFT else one_hot(logits.argmax(dim=1))
-    r = one_hot(label)
+    p = (logits.softmax(dim=1) if kind == SOFT else one_hot(logits.argmax(dim=1))) * counted[:, None]
+    r = one_hot(label.where(counted, 0)) * counted[:, None]
     # float64 sums: two nearly equal Dice values are subtracted later
     both = (p * r).sum(axes, dtype=torch.float64)[:, 1:]
     reference = r.sum(axes, dtype=torch.float64)[:, 1:]
@@ -65,7 +67,9 @@ def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[i
     """Indices of the patches that hold a label and do not repeat an earlier one."""
     kept: list[int] = []
     for i in range(len(images)):
-        if bool((labels[i] > 0).any()) and not any(torch.equal(images[i], images[j]) for j in kept):
+        if bool(((labels[i] > 0) & (labels[i] != IGNORED)).any()) and not any(
+            torch.equal(images[i], images[j]) for j in kept
+        ):
             kept.append(i)
     return kept
 

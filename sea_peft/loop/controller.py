@@ -11,7 +11,7 @@ from typing import Any
 
 from sea_peft.adapters import Adapted, total_cost
 from sea_peft.backbones import mixes_its_batch
-from sea_peft.data.crops import CropSampler, hold_out_region
+from sea_peft.data.crops import CropSampler, hold_out_labels
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
@@ -52,8 +52,8 @@ class Controller:
         if shots.audit:
             search, audit = shots.search, shots.audit
             self.independent = True
-        else:  # one shot: the audit looks at a region that the search does not train on
-            kept, held = hold_out_region(shots.search[0])
+        else:  # one shot: the audit counts voxels that the search does not train on
+            kept, held = hold_out_labels(shots.search[0])
             search, audit = (kept, *shots.search[1:]), (held,)
             self.independent = False
         self._search_crops = CropSampler(search, settings.patch, seed)

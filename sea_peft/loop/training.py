@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceLoss
+from monai.networks import one_hot
 
 from sea_peft.adapters import Adapted
+from sea_peft.data.codes import IGNORED
 from sea_peft.errors import DeviceError
 
 # The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
@@ -65,7 +67,7 @@ class Trainer:
             self.mixed_precision = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
                 including_emulation=False
             )
-        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self._dice = DiceLoss(include_background=False, batch=True)
         self._state: dict[str, dict[str, Any]] = {}
 
     def train(
@@ -153,7 +155,17 @@ class Trainer:
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision)):
             logits = self.model(self._moved(images))
-        return self.loss(logits.float(), self._moved(labels)[:, None].long())
+        return self.loss(logits.float(), self._moved(labels))
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Soft Dice loss over the batch, the background left out, plus cross-entropy; voxels that are `IGNORED` count in neither.
+
+        `logits`: [B, 1 + L, d, h, w]; `labels`: [B, d, h, w] uint8.
+        """
+        inside = (labels != IGNORED)[:, None]
+        reference = one_hot(labels[:, None].where(inside, 0), logits.shape[1])
+        dice: torch.Tensor = self._dice(logits.softmax(dim=1) * inside, reference * inside)
+        return dice + torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=IGNORED)
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """On the training device; to CUDA from pinned memory, so that nothing waits for the copy."""

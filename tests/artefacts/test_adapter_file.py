@@ -42,7 +42,7 @@ def config(**changes) -> AdapterConfig:
         "labels": {"spleen": [2], "liver": [1, 3]},
         "channels": ["CT"],
         "recipe": {"spacing": [1.5, 1.5, 1.5]},
-        "patch": (48, 48, 32),
+        "window": {"patch": (48, 48, 32), "overlap": 0.25},
         "head": {"rows": [1, None]},
         "units": [unit],
         "dice": DiceSummary(unadapted=None, head_only=0.6, adapted=0.8),

@@ -147,8 +147,6 @@ def test_refusals(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> No
         predict(tmp_path / "nowhere", [toy], out)
     with pytest.raises(DataError, match="no such file or folder"):
         predict(adapter, [tmp_path / "nowhere"], out, weights=str(weights))
-    with pytest.raises(UsageError, match="--overlap 1 "):
-        predict(adapter, [toy], out, weights=str(weights), overlap=1.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no scans"):
         predict(adapter, [tmp_path / "empty"], out, weights=str(weights))

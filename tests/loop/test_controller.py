@@ -11,6 +11,8 @@ import tiny
 import torch
 
 from sea_peft.adapters import total_cost
+from sea_peft.data.codes import IGNORED
+from sea_peft.data.crops import hold_out_labels
 from sea_peft.errors import BudgetError
 from sea_peft.loop import controller, events
 from sea_peft.loop.controller import Controller
@@ -294,20 +296,31 @@ def test_audit_cases_are_not_trained_on_before_the_refit_and_all_shots_are_refit
     assert seen == {"search": {False}, "audit": {True}, "refit": {False, True}}
 
 
-def test_one_shot_audits_on_a_region_that_the_search_does_not_see_and_says_that_it_is_not_independent():
+def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_that_they_are_not_independent():
     one = tiny.scan(1, size=36)
-    from sea_peft.data.crops import hold_out_region
+    kept, _ = hold_out_labels(one)
+    held = kept.label == IGNORED
+    one.label[(one.label > 0) & ~held], one.label[(one.label > 0) & held] = 1, 2  # label 2: counted by audits alone
+    run = _prepared(shots=Shots((one,), ()), settings=dataclasses.replace(SETTINGS, steps=32))
+    counted: dict[bool, set[int]] = {False: set(), True: set()}
+    loss, train = run.controller._trainer.loss, run.controller._trainer.train
+    refit = False
 
-    _, held = hold_out_region(one)
-    axis = next(i for i in range(3) if held.label.shape[i] < 36)
-    image = one.image.clone()
-    image.narrow(axis + 1, 36 - held.label.shape[axis], held.label.shape[axis]).add_(MARK)
-    shots = Shots((dataclasses.replace(one, image=image),), ())
-    run = _prepared(shots=shots, settings=dataclasses.replace(SETTINGS, steps=32))
-    seen = _seen_marks(run)
-    assert seen["search"] == {False}
-    assert seen["audit"] == {True}
-    assert True in seen["refit"]
+    def seen_loss(logits, labels):
+        counted[refit].update(labels.unique().tolist())
+        return loss(logits, labels)
+
+    def seen_train(units, crops, *args):
+        nonlocal refit
+        refit = crops is run.controller._refit_crops
+        return train(units, crops, *args)
+
+    run.controller._trainer.loss, run.controller._trainer.train = seen_loss, seen_train
+    run.controller.run()
+    audited = {int(code) for _, labels in run.controller.auditor.batches for code in labels.unique()}
+    assert counted[False] - {0, IGNORED} == {1}
+    assert audited - {0, IGNORED} == {2}
+    assert counted[True] == {0, 1, 2}
     assert {event.independent for event in run.of(events.Audited)} == {False}
     assert {event.independent for event in _run().of(events.Audited)} == {True}
 

@@ -1,0 +1,26 @@
+"""What the network sees at once: one window for training, audits, scores and prediction."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class SlidingWindow(BaseModel):
+    """The patch that an adapter was trained on, moved over a scan as MONAI's `sliding_window_inference` does in mode "gaussian".
+
+    A scan smaller than the patch is padded with 0 on both sides, as crops for training are. Norms that take statistics of what the network
+    sees make its output depend on the window's size, so no other size is ever used with the same adapter.
+
+    Attributes:
+        patch: voxels along D, H, W.
+        overlap: of neighbouring windows, as a share of the patch. The default is measured: `python -m benchmarks overlap`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patch: tuple[_Side, _Side, _Side]
+    overlap: float = Field(default=0.5, ge=0, lt=1)
