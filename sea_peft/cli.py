@@ -64,7 +64,10 @@ def adapt(
         str | None,
         typer.Argument(metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target."),
     ] = None,
-    shots: Annotated[int, typer.Option(help="Labelled scans to use, those that audits measure on included.")] = 5,
+    shots: Annotated[
+        int | None,
+        typer.Option(help="Labelled scans to train on, those that audits measure on included; by default 5."),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's."),
@@ -91,6 +94,19 @@ def adapt(
             parser=parse.duration, metavar="20m|90s|2h", help="Most time for training and audits; scoring comes on top."
         ),
     ] = None,
+    test: Annotated[
+        Any,
+        typer.Option(
+            parser=parse.tests,
+            metavar="N|none|cv",
+            help="Score on at most N test cases, on none, or on every shot by an adapter that never saw it; by default on all "
+            "labelled scans that are no shots.",
+        ),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON that names the cases: lists of ids under support, audit and test."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
@@ -107,6 +123,7 @@ def adapt(
     [dim]seapeft adapt --shots 5 --budget 1%
     seapeft adapt scans/ --label liver --shots 5 --budget 1%[/dim]
     """
+    from sea_peft.artefacts.commands import Commands
     from sea_peft.artefacts.findings import findings
     from sea_peft.artefacts.run_folder import RunFolder
     from sea_peft.artefacts.trace import read_trace
@@ -116,7 +133,7 @@ def adapt(
 
     given = AdaptOptions(
         data, shots, budget, profile, backbone, weights, tuple(label or ()), tuple(channel or ()), policy, steps, cycles,
-        patch, spacing, seed, device, time_limit, out, runs, log_images, mlflow,
+        patch, spacing, seed, device, time_limit, out, runs, log_images, mlflow, test, split,
     )  # fmt: skip
     if dry_run:
         with output.progress("check the data") as progress:
@@ -144,13 +161,16 @@ def adapt(
             raise Interrupted("Interrupted before the run began.") from None
         hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}`"
         raise Interrupted(f"Interrupted; {hint}.") from None
-    found = findings(read_trace(RunFolder(Path(result.run)).trace))
+    done = RunFolder(Path(result.run))
+    commands = Commands.of(done.read_config(), result.run)
+    found = findings(read_trace(done.trace), commands)
     output.result(
         result.model_dump(mode="json"),
         shown.headline(found),
-        shown.dice_table(found),
+        *([shown.dice_table(found)] if found.dice.rows else []),
         shown.run_facts(result),
-        shown.next_steps(result.run),
+        shown.advice(found),
+        shown.next_steps(commands),
     )
 
 
@@ -171,6 +191,7 @@ def predict(
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
+    use: options.Use = None,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
@@ -181,7 +202,7 @@ def predict(
     with output.progress("predict") as progress:
         statuses = job(
             adapter, inputs, out, weights=weights, device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, dicom_seg=dicom_seg, say=output.say, progress=progress,
+            preview=preview, dicom_seg=dicom_seg, use=use, say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:
@@ -218,6 +239,7 @@ def evaluate(
     tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    use: options.Use = None,
 ) -> None:
     """Score an adapter on labelled scans, per case and label.
 
@@ -231,8 +253,9 @@ def evaluate(
     with output.progress("evaluate") as progress:
         scores = job(
             adapter, data, weights=weights, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
-            cases=cases, tolerance=tolerance, progress=progress,
+            cases=cases, tolerance=tolerance, use=use, progress=progress,
         )  # fmt: skip
+    output.say(scores.choice)
     for sentence in scores.warnings:
         output.warn(sentence)
     for case, why in scores.failed.items():

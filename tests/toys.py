@@ -10,7 +10,14 @@ import torch
 
 from sea_peft import __version__
 from sea_peft.adapters import Adapted
-from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, save_adapter
+from sea_peft.artefacts.adapter_file import (
+    AdapterConfig,
+    AdapterUnit,
+    BackboneIdentity,
+    DiceSummary,
+    Recommendation,
+    save_adapter,
+)
 from sea_peft.backbones import architecture
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.sliding import SlidingWindow
@@ -114,6 +121,7 @@ def make_adapter(
             for u in units
         ],
         dice=DiceSummary(unadapted=None, head_only=None, adapted=None),
+        recommended=Recommendation(network="adapted", evidence="a toy"),
         policy="sea",
         seed=0,
         shots=2,

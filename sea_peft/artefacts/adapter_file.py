@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -36,9 +36,14 @@ def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _patch_alone(config: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 recorded the patch and predicted through larger windows; what it was trained with is what it gets now."""
+    """Version 2 recorded the patch and predicted through larger windows; what it was trained with is what it gets now. It did not say whether
+    its adapter is to be used."""
     rest = {key: value for key, value in config.items() if key != "patch"}
-    return {**rest, "window": {"patch": config["patch"], "overlap": 0.25}}
+    recommended = {
+        "network": "adapted",
+        "evidence": "not known: the sea_peft that made the adapter recommended nothing",
+    }
+    return {**rest, "window": {"patch": config["patch"], "overlap": 0.25}, "recommended": recommended}
 
 
 UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone}
@@ -89,11 +94,18 @@ class AdapterUnit(_NoPaths):
 
 
 class DiceSummary(_Strict):
-    """Mean Dice on the test cases when the adapter was made; null where an arm could not be scored."""
+    """Mean Dice on the test cases, or by leave-one-out, when the adapter was made; null where an arm could not be scored."""
 
     unadapted: float | None
     head_only: float | None
     adapted: float | None
+
+
+class Recommendation(_NoPaths):
+    """Which network predictions use unless asked otherwise, and on what evidence, in words."""
+
+    network: Literal["adapted", "unadapted"]
+    evidence: str
 
 
 class TensorSpec(_Strict):
@@ -117,6 +129,7 @@ class AdapterConfig(_NoPaths):
     head: dict[str, Any]
     units: list[AdapterUnit]
     dice: DiceSummary
+    recommended: Recommendation
     policy: str
     seed: int
     shots: int = Field(ge=0)

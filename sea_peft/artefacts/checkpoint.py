@@ -21,9 +21,11 @@ class Checkpoint(BaseModel):
     """Where a run stands.
 
     Attributes:
+        fold: which of the parts of leave-one-out is being fitted, from 0; as many as there are: the run itself.
         arm: which of the arms is being trained.
         events: how many the trace holds.
         rivals: arm → what its search led to (the fields of `sea_peft.loop.outcome.Rival`).
+        held_out: arm → case → label → Dice of the scans held out while searching.
         head_only: tensors of the head that was fitted alone, None until it is.
         controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
         seconds: spent on `data` and `test`, and on everything `before` this process.
@@ -32,9 +34,11 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    fold: int = Field(ge=0)
     arm: Literal["head_only", "simple", "policy"]
     events: int = Field(ge=0)
     rivals: dict[str, dict[str, Any]]
+    held_out: dict[str, dict[str, dict[str, float]]]
     head_only: dict[str, Any] | None
     controller: dict[str, Any] | None
     seconds: dict[str, float]
@@ -45,7 +49,7 @@ class Checkpoint(BaseModel):
         """Of a run that has done nothing yet."""
         nothing = {"data": 0.0, "test": 0.0, "before": 0.0}
         return cls.model_validate(
-            {"arm": "head_only", "events": 0, "rivals": {}, "head_only": None, "controller": None, "seconds": nothing,
+            {"fold": 0, "arm": "head_only", "events": 0, "rivals": {}, "held_out": {}, "head_only": None, "controller": None, "seconds": nothing,
              "mlflow_run_id": None}
         )  # fmt: skip
 

@@ -135,7 +135,7 @@ def budget_ledger(history: History) -> Figure:
 
 def dice_over_cycles(history: History) -> Figure:
     """Left: Dice on the audit cases over cycles, with unadapted and head-only as compared there. Right: the
-    final score on the test cases."""
+    final score on the test cases, or by leave-one-out."""
     audits = [cycle.audited for cycle in history.cycles if cycle.audited is not None]
     figure = blank(9, 4)
     left, right = figure.subplots(1, 2, width_ratios=(2.4, 1), sharey=True)
@@ -164,7 +164,8 @@ def dice_over_cycles(history: History) -> Figure:
             right.text(x, dice + 0.01, f"{dice:.3f}", ha="center", va="bottom", fontsize=8)
     right.set_xlim(-0.6, max(len(names), 1) - 0.4)
     right.set_xticks(range(len(names)), [arm.replace("_", "-") for arm in names], fontsize=8)
-    right.set_title("Test cases, at the end" if names else "Test cases: not scored yet", fontsize=11, loc="left")
+    title = {"test": "Test cases, at the end", "cv": "Every shot, left out in turn", None: "Test cases: none scored"}
+    right.set_title(title[history.tested_on], fontsize=11, loc="left")
     left.set_ylim(0, 1.05)
     for axes in (left, right):
         axes.grid(axis="y", color="#E5E5E5", lw=0.6)

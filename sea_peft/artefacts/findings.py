@@ -4,16 +4,20 @@ share."""
 from __future__ import annotations
 
 import dataclasses
-import math
-import statistics
 from collections.abc import Iterable
 
+from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.view import UnitRow, summarise
+from sea_peft.loop.comparison import UNADAPTED
 from sea_peft.loop.events import Event, Scored
+from sea_peft.loop.recommendation import LEAST_DICE, Difference, difference
 
 ARMS = {"unadapted": "unadapted", "head_only": "head only", "adapted": "adapted"}
+UNKNOWN = Commands()
 _MOST_UNITS = 12
+_NOISE = 0.005  # Dice that a label may lose without being called worse
+_LOSS = 0.02  # Dice that it may lose without being named first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +29,23 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
+class Advice:
+    """A sentence that ends in a colon, and the command that it leads to."""
+
+    text: str
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Findings:
-    """The verdict of a run and what it rests on. `helps` is None while there is no score to judge by."""
+    """The verdict of a run and what it rests on. `helps` is None while there is no score to judge by, or where a label lost. `advice`: what
+    predictions use, and the commands to go on with. `scored_on`: title of `dice`."""
 
     helps: bool | None
     headline: str
     verdict: tuple[str, ...]
+    advice: tuple[Advice, ...]
+    scored_on: str
     dice: Table
     budget: Table
     placement: Table
@@ -39,27 +54,18 @@ class Findings:
     caveats: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Difference:
-    """Adapted minus another arm on the same test cases; `error` is the standard error (None below three
-    cases)."""
-
-    mean: float
-    error: float | None
-    cases: int
-    better: int
-
-
-def findings(events: Iterable[Event] | History) -> Findings:
-    """Judge a run by its events; works on an unfinished one too."""
+def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) -> Findings:
+    """Judge a run by its events; works on an unfinished one too. `commands`: how the user goes on from it."""
     history = events if isinstance(events, History) else History.of(events)
     rows = summarise(history)
-    helps, headline, verdict = _verdict(history)
+    helps, headline, verdict, advice = _verdict(history, commands)
     measured_off = [row for row in rows if not row.on and (row.utility is not None or row.decision == "refuse")]
     return Findings(
         helps=helps,
         headline=headline,
         verdict=tuple(verdict),
+        advice=tuple(advice),
+        scored_on=_title(history),
         dice=_dice(history),
         budget=_budget(history),
         placement=_placement(rows),
@@ -69,92 +75,169 @@ def findings(events: Iterable[Event] | History) -> Findings:
     )
 
 
-def _verdict(history: History) -> tuple[bool | None, str, list[str]]:
-    adapted = history.scored.get("adapted")
-    said = []
-    if history.compared is not None:
-        dice = ", ".join(f"{name} {dice:.3f}" for name, dice in history.compared.dice.items())
-        said.append(f"On the audit cases: {dice}; chosen: {history.compared.chosen} ({history.compared.reason}).")
+def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, list[str], list[Advice]]:
+    """Whether the adapter helps, the headline, what it rests on, and what can be done about it."""
+    said, advice = _on_the_check_scan(history, commands)
+    recommended = _recommended(history, commands)
     if history.finished is None:
-        return (
-            None,
-            "The run has not finished: nothing can be said yet about whether the adapter helps.",
-            said,
-        )
+        return None, "The run has not finished: nothing can be said yet about whether the adapter helps.", said, advice
+    arms = history.scored or history.held_out
+    adapted = arms.get("adapted")
     if adapted is None or adapted.dice is None:
-        return None, "The adapter was not scored on test cases, so whether it helps is not known.", said
-    rivals = {arm: history.scored[arm] for arm in ("unadapted", "head_only") if arm in history.scored}
+        headline = "Not scored on unseen scans, so whether the adapter helps is not known."
+        return None, headline, said, recommended + advice + _other_evidence(history, commands)
+    rivals = {arm: arms[arm] for arm in ("unadapted", "head_only") if arm in arms}
     lost, unsure = [], []
     for arm, rival in rivals.items():
         name = "the unadapted backbone" if arm == "unadapted" else "training the head alone"
         if rival.dice is None:
             said.append(f"{name[0].upper()}{name[1:]} cannot predict these labels: nothing to compare with.")
             continue
-        difference = _difference(adapted, rival)
-        said.append(f"Against {name} ({rival.dice:.3f}): {_in_words(difference)}.")
-        worse = [
-            f"{label} ({dice:.3f} → {adapted.per_label[label]:.3f})"
-            for label, dice in rival.per_label.items()
-            if adapted.per_label.get(label, dice) < dice - 0.005
-        ]
+        found = difference(adapted, rival)
+        said.append(f"Against {name} ({rival.dice:.3f}): {_in_words(found, adapted.on)}.")
+        worse = [f"{label} ({drop})" for label, drop in _drops(adapted, rival, _NOISE).items()]
         if worse:
             said.append(f"Worse than {name} on {', '.join(worse)}.")
-        if difference.mean <= 0:
+        if found.mean <= 0:
             lost.append(name)
-        elif difference.error is None or difference.mean <= 2 * difference.error:
+        elif found.error is None or found.mean <= 2 * found.error:
             unsure.append(name)
     scores = ", ".join(f"{rival.dice:.3f} {ARMS[arm]}" for arm, rival in rivals.items() if rival.dice is not None)
-    against = f"mean Dice {adapted.dice:.3f} on {count(len(adapted.per_case), 'test case')}" + (
-        f", against {scores}" if scores else ""
-    )
+    against = f"mean Dice {adapted.dice:.3f} on {_scans(adapted)}" + (f", against {scores}" if scores else "")
+    longer = Advice("To train longer:", commands.adapt(steps=2 * _steps(history)))
+    drops = labels_lost(history)
+    harmed = f" It lost on {', '.join(f'{label} ({drop})' for label, drop in drops.items())}." if drops else ""
+    if drops:
+        advice.append(Advice(f"To look at {_and(drops)}:", commands.pictures))
+    if adapted.on == "held_out":
+        headline = f"Not scored on unseen scans. Before the refit: {against}.{harmed}"
+        return None, headline, said, recommended + advice + _other_evidence(history, commands)
+    if max(arm.dice for arm in arms.values() if arm.dice is not None) < LEAST_DICE:
+        return None, f"No verdict, since nothing finds the labels: {against}.", said, [*recommended, *advice, longer]
     if lost:
-        return False, f"The adapter does not win over {' and '.join(lost)}: {against}.", said
+        if "the unadapted backbone" in lost:
+            advice.append(longer)
+        if "training the head alone" in lost:
+            advice.append(Advice("To fit the head alone:", commands.adapt(policy="head_only")))
+        headline = f"The adapter does not win over {_and(lost)}: {against}.{harmed}"
+        return False, headline, said, recommended + advice
     if unsure:
+        headline = f"The adapter scores higher, but not clearly over {_and(unsure)}: {against}.{harmed}"
+        return None, headline, said, recommended + advice + _other_evidence(history, commands)
+    if not scores:
         return (
             None,
-            f"The adapter scores higher, but not clearly over {' and '.join(unsure)}: {against}.",
+            f"The adapter was scored without anything to compare it with: {against}.",
             said,
+            recommended + advice,
         )
-    if not rivals:
-        return None, f"The adapter was scored without anything to compare it with: {against}.", said
-    return True, f"The adapter helps: {against}.", said
+    unharmed = "unadapted" not in rivals or not _drops(adapted, rivals["unadapted"], _NOISE)
+    return True if unharmed else None, f"The adapter helps: {against}.{harmed}", said, recommended + advice
 
 
-def _difference(adapted: Scored, rival: Scored) -> _Difference:
-    """Case by case over the labels that both were scored on; a label that the rival has no output for counts
-    as 0."""
-    pairs = []
-    for case, ours in sorted(adapted.per_case.items()):
-        theirs = rival.per_case.get(case, {})
-        gains = [
-            dice - theirs.get(label, 0.0)
-            for label, dice in ours.items()
-            if label in theirs or label not in rival.per_label
-        ]
-        if gains:
-            pairs.append(statistics.fmean(gains))
-    assert adapted.dice is not None
-    assert rival.dice is not None
-    error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) >= 3 else None
-    return _Difference(adapted.dice - rival.dice, error, len(pairs), sum(pair > 0 for pair in pairs))
+def labels_lost(history: History) -> dict[str, str]:
+    """Labels on which the adapter is more than two Dice points below the unadapted backbone → how far, in words."""
+    arms = history.scored or history.held_out
+    adapted, unadapted = arms.get("adapted"), arms.get("unadapted")
+    return {} if adapted is None or unadapted is None else _drops(adapted, unadapted, _LOSS)
 
 
-def _in_words(difference: _Difference) -> str:
-    amount = f"{abs(difference.mean) * 100:.1f} Dice points {'higher' if difference.mean > 0 else 'lower'}"
-    if difference.mean == 0:
+def _drops(adapted: Scored, rival: Scored, least: float) -> dict[str, str]:
+    return {
+        label: f"{dice:.3f} → {adapted.per_label[label]:.3f}"
+        for label, dice in rival.per_label.items()
+        if adapted.per_label.get(label, dice) < dice - least
+    }
+
+
+def _on_the_check_scan(history: History, commands: Commands) -> tuple[list[str], list[Advice]]:
+    """How candidates stood at the end of the search, and how to try those that were ahead."""
+    if history.compared is None:
+        return [], []
+    dice, policy = history.compared.dice, history.started.policy
+    where = _check_scan(history)
+    said = [
+        f"At the end of the search, on {where}: {', '.join(f'{name} {value:.3f}' for name, value in dice.items())}."
+    ]
+    ours = dice.get(policy, next(iter(dice.values())))
+    advice = [
+        Advice(
+            f"A simpler recipe did better on {where} ({value:.2f} against {ours:.2f}). To try it:",
+            commands.adapt(policy=name),
+        )
+        for name, value in dice.items()
+        if name not in (policy, UNADAPTED) and value > ours and max(dice.values()) >= LEAST_DICE
+    ]
+    return said, advice
+
+
+def _check_scan(history: History) -> str:
+    audit = len(history.started.split.get("audit", ()))
+    if not audit:
+        return "held-out labels of the one scan"
+    return "the check scan" if audit == 1 else "the check scans"
+
+
+def _recommended(history: History, commands: Commands) -> list[Advice]:
+    if history.recommended is None:
+        return []
+    network, evidence = history.recommended.network, history.recommended.evidence
+    if network == "adapted":
+        return [Advice(f"Predictions use the adapted network ({evidence}):", commands.predict())]
+    said = f"Predictions use the unadapted network ({evidence}). To use the adapter all the same:"
+    return [Advice(said, commands.predict("adapted"))]
+
+
+def _other_evidence(history: History, commands: Commands) -> list[Advice]:
+    """What would tell more."""
+    shots = sum(len(history.started.split.get(role, ())) for role in ("support", "audit"))
+    if shots > 1 and history.tested_on != "cv":
+        return [Advice("To score every shot by an adapter that never saw it:", commands.adapt(test="cv"))]
+    return [Advice("To score it on other labelled scans:", commands.evaluate)]
+
+
+def _steps(history: History) -> int:
+    return int(history.started.settings["loop"]["steps"])
+
+
+def _scans(scored: Scored) -> str:
+    cases = len(scored.per_case)
+    if scored.on == "held_out":
+        return f"{count(cases, 'scan')} held out while searching"
+    return count(cases, "test case") if scored.on == "test" else f"{count(cases, 'shot')}, each left out in turn"
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(names)
+
+
+def _in_words(found: Difference, on: str) -> str:
+    amount = f"{abs(found.mean) * 100:.1f} Dice points {'higher' if found.mean > 0 else 'lower'}"
+    if found.mean == 0:
         amount = "exactly the same"
-    cases = f"better in {difference.better} of {count(difference.cases, 'test case')}"
-    if difference.error is None:
+    cases = f"better in {found.better} of {count(found.cases, 'test case' if on == 'test' else 'scan')}"
+    if found.error is None:
         return f"{amount} ({cases}; too few to tell from chance)"
-    chance = "" if abs(difference.mean) > 2 * difference.error else ", which chance can explain"
-    return f"{amount} (± {difference.error * 100:.1f} standard error; {cases}){chance}"
+    chance = "" if abs(found.mean) > 2 * found.error else ", which chance can explain"
+    return f"{amount} (± {found.error * 100:.1f} standard error; {cases}){chance}"
+
+
+def _title(history: History) -> str:
+    if history.scored:
+        return (
+            "Dice on the test cases"
+            if history.tested_on == "test"
+            else "Dice of every shot, by an adapter that never saw it"
+        )
+    return "Dice on what was held out while searching, before the refit"
 
 
 def _dice(history: History) -> Table:
-    arms = [arm for arm in ARMS if arm in history.scored]
-    labels = list(dict.fromkeys(label for arm in arms for label in history.scored[arm].per_label))
-    rows = [("mean", *(_number(history.scored[arm].dice) for arm in arms))]
-    rows += [(label, *(_number(history.scored[arm].per_label.get(label)) for arm in arms)) for label in labels]
+    scored = history.scored or history.held_out
+    arms = [arm for arm in ARMS if arm in scored]
+    labels = list(dict.fromkeys(label for arm in arms for label in scored[arm].per_label))
+    rows = [("mean", *(_number(scored[arm].dice) for arm in arms))]
+    rows += [(label, *(_number(scored[arm].per_label.get(label)) for arm in arms)) for label in labels]
     return Table(("label", *(ARMS[arm] for arm in arms)), tuple(rows) if arms else ())
 
 
@@ -228,19 +311,27 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
         said.append(f"{scans}, no case held out to choose by.")
     if history.independent is False:
         said.append(
-            "Utilities were measured on regions of a scan that was also trained on: they are not "
-            "independent, and look better than they are."
+            "Utilities were measured on held-out labels of the scan that was trained on: they are not independent, and look better than "
+            "they are."
         )
     elif history.independent and audit == 1:
         said.append("All utilities rest on 1 audit case: what helps there may not help on the next patient.")
     if history.finished is not None and history.finished.used > history.started.limit:
         said.append("This policy trains more parameters than the budget allows: it is there to be compared with.")
-    unadapted, adapted = (history.scored.get(arm) for arm in ("unadapted", "adapted"))
+    arms = history.scored or history.held_out
+    unadapted, adapted = (arms.get(arm) for arm in ("unadapted", "adapted"))
     if unadapted is not None and unadapted.dice is not None and adapted is not None:
         new = [label for label in adapted.per_label if label not in unadapted.per_label]
         if new:
             said.append(f"The unadapted backbone does not know {', '.join(new)}: in its mean Dice that counts as 0.")
-    if test < 10:
+    if history.tested_on == "cv":
+        said.append(
+            f"The Dice is that of {len(history.folds)} adapters, each made without the shot that it was scored on; the one that ships was "
+            "made with all of them."
+        )
+    elif not test:
+        said.append("Not scored on unseen scans: how well it does on new ones is not known.")
+    elif test < 10:
         said.append(f"{count(test, 'test case')}: too few for a precise Dice.")
     unmeasured = [row for row in rows if row.utility is None]
     if unmeasured and history.independent is not None:

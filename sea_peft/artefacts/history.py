@@ -13,8 +13,10 @@ from sea_peft.loop.events import (
     Audited,
     Compared,
     Event,
+    Folded,
     Promised,
     Ranked,
+    Recommended,
     RunFinished,
     RunStarted,
     Scored,
@@ -37,13 +39,17 @@ class Cycle:
 
 @dataclasses.dataclass
 class History:
-    """What is known of a run so far; `events` in the order in which they happened, without training steps."""
+    """What is known of a run so far; `events` in the order in which they happened, without training steps. `scored`: arm → its score on the
+    test cases or by leave-one-out; `held_out`: on the scans held out while searching."""
 
     events: list[Event]
     started: RunStarted
     cycles: list[Cycle]
     compared: Compared | None
     scored: dict[str, Scored]
+    held_out: dict[str, Scored]
+    folds: list[Folded]
+    recommended: Recommended | None
     finished: RunFinished | None
     independent: bool | None
 
@@ -57,8 +63,10 @@ class History:
         events = [event for event in events if not isinstance(event, TrainingStep)]
         started: RunStarted | None = None
         cycles: dict[int, Cycle] = {}
-        compared, finished, independent = None, None, None
+        compared, finished, independent, recommended = None, None, None, None
         scored: dict[str, Scored] = {}
+        held_out: dict[str, Scored] = {}
+        folds: list[Folded] = []
         for event in events:
             if isinstance(event, (Searched, Promised, Audited, Ranked, Allocated)):
                 cycle = cycles.setdefault(event.cycle, Cycle(event.cycle))
@@ -73,12 +81,17 @@ class History:
             elif isinstance(event, Compared):
                 compared = event
             elif isinstance(event, Scored):
-                scored[event.arm] = event
+                (held_out if event.on == "held_out" else scored)[event.arm] = event
+            elif isinstance(event, Folded):
+                folds.append(event)
+            elif isinstance(event, Recommended):
+                recommended = event
             elif isinstance(event, RunFinished):
                 finished = event
         if started is None:
             raise UsageError("The trace is empty: the run ended before it began; start it again.")
-        return cls(events, started, [cycles[n] for n in sorted(cycles)], compared, scored, finished, independent)
+        ordered = [cycles[n] for n in sorted(cycles)]
+        return cls(events, started, ordered, compared, scored, held_out, folds, recommended, finished, independent)
 
     @cached_property
     def units(self) -> dict[str, dict[str, Any]]:
@@ -98,6 +111,11 @@ class History:
     def allocations(self) -> list[Allocated]:
         """The allocations, oldest first."""
         return [cycle.allocated for cycle in self.cycles if cycle.allocated is not None]
+
+    @property
+    def tested_on(self) -> str | None:
+        """What the arms were scored on, "test" cases or the shots by "cv"; None where they were not."""
+        return next((scored.on for scored in self.scored.values()), None)
 
     @property
     def active(self) -> list[str]:

@@ -20,7 +20,7 @@ _PUBLIC_OPTIONS = frozenset(
     {
         *("shots", "budget", "profile", "backbone", "architecture", "weights", "backbone_sha256", "labels"),
         *("channels", "policy", "seed", "steps", "cycles", "patch", "batch_size", "device", "recipe"),
-        *("layout", "data_digest", "versions", "time_limit"),
+        *("layout", "data_digest", "versions", "time_limit", "test"),
     }
 )
 _MOST_UTILITIES = 100
@@ -70,6 +70,9 @@ def metrics(history: History) -> list[Metric]:
     points.update(_utilities(history))
     if history.compared is not None:
         points.update({(_key(f"val/compared/{name}"), 0): dice for name, dice in history.compared.dice.items()})
+    for arm, scored in history.held_out.items():
+        if scored.dice is not None:
+            points[_key(f"val/held_out/{arm}"), 0] = scored.dice
     for arm, scored in history.scored.items():
         if scored.dice is not None:
             points[_key(f"test/dice/{arm}"), 0] = scored.dice

@@ -9,8 +9,9 @@ from importlib import resources
 
 from sea_peft import __version__
 from sea_peft.artefacts import figures
+from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.drawing import network_drawing
-from sea_peft.artefacts.findings import Table, count, findings, unit_cells
+from sea_peft.artefacts.findings import UNKNOWN, Table, count, findings, unit_cells
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.run_folder import Result, RunFolder
@@ -57,20 +58,22 @@ _WORDS = {
 }
 
 
-def report_markdown(result: Result | None, events: Iterable[Event]) -> str:
+def report_markdown(result: Result | None, events: Iterable[Event], commands: Commands = UNKNOWN) -> str:
     """`report.md`: verdict, caveats, Dice, budget, what was placed where and why, what was refused and why.
 
     Args:
         result: `result.json` of the run, None while it goes on.
         events: the trace.
+        commands: how to go on, without paths: the report may be passed on.
     """
     history = History.of(events)
-    found = findings(history)
+    found = findings(history, commands)
     parts = [f"# {found.headline}", "", _facts(result, history), ""]
-    parts += [*(f"- {sentence}" for sentence in found.verdict), ""] if found.verdict else []
+    said = [*(f"{advice.text} `{advice.command}`" for advice in found.advice), *found.verdict]
+    parts += [*(f"- {sentence}" for sentence in said), ""] if said else []
     parts += ["## Before you trust it", "", *(f"- {caveat}" for caveat in found.caveats), ""]
     sections = {
-        "Dice on the test cases": found.dice,
+        found.scored_on: found.dice,
         "Budget": found.budget,
         "What was placed where: units (parameters)": found.placement,
         "Why these": found.placed,
@@ -109,7 +112,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
         .render(
             name=run_folder.name,
             facts=_facts(result, history),
-            found=findings(history),
+            found=findings(history, Commands.of(run_folder.read_config()) if run_folder.config.is_file() else UNKNOWN),
             every=unit_cells(summarise(history)),
             drawing=Markup(network_drawing(history)),  # escaped where it is made
             figures=drawn,

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sea_peft.artefacts import atomic
+from sea_peft.artefacts.adapter_file import Recommendation
 from sea_peft.errors import DeviceError, UsageError
 
 
@@ -40,14 +41,22 @@ class UnitCounts(_Strict):
 
 
 class DiceScores(_Strict):
-    """Mean Dice of the three arms on the test cases (null: the arm cannot predict the labels); details of
-    `adapted`."""
+    """Mean Dice of the three arms on the test cases, or by leave-one-out (null: nothing was scored, or the arm
+    cannot predict the labels); details of `adapted`."""
 
     unadapted: float | None
     head_only: float | None
     adapted: float | None
     per_label: dict[str, float]
     per_case: dict[str, dict[str, float]]
+
+
+class HeldOut(_Strict):
+    """Mean Dice of the three arms, as the search had left them, on the scans held out while searching."""
+
+    unadapted: float | None
+    head_only: float | None
+    adapted: float | None
 
 
 class Seconds(_Strict):
@@ -69,7 +78,9 @@ class AuditCost(_Strict):
 
 
 class Result(_Strict):
-    """`result.json`, and what `seapeft adapt --json` prints. `sensitivity`, `specificity`: by label, mean over test cases."""
+    """`result.json`, and what `seapeft adapt --json` prints. `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or
+    nothing. `held_out`: null at one shot, where no scan is held out. `recommended`: null in runs of earlier versions. `sensitivity`,
+    `specificity`: by label, mean over scored cases."""
 
     status: str
     shots: int = Field(ge=0)
@@ -79,6 +90,9 @@ class Result(_Strict):
     budget: Budget
     units: UnitCounts
     dice: DiceScores
+    test: Literal["cases", "cv", "none"] = "cases"
+    held_out: HeldOut | None = None
+    recommended: Recommendation | None = None
     sensitivity: dict[str, float] = {}
     specificity: dict[str, float] = {}
     seconds: Seconds

@@ -14,8 +14,10 @@ from sea_peft.loop.events import (
     Audited,
     Compared,
     Event,
+    Folded,
     Promised,
     Ranked,
+    Recommended,
     RunFinished,
     RunStarted,
     Scored,
@@ -139,6 +141,11 @@ def unit_table(history: History) -> list[list[Any]]:
     return table
 
 
+_SCORED_ON = {
+    "test": "the test cases",
+    "cv": "the shots, each left out in turn",
+    "held_out": "what was held out while searching",
+}
 EVENT_COLUMNS = ("event", "cycle", "units", "dice", "loss", "used", "changes", "seconds", "what")
 
 
@@ -190,8 +197,17 @@ def _event_rows(event: Event) -> list[dict[str, Any]]:
             for name, dice in event.dice.items()
         ]
     elif isinstance(event, Scored):
-        row |= {"dice": event.dice, "what": f"{event.arm} on the test cases"}
+        row |= {"dice": event.dice, "what": f"{event.arm} on {_SCORED_ON[event.on]}"}
         row["what"] += "; cannot predict the labels" if event.dice is None else ""
+    elif isinstance(event, Folded):
+        row |= {
+            "units": len(event.active),
+            "used": event.used,
+            "loss": event.loss,
+            "what": f"without shot {event.fold + 1}, scored on it",
+        }
+    elif isinstance(event, Recommended):
+        row |= {"what": f"predictions use the {event.network} network: {event.evidence}"}
     elif isinstance(event, RunFinished):
         row |= {"units": len(event.active), "used": event.used, "what": f"{event.status}: {event.reason}"}
     return [row]

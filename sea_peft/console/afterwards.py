@@ -78,7 +78,10 @@ def report(
     output: Output,
     run: options.Run,
     images: Annotated[
-        bool, typer.Option("--images", help="With pictures of the best, median and worst test case.")
+        bool,
+        typer.Option(
+            "--images", help="With pictures of the best, median and worst test case, and of labels that lost."
+        ),
     ] = False,
     explain: Annotated[
         bool,
@@ -87,6 +90,8 @@ def report(
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
     ] = False,
+    weights: options.Weights = None,
+    use: options.Use = None,
 ) -> None:
     """Write one self-contained HTML page of a run."""
     from sea_peft.artefacts.history import History
@@ -100,11 +105,15 @@ def report(
     if images or explain:
         from sea_peft.jobs.pictures import case_pictures, revisit
 
-        revisited = revisit(folder)
+        revisited = revisit(folder, weights=weights, use=use)
+        document["network"] = revisited.network
+        output.say(revisited.predictor.choice(revisited.network))
+        if not revisited.shown:
+            output.warn("The run was scored on no test case, so there is none to show.")
         if images:
             with output.progress("predict test cases") as progress:
                 pictures = case_pictures(revisited, progress)
-        if explain:
+        if explain and revisited.shown:
             from sea_peft.jobs.explain import explain as look_inside
 
             with output.progress("look inside the network") as progress:
@@ -121,7 +130,7 @@ def report(
         if folder.result.is_file():
             from sea_peft.jobs.pictures import images_for_mlflow
 
-            logged = images_for_mlflow(folder, output.warn)
+            logged = images_for_mlflow(folder, output.warn, weights=weights)
         document["mlflow_run_id"] = rebuild(folder, images=logged)
         output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
     output.result(document, cell(str(folder.page)))
@@ -133,6 +142,7 @@ def merge(
     adapter: options.Adapter,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
     weights: options.Weights = None,
+    use: options.Use = None,
 ) -> None:
     """Fold an adapter into the backbone, checked numerically.
 
@@ -140,7 +150,7 @@ def merge(
     """
     from sea_peft.jobs.merge import merge as job
 
-    merged = job(adapter, out, weights)
+    merged = job(adapter, out, weights, use)
     found = [
         ("file", str(merged.file)),
         ("folded", f"{merged.units} units and the head into {merged.tensors_changed} tensors"),

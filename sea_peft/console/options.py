@@ -28,3 +28,7 @@ Channels = Annotated[
 ]
 Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and the MLflow store lie.")]
 Profile = Annotated[str, typer.Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]
+Use = Annotated[
+    str | None,
+    typer.Option("--use", metavar="adapted|unadapted", help="Which network; left out: what the run recommends."),
+]

@@ -41,6 +41,15 @@ def window(text: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
+def tests(text: str) -> int | str:
+    """`20`, `none` or `cv`: what a run is scored on."""
+    if text in ("none", "cv"):
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of test cases; write one from 1 up, none or cv.")
+    return int(text)
+
+
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """`feature_size=24`, `blocks=[1,2,2]`, `merging=monai<1.5` → name to value: JSON where it is, else the text."""
     found: dict[str, Any] = {}

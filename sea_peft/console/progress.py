@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.progress import Progress, TaskID
 
 from sea_peft.console.output import Output, bars, time_left
-from sea_peft.loop.events import Allocated, Audited, Compared, Event, RunStarted, Searched, TrainingStep
+from sea_peft.loop.events import Allocated, Audited, Compared, Event, Folded, RunStarted, Searched, TrainingStep
 
 _PHASES = {
     "prepare": "prepare the shots",
@@ -19,6 +19,7 @@ _PHASES = {
     "search": "search and refit",
     "refit": "search and refit",
     "test": "score on test cases",
+    "held_out": "score what is held out",
 }
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -77,7 +78,12 @@ class RunProgress:
         elif isinstance(event, Allocated) and event.final:
             self._output.say(f"chosen: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters")
         elif isinstance(event, Compared):
-            self._output.say(f"to use: {event.chosen}, by {event.reason}")
+            stands = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items())
+            self._output.say(f"at the end of the search, on audit patches: {stands}")
+        elif isinstance(event, Folded):
+            self._output.say(
+                f"without shot {event.fold + 1}: {len(event.active)} units, loss {event.loss:.3f} ({event.seconds:.0f} s)"
+            )
 
     def checked(self, done: int, of: int) -> None:
         """A case of the data set was checked; for the `progress` of a job."""

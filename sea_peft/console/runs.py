@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from rich.text import Text
 from sea_peft.console.tables import facts, state, table
 
 if TYPE_CHECKING:
+    from sea_peft.artefacts.commands import Commands
     from sea_peft.artefacts.findings import Findings
     from sea_peft.artefacts.run_folder import Result
     from sea_peft.artefacts.view import UnitRow
@@ -33,8 +33,8 @@ def headline(found: Findings) -> Text:
 
 
 def dice_table(found: Findings) -> Table:
-    """Dice of the three arms, mean and per label."""
-    return table("Dice on the test cases", found.dice.header, found.dice.rows, right=found.dice.header[1:])
+    """Dice of the three arms, mean and per label, on whatever they were scored on."""
+    return table(found.scored_on, found.dice.header, found.dice.rows, right=found.dice.header[1:])
 
 
 def run_facts(result: Result) -> Table:
@@ -44,6 +44,7 @@ def run_facts(result: Result) -> Table:
     units = f"{result.units.active} of {result.units.offered} units on offer"
     cases = f"{result.support_cases} trained on, {result.audit_cases} audited on"
     tests = f"{result.test_cases} test case{'' if result.test_cases == 1 else 's'}"
+    tests = {"cases": tests, "cv": "each left out in turn", "none": "no test case"}[result.test]
     return facts(
         [
             ("budget", f"{budget.used:,} of {budget.limit:,} parameters, {share}"),
@@ -57,17 +58,22 @@ def run_facts(result: Result) -> Table:
     )
 
 
-def next_steps(run: str) -> Table:
+def advice(found: Findings) -> Group:
+    """What to do about it: every command on a line of its own, which no terminal breaks when it is copied."""
+    lines: list[Text] = []
+    for each in found.advice:
+        lines += [Text(each.text), _command(f"  {each.command}")]
+    return Group(*lines)
+
+
+def next_steps(commands: Commands) -> Group:
     """What can be done with a run."""
-    where = shlex.quote(run)
-    return facts(
-        [
-            ("why", f"seapeft inspect {where}"),
-            ("page", f"seapeft report {where}"),
-            ("masks", f"seapeft predict {where} SCANS --out masks"),
-        ],
-        title="Next",
-    )
+    steps = [("why", commands.inspect), ("page", commands.report), ("masks", commands.predict())]
+    return Group(Text("Next", style="bold"), *(_command(f"{name:<5}  {command}") for name, command in steps))
+
+
+def _command(line: str) -> Text:
+    return Text(line, no_wrap=True, overflow="ignore")
 
 
 class UnitLines:
@@ -109,7 +115,8 @@ def plan_facts(plan: dict[str, Any]) -> list[Table]:
     """What --dry-run prints."""
     data, budget, steps = plan["data"], plan["budget"], plan["steps"]
     size = "×".join(map(str, plan["patch"]))
-    cases = f"{data['support']} to train on, {data['audit']} to audit on, {data['test']} to test on"
+    tests = {"cases": f"{data['test']} to test on", "cv": "each left out in turn", "none": "none to test on"}
+    cases = f"{data['support']} to train on, {data['audit']} to audit on, {tests[data['tested_on']]}"
     return [
         facts(
             [

@@ -57,16 +57,17 @@ def check(dataset: Dataset, shots: int | None = None, progress: Progress | None 
     return checked
 
 
-def refuse_or_pass(dataset: Dataset, shots: int, progress: Progress | None = None) -> Checked:
+def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Progress | None = None) -> Checked:
     """Check, and stop at the first case that is unfit.
 
     Every labelled case would become a support, audit or test case, so an error in any of them refuses the
-    data set.
+    data set. `shots`: how many of them must be usable; None where they are named one by one.
 
     Raises:
         DataError: The first error found, or too few usable cases for the shots.
     """
-    require_enough(dataset, shots)  # before reading anything
+    if shots is not None:
+        require_enough(dataset, shots)  # before reading anything
     checks = []
     for entry in _each_case(dataset, progress):
         errors = [finding for finding in entry.findings if finding.severity == "error"]
@@ -74,7 +75,8 @@ def refuse_or_pass(dataset: Dataset, shots: int, progress: Progress | None = Non
             raise DataError(errors[0].sentence)
         checks.append(entry)
     checked = _conclude(dataset, checks)
-    _require_enough(checked, shots)
+    if shots is not None:
+        _require_enough(checked, shots)
     return checked
 
 

@@ -1,4 +1,4 @@
-"""`seapeft adapt`: search, audit, allocate, refit; score three arms on the test cases; leave a run folder."""
+"""`seapeft adapt`: search, audit, allocate, refit; score three arms; recommend one network; leave a run folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ import torch
 from sea_peft.artefacts.adapter_file import save_adapter
 from sea_peft.artefacts.atomic import remove_leftovers
 from sea_peft.artefacts.checkpoint import Checkpoint, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
+from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker, rebuild
+from sea_peft.data.digest import case_hash
 from sea_peft.data.prepare import prepare
 from sea_peft.data.spill import ScanCache
+from sea_peft.data.split import Split
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.pictures import images_for_mlflow
 from sea_peft.jobs.records import (
+    Reached,
     adapter_config,
     options_of,
     run_config,
@@ -32,12 +36,13 @@ from sea_peft.jobs.records import (
     run_started,
     write_case_names,
 )
-from sea_peft.jobs.scoring import Scores, score
+from sea_peft.jobs.scoring import ARMS, Scores, score, scored
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.outcome import Outcome, Rival
 from sea_peft.loop.policies import simple_topology
+from sea_peft.loop.recommendation import recommend
 from sea_peft.loop.settings import Shots
 
 Say = Callable[[str], None]
@@ -106,13 +111,23 @@ def resume(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
         if options.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
-            rebuild(folder, images=images_for_mlflow(folder, warn, options.device))
+            rebuild(folder, images=images_for_mlflow(folder, warn, options.device, options.weights))
         remove_checkpoint(folder.checkpoint)
         return folder.read_result()
     setup = prepare_run(options, say, progress)
     if setup.public_digest != digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
+    _refuse_another_split(folder, setup)
     return _Run(setup, folder, listen, say, warn, began, {}, new=False).run()
+
+
+def _refuse_another_split(folder: RunFolder, setup: Setup) -> None:
+    """A split file that was changed meanwhile would bring other cases into the run."""
+    begun = read_trace(folder.trace)[:1] if folder.trace.is_file() else []
+    if begun and isinstance(begun[0], events.RunStarted) and begun[0].split != run_started(setup).split:
+        raise UsageError(
+            f"The split of the cases is not the one that {folder.path} was started with, so it cannot be resumed; start a new run."
+        )
 
 
 class _Run:
@@ -130,12 +145,14 @@ class _Run:
         new: bool,
     ) -> None:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
-        self.baselines = baselines
+        self.baselines = baselines if setup.tested_on == "cases" else {}
         self.began = began
         self.state = load_checkpoint(folder.checkpoint) or Checkpoint.at_the_start()
         self.trace = TraceWriter(folder.trace, append=True)
         try:
-            past = read_trace(folder.trace)[: self.state.events]  # damage anywhere in it shows now, and not at the end
+            self.past = read_trace(folder.trace)[
+                : self.state.events
+            ]  # damage anywhere in it shows now, and not at the end
             self.trace.truncate(self.state.events)
             for place in (folder.path, folder.checkpoint):
                 remove_leftovers(place)
@@ -149,7 +166,7 @@ class _Run:
                 folder.name,
                 config=folder.read_config(),
                 run_id=self.state.mlflow_run_id,
-                past=past,
+                past=self.past,
                 new=new,
                 warn=warn,
             )
@@ -179,18 +196,121 @@ class _Run:
         if self.trace.count == 0:
             self._emit(run_started(setup))
         shots = self._timed("data", self._shots)
+        for fold in setup.folds[self.state.fold :]:
+            self._fold(fold, shots)
         head_only = self._before_the_policy(shots)
-        outcome = self._controller(setup.options.policy, shots, self._emit, "policy").run()
+        outcome = self._policy(shots)
         adapted = adapter_tensors(setup.model, outcome.active)
-        scores = self._timed("test", lambda: score(setup, head_only, self.baselines, self.folder.path, self.listen))
-        for scored in scores.arms.values():
-            self._emit(scored)
+        scores = self._timed("test", lambda: self._scores(head_only))
+        made = {**scored(setup, scores, "cv" if setup.folds else "test"), **self.baselines}
+        arms = {arm: made[arm] for arm in ARMS if arm in made}
+        for event in arms.values():
+            self._emit(event)
+        recommended = self._recommended(arms)
+        self._emit(recommended)
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, outcome.reason))
-        return self._ship(outcome, adapted, scores)
+        rates = scores.mean_rates(tuple(setup.dataset.labels))
+        return self._ship(outcome, adapted, Reached(arms, self._on_held_out(), rates, recommended))
+
+    def _policy(self, shots: Shots) -> Outcome:
+        """What was asked for, to the end; after its search the three arms are scored on the scans held out until then."""
+        controller = self._controller(self.setup.options.policy, shots, self._emit, "policy")
+        controller.search()
+        if shots.audit and "adapted" not in self.state.held_out:  # a run that is resumed in the refit has it already
+            self._timed("test", self._score_held_out)
+            kept = Scores(self.state.held_out, seconds=dict.fromkeys(self.state.held_out, 0.0))
+            for event in scored(self.setup, kept, "held_out").values():
+                self._emit(event)
+        return controller.run()
+
+    def _score_held_out(self) -> None:
+        """The model as the search has left it, and what nothing else has scored there: the backbone, and a head that has nothing to fit."""
+        head = self.state.head_only if "head_only" not in self.state.held_out else None
+        found = score(self.setup, self.setup.split.audit, head, True, self.folder.path, self._told("held_out"))
+        if head is not None and self.setup.space.head:  # it was not fitted: its scores are taken over from another run
+            del found.dice["head_only"]
+        self._keep_held_out(found)
+
+    def _keep_held_out(self, found: Scores) -> None:
+        self.state = self.state.model_copy(update={"held_out": {**self.state.held_out, **found.dice}})
+
+    def _scores(self, head_only: Mapping[str, torch.Tensor]) -> Scores:
+        """The three arms on the test cases, or put together from leave-one-out."""
+        if not self.setup.folds:
+            fitted = None if self.baselines else head_only
+            return score(self.setup, self.setup.split.test, fitted, True, self.folder.path, self._told("test"))
+        together = Scores()
+        for fold in self.past:
+            if isinstance(fold, events.Folded):
+                (case,) = fold.split["test"]
+                for arm, dice in fold.dice.items():
+                    together.add(arm, case, dice)
+                together.add_rates(case, fold.rates)
+        return together
+
+    def _recommended(self, arms: Mapping[str, events.Scored]) -> events.Recommended:
+        compared = [event for event in self.past if isinstance(event, events.Compared)]
+        last = compared[-1] if compared else None
+        return recommend(self.setup.new_labels, arms, self._on_held_out(), last, self.setup.policy().name)
+
+    def _on_held_out(self) -> dict[str, events.Scored]:
+        return {e.arm: e for e in self.past if isinstance(e, events.Scored) and e.on == "held_out"}
+
+    def _fold(self, split: Split, shots: Shots) -> None:
+        """Search and refit without one of the shots, and score the arms on that one."""
+        scans = {id(case): scan for case, scan in zip(self.setup.split.shots, shots.all, strict=True)}
+        part = Shots(tuple(scans[id(c)] for c in split.support), tuple(scans[id(c)] for c in split.audit))
+        began, fold = time.monotonic(), self.state.fold
+        head_only = self._before_the_policy(part, compared=False)
+        losses: list[float] = []
+
+        def steps_only(event: events.Event) -> None:
+            if isinstance(event, events.TrainingStep):
+                self.listen(dataclasses.replace(event, phase=self._without))
+            elif isinstance(event, events.Searched):
+                losses.append(event.loss)
+
+        outcome = self._controller(self.setup.options.policy, part, steps_only, "policy").run()
+        scores = self._timed(
+            "test", lambda: score(self.setup, split.test, head_only, True, self.folder.path, self._told("held_out"))
+        )
+        (case,) = (case_hash(c.id, self.setup.salt) for c in split.test)
+        roles = {
+            "support": [s.id for s in part.search],
+            "audit": [s.id for s in part.audit],
+            "test": [c.id for c in split.test],
+        }
+        self._emit(
+            events.Folded(
+                fold,
+                {role: [case_hash(name, self.setup.salt) for name in names] for role, names in roles.items()},
+                list(outcome.active),
+                outcome.used,
+                losses[-1],
+                {arm: per_case[case] for arm, per_case in scores.dice.items()},
+                {rate: per_case[case] for rate, per_case in scores.rates.items()},
+                round(time.monotonic() - began, 3),
+            )
+        )
+        self._next_arm("head_only", fold=fold + 1, head_only=None)
+
+    @property
+    def _typed_weights(self) -> str | None:
+        """What the user named this time, with which the adapter can be opened again."""
+        options = self.setup.options
+        return options.weights or (options.backbone if options.backbone and ":" in options.backbone else None)
+
+    @property
+    def _without(self) -> str:
+        """The part of leave-one-out that is being fitted, in words."""
+        return f"without shot {self.state.fold + 1} of {len(self.setup.folds)}"
+
+    def _told(self, phase: str) -> Callable[[int, int], None]:
+        return lambda done, of: self.listen(events.TrainingStep(phase, done, of, 0.0))
 
     def _shots(self) -> Shots:
         setup, cache = self.setup, ScanCache(folder=self.folder.path)
-        cases = (*setup.split.support, *setup.split.audit)
+        cases = setup.split.shots
         scans = []
         for done, case in enumerate(cases, start=1):
             scans.append(cache.keep(prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)))
@@ -205,10 +325,14 @@ class _Run:
         support = len(setup.split.support)
         return Shots(tuple(scans[:support]), tuple(scans[support:]))
 
-    def _before_the_policy(self, shots: Shots) -> dict[str, torch.Tensor]:
+    def _before_the_policy(self, shots: Shots, compared: bool | None = None) -> dict[str, torch.Tensor]:
         """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
-        for `sea` the simple topology, up to where its search ends. Head and bank are left as they were."""
-        compared, baselines = self.setup.held_against_rivals, bool(self.baselines)
+        for `sea` the simple topology, up to where its search ends. Head and bank are left as they were.
+
+        `compared`: whether rivals are wanted at all; left out: where the policy is held against them.
+        """
+        baselines = bool(self.baselines)
+        compared = self.setup.held_against_rivals if compared is None else compared
         if self.state.arm == "head_only" and (compared or (self.setup.space.head and not baselines)):
             self._rival("head_only", "head_only", shots, refit=not baselines)
         if self.state.arm == "head_only":
@@ -227,14 +351,23 @@ class _Run:
 
         def steps_only(event: events.Event) -> None:
             if isinstance(event, events.TrainingStep):
-                self.listen(dataclasses.replace(event, phase=arm))
+                phase = arm if self.state.fold == len(self.setup.folds) else f"{self._without}, the head alone"
+                self.listen(dataclasses.replace(event, phase=phase))
 
         controller = self._controller(policy, shots, steps_only, arm)
         controller.search()
-        if arm not in self.state.rivals:  # a run that is resumed in the refit has it already
+        if (
+            self.state.fold == len(self.setup.folds) and arm not in self.state.rivals
+        ):  # else it was resumed in the refit
             rival = controller.as_rival()
             fields = {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)}
             self.state = self.state.model_copy(update={"rivals": {**self.state.rivals, arm: fields}})
+            if arm == "head_only" and shots.audit:
+                head = self.setup.model.head.state_dict()
+                cases, told = self.setup.split.audit, self._told("held_out")
+                self._keep_held_out(
+                    self._timed("test", lambda: score(self.setup, cases, head, False, self.folder.path, told))
+                )
         if refit:
             controller.run()
 
@@ -268,24 +401,29 @@ class _Run:
                 controller.load_state_dict(self.state.controller)
         return controller
 
-    def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], scores: Scores) -> Result:
+    def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached) -> Result:
         """Adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
-        result = run_result(setup, outcome, scores, self.folder.path, self.seconds, self._so_far())
-        report = report_markdown(result, read_trace(self.folder.trace))
-        config = adapter_config(setup, outcome.active, result.dice)
+        result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
+        commands = Commands.of(self.folder.read_config())
+        report = report_markdown(result, read_trace(self.folder.trace), commands)
+        config = adapter_config(setup, outcome.active, result)
         save_adapter(self.folder.adapter, config, tensors, report=report, trace=self.folder.trace)
         self.folder.write_report(report)
         if self.tracker is not None:
             result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
         self.folder.write_result(result)
         if self.tracker is not None:
-            self.tracker.finish(self.folder, images_for_mlflow(self.folder, self.warn, str(setup.device)))
+            self.tracker.finish(
+                self.folder, images_for_mlflow(self.folder, self.warn, str(setup.device), self._typed_weights)
+            )
         remove_checkpoint(self.folder.checkpoint)
         return result
 
     def _emit(self, event: events.Event) -> None:
         self.trace(event)
+        if not isinstance(event, events.TrainingStep):
+            self.past.append(event)
         if self.tracker is not None:
             self.tracker(event)
         self.listen(event)

@@ -43,7 +43,8 @@ _UNITS = {
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Scores by case and label. `roles`: case → support, audit or test, for cases of the run that made the adapter, where that is known.
-    `failed`: case → why it could not be scored. `warnings`: sentences for the user."""
+    `failed`: case → why it could not be scored. `warnings`: sentences for the user. `network`: the adapted one or the unadapted;
+    `choice`: why that one, in a sentence."""
 
     data: str
     labels: tuple[str, ...]
@@ -51,6 +52,8 @@ class Evaluation:
     roles: Mapping[str, str]
     failed: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    network: str = "adapted"
+    choice: str = ""
 
     @property
     def shots(self) -> list[str]:
@@ -69,6 +72,7 @@ class Evaluation:
         """Everything as JSON types; what is undefined is null."""
         return {
             "data": self.data,
+            "network": self.network,
             "dice": _known(self.overall("dice")),
             "mean": {measure: _known(self.overall(measure)) for measure in MEASURES},
             "per_label": {
@@ -97,6 +101,7 @@ def evaluate(
     channels: Sequence[str] = (),
     cases: str = "all",
     tolerance: float = DEFAULT_TOLERANCE_MM,
+    use: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score an adapter on the labelled cases of a data set.
@@ -112,13 +117,14 @@ def evaluate(
         cases: "all" labelled ones, or "test": those that the adapter's run kept for its test, else those that the data set itself
             marks as test.
         tolerance: of the NSD, in mm.
+        use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         progress: called with (cases done, of), the case at hand by its windows.
 
     Raises:
         DataError: no such data, or its labels or channels do not fit the adapter.
         UsageError: labels are not those of the adapter, or no case is a test case.
     """
-    predictor = Predictor(adapter, weights, device)
+    predictor = Predictor(adapter, weights, device, use)
     opened = open_data(data)
     specs = labels or [_wanted(opened, name, codes) for name, codes in predictor.labels.items()]
     chosen = select(opened, specs, channels)
@@ -154,7 +160,9 @@ def evaluate(
         if progress is not None:
             progress(done, len(picked))
     present = {case: role for case, role in roles.items() if case in scored}
-    return Evaluation(chosen.name, tuple(ours), scored, present, failed, tuple(warnings))
+    return Evaluation(
+        chosen.name, tuple(ours), scored, present, failed, tuple(warnings), predictor.network, predictor.choice()
+    )
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Path]:

@@ -13,7 +13,7 @@ from torch import nn
 from sea_peft.adapters import Adapted
 from sea_peft.adapters.base import CannotMerge
 from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
-from sea_peft.artefacts.adapter_file import AdapterConfig
+from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
 from sea_peft.backbones import architecture
 from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
@@ -40,14 +40,14 @@ class Merged:
     agreement: float
 
 
-def merge(adapter: Path, out: Path, weights: str | None = None) -> Merged:
+def merge(adapter: Path, out: Path, weights: str | None = None, use: str | None = None) -> Merged:
     """Fold the units and the head of an adapter into its backbone and write `out` with its card beside it.
 
     The result has the backbone's outputs and one more for every label that was new to it, so it is used like any other weights, here
-    (`--weights`) or in plain MONAI.
+    (`--weights`) or in plain MONAI. `use`: "adapted" folds in an adapter that its run recommends not to use.
 
     Raises:
-        UsageError: `out` is no .safetensors file, or exists.
+        UsageError: `out` is no .safetensors file, or exists; the adapter is not to be used.
         WeightsError: the adapter is refused, something in it cannot be folded exactly, or the check failed; nothing is written then.
         DeviceError: `out` cannot be written.
     """
@@ -56,7 +56,13 @@ def merge(adapter: Path, out: Path, weights: str | None = None) -> Merged:
     for path in (out, out.with_suffix(".json")):
         if path.exists():
             raise UsageError(f"{path} exists already; choose another --out.")
-    model, config = load_adapter(adapter_folder(adapter), weights)
+    recommended = read_adapter_config(adapter_folder(adapter)).recommended
+    if (use or recommended.network) != "adapted":
+        raise UsageError(
+            f"The run recommends the unadapted network ({recommended.evidence}), so there is nothing to fold in; --use adapted does it all "
+            "the same."
+        )
+    model, config = load_adapter(adapter_folder(adapter), weights, "adapted")
     card = load_pretrained(weights or config.backbone.weights).card
     changed = _folded(model)
     new = [name for name, row in zip(config.labels, config.head["rows"], strict=True) if row is None]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+NETWORKS = ("adapted", "unadapted")
+
+
 @dataclasses.dataclass(frozen=True)
 class Backbone:
     """A pretrained network with its sites, probed on this machine."""
@@ -99,12 +102,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_adapter(folder: Path, weights: str | None = None) -> tuple[Adapted, AdapterConfig]:
-    """An adapter folder on its backbone, with its units open, ready to predict.
+def load_adapter(folder: Path, weights: str | None = None, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
+    """An adapter folder on its backbone, ready to predict: as its run recommends (`config.recommended`), with the units and the head as they
+    were trained, or with all of them off.
 
-    `weights`: where the backbone's weights lie, when they are not known under the name that the adapter carries. The backbone's tensors
-    must hash to what the adapter was made for. Raises WeightsError.
+    `use`: "adapted" or "unadapted" instead of what is recommended. `weights`: where the backbone's weights lie, when they are not known under
+    the name that the adapter carries. The backbone's tensors must hash to what the adapter was made for. Raises WeightsError; UsageError
+    where the unadapted network can predict none of the labels.
     """
+    if use not in (None, *NETWORKS):
+        raise UsageError(f"--use {use} is not known; there are {' and '.join(NETWORKS)}.")
     config, tensors = load_adapter_files(folder)
     if weights is None and ":" in config.backbone.weights:
         raise WeightsError(
@@ -130,7 +137,15 @@ def load_adapter(folder: Path, weights: str | None = None) -> tuple[Adapted, Ada
         config.seed,
     )
     load_tensors(model, units, tensors, folder.name)
-    model.bank.activate([unit.id for unit in units])
+    if (use or config.recommended.network) == "adapted":
+        model.bank.activate([unit.id for unit in units])
+    elif model.head.knows_a_label:
+        model.head_gate = False
+    else:
+        raise UsageError(
+            f"{config.backbone.weights} knows none of the labels {', '.join(config.labels)}, so it cannot predict them without the adapter; "
+            "leave --use unadapted out."
+        )
     return model.eval(), config
 
 

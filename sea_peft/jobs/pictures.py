@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from sea_peft.artefacts.findings import count, labels_lost
+from sea_peft.artefacts.history import History
 from sea_peft.artefacts.report import Picture
 from sea_peft.artefacts.run_folder import RunFolder
-from sea_peft.data.cases import Case
+from sea_peft.artefacts.trace import read_trace
+from sea_peft.data.cases import Case, safe_name
+from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.select import select
 from sea_peft.errors import DataError, SeaPeftError, UsageError
+from sea_peft.jobs.model import NETWORKS
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.setup import open_data
+from sea_peft.loop.events import Scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,29 +41,52 @@ class ShownCase:
         return statistics.fmean(self.dice.values())
 
 
+@dataclasses.dataclass(frozen=True)
+class LostLabel:
+    """A label on which the adapter is clearly below the unadapted backbone, in the test case in which it lost most. `drop`: over all test
+    cases, in words."""
+
+    label: str
+    drop: str
+    case: Case
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Revisited:
     """A finished run with its adapter and its best, median and worst test case (fewer where there are fewer cases) at hand again.
 
-    `channels`: what the cases call the adapter's channels. `of`: how many test cases were scored.
+    `predictor`: with the adapter on. `network`: the one whose predictions are shown. `channels`: what the cases call the adapter's
+    channels. `of`: how many test cases were scored. `lost`: labels that get a picture of their own.
     """
 
     predictor: Predictor
+    network: str
     channels: tuple[str, ...]
     shown: tuple[ShownCase, ...]
     of: int
+    lost: tuple[LostLabel, ...]
 
 
-def revisit(folder: RunFolder, device: str = "auto") -> Revisited:
+def revisit(folder: RunFolder, device: str = "auto", weights: str | None = None, use: str | None = None) -> Revisited:
     """Open a run's adapter and data again, on `device` as on the command line.
+
+    `weights`: where the backbone's weights lie; must be given where they are code. `use`: "adapted" or "unadapted", None for what the run
+    recommends.
 
     Raises:
         UsageError: the run has no result yet, or its `cases.json` cannot be read.
         DataError: the data, or one of those cases, are no longer where the run found them.
         WeightsError, DeviceError: the adapter cannot be used on this machine.
     """
-    config, result = folder.read_config(), folder.read_result()
-    scored = {case: dice for case, dice in result.dice.per_case.items() if dice}
+    config, history = folder.read_config(), History.of(read_trace(folder.trace))
+    folder.read_result()  # says how to go on where there is none
+    weights = weights or (None if ":" in config["weights"] else config["weights"])  # code runs only where it was typed
+    predictor = Predictor(folder.path, weights, device, "adapted")
+    network = use or predictor.config.recommended.network
+    if network not in NETWORKS:
+        raise UsageError(f"--use {network} is not known; there are {' and '.join(NETWORKS)}.")
+    arms = history.scored if history.tested_on == "test" else {}
+    scored = {case: dice for case, dice in arms[network].per_case.items() if dice} if network in arms else {}
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
     picked = {"Worst": ranked[:1], "Median": ranked[len(ranked) // 2 :][:1], "Best": ranked[-1:]}
     roles = {cases[0]: role for role, cases in picked.items() if cases}  # one case may be best, median and worst
@@ -64,50 +94,87 @@ def revisit(folder: RunFolder, device: str = "auto") -> Revisited:
         names = read_case_names(folder)
     except UsageError as error:
         raise UsageError(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
-    predictor = Predictor(folder.path, config["weights"], device)
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
     dataset = select(open_data(config["data"]), specs, config["channels"])
     # test cases last, so that they win where a data set calls one of them like a training case
     by_name = {case.id: case for case in (*dataset.cases, *dataset.test_cases)}
-    shown = []
-    for hashed in (case for case in reversed(ranked) if case in roles):
+
+    def found(hashed: str) -> Case:
         if names[hashed] not in by_name:
             raise DataError(
                 f"case {names[hashed]} of the run is not in its data any more; write the report without --images and --explain"
             )
-        shown.append(ShownCase(roles[hashed], by_name[names[hashed]], scored[hashed]))
-    return Revisited(predictor, dataset.channels, tuple(shown), len(scored))
+        return by_name[names[hashed]]
+
+    shown = [ShownCase(roles[hashed], found(hashed), scored[hashed]) for hashed in reversed(ranked) if hashed in roles]
+    lost = [
+        LostLabel(label, drop, found(_lost_most(arms, label)))
+        for label, drop in (labels_lost(history).items() if arms else ())
+    ]
+    return Revisited(predictor, network, dataset.channels, tuple(shown), len(scored), tuple(lost))
+
+
+def _lost_most(arms: Mapping[str, Scored], label: str) -> str:
+    """The hashed case in which the adapter is furthest below the unadapted backbone."""
+    before, after = arms["unadapted"].per_case, arms["adapted"].per_case
+    both = [case for case in before if label in before[case] and label in after.get(case, {})]
+    return max(both, key=lambda case: before[case][label] - after[case][label])
 
 
 def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = None) -> list[Picture]:
-    """Predict those cases again and draw them. The captions name no case."""
+    """Predict those cases again and draw them, and below them every label that lost, centred on it. The captions name no case."""
     made = []
-    for done, shown in enumerate(run.shown, start=1):
-        stored = shown.case.label()
-        assert stored is not None, "only labelled cases are scored"
-        output, scan = run.predictor.probabilities(shown.case, run.channels)
-        masks = {
-            "predicted": restore(output, scan.geometry),
-            "labelled": label_indices(np.asarray(stored.array), run.predictor.labels),
-        }
-        png = preview_png(shown.case.image(run.channels[0]), masks, list(run.predictor.labels), scan.geometry)
-        made.append(Picture(f"{shown.role} of {run.of} test cases: mean Dice {shown.mean:.3f}", png))
+    labels, of = list(run.predictor.labels), len(run.shown) + len(run.lost)
+    for shown in run.shown:
+        mask, geometry = _predicted(run, shown.case, run.network)
+        masks = {"predicted": mask, "labelled": _labelled(run, shown.case)}
+        png = preview_png(shown.case.image(run.channels[0]), masks, labels, geometry)
+        by = "" if run.network == "adapted" else " by the unadapted network"
+        cases = count(run.of, "test case")
+        made.append(Picture(f"{shown.role} of {cases}{by}: mean Dice {shown.mean:.3f}", png))
         if progress is not None:
-            progress(done, len(run.shown))
+            progress(len(made), of)
+    for lost in run.lost:
+        before, geometry = _predicted(run, lost.case, "unadapted")
+        after, _ = _predicted(run, lost.case, "adapted")
+        masks = {"unadapted": before, "adapted": after, "labelled": _labelled(run, lost.case)}
+        about = 1 + labels.index(lost.label)
+        png = preview_png(lost.case.image(run.channels[0]), masks, labels, geometry, about)
+        made.append(
+            Picture(f"{lost.label} lost by the adapter ({lost.drop}): the test case in which it lost most", png)
+        )
+        if progress is not None:
+            progress(len(made), of)
     return made
 
 
-def images_for_mlflow(folder: RunFolder, warn: Callable[[str], None], device: str = "auto") -> dict[str, bytes]:
+def _predicted(run: Revisited, case: Case, network: str) -> tuple[np.ndarray, Geometry]:
+    """Label indices on the case's own grid, by one of the two networks."""
+    with run.predictor.model.unadapted() if network == "unadapted" else contextlib.nullcontext():
+        output, scan = run.predictor.probabilities(case, run.channels)
+    return restore(output, scan.geometry), scan.geometry
+
+
+def _labelled(run: Revisited, case: Case) -> np.ndarray:
+    stored = case.label()
+    assert stored is not None, "only labelled cases are scored"
+    return label_indices(np.asarray(stored.array), run.predictor.labels)
+
+
+def images_for_mlflow(
+    folder: RunFolder, warn: Callable[[str], None], device: str = "auto", weights: str | None = None
+) -> dict[str, bytes]:
     """Those pictures of a finished run by file name, where it was begun with --log-images; else none, and pixels stay out of MLflow.
 
-    `warn` is told why they could not be made.
+    `warn` is told why they could not be made. `weights` as for `revisit`.
     """
     if not folder.config.is_file() or not folder.read_config().get("log_images"):
         return {}
     try:
-        run = revisit(folder, device)
+        run = revisit(folder, device, weights)
         pictures = case_pictures(run)
     except SeaPeftError as error:
         warn(f"MLflow gets no pictures of the run: {error}")
         return {}
-    return {f"{shown.role.lower()}.png": picture.data for shown, picture in zip(run.shown, pictures, strict=True)}
+    names = [*(shown.role.lower() for shown in run.shown), *(f"lost_{safe_name(lost.label)}" for lost in run.lost)]
+    return {f"{name}.png": picture.data for name, picture in zip(names, pictures, strict=True)}

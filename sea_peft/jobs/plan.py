@@ -27,6 +27,7 @@ def plan(
             "support": len(setup.split.support),
             "audit": len(setup.split.audit),
             "test": len(setup.split.test),
+            "tested_on": setup.tested_on,
         },
         "backbone": {
             "architecture": card.architecture,

@@ -33,7 +33,7 @@ _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 @dataclass(frozen=True)
 class CaseStatus:
     """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
-    `error`: why it failed; `warnings`: what had to be assumed of the scan."""
+    `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted."""
 
     case: str
     status: str
@@ -42,6 +42,7 @@ class CaseStatus:
     seconds: float
     error: str | None
     warnings: tuple[str, ...] = ()
+    network: str = "adapted"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def predict(
     probabilities: bool = False,
     preview: bool = False,
     dicom_seg: bool = False,
+    use: str | None = None,
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseStatus]:
@@ -108,7 +110,8 @@ def predict(
         probabilities: also one float32 volume a label.
         preview: also a PNG with three planes.
         dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
-        say: gets sentences for the user, among them the memory that will be needed.
+        use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
+        say: gets sentences for the user: which network is used and why, and the memory that will be needed.
         progress: called with (cases done, of), the case at hand by its windows.
 
     Returns:
@@ -119,7 +122,7 @@ def predict(
         UsageError: results exist, or would replace an input or a file that is no result.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
-    predictor = Predictor(adapter, weights, device)
+    predictor = Predictor(adapter, weights, device, use)
     cases = find_cases(inputs, predictor.channels)
     labels = tuple(predictor.labels)
     targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}
@@ -127,6 +130,7 @@ def predict(
     if dicom_seg:
         _require_series(cases)
     if say is not None:
+        say(predictor.choice())
         say(needed(predictor.estimate(cases)))
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -150,8 +154,10 @@ def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress:
     try:
         volumes, notes = _write_case(predictor, case, files, progress)
     except Exception as error:
-        return CaseStatus(case.id, "failed", None, {}, round(time.monotonic() - began, 3), reason(error))
-    return CaseStatus(case.id, "done", files.mask.name, volumes, round(time.monotonic() - began, 3), None, notes)
+        seconds, why = round(time.monotonic() - began, 3), reason(error)
+        return CaseStatus(case.id, "failed", None, {}, seconds, why, network=predictor.network)
+    seconds = round(time.monotonic() - began, 3)
+    return CaseStatus(case.id, "done", files.mask.name, volumes, seconds, None, notes, predictor.network)
 
 
 def _write_case(
@@ -200,6 +206,8 @@ def _sidecar(
         "probabilities": {label: path.name for label, path in files.probabilities.items()},
         "dicom_seg": files.segmentation.name if files.segmentation else None,
         "channels": list(predictor.channels),
+        "network": predictor.network,
+        "recommended": config.recommended.model_dump(),
         "adapter": {
             "policy": config.policy,
             "units": len(config.units),

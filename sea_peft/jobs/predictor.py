@@ -17,7 +17,7 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.errors import SeaPeftError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Activations, Need, inference_need
-from sea_peft.jobs.model import load_adapter, resolve_device
+from sea_peft.jobs.model import NETWORKS, load_adapter, resolve_device
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,15 +35,20 @@ class Predictor:
         adapter: an adapter folder or a run folder.
         weights: where the backbone's weights lie, when they are not known by the name in the adapter.
         device: as on the command line.
+        use: "adapted" or "unadapted"; None for what the adapter's run recommends.
+
+    Attributes:
+        network: which of the two it is.
 
     Raises:
         WeightsError: the adapter or the weights are refused.
         DeviceError, UsageError: the device makes no sense.
     """
 
-    def __init__(self, adapter: Path, weights: str | None = None, device: str = "auto") -> None:
+    def __init__(self, adapter: Path, weights: str | None = None, device: str = "auto", use: str | None = None) -> None:
         self.device = resolve_device(device)
-        self.model, self.config = load_adapter(adapter_folder(adapter), weights)
+        self.model, self.config = load_adapter(adapter_folder(adapter), weights, use)
+        self.network = use or self.config.recommended.network
         self.model.to(self.device)
         for unit in self.model.bank.built:
             self.model.bank[unit].to(self.device)
@@ -66,6 +71,16 @@ class Predictor:
         scan = prepare(case, self.recipe, channels or self.channels)
         (output,) = probabilities(self.model, scan, self.config.window, self.device, folder, progress)
         return output, scan
+
+    def choice(self, network: str | None = None) -> str:
+        """Which network is used and why, in a sentence for the user. `network`: where it is not this predictor's own."""
+        network, recommended = network or self.network, self.config.recommended
+        if network == recommended.network:
+            other = next(name for name in NETWORKS if name != network)
+            return (
+                f"Using the {network} network, as the run recommends ({recommended.evidence}); --use {other} overrides."
+            )
+        return f"Using the {network} network, as asked; the run recommends the {recommended.network} one ({recommended.evidence})."
 
     def estimate(self, cases: Sequence[Case]) -> Need:
         """Memory and disk that predicting the largest of the cases will take."""

@@ -17,7 +17,9 @@ _OPACITY = 0.55
 _MOST_IN_LEGEND = 16
 
 
-def preview_png(image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence[str], geometry: Geometry) -> bytes:
+def preview_png(
+    image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence[str], geometry: Geometry, about: int | None = None
+) -> bytes:
     """Three planes with a mask over them, a row for each mask, as radiologists look at them: from the feet and from the front.
 
     Args:
@@ -26,6 +28,7 @@ def preview_png(image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence
             labelled in any of them.
         labels: label names.
         geometry: the scan's geometry.
+        about: the index of a label; the planes are then those in which most of it is.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -36,7 +39,8 @@ def preview_png(image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence
     low, high = np.percentile(grey[:: max(1, grey.shape[0] // 64)], (1, 99))
     colours = family_colours(labels)
     table = [_rgb(colours[label]) for label in labels]
-    anywhere = np.logical_or.reduce([upright.oriented(mask) > 0 for mask in masks.values()])
+    wanted = [mask > 0 if about is None else mask == about for mask in masks.values()]
+    anywhere = np.logical_or.reduce([upright.oriented(mask) for mask in wanted])
     figure = Figure(figsize=(12, 0.6 + 4.2 * len(masks)), facecolor="black")
     figure.set_layout_engine("constrained", h_pad=0.12)
     for row, (title, mask) in zip(figure.subplots(len(masks), 3, squeeze=False), masks.items(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -15,21 +16,34 @@ from typing import Any
 
 from sea_peft import __version__
 from sea_peft.artefacts import run_folder as files
-from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary
+from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, Recommendation
 from sea_peft.artefacts.atomic import write_text
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
-from sea_peft.jobs.scoring import Scores
+from sea_peft.jobs.scoring import ARMS
 from sea_peft.jobs.setup import AdaptOptions, Setup
 from sea_peft.loop.budget import profiles_folder
-from sea_peft.loop.events import RunStarted
+from sea_peft.loop.events import Recommended, RunStarted, Scored
 from sea_peft.loop.outcome import Outcome
 
 
-def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) -> AdapterConfig:
-    """What `adapter_config.json` says of these units."""
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """What a run came to, in Dice. `arms`: by name, on test cases or by leave-one-out; empty where nothing was scored. `held_out`: by name,
+    on the scans held out while searching. `rates`: the adapted arm's `sensitivity` and `specificity`, by label."""
+
+    arms: Mapping[str, Scored]
+    held_out: Mapping[str, Scored]
+    rates: Mapping[str, Mapping[str, float]]
+    recommended: Recommended
+
+
+def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) -> AdapterConfig:
+    """What `adapter_config.json` says of these units and of how the run ended."""
+    dice = result.dice
+    assert result.recommended is not None, "every run ends with one"
     card = setup.backbone.pretrained.card
     units = [setup.space.by_id[u] for u in active]
     return AdapterConfig(
@@ -52,9 +66,10 @@ def adapter_config(setup: Setup, active: Sequence[str], dice: files.DiceScores) 
             for u in units
         ],
         dice=DiceSummary(unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted),
+        recommended=result.recommended,
         policy=setup.options.policy,
         seed=setup.options.seed,
-        shots=setup.options.shots,
+        shots=setup.shots,
     )
 
 
@@ -64,6 +79,8 @@ def run_config(setup: Setup) -> dict[str, Any]:
     return {
         **as_json(asdict(o)),
         "data": _located(o.data),
+        "shots": setup.shots,
+        "split": None if o.split is None else str(o.split.resolve()),
         "profile": _located_profile(o.profile),
         "budget": o.budget or "profile",
         "backbone": card.architecture,
@@ -99,9 +116,11 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str
             given[name] = tuple(given[name])
         for name in ("patch", "spacing"):
             given[name] = tuple(given[name]) if given[name] is not None else None
-        for name in ("out", "runs"):
+        for name in ("out", "runs", "split"):
             given[name] = Path(given[name]) if given[name] is not None else None
         located = {name: config[name] for name in ("data", "profile", "weights", "device")}
+        if given["split"] is not None:
+            given["split"] = Path(config["split"])
         return AdaptOptions(**{**given, **located}), str(config["data_digest"])
     except (KeyError, TypeError) as error:
         raise UsageError(
@@ -156,13 +175,13 @@ def run_started(setup: Setup) -> RunStarted:
 
 
 def run_result(
-    setup: Setup, outcome: Outcome, scores: Scores, folder: Path, seconds: Mapping[str, float], total: float
+    setup: Setup, outcome: Outcome, reached: Reached, folder: Path, seconds: Mapping[str, float], total: float
 ) -> files.Result:
     """What the run ended with. `seconds`: spent on `data` and on `test`; `total`: on everything, with what went before a resume."""
-    adapted, parameters = scores.arms["adapted"], setup.backbone.pretrained.parameters
+    adapted, parameters = reached.arms.get("adapted"), setup.backbone.pretrained.parameters
     return files.Result(
         status="done",
-        shots=setup.options.shots,
+        shots=setup.shots,
         support_cases=len(setup.split.support),
         audit_cases=len(setup.split.audit),
         test_cases=len(setup.split.test),
@@ -175,14 +194,15 @@ def run_result(
         ),
         units=files.UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
         dice=files.DiceScores(
-            unadapted=scores.arms["unadapted"].dice,
-            head_only=scores.arms["head_only"].dice,
-            adapted=adapted.dice,
-            per_label=adapted.per_label,
-            per_case=adapted.per_case,
+            **_means(reached.arms),
+            per_label=adapted.per_label if adapted else {},
+            per_case=adapted.per_case if adapted else {},
         ),
-        sensitivity=scores.rates["sensitivity"],
-        specificity=scores.rates["specificity"],
+        test=setup.tested_on,
+        held_out=files.HeldOut(**_means(reached.held_out)) if reached.held_out else None,
+        recommended=Recommendation.model_validate(asdict(reached.recommended)),
+        sensitivity=dict(reached.rates["sensitivity"]),
+        specificity=dict(reached.rates["specificity"]),
         seconds=files.Seconds(
             total=total,
             train=outcome.seconds.train,
@@ -199,6 +219,10 @@ def run_result(
         run=str(folder),
         mlflow_run_id=None,
     )
+
+
+def _means(arms: Mapping[str, Scored]) -> dict[str, float | None]:
+    return {arm: arms[arm].dice if arm in arms else None for arm in ARMS}
 
 
 def _by_role(setup: Setup) -> dict[str, tuple[Case, ...]]:

@@ -1,14 +1,15 @@
-"""The three arms on the test cases: the first and only time that a run reads them."""
+"""The three arms on whole scans: on the test cases, which a run reads once and last, and on scans that were held out."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
@@ -27,74 +28,96 @@ ARMS = ("unadapted", "head_only", "adapted")
 PerCase = dict[str, dict[str, float]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Scores:
-    """`arms`: arm → Dice. `rates`: the adapted arm's `sensitivity` and `specificity`, by label, mean over test cases."""
+    """What was measured so far, by hashed case and label: `dice` of every arm, and the adapted arm's `sensitivity` and `specificity` in
+    `rates`. `seconds`: by arm."""
 
-    arms: dict[str, events.Scored]
-    rates: dict[str, dict[str, float]]
+    dice: dict[str, PerCase] = dataclasses.field(default_factory=dict)
+    rates: dict[str, PerCase] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, arm: str, case: str, dice: Mapping[str, float], seconds: float = 0.0) -> None:
+        """One more case of one arm."""
+        self.dice.setdefault(arm, {})[case] = dict(dice)
+        self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
+
+    def add_rates(self, case: str, rates: Mapping[str, Mapping[str, float]]) -> None:
+        """One more case's error rates of the adapted arm."""
+        for rate, by_label in rates.items():
+            self.rates.setdefault(rate, {})[case] = dict(by_label)
+
+    def mean_rates(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+        """`sensitivity` and `specificity` by label, mean over cases."""
+        return {rate: mean_dice(self.rates.get(rate, {}), labels)[1] for rate in ("sensitivity", "specificity")}
 
 
 def score(
     setup: Setup,
-    head_only: Mapping[str, torch.Tensor],
-    baselines: Mapping[str, events.Scored],
+    cases: Sequence[Case],
+    head_only: Mapping[str, torch.Tensor] | None,
+    adapted: bool,
     folder: Path,
-    listen: events.Callback,
+    told: Callable[[int, int], None],
 ) -> Scores:
-    """Dice of the three arms on every test case, on the case's own grid, and the adapted arm's error rates.
+    """Dice of the arms on every case, on the case's own grid, and the adapted arm's error rates.
 
     Args:
-        setup: its model is the adapted arm: the chosen units open, the head as it was fitted with them. It is left like that.
-        head_only: tensors of the head that was fitted alone.
-        baselines: scores of `unadapted` and `head_only` to take over; empty where these two are to be scored.
+        setup: its model is the adapted arm, as it stands: units open, the head as it was fitted with them. It is left like that.
+        cases: labelled ones.
+        head_only: tensors of the head that was fitted alone, to score it and the unadapted backbone; None to leave these two out.
+        adapted: whether to score the model as it stands.
         folder: where outputs that do not fit into memory are kept meanwhile.
-        listen: gets a `TrainingStep` of the phase `test` after every case.
+        told: called with (cases done, of).
     """
     model, labels = setup.model, setup.dataset.labels
     with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
-    dice: dict[str, PerCase] = {arm: {} for arm in ARMS if arm not in baselines}
-    rates: dict[str, PerCase] = {"sensitivity": {}, "specificity": {}}
-    seconds = dict.fromkeys(dice, 0.0)
+    scores = Scores()
     model.eval()
-    for done, case in enumerate(setup.split.test, start=1):
+    for done, case in enumerate(cases, start=1):
         scan = prepare(case, setup.recipe, setup.dataset.channels)
         stored = case.label()
         assert stored is not None, "the split holds labelled cases only"
         name = case_hash(case.id, setup.salt)
-        outputs: list[Planes] = []
-        if not baselines:
+        if head_only is not None:
             began = time.monotonic()
             model.head.load_state_dict(head_only)
             with model.bank.only(()):
-                outputs += _outputs(setup, unadapted_and_head(model), scan, folder)
-            for arm in ("unadapted", "head_only"):
-                seconds[arm] += (time.monotonic() - began) / 2
+                outputs = _outputs(setup, unadapted_and_head(model), scan, folder)
             model.head.load_state_dict(with_units)
-        began = time.monotonic()
-        outputs += _outputs(setup, model, scan, folder)
-        seconds["adapted"] += time.monotonic() - began
-        for arm, output in zip(dice, outputs, strict=True):
+            half = (time.monotonic() - began) / 2
+            for arm, output in zip(("unadapted", "head_only"), outputs, strict=True):
+                dice = dice_per_label(restore(output, scan.geometry), stored.array, labels)
+                scores.add(arm, name, dice, half)
+        if adapted:
+            began = time.monotonic()
+            (output,) = _outputs(setup, model, scan, folder)
+            seconds = time.monotonic() - began
             predicted = restore(output, scan.geometry)
-            dice[arm][name] = dice_per_label(predicted, stored.array, labels)
-        for rate, by_label in error_rates(predicted, stored.array, labels).items():  # the adapted arm comes last
-            rates[rate][name] = by_label
-        listen(events.TrainingStep("test", done, len(setup.split.test), 0.0))
-    scored = {arm: _scored(setup, arm, per_case, seconds[arm]) for arm, per_case in dice.items()}
-    means = {rate: mean_dice(per_case, tuple(labels))[1] for rate, per_case in rates.items()}
-    return Scores({arm: scored[arm] if arm in scored else baselines[arm] for arm in ARMS}, means)
+            scores.add("adapted", name, dice_per_label(predicted, stored.array, labels), seconds)
+            scores.add_rates(name, error_rates(predicted, stored.array, labels))
+        told(done, len(cases))
+    return scores
+
+
+def scored(setup: Setup, scores: Scores, on: str = "test") -> dict[str, events.Scored]:
+    """The event of every arm, in the order of `ARMS`. A label that the backbone has no output for was not predicted by it at all, rather
+    than with some Dice; its mean counts it as what it is, about 0."""
+    made = {}
+    for arm in (arm for arm in ARMS if arm in scores.dice):
+        per_case = scores.dice[arm]
+        mean, per_label = mean_dice(per_case, tuple(setup.dataset.labels))
+        if arm == "unadapted":
+            per_label = _without(per_label, setup.new_labels)
+            per_case = {case: _without(dice, setup.new_labels) for case, dice in per_case.items()}
+        dice, seconds = mean if per_label else None, round(scores.seconds[arm], 3)
+        made[arm] = events.Scored(arm, dice, per_label, per_case, seconds, on)
+    return made
+
+
+def _without(dice: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    return {label: value for label, value in dice.items() if label not in labels}
 
 
 def _outputs(setup: Setup, forward: Forward, scan: Scan, folder: Path) -> tuple[Planes, ...]:
     return probabilities(forward, scan, setup.window, setup.device, folder=folder)
-
-
-def _scored(setup: Setup, arm: str, per_case: PerCase, seconds: float) -> events.Scored:
-    """The event of one arm. A label that the backbone has no output for was not predicted by it at all, rather than with Dice 0."""
-    labels = setup.dataset.labels
-    mean, per_label = mean_dice(per_case, tuple(labels))
-    if arm == "unadapted":
-        unknown = {label for label, row in zip(labels, setup.rows, strict=True) if row is None}
-        per_label = {k: v for k, v in per_label.items() if k not in unknown}
-        per_case = {c: {k: v for k, v in d.items() if k not in unknown} for c, d in per_case.items()}
-    return events.Scored(arm, mean if per_label else None, per_label, per_case, round(seconds, 3))

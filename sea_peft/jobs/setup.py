@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,8 @@ from sea_peft.data.layouts import open_dataset
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.sliding import SlidingWindow
-from sea_peft.data.split import Split, split
+from sea_peft.data.split import Split, Tests, split, split_as_named
+from sea_peft.data.split_file import NamedCases, read_split
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
@@ -36,6 +38,7 @@ _DEFAULT_DATA = f"phantom:{DEFAULT_TARGET}"
 # phantom is there for a first look: two minutes on a CPU.
 DEFAULT_STEPS = 480
 PHANTOM_STEPS = 120
+DEFAULT_SHOTS = 5
 DEFAULT_CYCLES = 3
 
 
@@ -45,11 +48,13 @@ class AdaptOptions:
 
     `data`: a path, `phantom:NAME`, or None for the embedded default target. `spacing`: mm, None for the weights' own. `time_limit`:
     seconds for training and audits of all that is compared; preparing and scoring come on top. `runs`: the runs root,
-    which also holds the MLflow store.
+    which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
+    none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
+    that names the cases (`sea_peft.data.split_file`).
     """
 
     data: str | None = None
-    shots: int = 5
+    shots: int | None = None
     budget: str | None = None
     profile: str = "default"
     backbone: str | None = None
@@ -68,6 +73,8 @@ class AdaptOptions:
     runs: Path = Path("runs")
     log_images: bool = False
     mlflow: bool = True
+    test: Tests = None
+    split: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +108,26 @@ class Setup:
         return self.digest if self.dataset.layout == "phantom" else public_digest(self.digest)
 
     @property
+    def new_labels(self) -> tuple[str, ...]:
+        """Target labels that the backbone has no output for."""
+        return tuple(label for label, row in zip(self.dataset.labels, self.rows, strict=True) if row is None)
+
+    @property
+    def shots(self) -> int:
+        """Labelled scans that are trained on in the end."""
+        return len(self.split.shots)
+
+    @property
+    def tested_on(self) -> Literal["cases", "cv", "none"]:
+        """What the run is scored on: test cases, its own shots, each by an adapter that never saw it, or nothing."""
+        return "cases" if self.split.test else "cv" if self.options.test == "cv" else "none"
+
+    @property
+    def folds(self) -> tuple[Split, ...]:
+        """The splits of leave-one-out, where that is what the run is scored on."""
+        return self.split.leave_one_out() if self.tested_on == "cv" else ()
+
+    @property
     def held_against_rivals(self) -> bool:
         """Whether what the policy finds is compared with simpler policies before it ships."""
         return self.options.policy in SEA_VARIANTS
@@ -116,14 +143,14 @@ class Setup:
         return Sea(self.space, self.sea) if name in SEA_VARIANTS else fixed_policy(name, self.space, self.options.seed)
 
     def need(self) -> Need:
-        """Memory and disk that the run will take: the largest of training on the shots and scoring the test cases."""
+        """Memory and disk that the run will take: the largest of training on the shots and scoring whole scans."""
         network, patch = self.backbone.pretrained.network, self.settings.patch
         activations = Activations.of(network, self.backbone.example)
         channels = len(self.dataset.channels)
-        shots = (*self.split.support, *self.split.audit)
-        training = training_need(shots, self.recipe, channels, patch, self.settings.batch_size, activations)
+        training = training_need(self.split.shots, self.recipe, channels, patch, self.settings.batch_size, activations)
         outputs = 2 * (len(self.dataset.labels) + 1)  # the unadapted and the head-only arm are scored together
-        scoring = inference_need(self.split.test, self.recipe, channels, outputs, patch, activations)
+        scored = (*self.split.test, *(self.split.shots if self.folds else self.split.audit))
+        scoring = inference_need(scored, self.recipe, channels, outputs, patch, activations)
         return Need(max(training.memory, scoring.memory), training.disk + scoring.disk)
 
 
@@ -133,8 +160,7 @@ def prepare_run(
     """Resolve and check everything. Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then."""
     variant = SEA_VARIANTS.get(options.policy)
     own_offers = policy_offers(options.policy) if variant is None else None
-    if options.shots < 1:
-        raise UsageError(f"--shots {options.shots} is not a number of labelled scans; ask for 1 or more.")
+    shots, named = _wanted_cases(options)
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more.")
     device = resolve_device(options.device)
@@ -180,19 +206,29 @@ def prepare_run(
         )
     digest = f"phantom:{dataset.name}"
     if not phantom:
-        checked = refuse_or_pass(dataset, options.shots, progress)
+        checked = refuse_or_pass(_only_named(dataset, named), shots if named is None else None, progress)
         dataset, digest = checked.usable, checked.digest
         warnings += [f.sentence for f in checked.findings if f.severity != "error"]
-    parts = split(dataset, options.shots, options.seed)
+    parts = (
+        split(dataset, shots, options.seed, options.test)
+        if named is None
+        else split_as_named(dataset, named, options.seed, options.test)
+    )
     recipe = backbone.recipe
     if options.spacing is not None:
         recipe = recipe.model_copy(update={"spacing": options.spacing})
-    recipe, changed = choose_intensity(recipe, (*parts.support, *parts.audit), dataset.channels)
+    recipe, changed = choose_intensity(recipe, parts.shots, dataset.channels)
     if changed:
         warnings.append(changed)
-    if options.shots == 1:
+    if not parts.test and options.test != "cv":
         warnings.append(
-            "One shot leaves no case to audit on: utilities are measured on a held-out region of the same scan and are not independent."
+            "The run is not scored on unseen scans: "
+            + ("--test none asks for that." if options.test == "none" else "no labelled scan is left to test on.")
+            + (" --test cv scores every shot by an adapter that never saw it." if shots > 1 else "")
+        )
+    if shots == 1:
+        warnings.append(
+            "One shot leaves no case to audit on: utilities are measured on held-out labels of the same scan and are not independent."
         )
     searching = SeaSettings(cycles=settings.cycles)
     setup = Setup(
@@ -203,9 +239,39 @@ def prepare_run(
     if options.time_limit is None:
         return setup
     # the head alone trains as long as the policy, and a simple topology through the search, which is half of that
-    arms = 1.0 + (space.head > 0) + 0.5 * setup.held_against_rivals
+    arms = (1.0 + (space.head > 0)) * (1 + len(setup.folds)) + 0.5 * setup.held_against_rivals
     settings = dataclasses.replace(settings, time_limit=options.time_limit / arms)
     return dataclasses.replace(setup, settings=settings)
+
+
+def _wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
+    """How many shots are asked for, and the cases of the split file where there is one. Raises UsageError."""
+    named = None if options.split is None else read_split(options.split)
+    shots = options.shots if options.shots is not None else DEFAULT_SHOTS if named is None else named.shots
+    if shots < 1:
+        raise UsageError(f"--shots {shots} is not a number of labelled scans; ask for 1 or more.")
+    if named is not None and shots != named.shots:
+        raise UsageError(
+            f"--shots {shots} and {named.file}, which names {named.shots} support and audit cases, do not agree; leave --shots out."
+        )
+    if options.test == "cv" and shots == 1:
+        raise UsageError("--test cv leaves out one shot after the other and trains on the rest, so it needs --shots 2.")
+    if isinstance(options.test, str) and options.test not in ("none", "cv"):
+        raise UsageError(f"--test {options.test} is not known; give a number of test cases, none or cv.")
+    if isinstance(options.test, int) and options.test < 1:
+        raise UsageError(f"--test {options.test} is not a number of test cases; ask for 1 or more, none or cv.")
+    return shots, named
+
+
+def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
+    """The data set without the cases that a split file leaves out; all of it where the file leaves the test open, or there is none."""
+    if named is None or named.test is None:
+        return dataset
+    wanted = {*named.support, *named.audit, *named.test}
+    return dataset.with_cases(
+        [case for case in dataset.cases if case.id in wanted],
+        [case for case in dataset.test_cases if case.id in wanted],
+    )
 
 
 def _channels_by_name(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:

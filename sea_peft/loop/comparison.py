@@ -14,11 +14,13 @@ UNADAPTED = "unadapted"
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`dice`: mean hard Dice by name. `chosen`: what to use, the policy's own or the unadapted backbone. `reason`: why."""
+    """`dice`: mean hard Dice by name. `chosen`: which is ahead of the policy's own and the unadapted backbone. `reason`: how they stand.
+    `per_patch`: hard Dice of every audit patch by name."""
 
     dice: dict[str, float]
     chosen: str
     reason: str
+    per_patch: dict[str, list[float]]
 
 
 def compare(name: str, ours: Sequence[float], rivals: Sequence[Rival], unadapted: Sequence[float] | None) -> Verdict:
@@ -30,14 +32,16 @@ def compare(name: str, ours: Sequence[float], rivals: Sequence[Rival], unadapted
     cases by 1.3 Dice points in the median, by 16 at most, and worse by 0.5 at most.
     """
     means = {name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in rivals}
+    per_patch = {name: list(ours)} | {r.name: list(r.dice) for r in rivals}
     chosen, reason = name, "hard Dice on the audit patches at the end of the search"
     for rival in rivals:
         if means[rival.name] > means[name]:
             clear = " by more than two standard errors of the patches" if clearly_better(rival.dice, ours) else ""
-            reason += f"; {rival.name} is ahead{clear}, which so few cases cannot settle: --policy {rival.name} would score it on the test cases"
+            reason += f"; {rival.name} is ahead{clear}"
     if unadapted is not None:
         means[UNADAPTED] = statistics.fmean(unadapted)
-        if means[name] <= means[UNADAPTED]:
-            reason += f"; {name} did not beat the unadapted backbone, which is what to use"
+        per_patch[UNADAPTED] = list(unadapted)
+        if means[name] < means[UNADAPTED]:
+            reason += f"; {UNADAPTED} is ahead"
             chosen = UNADAPTED
-    return Verdict(means, chosen, reason)
+    return Verdict(means, chosen, reason, per_patch)

@@ -199,7 +199,7 @@ class Controller:
         self._allocated(self._cycle, allocation, final=True, began=began)
         self._chosen = allocation.active
         self.model.bank.inherit(self._chosen)
-        if self.policy.audits:
+        if self.policy.audits or self.auditor.patches:
             self._compare(searched)
 
     def _compare(self, searched: Sequence[str]) -> None:
@@ -210,7 +210,7 @@ class Controller:
         """
         unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
         verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.rivals, unadapted)
-        self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason))
+        self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason, verdict.per_patch))
 
     def _train(
         self,

@@ -10,9 +10,11 @@ These classes are the schema of the trace, which holds one of them a line as `{"
     searched (phase warmup)
     for every cycle:  promised?  allocated  searched (phase search)  audited?  ranked?
     allocated (final)  compared?  searched (phase refit) …
-    scored (unadapted, head_only, adapted)  run_finished
+    scored (unadapted, head_only, adapted)  recommended  run_finished
 
-Events with ? come only from policies that ask for them. A killed run's trace ends anywhere. From `run_started`, `promised` and `audited`
+Events with ? come only from policies that ask for them. With --test cv a `folded` for each of the shots comes right after `run_started`. Between
+the final allocation and the refit stand the scores of the scans that were held out while searching (`scored` with `on` held_out), at two shots
+or more. A killed run's trace ends anywhere. From `run_started`, `promised` and `audited`
 alone every `ranked` and `allocated` can be worked out again (`seapeft inspect RUN --replay`).
 """
 
@@ -141,24 +143,51 @@ class Allocated(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Compared(Event):
-    """Candidates compared on the audit cases before shipping. `dice`: candidate name → Dice. `chosen`: what to use, the
-    policy's own or the unadapted backbone."""
+    """Candidates compared on the audit cases at the end of the search. `dice`: candidate name → mean Dice. `chosen`: which is ahead of the
+    policy's own and the unadapted backbone. `per_patch`: candidate name → Dice of every audit patch, in the same order."""
 
     dice: dict[str, float]
     chosen: str
     reason: str
+    per_patch: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored(Event):
-    """Final score of one arm (unadapted, head_only, adapted) on the test cases. `per_case`: hashed id → label → Dice;
-    `dice` is null when the arm cannot predict the labels."""
+    """Score of one arm (unadapted, head_only, adapted) on whole scans. `per_case`: hashed id → label → Dice; `dice` is null when the arm
+    cannot predict the labels. `on`: the test cases ("test"); the shots, each by what was fitted without it ("cv"); the scans held out while
+    searching, by what the search had led to before the refit ("held_out")."""
 
     arm: str
     dice: float | None
     per_label: dict[str, float]
     per_case: dict[str, dict[str, float]]
     seconds: float
+    on: str = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded(Event):
+    """One part of leave-one-out: everything searched and fitted without one of the shots, and scored on it. `split`: hashed ids of the scans
+    that were trained on (support), audited on and scored (test). `active`, `used`, `loss`: of the adapter, with the mean loss of the end of
+    its refit. `dice`: arm → label → Dice of the scored scan. `rates`: the adapter's sensitivity and specificity → label → rate."""
+
+    fold: int
+    split: dict[str, list[str]]
+    active: list[str]
+    used: int
+    loss: float
+    dice: dict[str, dict[str, float]]
+    rates: dict[str, dict[str, float]]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommended(Event):
+    """Which network predictions use unless asked otherwise, "adapted" or "unadapted", and on what evidence, in words."""
+
+    network: str
+    evidence: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sea_peft.artefacts.adapter_file import (
     AdapterUnit,
     BackboneIdentity,
     DiceSummary,
+    Recommendation,
     load_adapter_files,
     save_adapter,
     upgrade,
@@ -46,6 +47,7 @@ def config(**changes) -> AdapterConfig:
         "head": {"rows": [1, None]},
         "units": [unit],
         "dice": DiceSummary(unadapted=None, head_only=0.6, adapted=0.8),
+        "recommended": Recommendation(network="adapted", evidence="12 test cases: +20.0 ± 2.0 points"),
         "policy": "sea",
         "seed": 0,
         "shots": 5,
@@ -218,7 +220,10 @@ def test_an_adapter_of_version_1_is_still_read(tmp_path, tensors):
     read, loaded = load_adapter_files(folder, backbone_sha256=HASH)
     assert read.format_version == FORMAT_VERSION
     assert read.backbone.licence == "not stated"
-    assert read == save_adapter(tmp_path / "again", config(), tensors)
+    assert read.recommended.network == "adapted"  # it was all there was to use
+    assert "recommended nothing" in read.recommended.evidence
+    again = config(recommended=read.recommended)
+    assert read == save_adapter(tmp_path / "again", again, tensors)
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 

@@ -8,6 +8,7 @@ import pytest
 from example_run import make_events, make_result, write_run
 
 from sea_peft.artefacts import figures
+from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.findings import findings
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.plots import png
@@ -101,14 +102,83 @@ def test_labels_that_became_worse_are_named_even_where_the_mean_wins():
     unadapted = next(e for e in events if isinstance(e, ev.Scored) and e.arm == "unadapted")
     better = dataclasses.replace(unadapted, per_label={**unadapted.per_label, "spleen": 0.9})
     found = findings([better if e is unadapted else e for e in events])
-    assert found.helps is True
+    assert found.helps is None  # no green box
+    assert found.headline.startswith("The adapter helps")
+    assert "It lost on spleen (0.900 → 0.790)." in found.headline
     assert "Worse than the unadapted backbone on spleen (0.900 → 0.790)." in found.verdict
+    assert any(advice.command == "seapeft report RUN --images" for advice in found.advice)
+
+
+def test_a_label_that_lost_little_is_not_green_and_not_in_the_headline():
+    events = make_events()
+    unadapted = next(e for e in events if isinstance(e, ev.Scored) and e.arm == "unadapted")
+    better = dataclasses.replace(unadapted, per_label={**unadapted.per_label, "spleen": 0.8})
+    found = findings([better if e is unadapted else e for e in events])
+    assert found.helps is None
+    assert "spleen" not in found.headline
+
+
+def test_a_simpler_recipe_that_did_better_is_named_with_the_whole_command():
+    options = {"data": "phantom:mr-t1", "shots": 5, "budget": "1%"}
+    ahead = ev.Compared({"sea": 0.5, "affine_lora": 0.59, "unadapted": 0.3}, "sea", "")
+    events = [ahead if isinstance(e, ev.Compared) else e for e in make_events()]
+    found = findings(events, Commands.of({"options": options}, "runs/1"))
+    (advice,) = [a for a in found.advice if "simpler" in a.text]
+    assert advice.text == "A simpler recipe did better on the check scan (0.59 against 0.50). To try it:"
+    assert advice.command == "seapeft adapt phantom:mr-t1 --shots 5 --budget 1% --policy affine_lora"
+    one_shot = [ahead if isinstance(e, ev.Compared) else e for e in make_events(shots=1)]
+    assert any("on held-out labels of the one scan (0.59" in a.text for a in findings(one_shot).advice)
+
+
+def test_where_nothing_is_found_there_is_no_verdict():
+    events = make_events()
+    for arm in ("unadapted", "head_only", "adapted"):
+        events = rescored(events, arm, [0.0] * 8)
+    found = findings(events)
+    assert found.helps is None
+    assert found.headline.startswith("No verdict, since nothing finds the labels")
+    assert any(a.command.endswith("--steps 180") for a in found.advice)
+
+
+def without_tests(events, on=None):
+    """The same run without test cases, `on`: scored there instead."""
+    bare = [e for e in events if not isinstance(e, ev.Scored)]
+    scored = [dataclasses.replace(e, on=on) for e in events if isinstance(e, ev.Scored)] if on else []
+    split = {**events[0].split, "test": []}
+    return [dataclasses.replace(bare[0], split=split), *bare[1:-1], *scored, bare[-1]]
+
+
+def test_a_run_without_test_cases_says_so_and_shows_what_was_held_out():
+    found = findings(without_tests(make_events(), "held_out"))
+    assert found.helps is None
+    assert found.headline.startswith("Not scored on unseen scans. Before the refit: mean Dice 0.8")
+    assert found.dice.rows
+    assert "held out while searching" in found.scored_on
+    assert any(a.command.endswith("--test cv") for a in found.advice)
+    bare = findings(without_tests(make_events(shots=1)))
+    assert bare.headline.startswith("Not scored on unseen scans")
+    assert not bare.dice.rows
+
+
+def test_leave_one_out_is_called_that():
+    found = findings(without_tests(make_events(), "cv"))
+    assert found.helps is True
+    assert "on 8 shots, each left out in turn" in found.headline
+    assert any("each made without the shot that it was scored on" in caveat for caveat in found.caveats)
+
+
+def test_what_predictions_use_comes_first():
+    events = make_events()
+    told = [*events[:-1], ev.Recommended("unadapted", "8 test cases: -3.0 ± 1.0 points"), events[-1]]
+    first = findings(told).advice[0]
+    assert first.text.startswith("Predictions use the unadapted network (8 test cases: -3.0 ± 1.0 points).")
+    assert first.command == "seapeft predict RUN SCANS --out masks --use adapted"
 
 
 def test_unfinished_and_unscored_runs_judge_nothing():
     events = make_events()
     assert "has not finished" in findings(events[:-1]).headline
-    assert "not scored" in findings([e for e in events if not isinstance(e, ev.Scored)]).headline
+    assert "Not scored" in findings([e for e in events if not isinstance(e, ev.Scored)]).headline
     assert findings(events[:1]).helps is None
 
 

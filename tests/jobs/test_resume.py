@@ -29,6 +29,8 @@ DOING = {
     **{"search": "search", "searched": "search", "promised": "search", "allocated": "search", "audited": "search"},
     **{
         "ranked": "search",
+        "held_out": "refit",
+        "recommended": "ship",
         "compared": "refit",
         "refit": "refit",
         "test": "test",

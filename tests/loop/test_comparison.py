@@ -23,12 +23,14 @@ def test_a_clear_lead_is_said_as_such_and_settles_nothing():
 def test_a_lead_within_its_error_is_said_without_that():
     verdict = compare("sea", OURS, [rival("affine_lora", 0.02, scatter=0.05)], None)
     assert verdict.chosen == "sea"
-    assert "affine_lora is ahead, which so few cases cannot settle: --policy affine_lora" in verdict.reason
+    assert verdict.reason.endswith("; affine_lora is ahead")
 
 
-def test_where_nothing_beats_the_unadapted_backbone_that_is_what_to_use():
+def test_where_the_unadapted_backbone_is_ahead_that_is_said():
     verdict = compare("sea", OURS, [rival("affine_lora", 0.02)], tuple(d + 0.1 for d in OURS))
     assert verdict.chosen == UNADAPTED
-    assert "did not beat the unadapted backbone" in verdict.reason
-    assert set(verdict.dice) == {"sea", "affine_lora", UNADAPTED}
+    assert verdict.reason.endswith("; unadapted is ahead")
+    assert set(verdict.dice) == set(verdict.per_patch) == {"sea", "affine_lora", UNADAPTED}
+    assert verdict.per_patch["sea"] == list(OURS)
     assert compare("sea", OURS, [], tuple(d - 0.1 for d in OURS)).chosen == "sea"
+    assert compare("sea", OURS, [], OURS).chosen == "sea"  # a tie speaks for nobody

@@ -1,0 +1,100 @@
+"""The commands that a finished run names: whole, so that they run as printed, and without paths where others read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+# option of a run → its flag, in the order in which they are printed
+_FLAGS = {
+    "backbone": "--backbone", "weights": "--weights", "labels": "--label", "channels": "--channel", "shots": "--shots",
+    "split": "--split", "test": "--test", "budget": "--budget", "profile": "--profile", "policy": "--policy", "steps": "--steps",
+    "cycles": "--cycles", "patch": "--patch", "spacing": "--spacing", "seed": "--seed", "time_limit": "--time-limit",
+    "device": "--device", "runs": "--runs",
+}  # fmt: skip
+_DEFAULTS = {"profile": "default", "policy": "sea", "seed": 0, "device": "auto", "runs": "runs"}
+_SEVERAL = ("labels", "channels")
+_LISTS = ("patch", "spacing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Commands:
+    """How to go on from a run.
+
+    Attributes:
+        options: those of the run that are not the defaults, as `config.json` has them; None where they are not known.
+        run: the run folder, quoted.
+        built_from: the flag that verbs need to build the backbone again, or nothing.
+    """
+
+    options: Mapping[str, Any] | None = None
+    run: str = "RUN"
+    built_from: str = ""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], run: str | None = None) -> Commands:
+        """For the run with this `config.json`. `run`: its folder, for the user's own terminal; None: for a report, which carries no paths."""
+        given = config.get("options")
+        options = {k: v for k, v in given.items() if _is_given(k, v)} if isinstance(given, Mapping) else None
+        if run is None and options is not None:
+            options = {key: _named(key, value) for key, value in options.items() if key != "runs"}
+        weights = (options or {}).get("weights") or (options or {}).get("backbone") or ""
+        needed = ":" in weights or "/" in weights or PurePath(weights).suffix != "" or weights == "WEIGHTS"
+        quoted = "RUN" if run is None else shlex.quote(run)
+        return cls(options, quoted, f" --weights {shlex.quote(weights)}" if needed else "")
+
+    def adapt(self, **changes: Any) -> str:
+        """The run once more, with these options instead."""
+        if self.options is None:
+            words = ["seapeft", "adapt", "…"]
+            options: Mapping[str, Any] = {}
+        else:
+            options = self.options
+            words = ["seapeft", "adapt", *([str(options["data"])] if "data" in options else [])]
+        for name, flag in _FLAGS.items():
+            value = changes.get(name, options.get(name))
+            if value is None:
+                continue
+            for each in value if name in _SEVERAL else [value]:
+                text = ",".join(f"{part:g}" for part in each) if name in _LISTS else str(each)
+                words += [flag, f"{text}s" if name == "time_limit" else text]
+        return " ".join(word if word == "…" else shlex.quote(word) for word in words)
+
+    @property
+    def inspect(self) -> str:
+        return f"seapeft inspect {self.run}"
+
+    @property
+    def report(self) -> str:
+        return f"seapeft report {self.run}"
+
+    @property
+    def pictures(self) -> str:
+        return f"seapeft report {self.run} --images{self.built_from}"
+
+    def predict(self, use: str | None = None) -> str:
+        """`use`: the network, where it is not to be the recommended one."""
+        return f"seapeft predict {self.run} SCANS --out masks{self.built_from}" + (f" --use {use}" if use else "")
+
+    @property
+    def evaluate(self) -> str:
+        return f"seapeft evaluate {self.run} DATA{self.built_from}"
+
+
+def _is_given(name: str, value: Any) -> bool:
+    known = name in _FLAGS or name == "data"
+    return known and value is not None and value not in ([], (), "") and value != _DEFAULTS.get(name)
+
+
+def _named(option: str, value: Any) -> Any:
+    """The option's value without the paths that it may hold."""
+    if option == "data":
+        return value if str(value).startswith("phantom:") else "DATA"
+    if option == "split":
+        return "FILE"
+    if option in ("weights", "profile") and (PurePath(value).suffix or "/" in value or "\\" in value):
+        return option.upper()
+    return value

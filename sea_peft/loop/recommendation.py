@@ -1,0 +1,121 @@
+"""Which network a run recommends, the adapted or the unadapted one, and on what evidence. Pure, over what the run has measured.
+
+The search and the final choice never see a test case; this is the one decision that may rest on them, and it changes no adapter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from sea_peft.loop.comparison import UNADAPTED
+from sea_peft.loop.events import Compared, Recommended, Scored
+
+ADAPTED = "adapted"
+LEAST_DICE = 0.05
+"""Where no arm reaches this, none of them finds anything, and a difference says nothing."""
+_CLEAR = 2.0  # standard errors by which crops of the one shot must speak for the adapter,
+_GAIN = 0.10  # and Dice: knowing its scan alone gives some
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Mean Dice of one arm minus that of another on the same `cases`. `error`: standard error of the paired differences, None below three.
+    `better`: cases in which the first is ahead."""
+
+    mean: float
+    error: float | None
+    cases: int
+    better: int
+
+    @property
+    def in_points(self) -> str:
+        """`+23.1 ± 2.0 points`."""
+        error = "" if self.error is None else f" ± {self.error * 100:.1f}"
+        return f"{self.mean * 100:+.1f}{error} points"
+
+
+def difference(ours: Scored, theirs: Scored) -> Difference:
+    """Case by case over the labels that both were scored on; a label that the other arm has no output for counts as 0. Both have a mean."""
+    pairs = []
+    for case, dice in sorted(ours.per_case.items()):
+        other = theirs.per_case.get(case, {})
+        gains = [
+            value - other.get(label, 0.0)
+            for label, value in dice.items()
+            if label in other or label not in theirs.per_label
+        ]
+        if gains:
+            pairs.append(statistics.fmean(gains))
+    assert ours.dice is not None
+    assert theirs.dice is not None
+    return _difference(ours.dice - theirs.dice, pairs)
+
+
+def recommend(
+    new_labels: Sequence[str],
+    scored: Mapping[str, Scored],
+    held_out: Mapping[str, Scored],
+    compared: Compared | None,
+    policy: str,
+) -> Recommended:
+    """Recommend the unadapted network where the evidence speaks against the adapter.
+
+    Whole scans speak against it where its mean Dice is lower by more than the standard error of the paired differences: test cases or
+    scans left out in turn (`scored`), else those held out while searching (`held_out`). Fewer than three have no such error, and any
+    lower mean counts. At one shot without a test case there is no second scan: crops around held-out labels of that one scan
+    (`compared`) are nearer to what was trained on than any new scan will be, so the adapter must be ahead there by ten Dice points and by
+    twice the standard error.
+
+    Args:
+        new_labels: labels that the unadapted network cannot predict. With one of them it is never recommended.
+        scored, held_out: arm → its score.
+        compared: the candidates at the end of the search.
+        policy: the name of the adapter's policy in `compared`.
+    """
+    for arms in (scored, held_out):
+        ours, theirs = arms.get(ADAPTED), arms.get(UNADAPTED)
+        if ours is None or ours.dice is None:
+            continue
+        scans = _scans(len(ours.per_case), ours.on)
+        if theirs is None or theirs.dice is None or new_labels:
+            return _for_new(new_labels, f"{scans}: Dice {ours.dice:.2f}")
+        if _blind([arm.dice for arm in arms.values() if arm.dice is not None]):
+            return Recommended(ADAPTED, f"cannot tell: no arm reaches Dice {LEAST_DICE} on {scans}")
+        found = difference(ours, theirs)
+        against = found.mean < -(found.error or 0.0)
+        return Recommended(UNADAPTED if against else ADAPTED, f"{scans}: {found.in_points}")
+    if new_labels:
+        return _for_new(new_labels, "nothing else was scored")
+    crops = {} if compared is None else compared.per_patch
+    if policy not in crops or UNADAPTED not in crops:
+        return Recommended(UNADAPTED, "nothing speaks for the adapter: no scan was held out, and none was scored")
+    if _blind([statistics.fmean(values) for values in crops.values()]):
+        return Recommended(ADAPTED, f"cannot tell: no arm reaches Dice {LEAST_DICE} on held-out labels of the one shot")
+    pairs = [a - b for a, b in zip(crops[policy], crops[UNADAPTED], strict=True)]
+    found = _difference(statistics.fmean(pairs), pairs)
+    clear = found.error is not None and found.mean > max(_GAIN, _CLEAR * found.error)
+    said = f"{found.cases} crops around held-out labels of the one shot: {found.in_points}, not independent"
+    return Recommended(ADAPTED if clear else UNADAPTED, said + ("" if clear else " and not clear enough"))
+
+
+def _difference(mean: float, pairs: Sequence[float]) -> Difference:
+    error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) >= 3 else None
+    return Difference(mean, error, len(pairs), sum(pair > 0 for pair in pairs))
+
+
+def _blind(dice: Sequence[float]) -> bool:
+    return max(dice) < LEAST_DICE
+
+
+def _for_new(labels: Sequence[str], said: str) -> Recommended:
+    return Recommended(ADAPTED, f"the unadapted network cannot predict {', '.join(labels)}; {said}")
+
+
+def _scans(count: int, on: str) -> str:
+    s = "" if count == 1 else "s"
+    if on == "test":
+        return f"{count} test case{s}"
+    return f"{count} shot{s}, each left out in turn" if on == "cv" else f"{count} scan{s} held out while searching"

@@ -1,0 +1,105 @@
+"""Which network a run recommends: the adapter, unless the evidence speaks against it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import pytest
+
+from sea_peft.loop.events import Compared, Recommended, Scored
+from sea_peft.loop.recommendation import difference, recommend
+
+
+def scored(arm: str, dice: Sequence[float], on: str = "test", label: str = "liver") -> Scored:
+    return Scored(
+        arm, statistics.fmean(dice), {label: statistics.fmean(dice)},
+        {f"case{i}": {label: value} for i, value in enumerate(dice)}, 0.0, on,
+    )  # fmt: skip
+
+
+def arms(unadapted: Sequence[float], adapted: Sequence[float], on: str = "test") -> dict[str, Scored]:
+    return {
+        "unadapted": scored("unadapted", unadapted, on),
+        "head_only": scored("head_only", unadapted, on),
+        "adapted": scored("adapted", adapted, on),
+    }
+
+
+def on_crops(unadapted: Sequence[float], adapted: Sequence[float]) -> Compared:
+    crops = {"sea": list(adapted), "unadapted": list(unadapted)}
+    return Compared({name: statistics.fmean(values) for name, values in crops.items()}, "sea", "", crops)
+
+
+@pytest.mark.parametrize(
+    ("unadapted", "adapted", "network"),
+    [
+        ([0.60, 0.62, 0.61], [0.80, 0.85, 0.79], "adapted"),
+        ([0.80, 0.85, 0.79], [0.60, 0.62, 0.61], "unadapted"),
+        ([0.70, 0.70, 0.70], [0.70, 0.70, 0.70], "adapted"),  # nothing speaks against it
+        ([0.70, 0.70, 0.70, 0.70], [0.80, 0.58, 0.82, 0.58], "adapted"),  # lower by less than the error
+        ([0.70], [0.69], "unadapted"),  # one case has no error to hide behind
+        ([0.70, 0.70], [0.60, 0.79], "unadapted"),
+        ([0.70], [0.71], "adapted"),
+    ],
+)
+@pytest.mark.parametrize("on", ["test", "cv", "held_out"])
+def test_whole_scans_speak_against_the_adapter_beyond_their_error(unadapted, adapted, network, on):
+    found = arms(unadapted, adapted, on)
+    told = recommend((), found if on != "held_out" else {}, found if on == "held_out" else {}, None, "sea")
+    assert told.network == network
+    assert told.evidence.startswith(f"{len(adapted)} " + {"test": "test case", "cv": "shot", "held_out": "scan"}[on])
+
+
+def test_the_evidence_is_in_points_with_its_error():
+    told = recommend((), arms([0.60, 0.62, 0.61], [0.80, 0.85, 0.81]), {}, None, "sea")
+    assert told == Recommended("adapted", "3 test cases: +21.0 ± 1.0 points")
+
+
+def test_test_cases_go_before_what_was_held_out_while_searching():
+    better, worse = arms([0.6] * 3, [0.7] * 3), arms([0.7] * 3, [0.6] * 3, "held_out")
+    assert recommend((), better, worse, None, "sea").network == "adapted"
+    assert recommend((), {}, worse, None, "sea").network == "unadapted"
+
+
+def test_where_no_arm_finds_anything_there_is_no_verdict():
+    told = recommend((), arms([0.02, 0.03, 0.04], [0.0, 0.0, 0.0]), {}, None, "sea")
+    assert told.network == "adapted"
+    assert told.evidence == "cannot tell: no arm reaches Dice 0.05 on 3 test cases"
+    assert recommend((), {}, {}, on_crops([0.01] * 4, [0.0] * 4), "sea").network == "adapted"
+
+
+def test_an_unadapted_network_that_cannot_predict_a_label_is_never_recommended():
+    worse = arms([0.9] * 3, [0.5] * 3)
+    told = recommend(("spot",), worse, {}, None, "sea")
+    assert told.network == "adapted"
+    assert "cannot predict spot" in told.evidence
+    assert recommend(("spot",), {}, {}, on_crops([0.9] * 3, [0.1] * 3), "sea").network == "adapted"
+
+
+@pytest.mark.parametrize(
+    ("unadapted", "adapted", "network"),
+    [
+        ([0.40, 0.42, 0.44, 0.41], [0.70, 0.75, 0.71, 0.72], "adapted"),
+        ([0.80, 0.80, 0.80, 0.80], [0.83, 0.84, 0.83, 0.84], "unadapted"),  # no more than knowing the one scan gives
+        ([0.50, 0.50, 0.50, 0.50], [0.95, 0.30, 0.95, 0.30], "unadapted"),  # its error is as large
+        ([0.80] * 4, [0.70] * 4, "unadapted"),
+        ([0.40], [0.80], "unadapted"),  # one crop has no error at all
+    ],
+)
+def test_one_scan_alone_must_speak_for_the_adapter_clearly(unadapted, adapted, network):
+    told = recommend((), {}, {}, on_crops(unadapted, adapted), "sea")
+    assert told.network == network
+    assert "not independent" in told.evidence
+
+
+def test_without_any_evidence_the_network_stays_as_it_was():
+    assert recommend((), {}, {}, None, "sea").network == "unadapted"
+
+
+def test_a_difference_counts_labels_that_the_other_arm_lacks_as_nothing():
+    ours = Scored("adapted", 0.6, {"a": 0.8, "b": 0.4}, {"x": {"a": 0.8, "b": 0.4}}, 0.0)
+    theirs = Scored("unadapted", 0.35, {"a": 0.7}, {"x": {"a": 0.7}}, 0.0)
+    found = difference(ours, theirs)
+    assert (found.cases, found.better, found.error) == (1, 1, None)
+    assert found.mean == pytest.approx(0.25)
