@@ -47,10 +47,11 @@ class Case(ABC):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where one channel lies: a 3D file, one component of a 4D file, or the slices of a DICOM series in the folder `path`."""
+    """Where one channel lies: a 3D file, one component `of` several in a file, or the slices of a DICOM series in the folder `path`."""
 
     path: Path
     component: int | None = None
+    of: int = 1
     slices: tuple[Path, ...] = ()
 
     @property
@@ -69,7 +70,7 @@ class ImageFile:
     def read(self) -> Volume:
         """The volume. Raises `DataError`."""
         if not self.slices:
-            return read_volume(self.path, self.component)
+            return read_volume(self.path, self.component, self.of)
         from sea_peft.data.dicom.series import read_series
 
         return read_series(self.slices)
@@ -222,6 +223,7 @@ class VolumeCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
+        self._bytes = 0
         self._held: OrderedDict[tuple[ImageFile, int, int], Volume] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -239,9 +241,12 @@ class VolumeCache:
         volume = source.read()
         volume.array.flags.writeable = False
         with self._lock:
+            if (before := self._held.pop(key, None)) is not None:  # read meanwhile by another thread
+                self._bytes -= before.array.nbytes
             self._held[key] = volume
-            while sum(v.array.nbytes for v in self._held.values()) > self._limit and self._held:
-                self._held.popitem(last=False)
+            self._bytes += volume.array.nbytes
+            while self._bytes > self._limit:
+                self._bytes -= self._held.popitem(last=False)[1].array.nbytes
         return volume
 
 

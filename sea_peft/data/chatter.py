@@ -1,4 +1,4 @@
-"""What C++ libraries print: kept from the terminal, and handed on as a note."""
+"""What C++ libraries print: kept from the terminal, and handed on as notes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import tempfile
 from collections.abc import Iterator
 
 _LONGEST = 160
+_MOST = 20
+_MOST_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
 def captured(notes: list[str]) -> Iterator[None]:
-    """Whatever is written to the process's standard output and error meanwhile goes into `notes`, as one line.
+    """Whatever is written to the process's standard output and error meanwhile goes into `notes`, line by line.
 
     ITK, GDCM and MetaIO write there past Python. Their lines name source files and addresses; only the message is kept.
     """
@@ -35,14 +37,13 @@ def captured(notes: list[str]) -> Iterator[None]:
         finally:
             undo.close()
             kept.seek(0)
-            said = _message(kept.read().decode(errors="replace"))
-            if said:
-                notes.append(said)
+            notes += _messages(kept.read(_MOST_BYTES).decode(errors="replace"))
 
 
-def _message(text: str) -> str:
-    """The message in what was printed: without source files, addresses and empty lines."""
+def _messages(text: str) -> list[str]:
+    """The messages in what was printed, each once: without source files, addresses and empty lines."""
     lines = [re.sub(r"^\S*\s*\(0x[0-9a-f]+\):\s*", "", line.strip()) for line in text.splitlines()]
-    kept = [line for line in lines if line and not re.match(r"(WARNING: )?In \S+\.\w+, line \d+", line)]
-    said = "".join(c if c.isprintable() else "?" for c in " ".join(kept))
-    return said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
+    kept = dict.fromkeys(line for line in lines if line and not re.match(r"(WARNING: )?In \S+\.\w+, line \d+", line))
+    said = ["".join(c if c.isprintable() else "?" for c in line) for line in kept]
+    short = [line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…" for line in said[:_MOST]]
+    return short if len(said) <= _MOST else [*short, f"and {len(said) - _MOST} messages more"]

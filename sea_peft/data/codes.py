@@ -24,9 +24,11 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
     Raises:
         DataError: Values are not finite, not whole, negative or above 65535.
     """
-    counts = np.zeros(MOST_CODE + 1, dtype=np.int64)
+    counts = np.zeros(1, dtype=np.int64)
     for part in _codes(array, where):
-        counts += np.bincount(part, minlength=MOST_CODE + 1)
+        found = np.bincount(part, minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
     return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 

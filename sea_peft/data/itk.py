@@ -2,37 +2,69 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sea_peft.data.chatter import captured
 from sea_peft.data.metaimage import require_sound_metaimage
-from sea_peft.data.wording import shown, times
+from sea_peft.data.nrrd import require_sound_nrrd
+from sea_peft.data.wording import in_plain_words, shown
 from sea_peft.errors import DataError
 
 _META_SUFFIXES = (".mha", ".mhd")
-_DETACHED_SUFFIXES = (".nhdr", ".mhd")  # header and voxels in two files
-_DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# What ITK says of volumes that it reads rightly: places are judged by our own checks, and bytes behind the voxels are counted before.
+# It goes on after damage too ("Uncompress failed"), so anything else is damage.
+_HARMLESS = re.compile(
+    r"Non uniform sampling or missing slices detected|finished reading raw data, but file not at EOF"
+)
 
 
-def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Voxels `[I, J, K]`, RAS+ affine, and what ITK warned of. Raises whatever SimpleITK raises for damaged files."""
-    notes: list[str] = []
-    with captured(notes):
-        array, affine = _read(path)
-    return array, affine, tuple(f"was read with a warning ({note})" for note in notes)
+def read_itk(path: Path, vector: bool = False) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Voxels `[I, J, K]`, RAS+ affine, and what the header leaves open or ITK warned of.
+
+    Args:
+        path: The file.
+        vector: Take several values a voxel; they come last, `[I, J, K, C]`.
+
+    Raises:
+        DataError: Header and voxels do not agree, or ITK says that something is wrong with them.
+        Exception: Whatever SimpleITK raises for damaged files.
+    """
+    import SimpleITK as sitk
+
+    left_open = _require_sound(path)
+    said: list[str] = []
+    with captured(said):
+        image = _read(path, vector)
+        array = sitk.GetArrayFromImage(image)
+    notes = (*left_open, *harmless(path, said))
+    array = array.transpose(2, 1, 0, 3) if array.ndim == 4 else array.transpose(2, 1, 0)
+    lps = np.eye(4)
+    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    return array, _LPS_TO_RAS @ lps, notes
+
+
+def harmless(path: Path, said: Sequence[str]) -> list[str]:
+    """What ITK said of a volume, as notes. Raises `DataError` for anything that is not known to be harmless."""
+    for sentence in said:
+        if not _HARMLESS.search(sentence):
+            raise DataError(
+                f"{shown(path)} is damaged, or of a kind that ITK does not read ({sentence}); export the scan again"
+            )
+    return [f"was read with a warning ({sentence})" for sentence in said]
 
 
 def itk_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
     """Shape and voxel size in mm, without reading the voxels."""
     import SimpleITK as sitk
 
-    if path.suffix.lower() in _META_SUFFIXES:
-        require_sound_metaimage(path)
+    _require_sound(path, unpack=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with captured([]):
@@ -40,42 +72,25 @@ def itk_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
     return reader.GetSize(), reader.GetSpacing()
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _require_sound(path: Path, unpack: bool = True) -> tuple[str, ...]:
+    look_through = require_sound_metaimage if path.suffix.lower() in _META_SUFFIXES else require_sound_nrrd
+    return look_through(path, unpack)
+
+
+def _read(path: Path, vector: bool) -> Any:
     import SimpleITK as sitk
 
-    if path.suffix.lower() in _META_SUFFIXES:
-        require_sound_metaimage(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    shape = reader.GetSize()
-    if reader.GetNumberOfComponents() > 1:
+    shape, components = reader.GetSize(), reader.GetNumberOfComponents()
+    if components > 1 and not vector:
         raise DataError(
-            f"{shown(path)} holds {reader.GetNumberOfComponents()} values per voxel; one is needed: "
-            "export each channel or segment as its own file"
+            f"{shown(path)} holds {components} values per voxel; one is needed: export each channel or segment as its own file"
         )
     if len(shape) != 3:
-        raise DataError(f"{shown(path)} has {len(shape)} axes ({times(shape)}); a 3D volume is needed")
-    stored = sum(file.stat().st_size for file in _data_files(path))
-    if math.prod(shape) > _DEFLATE_MAX_RATIO * stored:
-        raise DataError(
-            f"{shown(path)} is cut short: its header promises {times(shape)} voxels, the file holds {stored} "
-            "bytes; export the scan again"
-        )
-    image = reader.Execute()
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    lps = np.eye(4)
-    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
-    lps[:3, 3] = image.GetOrigin()
-    return array, _LPS_TO_RAS @ lps
-
-
-def _data_files(path: Path) -> list[Path]:
-    """The files that can hold the voxels: the file itself, or all beside a header of a detached format."""
-    if path.suffix.lower() not in _DETACHED_SUFFIXES:
-        return [path]
-    same_stem = [file for file in path.parent.iterdir() if file.stem == path.stem and file.is_file()]
-    return same_stem if len(same_stem) > 1 else [file for file in path.parent.iterdir() if file.is_file()]
+        raise DataError(f"{shown(path)} {in_plain_words(shape)}")
+    return reader.Execute()
 
 
 def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from sea_peft.data.wording import shown, times
+from sea_peft.data.stored import DEFLATE_MAX_RATIO, require_holdable, surplus_note
+from sea_peft.data.wording import in_plain_words, shown, times
 from sea_peft.errors import DataError
 
 GRID_TOLERANCE_MM = 0.1  # how far two places may lie apart and still be one
 _GZIP_MAGIC = b"\x1f\x8b"
+_LONGEST_HEADER = 540  # NIfTI-2; NIfTI-1's are 348 bytes long
 _GEOMETRY_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
     "srow_x", "srow_y", "srow_z", "xyzt_units",
@@ -23,42 +27,57 @@ _GEOMETRY_FIELDS = (
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Voxels of any number of axes, RAS+ affine, and what had to be assumed of it. Raises whatever nibabel raises for damaged
-    files."""
+    """Voxels of any number of axes, RAS+ affine, and what had to be assumed of it. The header is read first, and then no more than it
+    promises. Raises whatever nibabel and zlib raise for damaged files."""
+    from nibabel.volumeutils import apply_read_scaling
+
     _quiet_nibabel()
-    raw = path.read_bytes()
-    if raw.startswith(_GZIP_MAGIC):
-        raw = gzip.decompress(raw)  # the whole stream, so that its checksum is verified
-    kind = _kind(path, raw)
-    image = kind.from_bytes(raw)
-    header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False)  # as it is, nothing mended
-    needed = math.prod(image.shape) * header.get_data_dtype().itemsize + image.dataobj.offset
-    if needed > len(raw):
-        raise DataError(
-            f"{shown(path)} is cut short: its header promises {needed} bytes of voxels "
-            f"({times(image.shape)}), the file holds {len(raw)}; export the scan again"
-        )
-    if header["sform_code"] == 0 and not (header["pixdim"][1:4] > 0).all():
-        pixdim = ", ".join(f"{p:g}" for p in header["pixdim"][1:4])
+    size = path.stat().st_size
+    with _opened(path) as (stream, packed):
+        start = stream.read(_LONGEST_HEADER)
+        kind = _kind(path, start)
+        raw = start[: kind.header_class.sizeof_hdr]
+        as_it_is = kind.header_class(raw, check=False)  # nothing mended
+        header = kind.header_class(raw)
+        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
+        if len(shape) < 3:
+            raise DataError(f"{shown(path)} {in_plain_words(shape)}")
+        if dtype.kind not in "buif":
+            raise DataError(f"{shown(path)} stores {dtype} voxels; real numbers are needed (one grey value per voxel)")
+        promised = math.prod(shape) * dtype.itemsize
+        require_holdable(path, shape, max(0, offset) + promised, DEFLATE_MAX_RATIO * size if packed else size)
+        content = start + stream.read(offset + promised - len(start))
+        if len(content) < offset + promised:
+            raise DataError(
+                f"{shown(path)} is cut short: its header promises {offset + promised} bytes of voxels ({times(shape)}), the file holds "
+                f"{len(content)}; export the scan again"
+            )
+        # the end of a gzip stream holds its checksum, so it is read too
+        surplus = len(content) > offset + promised or stream.read(1) != b""
+    if as_it_is["sform_code"] == 0 and not (as_it_is["pixdim"][1:4] > 0).all():
+        pixdim = ", ".join(f"{p:g}" for p in as_it_is["pixdim"][1:4])
         raise DataError(f"{shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it again")
-    array = np.asanyarray(image.dataobj)
-    if image.dataobj.slope != 1 or image.dataobj.inter != 0:
+    array = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape, order="F")
+    slope, intercept = header.get_slope_inter()
+    if slope is not None and (slope != 1 or intercept != 0):
+        array = apply_read_scaling(array, slope, intercept)
         array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
-    return array, np.asarray(image.affine, dtype=np.float64), tuple(_assumed(image))
+    notes = [surplus_note(None)] if surplus else []
+    return array, np.asarray(header.get_best_affine(), dtype=np.float64), (*notes, *_assumed(header))
 
 
-def _assumed(image: Any) -> Iterator[str]:
+def _assumed(header: Any) -> Iterator[str]:
     """What the header leaves open about orientation, and what is assumed."""
-    qform, sform = (int(image.header[f"{kind}_code"]) for kind in ("qform", "sform"))
+    qform, sform = (int(header[f"{kind}_code"]) for kind in ("qform", "sform"))
     if qform == 0 and sform == 0:
         yield (
             "states no orientation (qform and sform are unset): its axes are taken to run to the left, to the front and "
             "up; make sure that left and right are not swapped"
         )
     elif qform > 0 and sform > 0:
-        ends = np.diag([*(n - 1.0 for n in image.shape[:3]), 1.0])
+        ends = np.diag([*(n - 1.0 for n in header.get_data_shape()[:3]), 1.0])
         ends[3] = 1
-        apart = float(np.abs((image.get_qform() - image.get_sform()) @ ends).max())
+        apart = float(np.abs((header.get_qform() - header.get_sform()) @ ends).max())
         if apart > GRID_TOLERANCE_MM:
             yield f"has a qform and an sform that lie {apart:.3g} mm apart; the sform is used"
 
@@ -88,12 +107,23 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | 
 def _header(path: Path) -> tuple[Any, Any]:
     """The image class and header of a NIfTI file, without reading its voxels."""
     _quiet_nibabel()
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        raw = stream.read(540)
+    with _opened(path) as (stream, _):
+        raw = stream.read(_LONGEST_HEADER)
     kind = _kind(path, raw)
     return kind, kind.header_class(raw[: kind.header_class.sizeof_hdr])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """The file, unpacked as it is read, and whether it is packed."""
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
+        if not packed:
+            yield file, False
+            return
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast(BinaryIO, stream), True
 
 
 def _kind(path: Path, raw: bytes) -> Any:
@@ -108,6 +138,7 @@ def _kind(path: Path, raw: bytes) -> Any:
     return kinds[size]
 
 
+@functools.cache
 def _quiet_nibabel() -> None:
     """Keep nibabel from printing header contents, which may name a patient."""
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)

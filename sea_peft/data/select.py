@@ -42,6 +42,8 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
         raise DataError(f"labels {', '.join(labels)} use one name twice; give each label its own name")
     if not chosen:
         raise DataError(f"{dataset.name}: every label map is empty; label the cases first")
+    if len(chosen) > 254:
+        raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")
     for (a, a_codes), (b, b_codes) in combinations(chosen.items(), 2):
         shared = sorted(set(a_codes) & set(b_codes))
         if shared:
@@ -49,8 +51,6 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
                 f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))}), and a voxel "
                 f"can carry one label only: choose one of them with --label {a} or --label {b}"
             )
-    if len(chosen) > 254:
-        raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")
     picked = pick_channels(dataset, channels) or dataset.channels
     codes = frozenset(code for group in chosen.values() for code in group)
     cases = [(case, case.with_codes(codes)) for case in dataset.cases]

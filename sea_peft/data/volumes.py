@@ -20,7 +20,7 @@ import numpy as np
 
 from sea_peft.data.itk import itk_grid, read_itk, write_itk
 from sea_peft.data.nifti import nifti_grid, read_nifti, write_nifti
-from sea_peft.data.wording import shown, times
+from sea_peft.data.wording import in_plain_words, shown, times
 from sea_peft.errors import DataError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -68,15 +68,17 @@ def volume_stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
-def read_volume(path: Path | str, component: int | None = None) -> Volume:
+def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> Volume:
     """Read one volume.
 
     Args:
         path: A `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
-        component: Which 3D volume of a 4D file to take (its last axis); None for a 3D file.
+        component: Which channel of a file with several to take; None for a 3D file.
+        of: How many channels such a file is declared to hold.
 
     Raises:
-        DataError: The file is missing, damaged, not three-dimensional, or its header makes no sense.
+        DataError: The file is missing, damaged, not three-dimensional, holds other channels than declared, or its header makes no
+            sense.
             Voxel values are not judged here: NaN is found by the checks, which can count it.
     """
     path = Path(path)
@@ -85,7 +87,10 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
         raise DataError(f"{shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
     _require_file(path)
     try:
-        array, affine, notes = (read_nifti if suffix in NIFTI_SUFFIXES else read_itk)(path)
+        if suffix in NIFTI_SUFFIXES:
+            array, affine, notes = read_nifti(path)
+        else:
+            array, affine, notes = read_itk(path, vector=component is not None)
     except DataError:
         raise
     # Parsers meet damaged bytes in ways that no list of exception types covers; each one means "unreadable".
@@ -94,7 +99,7 @@ def read_volume(path: Path | str, component: int | None = None) -> Volume:
         raise DataError(
             f"{shown(path)} cannot be read as {suffix} ({reason}); export it again or take the case out"
         ) from error
-    array = _one_volume(path, array, component)
+    array = _one_volume(path, array, component, of)
     _require_sane(path, array, affine)
     return Volume(array, affine, notes)
 
@@ -171,7 +176,8 @@ def _require_file(path: Path) -> None:
             f"{shown(path)} cannot be opened ({_reason(error)}); check the link or the permissions"
         ) from error
     if not is_file:
-        raise DataError(f"{shown(path)} is a folder, not a volume; give the file itself")
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise DataError(f"{shown(path)} is {what}, not a volume; give the file itself")
     if size == 0:
         raise DataError(f"{shown(path)} is empty (0 bytes); export the scan again or take the case out")
 
@@ -192,21 +198,21 @@ def _reason(error: BaseException) -> str:
     return lines[-1][:120] if lines else type(error).__name__
 
 
-def _one_volume(path: Path, array: np.ndarray, component: int | None) -> np.ndarray:
+def _one_volume(path: Path, array: np.ndarray, component: int | None, of: int) -> np.ndarray:
+    if array.ndim == 5 and array.shape[3] == 1:
+        array = array[:, :, :, 0]  # X, Y, Z, 1, C: how ITK and ANTs write channels
+    found = array.shape[3] if array.ndim == 4 else 1
+    if component is not None and found != of and array.ndim <= 4:
+        raise DataError(
+            f"{shown(path)} holds {found} channel{'' if found == 1 else 's'}, but {of} are declared; correct the channel names in the "
+            "JSON file, or list one file per channel"
+        )
     if component is not None and array.ndim == 4:
-        if component >= array.shape[3]:
-            raise DataError(
-                f"{shown(path)} holds {array.shape[3]} channels, channel number {component} was declared; "
-                "correct the channel names in the JSON file"
-            )
         return array[..., component]
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3:
-        raise DataError(
-            f"{shown(path)} has {array.ndim} axes ({times(array.shape)}); a 3D volume is needed: "
-            "split it into one file per channel"
-        )
+        raise DataError(f"{shown(path)} {in_plain_words(array.shape)}")
     return array
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -14,3 +14,11 @@ def shown(path: Path) -> str:
 def times(shape: Iterable[object]) -> str:
     """`5×6×7`."""
     return "×".join(str(n) for n in shape)
+
+
+def in_plain_words(shape: Sequence[int]) -> str:
+    """Why a file of these axes holds no single volume, as a part of a sentence."""
+    axes = f"has {len(shape)} axes ({times(shape)}); a 3D volume is needed"
+    if len(shape) < 3:
+        return f"{axes}, and this is one picture: export the whole series as one file"
+    return f"{axes}, and this holds {shape[-1]} of them: split it into one file per channel or point in time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ _PREAMBLE, _MAGIC = 128, b"DICM"
 # Free text and names of people stay unread
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
-    "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PixelSpacing",
+    "Modality", "ImageType", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SegmentSequence",
     "ReferencedSeriesSequence",
 ]  # fmt: skip
@@ -28,6 +29,8 @@ def is_dicom(path: Path) -> bool:
     if volume_suffix(path) is not None or path.name.startswith("."):
         return False
     try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            return False
         with path.open("rb") as file:
             return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
     except OSError:
@@ -51,12 +54,22 @@ def headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Any]]:
     pydicom = required("pydicom", paths)
     for path in paths:
         try:
-            yield path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they quote values, which may name a patient
+                syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+                # pydicom inflates such a file whole, whatever it grows to
+                deflated = syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
+                header = None if deflated else pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
         # Parsers meet damaged bytes in ways that no list of exception types covers
         except Exception as error:
             raise DataError(
                 f"{shown(path)} cannot be read as DICOM ({type(error).__name__}); export the series again or take it out"
             ) from error
+        if header is None:
+            raise DataError(
+                f"{shown(path)} is a deflated DICOM file, which is not read; export the series uncompressed"
+            )
+        yield path, header
 
 
 def required(name: str, paths: Iterable[Path] = ()) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from sea_peft.data.chatter import captured
 from sea_peft.data.dicom.files import headers
+from sea_peft.data.dicom.pixels import stored_values
+from sea_peft.data.stored import require_holdable
 from sea_peft.data.volumes import Volume
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_DIRECTION = 1e-3
+_MOST_SLICE_BYTES = 1 << 27  # of a compressed slice; mammograms have a third of it
 _UNEVEN_MM, _UNEVEN_SHARE = 0.1, 0.1  # scanners round positions to 0.1 mm
 
 
@@ -63,7 +66,14 @@ def grouped(described: Sequence[tuple[Path, Any]]) -> list[Series]:
         if "Rows" not in header or "SegmentSequence" in header or "LOCALIZER" in (header.get("ImageType") or ()):
             continue
         uid = str(header.get("SeriesInstanceUID", ""))
-        slices[uid].append(_slice(path, header))
+        try:
+            slices[uid].append(_slice(path, header))
+        except DataError:
+            raise
+        except Exception as error:  # a damaged value is found when it is asked for
+            raise DataError(
+                f"{shown(path)} has a header that makes no sense ({type(error).__name__}); export the series again or take it out"
+            ) from error
         about[uid] = header
     return [
         Series(uid, str(about[uid].get("Modality") or "image"), _whole(about[uid].get("SeriesNumber")), tuple(found))
@@ -85,26 +95,20 @@ def read_series(paths: Sequence[Path]) -> Volume:
         DataError: slices are missing, unevenly spaced, at one place, or differ in size, voxel size or direction; a file is
             damaged or its compression unknown.
     """
-    import SimpleITK as sitk
-
-    series = _one(paths)
-    ordered = in_order(series)
+    ordered = in_order(_one(paths))
     affine = series_affine(ordered)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(part.path) for part in ordered])
-    if any(part.slope != 1 or part.intercept != int(part.intercept) for part in ordered):
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice decides, and the others are cut to its type
-    notes: list[str] = []
-    try:
-        with captured(notes):
-            image = reader.Execute()
-    except RuntimeError as error:
-        raise DataError(
-            f"{shown(series.folder)} has slices that cannot be decoded; export the series again, uncompressed"
-        ) from error
-    return Volume(
-        sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(f"was read with a warning ({n})" for n in notes)
-    )
+    shape = (ordered[0].columns, ordered[0].rows, len(ordered))
+    whole = all(part.slope == 1 and part.intercept == int(part.intercept) for part in ordered)
+    kind = np.dtype(np.int32 if whole else np.float32)
+    require_holdable(ordered[0].path.parent, shape, math.prod(shape) * kind.itemsize)
+    array = np.empty(shape, dtype=kind, order="F")
+    for k, part in enumerate(ordered):
+        stored = stored_values(part.path).T
+        array[:, :, k] = stored + int(part.intercept) if whole else stored * part.slope + part.intercept
+    small = np.iinfo(np.int16)
+    if whole and small.min <= array.min() and array.max() <= small.max:
+        array = array.astype(np.int16)
+    return Volume(array, affine)
 
 
 def series_grid(paths: Sequence[Path]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
@@ -181,6 +185,7 @@ def _slice(path: Path, header: Any) -> Slice:
         )
     if colours > 1:
         raise DataError(f"{shown(path)} is a colour picture, not a scan; take it out")
+    _require_holdable(path, header)
     try:
         spacing = tuple(float(v) for v in header.PixelSpacing)
         position = tuple(float(v) for v in header.ImagePositionPatient)
@@ -196,6 +201,19 @@ def _slice(path: Path, header: Any) -> Slice:
         path, str(header.get("SOPInstanceUID", "")), int(header.Rows), int(header.Columns), (spacing[0], spacing[1]), (x, y, z),
         direction, float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0),
     )  # fmt: skip
+
+
+def _require_holdable(path: Path, header: Any) -> None:
+    """Refuse a slice of more voxels than its file, or a decoder's memory, can hold."""
+    rows, columns = int(header.Rows), int(header.Columns)
+    needed = rows * columns * (int(header.get("BitsAllocated") or 16) // 8)
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    packed = syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed
+    stored = _MOST_SLICE_BYTES if packed else min(_MOST_SLICE_BYTES, path.stat().st_size)
+    if not 0 < needed <= stored:
+        raise DataError(
+            f"{shown(path)} is cut short: its header promises {rows}×{columns} voxels, which the file cannot hold; export the series again"
+        )
 
 
 def _whole(value: Any) -> int | None:

@@ -124,7 +124,7 @@ def _channel_files(spot: str, images: list[Path], channels: Sequence[str] | None
     if channels is None:
         return dict(zip(_numbered_channels(len(images)), map(ImageFile, images), strict=True))
     if len(images) == 1 and len(channels) > 1:  # the Decathlon's 4D files
-        return {name: ImageFile(images[0], component) for component, name in enumerate(channels)}
+        return {name: ImageFile(images[0], component, len(channels)) for component, name in enumerate(channels)}
     if len(images) != len(channels):
         raise DataError(
             f"{spot} lists {len(images)} images, but {len(channels)} channels are declared "

@@ -72,7 +72,7 @@ def _case(
         numbers[codes[name]] = (*numbers.get(codes[name], ()), number)
     files = tuple(part.path for part in series.slices)
     return DicomCase(
-        case_id(_name(series, every, root)), {series.modality: ImageFile(series.folder, None, files)},
+        case_id(_name(series, every, root)), {series.modality: ImageFile(series.folder, slices=files)},
         segmentation=path, segments=numbers,
     )  # fmt: skip
 

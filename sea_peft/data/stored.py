@@ -1,0 +1,86 @@
+"""What a volume's header promises against what its file holds: looked at before any voxel is read.
+
+A small file can promise, or inflate to, more than memory holds. So the header comes first, and compressed voxels are inflated no
+further than it promises.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from sea_peft.data.wording import shown, times
+from sea_peft.errors import DataError
+
+DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than about 1032:1
+MOST_BYTES = 4 << 30  # of stored voxels; a CT of 1024×1024×2000 voxels takes them
+_CHUNK = 1 << 20
+_ZLIB_OR_GZIP = 47  # zlib's code for telling the two apart by itself
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: int | None = None) -> None:
+    """Refuse a header that promises more bytes than are taken at all, or than the file can hold.
+
+    Args:
+        path: The file, for the sentence.
+        shape: Its voxels, for the sentence.
+        promised: Bytes of voxels by the header.
+        stored: The most bytes that the file can hold once it is unpacked; None where that is looked at elsewhere.
+    """
+    if stored is not None and promised > stored:
+        raise DataError(
+            f"{shown(path)} is cut short: its header promises {promised} bytes of voxels ({times(shape)}), the file holds "
+            f"{stored} at most; export the scan again"
+        )
+    if promised > MOST_BYTES:
+        raise DataError(
+            f"{shown(path)} promises {promised / 2**30:.1f} GiB of voxels ({times(shape)}), more than the {MOST_BYTES >> 30} GiB that "
+            "are taken; crop or resample the scan"
+        )
+
+
+def inflated_bytes(path: Path, file: BinaryIO, most: int, packed_bytes: int | None = None) -> int:
+    """How many bytes a zlib or gzip stream holds, counted no further than `most` + 1.
+
+    Args:
+        path: For the sentence.
+        file: Stands where the stream begins.
+        most: Where counting may end.
+        packed_bytes: How long the stream is; None for all that is left of the file.
+
+    Raises:
+        DataError: The stream is damaged or cut short.
+    """
+    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
+    count, left = 0, packed_bytes
+
+    def more() -> bytes:
+        nonlocal left
+        chunk = file.read(_CHUNK if left is None else min(left, _CHUNK))
+        left = None if left is None else left - len(chunk)
+        return chunk
+
+    try:
+        packed = more()
+        while packed and count <= most:
+            count += len(stream.decompress(packed, _CHUNK))
+            if not stream.eof:
+                packed = stream.unconsumed_tail or more()
+            elif stream.unused_data.startswith(_GZIP_MAGIC):  # gzip files may be strung together
+                packed, stream = stream.unused_data, zlib.decompressobj(_ZLIB_OR_GZIP)
+            else:
+                return count
+    except zlib.error:
+        count = -1
+    if count > most:
+        return most + 1
+    raise DataError(f"{shown(path)} holds damaged or incomplete compressed voxels; export the scan again")
+
+
+def surplus_note(surplus: int | None) -> str:
+    """What is said of bytes behind the voxels that the header does not know of; None where they were not counted."""
+    count = "more bytes" if surplus is None else f"{surplus} bytes more"
+    return f"holds {count} than its header promises, which are not read; make sure that the whole scan is there"
