@@ -29,9 +29,9 @@ from sea_peft.loop import events, knapsack
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.knapsack import Item
-from sea_peft.loop.policies import Space
-from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.policies.sea import Sea, SeaSettings
 from sea_peft.loop.settings import Shots
+from sea_peft.loop.space import Space
 from sea_peft.loop.utility import is_decided
 
 ROUNDS = 2
@@ -64,7 +64,7 @@ def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
     """What the default profile opens first, trained a few steps, on the default target's audit case."""
     setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%"), lambda sentence: None)
     images, labels = CropSampler([_shots(setup).audit[0]], setup.settings.patch, 0).fixed(4)
-    policy = setup.policy()
+    policy = setup.fresh_policy()
     policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
     return _reuse(backbone, setup.model, policy.allocate(0).open, images, labels)
 
@@ -135,8 +135,8 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
         setup = prepare_run(options, lambda sentence: None)
         said: list[events.Event] = []
         everything = dataclasses.replace(setup.settings, audit_error=0.0)
-        Controller(setup.model, setup.space, setup.policy(), _shots(setup), everything, 1, said.append).search()
-        policy = Sea(setup.space, setup.sea)
+        Controller(setup.model, setup.space, setup.fresh_policy(), _shots(setup), everything, 1, said.append).search()
+        policy = setup.fresh_policy()
         opened = 0
         for event in said:
             if isinstance(event, events.Promised):
@@ -151,7 +151,7 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
                 counts["all_open"] += there * (1 + opened)
                 counts["audited"] += there * (1 + len(event.rows))
                 counts["until_decided"] += there + sum(len(row["deltas"]) for row in cut)
-                hysteresis = setup.sea.ranking.hysteresis
+                hysteresis = setup.policy.settings.ranking.hysteresis
                 for whole, part in zip(event.rows, cut, strict=True):
                     counts["votes"] += 1
                     counts["votes_equal"] += _vote(whole["delta"], hysteresis) == _vote(part["delta"], hysteresis)

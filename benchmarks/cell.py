@@ -55,6 +55,7 @@ def run_cell(
     Returns:
         The row, and the baselines where they were made here.
     """
+    import benchmarks.policies  # noqa: F401  (registers what grids compare with)
     from sea_peft.errors import SeaPeftError
 
     row: dict[str, Any] = {"cell": cell.row(), "policy": policy, "code": CODE, "machine": machine()}

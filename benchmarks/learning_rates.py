@@ -57,7 +57,7 @@ def _trained(target: str, policy: str, family: str, rate: float) -> tuple[float,
     setup = prepare_run(options, lambda sentence: None)
     channels, labels = setup.dataset.channels, setup.dataset.labels
     shots = [prepare(case, setup.recipe, channels, labels) for case in (*setup.split.support, *setup.split.audit)]
-    units, steps = setup.policy().final().active, setup.settings.steps
+    units, steps = setup.fresh_policy().final().active, setup.settings.steps
     kind = families()[family]
     usual, kind.learning_rate = kind.learning_rate, rate
     try:

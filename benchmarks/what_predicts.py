@@ -29,7 +29,8 @@ from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import Scan, prepare
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop.audit import HARD, SOFT, Auditor
-from sea_peft.loop.policies import Space, fixed_policy
+from sea_peft.loop.policies import make_policy
+from sea_peft.loop.space import Space
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 from sea_peft.loop.trial import prior
 
@@ -87,7 +88,9 @@ class Study:
             space = Space(self.setup.space.units, limit, self.setup.space.head)
             candidates = [space.by_id[u] for u in cheapest_twice(space)]
             sets = self._choices(candidates, space)
-            sets["affine + LoRA r4, cheapest first"] = fixed_policy("affine_lora", space, self.seed).final().active
+            sets["affine + LoRA r4, cheapest first"] = (
+                make_policy("affine_lora", space, seed=self.seed, cycles=1).final().active
+            )
             sets["random, mix of cheapest first"] = self._random(candidates, sets["cost: cheapest first"])
             for by, chosen in sets.items():
                 dice, loss = self._refitted(chosen)
@@ -231,7 +234,7 @@ class Study:
 def cheapest_twice(space: Space) -> list[str]:
     """The cheapest units, one per (site, family, placement), that fit into twice the capacity."""
     twice = dataclasses.replace(space, limit=space.head + 2 * space.capacity)
-    return list(fixed_policy("cheapest", twice, 0).final().active)
+    return list(make_policy("cheapest", twice, seed=0, cycles=1).final().active)
 
 
 def _filled(units: Sequence[Unit], value: Mapping[str, float], capacity: int) -> list[str]:

@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(backbones.backbones, name="backbones")
 app.add_typer(catalogue.adapters, name="adapters")
+app.add_typer(catalogue.policies, name="policies")
 app.add_typer(catalogue.data, name="data")
 
 

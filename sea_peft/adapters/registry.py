@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sea_peft import extensions
 from sea_peft.adapters.base import Adapter
 from sea_peft.backbones import Site
 from sea_peft.errors import UsageError, WeightsError
@@ -26,7 +27,8 @@ def register(family: type[Adapter]) -> type[Adapter]:
 
 
 def families() -> dict[str, type[Adapter]]:
-    """Every registered family by name, in the order in which units of one site act."""
+    """Every registered family by name, those of installed packages included, in the order in which units of one site act."""
+    extensions.load("families")
     return dict(_FAMILIES)
 
 
@@ -88,10 +90,11 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
 
     Raises UsageError for an unknown family or level.
     """
+    registered = families()
     for name, offer in offers.items():
-        if name not in _FAMILIES:
-            raise UsageError(f"No adapter family is called {name!r}; there are {', '.join(_FAMILIES)}.")
-        known = _FAMILIES[name]
+        if name not in registered:
+            raise UsageError(f"No adapter family is called {name!r}; there are {', '.join(registered)}.")
+        known = registered[name]
         offered: tuple[tuple[Iterable[int | str] | None, Iterable[int | str], str], ...] = (
             (offer.levels, known.levels, "level"),
             (offer.placements, known.placements, "placement"),
@@ -105,7 +108,7 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
     made = []
     for site in sites:
         module = backbone.get_submodule(site.path)
-        for name, family in _FAMILIES.items():
+        for name, family in registered.items():
             if name not in offers or not _acts_at(family, site):
                 continue
             offer = offers[name]
@@ -135,7 +138,7 @@ def total_cost(units: Iterable[Unit]) -> int:
 def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str) -> Unit:
     """The unit of this family, level and placement at the site `path`. Raises WeightsError where there is none."""
     site = next((s for s in sites if s.path == path), None)
-    known = _FAMILIES.get(family)
+    known = families().get(family)
     if site is None or known is None or not _acts_at(known, site):
         raise WeightsError(f"This backbone has no place for {family} at {path}; the adapter was made for another one.")
     return _with_cost(Unit(family, level, placement, site, 0), backbone)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sea_peft import extensions
 from sea_peft.backbones.limits import Limits, in_words, per_axis
 from sea_peft.errors import UsageError, WeightsError
 
@@ -121,7 +122,8 @@ def register(architecture: Architecture) -> Architecture:
 
 
 def architectures() -> dict[str, Architecture]:
-    """Every registered architecture by name."""
+    """Every registered architecture by name, those of installed packages included."""
+    extensions.load("backbones")
     return dict(_ARCHITECTURES)
 
 
@@ -129,11 +131,12 @@ def architecture(name: str) -> Architecture:
     """The architecture called `name`, or the one behind `package.module:factory`."""
     if ":" in name:
         return _from_factory(name)
-    if name not in _ARCHITECTURES:
-        near = difflib.get_close_matches(name, _ARCHITECTURES, n=1)
+    known = architectures()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"No backbone is called {name!r}.{hint} There are: {', '.join(sorted(_ARCHITECTURES))}.")
-    return _ARCHITECTURES[name]
+        raise UsageError(f"No backbone is called {name!r}.{hint} There are: {', '.join(sorted(known))}.")
+    return known[name]
 
 
 def _from_factory(spec: str) -> Architecture:

@@ -1,7 +1,8 @@
-"""The verbs in groups: adapters, data."""
+"""The verbs in groups: adapters, policies, data."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from sea_peft.console.verb import verb
 from sea_peft.errors import DataError
 
 adapters = typer.Typer(help="Adapter families and the units they make.", no_args_is_help=True)
+policies = typer.Typer(help="What can choose the adapters: sea, and fixed topologies.", no_args_is_help=True)
 data = typer.Typer(help="Check, describe and make data sets.", no_args_is_help=True)
 
 
@@ -43,6 +45,17 @@ def adapters_list(
         f"{offered.budget} is {offered.limit:,}: at most {offered.fits} units fit, the cheapest first, less what the head takes."
     )
     output.result(offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary))
+
+
+@policies.command("list")
+@verb
+def policies_list(output: Output) -> None:
+    """What --policy takes, a line each."""
+    from sea_peft.jobs.listing import list_policies
+
+    rows = list_policies()
+    document = {"policies": [dataclasses.asdict(row) for row in rows]}
+    output.result(document, table("", ("policy", "places"), [(row.name, row.about) for row in rows]))
 
 
 @data.command("check")

@@ -41,7 +41,7 @@ from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.outcome import Outcome, Rival
-from sea_peft.loop.policies import simple_topology
+from sea_peft.loop.policies.fixed import simple_topology
 from sea_peft.loop.recommendation import recommend
 from sea_peft.loop.settings import Shots
 
@@ -251,7 +251,7 @@ class _Run:
     def _recommended(self, arms: Mapping[str, events.Scored]) -> events.Recommended:
         compared = [event for event in self.past if isinstance(event, events.Compared)]
         last = compared[-1] if compared else None
-        return recommend(self.setup.new_labels, arms, self._on_held_out(), last, self.setup.policy().name)
+        return recommend(self.setup.new_labels, arms, self._on_held_out(), last, self.setup.policy.name)
 
     def _on_held_out(self) -> dict[str, events.Scored]:
         return {e.arm: e for e in self.past if isinstance(e, events.Scored) and e.on == "held_out"}
@@ -332,7 +332,7 @@ class _Run:
         `compared`: whether rivals are wanted at all; left out: where the policy is held against them.
         """
         baselines = bool(self.baselines)
-        compared = self.setup.held_against_rivals if compared is None else compared
+        compared = self.setup.policy.audits if compared is None else compared
         if self.state.arm == "head_only" and (compared or (self.setup.space.head and not baselines)):
             self._rival("head_only", "head_only", shots, refit=not baselines)
         if self.state.arm == "head_only":
@@ -392,9 +392,9 @@ class _Run:
             save_checkpoint(self.folder.checkpoint, self.state)
 
         controller = Controller(
-            setup.model, setup.space, setup.policy(policy), shots, setup.settings, setup.options.seed, callback, save,
+            setup.model, setup.space, setup.fresh_policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
-            rivals=[Rival(**r) for r in self.state.rivals.values()] if arm == "policy" and setup.held_against_rivals else (),
+            rivals=[Rival(**r) for r in self.state.rivals.values()] if arm == "policy" and setup.policy.audits else (),
         )  # fmt: skip
         if self.state.arm == arm and self.state.controller is not None:
             with belonging(self.folder.checkpoint):

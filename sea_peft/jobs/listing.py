@@ -1,10 +1,9 @@
-"""`seapeft backbones list | info` and `seapeft adapters list`: what there is, counted on the real networks."""
+"""`seapeft backbones list | info`, `seapeft adapters list` and `seapeft policies list`: what there is, counted on the real networks."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from sea_peft.adapters import Unit, units_for
@@ -13,6 +12,8 @@ from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, read_ca
 from sea_peft.errors import WeightsError
 from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import load_profile, parse_budget
+from sea_peft.loop.policies import policies
+from sea_peft.loop.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +151,30 @@ def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Of
     rows = [
         FamilyRow(
             family, level, placement, tuple(sorted({u.site.kind for u in made})), len(made), min(u.cost for u in made),
-            max(u.cost for u in made), sum(u.cost for u in made), fitting(made, limit),
+            max(u.cost for u in made), sum(u.cost for u in made), fitting(Space(tuple(made), limit, head=0)),
             made[0].id.partition("@")[0],
         )
         for (family, level, placement), made in sorted(groups.items())
     ]  # fmt: skip
     return Offered(
         offers.name, offers.about, _called(opened.pretrained), opened.pretrained.parameters, offers.budget, limit,
-        tuple(rows), units, fitting(units, limit),
+        tuple(rows), units, fitting(Space(units, limit, head=0)),
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyRow:
+    """One policy. `within_budget`: false for comparisons that no budget binds."""
+
+    name: str
+    about: str
+    within_budget: bool
+
+
+def list_policies() -> list[PolicyRow]:
+    """`sea` and every fixed topology, those of installed packages included. Raises UsageError where such a package is broken."""
+    rows = [PolicyRow(entry.name, entry.about, not entry.outside_budget) for entry in policies().values()]
+    return sorted(rows, key=lambda row: (row.name != "sea", not row.within_budget, row.name))
 
 
 def _trained(pretrained: Pretrained) -> bool:
@@ -174,11 +190,6 @@ def _parameters(card: Card) -> int:
     return architecture(card.architecture).parameters({**channels, **card.kwargs})
 
 
-def fitting(units: Sequence[Unit], limit: int) -> int:
-    """How many units fit, cheapest first, at most one of a site and family. The head's share depends on the labels and is not taken off."""
-    left, groups = limit, set()
-    for unit in sorted(units, key=lambda u: (u.cost, u.id)):
-        if unit.group not in groups and unit.cost <= left:
-            groups.add(unit.group)
-            left -= unit.cost
-    return len(groups)
+def fitting(space: Space) -> int:
+    """How many units fit, cheapest first, at most one of a site and family."""
+    return len(space.room().fill(space.cheapest_first()))

@@ -38,7 +38,7 @@ def plan(
         "budget": {"limit": setup.space.limit, "head": setup.space.head, "capacity": setup.space.capacity},
         "units": {
             "offered": len(setup.space.units),
-            "fitting": fitting(setup.space.units, setup.space.capacity),
+            "fitting": fitting(setup.space),
         },
         "policy": options.policy,
         "seed": options.seed,

@@ -162,6 +162,7 @@ def read_case_names(folder: RunFolder) -> dict[str, str]:
 
 def run_started(setup: Setup) -> RunStarted:
     """The first event: what is on offer under which budget, the settings, and the hashed cases by role."""
+    own = setup.policy.settings
     return RunStarted(
         setup.options.policy,
         setup.options.seed,
@@ -169,7 +170,7 @@ def run_started(setup: Setup) -> RunStarted:
         setup.space.head,
         setup.backbone.pretrained.parameters,
         [unit.row() for unit in setup.space.units],
-        as_json({"loop": asdict(setup.settings), "sea": asdict(setup.sea)}),
+        as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
         {role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
     )
 

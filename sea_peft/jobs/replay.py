@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sea_peft.adapters import Unit
 from sea_peft.artefacts.history import History
 from sea_peft.backbones import Site
 from sea_peft.errors import UsageError
-from sea_peft.loop.ablations import SEA_VARIANTS
 from sea_peft.loop.events import Allocated, Audited, Event, Promised, Ranked, RunStarted
-from sea_peft.loop.policies import Policy, Space, fixed_policy
-from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.policies import make_policy
+from sea_peft.loop.policy import Policy
+from sea_peft.loop.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +69,15 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
 def _policy(started: RunStarted) -> Policy:
     """The policy as it was when the run began."""
     space = Space(tuple(_unit(row) for row in started.units), started.limit, started.head)
-    if started.policy not in SEA_VARIANTS:
-        return fixed_policy(started.policy, space, started.seed)
+    loop, own = (started.settings.get(part) or {} for part in ("loop", "policy"))
     try:
-        settings = TypeAdapter(SeaSettings).validate_python(started.settings.get("sea", {}))
+        return make_policy(started.policy, space, seed=started.seed, cycles=loop.get("cycles", 1), settings=own)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UsageError(
             f"The trace's setting {field} is not one of this sea_peft ({first['msg']}); replay it with the sea_peft that wrote it."
         ) from error
-    return Sea(space, settings)
 
 
 def _unit(row: dict[str, Any]) -> Unit:

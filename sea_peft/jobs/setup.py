@@ -25,11 +25,11 @@ from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
-from sea_peft.loop.ablations import SEA_VARIANTS, Variant
 from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
-from sea_peft.loop.policies import Policy, Space, fixed_policy, policy_offers
-from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.policies import Entry, make_policy, policy_entry
+from sea_peft.loop.policy import Policy
 from sea_peft.loop.settings import LoopSettings
+from sea_peft.loop.space import Space
 from sea_peft.phantom import phantom_dataset, phantom_target
 
 DEFAULT_TARGET = "low-dose-ct"
@@ -79,8 +79,8 @@ class AdaptOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
-    """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `digest`: of the
-    data, the `salt` that case ids are hashed with. `warnings`: sentences for the user."""
+    """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `policy`: as
+    it is before a run. `digest`: of the data, the `salt` that case ids are hashed with. `warnings`: sentences for the user."""
 
     options: AdaptOptions
     backbone: Backbone
@@ -92,7 +92,7 @@ class Setup:
     model: Adapted
     space: Space
     settings: LoopSettings
-    sea: SeaSettings
+    policy: Policy
     device: torch.device
     warnings: tuple[str, ...]
 
@@ -128,19 +128,14 @@ class Setup:
         return self.split.leave_one_out() if self.tested_on == "cv" else ()
 
     @property
-    def held_against_rivals(self) -> bool:
-        """Whether what the policy finds is compared with simpler policies before it ships."""
-        return self.options.policy in SEA_VARIANTS
-
-    @property
     def window(self) -> SlidingWindow:
         """What the network sees at once, in training, audits, scores and prediction."""
         return SlidingWindow(patch=self.settings.patch)
 
-    def policy(self, name: str | None = None) -> Policy:
-        """A fresh policy: the one asked for, or the one called `name`."""
+    def fresh_policy(self, name: str | None = None) -> Policy:
+        """The policy asked for, or the one called `name`, as it is before a run."""
         name = name or self.options.policy
-        return Sea(self.space, self.sea) if name in SEA_VARIANTS else fixed_policy(name, self.space, self.options.seed)
+        return make_policy(name, self.space, seed=self.options.seed, cycles=self.settings.cycles)
 
     def need(self) -> Need:
         """Memory and disk that the run will take: the largest of training on the shots and scoring whole scans."""
@@ -158,8 +153,7 @@ def prepare_run(
     options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
 ) -> Setup:
     """Resolve and check everything. Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then."""
-    variant = SEA_VARIANTS.get(options.policy)
-    own_offers = policy_offers(options.policy) if variant is None else None
+    entry = policy_entry(options.policy)
     shots, named = _wanted_cases(options)
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more.")
@@ -168,8 +162,8 @@ def prepare_run(
     backbone = open_backbone(options.backbone, options.weights or _own_weights(options.data, options.backbone))
     pretrained = backbone.pretrained
     limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
-    settings = _loop_settings(options, backbone, variant)
-    units = audit_space(backbone, profile.offers() if own_offers is None else own_offers)
+    settings = _loop_settings(options, backbone, entry)
+    units = audit_space(backbone, profile.offers() if entry.offers is None else entry.offers)
 
     opened = open_data(options.data)
     by_name = options.channels or _channels_by_name(opened, pretrained.card.channels)
@@ -194,8 +188,8 @@ def prepare_run(
     model.head.keeps_known = profile.head == "new"
     head = 0 if profile.head == "frozen" else model.head.cost
     space = Space(units, limit, head)
-    if own_offers is None:
-        check_feasible(limit, head, [unit.cost for unit in units], pretrained.parameters)
+    if entry.offers is None:
+        check_feasible(space, pretrained.parameters)
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
     warnings = list(dataset.warnings) if phantom else []
@@ -230,16 +224,15 @@ def prepare_run(
         warnings.append(
             "One shot leaves no case to audit on: utilities are measured on held-out labels of the same scan and are not independent."
         )
-    searching = SeaSettings(cycles=settings.cycles)
+    # a fixed topology of which nothing fits is refused here
+    policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles)
     setup = Setup(
-        options, backbone, dataset, parts, digest, recipe, rows, model, space, settings,
-        variant.settings(searching) if variant else searching, device, tuple(warnings),
-    )  # fmt: skip
-    setup.policy()  # a fixed topology of which nothing fits is refused here
+        options, backbone, dataset, parts, digest, recipe, rows, model, space, settings, policy, device, tuple(warnings)
+    )
     if options.time_limit is None:
         return setup
     # the head alone trains as long as the policy, and a simple topology through the search, which is half of that
-    arms = (1.0 + (space.head > 0)) * (1 + len(setup.folds)) + 0.5 * setup.held_against_rivals
+    arms = (1.0 + (space.head > 0)) * (1 + len(setup.folds)) + 0.5 * policy.audits
     settings = dataclasses.replace(settings, time_limit=options.time_limit / arms)
     return dataclasses.replace(setup, settings=settings)
 
@@ -305,12 +298,12 @@ def _own_weights(data: str | None, backbone: str | None) -> str | None:
     return own if read_card(cards()[own]).architecture == backbone else None
 
 
-def _loop_settings(options: AdaptOptions, backbone: Backbone, variant: Variant | None) -> LoopSettings:
+def _loop_settings(options: AdaptOptions, backbone: Backbone, entry: Entry) -> LoopSettings:
     default = DEFAULT_STEPS if _phantom_name(options.data or _DEFAULT_DATA) is None else PHANTOM_STEPS
     steps = default if options.steps is None else options.steps
     cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
-    if variant is not None and variant.cycles is not None:
-        cycles = variant.cycles
+    if entry.cycles is not None:
+        cycles = entry.cycles
     if cycles < 1:
         raise UsageError(f"--cycles {cycles}: at least one cycle is needed.")
     patch = options.patch or backbone.pretrained.card.patch

@@ -12,6 +12,7 @@ import pydantic
 
 from sea_peft.adapters import Offer
 from sea_peft.errors import BudgetError, UsageError
+from sea_peft.loop.space import Space
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,13 +98,14 @@ def load_profile(name: str) -> Profile:
         raise UsageError(f"Budget profile {path.name}, field {where}: {first['msg']}.") from error
 
 
-def check_feasible(limit: int, head: int, costs: list[int], parameters: int) -> None:
-    """Raise BudgetError when the head and the cheapest unit do not fit together."""
-    if not costs:
+def check_feasible(space: Space, parameters: int) -> None:
+    """Raise BudgetError when the head and the cheapest unit do not fit together. `parameters`: the backbone's."""
+    if not space.units:
         raise BudgetError("The budget profile offers no unit on this backbone; choose another --profile.")
-    need = head + min(costs)
-    if limit < need:
+    cheapest = space.cheapest_first()[0]
+    if not space.fits([cheapest]):
+        need = space.used([cheapest.id])
         raise BudgetError(
-            f"A budget of {limit:,} parameters fits no unit: the head takes {head:,} and the cheapest unit {min(costs):,}; "
-            f"ask for at least {need:,} ({need / parameters:.4%} of the backbone)."
+            f"A budget of {space.limit:,} parameters fits no unit: the head takes {space.head:,} and the cheapest unit "
+            f"{space.cost(cheapest):,}; ask for at least {need:,} ({need / parameters:.4%} of the backbone)."
         )

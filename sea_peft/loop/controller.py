@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sea_peft.adapters import Adapted, total_cost
+from sea_peft.adapters import Adapted
 from sea_peft.backbones import mixes_its_batch
 from sea_peft.data.crops import CropSampler, hold_out_labels
 from sea_peft.errors import BudgetError
@@ -17,8 +17,9 @@ from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.comparison import compare
 from sea_peft.loop.outcome import Outcome, Rival, Seconds
-from sea_peft.loop.policies import Allocation, Policy, Space
+from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.settings import LoopSettings, Shots
+from sea_peft.loop.space import Space
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 _REFIT_CHECKPOINT_EVERY = 25
@@ -99,7 +100,7 @@ class Controller:
             self._refitted += count
             self._enter("refit")
         self.model.bank.activate(self._chosen)
-        used = self.space.head + total_cost(self.space.by_id[u] for u in self._chosen)
+        used = self.space.used(self._chosen)
         _, cycles, refit = self.settings.plan()
         whole = self._cycle == len(cycles) and self._refit == refit
         reason = (
@@ -269,8 +270,8 @@ class Controller:
 
     def _check_budget(self, allocation: Allocation) -> int:
         """Everything trainable counted, at any moment. Returns the parameters used."""
-        used = self.space.head + total_cost(self.space.by_id[u] for u in allocation.open)
-        if used > self.space.limit and not self.policy.outside_budget:
+        used = self.space.used(allocation.open)
+        if not (self.policy.outside_budget or self.space.fits(self.space.by_id[u] for u in allocation.open)):
             raise BudgetError(f"Policy {self.policy.name} asked for {used:,} parameters of {self.space.limit:,}.")
         return used
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping
 
 from sea_peft.loop import knapsack
-from sea_peft.loop.knapsack import Item
-from sea_peft.loop.policies import Allocation, Decision, Space
+from sea_peft.loop.policy import Allocation, Decision
+from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels
 from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
 
@@ -61,7 +61,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         return typical * evidence.prior[base] * levels.size[unit] + (typical * own * levels.size[unit]) ** 0.5
 
     worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
-    items = [Item(u, units[u].group, units[u].cost, w) for u, w in worths.items()]
+    items = [space.item(u, w) for u, w in worths.items()]
     found = knapsack.greedy(items, space.capacity)
     best = knapsack.exact(items, space.capacity, found)
     taken = {units[u].group: u for u in found.chosen}
@@ -69,8 +69,8 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
 
     def why_not(unit: str) -> str:
         u = units[unit]
-        if u.cost > space.capacity:
-            return f"costs {u.cost:,}, more than the whole budget for units ({space.capacity:,})"
+        if not space.fits([u]):
+            return f"costs {space.cost(u):,}, more than the whole budget for units ({space.capacity:,})"
         if worths.get(unit, 0.0) <= 0:
             return "audits speak against it"
         if u.group in taken:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from sea_peft.adapters import Unit
 from sea_peft.loop import knapsack
-from sea_peft.loop.knapsack import Item
-from sea_peft.loop.policies import Space
+from sea_peft.loop.space import Space
 
 
 class Levels:
@@ -19,11 +18,11 @@ class Levels:
         smallest: dict[tuple[str, str], Unit] = {}
         for unit in space.units:
             key = unit.group, unit.placement
-            smallest[key] = min(smallest.get(key, unit), unit, key=lambda u: (u.cost, u.id))
+            smallest[key] = min(smallest.get(key, unit), unit, key=lambda u: (space.cost(u), u.id))
         self.bases = tuple(unit.id for unit in smallest.values())
         self.base = {u.id: smallest[u.group, u.placement].id for u in space.units}
         units = space.by_id
-        self.size = {u.id: (u.cost / units[self.base[u.id]].cost) ** growth for u in space.units}
+        self.size = {u.id: (space.cost(u) / space.cost(units[self.base[u.id]])) ** growth for u in space.units}
 
 
 def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float) -> dict[str, float]:
@@ -44,9 +43,10 @@ def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float
     }
 
 
-def by_density(units: Mapping[str, Unit], prior: Mapping[str, float]) -> list[str]:
-    """Most per parameter first."""
-    return sorted(prior, key=lambda u: (-prior[u] / units[u].cost, units[u].cost, u))
+def by_density(space: Space, prior: Mapping[str, float]) -> list[str]:
+    """Most for its cost first."""
+    cost = {u: space.cost(space.by_id[u]) for u in prior}
+    return sorted(prior, key=lambda u: (-prior[u] / cost[u], cost[u], u))
 
 
 def on_trial(
@@ -56,13 +56,11 @@ def on_trial(
     First what a knapsack would take by `prior` alone, then the bases of the others by their density. The rest is left out from the start;
     the budget is filled in any case."""
     units = space.by_id
-    items = [Item(u.id, u.group, u.cost, prior[levels.base[u.id]] * levels.size[u.id]) for u in space.units]
+    items = [space.item(u.id, prior[levels.base[u.id]] * levels.size[u.id]) for u in space.units]
     first = knapsack.greedy(items, space.capacity).chosen
-    room, chances = space.capacity * cycles, max(len(first), audit_units * cycles)
-    listed: dict[str, str] = {}
-    for unit in (*first, *by_density(units, prior)):
-        u = units[unit]
-        if u.group not in listed and u.cost <= min(room, space.capacity) and len(listed) < chances:
-            listed[u.group] = unit
-            room -= u.cost
-    return tuple(listed.values())
+    room, chances = space.room(space.capacity * cycles), max(len(first), audit_units * cycles)
+    listed: list[str] = []
+    for unit in (*first, *by_density(space, prior)):
+        if len(listed) < chances and space.fits([units[unit]]) and room.take(units[unit]):
+            listed.append(unit)
+    return tuple(listed)

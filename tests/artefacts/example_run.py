@@ -75,7 +75,7 @@ class _Run:
         audit = 1 if self.shots > 1 else 0
         roles = {"support": self.shots - audit, "audit": audit, "test": 8}
         split = {role: [hashed(f"{role}{i}") for i in range(n)] for role, n in roles.items()}
-        settings = {"loop": {"steps": 90, "warmup_share": 0.08}, "sea": {"utility": {"decay": 0.93}}}
+        settings = {"loop": {"steps": 90, "warmup_share": 0.08}, "policy": {"utility": {"decay": 0.93}}}
         yield ev.RunStarted("sea", self.seed, self.limit, HEAD, BACKBONE, self.units, settings, split)
         yield ev.Searched(-1, "warmup", 0, 7, 0.9, [], [], 1.0)
         yield ev.Promised(0, {unit: rng.random() * 1e-3 for unit in cost}, 0.2)

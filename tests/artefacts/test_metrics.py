@@ -70,7 +70,7 @@ def test_an_arm_without_score_has_no_point():
 
 def test_params_hold_the_settings_and_no_path(events):
     told = params(History.of(events), CONFIG)
-    assert told["settings.sea.utility.decay"] == "0.93"
+    assert told["settings.policy.utility.decay"] == "0.93"
     assert told["shots"] == "5"
     assert told["budget"] == "1%"
     assert told["budget_limit"] == "6000"

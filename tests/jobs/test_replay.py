@@ -64,7 +64,7 @@ def test_what_a_replay_may_not_know_is_not_needed(runs: Path) -> None:
 def test_settings_of_another_version_are_refused(runs: Path) -> None:
     started, *rest = read_trace(runs / "sea" / "trace.jsonl")
     assert isinstance(started, RunStarted)
-    odd = {**started.settings, "sea": {**started.settings["sea"], "probe_share": "a third"}}
+    odd = {**started.settings, "policy": {**started.settings["policy"], "probe_share": "a third"}}
     with pytest.raises(UsageError, match="setting probe_share is not one of this sea_peft"):
         replay([dataclasses.replace(started, settings=odd), *rest])
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sea_peft.adapters import families
+from sea_peft.adapters import Unit, families
+from sea_peft.backbones import Site
 from sea_peft.errors import BudgetError, UsageError
 from sea_peft.loop.budget import check_feasible, load_profile, parse_budget, profiles_folder
+from sea_peft.loop.space import Space
 
 
 @pytest.mark.parametrize(
@@ -77,14 +79,20 @@ def test_no_parameter_is_lost_to_rounding(hundredths, parameters):
     assert parse_budget(f"{hundredths // 1000}.{hundredths % 1000:03d}k", parameters) == hundredths
 
 
+def offered(limit: int, head: int, *costs: int) -> Space:
+    """A space whose units cost this much."""
+    site = Site("conv", "conv", 8, 8, (1.0, 1.0, 1.0), "encoder", 0)
+    return Space(tuple(Unit("lora", level, "", site, cost) for level, cost in enumerate(costs, 1)), limit, head)
+
+
 def test_a_budget_that_fits_no_unit_says_what_would():
-    check_feasible(120, 100, [20, 30], 10_000)
+    check_feasible(offered(120, 100, 20, 30), 10_000)
     with pytest.raises(
         BudgetError, match=r"fits no unit: the head takes 100 and the cheapest unit 20; ask for at least 120"
     ):
-        check_feasible(119, 100, [30, 20], 10_000)
+        check_feasible(offered(119, 100, 30, 20), 10_000)
     with pytest.raises(BudgetError, match="offers no unit on this backbone"):
-        check_feasible(119, 0, [], 10_000)
+        check_feasible(offered(119, 0), 10_000)
 
 
 # -- profiles ----------------------------------------------------------------------------------------------

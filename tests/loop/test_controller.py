@@ -17,9 +17,11 @@ from sea_peft.errors import BudgetError
 from sea_peft.loop import controller, events
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.outcome import Outcome, Rival
-from sea_peft.loop.policies import Allocation, Policy, Space, fixed_policy
-from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.policies import make_policy
+from sea_peft.loop.policies.sea import Sea, SeaSettings
+from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.settings import LoopSettings, Shots
+from sea_peft.loop.space import Space
 
 PATCH = (16, 16, 16)
 SETTINGS = LoopSettings(steps=20, cycles=3, patch=PATCH, batch_size=1, audit_patches=2, promise_batches=1)
@@ -63,7 +65,7 @@ def _prepared(
     if policy in ("sea", "curious"):
         made = {"sea": Sea, "curious": Curious}[policy](space, SeaSettings(audit_units=6))
     else:
-        made = fixed_policy(policy, space, seed)
+        made = make_policy(policy, space, seed=seed, cycles=settings.cycles)
 
     def say(event: events.Event) -> None:
         run.said.append(dataclasses.replace(event, seconds=0.0) if hasattr(event, "seconds") else event)
@@ -365,5 +367,5 @@ def test_a_network_that_mixes_its_batch_is_audited_one_patch_at_a_time_as_masks_
     model = tiny.model(backbone)
     space = tiny.space_of(model)
     settings = dataclasses.replace(SETTINGS, audit_patches=6, patch=(8, 8, 8))
-    audited = Controller(model, space, fixed_policy("affine", space, 0), SHOTS, settings, 0).auditor
+    audited = Controller(model, space, make_policy("affine", space, seed=0, cycles=3), SHOTS, settings, 0).auditor
     assert max(len(images) for images, _ in audited.batches) == together

@@ -18,8 +18,10 @@ from worlds import Conversation, converse, space
 from sea_peft.adapters import total_cost
 from sea_peft.errors import BudgetError
 from sea_peft.loop.knapsack import Item, exact
-from sea_peft.loop.policies import Policy, Space, fixed_policy
-from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.policies import make_policy
+from sea_peft.loop.policies.sea import Sea, SeaSettings
+from sea_peft.loop.policy import Policy
+from sea_peft.loop.space import Space
 
 CYCLES = 6
 SEEDS = range(10)
@@ -104,7 +106,7 @@ def _rates(choose: Callable[[World], Iterable[str]]) -> tuple[float, float]:
 def _fixed(name: str) -> Callable[[World], Iterable[str]]:
     def choose(world: World) -> Iterable[str]:
         try:
-            return fixed_policy(name, world.space, world.seed).final().active
+            return make_policy(name, world.space, seed=world.seed, cycles=1).final().active
         except BudgetError:
             return ()
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from worlds import check_allocation, constant, converse, noisy, replay, space
 
 from sea_peft.adapters import total_cost
-from sea_peft.loop.policies import Space
+from sea_peft.loop.policies.sea import Sea, SeaSettings
 from sea_peft.loop.ranking import ACTIVE, COOLING, IDLE, PROBE, RankingSettings
-from sea_peft.loop.sea import Sea, SeaSettings
+from sea_peft.loop.space import Space
 from sea_peft.loop.trial import prior
 from sea_peft.loop.utility import UtilitySettings
 

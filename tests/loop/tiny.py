@@ -14,7 +14,7 @@ from sea_peft.adapters.liveness import acting
 from sea_peft.backbones import Site, architectures, find_sites
 from sea_peft.data.geometry import whole_geometry
 from sea_peft.data.prepare import Scan
-from sea_peft.loop.policies import Space
+from sea_peft.loop.space import Space
 
 OFFERS = {"affine": Offer(), "lora": Offer(levels=(1, 2)), "conv_adapter": Offer(levels=(4,), kinds=("block",))}
 

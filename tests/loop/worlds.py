@@ -10,7 +10,8 @@ from typing import Any
 
 from sea_peft.adapters import Unit, total_cost
 from sea_peft.backbones import Site
-from sea_peft.loop.policies import Allocation, Policy, Space
+from sea_peft.loop.policy import Allocation, Policy
+from sea_peft.loop.space import Space
 
 STAGES = ("encoder", "bottleneck", "decoder")
 

@@ -1,26 +1,28 @@
-"""What chooses the active set. Every policy runs in the same loop; a fixed topology is a policy that does not listen.
+"""What chooses the active set. Every policy runs in the same loop: `sea`, and each fixed topology, which does not listen.
 
-`sea` itself stands in `sea_peft.loop.sea`; here are the conversation that every policy has with the loop, and the rivals.
+Importing this registers them all; their order is that of `seapeft policies list`.
 """
 
-from sea_peft.loop.policies.base import Allocation, Decision, Fixed, Policy, Space
-from sea_peft.loop.policies.catalogue import (
-    FIXED_POLICIES,
-    OUTSIDE_BUDGET,
-    fixed_policy,
-    policy_offers,
-    simple_topology,
+from sea_peft.loop.policies import sea  # isort: skip
+from sea_peft.loop.policies import fixed  # isort: skip
+from sea_peft.loop.policies import adaptive_rank  # isort: skip
+from sea_peft.loop.policies.registry import (
+    Entry,
+    make_policy,
+    policies,
+    policy_entry,
+    register,
+    register_described,
 )
 
 __all__ = [
-    "FIXED_POLICIES",
-    "OUTSIDE_BUDGET",
-    "Allocation",
-    "Decision",
-    "Fixed",
-    "Policy",
-    "Space",
-    "fixed_policy",
-    "policy_offers",
-    "simple_topology",
+    "Entry",
+    "adaptive_rank",
+    "fixed",
+    "make_policy",
+    "policies",
+    "policy_entry",
+    "register",
+    "register_described",
+    "sea",
 ]

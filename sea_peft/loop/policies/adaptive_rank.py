@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sea_peft.adapters import Unit, total_cost
-from sea_peft.loop.policies.base import Allocation, Decision, Space
-from sea_peft.loop.policies.filling import cheapest_first, fill
+from sea_peft.adapters import Offer, Unit
+from sea_peft.loop.policies.fixed import nothing_fits
+from sea_peft.loop.policies.registry import Entry, register
+from sea_peft.loop.policy import Allocation, Decision, Policy
+from sea_peft.loop.space import Space
 
 _SMOOTHING = 0.85
 
 
-class AdaptiveRank:
+class AdaptiveRank(Policy):
     """Affine at every norm; the rest of the budget goes to LoRA ranks by importance.
 
     In the manner of AdaLoRA (Zhang et al. 2023, arXiv 2303.10512), which shares a rank budget out by a smoothed sensitivity of the loss
@@ -23,14 +25,9 @@ class AdaptiveRank:
     the rank it would then have is highest, until nothing fits.
     """
 
-    name = "adalora"
-    audits = False
-    outside_budget = False
-    trial: tuple[str, ...] = ()
-
     def __init__(self, space: Space) -> None:
-        self.space = space
-        self._affine = fill(cheapest_first(u for u in space.units if u.family == "affine"), space.capacity)
+        super().__init__("adalora", space)
+        self._affine = space.room().fill(space.cheapest_first(u for u in space.units if u.family == "affine"))
         self._ranks: dict[str, list[Unit]] = {}
         for unit in sorted((u for u in space.units if u.family == "lora"), key=lambda u: (u.level, u.id)):
             self._ranks.setdefault(unit.site.path, []).append(unit)
@@ -62,12 +59,6 @@ class AdaptiveRank:
         ]
         return Allocation(self._open, decisions=tuple(decisions))
 
-    def to_audit(self, cycle: int) -> Mapping[str, float]:
-        return {}
-
-    def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        raise RuntimeError(f"{self.name} asks for no audit")
-
     def final(self) -> Allocation:
         """What the last cycle trained."""
         if not self._open:  # a time limit left no cycle to search in
@@ -83,18 +74,34 @@ class AdaptiveRank:
         self._importance, self._open = dict(state["importance"]), tuple(state["open"])
 
     def _by_importance(self) -> list[Unit]:
-        left = self.space.capacity - total_cost(self._affine)
+        room = self.space.room(taken=self._affine)
         at: dict[str, int] = dict.fromkeys(self._ranks, -1)  # site → place of its unit in the list of its ranks
 
-        def step(site: str) -> int:
-            """Parameters that the next larger rank of this site costs."""
-            now = self._ranks[site][at[site]].cost if at[site] >= 0 else 0
-            return self._ranks[site][at[site] + 1].cost - now
+        def step(site: str) -> tuple[Unit, Unit | None]:
+            """The next larger rank of this site, and the one that it takes the place of."""
+            place, ranks = at[site], self._ranks[site]
+            return ranks[place + 1], ranks[place] if place >= 0 else None
 
         while True:
-            able = [s for s in at if at[s] + 1 < len(self._ranks[s]) and step(s) <= left]
+            further = {s: step(s) for s in at if at[s] + 1 < len(self._ranks[s])}
+            able = [s for s, (unit, now) in further.items() if room.fits(unit, instead_of=now)]
             if not able:
                 return [self._ranks[site][place] for site, place in at.items() if place >= 0]
-            best = max(able, key=lambda s: (self._importance.get(s, 0.0) / self._ranks[s][at[s] + 1].level, s))
-            left -= step(best)
+            merit = {s: self._importance.get(s, 0.0) / further[s][0].level for s in able}
+            best = max((value, s) for s, value in merit.items())[1]
+            room.take(further[best][0], instead_of=further[best][1])
             at[best] += 1
+
+
+_OFFERS = {"affine": Offer(), "lora": Offer()}
+_ABOUT = "affine and LoRA ranks by importance"
+
+
+def _make(space: Space, _seed: int, _settings: Any) -> AdaptiveRank:
+    units = [unit for unit in space.units if unit.family in _OFFERS]
+    if not any(space.fits([unit]) for unit in units):
+        raise nothing_fits("adalora", _ABOUT, units, space)
+    return AdaptiveRank(space)
+
+
+register(Entry(name="adalora", about=f"{_ABOUT}, re-estimated every cycle", make=_make, offers=_OFFERS))

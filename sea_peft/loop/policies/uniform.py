@@ -1,21 +1,33 @@
-"""Topologies that treat every site alike: one family everywhere, one size everywhere, one share of the budget everywhere."""
+"""Topologies that treat every site alike: one family everywhere, one size everywhere, one share of the budget everywhere; and chance."""
 
 from __future__ import annotations
 
-from sea_peft.adapters import Unit, total_cost
-from sea_peft.loop.policies.base import Space
-from sea_peft.loop.policies.filling import cheapest_first, everywhere, fill
+from collections.abc import Sequence
+
+import numpy as np
+
+from sea_peft.adapters import Unit
+from sea_peft.loop.space import Space
+
+
+def everywhere(own: Sequence[Unit], level: int, placement: str) -> list[Unit]:
+    """One unit per site: the asked level, or the largest smaller one where the site is too narrow for it."""
+    at: dict[str, Unit] = {}
+    for unit in sorted(own, key=lambda u: u.level):
+        if unit.placement == placement and (unit.level <= level or unit.site.path not in at):
+            at[unit.site.path] = unit
+    return list(at.values())
 
 
 def one_family(space: Space, seed: int) -> list[Unit]:
     """One design everywhere, at the largest level at which all of it fits; where not even the smallest fits, from the cheapest up."""
     variants = sorted({(u.level, u.placement) for u in space.units})
     topologies = [everywhere(space.units, *variant) for variant in variants]
-    affordable = [t for t in topologies if total_cost(t) <= space.capacity]
+    affordable = [t for t in topologies if space.fits(t)]
     if affordable:
-        return max(affordable, key=lambda t: (total_cost(t), t[0].id))
-    cheapest = min(topologies, key=lambda t: (total_cost(t), t[0].id), default=[])
-    return fill(cheapest_first(cheapest), space.capacity)
+        return max(affordable, key=lambda t: (space.total(t), t[0].id))
+    cheapest = min(topologies, key=lambda t: (space.total(t), t[0].id), default=[])
+    return space.room().fill(space.cheapest_first(cheapest))
 
 
 def everything(space: Space, seed: int) -> list[Unit]:
@@ -24,30 +36,29 @@ def everything(space: Space, seed: int) -> list[Unit]:
 
 
 def equal_shares(space: Space, seed: int) -> list[Unit]:
-    """The same number of parameters for every (site, family): each takes the largest unit that its share pays for.
+    """The same share of the budget for every (site, family): each takes the largest unit that its share pays for.
 
     Shares are recomputed as groups are served, cheapest first, so that what a narrow site cannot spend goes to the wider ones.
     """
     groups: dict[str, list[Unit]] = {}
     for unit in space.units:
         groups.setdefault(unit.group, []).append(unit)
-    waiting = sorted(groups.values(), key=lambda g: (max(u.cost for u in g), g[0].site.order, g[0].group))
+    waiting = sorted(groups.values(), key=lambda g: (max(map(space.cost, g)), g[0].site.order, g[0].group))
     chosen: list[Unit] = []
-    left = space.capacity
+    room = space.room()
     for served, group in enumerate(waiting):
-        share = left / (len(waiting) - served)
-        affordable = [u for u in group if u.cost <= share]
+        share = room.part(len(waiting) - served)
+        affordable = [u for u in group if share.fits(u)]
         if affordable:
-            chosen.append(max(affordable, key=lambda u: (u.cost, u.id)))
-            left -= chosen[-1].cost
-    return fill(cheapest_first(space.units), space.capacity, chosen)
+            chosen += room.fill([max(affordable, key=lambda u: (space.cost(u), u.id))])
+    return chosen + room.fill(space.cheapest_first())
 
 
 def _affine_then(rank: int, space: Space) -> list[Unit]:
     """Affine at every norm, then LoRA of this rank from the cheapest site up."""
-    affine = fill(cheapest_first(u for u in space.units if u.family == "affine"), space.capacity)
-    lora = [u for u in space.units if u.family == "lora" and u.level == rank]
-    return fill(cheapest_first(lora), space.capacity, affine)
+    affine = space.cheapest_first(u for u in space.units if u.family == "affine")
+    lora = space.cheapest_first(u for u in space.units if u.family == "lora" and u.level == rank)
+    return space.room().fill([*affine, *lora])
 
 
 def affine_lora(space: Space, seed: int) -> list[Unit]:
@@ -62,7 +73,18 @@ def affine_lora_lowest(space: Space, seed: int) -> list[Unit]:
 
 def cheapest(space: Space, seed: int) -> list[Unit]:
     """The cheapest unit first, over the whole audit space."""
-    return fill(cheapest_first(space.units), space.capacity)
+    return space.room().fill(space.cheapest_first())
+
+
+def random(space: Space, seed: int) -> list[Unit]:
+    """Units in random order, each taken when it fits: what a choice is worth is what it is better than this."""
+    return space.room().fill(shuffled(space.units, [seed, 7]))
+
+
+def shuffled(units: Sequence[Unit], seed: Sequence[int]) -> list[Unit]:
+    """In an order that depends on the seed and the units' ids alone."""
+    known = sorted(units, key=lambda u: u.id)
+    return [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
 
 
 def nothing(space: Space, seed: int) -> list[Unit]:

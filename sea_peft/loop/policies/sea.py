@@ -9,7 +9,8 @@ from typing import Any
 from sea_peft.loop import knapsack
 from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
-from sea_peft.loop.policies import Allocation, Decision, Space
+from sea_peft.loop.policies.registry import Entry, register
+from sea_peft.loop.policy import Allocation, Decision, Policy
 from sea_peft.loop.ranking import (
     ACTIVE,
     COOLING,
@@ -23,6 +24,7 @@ from sea_peft.loop.ranking import (
     tick,
     vote,
 )
+from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels, on_trial, prior
 from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
 
@@ -44,7 +46,7 @@ class SeaSettings:
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
 
 
-class Sea:
+class Sea(Policy):
     """Search–audit–allocate as a policy.
 
     Everything starts idle. Until audits say otherwise a unit is worth what an average one is, tilted by its promise (the loss gradient
@@ -55,12 +57,11 @@ class Sea:
     a typical unit is worth and what audits say beyond that (`final_choice`).
     """
 
-    name = "sea"
     audits = True
-    outside_budget = False
+    settings: SeaSettings
 
     def __init__(self, space: Space, settings: SeaSettings) -> None:
-        self.space = space
+        super().__init__("sea", space)
         self.settings = settings
         self._units = space.by_id
         self._standing = {u: Standing() for u in self._units}
@@ -89,11 +90,11 @@ class Sea:
         that is never audited keeps its place by promise: it is not what the budget is short for. A unit's decision turns where it earns
         what the last allocation paid at least for as many parameters."""
         on = self._in(ACTIVE, PROBE)
-        costly = sorted(on, key=lambda u: (-self._units[u].cost, u))
-        owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._units[u].cost, u))
+        costly = sorted(on, key=lambda u: (-self._cost(u), u))
+        owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._cost(u), u))
         chosen = costly[: self.settings.audit_units * 3 // 4]
         chosen += [u for u in owed if u not in chosen][: self.settings.audit_units - len(chosen)]
-        return {u: self._price * self._units[u].cost for u in sorted(chosen)}
+        return {u: self._price * self._cost(u) for u in sorted(chosen)}
 
     def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
@@ -144,7 +145,7 @@ class Sea:
             else:
                 drop = "drop" if state == ACTIVE else "refuse"
                 decisions.append(self._decision(item.id, drop, "others give more Dice per parameter"))
-        probes, probe_decisions = self._probes(found.cost)
+        probes, probe_decisions = self._probes()
         active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
             self._tried[unit] = cycle
@@ -180,22 +181,18 @@ class Sea:
 
     # -- how it decides --------------------------------------------------------------------------------------------
 
-    def _probes(self, used: int) -> tuple[tuple[str, ...], list[Decision]]:
+    def _probes(self) -> tuple[tuple[str, ...], list[Decision]]:
         """Probes into what active units leave: those still under trial as far as the share for newcomers allows, best votes first; then
         untried units in the order of the trial and the longest untried in turn; then, where newcomers do not fill their share, the
         others under trial."""
-        left = self.space.capacity - used
-        taken = {self._units[u].group for u in self._in(ACTIVE)}
+        room = self.space.room(taken=[self._units[u] for u in self._in(ACTIVE)])
         probes: list[str] = []
         decisions = []
 
         def take(unit: str, reason: str, keep: int = 0) -> bool:
-            nonlocal left
-            if self._units[unit].group in taken or self._units[unit].cost > left - keep:
+            if not room.take(self._units[unit], keep):
                 return False
             probes.append(unit)
-            taken.add(self._units[unit].group)
-            left -= self._units[unit].cost
             self._move(unit, PROBE)
             decisions.append(self._decision(unit, "probe", reason))
             return True
@@ -204,7 +201,7 @@ class Sea:
         untried = [u for u in self.trial if u not in self._tried and self._standing[u].state == IDLE]
         for_newcomers = int(self.space.capacity * self.settings.probe_share) if untried else 0
         waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
-        owed = sorted(self._tried, key=lambda u: (self._tried[u], self._units[u].cost, u))
+        owed = sorted(self._tried, key=lambda u: (self._tried[u], self._cost(u), u))
         for unit in untried:
             take(unit, "by promise")
         waiting = [u for u in waiting if not take(u, "still under trial")]
@@ -218,7 +215,7 @@ class Sea:
 
     def _density(self, unit: str) -> float:
         """What the unit is worth per parameter, as far as audits say; 0 while unmeasured."""
-        return self._item(unit).value / self._units[unit].cost
+        return self._item(unit).value / self._cost(unit)
 
     def _item(self, unit: str) -> Item:
         """The unit as a knapsack item, with the exploration bonus and the incumbents' hysteresis. One outlier can push an incumbent's
@@ -226,7 +223,7 @@ class Sea:
         worth = value(self._estimate[unit], self.settings.utility) or 0.0
         if self._standing[unit].state == ACTIVE:
             worth = max(worth, 0.0) + self.settings.ranking.hysteresis
-        return Item(unit, self._units[unit].group, self._units[unit].cost, worth)
+        return self.space.item(unit, worth)
 
     def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> dict[str, Any]:
         e, st, u = self._estimate[unit], self._standing[unit], self.settings.utility
@@ -252,5 +249,18 @@ class Sea:
     def _move(self, unit: str, state: str) -> None:
         self._standing[unit] = move(self._standing[unit], state, self.settings.ranking)
 
+    def _cost(self, unit: str) -> int:
+        return self.space.cost(self._units[unit])
+
     def _in(self, *states: str) -> list[str]:
         return [u for u, st in self._standing.items() if st.state in states]
+
+
+register(
+    Entry(
+        name="sea",
+        about="search, audit, allocate: what audits on held-out scans speak for",
+        make=lambda space, _seed, settings: Sea(space, settings),
+        settings=lambda cycles: SeaSettings(cycles=cycles),
+    )
+)

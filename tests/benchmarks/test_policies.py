@@ -5,28 +5,28 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from worlds import converse, noisy, space
 
-from sea_peft.loop.ablations import SEA_VARIANTS
-from sea_peft.loop.sea import Sea, SeaSettings
+from benchmarks.policies import SEA_VARIANTS
+from sea_peft.loop.policies import make_policy
+from sea_peft.loop.policies.sea import SeaSettings
+from tests.loop.worlds import converse, noisy, space
 
 WHOLE = SeaSettings(cycles=5)
 
 
 def said_by(name, seed=0):
     """What a variant says in a world of noisy audits."""
-    variant = SEA_VARIANTS[name]
     audit_space = space(share=0.05)
-    policy = Sea(audit_space, variant.settings(WHOLE))
+    policy = make_policy(name, audit_space, seed=seed, cycles=5)
     return converse(policy, audit_space, 5, lambda unit: float(len(unit)), noisy(seed))
 
 
 @pytest.mark.parametrize("name", SEA_VARIANTS)
 def test_a_variant_differs_in_its_part_alone(name):
     variant = SEA_VARIANTS[name]
-    whole, changed = (dataclasses.asdict(s) for s in (WHOLE, variant.settings(WHOLE)))
+    whole, changed = (dataclasses.asdict(s) for s in (WHOLE, variant.settings(5)))
     assert {key for key in whole if whole[key] != changed[key]} == set(variant.changes)
-    assert bool(variant.changes) + (variant.cycles is not None) == (name != "sea")
+    assert bool(variant.changes) + (variant.cycles is not None) == 1
     said_by(name)
 
 

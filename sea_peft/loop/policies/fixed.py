@@ -1,0 +1,184 @@
+"""The fixed topologies: the same units from the first step to the last. A registered family has its uniform topology by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sea_peft.adapters import Offer, Unit, families
+from sea_peft.errors import BudgetError
+from sea_peft.loop.policies import uniform
+from sea_peft.loop.policies.registry import Entry, register, register_source
+from sea_peft.loop.policy import Allocation, Decision, Policy
+from sea_peft.loop.space import Space
+
+ENCODER, DECODER = ("stem", "encoder", "bottleneck"), ("decoder",)
+
+
+Choose = Callable[[Space, int], list[Unit]]
+"""The units of a topology, out of a space and a seed."""
+
+
+class Fixed(Policy):
+    """The same units from the first step to the last, whatever the loop could tell."""
+
+    def __init__(self, name: str, space: Space, units: Sequence[Unit], reason: str, outside_budget: bool) -> None:
+        super().__init__(name, space)
+        self.outside_budget = outside_budget
+        self._units = tuple(units)
+        self._reason = reason
+
+    def allocate(self, cycle: int) -> Allocation:
+        decision = "add" if cycle == 0 else "keep"
+        return Allocation(
+            tuple(u.id for u in self._units),
+            decisions=tuple(Decision(u.id, decision, None, self._reason) for u in self._units),
+        )
+
+    def final(self) -> Allocation:
+        return self.allocate(1)
+
+
+def topology(
+    name: str,
+    about: str,
+    choose: Choose,
+    *,
+    offers: Mapping[str, Offer] | None = None,
+    stages: tuple[str, ...] | None = None,
+    outside_budget: bool = False,
+) -> Entry:
+    """A fixed topology as the registry takes it.
+
+    Args:
+        name: of the policy.
+        about: what it places, in words.
+        choose: its units, out of those of a space that it may use.
+        offers: family → what of it; None for what the budget profile offers.
+        stages: where in the network, None for everywhere.
+        outside_budget: a comparison that no budget binds.
+    """
+
+    def make(space: Space, seed: int, _settings: Any) -> Policy:
+        units = tuple(u for u in space.units if _may_use(u, offers, stages))
+        chosen = choose(dataclasses.replace(space, units=units), seed)
+        if not chosen and choose is not uniform.nothing:
+            raise nothing_fits(name, about, units, space)
+        return Fixed(name, space, chosen, about if outside_budget else f"fixed topology: {about}", outside_budget)
+
+    return Entry(name=name, about=about, make=make, offers=offers, outside_budget=outside_budget)
+
+
+def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> BudgetError:
+    """Why a policy that may use these units has none to open."""
+    if not tuple(units):
+        return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another --policy.")
+    return BudgetError(
+        f"Policy {name} fits no unit into {space.capacity:,} parameters on this backbone and profile; "
+        "raise --budget or choose another --policy."
+    )
+
+
+def one_family(name: str, family: str, offer: Offer, about: str, stages: tuple[str, ...] | None = None) -> Entry:
+    """One family at the largest level that fits."""
+    said = f"{about}, at the largest level that fits"
+    return topology(name, said, uniform.one_family, offers={family: offer}, stages=stages)
+
+
+def own_size(name: str, about: str, offers: Mapping[str, Offer], stages: tuple[str, ...] | None = None) -> Entry:
+    """At the size that its source gives it, whatever the budget."""
+    said = f"{about}, outside the budget"
+    return topology(name, said, uniform.everything, offers=offers, stages=stages, outside_budget=True)
+
+
+_BLOCKS = Offer(placements=("parallel",), kinds=("block",))
+_CONVOLUTIONS = ("conv", "transposed")
+
+# families whose plain name stands for less than all that they offer: where their papers have them
+_NARROWED = {
+    "conv_adapter": _BLOCKS,
+    "convnext": Offer(placements=("sequential",)),
+    "compacter": Offer(kinds=("block",)),
+    "houlsby": Offer(kinds=("block",)),
+}
+
+
+@functools.cache
+def _everywhere(family: str) -> Entry:
+    """The uniform topology of a family."""
+    return one_family(family, family, _NARROWED.get(family, Offer()), f"{family} everywhere")
+
+
+register_source(lambda: {name: _everywhere(name) for name in families() if name != "full"})
+_CONV_ADAPTER = "conv_adapter"
+for _entry in (
+    one_family("lora_linear", "lora", Offer(kinds=("linear",)), "LoRA at every linear layer"),
+    one_family("lora_conv", "lora", Offer(kinds=_CONVOLUTIONS), "LoRA at every convolution"),
+    one_family("lora_encoder", "lora", Offer(), "LoRA in the encoder", ENCODER),
+    one_family("lora_decoder", "lora", Offer(), "LoRA in the decoder", DECODER),
+    one_family("conv_adapter_encoder", _CONV_ADAPTER, _BLOCKS, "ConvAdapter beside the encoder's blocks", ENCODER),
+    one_family(
+        "conv_adapter_block_sequential",
+        _CONV_ADAPTER,
+        Offer(placements=("sequential",), kinds=("block",)),
+        "ConvAdapter after every block",
+    ),
+    one_family(
+        "conv_adapter_conv_parallel",
+        _CONV_ADAPTER,
+        Offer(placements=("parallel",), kinds=("conv",)),
+        "ConvAdapter beside every convolution",
+    ),
+    one_family(
+        "conv_adapter_conv_sequential",
+        _CONV_ADAPTER,
+        Offer(placements=("sequential",), kinds=("conv",)),
+        "ConvAdapter after every convolution",
+    ),
+    topology(
+        "affine_lora",
+        "affine everywhere, LoRA r4 from the cheapest site up",
+        uniform.affine_lora,
+        offers={"affine": Offer(), "lora": Offer(levels=(4,))},
+    ),
+    topology(
+        "affine_lora_lowest",
+        "affine everywhere, LoRA at its lowest rank everywhere that fits",
+        uniform.affine_lora_lowest,
+        offers={"affine": Offer(), "lora": Offer()},
+    ),
+    topology("cheapest", "cheapest unit first, over the whole audit space", uniform.cheapest),
+    topology("uniform", "the same number of parameters for every site and family", uniform.equal_shares),
+    topology("random", "random subset of the audit space", uniform.random),
+    topology("head_only", "the head alone", uniform.nothing, offers={}),
+    own_size("full", "full fine-tuning", {"full": Offer(), "affine": Offer()}),
+    own_size("decoder_full", "fine-tuning of the decoder", {"full": Offer(), "affine": Offer()}, DECODER),
+):
+    register(_entry)
+
+
+def simple_topology(space: Space) -> str:
+    """The fixed topology that what `sea` found is held against: affine with LoRA r4 from the cheapest site up, where the
+    space has both; else the cheapest units. `sea` itself starts from cheap units, so that another set is the better check; at 0.1% and 0.3%
+    the cheapest units are the stronger rule (`python -m benchmarks run rivals_unet`)."""
+    on_offer = {(unit.family, unit.level) for unit in space.units}
+    return "affine_lora" if {("affine", 0), ("lora", 4)} <= on_offer else "cheapest"
+
+
+def _may_use(unit: Unit, offers: Mapping[str, Offer] | None, stages: tuple[str, ...] | None) -> bool:
+    """Whether a topology of these offers and stages is about this unit: its family, level, placement and kind of site, and where it stands."""
+    if stages is not None and unit.site.stage not in stages:
+        return False
+    if offers is None:
+        return True
+    offer = offers.get(unit.family)
+    return offer is not None and all(
+        allowed is None or own in allowed
+        for own, allowed in (
+            (unit.level, offer.levels),
+            (unit.placement, offer.placements),
+            (unit.site.kind, offer.kinds),
+        )
+    )

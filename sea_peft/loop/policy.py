@@ -1,0 +1,87 @@
+"""The conversation of the loop with what chooses the active set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sea_peft.loop.space import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What was decided of one unit, and why. `decision`: keep, add, drop, probe or refuse. `value`: Dice, None while unmeasured."""
+
+    unit: str
+    decision: str
+    value: float | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """The active set and the probes. `value`, `optimum`, `gap`: the knapsack's objective, its exact optimum, their relative gap."""
+
+    active: tuple[str, ...]
+    probes: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    value: float = 0.0
+    optimum: float = 0.0
+    gap: float = 0.0
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Everything that is trained: active units and probes."""
+        return (*self.active, *self.probes)
+
+
+class Policy:
+    """Chooses the active set, cycle by cycle, from what the loop tells it. Pure decisions: no tensors, no training.
+
+    A policy says in `allocate` and `final` what is on; whatever else the loop asks and tells it is answered by doing nothing, unless it
+    says otherwise. `audits`: whether the loop should audit for it, and hold what it finds against simpler policies. `outside_budget`: a
+    comparison that the budget does not bind (full fine-tuning). `settings`: a frozen dataclass of plain values that it follows, None where
+    it has none. `trial`: the units that it will try in all cycles together.
+    """
+
+    audits = False
+    outside_budget = False
+    settings: Any = None
+    trial: tuple[str, ...] = ()
+
+    def __init__(self, name: str, space: Space) -> None:
+        self.name = name
+        self.space = space
+
+    def allocate(self, cycle: int) -> Allocation:
+        """The set to train in this cycle."""
+        raise NotImplementedError
+
+    def final(self) -> Allocation:
+        """The set to refit and ship."""
+        raise NotImplementedError
+
+    def to_promise(self, cycle: int) -> Sequence[str]:
+        """Units whose promise the loop should measure before this cycle's allocation; empty for none."""
+        return ()
+
+    def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
+        """What was asked for by `to_promise`."""
+
+    def to_audit(self, cycle: int) -> Mapping[str, float]:
+        """Open units to ablate after this cycle's training, each with the ΔDice at which the decision about it turns."""
+        return {}
+
+    def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One audit's rows (unit, delta, spread); returns the ranking rows for the trace."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it remembers, as JSON types."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        if state:
+            raise ValueError(f"{self.name} has no state to load")
