@@ -26,6 +26,7 @@ from sea_peft.data.split import Split
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.patch_cost import cost_of_patch
 from sea_peft.jobs.pictures import images_for_mlflow
 from sea_peft.jobs.records import (
     Reached,
@@ -196,6 +197,8 @@ class _Run:
         if self.trace.count == 0:
             self._emit(run_started(setup))
         shots = self._timed("data", self._shots)
+        if self.trace.count == 1 and (cost := cost_of_patch(setup, shots.search[0])) is not None:
+            self.warn(cost)
         for fold in setup.folds[self.state.fold :]:
             self._fold(fold, shots)
         head_only = self._before_the_policy(shots)
