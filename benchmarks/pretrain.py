@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import platform
 import time
@@ -19,15 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
 from torch import nn
 
+from sea_peft.artefacts.atomic import write_text
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import BUNDLED
+from sea_peft.backbones.weights import BUNDLED, load_pretrained
 from sea_peft.data.crops import CropSampler
-from sea_peft.data.prepare import Scan, prepare
+from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.recipe import Recipe, Window, ZScore
+from sea_peft.data.sliding import SlidingWindow
+from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities
 from sea_peft.jobs.weights_file import save_weights
 from sea_peft.phantom import PhantomCase, phantom_dataset, phantom_target
 
@@ -75,7 +78,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="left out: those of the bundled file")
     parser.add_argument("--test-cases", type=int, default=20)
     parser.add_argument("--out", type=Path, default=BUNDLED)
+    parser.add_argument(
+        "--score", action="store_true", help="train nothing: score the file that is there and renew its card's Dice"
+    )
     args = parser.parse_args()
+    if args.score:
+        rescore(args.name, args.out, args.test_cases)
+        return
     plan = PLANS[args.name]
     args.steps = args.steps or plan.steps
     args.threads = args.threads or plan.threads
@@ -113,10 +122,7 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
             print(f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True)
     seconds = round(time.time() - started)
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})  # as it will be loaded
-    cases = phantom_dataset(plan.source, test=args.test_cases).test_cases
-    tests = [prepare(case, plan.recipe, channels, labels) for case in cases]
-    dice = dice_per_label(network, tests, tuple(labels))
-    mean = float(np.mean(list(dice.values())))
+    dice = source_dice(network, plan, args.test_cases)
     card = {
         "name": args.name,
         "architecture": plan.architecture,
@@ -140,29 +146,38 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
             "loss": "Dice and cross-entropy",
             "seconds": seconds,
             "machine": f"{platform.machine()} CPU, {args.threads} threads, torch {torch.__version__}",
-            "test_cases": len(tests),
+            "test_cases": args.test_cases,
         },
-        "dice": {"mean": round(mean, 4), **{k: round(v, 4) for k, v in dice.items()}},
+        "dice": dice,
     }
     save_weights(args.out, network, card, half=True)
-    print(f"Dice {mean:.4f} {card['dice']}", flush=True)
+    print(f"Dice {dice}", flush=True)
 
 
-def dice_per_label(network: nn.Module, scans: list[Scan], labels: tuple[str, ...]) -> dict[str, float]:
-    """Mean Dice over the cases that hold the label; sliding window over the recipe's grid, argmax."""
-    scores: dict[str, list[float]] = {name: [] for name in labels}
+def source_dice(network: nn.Module, plan: Plan, cases: int) -> dict[str, float]:
+    """Dice on test cases of the source: `mean` over labels of the mean over cases, and each label's, as a run of `seapeft adapt` scores."""
+    dataset = phantom_dataset(plan.source, test=cases)
     network.eval()
-    with torch.inference_mode():
-        for scan in scans:
-            assert scan.label is not None
-            logits = sliding_window_inference(scan.image[None], PATCH, 4, network, overlap=0.25, mode="gaussian")
-            predicted = torch.as_tensor(logits).argmax(1)[0]
-            for index, name in enumerate(labels, start=1):
-                p, t = predicted == index, scan.label == index
-                if t.any():
-                    scores[name].append(float(2 * (p & t).sum() / (p.sum() + t.sum())))
-    network.train()
-    return {name: float(np.mean(s)) if s else math.nan for name, s in scores.items()}
+    per_case = {}
+    for case in dataset.test_cases:
+        scan = prepare(case, plan.recipe, dataset.channels)
+        (found,) = probabilities(network, scan, SlidingWindow(patch=PATCH), torch.device("cpu"))
+        stored = case.label()
+        assert stored is not None
+        per_case[case.id] = dice_per_label(restore(found, scan.geometry), stored.array, dataset.labels)
+    mean, per_label = mean_dice(per_case, tuple(dataset.labels))
+    return {name: round(dice, 4) for name, dice in {"mean": mean, **per_label}.items()}
+
+
+def rescore(name: str, folder: Path, cases: int) -> None:
+    """Score the weights in `folder` again and write the Dice into their card; tensors stay."""
+    card = folder / f"{name}.json"
+    pretrained = load_pretrained(str(card))
+    document = json.loads(card.read_text(encoding="utf-8"))
+    document["dice"] = source_dice(pretrained.network, PLANS[name], cases)
+    document["training"]["test_cases"] = cases
+    write_text(card, json.dumps(document, indent=2) + "\n")
+    print(f"Dice {document['dice']}", flush=True)
 
 
 def _warm_cosine(step: int, steps: int, warm: int = 50) -> float:

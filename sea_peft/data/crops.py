@@ -6,18 +6,19 @@ sees exactly the crops it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sea_peft.data import augment
+from sea_peft.data.augment import Augmentation
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.prepare import Scan
 from sea_peft.errors import DataError
 
-INTENSITY_JITTER = 0.1  # scale by 1 ± 0.1 and shift by ± 0.1
 _POSITIONS_KEPT = 200_000  # voxels remembered per scan and label, evenly spread
 _BACKGROUND_TRIES = 16
 _TRAINING, _FIXED = 0, 1  # separate random streams
@@ -28,29 +29,37 @@ class _Padded:
     image: Tensor  # [C, D, H, W], at least the patch along each axis
     label: Tensor  # [D, H, W]
     positions: tuple[np.ndarray, ...]  # flat voxel indices of each label that is present
+    spacing: tuple[float, float, float]  # mm
 
 
 class CropSampler:
     """Random crops from scans held in memory.
 
     Half of the crops (exactly every second one) are centred on a voxel of a label, drawn uniformly over the
-    labels present in the scan; the others on a background voxel inside the body. Grey values are scaled by 1
-    ± 0.1 and shifted by ± 0.1; nothing is flipped, because left and right are labels' meanings.
+    labels present in the scan; the others on a background voxel inside the body.
 
     Args:
         scans: Labelled scans.
         patch: Crop size `(d, h, w)` in voxels; a smaller scan is padded with 0 on both sides.
         seed: Seed of the run.
+        augmentation: What is done to crops for training.
 
     Raises:
         DataError: No scan, or one without a label.
     """
 
-    def __init__(self, scans: Sequence[Scan], patch: tuple[int, int, int], seed: int) -> None:
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        patch: tuple[int, int, int],
+        seed: int,
+        augmentation: Augmentation = augment.GREY_VALUES,
+    ) -> None:
         if not scans:
             raise DataError("no scan to crop from")
         self._patch = patch
         self._seed = seed
+        self._augmentation = augmentation
         self._scans = [_padded(scan, patch) for scan in scans]
 
     def batch(self, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -59,8 +68,7 @@ class CropSampler:
         Returns:
             Images float32 `[B, C, d, h, w]` and labels uint8 `[B, d, h, w]`.
         """
-        crops = [self._crop(_TRAINING, step * batch_size + i, jitter=True) for i in range(batch_size)]
-        return torch.stack([image for image, _ in crops]), torch.stack([label for _, label in crops])
+        return _stacked(self._changed(step * batch_size + i) for i in range(batch_size))
 
     def fixed(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` crops without augmentation, the same at every call; scans take turns.
@@ -68,21 +76,50 @@ class CropSampler:
         Returns:
             Images float32 `[count, C, d, h, w]` and labels uint8 `[count, d, h, w]`.
         """
-        crops = [self._crop(_FIXED, i, jitter=False, scan=i % len(self._scans)) for i in range(count)]
-        return torch.stack([image for image, _ in crops]), torch.stack([label for _, label in crops])
+        crops = []
+        for i in range(count):
+            held = self._scans[i % len(self._scans)]
+            box = self._box(held, i // len(self._scans), self._rng(_FIXED, i))
+            crops.append((held.image[(slice(None), *box)].clone(), held.label[box].clone()))
+        return _stacked(crops)
 
-    def _crop(self, stream: int, index: int, jitter: bool, scan: int | None = None) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng([self._seed, stream, index])
-        held = self._scans[int(rng.integers(len(self._scans))) if scan is None else scan]
-        turn = index if scan is None else index // len(self._scans)
+    def _rng(self, stream: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, stream, index])
+
+    def _box(self, held: _Padded, turn: int, rng: np.random.Generator) -> tuple[slice, ...]:
+        """Where a crop lies: around a label's voxel in every second turn, else around the background's."""
         centre = _label_voxel(held, rng) if turn % 2 == 0 and held.positions else _background_voxel(held, rng)
-        box = _box_around(centre, held.label.shape, self._patch)
-        everywhere = (slice(None), *box)
-        image = held.image[everywhere].clone()
-        if jitter:
-            image *= 1.0 + float(rng.uniform(-INTENSITY_JITTER, INTENSITY_JITTER))
-            image += float(rng.uniform(-INTENSITY_JITTER, INTENSITY_JITTER))
-        return image, held.label[box].clone()
+        return _box_around(centre, held.label.shape, self._patch)
+
+    def _changed(self, index: int) -> tuple[Tensor, Tensor]:
+        """A crop for training, augmented."""
+        rng = self._rng(_TRAINING, index)
+        held = self._scans[int(rng.integers(len(self._scans)))]
+        box = self._box(held, index, rng)
+        if rng.random() < self._augmentation.spatial_p:
+            image, label = _around(held, box, augment.box_for(self._augmentation, self._patch, held.spacing))
+            image, label = augment.turn(self._augmentation, image, label, self._patch, held.spacing, rng)
+        else:
+            image, label = held.image[(slice(None), *box)], held.label[box].clone()
+        return augment.recolour(self._augmentation, image, rng), label
+
+
+def _stacked(crops: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*crops, strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
+def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """The box of sides `wide` with the same middle as `box`, padded with 0 where it leaves the scan."""
+    inside, pads = [], []
+    for span, side, n in zip(box, wide, held.label.shape, strict=True):
+        start = (span.start + span.stop - side) // 2
+        inside.append(slice(max(0, start), min(n, start + side)))
+        pads.append((max(0, -start), max(0, start + side - n)))
+    flat = [n for pair in reversed(pads) for n in pair]
+    everywhere = (slice(None), *inside)
+    pad = torch.nn.functional.pad
+    return pad(held.image[everywhere], flat), pad(held.label[tuple(inside)], flat)
 
 
 def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -148,7 +185,7 @@ def _padded(scan: Scan, patch: tuple[int, int, int]) -> _Padded:
     for index in np.unique(flat[(flat > 0) & (flat != IGNORED)]):
         found = np.flatnonzero(flat == index)
         positions.append(found[:: max(1, len(found) // _POSITIONS_KEPT)].astype(np.int64))
-    return _Padded(image, label, tuple(positions))
+    return _Padded(image, label, tuple(positions), scan.geometry.spacing)
 
 
 def _label_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...]:

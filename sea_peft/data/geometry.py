@@ -51,6 +51,13 @@ class Geometry:
         return turned[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres of a recipe voxel along D, H, W."""
+        own = np.linalg.norm(self.affine[:3, :3], axis=0)
+        d, h, w = (float(own[axis]) * step for axis, step in zip(self.axes, self.step, strict=True))
+        return d, h, w
+
+    @property
     def box(self) -> Box:
         """The cropped box in the oriented array."""
         d, h, w = (slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
