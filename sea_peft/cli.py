@@ -108,6 +108,12 @@ def adapt(
         Path | None,
         typer.Option(metavar="FILE", help="JSON that names the cases: lists of ids under support, audit and test."),
     ] = None,
+    augment: Annotated[
+        str,
+        typer.Option(
+            metavar="default|grey|none|FILE", help="Random changes of training crops; grey: of grey values alone."
+        ),
+    ] = "default",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
@@ -133,8 +139,9 @@ def adapt(
     from sea_peft.jobs.setup import AdaptOptions
 
     given = AdaptOptions(
-        data, shots, budget, profile, backbone, weights, tuple(label or ()), tuple(channel or ()), policy, steps, cycles,
-        patch, spacing, seed, device, time_limit, out, runs, log_images, mlflow, test, split,
+        data=data, shots=shots, budget=budget, profile=profile, backbone=backbone, weights=weights, labels=tuple(label or ()),
+        channels=tuple(channel or ()), policy=policy, steps=steps, cycles=cycles, patch=patch, spacing=spacing, seed=seed, device=device,
+        time_limit=time_limit, augment=augment, out=out, runs=runs, log_images=log_images, mlflow=mlflow, test=test, split=split,
     )  # fmt: skip
     if dry_run:
         with output.progress("check the data") as progress:

@@ -80,7 +80,7 @@ class CropSampler:
         for i in range(count):
             held = self._scans[i % len(self._scans)]
             box = self._box(held, i // len(self._scans), self._rng(_FIXED, i))
-            crops.append((held.image[(slice(None), *box)].clone(), held.label[box].clone()))
+            crops.append((held.image[_all_channels(box)].clone(), held.label[box].clone()))
         return _stacked(crops)
 
     def _rng(self, stream: int, index: int) -> np.random.Generator:
@@ -100,7 +100,7 @@ class CropSampler:
             image, label = _around(held, box, augment.box_for(self._augmentation, self._patch, held.spacing))
             image, label = augment.turn(self._augmentation, image, label, self._patch, held.spacing, rng)
         else:
-            image, label = held.image[(slice(None), *box)], held.label[box].clone()
+            image, label = held.image[_all_channels(box)], held.label[box].clone()
         return augment.recolour(self._augmentation, image, rng), label
 
 
@@ -117,9 +117,12 @@ def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int]) -
         inside.append(slice(max(0, start), min(n, start + side)))
         pads.append((max(0, -start), max(0, start + side - n)))
     flat = [n for pair in reversed(pads) for n in pair]
-    everywhere = (slice(None), *inside)
     pad = torch.nn.functional.pad
-    return pad(held.image[everywhere], flat), pad(held.label[tuple(inside)], flat)
+    return pad(held.image[_all_channels(inside)], flat), pad(held.label[tuple(inside)], flat)
+
+
+def _all_channels(box: Sequence[slice]) -> tuple[slice, ...]:
+    return (slice(None), *box)
 
 
 def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -139,8 +142,7 @@ def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tens
     labelled = torch.nonzero(held.label).double()
     middle = labelled.mean(dim=0) if len(labelled) else torch.tensor(held.label.shape) / 2
     box = _box_around(tuple(int(m) for m in middle), held.label.shape, patch)
-    everywhere = (slice(None), *box)
-    return held.image[everywhere], held.label[box]
+    return held.image[_all_channels(box)], held.label[box]
 
 
 def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:

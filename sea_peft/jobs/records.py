@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from sea_peft import __version__
 from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, Recommendation
@@ -231,8 +233,8 @@ def _by_role(setup: Setup) -> dict[str, tuple[Case, ...]]:
 
 
 def as_json(value: Any) -> Any:
-    """Dataclass dictionaries as JSON types: tuples become lists, paths strings."""
-    return json.loads(json.dumps(value, default=str))
+    """Dataclass dictionaries as JSON types: tuples become lists, models dictionaries, paths strings."""
+    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
 
 
 def peak_memory() -> int:

@@ -12,6 +12,7 @@ import torch
 from sea_peft.adapters import Adapted
 from sea_peft.artefacts.privacy import paths_in, public_digest
 from sea_peft.backbones.weights import cards, read_card
+from sea_peft.data.augment import load_augmentation
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
@@ -42,7 +43,7 @@ DEFAULT_SHOTS = 5
 DEFAULT_CYCLES = 3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptOptions:
     """What `seapeft adapt` was asked for, as given: None where the default is to be taken.
 
@@ -50,7 +51,7 @@ class AdaptOptions:
     seconds for training and audits of all that is compared; preparing and scoring come on top. `runs`: the runs root,
     which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
     none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
-    that names the cases (`sea_peft.data.split_file`).
+    that names the cases (`sea_peft.data.split_file`). `augment`: `default`, `grey`, `none` or a TOML file (`sea_peft.data.augment`).
     """
 
     data: str | None = None
@@ -69,6 +70,7 @@ class AdaptOptions:
     seed: int = 0
     device: str = "auto"
     time_limit: float | None = None
+    augment: str = "default"
     out: Path | None = None
     runs: Path = Path("runs")
     log_images: bool = False
@@ -308,7 +310,13 @@ def _loop_settings(options: AdaptOptions, backbone: Backbone, entry: Entry) -> L
         raise UsageError(f"--cycles {cycles}: at least one cycle is needed.")
     patch = options.patch or backbone.pretrained.card.patch
     backbone.pretrained.architecture.check_size(patch, backbone.pretrained.card.kwargs)
-    settings = LoopSettings(steps=steps, cycles=cycles, patch=patch, time_limit=options.time_limit)
+    settings = LoopSettings(
+        steps=steps,
+        cycles=cycles,
+        patch=patch,
+        time_limit=options.time_limit,
+        augmentation=load_augmentation(options.augment),
+    )
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:
         raise UsageError(

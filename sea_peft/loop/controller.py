@@ -57,8 +57,8 @@ class Controller:
             kept, held = hold_out_labels(shots.search[0])
             search, audit = (kept, *shots.search[1:]), (held,)
             self.independent = False
-        self._search_crops = CropSampler(search, settings.patch, seed)
-        self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1)
+        self._search_crops = CropSampler(search, settings.patch, seed, settings.augmentation)
+        self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1, settings.augmentation)
         images, labels = CropSampler(audit, settings.patch, seed + 2).fixed(settings.audit_patches)
         batch = 1 if mixes_its_batch(model.backbone) else 2
         self.auditor = Auditor(model, images, labels, batch, dice=settings.audit_dice)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from sea_peft.data import augment
+from sea_peft.data.augment import Augmentation
 from sea_peft.data.prepare import Scan
 
 
@@ -14,7 +16,7 @@ class LoopSettings:
     `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
     `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `promise_batches`: batches behind a
     promise. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits. Policies
-    that are compared then have the same time, and not the same steps.
+    that are compared then have the same time, and not the same steps. `augmentation`: of crops for training; audits see scans as they are.
     """
 
     steps: int
@@ -27,6 +29,7 @@ class LoopSettings:
     audit_dice: str = "soft"
     audit_error: float = 0.01
     promise_batches: int = 4
+    augmentation: Augmentation = augment.DEFAULT
     time_limit: float | None = None
 
     def plan(self) -> tuple[int, list[int], int]:
