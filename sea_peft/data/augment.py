@@ -69,10 +69,9 @@ class Augmentation(BaseModel):
 
 DEFAULT = Augmentation()
 GREY_VALUES = Augmentation(spatial_p=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0)
-"""Gain and shift alone, as in the papers."""
-NONE = Augmentation(
-    spatial_p=0, gamma_p=0, gain=0, shift=0, noise_p=0, blur_p=0, low_resolution_p=0
-)  # crops as they are
+NONE = GREY_VALUES.model_copy(update={"gain": 0.0, "shift": 0.0})
+AUGMENTATIONS = {"default": DEFAULT, "grey": GREY_VALUES, "none": NONE}
+"""By name: all of it; gain and shift alone, as in the papers; crops as they are."""
 
 
 def load_augmentation(name: str) -> Augmentation:
@@ -81,9 +80,8 @@ def load_augmentation(name: str) -> Augmentation:
     Raises:
         UsageError: There is no such file, or it is not valid.
     """
-    known = {"default": DEFAULT, "none": NONE, "grey": GREY_VALUES}
-    if name in known:
-        return known[name]
+    if name in AUGMENTATIONS:
+        return AUGMENTATIONS[name]
     try:
         return Augmentation.model_validate(tomllib.loads(Path(name).read_text(encoding="utf-8")))
     except OSError as error:

@@ -21,6 +21,7 @@ from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, Recommendation
 from sea_peft.artefacts.atomic import write_text
 from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.data.augment import AUGMENTATIONS
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
@@ -84,6 +85,7 @@ def run_config(setup: Setup) -> dict[str, Any]:
         "shots": setup.shots,
         "split": None if o.split is None else str(o.split.resolve()),
         "profile": _located_profile(o.profile),
+        "augment": o.augment if o.augment in AUGMENTATIONS else _located(o.augment),
         "budget": o.budget or "profile",
         "backbone": card.architecture,
         "weights": _located(o.weights) or card.name,
@@ -120,7 +122,7 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str
             given[name] = tuple(given[name]) if given[name] is not None else None
         for name in ("out", "runs", "split"):
             given[name] = Path(given[name]) if given[name] is not None else None
-        located = {name: config[name] for name in ("data", "profile", "weights", "device")}
+        located = {name: config[name] for name in ("data", "profile", "augment", "weights", "device")}
         if given["split"] is not None:
             given["split"] = Path(config["split"])
         return AdaptOptions(**{**given, **located}), str(config["data_digest"])
