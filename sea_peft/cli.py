@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from sea_peft import __version__
 from sea_peft.console import afterwards, backbones, catalogue, options, parse
@@ -115,6 +116,12 @@ def adapt(
         ),
     ] = "default",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What the run is called. Left out: the date and a few digits, nothing of the data."
+        ),
+    ] = None,
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
@@ -142,6 +149,7 @@ def adapt(
         data=data, shots=shots, budget=budget, profile=profile, backbone=backbone, weights=weights, labels=tuple(label or ()),
         channels=tuple(channel or ()), policy=policy, steps=steps, cycles=cycles, patch=patch, spacing=spacing, seed=seed, device=device,
         time_limit=time_limit, augment=augment, out=out, runs=runs, log_images=log_images, mlflow=mlflow, test=test, split=split,
+        name=name,
     )  # fmt: skip
     if dry_run:
         with output.progress("check the data") as progress:
@@ -299,9 +307,9 @@ def run(arguments: Sequence[str]) -> int:
         return Interrupted.exit_code
     except Exception as error:
         sentence, code = outcome(error)
-        if "--debug" in arguments:
-            traceback.print_exception(error)
         output = Output(json="--json" in arguments)
+        if "--debug" in arguments:
+            output.notes.print(Text("".join(traceback.format_exception(error))), soft_wrap=True)
         if not sentence:
             return code  # no verb was given, and typer has shown the help
         usage = getattr(error, "ctx", None)

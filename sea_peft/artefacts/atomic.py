@@ -12,6 +12,7 @@ from pathlib import Path
 from sea_peft.errors import DeviceError
 
 INSTEAD = "choose another folder with --out"
+PRIVATE = 0o600
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space there, or {instead}",
     errno.EDQUOT: "the disk quota is used up: free some space there, or {instead}",
@@ -63,8 +64,9 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def write_bytes(path: Path, data: bytes, instead: str = INSTEAD) -> None:
-    """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash. `instead`: as for `writing`.
+def write_bytes(path: Path, data: bytes, instead: str = INSTEAD, mode: int = 0o666) -> None:
+    """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash. `instead`: as for `writing`;
+    `mode`: who may read it, less what the umask forbids (`PRIVATE`: its owner alone).
 
     Raises:
         DeviceError: the disk is full or the place is not writable; `path` is then as it was.
@@ -72,7 +74,7 @@ def write_bytes(path: Path, data: bytes, instead: str = INSTEAD) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, instead):
         try:
-            with temporary.open("wb") as file:
+            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -83,6 +85,6 @@ def write_bytes(path: Path, data: bytes, instead: str = INSTEAD) -> None:
         sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str, instead: str = INSTEAD) -> None:
+def write_text(path: Path, text: str, instead: str = INSTEAD, mode: int = 0o666) -> None:
     """`write_bytes` of `text` in UTF-8."""
-    write_bytes(path, text.encode("utf-8"), instead)
+    write_bytes(path, text.encode("utf-8"), instead, mode)

@@ -29,7 +29,6 @@ class Checkpoint(BaseModel):
         head_only: tensors of the head that was fitted alone, None until it is.
         controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
         seconds: spent on `data` and `test`, and on everything `before` this process.
-        mlflow_run_id: the MLflow run, None while there is none.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -42,16 +41,23 @@ class Checkpoint(BaseModel):
     head_only: dict[str, Any] | None
     controller: dict[str, Any] | None
     seconds: dict[str, float]
-    mlflow_run_id: str | None
 
     @classmethod
     def at_the_start(cls) -> Checkpoint:
         """Of a run that has done nothing yet."""
         nothing = {"data": 0.0, "test": 0.0, "before": 0.0}
         return cls.model_validate(
-            {"fold": 0, "arm": "head_only", "events": 0, "rivals": {}, "held_out": {}, "head_only": None, "controller": None, "seconds": nothing,
-             "mlflow_run_id": None}
-        )  # fmt: skip
+            {
+                "fold": 0,
+                "arm": "head_only",
+                "events": 0,
+                "rivals": {},
+                "held_out": {},
+                "head_only": None,
+                "controller": None,
+                "seconds": nothing,
+            }
+        )
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

@@ -10,6 +10,7 @@ from html import escape
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.palette import REFUSED, UNDECIDED, family_colours
 from sea_peft.artefacts.view import UnitRow, summarise
+from sea_peft.artefacts.words import visible
 
 _BOX, _GAP, _WIDTH, _LEFT = 22, 3, 1080, 96
 _GROUP_GAP, _LINE, _MOST_IN_GROUP = 14, 50, 36
@@ -34,14 +35,14 @@ def network_drawing(history: History) -> str:
             width = max(len(members) * (_BOX + _GAP), len(block) * _CHARACTER)
             if x > _LEFT and x + width > _WIDTH:
                 x, top = float(_LEFT), top + _LINE
-            parts.append(f'<text x="{x:.0f}" y="{top + 9:.0f}" class="block">{escape(block)}</text>')
+            parts.append(f'<text x="{x:.0f}" y="{top + 9:.0f}" class="block">{_text(block)}</text>')
             for i, (site, kind) in enumerate(members):
                 parts.append(_box(x + i * (_BOX + _GAP), top + 14, site, kind, rows[site], colours))
             x += width + _GROUP_GAP
         top += _LINE
         parts.append(
             f'<line x1="0" x2="{_WIDTH}" y1="{top - 5:.0f}" y2="{top - 5:.0f}" class="rule"/>'
-            f'<text x="4" y="{(start + top) / 2 + 2:.0f}" class="stage">{escape(stage)}</text>'
+            f'<text x="4" y="{(start + top) / 2 + 2:.0f}" class="stage">{_text(stage)}</text>'
         )
     height = top + 26
     parts += _legend(top + 4, colours)
@@ -78,10 +79,10 @@ def _box(x: float, y: float, site: str, kind: str, rows: list[UnitRow], colours:
     tip = "\n".join([f"{site} ({kind})", *(_tip(row) for row in rows)])
     ink = "#fff" if on else "#555"
     return (
-        f"<g><title>{escape(tip)}</title>{stripes}"
+        f"<g><title>{_text(tip)}</title>{stripes}"
         f'<rect x="{x:.1f}" y="{y:.0f}" width="{_BOX}" height="{_BOX}" fill="none"{_border(measured)}/>'
         f'<text x="{x + _BOX / 2:.1f}" y="{y + 15:.0f}" class="kind" style="fill:{ink}">'
-        f"{_LETTERS.get(kind, escape(kind[:1].upper()))}</text></g>"
+        f"{_LETTERS.get(kind, _text(kind[:1].upper()))}</text></g>"
     )
 
 
@@ -95,6 +96,11 @@ def _tip(row: UnitRow) -> str:
     return f"{row.family}{level}: {'on' if row.on else 'off'}, {worth}, {row.cost:,} parameters; {row.reason}"
 
 
+def _text(text: str) -> str:
+    """Text of somebody else's as text of an SVG."""
+    return escape(visible(text, keep="\n"))
+
+
 def _legend(y: float, colours: dict[str, str]) -> list[str]:
     entries = [(colour, family, True) for family, colour in colours.items()]
     entries += [(REFUSED, "refused", True), (UNDECIDED, "dashed: no unit measured there", False)]
@@ -102,7 +108,7 @@ def _legend(y: float, colours: dict[str, str]) -> list[str]:
     for colour, name, measured in entries:
         parts.append(
             f'<rect x="{x:.0f}" y="{y:.0f}" width="12" height="12" fill="{colour}"{_border(measured)}/>'
-            f'<text x="{x + 17:.0f}" y="{y + 10:.0f}" class="legend">{escape(name)}</text>'
+            f'<text x="{x + 17:.0f}" y="{y + 10:.0f}" class="legend">{_text(name)}</text>'
         )
         x += 34 + len(name) * 6.2
     letters = ", ".join(f"{letter} {kind}" for kind, letter in _LETTERS.items())

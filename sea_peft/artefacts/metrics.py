@@ -8,9 +8,10 @@ reach MLflow at all, options by a list of those that are safe, and a value that 
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sea_peft.artefacts.history import Cycle, History
@@ -24,6 +25,9 @@ _PUBLIC_OPTIONS = frozenset(
     }
 )
 _MOST_UTILITIES = 100
+# MLflow's own rule (`肝` is fine, `@` is not), with room for what stands around it and without spaces at the ends
+_IN_KEYS = re.compile(r"(?! )[\w\-.:/ ]{1,200}(?<! )")
+_LONGEST_PARAM = 6000
 
 
 class Metric(NamedTuple):
@@ -34,12 +38,37 @@ class Metric(NamedTuple):
     step: int
 
 
+def names_in_keys(what: str, names: Iterable[str]) -> dict[str, str]:
+    """Name → what stands for it in MLflow's keys: the name itself (with ` at ` for `@`), or `label 2` where `what` is `label` and the second
+    name is one that a key cannot hold. No two names get the same."""
+    keys = {}
+    for n, name in enumerate(names, start=1):
+        key = _in_key(name)
+        stands = _IN_KEYS.fullmatch(key) and posixpath.normpath(f"x/{key}") == f"x/{key}"
+        taken = " at " in name or re.fullmatch(rf"{what} \d+", key)
+        keys[name] = key if stands and not taken else f"{what} {n}"
+    return keys
+
+
+def _in_key(name: str) -> str:
+    return name.replace("@", " at ")
+
+
+def _labels(history: History, config: Mapping[str, Any]) -> dict[str, str]:
+    given = config.get("labels", {})
+    scored = (label for arm in history.scored.values() for label in arm.per_label)
+    return names_in_keys("label", dict.fromkeys((*given, *scored)))
+
+
 def params(history: History, config: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters of the run: what `RunStarted` says, every setting of the scorer, and the public options of
-    `config`."""
+    """Parameters of the run: what `RunStarted` says, every setting of the scorer, the public options of `config`, and what the numbers in
+    metrics stand for (`label 2`: the name of the second label)."""
     started = history.started
+    numbered = [*_labels(history, config).items(), *names_in_keys("unit", history.units).items()]
     values: dict[str, Any] = {
         **{key: value for key, value in config.items() if key in _PUBLIC_OPTIONS},
+        "labels": json.dumps(config.get("labels", {}), ensure_ascii=False),
+        **{key: name for name, key in numbered if key != _in_key(name)},
         "policy": started.policy,
         "seed": started.seed,
         "budget_limit": started.limit,
@@ -49,15 +78,18 @@ def params(history: History, config: Mapping[str, Any]) -> dict[str, str]:
         "settings": started.settings,
         **{f"{role}_cases": len(cases) for role, cases in started.split.items()},
     }
-    return {_key(key): _text(value) for key, value in _flat(values)}
+    flat = dict(_flat(values))
+    keys = names_in_keys("param", flat)
+    told = {keys[name]: f"{name}: " * (keys[name] != _in_key(name)) + _text(value) for name, value in flat.items()}
+    return {key: text[:_LONGEST_PARAM] for key, text in told.items()}
 
 
-def metrics(history: History) -> list[Metric]:
-    """Every metric that is settled, each (key, step) once; what is told for a part of a run stays true."""
+def metrics(history: History, config: Mapping[str, Any]) -> list[Metric]:
+    """Every metric that is settled, each (key, step) once; what is told for a part of a run stays true. `config`: numbers its labels."""
     points: dict[tuple[str, int], float] = {}
     total = 0.0
     for cycle in history.cycles:
-        points.update({(_key(key), cycle.number): value for key, value in _of_cycle(cycle)})
+        points.update({(key, cycle.number): value for key, value in _of_cycle(cycle)})
         for searched in cycle.searched:
             if searched.phase == "refit":
                 points["refit/loss", searched.last_step] = searched.loss
@@ -69,16 +101,17 @@ def metrics(history: History) -> list[Metric]:
     points.update(_budget(history))
     points.update(_utilities(history))
     if history.compared is not None:
-        points.update({(_key(f"val/compared/{name}"), 0): dice for name, dice in history.compared.dice.items()})
+        points.update({(f"val/compared/{name}", 0): dice for name, dice in history.compared.dice.items()})
     for arm, scored in history.held_out.items():
         if scored.dice is not None:
-            points[_key(f"val/held_out/{arm}"), 0] = scored.dice
+            points[f"val/held_out/{arm}", 0] = scored.dice
+    labels = _labels(history, config)
     for arm, scored in history.scored.items():
         if scored.dice is not None:
-            points[_key(f"test/dice/{arm}"), 0] = scored.dice
+            points[f"dice/{arm}", 0] = scored.dice
         for label, dice in scored.per_label.items():
-            points[_key(f"test/label/{label}/{arm}"), 0] = dice
-        points[_key(f"time/test/{arm}"), 0] = scored.seconds
+            points[f"label/{labels[label]}/{arm}", 0] = dice
+        points[f"time/test/{arm}", 0] = scored.seconds
     return [Metric(key, value, step) for (key, step), value in points.items()]
 
 
@@ -136,18 +169,13 @@ def _utilities(history: History) -> dict[tuple[str, int], float]:
     units = list(history.units)
     if len(units) > _MOST_UTILITIES:
         units = list(dict.fromkeys(unit for a in history.allocations for unit in a.active))[:_MOST_UTILITIES]
-    shown = set(units)
+    shown, keys = set(units), names_in_keys("unit", history.units)
     return {
-        (_key(f"utility/{row['unit']}"), cycle.number): row["ema"]
+        (f"utility/{keys[row['unit']]}", cycle.number): row["ema"]
         for cycle in history.cycles
         for row in (cycle.ranked.rows if cycle.ranked is not None else ())
         if row["unit"] in shown and row["ema"] is not None
     }
-
-
-def _key(name: str) -> str:
-    """`name` with what MLflow's keys cannot hold replaced by `_`."""
-    return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)[:250]
 
 
 def _text(value: Any) -> str:

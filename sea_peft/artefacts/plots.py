@@ -6,8 +6,9 @@ Figures are made without pyplot: no global state, no display, and nothing to clo
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -19,19 +20,28 @@ GREY = "#8A8A8A"
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG, the same bytes for the same events."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
-    return stream.getvalue()
+    return _drawn(figure, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG without references to fonts or to anything outside, the same bytes for the same
     events."""
+    return _drawn(figure, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _drawn(figure: Figure, **how: Any) -> bytes:
+    """A name with two `$` in it is no formula: it is drawn as it is, and never stops a figure from being drawn."""
     import matplotlib
+    from matplotlib.text import Text
 
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "sea_peft", "svg.fonttype": "path"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    # some texts are made while it is drawn
+    settings = matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "sea_peft", "svg.fonttype": "path"})
+    with settings, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
+        figure.savefig(stream, **how)
     return stream.getvalue()
 
 

@@ -17,6 +17,7 @@ from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import summarise
+from sea_peft.artefacts.words import code, markdown, visible
 from sea_peft.loop.events import Event
 
 
@@ -68,10 +69,11 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
     """
     history = History.of(events)
     found = findings(history, commands)
-    parts = [f"# {found.headline}", "", _facts(result, history), ""]
-    said = [*(f"{advice.text} `{advice.command}`" for advice in found.advice), *found.verdict]
+    parts = [f"# {markdown(found.headline)}", "", markdown(_facts(result, history)), ""]
+    said = [f"{markdown(advice.text)} {code(advice.command)}" for advice in found.advice]
+    said += map(markdown, found.verdict)
     parts += [*(f"- {sentence}" for sentence in said), ""] if said else []
-    parts += ["## Before you trust it", "", *(f"- {caveat}" for caveat in found.caveats), ""]
+    parts += ["## Before you trust it", "", *(f"- {markdown(caveat)}" for caveat in found.caveats), ""]
     sections = {
         found.scored_on: found.dice,
         "Budget": found.budget,
@@ -107,10 +109,10 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
         Picture(_CAPTIONS[name], svg(figure(history)), "image/svg+xml") for name, figure in figures.FIGURES.items()
     ]
     return (
-        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable)
         .from_string(template)
         .render(
-            name=run_folder.name,
+            name=run_folder.title,
             facts=_facts(result, history),
             found=findings(history, Commands.of(run_folder.read_config()) if run_folder.config.is_file() else UNKNOWN),
             every=unit_cells(summarise(history)),
@@ -122,6 +124,11 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
             version=__version__,
         )
     )
+
+
+def _readable(value: object) -> object:
+    """Text without what would turn or hide the rest of the page; what is HTML already was made readable where it was made."""
+    return visible(value) if type(value) is str else value
 
 
 def _facts(result: Result | None, history: History) -> str:
@@ -140,7 +147,5 @@ def _facts(result: Result | None, history: History) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.header, ("---",) * len(table.header), *table.rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+    header, *rows = ([markdown(cell) for cell in line] for line in (table.header, *table.rows))
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))

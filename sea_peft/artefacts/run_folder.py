@@ -112,24 +112,23 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, root: Path, data: str, *, today: datetime.date | None = None) -> RunFolder:
-        """Make `<root>/<date>-<data>-<n>` with the first n that is free; two runs at once get two folders.
+    def create(cls, root: Path, name: str, *, today: datetime.date | None = None) -> RunFolder:
+        """Make `<root>/<date>-<name>-<n>` with the first n that is free; two runs at once get two folders.
 
         Args:
             root: the runs root, made if it is missing.
-            data: name of the data set; what a file name cannot hold becomes `-`.
+            name: what the run is called; what a file name cannot hold becomes `-`.
             today: the date in the name, by default the local one.
 
         Raises:
             DeviceError: the folder cannot be made.
         """
         root = Path(root)
-        name = re.sub(r"[^A-Za-z0-9_.]+", "-", data).strip("-.") or "data"
-        date = (today or datetime.date.today()).isoformat()
+        begins = dated(re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "run", today)
         with atomic.writing(root):
             root.mkdir(parents=True, exist_ok=True)
             for n in itertools.count(1):
-                path = root / f"{date}-{name}-{n}"
+                path = root / f"{begins}-{n}"
                 try:
                     path.mkdir()
                 except FileExistsError:
@@ -173,6 +172,11 @@ class RunFolder:
         return self.path.resolve().name
 
     @property
+    def title(self) -> str:
+        """What the run is called in front of others; runs of earlier versions have no name but that of their folder."""
+        return str(self.read_config().get("name", self.name)) if self.config.is_file() else self.name
+
+    @property
     def root(self) -> Path:
         """The runs root, which also holds the MLflow store."""
         return self.path.resolve().parent
@@ -212,10 +216,13 @@ class RunFolder:
         return self.path / "checkpoint"
 
     def write_config(self, config: dict[str, Any]) -> None:
-        _write_json(self.config, config)
+        """`config.json`, readable by its owner alone: a run that is resumed has to know where the data are, and paths can name people."""
+        _write_json(self.config, config, atomic.PRIVATE)
 
     def write_result(self, result: Result) -> None:
-        atomic.write_text(self.result, result.model_dump_json(indent=2) + "\n")
+        """`result.json`, in which the run is `.`, the folder that it lies in."""
+        here = result.model_copy(update={"run": "."})
+        atomic.write_text(self.result, here.model_dump_json(indent=2) + "\n")
 
     def write_report(self, markdown: str) -> None:
         atomic.write_text(self.report, markdown)
@@ -250,7 +257,7 @@ class RunFolder:
         """
         text = self._read(self.result)
         try:
-            return Result.model_validate_json(text)
+            return Result.model_validate_json(text).model_copy(update={"run": str(self.path)})
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"
@@ -278,5 +285,10 @@ def _beside_the_run(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    atomic.write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def dated(name: str, today: datetime.date | None = None) -> str:
+    """`<date>-<name>`, by the local date."""
+    return f"{(today or datetime.date.today()).isoformat()}-{name}"
+
+
+def _write_json(path: Path, document: dict[str, Any], mode: int = 0o666) -> None:
+    atomic.write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)

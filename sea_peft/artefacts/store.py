@@ -6,10 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +15,7 @@ from sea_peft.errors import UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,12 +25,15 @@ _QUIET = {
     "MLFLOW_ENABLE_AI_GATEWAY": "false",  # it would pass on what it is asked to services elsewhere
 }
 EXPERIMENT = "sea_peft"
+# Relative to the runs root: a path would name people, and would be wrong once the folder was moved. MLflow reads it from the folder in
+# which it runs.
+ARTIFACTS = "mlartifacts"
 # What sqlite says of a store that is whole but cannot be used just now
 _PASSING = ("locked", "full", "readonly", "unable to open", "disk I/O")
 
 
 class UnusableStore(RuntimeError):
-    """The store is damaged, or was made for another place: only another one in its place helps."""
+    """The store is damaged: only another one in its place helps."""
 
 
 def store_path(runs_root: Path) -> Path:
@@ -52,11 +53,6 @@ def store_uri(runs_root: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def artifacts_uri(runs_root: Path) -> str:
-    """Where MLflow keeps the artifacts of that store."""
-    return (Path(runs_root).resolve() / "mlartifacts").as_uri()
-
-
 def open_store(runs_root: Path) -> MlflowClient:
     """A client of the store of `runs_root`, which is made if it is missing.
 
@@ -67,7 +63,7 @@ def open_store(runs_root: Path) -> MlflowClient:
         Exception: any of MLflow's, when the store is locked or cannot be written.
     """
     path, uri = store_path(runs_root), store_uri(runs_root)
-    _import_quietly()
+    import_quietly()
     if not path.exists():
         _make_store(path)
     try:
@@ -91,7 +87,8 @@ def way_out(error: Exception) -> str:
     return "free the store or make it writable"
 
 
-def _import_quietly() -> None:
+def import_quietly() -> None:
+    """Import mlflow, which sends nothing and says nothing from then on."""
     os.environ.update(_QUIET)
     import mlflow  # noqa: F401
 
@@ -119,7 +116,9 @@ def _make_store(path: Path) -> None:
         prefix=f".{path.name}.", suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
     ) as folder:
         begun, whole = Path(folder) / "begun.db", Path(folder) / "whole.db"
-        _client(f"sqlite:///{begun.as_posix()}")
+        client = _client(f"sqlite:///{begun.as_posix()}")
+        _make_experiment(client)
+        _forget_places(begun)
         with contextlib.closing(sqlite3.connect(begun)) as connection:
             connection.execute("VACUUM INTO ?", (str(whole),))
         try:
@@ -132,27 +131,51 @@ def _make_store(path: Path) -> None:
 
 
 def experiment_id(client: MlflowClient, runs_root: Path) -> str:
-    """The id of the one experiment of the store, which is made if it is missing.
-
-    Raises:
-        UnusableStore: the store was made for another folder, so that artifacts would land there.
-    """
+    """The id of the one experiment of the store. A store of somebody else's gets one, and one of an earlier version, which knew where it
+    lay, forgets that."""
     from mlflow.exceptions import MlflowException
 
-    expected = artifacts_uri(runs_root)
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        try:
-            # without the kind, the UI opens on its pages for language models
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            return str(client.create_experiment(EXPERIMENT, artifact_location=expected, tags=tags))
-        except MlflowException:
-            experiment = client.get_experiment_by_name(EXPERIMENT)  # another run made it just now
+    if experiment is None or experiment.artifact_location != ARTIFACTS:
+        with contextlib.suppress(MlflowException):  # another run made it just now
             if experiment is None:
-                raise
-    if experiment.artifact_location != expected:
-        raise UnusableStore(f"it keeps its artifacts in {experiment.artifact_location}, so the runs folder was moved")
+                _make_experiment(client)
+        _forget_places(store_path(runs_root))
+        experiment = client.get_experiment_by_name(EXPERIMENT)
     return str(experiment.experiment_id)
+
+
+def artifacts(runs_root: Path, run: Run) -> Path:
+    """The folder of a run's artifacts.
+
+    Raises:
+        UnusableStore: the store names another place, which somebody must have written into it.
+    """
+    place = f"{ARTIFACTS}/{run.info.run_id}/artifacts"
+    if run.info.artifact_uri != place or not run.info.run_id.isalnum():
+        raise UnusableStore(f"it keeps artifacts in {run.info.artifact_uri} instead of {place}")
+    return Path(runs_root) / place
+
+
+def _make_experiment(client: MlflowClient) -> None:
+    # without the kind, the UI opens on its pages for language models
+    client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development"})
+
+
+def _forget_places(path: Path) -> None:
+    """Make the places of artifacts relative, which MLflow's own functions cannot: they make every place absolute."""
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+        with connection:
+            connection.execute(  # and of the one that MLflow makes by itself
+                "UPDATE experiments SET artifact_location = ? WHERE name = ? OR (experiment_id = 0 AND 0 NOT IN (SELECT experiment_id FROM runs))",
+                (ARTIFACTS, EXPERIMENT),
+            )
+            connection.execute(
+                "UPDATE runs SET artifact_uri = ? || '/' || run_uuid || '/artifacts' WHERE experiment_id = "
+                "(SELECT experiment_id FROM experiments WHERE name = ?)",
+                (ARTIFACTS, EXPERIMENT),
+            )
+        connection.execute("VACUUM")  # sqlite keeps what was overwritten
 
 
 def check_writable(runs_root: Path, seconds: float) -> None:
@@ -181,26 +204,8 @@ def check_writable(runs_root: Path, seconds: float) -> None:
         connection.close()
 
 
-def ui_command(runs_root: Path, port: int) -> list[str]:
-    """The command of the stock MLflow UI over the store of `runs_root`, on 127.0.0.1."""
-    return [
-        *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", store_uri(runs_root)),
-        *("--default-artifact-root", artifacts_uri(runs_root)),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--uvicorn-opts", "--log-level warning"),
-    ]
-
-
-def ui_environment() -> dict[str, str]:
-    """The environment of that command: telemetry off, no chatter, and no setting of another MLflow leaks
-    in."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    return {**own, **_QUIET, "PYTHONWARNINGS": "ignore"}
-
-
-def ui_url(runs_root: Path, port: int, run_id: str | None = None) -> str:
-    """Address of the list of runs, or of one run's charts, in the UI's pages for model training.
+def ui_page(runs_root: Path) -> str:
+    """The part of a link, from `#` on, that leads to the list of runs in the UI's pages for model training.
 
     Raises:
         UsageError: no run has been logged under `runs_root`.
@@ -211,8 +216,7 @@ def ui_url(runs_root: Path, port: int, run_id: str | None = None) -> str:
             f"No run is logged in {runs_root}: run `seapeft adapt` first, name another runs folder, or log a run that lies there "
             "with `seapeft report RUN --mlflow`."
         )
-    page = f"/{run_id}/model-metrics" if run_id is not None else ""
-    return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs{page}?workflowType=machine_learning"
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 def _experiment_in(store: Path) -> int | None:
@@ -223,31 +227,3 @@ def _experiment_in(store: Path) -> int | None:
         rows = connection.execute("SELECT experiment_id FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchall()
         return rows[0][0] if rows else None
     return None
-
-
-def serve_ui(runs_root: Path, port: int) -> int:
-    """Run the MLflow UI until it is interrupted; returns its exit status.
-
-    Raises:
-        UsageError: no run has been logged under `runs_root`.
-    """
-    ui_url(runs_root, port)
-    # a group of its own, because MLflow starts a server process that must not outlive this one
-    process = subprocess.Popen(ui_command(runs_root, port), env=ui_environment(), cwd=runs_root, start_new_session=True)
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        _end_group(process)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    if os.name == "nt":
-        process.terminate()
-    else:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-    process.wait()

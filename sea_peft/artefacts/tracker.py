@@ -1,35 +1,34 @@
-"""MLflow as a view of the run: one run per adaptation, logged as it goes, and rebuilt from the trace at any
-time.
+"""MLflow as a view of the run: made from what lies in the run folder at any time, and while the run goes on whenever a cycle ends.
 
-The trace is the truth. Whatever happens to the store, a training run goes on: the tracker warns once, keeps
-what it could not log, tries again half a minute later, and says at the end how to rebuild what is missing.
+The trace is the truth. Whatever happens to the store, a training run goes on: it is warned of once, tried again at the end of the next
+cycle, and the last word says how to make what is missing.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import tempfile
+import re
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sea_peft.artefacts import store
+from sea_peft.artefacts import atomic, store
 from sea_peft.artefacts.findings import findings
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.metrics import Metric, metrics, params
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
-from sea_peft.loop.events import Event, RunFinished, TrainingStep
+from sea_peft.artefacts.words import markdown
+from sea_peft.errors import DeviceError
+from sea_peft.loop.events import Allocated, Event, RunStarted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-_LOG = logging.getLogger(__name__)
-_SECONDS_BETWEEN = 2.0  # logging takes 0.05 s
-_SECONDS_AFTER_FAILURE = 30.0
 _TABLES = ("allocation/units.json", "allocation/events.json")
 _RUN_TAG = "sea_peft.run"
 _MODEL = "sea_peft_adapter"
@@ -37,212 +36,59 @@ _BATCH = 500  # MLflow takes at most 1000 metrics in one request
 
 
 class Tracker:
-    """Callback that mirrors the events of one run into MLflow.
+    """Callback that keeps the MLflow run of one run folder as far as the last cycle that ended.
 
     Args:
-        runs_root: holds `mlflow.db` and `mlartifacts/`.
-        name: name of the run folder; also finds the MLflow run again.
-        config: `config.json`; only options that name no path and no case are logged.
-        run_id: MLflow run to go on with when a run is resumed.
-        past: the events before the resume, from the trace.
-        new: the run has just been begun: one of the same name in the store is another, whose folder was removed since.
+        folder: the run; its trace holds every event before this is called with it.
         warn: told once, in one sentence, when the store does not work.
     """
 
-    def __init__(
-        self,
-        runs_root: Path,
-        name: str,
-        *,
-        config: Mapping[str, Any] | None = None,
-        run_id: str | None = None,
-        past: Iterable[Event] = (),
-        new: bool = False,
-        warn: Callable[[str], None] = _LOG.warning,
-    ) -> None:
-        self._root = Path(runs_root)
-        self._name = name
-        self._config = dict(config or {})
+    def __init__(self, folder: RunFolder, warn: Callable[[str], None]) -> None:
+        self._folder = folder
         self._warn = warn
-        self.failure: str | None = None  # why the store did not work, the first time that it did not
-        self.way_out = ""  # what helps against that
-        self._events = [event for event in past if not isinstance(event, TrainingStep)]
-        self._resumed_id = run_id
-        self._new = new
-        self._client: MlflowClient | None = None
-        self._run_id: str | None = None
-        self._sent: set[tuple[str, int]] = set()
-        self._next_logging = 0.0
-        self._next_drawing = 0.0
-
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run, None while the store does not work; goes into the checkpoint and `result.json`."""
-        return self._run_id
+        self._failed = False
+        self.run_id: str | None = None  # the MLflow run, None while the store does not work
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, TrainingStep):
-            return
-        self._events.append(event)
-        if time.monotonic() >= self._next_logging:
-            done = self._attempt(self._log)
-            self._next_logging = time.monotonic() + (_SECONDS_BETWEEN if done else _SECONDS_AFTER_FAILURE)
+        if isinstance(event, (RunStarted, Allocated)):
+            self._rebuild("RUNNING")
 
-    def finish(self, folder: RunFolder, images: Mapping[str, bytes] | None = None) -> None:
-        """Log the adapter folder, the report and `images` (file name → PNG), and end the MLflow run well."""
+    def finish(self, images: Mapping[str, bytes]) -> None:
+        """Log what the run ended with, its adapter, report and `images` (file name → PNG)."""
+        if not self._rebuild("FINISHED", images, patience=20.0):
+            self._warn(f"MLflow lacks this run: rebuild it from {self._folder.path} once the store works.")
 
-        def end() -> None:
-            client, run_id = self._log(drawing=True)
-            if folder.adapter.is_dir():
-                client.log_artifacts(run_id, str(folder.adapter), "adapter")
-                self._register(client, run_id)
-            if folder.report.is_file():
-                client.log_artifact(run_id, str(folder.report))
-            self._log_images(client, run_id, images or {})
-            if folder.result.is_file():
-                result = folder.read_result()
-                peak = Metric("memory/peak_bytes", result.peak_memory_bytes, 0)
-                self._send(client, run_id, [Metric("time/run", result.seconds.total, 0), peak])
-            client.set_terminated(run_id, "FINISHED")
-
-        if not self._attempt(end, patience=20.0):
-            self._warn(f"MLflow lacks this run: rebuild it from {folder.path} once the store works.")
-
-    def close(self, status: str = "KILLED") -> None:
+    def close(self, status: str) -> None:
         """End the MLflow run of an adaptation that did not finish: `KILLED` (resumable) or `FAILED`."""
+        if self._folder.trace.is_file() and self._folder.trace.stat().st_size:
+            self._rebuild(status)
 
-        def end() -> None:
-            client, run_id = self._log()
-            client.set_terminated(run_id, status)
-
-        if self._events:
-            self._attempt(end)
-
-    def _attempt(self, action: Callable[[], object], patience: float = 2.0) -> bool:
-        """Run `action` on a store that is not locked; a failure of any kind is a warning, once, and never
-        more."""
+    def _rebuild(self, status: str, images: Mapping[str, bytes] | None = None, patience: float = 2.0) -> bool:
         try:
-            store.check_writable(self._root, patience)
-            action()
-        except Exception as error:
-            if self.failure is None:
-                self.failure = f"MLflow cannot log into {store.store_path(self._root)} ({store.first_line(error)})"
-                self.way_out = store.way_out(error)
-                then = "" if isinstance(error, store.UnusableStore) else ": what is missing follows then"
-                self._warn(f"{self.failure}: the run goes on and its trace is complete; {self.way_out}{then}.")
+            self.run_id = rebuild(self._folder, images=images, status=status, patience=patience)
+        except DeviceError as error:
+            if not self._failed:
+                self._failed = True
+                self._warn(f"{str(error).rstrip('.')}. The run goes on, and its trace is complete.")
             return False
         return True
 
-    def _log(self, drawing: bool = False) -> tuple[MlflowClient, str]:
-        """Send whatever is known and not yet there."""
-        history = History.of(self._events)
-        if self._client is None:
-            self._client = store.open_store(self._root)
-        if self._run_id is None:
-            self._run_id = self._begin(self._client, history)
-        client, run_id = self._client, self._run_id
-        self._send(client, run_id, metrics(history))
-        for name, columns, rows in zip(
-            _TABLES, (UNIT_COLUMNS, EVENT_COLUMNS), (unit_table(history), event_table(history)), strict=True
-        ):
-            # the whole table each time: `log_table` would append the rows of a resumed run a second time
-            client.log_text(run_id, json.dumps({"columns": columns, "data": rows}), name)
-        self._draw(client, run_id, history, drawing)
-        if history.finished is not None:
-            found = findings(history)
-            client.set_tag(run_id, "mlflow.note.content", "\n\n".join([f"**{found.headline}**", *found.verdict]))
-        return client, run_id
 
-    def _begin(self, client: MlflowClient, history: History) -> str:
-        """Find the run of this name or make it, and see what it already holds."""
-        experiment = store.experiment_id(client, self._root)
-        found = self._find(client, experiment)
-        if found is None:
-            tags = {
-                _RUN_TAG: self._name,
-                # MLflow would fill these with the login name and the path of the script
-                "mlflow.user": "sea_peft",
-                "mlflow.source.name": "seapeft adapt",
-                "mlflow.source.type": "LOCAL",
-                "mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in _TABLES]),
-            }
-            found = str(client.create_run(experiment, tags=tags, run_name=self._name).info.run_id)
-        else:
-            client.update_run(found, status="RUNNING")
-        data = client.get_run(found).data
-        for key in data.metrics:
-            self._sent.update((key, point.step) for point in client.get_metric_history(found, key))
-        for key, value in params(history, self._config).items():
-            if key not in data.params:
-                client.log_param(found, key, value[:6000])
-        return found
-
-    def _find(self, client: MlflowClient, experiment: str) -> str | None:
-        from mlflow.exceptions import MlflowException
-
-        if self._new:
-            return None
-        if self._resumed_id is not None:
-            try:
-                if client.get_run(self._resumed_id).info.lifecycle_stage == "active":
-                    return self._resumed_id
-            except MlflowException:
-                pass  # the store was made anew since: look for the name, or start afresh
-        runs = client.search_runs([experiment], f"tags.`{_RUN_TAG}` = '{self._name}'", max_results=1)
-        return str(runs[0].info.run_id) if runs else None
-
-    def _send(self, client: MlflowClient, run_id: str, points: list[Metric]) -> None:
-        """Log the points that MLflow has not got yet."""
-        from mlflow import entities
-
-        new = [point for point in points if (point.key, point.step) not in self._sent]
-        now = int(time.time() * 1000)
-        for first in range(0, len(new), _BATCH):
-            batch = new[first : first + _BATCH]
-            client.log_batch(run_id, [entities.Metric(p.key, float(p.value), now, p.step) for p in batch])
-            self._sent.update((point.key, point.step) for point in batch)
-
-    def _draw(self, client: MlflowClient, run_id: str, history: History, now: bool) -> None:
-        """Log the figures, but while the run goes on spend at most about 3% of the time on them."""
-        from sea_peft.artefacts import figures
-
-        start = time.monotonic()
-        if not history.allocations or (start < self._next_drawing and not now):
-            return
-        for name, figure in figures.FIGURES.items():
-            client.log_figure(run_id, figure(history), f"figures/{name}.png", save_kwargs={"dpi": 110})
-        end = time.monotonic()
-        self._next_drawing = end + 30 * (end - start)
-
-    def _log_images(self, client: MlflowClient, run_id: str, images: Mapping[str, bytes]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, data in images.items():
-                path = Path(folder) / name
-                path.write_bytes(data)
-                client.log_artifact(run_id, str(path), "images")
-
-    def _register(self, client: MlflowClient, run_id: str) -> None:
-        """A version in the model registry that points at the adapter folder: two plain files, nothing
-        pickled."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.create_registered_model(_MODEL, description="Adapter folders, as `seapeft predict` takes them.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        if not client.search_model_versions(f"run_id = '{run_id}'"):
-            client.create_model_version(_MODEL, f"runs:/{run_id}/adapter", run_id, tags={_RUN_TAG: self._name})
-
-
-def rebuild(run_folder: RunFolder, runs_root: Path | None = None, images: Mapping[str, bytes] | None = None) -> str:
-    """Make the MLflow run of a run folder again from its trace, config, result and adapter, or complete the
-    one there.
+def rebuild(
+    run_folder: RunFolder,
+    runs_root: Path | None = None,
+    images: Mapping[str, bytes] | None = None,
+    status: str | None = None,
+    patience: float = 20.0,
+) -> str:
+    """Make the MLflow run of a run folder from its trace, config, result and adapter, or complete the one there.
 
     Args:
         run_folder: a run, finished or not.
         runs_root: holds the store; by default the folder that holds the run.
         images: file name → PNG, to be logged with a finished run.
+        status: MLflow's word for how it stands; by default `FINISHED`, or `KILLED` where the trace has no end.
+        patience: seconds to wait for a locked store.
 
     Returns:
         The id of the MLflow run.
@@ -251,22 +97,132 @@ def rebuild(run_folder: RunFolder, runs_root: Path | None = None, images: Mappin
         UsageError: the folder's files cannot be read.
         DeviceError: the store cannot be written.
     """
-    from sea_peft.errors import DeviceError
+    root = runs_root or run_folder.root
+    history = History.of(read_trace(run_folder.trace))
+    config = run_folder.read_config() if run_folder.config.is_file() else {}
+    status = status or ("FINISHED" if history.finished is not None else "KILLED")
+    try:
+        store.check_writable(root, patience)
+        return _View(root, run_folder, config, history).make(status, images or {})
+    except Exception as error:  # whatever MLflow and its database raise
+        raise DeviceError(
+            f"MLflow cannot log into {store.store_path(root)} ({store.first_line(error)}): {store.way_out(error)}, and rebuild the "
+            "run then."
+        ) from error
 
-    events = read_trace(run_folder.trace)
-    result_id = run_folder.read_result().mlflow_run_id if run_folder.result.is_file() else None
-    tracker = Tracker(
-        runs_root or run_folder.root,
-        run_folder.name,
-        config=run_folder.read_config() if run_folder.config.is_file() else {},
-        run_id=result_id,
-        past=events,
-        warn=_LOG.info,  # raised below
-    )
-    if isinstance(events[-1], RunFinished):
-        tracker.finish(run_folder, images)
-    else:
-        tracker.close()
-    if tracker.failure is not None or tracker.run_id is None:
-        raise DeviceError(f"{tracker.failure}: {tracker.way_out}, and rebuild the run then.")
-    return tracker.run_id
+
+class _View:
+    """The MLflow run of a history, and the files beside it. Everything can be said again: what is there stays single."""
+
+    def __init__(self, root: Path, folder: RunFolder, config: Mapping[str, Any], history: History) -> None:
+        self._folder, self._config, self._history = folder, config, history
+        self._client: MlflowClient = store.open_store(root)
+        # runs of earlier versions are known by the name of their folder alone
+        self._key = re.sub(r"[^\w.-]", "-", str(config.get("id", folder.name)))
+        self._run = self._find(store.experiment_id(self._client, root))
+        self._id: str = self._run.info.run_id
+        self._artifacts = store.artifacts(root, self._run)
+
+    def make(self, status: str, images: Mapping[str, bytes]) -> str:
+        ended = status != "RUNNING"
+        self._params()
+        self._metrics()
+        for name, columns, rows in zip(
+            _TABLES, (UNIT_COLUMNS, EVENT_COLUMNS), (unit_table(self._history), event_table(self._history)), strict=True
+        ):
+            self._write(name, json.dumps({"columns": columns, "data": rows}).encode())
+        if ended:
+            self._figures()
+        if self._history.finished is not None:
+            found = findings(self._history)
+            note = "\n\n".join([f"**{markdown(found.headline)}**", *map(markdown, found.verdict)])
+            self._client.set_tag(self._id, "mlflow.note.content", note)
+        if status == "FINISHED":
+            self._shipped(images)
+        if ended:
+            self._client.set_terminated(self._id, status, end_time=_milliseconds(self._folder.trace))
+        else:
+            self._client.update_run(self._id, status=status)
+        return self._id
+
+    def _find(self, experiment: str) -> Run:
+        """The run with this key, or a new one."""
+        runs = self._client.search_runs([experiment], f"tags.`{_RUN_TAG}` = '{self._key}'", max_results=1)
+        if runs:
+            return runs[0]
+        tags = {
+            _RUN_TAG: self._key,
+            # MLflow would fill these with the login name and the path of the script
+            "mlflow.user": "sea_peft",
+            "mlflow.source.name": "seapeft adapt",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in _TABLES]),
+        }
+        began = _milliseconds(self._folder.config if self._folder.config.is_file() else self._folder.trace)
+        return self._client.create_run(experiment, start_time=began, tags=tags, run_name=self._folder.title)
+
+    def _params(self) -> None:
+        for key, value in params(self._history, self._config).items():
+            if key not in self._run.data.params:
+                self._client.log_param(self._id, key, value)
+
+    def _metrics(self) -> None:
+        """Log the points that MLflow has not got yet."""
+        from mlflow import entities
+
+        points = metrics(self._history, self._config)
+        if self._folder.result.is_file():
+            result = self._folder.read_result()
+            points.append(Metric("time/run", result.seconds.total, 0))
+            points.append(Metric("memory/peak_bytes", result.peak_memory_bytes, 0))
+        there = {
+            (key, point.step)
+            for key in self._run.data.metrics
+            for point in self._client.get_metric_history(self._id, key)
+        }
+        now = int(time.time() * 1000)
+        new = [entities.Metric(p.key, float(p.value), now, p.step) for p in points if (p.key, p.step) not in there]
+        for first in range(0, len(new), _BATCH):
+            self._client.log_batch(self._id, new[first : first + _BATCH])
+
+    def _figures(self) -> None:
+        from sea_peft.artefacts import figures
+        from sea_peft.artefacts.plots import png
+
+        if self._history.allocations:
+            for name, figure in figures.FIGURES.items():
+                self._write(f"figures/{name}.png", png(figure(self._history)))
+
+    def _shipped(self, images: Mapping[str, bytes]) -> None:
+        """Adapter, report and pictures, and a version in the model registry that points at the adapter folder: plain files, nothing
+        pickled."""
+        for name, data in images.items():
+            self._write(f"images/{name}", data)
+        if self._folder.report.is_file():
+            self._write(self._folder.report.name, self._folder.report.read_bytes())
+        if self._folder.adapter.is_dir():
+            shutil.copytree(self._folder.adapter, self._artifacts / "adapter", dirs_exist_ok=True)
+            self._register()
+
+    def _register(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(
+                _MODEL, description="Adapter folders, as `seapeft predict` takes them."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        if not self._client.search_model_versions(f"run_id = '{self._id}'"):
+            self._client.create_model_version(_MODEL, f"runs:/{self._id}/adapter", self._id, tags={_RUN_TAG: self._key})
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._artifacts / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, data)
+
+
+def _milliseconds(path: Path) -> int:
+    """When a file was written, as MLflow counts."""
+    return int(path.stat().st_mtime * 1000)

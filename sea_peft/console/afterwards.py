@@ -12,7 +12,7 @@ from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table
 from sea_peft.console.verb import verb
-from sea_peft.errors import DeviceError, QualityGateError, UsageError
+from sea_peft.errors import QualityGateError, UsageError
 
 
 @verb
@@ -167,15 +167,20 @@ def ui(
     runs: options.Runs = Path("runs"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the stock MLflow UI over the run store, on 127.0.0.1."""
-    from sea_peft.artefacts.store import serve_ui, ui_url
+    """Open the stock MLflow UI over the run store, on 127.0.0.1.
 
-    output.say(f"MLflow UI over {runs}: {ui_url(runs, port)} (Ctrl-C ends it)")
-    status = serve_ui(runs, port)
-    if status:
-        raise DeviceError(
-            f"The MLflow UI ended with status {status}; is port {port} in use? Choose another with --port."
+    Whoever has the link that is printed can read and change the store while it runs; nobody else gets an answer. Without MLflow's assistant and
+    gateways, which pass on what they are asked.
+    """
+    from sea_peft.artefacts.ui import open_ui
+
+    def opened(link: str) -> None:
+        output.say(f"MLflow UI over {runs}: {link}")
+        output.say(
+            "Whoever has this link can read and change the store while it runs: pass it on to nobody. Ctrl-C ends it."
         )
+
+    open_ui(runs, port, opened)
 
 
 @verb

@@ -6,12 +6,13 @@ import contextlib
 import json
 import logging
 import math
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,7 +21,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
+
+from sea_peft.artefacts.words import visible
 
 # What is piped or logged is not cut at 80 columns: nobody looks at it in a window
 _WIDTH_OF_A_FILE = 180
@@ -38,24 +42,27 @@ class Output:
         self.json, self.quiet, self.verbose = json, quiet, verbose
         self.answered = False
         self.results, self.notes = console(), console(stderr=True)
-        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
+        logging.captureWarnings(verbose)
         if not verbose:
             warnings.simplefilter("ignore")  # those of libraries; ours are sentences
 
     def say(self, sentence: str) -> None:
         """A sentence about what is going on."""
         if not self.quiet:
-            self.notes.print(Text(sentence), soft_wrap=True)
+            self.notes.print(Text(visible(sentence)), soft_wrap=True)
 
     def warn(self, sentence: str) -> None:
         """A sentence that must not be missed."""
-        self.notes.print(Text.assemble(("warning: ", "bold yellow"), sentence), soft_wrap=True)
+        self.notes.print(Text.assemble(("warning: ", "bold yellow"), visible(sentence)), soft_wrap=True)
 
     def result(self, document: Any, *tables: RenderableType) -> None:
         """The result of a verb: `document` with --json, else the tables. Called once."""
         self.answered = True
         if self.json:
-            print(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+            print(_escaped(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)))
             return
         if self.results.is_terminal:
             self._print(tables)
@@ -107,9 +114,27 @@ def time_left(seconds: float, done: float, of: int) -> str:
     return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"
 
 
+class _Console(Console):
+    """Lets no command to the terminal through but its own colours, whatever the words that it is given."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n\t")
+
+
+def _escaped(document: str) -> str:
+    """The same JSON document with `\\u001b` for what `visible` would spell out, so that programs read the names as they are."""
+    return re.sub(r"[^ -~\n]", lambda c: c[0] if visible(c[0]) == c[0] else json.dumps(c[0])[1:-1], document)
+
+
 def console(stderr: bool = False) -> Console:
     """A console that keeps to its text: no guessing at markup or numbers to colour in it."""
-    made = Console(stderr=stderr, highlight=False, markup=False)
+    made = _Console(stderr=stderr, highlight=False, markup=False)
     if not made.is_terminal:
         made.width = _WIDTH_OF_A_FILE
     return made

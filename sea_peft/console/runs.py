@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sea_peft.artefacts.words import visible
 from sea_peft.console.tables import facts, state, table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ REFUSED_SHOWN = 12
 
 def headline(found: Findings) -> Text:
     """The verdict in one honest sentence."""
-    return Text(found.headline, style=_VERDICTS[found.helps])
+    return Text(visible(found.headline), style=_VERDICTS[found.helps])
 
 
 def dice_table(found: Findings) -> Table:
@@ -83,7 +84,10 @@ class UnitLines:
         self._title, self._rows = title, rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        cells = [(row.unit, row.stage, f"{row.cost:,}", _utility(row), row.decision or row.state) for row in self._rows]
+        cells = [
+            (visible(row.unit), row.stage, f"{row.cost:,}", _utility(row), row.decision or row.state)
+            for row in self._rows
+        ]
         lines = [("unit", "stage", "parameters", "utility", ""), *cells]
         widths = [max(len(line[column]) for line in lines) for column in range(5)]
         wide = sum(widths) + 8 <= options.max_width  # the stage goes first where there is no room
@@ -102,7 +106,7 @@ class UnitLines:
             for row, values in members:
                 yield line(values, "bold" if row.on else "")
             count = f"these {len(members)}: " if len(members) > 1 else ""
-            yield Padding(Text(count + reason, style="dim"), (0, 0, 0, 4))
+            yield Padding(Text(count + visible(reason), style="dim"), (0, 0, 0, 4))
 
 
 def _utility(row: UnitRow) -> str:

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sea_peft.artefacts.words import visible
+
 _STATES = {
     "ok": "green",
     "warning": "bold yellow",
@@ -21,7 +23,7 @@ _STATES = {
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
     """A table with a title. Columns named in `right` hold numbers and do not wrap."""
     made = Table(
-        title=title or None,
+        title=visible(title) or None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -30,7 +32,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     )
     for name in columns:
         number = name in right
-        made.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        made.add_column(visible(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made
@@ -39,7 +41,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 def facts(pairs: Iterable[tuple[str, object]], title: str = "") -> Table:
     """Names and values, one a line."""
     made = Table(
-        title=title or None,
+        title=visible(title) or None,
         title_justify="left",
         title_style="bold",
         box=None,
@@ -49,7 +51,7 @@ def facts(pairs: Iterable[tuple[str, object]], title: str = "") -> Table:
     made.add_column(no_wrap=True, style="dim")
     made.add_column(overflow="fold")
     for name, value in pairs:
-        made.add_row(name, cell(value))
+        made.add_row(visible(name), cell(value))
     return made
 
 
@@ -66,8 +68,8 @@ def cell(value: object) -> Text:
     if isinstance(value, float):
         return Text(f"{value:.3f}")
     if isinstance(value, (list, tuple)):
-        return Text(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value))
-    return Text(str(value))
+        return Text(visible(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)))
+    return Text(visible(str(value)))
 
 
 def state(word: str) -> Text:

@@ -16,7 +16,7 @@ from sea_peft.artefacts.atomic import remove_leftovers
 from sea_peft.artefacts.checkpoint import Checkpoint, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.report import report_markdown
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.run_folder import Result, RunFolder, dated
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker, rebuild
 from sea_peft.data.digest import case_hash
@@ -82,12 +82,16 @@ def adapt(
     """
     began = time.monotonic()
     setup = prepare_run(options, say, progress)
-    folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, setup.dataset.name)
+    name = options.name or setup.neutral_name
+    folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, name)
     say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
-    folder.write_config(run_config(setup))  # last: what has it can be resumed
+    # whoever chose --out may have named a patient in it
+    folder.write_config(
+        run_config(setup, dated(name) if options.out else folder.name)
+    )  # last: what has it can be resumed
     begun(folder)
-    return _Run(setup, folder, listen, say, warn, began, baselines or {}, new=True).run()
+    return _Run(setup, folder, listen, say, warn, began, baselines or {}).run()
 
 
 def resume(
@@ -119,7 +123,7 @@ def resume(
     if setup.public_digest != digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     _refuse_another_split(folder, setup)
-    return _Run(setup, folder, listen, say, warn, began, {}, new=False).run()
+    return _Run(setup, folder, listen, say, warn, began, {}).run()
 
 
 def _refuse_another_split(folder: RunFolder, setup: Setup) -> None:
@@ -143,7 +147,6 @@ class _Run:
         warn: Say,
         began: float,
         baselines: Mapping[str, events.Scored],
-        new: bool,
     ) -> None:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
         self.baselines = baselines if setup.tested_on == "cases" else {}
@@ -151,26 +154,15 @@ class _Run:
         self.state = load_checkpoint(folder.checkpoint) or Checkpoint.at_the_start()
         self.trace = TraceWriter(folder.trace, append=True)
         try:
-            self.past = read_trace(folder.trace)[
-                : self.state.events
-            ]  # damage anywhere in it shows now, and not at the end
+            # damage anywhere in it shows now, and not at the end
+            self.past = read_trace(folder.trace)[: self.state.events]
             self.trace.truncate(self.state.events)
             for place in (folder.path, folder.checkpoint):
                 remove_leftovers(place)
         except BaseException:
             self.trace.close()
             raise
-        self.tracker: Tracker | None = None
-        if setup.options.mlflow:
-            self.tracker = Tracker(
-                folder.root,
-                folder.name,
-                config=folder.read_config(),
-                run_id=self.state.mlflow_run_id,
-                past=self.past,
-                new=new,
-                warn=warn,
-            )
+        self.tracker = Tracker(folder, warn) if setup.options.mlflow else None
         self.seconds = dict(self.state.seconds)
 
     def run(self) -> Result:
@@ -387,7 +379,6 @@ class _Run:
             stands = {
                 "arm": arm,
                 "events": self.trace.count,
-                "mlflow_run_id": self.tracker.run_id if self.tracker else None,
                 "seconds": {**self.seconds, "before": self._so_far()},
                 "controller": dict(state),
             }
@@ -417,9 +408,7 @@ class _Run:
             result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
         self.folder.write_result(result)
         if self.tracker is not None:
-            self.tracker.finish(
-                self.folder, images_for_mlflow(self.folder, self.warn, str(setup.device), self._typed_weights)
-            )
+            self.tracker.finish(images_for_mlflow(self.folder, self.warn, str(setup.device), self._typed_weights))
         remove_checkpoint(self.folder.checkpoint)
         return result
 

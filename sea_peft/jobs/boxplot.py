@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
+
+from sea_peft.artefacts.plots import png
 
 # measure → title, largest value of the axis
 _PANELS = {"dice": ("Dice", 1.0), "nsd": ("NSD", 1.0), "hd95": ("HD95, mm", None)}
@@ -40,6 +41,4 @@ def boxplot_png(scores: Mapping[str, Mapping[str, Sequence[float]]], labels: Seq
         axes.set_xlim(0, most) if most else axes.set_xlim(left=0)
         axes.set_title(title, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure, dpi=120)

@@ -56,6 +56,7 @@ def doctor(runs: Path) -> list[Check]:
         _memory,
         _disk,
         _store,
+        _privacy,
         _network,
         _weights,
     ]
@@ -134,7 +135,26 @@ def _store(runs: Path) -> Iterator[Check]:
         said = f"{path} does not work ({store.first_line(error)}); {store.way_out(error)}"
         yield Check("MLflow store", "problem", said)
         return
-    yield Check("MLflow store", "ok", f"{path}, {len(logged)} run{'' if len(logged) == 1 else 's'}")
+    who = _readers(path)
+    yield Check("MLflow store", "ok", f"{path}, {len(logged)} run{'' if len(logged) == 1 else 's'}, readable by {who}")
+
+
+def _readers(path: Path) -> str:
+    """Who on this machine may read a file, by its mode and those of the folders above it."""
+    modes = [folder.stat().st_mode for folder in (path, *path.resolve().parents)]
+    for bit, enter, who in ((0o004, 0o001, "everybody on this machine"), (0o040, 0o010, "its group")):
+        if modes[0] & bit and all(mode & enter for mode in modes[1:]):
+            return who
+    return "you alone"
+
+
+def _privacy(runs: Path) -> Iterator[Check]:
+    yield Check(
+        "kept in a run",
+        "ok",
+        "cases under hashed names, no path of the data: trace, report, adapter and MLflow. Two files that you alone can read say more: config.json "
+        "(where the data are, to resume) and cases.json (what the cases are called)",
+    )
 
 
 def _network(runs: Path) -> Iterator[Check]:
@@ -148,7 +168,7 @@ def _network(runs: Path) -> Iterator[Check]:
         "off" if off else "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true",
     )
     foreign = [name for name in _FOREIGN_STORE if os.environ.get(name)]
-    said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only"
+    said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only, and answers whoever has the link that it prints"
     yield Check("network", "ok", said + (f" ({', '.join(foreign)} is set and not used)" if foreign else ""))
 
 

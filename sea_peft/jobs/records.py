@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import resource
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from sea_peft import __version__
 from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, Recommendation
-from sea_peft.artefacts.atomic import write_text
+from sea_peft.artefacts.atomic import PRIVATE, write_text
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.augment import AUGMENTATIONS
 from sea_peft.data.cases import Case
@@ -76,11 +76,14 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) ->
     )
 
 
-def run_config(setup: Setup) -> dict[str, Any]:
-    """`config.json`: every resolved option, versions, backbone hash, data digest. It stays in the run folder."""
+def run_config(setup: Setup, name: str) -> dict[str, Any]:
+    """`config.json`: every resolved option, versions, backbone hash, data digest. It stays in the run folder. `name`: what reports and
+    MLflow call the run; `id`: what MLflow finds it by."""
     o, card = setup.options, setup.backbone.pretrained.card
     return {
         **as_json(asdict(o)),
+        "id": uuid.uuid4().hex,
+        "name": name,
         "data": _located(o.data),
         "shots": setup.shots,
         "split": None if o.split is None else str(o.split.resolve()),
@@ -146,8 +149,7 @@ def write_case_names(folder: RunFolder, setup: Setup) -> None:
     """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
     names = {case_hash(case.id, setup.salt): case.id for cases in _by_role(setup).values() for case in cases}
     path = folder.path / "cases.json"
-    write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
-    os.chmod(path, 0o600)
+    write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n", mode=PRIVATE)
 
 
 def read_case_names(folder: RunFolder) -> dict[str, str]:

@@ -52,6 +52,7 @@ class AdaptOptions:
     which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
     none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
     that names the cases (`sea_peft.data.split_file`). `augment`: `default`, `grey`, `none` or a TOML file (`sea_peft.data.augment`).
+    `name`: what the run is called, None for a name that says nothing of the data on disk.
     """
 
     data: str | None = None
@@ -77,6 +78,7 @@ class AdaptOptions:
     mlflow: bool = True
     test: Tests = None
     split: Path | None = None
+    name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +115,12 @@ class Setup:
     def new_labels(self) -> tuple[str, ...]:
         """Target labels that the backbone has no output for."""
         return tuple(label for label, row in zip(self.dataset.labels, self.rows, strict=True) if row is None)
+
+    @property
+    def neutral_name(self) -> str:
+        """What the data may be called in front of others: a phantom by its name, data on disk (whose folder can be called after a patient)
+        by the first digits of what is written of their digest."""
+        return self.dataset.name if self.dataset.layout == "phantom" else self.public_digest[:8]
 
     @property
     def shots(self) -> int:
@@ -159,6 +167,10 @@ def prepare_run(
     shots, named = _wanted_cases(options)
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more.")
+    if options.name is not None and not 0 < len(options.name.strip()) <= 60:
+        raise UsageError(
+            "--name takes 1 to 60 characters: what the run is to be called in its folder, in reports and in MLflow."
+        )
     device = resolve_device(options.device)
     profile = load_profile(options.profile)
     backbone = open_backbone(options.backbone, options.weights or _own_weights(options.data, options.backbone))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sea_peft.loop.events import Event
 STAGES = ("stem", "encoder", "encoder", "bottleneck", "decoder", "head")
 HEAD, BACKBONE = 51, 600_000
 CONFIG: dict[str, Any] = {
+    "name": "2026-07-01-cdcdcdcd-1",
     "data": "/home/someone/Jane_Doe_scans",
     "out": "/home/someone/runs/x",
     "profile": "/home/someone/Jane_Doe.toml",
@@ -204,13 +206,13 @@ def make_result(events: list[Event], run: str = "runs/x", mlflow_run_id: str | N
     )
 
 
-def write_run(root: Path, events: list[Event]) -> RunFolder:
-    """The run folder that `events` would have left, without its adapter."""
+def write_run(root: Path, events: list[Event], **config: Any) -> RunFolder:
+    """The run folder that `events` would have left, without its adapter. `config`: what differs from `CONFIG` in its `config.json`."""
     folder = RunFolder.create(root, "phantom")
     with TraceWriter(folder.trace) as trace:
         for event in events:
             trace(event)
-    folder.write_config(CONFIG)
+    folder.write_config({**CONFIG, "id": uuid.uuid4().hex, **config})
     if isinstance(events[-1], ev.RunFinished):
         folder.write_result(make_result(events, run=folder.name))
     return folder

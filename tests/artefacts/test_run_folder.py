@@ -49,7 +49,9 @@ def test_config_and_result_come_back_as_written(tmp_path, events):
     folder.write_config({"shots": 5, "labels": {"Milz ü": [1]}})
     folder.write_result(result)
     assert RunFolder.open(folder.path).read_config() == {"shots": 5, "labels": {"Milz ü": [1]}}
-    assert folder.read_result() == result
+    assert json.loads(folder.result.read_text())["run"] == "."  # a folder that was moved says nothing wrong
+    assert folder.read_result() == result.model_copy(update={"run": str(folder.path)})
+    assert folder.config.stat().st_mode & 0o077 == 0
 
 
 def test_result_has_exactly_the_keys_of_the_command_line_page(events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,17 +13,19 @@ from pathlib import Path
 import pandas
 import pytest
 from example_run import CONFIG, make_events, write_run
+from mlflow import MlflowClient
 
 from sea_peft import cli
-from sea_peft.artefacts import store, tracker
+from sea_peft.artefacts import store
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.metrics import metrics, params
 from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.artefacts.trace import TraceWriter
 from sea_peft.artefacts.tracker import Tracker, rebuild
 from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs import doctor
-from sea_peft.loop.events import RunStarted, TrainingStep
+from sea_peft.loop.events import Allocated, RunStarted, TrainingStep
 
 EVENTS = [event for event in make_events() if not isinstance(event, TrainingStep)]
 
@@ -31,10 +34,14 @@ def warned(sentence: str) -> None:
     raise AssertionError(sentence)
 
 
-def follow(root: Path, folder: RunFolder, events=EVENTS, **options) -> Tracker:
-    mirror = Tracker(root, folder.name, config=CONFIG, **{"warn": warned, **options})
-    for event in events:
-        mirror(event)
+def follow(folder: RunFolder, events=EVENTS, warn=warned, kept: int = 0) -> Tracker:
+    """Write the trace of `folder` event by event, after the first `kept` that it has, with a tracker beside it."""
+    mirror = Tracker(folder, warn)
+    with TraceWriter(folder.trace, append=True) as trace:
+        trace.truncate(kept)
+        for event in events[kept:]:
+            trace(event)
+            mirror(event)
     return mirror
 
 
@@ -47,8 +54,8 @@ def logged(root: Path, run_id: str) -> dict[tuple[str, int], list[float]]:
     }
 
 
-def expected(events=EVENTS) -> dict[tuple[str, int], list[float]]:
-    points = {(p.key, p.step): [pytest.approx(p.value)] for p in metrics(History.of(events))}
+def expected(events=EVENTS, config=CONFIG) -> dict[tuple[str, int], list[float]]:
+    points = {(p.key, p.step): [pytest.approx(p.value)] for p in metrics(History.of(events), config)}
     return {**points, ("time/run", 0): [40.0], ("memory/peak_bytes", 0): [1.9e9]}
 
 
@@ -66,19 +73,17 @@ def run(root) -> tuple[RunFolder, str]:
     folder.adapter.mkdir()
     (folder.adapter / "adapter_config.json").write_text("{}")
     folder.write_report("# report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracker, "_SECONDS_BETWEEN", 0.0)
-        mirror = follow(root, folder)
-    mirror.finish(folder)
+    mirror = follow(folder)
+    mirror.finish({})
     assert mirror.run_id is not None
     return folder, mirror.run_id
 
 
 def test_the_run_holds_parameters_metrics_and_status(root, run):
-    folder, run_id = run
+    _, run_id = run
     found = store.open_store(root).get_run(run_id)
     assert found.info.status == "FINISHED"
-    assert found.info.run_name == folder.name
+    assert found.info.run_name == CONFIG["name"]
     assert found.data.params == params(History.of(EVENTS), CONFIG)
     assert found.data.tags["mlflow.note.content"].startswith("**The adapter helps")
     assert logged(root, run_id) == expected()
@@ -99,7 +104,8 @@ def test_tables_have_the_form_of_log_table(root, run):
         assert len(table) == len(rows)
 
 
-def test_artifacts_are_there_and_the_adapter_is_registered(root, run):
+def test_artifacts_are_there_and_the_adapter_is_registered(root, run, monkeypatch):
+    monkeypatch.chdir(root)
     client = store.open_store(root)
     names = {item.path for folder in (None, "adapter", "figures") for item in client.list_artifacts(run[1], folder)}
     assert names >= {"report.md", "adapter/adapter_config.json", "figures/active_sites.png"}
@@ -111,7 +117,13 @@ def test_nothing_of_a_patient_user_or_path_gets_in(root, run):
     files = [path for path in (root / "mlartifacts").rglob("*") if path.is_file()]
     for path in [root / "mlflow.db", *files]:
         data = path.read_bytes()
-        for secret in (b"Jane", b"/home/someone", Path(__file__).name.encode()):
+        for secret in (
+            b"Jane",
+            b"/home/someone",
+            Path(__file__).name.encode(),
+            b"file:",
+            *map(bytes, {root.resolve(), Path.cwd()}),
+        ):
             assert secret not in data, path
     with sqlite3.connect(root / "mlflow.db") as connection:
         users = connection.execute("SELECT user_id, source_name FROM runs").fetchall()
@@ -126,22 +138,28 @@ def test_rebuilding_what_is_complete_changes_nothing(root, run):
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run_without_doubles(root):
     folder = write_run(root, EVENTS)
-    first = follow(root, folder, EVENTS[:9])
-    first.close()  # killed after the checkpoint of event 6, with the rest already logged
+    first = follow(folder, EVENTS[:9])
+    first.close("KILLED")  # killed after the checkpoint of event 6, with the rest already logged
     assert store.open_store(root).get_run(first.run_id).info.status == "KILLED"
-    second = follow(root, folder, EVENTS[6:], run_id=first.run_id, past=EVENTS[:6])
-    second.finish(folder)
+    second = follow(folder, EVENTS, kept=6)
+    assert store.open_store(root).get_run(first.run_id).info.status == "RUNNING"
+    second.finish({})
     assert second.run_id == first.run_id
     assert store.open_store(root).get_run(first.run_id).info.status == "FINISHED"
     assert logged(root, first.run_id) == expected()
 
 
-def test_a_run_is_found_by_its_name_when_its_id_is_unknown_to_the_store(root):
-    folder = write_run(root, EVENTS)
-    first = follow(root, folder, EVENTS[:3])
-    second = follow(root, folder, EVENTS[3:], run_id="0" * 32, past=EVENTS[:3])
-    second.finish(folder)
-    assert second.run_id == first.run_id
+def test_while_a_run_goes_on_mlflow_is_a_cycle_behind_at_most(root):
+    folder = write_run(root, EVENTS[:1])
+    last = max(n for n, event in enumerate(EVENTS) if isinstance(event, Allocated) and not event.final)
+    mirror = follow(folder, EVENTS[: last + 2])
+    assert logged(root, mirror.run_id).keys() == {
+        (p.key, p.step) for p in metrics(History.of(EVENTS[: last + 1]), CONFIG)
+    }
+    mirror.close("FAILED")
+    assert logged(root, mirror.run_id).keys() == {
+        (p.key, p.step) for p in metrics(History.of(EVENTS[: last + 2]), CONFIG)
+    }
 
 
 def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
@@ -156,31 +174,61 @@ def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
             for at, i in ((root, run[1]), (tmp_path, run_id))
         )
         assert old == new
-    # the runs folder is moved: MLflow would go on writing into the old place
-    moved = tmp_path.with_name("moved")
-    tmp_path.rename(moved)
-    with pytest.raises(DeviceError, match="the runs folder was moved"):
-        rebuild(run[0], moved)
-    assert not tmp_path.exists()
 
 
-def test_a_new_run_in_the_place_of_one_whose_folder_was_removed_is_a_run_of_its_own(root, run):
-    folder, before = run
-    mirror = follow(root, folder, EVENTS[:4], new=True)
-    mirror.close()
-    assert mirror.run_id not in (None, before)
+def test_a_runs_folder_can_be_moved_and_its_artifacts_still_open(root, run, tmp_path, monkeypatch):
+    before, moved = tmp_path / "before", tmp_path / "moved"
+    run_id = rebuild(run[0], before)
+    before.rename(moved)
+    monkeypatch.chdir(moved)  # where `seapeft ui` runs MLflow
+    client = MlflowClient("sqlite:///mlflow.db")
+    assert {item.path for item in client.list_artifacts(run_id)} >= {"adapter", "allocation", "figures", "report.md"}
+    assert Path(client.download_artifacts(run_id, "report.md")).read_text() == "# report"
+    assert len(client.load_table("1", "allocation/units.json", [run_id])) == len(unit_table(History.of(EVENTS)))
+    monkeypatch.chdir(tmp_path)
+    assert rebuild(run[0], moved) == run_id
+    assert not before.exists()
+    assert logged(moved, run_id) == expected()
+
+
+def test_a_store_of_an_earlier_version_forgets_where_it_lay(root, run, tmp_path):
+    run_id = rebuild(run[0], tmp_path)
+    with sqlite3.connect(tmp_path / "mlflow.db") as old:
+        old.execute(
+            "UPDATE experiments SET artifact_location = 'file:///home/Jane/runs/mlartifacts' WHERE name = 'sea_peft'"
+        )
+        old.execute("UPDATE runs SET artifact_uri = 'file:///home/Jane/runs/mlartifacts/' || run_uuid || '/artifacts'")
+    old.close()
+    assert rebuild(run[0], tmp_path) == run_id
+    assert b"Jane" not in (tmp_path / "mlflow.db").read_bytes()
+    assert logged(tmp_path, run_id) == expected()
+
+
+def test_a_store_that_names_another_place_for_artifacts_is_not_followed(root, run, tmp_path):
+    rebuild(run[0], tmp_path)
+    with sqlite3.connect(tmp_path / "mlflow.db") as foreign:
+        foreign.execute("UPDATE runs SET artifact_uri = '../elsewhere'")
+    foreign.close()
+    with pytest.raises(DeviceError, match=r"keeps artifacts in \.\./elsewhere"):
+        rebuild(run[0], tmp_path)
+    assert not (tmp_path.parent / "elsewhere").exists()
+
+
+def test_a_new_run_in_the_place_of_one_whose_folder_was_removed_is_a_run_of_its_own(root):
+    folder = write_run(root, EVENTS)
+    before = rebuild(folder)
+    shutil.rmtree(folder.path)
+    again = write_run(root, EVENTS)
+    assert again.path == folder.path
+    assert rebuild(again) != before
     assert logged(root, before) == expected()
-    assert len(logged(root, mirror.run_id)) == len(metrics(History.of(EVENTS[:4])))
-    resumed = follow(root, folder, EVENTS[:4], run_id=mirror.run_id)
-    resumed.close()
-    assert resumed.run_id == mirror.run_id
 
 
 def test_rebuild_of_a_run_that_was_killed(root):
     folder = write_run(root, EVENTS[:8])
     run_id = rebuild(folder)
     assert store.open_store(root).get_run(run_id).info.status == "KILLED"
-    assert len(logged(root, run_id)) == len(metrics(History.of(EVENTS[:8])))
+    assert len(logged(root, run_id)) == len(metrics(History.of(EVENTS[:8]), CONFIG))
 
 
 def test_the_command_rebuilds_a_run_that_the_store_lost(tmp_path, capsys):
@@ -205,46 +253,40 @@ def test_the_command_says_why_a_store_cannot_be_written(tmp_path, capsys):
     assert folder.page.is_file()
 
 
-def test_a_locked_store_delays_nothing_and_is_caught_up_with(root, monkeypatch):
+def test_a_locked_store_delays_nothing_and_is_caught_up_with(root):
     folder = write_run(root, EVENTS)
     sentences: list[str] = []
-    monkeypatch.setattr(tracker, "_SECONDS_BETWEEN", 0.0)
     lock = sqlite3.connect(root / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     began = time.monotonic()
-    mirror = follow(root, folder, EVENTS, warn=sentences.append)
-    assert time.monotonic() - began < 10
+    mirror = follow(folder, EVENTS, sentences.append)
+    assert time.monotonic() - began < 2.5 * sum(isinstance(e, RunStarted | Allocated) for e in EVENTS)
     lock.execute("ROLLBACK")
     lock.close()
     assert mirror.run_id is None
     (sentence,) = sentences
     assert "database is locked" in sentence
-    assert "the run goes on" in sentence
-    mirror.finish(folder)
+    assert "The run goes on" in sentence
+    mirror.finish({})
     assert len(sentences) == 1
     assert logged(root, mirror.run_id) == expected()
 
 
-@pytest.mark.parametrize("dead", ["folder", "text", "no folder"])
+@pytest.mark.parametrize("dead", ["folder", "text"])
 def test_a_dead_store_is_one_warning_and_a_way_out(tmp_path, dead):
-    folder = write_run(tmp_path / "kept", EVENTS)
-    root = tmp_path / "runs"
-    if dead == "no folder":
-        root.write_text("a file where the runs should be")
-    else:
-        root.mkdir()
-        (root / "mlflow.db").mkdir() if dead == "folder" else (root / "mlflow.db").write_text("x" * 5000)
+    folder = write_run(tmp_path, EVENTS)
+    (tmp_path / "mlflow.db").mkdir() if dead == "folder" else (tmp_path / "mlflow.db").write_text("x" * 5000)
     sentences: list[str] = []
     began = time.monotonic()
-    mirror = follow(root, folder, warn=sentences.append)
-    mirror.finish(folder)
+    mirror = follow(folder, warn=sentences.append)
+    mirror.finish({})
     assert time.monotonic() - began < 10
     assert mirror.run_id is None
     assert len(sentences) == 2
     assert "MLflow cannot log into" in sentences[0]
     assert f"rebuild it from {folder.path}" in sentences[1]
     with pytest.raises(DeviceError, match="MLflow cannot log into"):
-        rebuild(folder, root)
+        rebuild(folder)
 
 
 def test_a_store_that_was_spoilt_is_to_be_moved_away(tmp_path, root, run):
@@ -254,13 +296,9 @@ def test_a_store_that_was_spoilt_is_to_be_moved_away(tmp_path, root, run):
         spoilt.executescript(
             "DELETE FROM alembic_version; DROP TABLE registered_model_aliases"
         )  # as an interrupt leaves it
-    sentences: list[str] = []
-    follow(tmp_path, run[0], warn=sentences.append)
-    (sentence,) = sentences
-    assert "move that file away (`seapeft report RUN --mlflow` logs a run into a new one)" in sentence
-    assert "free the store" not in sentence
-    with pytest.raises(DeviceError, match=r"move that file away .*, and rebuild the run then"):
+    with pytest.raises(DeviceError, match=r"move that file away .*, and rebuild the run then") as refused:
         rebuild(run[0], tmp_path)
+    assert "free the store" not in str(refused.value)
     (found,) = doctor._store(tmp_path)
     assert found.state == "problem"
     assert "move that file away" in found.found
@@ -275,9 +313,10 @@ def test_a_path_that_is_no_uri_is_refused_up_front(tmp_path):
 
 
 def test_nothing_before_the_run_has_started(tmp_path):
-    mirror = Tracker(tmp_path, "x", warn=warned)
-    mirror.close()
-    assert list(tmp_path.iterdir()) == []
+    folder = RunFolder.create(tmp_path, "x")
+    TraceWriter(folder.trace).close()
+    Tracker(folder, warned).close("KILLED")
+    assert list(tmp_path.iterdir()) == [folder.path]
     assert isinstance(EVENTS[0], RunStarted)
 
 
@@ -295,7 +334,7 @@ import test_tracker
 from example_run import write_run
 root = Path(sys.argv[1])
 folder = write_run(root, test_tracker.EVENTS)
-test_tracker.follow(root, folder).finish(folder)
+test_tracker.follow(folder).finish({})
 from mlflow.telemetry.utils import is_telemetry_disabled
 assert is_telemetry_disabled()
 """

@@ -397,10 +397,15 @@ def test_a_run_is_resumed_from_elsewhere_in_its_own_store_and_profile(
     assert list(elsewhere.iterdir()) == []
     store, run_id = open_store(here / "runs"), json.loads(out)["mlflow_run_id"]
     assert store.get_run(run_id).info.status == "FINISHED"
+    monkeypatch.chdir(here / "runs")  # places of artifacts are relative to it
+    assert "report.md" in [item.path for item in store.list_artifacts(run_id)]
     assert store.list_artifacts(run_id, "images") == [], "pixels are logged where --log-images asks for them"
 
 
-def test_pictures_go_into_mlflow_where_they_are_asked_for(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+def test_pictures_go_into_mlflow_where_they_are_asked_for(
+    call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # places of artifacts are relative to it
     options = [toy, "--weights", weights, "--budget", "20%", "--policy", "affine", "--log-images", "--json", *TINY]
     code, out, err = call("adapt", *options, "--out", tmp_path / "run")
     assert code == 0, err

@@ -36,8 +36,12 @@ def test_no_connection_is_tried_and_no_name_is_kept(
     assert tried == []
     assert (runs / "mlflow.db").is_file()
     kept = [path for path in runs.rglob("*") if path.is_file() and path.name not in ("cases.json", "config.json")]
-    named = re.compile(rb"toy_\d|" + re.escape(str(toy.parent).encode()))
+    named = re.compile(
+        rb"toy_\d|" + b"|".join(re.escape(str(path).encode()) for path in (toy.parent, toy.name, tmp_path))
+    )
     assert not [path for path in kept if named.search(path.read_bytes())]
+    (config,) = runs.rglob("config.json")
+    assert config.stat().st_mode & 0o077 == 0
     options = AdaptOptions(data=str(toy), weights=str(weights), budget="20%", shots=2)
     key = prepare_run(options, say=lambda _: None).salt.encode()
     files = [path for path in runs.rglob("*") if path.is_file()]

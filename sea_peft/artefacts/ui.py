@@ -1,0 +1,117 @@
+"""`seapeft ui`: MLflow's own pages over the run store, behind a door.
+
+MLflow's page has no login, and since 3.x it opens with an assistant and with gateways whose providers are services elsewhere. Here it answers
+on 127.0.0.1 alone, to whoever has the link that was printed; what would pass on what it is asked answers 404.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from sea_peft.artefacts import store
+from sea_peft.errors import DeviceError
+
+_Message = MutableMapping[str, Any]
+Application = Callable[
+    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
+]
+
+# Talks to services elsewhere, or runs what it is given. The pages do without.
+_CLOSED = re.compile(
+    r"/+(?:ajax-api/+|api/+)?(?:\d+\.\d+/+)?(?:mlflow/+)?"
+    r"(?:assistant|gateway[^/]*|webhooks|jobs|scorer|genai|issues/+invoke|mcp[^/]*|runs/+create-promptlab-run)(?:/|$)",
+    re.IGNORECASE,
+)
+
+
+def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
+    """Serve MLflow's pages until Ctrl-C or SIGTERM. The process becomes the server: its working folder and its settings of MLflow are the
+    store's from then on.
+
+    Args:
+        runs_root: holds the store.
+        port: on 127.0.0.1.
+        opened: told the link, as soon as a browser can wait behind it.
+
+    Raises:
+        UsageError: no run has been logged under `runs_root`.
+        DeviceError: the port is in use.
+    """
+    page, uri = store.ui_page(runs_root), store.store_uri(runs_root)
+    token = secrets.token_urlsafe(24)
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", port))
+            listening.listen()
+        except OSError as error:
+            raise DeviceError(
+                f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another one."
+            ) from error
+        opened(f"http://127.0.0.1:{listening.getsockname()[1]}/?key={token}{page}")
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            del os.environ[name]
+        os.chdir(runs_root)  # places of artifacts are relative to it
+        store.import_quietly()
+        from mlflow.server import constants
+
+        os.environ |= {constants.BACKEND_STORE_URI_ENV_VAR: uri, constants.ARTIFACT_ROOT_ENV_VAR: store.ARTIFACTS}
+        import uvicorn
+        from mlflow.server.fastapi_app import app
+
+        # without its lifespan, in which MLflow looks for containers of its assistant
+        config = uvicorn.Config(behind_a_door(app, token), log_level="error", access_log=False, lifespan="off")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def behind_a_door(application: Application, token: str) -> Application:
+    """`application` for those alone who come with `token`: a browser in the link, which becomes a cookie, and a program as
+    `Authorization: Bearer` (`MLFLOW_TRACKING_TOKEN`)."""
+
+    def known(given: str) -> bool:
+        return hmac.compare_digest(given.encode(), token.encode())
+
+    async def door(scope: _Message, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        port = scope["server"][1]
+        cookie = f"seapeft_{port}"  # browsers tell cookies apart by host, not by port
+        link = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
+        if known(link):
+            there = [(b"location", b"/"), (b"set-cookie", f"{cookie}={token}; Path=/; HttpOnly; SameSite=Lax".encode())]
+            await _answer(send, 303, "", there)
+        elif not (
+            known(_cookie(headers.get("cookie", ""), cookie))
+            or known(headers.get("authorization", "").removeprefix("Bearer "))
+        ):
+            await _answer(send, 403, "Open the link that `seapeft ui` printed: this page answers nobody without it.\n")
+        elif _CLOSED.match(scope["path"]):
+            await _answer(send, 404, "Not offered by `seapeft ui`.\n")
+        else:
+            await application(scope, receive, send)
+
+    return door
+
+
+def _cookie(header: str, name: str) -> str:
+    try:
+        cookies = SimpleCookie(header)
+    except CookieError:
+        return ""
+    return cookies[name].value if name in cookies else ""
+
+
+async def _answer(send: Any, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": own})
+    await send({"type": "http.response.body", "body": text.encode()})
