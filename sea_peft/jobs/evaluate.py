@@ -255,8 +255,8 @@ def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case
     tests = [case for case in everything if roles.get(case.id) == "test"] or list(dataset.test_cases)
     if not tests:
         raise UsageError(
-            f"{dataset.name} marks no case as test, and the adapter's run folder is not there, had other data or does not name its cases; "
-            "leave --cases out."
+            f"{dataset.name} marks no case as test, and the adapter's run kept none for that, had other data or does not name its cases; leave "
+            "--cases out."
         )
     return tests
 

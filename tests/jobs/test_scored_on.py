@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from sea_peft.artefacts.adapter_file import read_adapter_config
-from sea_peft.artefacts.run_folder import Result
+from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace, without_times
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
 from sea_peft.jobs.evaluate import evaluate
+from sea_peft.jobs.merge import merge
+from sea_peft.jobs.pictures import case_pictures, revisit
 from sea_peft.jobs.predict import predict
 from sea_peft.jobs.setup import AdaptOptions, prepare_run
 from sea_peft.loop import events
@@ -246,3 +248,39 @@ def test_predictions_use_what_the_run_recommends_and_say_so(adapter, toy, weight
 def test_a_network_that_is_not_known_is_refused(adapter, toy, weights, tmp_path):
     with pytest.raises(UsageError, match="--use both is not known; there are adapted and unadapted"):
         predict(adapter, [toy / "imagesTr"], tmp_path / "out", weights=str(weights), use="both")
+
+
+def test_merging_what_is_not_to_be_used_is_refused(adapter, weights, tmp_path):
+    against = recommending(adapter, "unadapted", tmp_path / "against")
+    with pytest.raises(UsageError, match=r"recommends the unadapted network .* --use adapted"):
+        merge(against, tmp_path / "out.safetensors", str(weights))
+    assert not (tmp_path / "out.safetensors").exists()
+    assert merge(against, tmp_path / "out.safetensors", str(weights), "adapted").units == 2
+
+
+def test_a_label_that_lost_has_a_picture_of_its_own(on_cases, tmp_path):
+    """The trace is made to say that the unadapted backbone found the organ, which the adapter does not."""
+    folder = RunFolder(Path(shutil.copytree(on_cases[0].run, tmp_path / "run")))
+    lines = folder.trace.read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if row["event"] == "scored" and row["on"] == "test" and row["arm"] == "unadapted":
+            row.update(
+                dice=0.99, per_label={"organ": 0.99}, per_case={case: {"organ": 0.99} for case in row["per_case"]}
+            )
+    folder.trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = revisit(folder, "cpu", use="adapted")
+    assert [lost.label for lost in run.lost] == ["organ"]
+    captions = [picture.caption for picture in case_pictures(run)]
+    assert len(captions) == len(run.shown) + 1
+    assert captions[-1].startswith("organ lost by the adapter (0.990 → ")
+
+
+def test_pictures_show_the_network_that_is_used(on_cases, tmp_path):
+    folder = RunFolder(Path(on_cases[0].run))
+    shown = {network: revisit(folder, "cpu", use=network) for network in ("adapted", "unadapted")}
+    scored = {e.arm: e.per_case for e in of(on_cases[1], events.Scored) if e.on == "test"}
+    for network, run in shown.items():
+        assert run.network == network
+        assert all(case.dice in scored[network].values() for case in run.shown)
+    assert "by the unadapted network" in case_pictures(shown["unadapted"])[0].caption
