@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,20 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from sea_peft.backbones import torchscript
 from sea_peft.errors import WeightsError
 
+_START = 512  # bytes that say what a file is
+_IN_FOLDERS = (
+    "models/model.pt",  # a MONAI bundle
+    "fold_*/checkpoint_final.pth",  # a trained nnU-Net
+    "checkpoint_final.pth",
+    "model.safetensors",  # model hubs
+    "pytorch_model.bin",
+    "*.safetensors",
+    "*.pt",
+    "*.pth",
+)
 _WRAPPERS = ("module", "_orig_mod")  # of parallel and of compiled networks
 
 
@@ -34,39 +48,104 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """The tensors of a checkpoint on the CPU. Nothing in the file is executed. Raises WeightsError."""
+    """The tensors of a checkpoint on the CPU, whatever its file is called. Nothing in the file is executed.
+
+    Taken: safetensors, what `torch.save` wrote of tensors, numbers, text and plain arrays, and the tensors of TorchScript. `file` may be a
+    folder that holds one checkpoint, as a MONAI bundle, a trained nnU-Net fold or a model hub's snapshot does.
+
+    Raises WeightsError that says what the file is instead.
+    """
+    file = _checkpoint_in(file) if file.is_dir() else file
     if not file.is_file():
         raise WeightsError(f"There is no file {file}; check the path.")
+    with file.open("rb") as stream:
+        start = stream.read(_START)
     content: Any = {}
     try:
-        if file.suffix == ".safetensors":
+        if _is_safetensors(start, file.stat().st_size):
             found = safetensors.torch.load_file(file)
+        elif (root := torchscript.root_of(file)) is not None:
+            found = torchscript.read_tensors(file, root)
         else:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+            _refuse_other_kinds(file, start)
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_numpy()):
                 warnings.simplefilter("ignore")  # of the pickle protocol of old files
                 content = torch.load(file, map_location="cpu", weights_only=True)
             found = _state_dict(content)
+    except WeightsError:
+        raise
     # Damaged bytes end torch's reader in ways that no list of exception types covers; each one means "unreadable".
     except Exception as error:
         if "unsupported" in str(error).lower():
-            raise WeightsError(
-                f"{file.name} holds more than tensors, and loading it could run any code; have it saved as safetensors, or as a "
-                "plain state dict."
-            ) from error
-        raise WeightsError(f"{file.name} is not a readable {file.suffix} checkpoint; get it again.") from error
+            raise WeightsError(_more_than_tensors(file.name, str(error))) from error
+        raise WeightsError(f"{file.name} is not a readable checkpoint; get it again.") from error
     if not found:
         raise WeightsError(f"{file.name} holds no state dict (tensors by name); save the network's state_dict().")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return Checkpoint(file, _unwrapped(found), content if isinstance(content, Mapping) else {}, digest)
 
 
-def _numpy_scalars() -> list[Any]:
-    """What torch's safe loader has to know beyond tensors to read numpy numbers, which nnU-Net logs into its checkpoints: the function
-    that makes one from bytes, under its names in numpy 1 and 2, and the types of numbers. None of them can run code."""
-    scalar = np.float64(0.0).__reduce__()[0]
+def _checkpoint_in(folder: Path) -> Path:
+    """The one checkpoint in a folder of a known shape. Raises WeightsError where there is none, or more than one."""
+    for pattern in _IN_FOLDERS:
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(str(file.relative_to(folder)) for file in found[:3])
+            raise WeightsError(f"{folder} holds {len(found)} checkpoints ({names}, …); give one of them.")
+    raise WeightsError(f"{folder} is a folder without a checkpoint that is known by its name; give the file itself.")
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """The first eight bytes are the length of a JSON header, which follows."""
+    return len(start) > 9 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8
+
+
+def _refuse_other_kinds(file: Path, start: bytes) -> None:
+    """Raise WeightsError for the files that people mistake for checkpoints: it says what this one is and what to do."""
+    text = start.lstrip().lower()
+    kinds = (
+        (text.startswith(b"version https://git-lfs"), "a pointer of Git LFS; run `git lfs pull` where it was cloned, and give the file then"),
+        (text.startswith((b"<!doctype", b"<html", b"<?xml")), "a web page, not a download; get the file itself"),
+        (text.startswith((b"{", b"[")), "JSON text; give the file with the tensors"),
+        (start.startswith(b"\x89HDF"), "HDF5, as Keras and TensorFlow write it; convert it to a PyTorch state dict"),
+        (start.startswith(b"\x1f\x8b"), "a gzip archive; unpack it, and give the checkpoint in it"),
+        (start[257:262] == b"ustar", "a tar archive; unpack it, and give the checkpoint in it"),
+        (start[:1] == b"\x08" and (b"onnx" in start[:64] or b"pytorch" in start[:64]), "an ONNX graph; give the PyTorch checkpoint it was made from"),
+        (not start, "empty; get it again"),
+    )  # fmt: skip
+    for matches, what in kinds:
+        if matches:
+            raise WeightsError(f"{file.name} is {what}.")
+    if start.startswith(b"PK") and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            inside = next((name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".bin"))), None)
+            unpack = f"unpack it, and give {inside}" if inside else "there is no checkpoint in it"
+            raise WeightsError(f"{file.name} is a zip archive of other files; {unpack}.")
+
+
+def _more_than_tensors(name: str, told: str) -> str:
+    """The refusal of a file in which there are objects; the first is named."""
+    found = re.search(r"GLOBAL ([\w.]{1,80})", told)
+    what = f" ({found[1]})" if found else ""
+    return (
+        f"{name} holds more than tensors{what}, and loading it could run any code; where it was made, load it and save "
+        "network.state_dict() with torch.save or safetensors."
+    )
+
+
+def _plain_numpy() -> list[Any]:
+    """What torch's safe loader has to know beyond tensors to read numbers and plain arrays of numpy, which nnU-Net and others log into
+    their checkpoints: the functions that make them from bytes, under their names in numpy 1 and 2, and the types of numbers. None of
+    them can run code."""
+    scalar, array = np.float64(0.0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*names, np.dtype, *sorted(kinds, key=lambda kind: kind.__name__)]
+    made = {"scalar": scalar, "_reconstruct": array}
+    names = [(made[name], f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in made]
+    return [*names, np.ndarray, np.dtype, *sorted(kinds, key=lambda kind: kind.__name__)]
 
 
 def _state_dict(content: Any) -> dict[str, torch.Tensor]:

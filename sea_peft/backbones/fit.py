@@ -109,6 +109,15 @@ def blank_classifier(keys: Iterable[str], network: nn.Module) -> dict[str, torch
     }
 
 
+def with_background(tensors: Mapping[str, torch.Tensor], keys: Iterable[str]) -> dict[str, torch.Tensor]:
+    """A classifier of one output, a sigmoid, as one of two classes: a background row of zeros in front, so that logits are 0 and z.
+
+    softmax(0, z) is sigmoid(z): probabilities are the same. `keys`: of the classifier.
+    """
+    rows = {key: tensors[key] for key in keys if key in tensors}
+    return {**tensors, **{key: torch.cat((torch.zeros_like(row), row)) for key, row in rows.items()}}
+
+
 def refusal(file: str, backbone: str, report: KeyReport, way_out: str) -> WeightsError:
     """The error for a checkpoint that does not fit: what share does, and the first of what does not."""
     parts = [f"{file}: {len(report.matched)} of {report.wanted} tensors of {backbone} fit ({report.share:.0%})"]

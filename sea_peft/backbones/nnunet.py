@@ -27,19 +27,6 @@ def _as_lists(strides: Strides) -> list[int | list[int]]:
     return [s if isinstance(s, int) else list(s) for s in strides]
 
 
-def _affine(
-    factor: float, offset: float, _network: nn.Module, inputs: tuple[torch.Tensor, ...]
-) -> tuple[torch.Tensor, ...]:
-    return (factor * inputs[0] + offset, *inputs[1:])
-
-
-def _rescaled(network: nn.Module, factor: float, offset: float) -> nn.Module:
-    """The network behind an affine map of its input. A hook, so that no key of the state dict changes."""
-    if (factor, offset) != (1.0, 0.0):
-        network.register_forward_pre_hook(functools.partial(_affine, factor, offset))
-    return network
-
-
 def _build(
     network: str,
     decoder_convs: Sequence[int],
@@ -49,18 +36,15 @@ def _build(
     features: Sequence[int] = _FEATURES,
     strides: Strides = _STRIDES,
     kernels: Strides | None = None,
-    input_factor: float = 1.0,
-    input_offset: float = 0.0,
 ) -> nn.Module:
     """`network`, of the package's U-Nets: [B, in, D, H, W] → [B, out, D, H, W].
 
     `encoder`: its depth per stage, under the package's name. `features`, `strides`, `kernels`: per stage from the input down.
-    `decoder_convs`: per stage from the bottom up. `input_factor`, `input_offset`: the network sees factor·x + offset, for checkpoints
-    whose scaling of grey values no recipe has.
+    `decoder_convs`: per stage from the bottom up.
     """
     from dynamic_network_architectures.architectures import unet
 
-    made = getattr(unet, network)(
+    made: nn.Module = getattr(unet, network)(
         input_channels=in_channels,
         num_classes=out_channels,
         n_stages=len(features),
@@ -77,7 +61,7 @@ def _build(
         n_conv_per_stage_decoder=list(decoder_convs),
         **{name: list(depth) for name, depth in encoder.items()},
     )
-    return _rescaled(made, input_factor, input_offset)
+    return made
 
 
 def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = (2,) * 5, **plans: Any) -> nn.Module:

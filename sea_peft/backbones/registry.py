@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -41,6 +42,9 @@ class Needed:
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """A network shape: `build(in_channels=…, out_channels=…, **widths)` maps [B, C, D, H, W] to [B, K, D, H, W].
+
+    Every registered one also takes `input_factor` and `input_offset`: the network then sees factor·x + offset, for checkpoints whose scaling
+    of grey values no recipe has.
 
     `divisor`: every side of an input must be a multiple of it. `minimum`: the least size of a side. Both are one number for all axes, or
     three for D, H, W. `small`: keyword arguments of a tiny version for conformance tests. `weights`: name of the bundled weights used
@@ -117,8 +121,28 @@ def register(architecture: Architecture) -> Architecture:
     """Put an architecture on offer. The conformance suite takes it in by itself."""
     if architecture.name in _ARCHITECTURES:
         raise ValueError(f"architecture {architecture.name!r} is registered twice")
-    _ARCHITECTURES[architecture.name] = architecture
-    return architecture
+    made = dataclasses.replace(architecture, build=_behind_a_map(architecture.build))
+    _ARCHITECTURES[architecture.name] = made
+    return made
+
+
+def _behind_a_map(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """`build` for a network behind an affine map of its input: a hook, so that no key of the state dict changes."""
+
+    @functools.wraps(build)
+    def mapped(*, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: Any) -> nn.Module:
+        network = build(**kwargs)
+        if (input_factor, input_offset) != (1.0, 0.0):
+            network.register_forward_pre_hook(functools.partial(_affine, input_factor, input_offset))
+        return network
+
+    return mapped
+
+
+def _affine(
+    factor: float, offset: float, _network: nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    return (factor * inputs[0] + offset, *inputs[1:])
 
 
 def architectures() -> dict[str, Architecture]:

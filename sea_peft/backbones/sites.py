@@ -53,7 +53,8 @@ class Site:
 
 @dataclasses.dataclass
 class _Seen:
-    """What the probe saw of one module. `shift`: `_surviving` of the gradient at its output, the most over its calls."""
+    """What the probe saw of one module. `reach`: voxels that its dilated kernel leaves out, by volume (1: none). `shift`: `_surviving` of
+    the gradient at its output, the most over its calls."""
 
     kind: str
     order: int
@@ -62,6 +63,7 @@ class _Seen:
     shape_in: torch.Size
     shape_out: torch.Size
     resolution: int
+    reach: int = 1
     shift: float = 0.0
 
 
@@ -141,7 +143,8 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
                 resolution[0] = math.prod(output.shape[2:])
             if path not in seen:
                 channels = (x.shape[axis], output.shape[axis])
-                seen[path] = _Seen(kind, len(seen), channels, spatial, x.shape, output.shape, resolution[0])
+                reach = math.prod(module.dilation) if isinstance(module, nn.Conv3d) else 1
+                seen[path] = _Seen(kind, len(seen), channels, spatial, x.shape, output.shape, resolution[0], reach)
                 scales[path] = torch.zeros((), device=output.device, dtype=output.dtype, requires_grad=True)
             noise = torch.randn(output.shape, generator=generator).to(output)
             disturbed = output + scales[path] * noise
@@ -199,11 +202,17 @@ def _require_grid(output: Any, example: torch.Tensor) -> None:
 
 def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -> tuple[Site, ...]:
     """Give every site its stage: the smallest resolution is the bottleneck, before it encoder, after it decoder; the first convolution
-    at the input's resolution is the stem, the last one that makes the network's output channels is the head."""
+    at the input's resolution is the stem, the last one that makes the network's output channels is the head.
+
+    Where nothing is ever made smaller, the most dilated convolutions are the bottleneck: they look at the scan most coarsely. Without
+    dilations there is none, and what lies between stem and head is encoder."""
     if not seen:
         return ()
     lowest = min(s.resolution for s in seen.values())
     at_bottom = [s.order for s in seen.values() if s.resolution == lowest]
+    if lowest == max(s.resolution for s in seen.values()):
+        widest = max(s.reach for s in seen.values())
+        at_bottom = [s.order for s in seen.values() if s.reach == widest > 1] or [len(seen)]
     convolutions = [(p, s) for p, s in seen.items() if s.kind in ("conv", "transposed", "linear")]
     stem = min(convolutions, key=lambda item: item[1].order)[0] if convolutions else None
     last = max(convolutions, key=lambda item: item[1].order) if convolutions else None

@@ -29,7 +29,8 @@ class Card(pydantic.BaseModel):
     `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
 
     Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
-    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on.
+    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on; `assumed`,
+    what of the recipe nobody said.
     """
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
@@ -50,6 +51,7 @@ class Card(pydantic.BaseModel):
     source_sha256: str = ""
     new: list[str] = []
     left_out: list[str] = []
+    assumed: list[str] = []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,22 +104,28 @@ def backbones_import(
     origin: Annotated[
         str, typer.Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")
     ] = "auto",
-    label: Annotated[
-        list[str] | None,
+    labels: Annotated[
+        str | None,
         typer.Option(
-            metavar="NAME", help="A class, in the order of the outputs; no background. None: a new classifier."
+            metavar="FILE|A,B,C",
+            help="The classes in the order of the outputs, without the background. Nobody says: a new classifier.",
         ),
     ] = None,
     channel: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")
     ] = None,
+    orientation: Annotated[
+        Any, typer.Option(parser=parse.orientation, metavar="CODES", help="Where D, H, W run to; nobody says: RAS.")
+    ] = None,
     spacing: Annotated[
         Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")
     ] = None,
-    window: Annotated[
+    intensity: Annotated[
         Any,
         typer.Option(
-            parser=parse.window, metavar="LOW,HIGH", help="Window in HU scaled to 0..1; nobody says: z-score."
+            parser=parse.intensity,
+            metavar="SCALING",
+            help="window:LOW,HIGH, percentile:LOW,HIGH, minmax, zscore or none; nobody says: zscore.",
         ),
     ] = None,
     patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
@@ -130,14 +136,15 @@ def backbones_import(
 ) -> None:
     """Take a foreign checkpoint in as weights, if its tensors are those of the architecture.
 
-    Labels, channels, voxel size, window and patch are those of the checkpoint's origin where you do not give them. Origins: suprem,
-    clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, monai-bundle, plain.
+    Labels, channels, orientation, voxel size, grey values and patch are those of the checkpoint's origin where you do not give them; what
+    nobody says is assumed, and said to be. Origins: suprem, clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, obelisk,
+    brainchop, deepbet, monai-bundle, plain.
     """
-    from sea_peft.data.recipe import Window
     from sea_peft.jobs.importing import Given, import_weights
 
-    intensity = None if window is None else Window(low=window[0], high=window[1])
-    given = Given(label, channel, spacing, intensity, patch, parse.settings(setting or ()), licence)
+    given = Given(
+        _label_names(labels), channel, orientation, spacing, _scaling(intensity), patch, parse.settings(setting or ()), licence
+    )  # fmt: skip
     imported = import_weights(file, name, backbone, given, origin)
     for sentence in imported.said:
         output.say(sentence)
@@ -164,8 +171,43 @@ def backbones_import(
         "unexpected": list(keys.unexpected),
         "left_out": list(imported.left_out),
         "new": list(imported.new),
+        "expects": [vars(expected) for expected in imported.expects],
     }
-    output.result(document, facts(found), cell(f"Use them with --weights {imported.name}."))
+    expects = [(expected.what, expected.value, _BY[expected.by]) for expected in imported.expects]
+    expected_table = table("Scans will be turned into", ("", "", "who says so"), expects)
+    output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))
+
+
+_BY = {"you": "you", "origin": "the checkpoint's origin", "assumed": "nobody: assumed"}
+
+
+def _label_names(labels: str | None) -> list[str] | None:
+    """Names of a file, or those written there."""
+    from sea_peft.backbones.label_names import read_label_names
+
+    if labels is None:
+        return None
+    if Path(labels).is_file():
+        return list(read_label_names(Path(labels)))
+    names = [name.strip() for name in labels.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise typer.BadParameter(f"--labels {labels!r} is neither a file nor different names such as liver,spleen.")
+    return names
+
+
+def _scaling(intensity: tuple[str, tuple[float, float] | None] | None) -> Any:
+    """What `--intensity` asks for."""
+    from sea_peft.data.recipe import Percentile, Window, ZScore
+    from sea_peft.jobs.importing import Unscaled
+
+    if intensity is None:
+        return None
+    kind, ends = intensity
+    if kind == "none":
+        return Unscaled(ends)
+    if ends is None:
+        return Percentile(low=0, high=100) if kind == "minmax" else ZScore()
+    return Window(low=ends[0], high=ends[1]) if kind == "window" else Percentile(low=ends[0], high=ends[1])
 
 
 def _sizes(patch: tuple[int, ...], limits: Limits) -> str:

@@ -33,12 +33,28 @@ def millimetres(text: str) -> tuple[float, float, float]:
     return parts[0], parts[1], parts[2]
 
 
-def window(text: str) -> tuple[float, float]:
-    """`-175,250` → low and high end in Hounsfield units."""
-    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*", text)
-    if match is None or float(match[1]) >= float(match[2]):
-        raise typer.BadParameter(f"{text!r} is not a window; write its low and its high end such as -175,250.")
-    return float(match[1]), float(match[2])
+def intensity(text: str) -> tuple[str, tuple[float, float] | None]:
+    """`window:-175,250`, `percentile:0.5,99.5`, `minmax`, `zscore`, `none` or `none:0,4095` → its name, and its ends where it has any."""
+    kind, colon, ends = text.strip().partition(":")
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*", ends)
+    both = None if match is None else (float(match[1]), float(match[2]))
+    ordered = both is None or both[0] < both[1]
+    fits = {"window": both, "percentile": both, "none": both or not colon, "minmax": not colon, "zscore": not colon}
+    if not ordered or not fits.get(kind):
+        raise typer.BadParameter(
+            f"{text!r} is no scaling of grey values; write window:LOW,HIGH (such as window:-175,250), percentile:LOW,HIGH, minmax, zscore or none."
+        )
+    return kind, both
+
+
+def orientation(text: str) -> str:
+    """`RAS`, `LAI`, … : where D, H and W run to."""
+    codes = text.strip().upper()
+    if len(codes) != 3 or not all(sum(code in pair for code in codes) == 1 for pair in ("RL", "AP", "SI")):
+        raise typer.BadParameter(
+            f"{text!r} is no orientation; write one letter of R/L, A/P and S/I for each of the axes D, H, W, such as RAS or LPS."
+        )
+    return codes
 
 
 def tests(text: str) -> int | str:

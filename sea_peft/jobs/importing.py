@@ -21,16 +21,30 @@ from sea_peft.backbones.fit import (
     refusal,
     under_first_names,
     whole_numbers,
+    with_background,
 )
+from sea_peft.backbones.grey_values import as_they_are, hounsfield_units
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
 from sea_peft.backbones.limits import Size
 from sea_peft.backbones.weights import cards, load_strictly, unique_tensors, user_weights
 from sea_peft.data.cases import safe_name
-from sea_peft.data.recipe import Intensity, Recipe, ZScore
+from sea_peft.data.intensity import is_ct_name
+from sea_peft.data.recipe import Intensity, Recipe, Window, ZScore
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.weights_file import save_weights
 
+_MAP = frozenset(("input_factor", "input_offset"))
 _USUAL_SIDE = 96  # of the training crops of most networks that are published
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscaled:
+    """Grey values as they are. `range`: where they lie; None for a CT, whose Hounsfield units are known."""
+
+    range: tuple[float, float] | None = None
+
+
+Scaling = Intensity | Unscaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +52,28 @@ class Given:
     """What the user says of a checkpoint; None for what its origin or the file itself is to say.
 
     `labels`: class names in the order of the network's outputs, without the background, which is output 0. `channels`: names in the
-    order of its inputs. `spacing`: mm along D, H, W. `intensity`: scaling of grey values, z-score when nobody says. `patch`: voxels of a
-    training crop. `settings`: keyword arguments of the architecture, beyond what the tensors tell. `licence`: under which it may be used.
+    order of its inputs. `orientation`: axis codes of D, H, W, RAS when nobody says. `spacing`: mm along D, H, W. `intensity`: scaling of
+    grey values, z-score when nobody says. `patch`: voxels of a training crop. `settings`: keyword arguments of the architecture, beyond
+    what the tensors tell. `licence`: under which it may be used.
     """
 
     labels: Sequence[str] | None = None
     channels: Sequence[str] | None = None
+    orientation: str | None = None
     spacing: tuple[float, float, float] | None = None
-    intensity: Intensity | None = None
+    intensity: Scaling | None = None
     patch: tuple[int, int, int] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     licence: str = "not stated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """One thing that a network expects of a scan. `by`: `you`, `origin` (of the checkpoint), or `assumed` where nobody said."""
+
+    what: str
+    value: str
+    by: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +81,7 @@ class Imported:
     """Where the weights lie now, and what the checkpoint held.
 
     `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network, which outputs do not depend on. `new`: keys of
-    a classifier that is not the checkpoint's. `said`: sentences for the user.
+    a classifier that is not the checkpoint's. `expects`: what scans will be turned into, and who says so. `said`: sentences for the user.
     """
 
     name: str
@@ -68,6 +93,7 @@ class Imported:
     keys: KeyReport
     left_out: tuple[str, ...]
     new: tuple[str, ...]
+    expects: tuple[Expected, ...]
     said: tuple[str, ...]
 
 
@@ -105,21 +131,38 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
         raise UsageError(f"{file.name} does not say what its inputs are; give --channel for each, in their order.")
     tensors, left_out = source.translate(checkpoint.tensors)
     tensors = _without_prefix(tensors, arch, len(channels))
+    recipe, in_front = _recipe(given, known, channels, file.name)
     settings = _settings(arch, tensors, known, given)
+    if given.intensity is not None:  # what the origin would put in front belongs to its own scaling
+        settings = {key: value for key, value in settings.items() if key not in _MAP} | in_front
     kwargs = {**settings, "in_channels": len(channels), "out_channels": 1 + len(labels or ())}
     network = _build(arch, kwargs)
     idle = {key for key in tensors.keys() - network.state_dict().keys() if source.idle(key)}
     tensors = {key: tensor for key, tensor in tensors.items() if key not in idle}
+    rows = classifier_keys(arch, kwargs)
+    one_output = _has_one_output(tensors, rows, labels)
+    if one_output:
+        tensors = with_background(tensors, rows)
     left_out = sorted([*left_out, *idle])
-    fitted, report, new = _fitted(checkpoint, arch, network, tensors, kwargs, named=labels is not None)
+    fitted, report, new = _fitted(checkpoint, arch, network, tensors, rows, named=labels is not None)
     load_strictly(network, fitted, name)
-    recipe = _recipe(given, known, file.name)
     patch = given.patch or known.patch or _usual_patch(arch.limits_of(settings))
     arch.check_size(patch, settings)
     said = [f"Origin {source.name}: {source.about}.", *known.notes]
     if new:
-        why = source.no_classifier or "no --label names the checkpoint's classes"
+        why = source.no_classifier or "no --labels name the checkpoint's classes"
         said.append(f"The classifier is new and untrained, with a row for the background alone: {why}.")
+    if one_output:
+        said.append(
+            "Its one output is a sigmoid; it is two classes here, with logits 0 and z, which gives the same probabilities."
+        )
+    expects = _expected(given, known, arch, recipe, patch, labels, channels, settings)
+    assumed = [expected.what for expected in expects if expected.by == "assumed"]
+    if assumed:
+        said.append(
+            f"Assumed, because nobody says: {', '.join(assumed)}. See what comes of it on a scan of yours before you adapt: "
+            f"seapeft backbones try {name} SCAN --label MASK"
+        )
     card = {
         "name": name,
         "architecture": arch.name,
@@ -135,11 +178,12 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
         "source_sha256": checkpoint.sha256,
         "new": sorted(new),
         "left_out": left_out,
+        "assumed": assumed,
     }
     written = save_weights(user_weights(), network, card, half=False, instead="set XDG_DATA_HOME to another folder")
     return Imported(
         name, written.with_suffix(".safetensors"), written, source.name, sum(p.numel() for p in network.parameters()),
-        settings, report, tuple(left_out), tuple(sorted(new)), tuple(said),
+        settings, report, tuple(left_out), tuple(sorted(new)), expects, tuple(said),
     )  # fmt: skip
 
 
@@ -147,24 +191,84 @@ def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
     """Names of the classifier's rows, or None where it gets a new classifier. Raises UsageError for labels that cannot be used."""
     if source.no_classifier and given.labels:
         raise UsageError(
-            f"The classifier of {source.name} checkpoints cannot be used here ({source.no_classifier}); leave --label out."
+            f"The classifier of {source.name} checkpoints cannot be used here ({source.no_classifier}); leave --labels out."
         )
     if source.no_classifier:
         return None
     return given.labels or known.labels
 
 
-def _recipe(given: Given, known: Known, file: str) -> Recipe:
-    """The origin's recipe with what the user says instead. Raises UsageError where nobody knows the voxel size."""
+def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dict[str, Any]]:
+    """The recipe's intensity and the network's settings for a scaling of grey values. Raises UsageError for unscaled values of no CT whose
+    range nobody gives."""
+    if not isinstance(intensity, Unscaled):
+        return intensity, {}
+    if intensity.range is None and not all(is_ct_name(channel) for channel in channels):
+        raise UsageError(
+            f"Grey values of {', '.join(channels)} have no range of their own as those of a CT have; give --intensity none:LOW,HIGH."
+        )
+    window, in_front = hounsfield_units() if intensity.range is None else as_they_are(*intensity.range)
+    return Window.model_validate(window), in_front
+
+
+def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> tuple[Recipe, dict[str, Any]]:
+    """The origin's recipe with what the user says instead, and the settings of the map in front of the network that belongs to it.
+
+    Raises UsageError where nobody knows the voxel size."""
     if known.recipe is None and given.spacing is None:
         raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
     base = Recipe.model_validate(known.recipe) if known.recipe is not None else Recipe(intensity=ZScore())
     changes: dict[str, Any] = {}
+    if given.orientation is not None:
+        changes["orientation"] = given.orientation
     if given.spacing is not None:
         changes["spacing"] = given.spacing
+    in_front: dict[str, Any] = {}
     if given.intensity is not None:
-        changes["intensity"] = given.intensity
-    return base.model_copy(update=changes)
+        changes["intensity"], in_front = scaling(given.intensity, channels)
+    return Recipe.model_validate({**base.model_dump(), **changes}), in_front
+
+
+def _expected(
+    given: Given,
+    known: Known,
+    arch: Architecture,
+    recipe: Recipe,
+    patch: Size,
+    labels: Sequence[str] | None,
+    channels: Sequence[str],
+    settings: Mapping[str, Any],
+) -> tuple[Expected, ...]:
+    """What scans will be turned into, and who says so."""
+
+    def by(said: object, by_origin: object) -> str:
+        return "you" if said is not None else "origin" if by_origin is not None else "assumed"
+
+    exact = arch.limits_of({}).exact
+    rows = [
+        ("labels", ", ".join(labels or ()) or "none", by(given.labels, known.labels or known.recipe or not labels or None)),
+        ("channels", ", ".join(channels), by(given.channels, known.channels)),
+        ("orientation", recipe.orientation, by(given.orientation, known.recipe)),
+        ("spacing", " × ".join(f"{mm:g}" for mm in recipe.spacing) + " mm", by(given.spacing, known.recipe)),
+        ("intensity", in_words(recipe.intensity, settings), by(given.intensity, known.recipe)),
+        ("patch", " × ".join(map(str, patch)), by(given.patch, known.patch or exact)),
+    ]  # fmt: skip
+    return tuple(Expected(*row) for row in rows)
+
+
+def in_words(intensity: Intensity, settings: Mapping[str, Any]) -> str:
+    """A scaling of grey values as `--intensity` takes it, with what the network's settings do to it."""
+    if isinstance(intensity, Window) and as_they_are(intensity.low, intensity.high)[1].items() <= settings.items():
+        return f"none:{intensity.low:g},{intensity.high:g}"
+    if isinstance(intensity, ZScore):
+        return "zscore"
+    return f"{intensity.kind}:{intensity.low:g},{intensity.high:g}"
+
+
+def _has_one_output(tensors: Mapping[str, torch.Tensor], rows: frozenset[str], labels: Sequence[str] | None) -> bool:
+    """Whether the checkpoint has one output for the one label that is named, and none for the background."""
+    found = [tensors[key] for key in rows if key in tensors]
+    return labels is not None and len(labels) == 1 and bool(found) and all(len(tensor) == 1 for tensor in found)
 
 
 def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, Any]:
@@ -211,15 +315,14 @@ def _fitted(
     arch: Architecture,
     network: nn.Module,
     tensors: Mapping[str, torch.Tensor],
-    kwargs: Mapping[str, Any],
+    rows: frozenset[str],
     named: bool,
 ) -> tuple[dict[str, torch.Tensor], KeyReport, frozenset[str]]:
     """Every tensor of the network, the report on all but a new classifier, and the keys of that.
 
-    `named`: whether labels name the classifier's rows. Raises WeightsError for whatever is missing, not known, of another shape or not
-    finite.
+    `rows`: keys of the classifier. `named`: whether labels name its rows. Raises WeightsError for whatever is missing, not known, of
+    another shape or not finite.
     """
-    rows = classifier_keys(arch, kwargs)
     new = frozenset() if named else rows
     found = {key: tensor for key, tensor in under_first_names(tensors, network).items() if key not in new}
     as_built = {key: tensor for key, tensor in whole_numbers(network).items() if key not in found}
@@ -229,7 +332,7 @@ def _fitted(
         if report.share < LEAST_SHARE:
             way_out = "choose the right --backbone, --origin or --setting"
         elif report.lacking <= rows:
-            way_out = "a load must be complete, so give a --label for each class of the checkpoint, or none for a new classifier"
+            way_out = "a load must be complete, so give --labels with a name for each class of the checkpoint, or none for a new classifier"
         else:
             way_out = "a load must be complete, so give the labels, channels and settings that the checkpoint has"
         raise refusal(checkpoint.file.name, arch.name, report, way_out)

@@ -202,11 +202,12 @@ def prepare_run(
     model.head.keeps_known = profile.head == "new"
     head = 0 if profile.head == "frozen" else model.head.cost
     space = Space(units, limit, head)
-    if entry.offers is None:
-        check_feasible(space, pretrained.parameters)
+    no_choice = check_feasible(space, pretrained.parameters) if entry.offers is None else None
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
     warnings = list(dataset.warnings) if phantom else []
+    if no_choice:
+        warnings.append(no_choice)
     if not by_name and len(dataset.channels) > 1:
         warnings.append(
             f"{pretrained.card.name} names its channels {', '.join(pretrained.card.channels)}, and these are not among the data's: they are "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import sys
 from fractions import Fraction
@@ -46,6 +48,9 @@ def parse_budget(text: str, parameters: int) -> int:
     if not 0 < share <= 1:
         raise UsageError(f"--budget {text} is not between 0 and 100% of the backbone's {parameters:,} parameters.")
     return int(share * parameters)
+
+
+_NO_CHOICE = 2  # sites, of which one is hardly ever another's rival
 
 
 class FamilyOffer(pydantic.BaseModel):
@@ -98,8 +103,15 @@ def load_profile(name: str) -> Profile:
         raise UsageError(f"Budget profile {path.name}, field {where}: {first['msg']}.") from error
 
 
-def check_feasible(space: Space, parameters: int) -> None:
-    """Raise BudgetError when the head and the cheapest unit do not fit together. `parameters`: the backbone's."""
+def check_feasible(space: Space, parameters: int) -> str | None:
+    """Whether a budget opens enough sites for a choice. `parameters`: the backbone's.
+
+    Returns:
+        None, or a sentence for the user where hardly any site can be opened beside the head, with the budgets that open more.
+
+    Raises:
+        BudgetError: the head and the cheapest unit do not fit together.
+    """
     if not space.units:
         raise BudgetError("The budget profile offers no unit on this backbone; choose another --profile.")
     cheapest = space.cheapest_first()[0]
@@ -109,3 +121,17 @@ def check_feasible(space: Space, parameters: int) -> None:
             f"A budget of {space.limit:,} parameters fits no unit: the head takes {space.head:,} and the cheapest unit "
             f"{space.cost(cheapest):,}; ask for at least {need:,} ({need / parameters:.4%} of the backbone)."
         )
+    costs: dict[str, int] = {}
+    for unit in space.units:
+        costs[unit.site.path] = min(unit.cost, costs.get(unit.site.path, unit.cost))
+    sites = len(costs)
+    totals = list(itertools.accumulate(sorted(costs.values()), initial=space.head))  # of the head and 0, 1, 2, … sites
+    opened = sum(total <= space.limit for total in totals) - 1
+    if opened > _NO_CHOICE or opened == sites:
+        return None
+    more = sorted({n for n in (math.ceil(sites / 4), math.ceil(sites / 2), sites) if n > opened})
+    ladder = ", ".join(f"{n} with {totals[n]:,} ({totals[n] / parameters:.1%})" for n in more)
+    return (
+        f"A budget of {space.limit:,} parameters opens {opened} of the {sites} sites beside the head's {space.head:,}, which leaves nothing to "
+        f"choose. Sites that a budget opens: {ladder}; ask for one of these with --budget."
+    )

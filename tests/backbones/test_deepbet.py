@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("benchmarks.deepbet_backbone", reason="the benchmarks are not in this installation")
 
-from benchmarks.deepbet_backbone import VARIABLE, LinkNet3d, largest_difference, linknet, model_file
+from benchmarks.deepbet_backbone import VARIABLE, largest_difference, linknet, model_file
 from sea_peft.backbones import architecture, find_sites
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.errors import WeightsError
@@ -37,7 +37,7 @@ def test_without_its_file_it_is_refused_with_the_way_out(monkeypatch, tmp_path):
 
 
 def test_sides_are_multiples_of_32():
-    network = LinkNet3d().eval()
+    network = architecture("linknet").build(width=4).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 1, 64, 64, 64)).shape == (1, 2, 64, 64, 64)
     assert linknet.divisor == 32

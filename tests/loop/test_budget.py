@@ -86,13 +86,28 @@ def offered(limit: int, head: int, *costs: int) -> Space:
 
 
 def test_a_budget_that_fits_no_unit_says_what_would():
-    check_feasible(offered(120, 100, 20, 30), 10_000)
+    assert check_feasible(offered(150, 100, 20, 30), 10_000) is None
     with pytest.raises(
         BudgetError, match=r"fits no unit: the head takes 100 and the cheapest unit 20; ask for at least 120"
     ):
         check_feasible(offered(119, 100, 30, 20), 10_000)
     with pytest.raises(BudgetError, match="offers no unit on this backbone"):
         check_feasible(offered(119, 0), 10_000)
+
+
+def test_a_budget_that_leaves_nothing_to_choose_says_what_others_open():
+    units = tuple(
+        Unit("lora", level, "", Site(f"conv{i}", "conv", 8, 8, (1.0, 1.0, 1.0), "encoder", i), cost * level)
+        for i, cost in enumerate((20, *(400 for _ in range(8))))
+        for level in (1, 2)
+    )
+    said = check_feasible(Space(units, 964, 396), 96_408)
+    assert said is not None
+    assert said.startswith(
+        "A budget of 964 parameters opens 2 of the 9 sites beside the head's 396, which leaves nothing to choose."
+    )
+    assert "3 with 1,216 (1.3%), 5 with 2,016 (2.1%), 9 with 3,616 (3.8%)" in said
+    assert check_feasible(Space(units, 1_216, 396), 96_408) is None
 
 
 # -- profiles ----------------------------------------------------------------------------------------------

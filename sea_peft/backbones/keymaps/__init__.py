@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 
 from sea_peft.backbones.checkpoints import Checkpoint
+from sea_peft.backbones.keymaps.brainchop import BRAINCHOP
+from sea_peft.backbones.keymaps.deepbet import DEEPBET
 from sea_peft.backbones.keymaps.fseft import FSEFT
 from sea_peft.backbones.keymaps.mednext import MEDNEXT, MONAI_MEDNEXT
 from sea_peft.backbones.keymaps.monai import BUNDLE, PLAIN
 from sea_peft.backbones.keymaps.nnunet import NNUNET
+from sea_peft.backbones.keymaps.obelisk import OBELISK
 from sea_peft.backbones.keymaps.origin import Known, Origin
 from sea_peft.backbones.keymaps.suprem import CLIP_DRIVEN, SUPREM
 from sea_peft.backbones.keymaps.swin import BTCV, SWIN_SSL
@@ -18,7 +21,21 @@ __all__ = ["ORIGINS", "Known", "Origin", "choose_origin"]
 
 ORIGINS: dict[str, Origin] = {
     origin.name: origin
-    for origin in (SUPREM, CLIP_DRIVEN, FSEFT, SWIN_SSL, BTCV, MEDNEXT, MONAI_MEDNEXT, NNUNET, BUNDLE, PLAIN)
+    for origin in (
+        SUPREM,
+        CLIP_DRIVEN,
+        FSEFT,
+        SWIN_SSL,
+        BTCV,
+        MEDNEXT,
+        MONAI_MEDNEXT,
+        NNUNET,
+        OBELISK,
+        BRAINCHOP,
+        DEEPBET,
+        BUNDLE,
+        PLAIN,
+    )
 }
 """By name, in the order in which they are tried when none is named."""
 

@@ -1,0 +1,84 @@
+"""brainchop's MeshNets (Masoud et al. 2023, JOSS): a state dict, and beside it `model.json` with dilations and activation, which leave
+no trace in tensors.
+
+They take a T1-weighted head at 1 mm, 256 voxels a side, its axes left, inferior, anterior, grey values divided by a high percentile.
+Some name their classes in `colormap.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sea_peft.backbones.checkpoints import Checkpoint
+from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.backbones.label_names import read_label_names
+from sea_peft.errors import UsageError
+
+_MOST_BYTES = 1 << 20
+_RECIPE = {
+    "orientation": "LIA",
+    "spacing": [1.0, 1.0, 1.0],
+    "intensity": {"kind": "percentile", "low": 0.0, "high": 99.5},
+    "crop_foreground": True,
+}
+_PATCH = (128, 128, 128)
+
+
+def _described(checkpoint: Checkpoint) -> Any:
+    """`model.json` in the checkpoint's folder; None where there is none that can be read."""
+    path = checkpoint.file.parent / "model.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _MOST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _settings(described: Any) -> dict[str, Any]:
+    """Dilations and activation by `model.json`, {} where it is not as brainchop writes it."""
+    try:
+        kernels = [layer["kernel_size"] for layer in described["layers"]]
+        dilations = [layer["dilation"] for layer in described["layers"]]
+    except (KeyError, TypeError):
+        return {}
+    if kernels != [3] * (len(kernels) - 1) + [1] or not all(type(d) is int and 1 <= d <= 64 for d in dilations):
+        return {}
+    return {"dilations": dilations[:-1], "activation": "elu" if described.get("elu") is True else "relu"}
+
+
+def _labels(checkpoint: Checkpoint, classes: int) -> tuple[str, ...] | None:
+    """Names of `colormap.json`, where it has one for every class."""
+    try:
+        names = read_label_names(checkpoint.file.parent / "colormap.json")
+    except UsageError:
+        return None
+    return names if len(names) == classes - 1 else None
+
+
+def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
+    last = max((key for key in checkpoint.tensors if key.endswith(".weight")), key=lambda key: int(key.split(".")[1]))
+    labels = _labels(checkpoint, len(checkpoint.tensors[last]))
+    settings = _settings(_described(checkpoint))
+    notes = []
+    if settings:
+        notes.append("Dilations and activation are those of the model.json beside it.")
+    if labels:
+        notes.append("Labels are those of the colormap.json beside it.")
+    return Known(labels, ("T1",), _RECIPE, _PATCH, settings, tuple(notes))
+
+
+def _is_meshnet(checkpoint: Checkpoint) -> bool:
+    parts = [key.split(".") for key in checkpoint.tensors]
+    return bool(parts) and all(
+        len(part) == 3 and part[0] == "model" and part[1].isdigit() and part[2] in ("weight", "bias") for part in parts
+    )
+
+
+BRAINCHOP = Origin(
+    name="brainchop",
+    about="brainchop's MeshNets, Masoud et al. 2023, github.com/neuroneural/brainchop",
+    backbones=("meshnet",),
+    recognises=_is_meshnet,
+    rename=keep,
+    know=_know,
+)

@@ -1,0 +1,25 @@
+"""deepbet (Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845; PyPI, MIT): TorchScript of a LinkNet that finds the brain in T1.
+
+deepbet resizes a head to 256 voxels a side, which is about 1 mm, and clips at these percentiles; an instance norm follows the first
+convolution, so that how the rest is scaled makes no difference. The script ends in a softmax, which is no tensor.
+"""
+
+from __future__ import annotations
+
+from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+
+_RECIPE = {
+    "orientation": "RAS",
+    "spacing": [1.0, 1.0, 1.0],
+    "intensity": {"kind": "percentile", "low": 0.5, "high": 99.5},
+    "crop_foreground": True,
+}
+
+DEEPBET = Origin(
+    name="deepbet",
+    about="deepbet, Fisch et al. 2024, github.com/wwu-mmll/deepbet",
+    backbones=("linknet",),
+    recognises=lambda checkpoint: checkpoint.has_key_under("init.0.") and checkpoint.has_key_under("tp_conv2."),
+    rename=keep,
+    know=lambda _checkpoint, _backbone: Known(("brain",), ("T1w",), _RECIPE, (128, 128, 128)),
+)

@@ -1,0 +1,46 @@
+"""OBELISK-Net's all-convolution U-Nets (Heinrich et al. 2019, github.com/mattiaspaul/OBELISK): abdominal CT in plain Hounsfield units.
+
+Axes are left, anterior, inferior; a body is 144 voxels a side, of about 2.3, 1.7 and 1.25 mm. A description of the labels for ITK-SNAP
+lies beside the checkpoints.
+"""
+
+from __future__ import annotations
+
+from sea_peft.backbones.checkpoints import Checkpoint
+from sea_peft.backbones.grey_values import hounsfield_units
+from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.backbones.label_names import read_label_names
+from sea_peft.errors import UsageError
+
+_PATCH = (144, 144, 144)
+
+
+def _labels(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    """Names of the one description beside the checkpoint that has as many as there are classes."""
+    classes = len(checkpoint.tensors["conv77U.weight"])
+    for file in sorted(checkpoint.file.parent.glob("*labels.txt")):
+        try:
+            names = read_label_names(file)
+        except UsageError:
+            continue
+        if len(names) == classes - 1:
+            return names
+    return None
+
+
+def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
+    intensity, settings = hounsfield_units()
+    recipe = {"orientation": "LAI", "spacing": [2.3, 1.7, 1.25], "intensity": intensity, "crop_foreground": True}
+    labels = _labels(checkpoint)
+    notes = ("Labels are those of the description for ITK-SNAP beside it.",) if labels else ()
+    return Known(labels, ("CT",), recipe, _PATCH, settings, notes)
+
+
+OBELISK = Origin(
+    name="obelisk",
+    about="OBELISK-Net's all-convolution U-Net, Heinrich et al. 2019, github.com/mattiaspaul/OBELISK",
+    backbones=("obelisk",),
+    recognises=lambda checkpoint: checkpoint.has_key_under("conv6dU.") and checkpoint.has_key_under("conv77U."),
+    rename=keep,
+    know=_know,
+)
