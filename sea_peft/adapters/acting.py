@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -175,14 +175,15 @@ class Acting:
             handle.remove()
         self._unfold()  # a forward that was killed by other than an Exception has not come to that
 
-    def runs_otherwise_without(self, adapter: Adapter) -> bool:
-        """Whether closing this unit changes, without gradients, what the module is given or the weights that it runs with, and not only
-        what becomes of its output. That is so also for a unit that kept the next one from being folded."""
-        if adapter.on_input:
+    def runs_otherwise_without(self, adapters: Collection[Adapter]) -> bool:
+        """Whether closing these units together changes, without gradients, what the module is given or the weights that it runs with, and not
+        only what becomes of its output. That is so also for units that kept others from being folded."""
+        if any(adapter.on_input for adapter in adapters):
             return True
-        at = self._late.index(adapter)
-        left = itertools.takewhile(lambda c: c is not None, self._changes[:at] + self._changes[at + 1 :])
-        return at < self._foldable or len(list(left)) != self._foldable
+        left = [(a, c) for a, c in zip(self._late, self._changes, strict=True) if a not in adapters]
+        return [a for a, _ in itertools.takewhile(lambda pair: pair[1] is not None, left)] != self._late[
+            : self._foldable
+        ]
 
     def _fold(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
         self._now = self._worth if torch.is_grad_enabled() else self._foldable

@@ -23,6 +23,7 @@ class AdaptFormer(Bottleneck):
     """
 
     family = "adaptformer"
+    order = 7
     kinds = frozenset({"block"})
 
     @classmethod

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from sea_peft.adapters.base import Adapter, CannotMerge, modulate
 from sea_peft.adapters.registry import register
@@ -28,6 +25,7 @@ class Affine(Adapter):
     """
 
     family = "affine"
+    order = 0
     kinds = frozenset({"norm"})
     learning_rate = 1e-2
 
@@ -36,36 +34,15 @@ class Affine(Adapter):
         self.scale = nn.Parameter(torch.zeros(site.out_channels))
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
         self.channels_last = is_channels_last(module)
-        # in a tuple, since the norm's tensors are the backbone's: a child's would be saved with the unit
-        self.norm = () if getattr(module, "weight", None) is None else (_own(module),)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Affine:
-        for norm in self.norm:
-            norm._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if not self.norm:
+        own = self.site_tensors()
+        if "weight" not in own:
             return modulate(y, self.scale, self.shift, self.channels_last)
-        (norm,) = self.norm
-        changed = {
-            "weight": norm.get_parameter("weight") + self.scale,
-            "bias": norm.get_parameter("bias") + self.shift,
-        }
-        computed: torch.Tensor = functional_call(norm, changed, (x,))
-        return computed
+        shift = own["bias"] + self.shift if "bias" in own else self.shift
+        return self.recomputed(x, {"weight": own["weight"] + self.scale, "bias": shift})
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if "weight" not in tensors or "bias" not in tensors:
             raise CannotMerge("affine at a norm that has no scale and shift of its own has no tensor to be folded into")
         return {"weight": tensors["weight"] + self.scale, "bias": tensors["bias"] + self.shift}
-
-
-def _own(norm: nn.Module) -> nn.Module:
-    """A copy that computes what the norm's class computes, with a shift of zero where it has none, and with no hook."""
-    own = copy.deepcopy(norm).eval().requires_grad_(False)
-    own._forward_hooks.clear()
-    own._forward_pre_hooks.clear()
-    if own.bias is None:
-        own.bias = nn.Parameter(torch.zeros_like(own.get_parameter("weight")), requires_grad=False)
-    return own

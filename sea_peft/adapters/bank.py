@@ -17,8 +17,8 @@ class Bank:
     """Every unit on offer for one backbone, each with a gate.
 
     With its gate open a unit makes its site's output y `adapter(x, y)`, or its input x `adapter(x, x)` in a family that acts on the
-    input; with its gate closed nothing is computed, so a closed bank is the backbone bit for bit. Units of one site act in the registry's
-    order of families. Modules are built when they are first needed; their initial values depend on the seed and the unit's id alone.
+    input; with its gate closed nothing is computed, so a closed bank is the backbone bit for bit. Units of one site act in the order
+    that their families state. Modules are built when they are first needed; their initial values depend on the seed and the unit's id alone.
 
     `form`: whether units act through their site's weights ("folded", as far as that is exact), as "branches", or as is "cheapest". All
     three are the same function up to rounding.
@@ -33,7 +33,6 @@ class Bank:
         self._active: frozenset[str] = frozenset()
         self._changes: dict[str, frozenset[str] | None] = {}
         self._at: dict[str, Acting] = {}
-        self._rank = {name: i for i, name in enumerate(families())}
 
     def __getitem__(self, unit_id: str) -> Adapter:
         """The module of a unit, on the backbone's device."""
@@ -75,7 +74,8 @@ class Bank:
 
     def _in_order(self, unit_ids: Iterable[str]) -> list[str]:
         """The order in which units of one site act."""
-        return sorted(unit_ids, key=lambda u: (self._rank[self.units[u].family], u))
+        known = families()
+        return sorted(unit_ids, key=lambda u: (known[self.units[u].family].order, self.units[u].family, u))
 
     def forget(self) -> None:
         """Close every gate and drop every module: the next time they are needed they are built as they were at first."""
@@ -101,10 +101,10 @@ class Bank:
         """The trainable parameters of these units, in a fixed order."""
         return [p for unit_id in sorted(unit_ids) for p in self[unit_id].parameters()]
 
-    def acts_before(self, unit_id: str) -> bool:
-        """Whether closing this open unit changes, without gradients, what its site's module is given or the weights that it runs with, and
-        not only what becomes of the module's output."""
-        return self._at[self.units[unit_id].site.path].runs_otherwise_without(self[unit_id])
+    def acts_before(self, *unit_ids: str) -> bool:
+        """Whether closing these open units of one site together changes, without gradients, what the site's module is given or the weights
+        that it runs with, and not only what becomes of the module's output."""
+        return self._at[self.units[unit_ids[0]].site.path].runs_otherwise_without([self[u] for u in unit_ids])
 
     def inherit(self, unit_ids: Iterable[str]) -> None:
         """Those of these units that were never built begin with what the largest smaller level of their site, family and placement has

@@ -26,7 +26,8 @@ class Adapter(nn.Module):
     Class attributes: `family`, its name; `kinds` and `stages`, the sites it acts on (the head's own is left to the target head unless a
     family asks for it); `levels`, the sizes on offer, `(0,)` where the family has one size; `placements`, `("",)` where it has one;
     `on_input`, whether it acts on what the site is given rather than on what it returns (y is x itself then); `learning_rate`, AdamW's,
-    with the source in the family's docstring.
+    with the source in the family's docstring; `order`, in which units of one site act, those that compute the site's output anew first and
+    families of one order by name.
     """
 
     family: ClassVar[str]
@@ -36,6 +37,7 @@ class Adapter(nn.Module):
     placements: ClassVar[tuple[str, ...]] = ("",)
     on_input: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 1e-3
+    order: ClassVar[int] = 100
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
@@ -45,10 +47,28 @@ class Adapter(nn.Module):
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         """Build the unit for `module` at `site`; random initial values come from `generator` alone."""
         super().__init__()
+        self._site = (module,)  # in a tuple: a child would be saved with the unit
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x: the site's first input; y: its output (after the units before this one). Returns the new output, shaped like y."""
         raise NotImplementedError
+
+    def site_tensors(self) -> dict[str, torch.Tensor]:
+        """The site's own tensors by name, as the backbone has them, whatever is folded into them just now. Never to be written to."""
+        return {name: tensor for name, tensor in self._site[0]._parameters.items() if tensor is not None}
+
+    def recomputed(self, x: torch.Tensor, changed: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the site's module returns for its first input x with these tensors in the place of its own; no hook of it is called."""
+        (module,) = self._site
+        now = {name: module.__dict__[name] for name in changed if name in module.__dict__}
+        module.__dict__.update(changed)  # attributes are looked up here before parameters, which stay as they are
+        try:
+            output: torch.Tensor = type(module).forward(module, x)
+        finally:
+            for name in changed:
+                del module.__dict__[name]
+            module.__dict__.update(now)
+        return output
 
     def inherit(self, smaller: Adapter) -> None:
         """Begin with what a trained smaller level of this family at this site does, where the family can hold it exactly; else do

@@ -21,6 +21,7 @@ class Bias(Adapter):
     """
 
     family = "bias"
+    order = 4
     kinds = frozenset({"linear", "conv", "transposed", "norm"})
     learning_rate = 1e-2
 

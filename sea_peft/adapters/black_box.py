@@ -23,6 +23,7 @@ class BlackBox(Adapter):
     """
 
     family = "black_box"
+    order = 11
     kinds = frozenset({"conv"})
     stages = frozenset({"head"})
     on_input = True

@@ -45,6 +45,7 @@ class Compacter(Adapter):
     """
 
     family = "compacter"
+    order = 9
     kinds = frozenset({"block", "linear", "conv"})
     levels = (2, 4)
     learning_rate = 1e-2

@@ -30,6 +30,7 @@ class ConvAdapter(Adapter):
     """
 
     family = "conv_adapter"
+    order = 2
     kinds = frozenset({"block", "conv"})
     levels = (2, 4, 8, 16)
     placements = ("parallel", "sequential")

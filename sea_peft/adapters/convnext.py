@@ -29,6 +29,7 @@ class ConvNeXt(Adapter):
     """
 
     family = "convnext"
+    order = 10
     kinds = frozenset({"block"})
     levels = (1, 2, 3, 4)
     placements = ("sequential", "parallel")

@@ -30,6 +30,7 @@ class Full(Adapter):
     """
 
     family = "full"
+    order = 12
     kinds = frozenset({"linear", "conv", "transposed"})
     learning_rate = 1e-3
 

@@ -22,6 +22,7 @@ class Houlsby(Bottleneck):
     """
 
     family = "houlsby"
+    order = 8
     kinds = frozenset({"block", "linear", "conv"})
 
     @classmethod

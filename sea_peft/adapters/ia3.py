@@ -25,6 +25,7 @@ class IA3(Adapter):
     """
 
     family = "ia3"
+    order = 6
     kinds = frozenset({"linear", "conv", "transposed"})
     learning_rate = 1e-2
 

@@ -28,6 +28,7 @@ class LoRA(Adapter):
     """
 
     family = "lora"
+    order = 1
     kinds = frozenset({"linear", "conv", "transposed"})
     levels: ClassVar[tuple[int, ...]] = (1, 2, 4, 8, 16, 32, 64)
     learning_rate = 1.5e-2

@@ -29,7 +29,7 @@ def register(family: type[Adapter]) -> type[Adapter]:
 def families() -> dict[str, type[Adapter]]:
     """Every registered family by name, those of installed packages included, in the order in which units of one site act."""
     extensions.load("families")
-    return dict(_FAMILIES)
+    return dict(sorted(_FAMILIES.items(), key=lambda item: (item[1].order, item[0])))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ class SSF(IA3):
     """
 
     family = "ssf"
+    order = 5
     kinds = frozenset({"linear", "conv", "transposed", "norm"})
 
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:

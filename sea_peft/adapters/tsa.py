@@ -24,6 +24,7 @@ class TSA(Adapter):
     """
 
     family = "tsa"
+    order = 3
     kinds = frozenset({"conv"})
     learning_rate = 1e-2
 

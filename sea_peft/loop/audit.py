@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 
@@ -79,6 +80,20 @@ def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
     return Ablation(unit, statistics.fmean(deltas), spread, len(deltas), tuple(deltas))
 
 
+@contextlib.contextmanager
+def _off(model: Adapted, reuse: BlockReuse, *units: str) -> Iterator[None]:
+    """These open units closed together, and the passes in here told where they differ from the baseline."""
+    at: dict[str, list[str]] = {}
+    for unit in units:
+        at.setdefault(model.bank.units[unit].site.path, []).append(unit)
+    before = {path: model.bank.acts_before(*own) for path, own in at.items()}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(model.bank.without(*units))
+        for path, own in before.items():
+            stack.enter_context(reuse.toggled(path, own))
+        yield
+
+
 class Auditor:
     """Measures on fixed patches of the audit cases, in mini-batches.
 
@@ -136,8 +151,7 @@ class Auditor:
                     for unit, cutoff in cutoffs.items():
                         if is_decided(deltas[unit], cutoff, error / looks):
                             continue
-                        before = bank.acts_before(unit)
-                        with bank.without(unit), reuse.toggled(bank.units[unit].site.path, before):
+                        with _off(self.model, reuse, unit):
                             off = patch_dice(self.model(images).cpu(), labels, self.dice)
                         deltas[unit] += (on[-1] - off).tolist()
         finally:

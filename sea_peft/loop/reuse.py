@@ -73,7 +73,7 @@ class BlockReuse:
         self._fired: set[str] = set()
         self._input: torch.Tensor | None = None
         self._baseline = True
-        self._toggled: nn.Module | None = None
+        self._toggled: list[nn.Module] = []  # of all contexts that are entered
         self._diverged = False
         self.reused = 0
 
@@ -106,18 +106,18 @@ class BlockReuse:
     @contextlib.contextmanager
     def toggled(self, path: str, before: bool = False) -> Iterator[None]:
         """Forwards in here differ from the baseline at this module path and nowhere else: in what becomes of the module's output, or,
-        `before` it runs, in what it is given or in the weights that it runs with."""
+        `before` it runs, in what it is given or in the weights that it runs with. Nested, they differ at each of the paths."""
         module = self._network.get_submodule(path)
         handle = (
             module.register_forward_pre_hook(lambda _module, _inputs: self._diverge())
             if before
             else module.register_forward_hook(lambda _module, _inputs, _output: self._diverge())
         )
-        outer, self._toggled = self._toggled, module
+        self._toggled.append(module)
         try:
             yield
         finally:
-            self._toggled = outer
+            self._toggled.pop()
             handle.remove()
 
     def _begin(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -138,7 +138,7 @@ class BlockReuse:
             if self._baseline:
                 return self._first(path, forward, inputs, kwargs)
             kept = self._kept.get(path)
-            if kept is None or self._diverged or self._toggled in self._inside[path] or not kept.intact:
+            if kept is None or self._diverged or not (self._inside[path].isdisjoint(self._toggled) and kept.intact):
                 return forward(*inputs, **kwargs)
             self.reused += 1
             return kept.output

@@ -9,6 +9,7 @@ from torch import nn
 
 from sea_peft.adapters import Bank, Offer, units_for
 from sea_peft.backbones import architectures, find_sites
+from sea_peft.loop.audit import _off
 from sea_peft.loop.reuse import BlockReuse, reusable
 
 
@@ -230,3 +231,27 @@ def test_another_input_is_refused():
         network(x)
         with pytest.raises(ValueError, match="one input"), reuse.toggled("norm"):
             network(x.clone())
+
+
+@torch.no_grad()
+def test_two_units_toggled_together_give_the_same_bits_with_reuse():
+    """Nested contexts: a block that holds either of the two toggled modules runs. Remembering the inner one alone was silently wrong."""
+    adapted = tiny.model("segresnet", ("affine", "lora", "conv_adapter"))
+    opened = tiny.one_per_group(adapted)
+    tiny.train(adapted, opened)
+    bank, network = adapted.bank, adapted.backbone
+    bank.activate(opened)
+    x = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    some = sorted(opened, key=lambda u: (bank.units[u].site.order, u))
+    some = some[:: -(-len(some) // 8)]
+    pairs = [(one, other) for one in some for other in some]
+    plain = []
+    for pair in pairs:
+        with bank.without(*pair):
+            plain.append(network(x))
+    with BlockReuse(network, reusable(network)) as reuse:
+        network(x)
+        for pair, expected in zip(pairs, plain, strict=True):
+            with _off(adapted, reuse, *pair):
+                assert torch.equal(network(x), expected), pair
+        assert reuse.reused
