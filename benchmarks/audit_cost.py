@@ -146,15 +146,15 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
                 opened = len(event.active) + len(event.probes)
             elif isinstance(event, events.Audited):
                 cutoffs = policy.to_audit(event.cycle)
-                cut = [_cut(row, cutoffs[row["unit"]], setup.settings.audit_error) for row in event.rows]
+                cut = [_cut(row, cutoffs[row.unit], setup.settings.audit_error) for row in event.rows]
                 there = event.naive_patches // (1 + len(setup.space.units))
                 counts["all_open"] += there * (1 + opened)
                 counts["audited"] += there * (1 + len(event.rows))
-                counts["until_decided"] += there + sum(len(row["deltas"]) for row in cut)
+                counts["until_decided"] += there + sum(len(row.deltas) for row in cut)
                 hysteresis = setup.policy.settings.ranking.hysteresis
                 for whole, part in zip(event.rows, cut, strict=True):
                     counts["votes"] += 1
-                    counts["votes_equal"] += _vote(whole["delta"], hysteresis) == _vote(part["delta"], hysteresis)
+                    counts["votes_equal"] += _vote(whole.delta, hysteresis) == _vote(part.delta, hysteresis)
                 spared = copy.deepcopy(policy)
                 policy.audited(event.cycle, event.rows)
                 spared.audited(event.cycle, cut)
@@ -166,7 +166,7 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
 
 def _cut(row: dict[str, Any], cutoff: float, error: float) -> dict[str, Any]:
     """The row as it would be had its audit stopped when the unit was decided."""
-    deltas = row["deltas"]
+    deltas = row.deltas
     looks = max(1, -(-len(deltas) // LOOK) - 1)
     seen = next(
         (n for n in range(LOOK, len(deltas), LOOK) if is_decided(deltas[:n], cutoff, error / looks)), len(deltas)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -60,20 +59,6 @@ class Unit:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         module = backbone.get_submodule(self.site.path)
         return _FAMILIES[self.family](self.site, module, self.level, self.placement, generator)
-
-    def row(self) -> dict[str, Any]:
-        """The unit as JSON types, for the trace and tables."""
-        return {
-            "unit": self.id,
-            "family": self.family,
-            "level": self.level,
-            "placement": self.placement,
-            "site": self.site.path,
-            "kind": self.site.kind,
-            "stage": self.site.stage,
-            "order": self.site.order,
-            "cost": self.cost,
-        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,13 +25,13 @@ def network_drawing(history: History) -> str:
     rows: dict[str, list[UnitRow]] = {}
     for row in summarise(history):
         rows.setdefault(row.site, []).append(row)
-    colours = family_colours(row["family"] for row in history.units.values())
+    colours = family_colours(row.family for row in history.units.values())
     parts: list[str] = []
     top = 8.0
-    stages = itertools.groupby(history.sites.items(), key=lambda item: str(item[1]["stage"]))
+    stages = itertools.groupby(history.sites.items(), key=lambda item: str(item[1].stage))
     for stage, sites in stages:
         x, start = float(_LEFT), top
-        for block, members in _blocks([(site, str(row["kind"])) for site, row in sites]):
+        for block, members in _blocks([(site, str(row.kind)) for site, row in sites]):
             width = max(len(members) * (_BOX + _GAP), len(block) * _CHARACTER)
             if x > _LEFT and x + width > _WIDTH:
                 x, top = float(_LEFT), top + _LINE

@@ -29,10 +29,10 @@ def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]
     placed: dict[str, dict[str, int]] = {}
     for unit in history.active:
         row = history.units[unit]
-        here = placed.setdefault(row["site"], {})
-        here[row["family"]] = here.get(row["family"], 0) + row["cost"]
-    sites = [s for s, row in history.sites.items() if s in abilities and (row["kind"] != "norm" or s in placed)]
-    colours = family_colours(row["family"] for row in history.units.values())
+        here = placed.setdefault(row.site, {})
+        here[row.family] = here.get(row.family, 0) + row.cost
+    sites = [s for s, row in history.sites.items() if s in abilities and (row.kind != "norm" or s in placed)]
+    colours = family_colours(row.family for row in history.units.values())
     figure = blank(9, 1.9 + 0.17 * max(len(sites), 6))
     left, right = figure.subplots(1, 2, width_ratios=(2.2, 1), sharey=True)
     for y, site in enumerate(sites):
@@ -54,7 +54,7 @@ def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]
     for axes in (left, right):
         axes.grid(axis="x", color="#E5E5E5", lw=0.6)
         axes.set_axisbelow(True)
-        stage_lines(axes, [history.sites[site]["stage"] for site in sites], named=axes is right)
+        stage_lines(axes, [history.sites[site].stage for site in sites], named=axes is right)
     left.set_title("What each layer can tell apart", fontsize=11, loc="left")
     right.set_title("What was placed there", fontsize=11, loc="left")
     looks = (("unadapted", GREY, "white"), ("adapted: better", _BETTER, _BETTER), ("adapted: worse", _WORSE, _WORSE))

@@ -26,13 +26,13 @@ def active_sites(history: History) -> Figure:
     """
     from matplotlib.patches import Patch, Rectangle
 
-    colours = family_colours(row["family"] for row in history.units.values())
+    colours = family_colours(row.family for row in history.units.values())
     cells: dict[tuple[str, int], dict[str, bool]] = {}  # (site, cycle) -> family -> on (else probed)
     for allocated in history.allocations:
         for units, on in ((allocated.probes, False), (allocated.active, True)):
             for unit in units:
                 row = history.units[unit]
-                cells.setdefault((row["site"], allocated.cycle), {})[row["family"]] = on
+                cells.setdefault((row.site, allocated.cycle), {})[row.family] = on
     sites = list(history.sites)
     title = "What is on where, cycle by cycle"
     if len(sites) > _MOST_ROWS:
@@ -51,7 +51,7 @@ def active_sites(history: History) -> Figure:
     axes.set_yticks(range(len(sites)), [short(site) for site in sites], fontsize=7)
     cycle_axis(axes, [allocated.cycle for allocated in history.allocations], _final(history))
     axes.set_ylim(max(len(sites), 1) - 0.5, -0.5)
-    stage_lines(axes, [history.sites[site]["stage"] for site in sites])
+    stage_lines(axes, [history.sites[site].stage for site in sites])
     axes.set_title(title, fontsize=11, loc="left")
     family_legend(figure, colours, [Patch(color="#000000", alpha=0.3, label="pale: on trial (probe)")])
     return figure
@@ -64,7 +64,7 @@ def utility_against_cost(history: History) -> Figure:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     rows = [(row, 100 * row.utility) for row in summarise(history) if row.utility is not None]
-    colours = family_colours(row["family"] for row in history.units.values())
+    colours = family_colours(row.family for row in history.units.values())
     figure = blank(9, 5)
     axes = figure.add_subplot()
     for row, utility in rows:
@@ -105,7 +105,7 @@ def utility_against_cost(history: History) -> Figure:
 
 def budget_ledger(history: History) -> Figure:
     """Trainable parameters per cycle: head, active units by family, probes; and the limit."""
-    colours = family_colours(row["family"] for row in history.units.values())
+    colours = family_colours(row.family for row in history.units.values())
     allocations = history.allocations
     cycles = [allocated.cycle for allocated in allocations]
     figure = blank(9, 4)
@@ -120,7 +120,7 @@ def budget_ledger(history: History) -> Figure:
 
     stack([allocated.head for allocated in allocations], "head", "#333333")
     for family, colour in colours.items():
-        of = [[unit for unit in a.active if history.units[unit]["family"] == family] for a in allocations]
+        of = [[unit for unit in a.active if history.units[unit].family == family] for a in allocations]
         stack([history.cost(units) for units in of], family, colour)
     stack([history.cost(a.probes) for a in allocations], "probes", "white", edgecolor=GREY, hatch="///", lw=0)
     axes.axhline(history.started.limit, color="#B2182B", lw=1.2, label=f"limit {history.started.limit:,}")
@@ -177,19 +177,19 @@ def utilities_over_cycles(history: History) -> Figure:
     """Utility of the units that are on at the end, and of the best ten that are not, over cycles."""
     from matplotlib.lines import Line2D
 
-    colours = family_colours(row["family"] for row in history.units.values())
+    colours = family_colours(row.family for row in history.units.values())
     on = set(history.active)
     series: dict[str, list[tuple[int, float]]] = {}
     for cycle in history.cycles:
         for row in cycle.ranked.rows if cycle.ranked is not None else []:
-            if row["ema"] is not None:
-                series.setdefault(row["unit"], []).append((cycle.number, 100 * row["ema"]))
+            if row.ema is not None:
+                series.setdefault(row.unit, []).append((cycle.number, 100 * row.ema))
     off = sorted((unit for unit in series if unit not in on), key=lambda unit: -series[unit][-1][1])[:10]
     figure = blank(9, 4.5)
     axes = figure.add_subplot()
     for unit in [*off, *(unit for unit in series if unit in on)]:
         cycles, values = zip(*series[unit], strict=True)
-        colour = colours[history.units[unit]["family"]]
+        colour = colours[history.units[unit].family]
         style = {"lw": 1.4, "ms": 3.5} if unit in on else {"lw": 1.0, "ms": 2.5, "alpha": 0.7, "ls": ":"}
         axes.plot(cycles, values, marker="o", color=colour, **style)
     axes.axhline(0, color=GREY, lw=0.7)
@@ -220,8 +220,8 @@ def _cut_off(history: History) -> float | None:
     if last is None:
         return None
     chosen = [
-        row["value"] / history.units[row["unit"]]["cost"]
+        row.value / history.units[row.unit].cost
         for row in last.decisions
-        if row["decision"] in ("keep", "add") and row["value"] is not None and row["unit"] in set(last.active)
+        if row.decision in ("keep", "add") and row.value is not None and row.unit in set(last.active)
     ]
     return min((ratio for ratio in chosen if ratio > 0), default=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
 
 from sea_peft.errors import UsageError
 from sea_peft.loop.events import (
@@ -23,6 +22,7 @@ from sea_peft.loop.events import (
     Searched,
     TrainingStep,
 )
+from sea_peft.loop.rows import Candidate, Ranking
 
 
 @dataclasses.dataclass
@@ -94,17 +94,17 @@ class History:
         return cls(events, started, ordered, compared, scored, held_out, folds, recommended, finished, independent)
 
     @cached_property
-    def units(self) -> dict[str, dict[str, Any]]:
+    def units(self) -> dict[str, Candidate]:
         """Unit id → its row of `RunStarted`, in execution order of the sites."""
-        rows = sorted(self.started.units, key=lambda row: (row["order"], row["site"], row["unit"]))
-        return {row["unit"]: row for row in rows}
+        rows = sorted(self.started.units, key=lambda row: (row.order, row.site, row.unit))
+        return {row.unit: row for row in rows}
 
     @cached_property
-    def sites(self) -> dict[str, dict[str, Any]]:
+    def sites(self) -> dict[str, Candidate]:
         """Site → the first of its unit rows (site, kind, stage, order), in execution order."""
-        sites: dict[str, dict[str, Any]] = {}
+        sites: dict[str, Candidate] = {}
         for row in self.units.values():
-            sites.setdefault(row["site"], row)
+            sites.setdefault(row.site, row)
         return sites
 
     @property
@@ -124,15 +124,15 @@ class History:
             return self.finished.active
         return self.allocations[-1].active if self.allocations else []
 
-    def ranking(self, cycle: int | None = None) -> dict[str, dict[str, Any]]:
+    def ranking(self, cycle: int | None = None) -> dict[str, Ranking]:
         """Unit → its latest row of `Ranked` up to and with `cycle` (None: the last)."""
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, Ranking] = {}
         for record in self.cycles:
             if record.ranked is not None and (cycle is None or record.number <= cycle):
-                rows.update({row["unit"]: row for row in record.ranked.rows})
+                rows.update({row.unit: row for row in record.ranked.rows})
         return rows
 
     def cost(self, units: Iterable[str]) -> int:
         """Parameters of some units together, without the head."""
         known = self.units
-        return sum(known[unit]["cost"] for unit in units)
+        return sum(known[unit].cost for unit in units)

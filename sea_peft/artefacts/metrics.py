@@ -140,7 +140,7 @@ def _of_cycle(cycle: Cycle) -> Iterator[tuple[str, float]]:
         audited = cycle.audited
         yield "val/dice", audited.dice_on
         yield "val/hard_dice", audited.hard_dice
-        spreads = [row["spread"] for row in audited.rows if row["spread"] is not None]
+        spreads = [row.spread for row in audited.rows if row.spread is not None]
         if spreads:
             yield "audit/noise", statistics.median(spreads)
         yield "audit/units", len(audited.rows)
@@ -152,7 +152,6 @@ def _of_cycle(cycle: Cycle) -> Iterator[tuple[str, float]]:
         yield "alloc/units_on", len(allocated.active)
         yield "alloc/probes", len(allocated.probes)
         yield "alloc/changes", allocated.changes
-        yield "alloc/optimality_gap", allocated.gap
 
 
 def _budget(history: History) -> dict[tuple[str, int], float]:
@@ -171,10 +170,10 @@ def _utilities(history: History) -> dict[tuple[str, int], float]:
         units = list(dict.fromkeys(unit for a in history.allocations for unit in a.active))[:_MOST_UTILITIES]
     shown, keys = set(units), names_in_keys("unit", history.units)
     return {
-        (f"utility/{keys[row['unit']]}", cycle.number): row["ema"]
+        (f"utility/{keys[row.unit]}", cycle.number): row.ema
         for cycle in history.cycles
         for row in (cycle.ranked.rows if cycle.ranked is not None else ())
-        if row["unit"] in shown and row["ema"] is not None
+        if row.unit in shown and row.ema is not None
     }
 
 

@@ -182,8 +182,7 @@ def _event(row: dict[str, Any], where: str) -> Event:
         unknown = row.keys() - {field.name for field in dataclasses.fields(kinds[kind])}
         if unknown:
             raise ValueError(f"unknown field {min(unknown)!r}")
-        event: Event = kinds[kind](**row)
-        TypeAdapter(kinds[kind]).validate_python(row)
+        event: Event = TypeAdapter(kinds[kind]).validate_python(row)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

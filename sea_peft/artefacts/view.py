@@ -23,6 +23,7 @@ from sea_peft.loop.events import (
     Scored,
     Searched,
 )
+from sea_peft.loop.rows import Decision, Ranking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class UnitRow:
     stage: str
     site: str
     family: str
-    level: Any
+    level: int
     cost: int
     state: str
     on: bool
@@ -65,32 +66,31 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
         have = f"{min(allocations)} to {max(allocations)}" if allocations else "none yet"
         raise UsageError(f"Cycle {cycle} has no allocation: the run has {have}; choose --cycle among those.")
     last = allocations[cycle] if cycle is not None else next(reversed(history.allocations), None)
-    decisions = {row["unit"]: row for row in last.decisions} if last is not None else {}
+    decisions = {row.unit: row for row in last.decisions} if last is not None else {}
     on = set(history.active if cycle is None else last.active if last is not None else [])
     probes = set(last.probes) if last is not None else set()
     ranking = history.ranking(cycle)
     rows = []
-    for unit, offer in history.units.items():
+    for unit, candidate in history.units.items():
         if not fnmatchcase(unit, pattern):
             continue
-        rank, decided = ranking.get(unit, {}), decisions.get(unit, {})
-        decision, reason = decided.get("decision"), decided.get("reason") or rank.get("reason")
+        rank, decided = ranking.get(unit), decisions.get(unit)
         rows.append(
             UnitRow(
                 unit=unit,
-                stage=offer["stage"],
-                site=offer["site"],
-                family=offer["family"],
-                level=offer["level"],
-                cost=offer["cost"],
+                stage=candidate.stage,
+                site=candidate.site,
+                family=candidate.family,
+                level=candidate.level,
+                cost=candidate.cost,
                 state=_state(unit, on, probes, rank),
                 on=unit in on,
-                utility=rank.get("ema"),
-                spread=rank.get("spread"),
-                score=rank.get("score"),
-                audits=rank.get("audits", 0),
-                decision=decision,
-                reason=reason or "unmeasured: never trained and audited so far",
+                utility=rank.ema if rank else None,
+                spread=rank.spread if rank else None,
+                score=rank.score if rank else None,
+                audits=rank.audits if rank else 0,
+                decision=decided.decision if decided else None,
+                reason=_reason(rank, decided) or "unmeasured: never trained and audited so far",
             )
         )
     if not rows and history.units:
@@ -99,12 +99,17 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     return sorted(rows, key=lambda row: (not row.on, row.utility is None, -(row.utility or 0.0)))
 
 
-def _state(unit: str, on: set[str], probes: set[str], rank: dict[str, Any]) -> str:
+def _reason(rank: Ranking | None, decided: Decision | None) -> str | None:
+    """Why a unit is where it is: the decision's reason, else the ranking's."""
+    return (decided.reason if decided else None) or (rank.reason if rank else None)
+
+
+def _state(unit: str, on: set[str], probes: set[str], rank: Ranking | None) -> str:
     if unit in on:
         return "active"
     if unit in probes:
         return "probe"
-    return "cooling" if rank.get("state") == "cooling" else "idle"
+    return "cooling" if rank and rank.state == "cooling" else "idle"
 
 
 UNIT_COLUMNS = (
@@ -119,23 +124,24 @@ def unit_table(history: History) -> list[list[Any]]:
     that cycle's own audit, the statistics are what was known by its end."""
     table = []
     for cycle in reversed(history.cycles):
-        decisions = {row["unit"]: row for row in cycle.allocated.decisions} if cycle.allocated else {}
+        decisions = {row.unit: row for row in cycle.allocated.decisions} if cycle.allocated else {}
         known = history.ranking(cycle.number)
-        audited = {row["unit"]: row["delta"] for row in cycle.ranked.rows} if cycle.ranked else {}
+        audited = {row.unit: row.delta for row in cycle.ranked.rows} if cycle.ranked else {}
         on = set(cycle.allocated.active) if cycle.allocated else set()
-        empty: dict[str, Any] = {}
         rows = [
-            (unit, offer, known.get(unit, empty), decisions.get(unit, empty))
-            for unit, offer in history.units.items()
+            (unit, candidate, known.get(unit), decisions.get(unit))
+            for unit, candidate in history.units.items()
             if unit in audited or unit in decisions
         ]
-        rows.sort(key=lambda row: (row[0] not in on, row[2].get("ema") is None, -(row[2].get("ema") or 0.0)))
-        for unit, offer, rank, decided in rows:
+        utility = {unit: rank.ema for unit, rank in known.items()}
+        rows.sort(key=lambda row: (row[0] not in on, utility.get(row[0]) is None, -(utility.get(row[0]) or 0.0)))
+        for unit, candidate, rank, decided in rows:
             cells = (
-                *(cycle.number, unit, offer["site"], offer["family"], offer["level"], offer["cost"]),
-                *(audited.get(unit), rank.get("spread"), rank.get("ema"), rank.get("iqr"), rank.get("score")),
-                *(rank.get("state"), rank.get("votes"), decided.get("decision")),
-                decided.get("reason") or rank.get("reason"),
+                *(cycle.number, unit, candidate.site, candidate.family, candidate.level, candidate.cost),
+                audited.get(unit),
+                *((rank.spread, rank.ema, rank.iqr, rank.score, rank.state, rank.votes) if rank else (None,) * 6),
+                decided.decision if decided else None,
+                _reason(rank, decided),
             )
             table.append([_rounded(cell) for cell in cells])
     return table
@@ -182,11 +188,11 @@ def _event_rows(event: Event) -> list[dict[str, Any]]:
             f"{event.naive_patches}" + ("" if event.independent else "; not independent of the training scans")
         )
     elif isinstance(event, Ranked):
-        moved = sum(rank["state"] != rank["was"] for rank in event.rows)
+        moved = sum(rank.state != rank.was for rank in event.rows)
         row |= {"units": len(event.rows), "changes": moved, "what": "changes of state"}
     elif isinstance(event, Allocated):
         row |= {"units": len(event.active), "used": event.used, "changes": event.changes}
-        row["what"] = f"and {len(event.probes)} probes; limit {event.limit}, gap to the optimum {event.gap:.2%}"
+        row["what"] = f"and {len(event.probes)} probes; limit {event.limit}"
         row["what"] += "; final" if event.final else ""
     elif isinstance(event, Compared):
         return [

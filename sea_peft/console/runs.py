@@ -181,6 +181,7 @@ def replay_tables(replayed: Sequence[Replayed]) -> list[Table]:
             "final" if r.final else str(r.cycle),
             r.units_on,
             state("ok") if r.same else state("problem"),
+            f"{r.gap:.2%}",
             [
                 *r.active_differs,
                 *(f"{unit} (probe)" for unit in r.probes_differ),
@@ -189,7 +190,14 @@ def replay_tables(replayed: Sequence[Replayed]) -> list[Table]:
         )
         for r in replayed
     ]
-    return [table("Decided again from the trace", ("cycle", "units on", "same", "differs"), rows, right=("units on",))]
+    return [
+        table(
+            "Decided again from the trace",
+            ("cycle", "units on", "same", "behind the optimum", "differs"),
+            rows,
+            right=("units on",),
+        )
+    ]
 
 
 def prediction_table(statuses: Sequence[CaseStatus]) -> Table:

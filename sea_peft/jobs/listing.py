@@ -13,6 +13,7 @@ from sea_peft.errors import WeightsError
 from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import load_profile, parse_budget
 from sea_peft.loop.policies import policies
+from sea_peft.loop.rows import Candidate
 from sea_peft.loop.space import Space
 
 
@@ -86,7 +87,7 @@ class Offered:
         return {
             **fields,
             "families": [dataclasses.asdict(row) for row in self.families],
-            "units": [unit.row() for unit in self.units],
+            "units": [dataclasses.asdict(Candidate.of(unit)) for unit in self.units],
         }
 
 

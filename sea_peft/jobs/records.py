@@ -30,6 +30,7 @@ from sea_peft.jobs.setup import AdaptOptions, Setup
 from sea_peft.loop.budget import profiles_folder
 from sea_peft.loop.events import Recommended, RunStarted, Scored
 from sea_peft.loop.outcome import Outcome
+from sea_peft.loop.rows import Candidate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ def run_started(setup: Setup) -> RunStarted:
         setup.space.limit,
         setup.space.head,
         setup.backbone.pretrained.parameters,
-        [unit.row() for unit in setup.space.units],
+        [Candidate.of(unit) for unit in setup.space.units],
         as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
         {role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
     )

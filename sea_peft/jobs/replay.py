@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,16 +11,19 @@ from sea_peft.adapters import Unit
 from sea_peft.artefacts.history import History
 from sea_peft.backbones import Site
 from sea_peft.errors import UsageError
+from sea_peft.jobs.optimum import optimum
 from sea_peft.loop.events import Allocated, Audited, Event, Promised, Ranked, RunStarted
 from sea_peft.loop.policies import make_policy
-from sea_peft.loop.policy import Policy
+from sea_peft.loop.policy import Allocation, Policy
+from sea_peft.loop.rows import Ablation, Candidate
 from sea_peft.loop.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
 class Replayed:
     """One allocation decided again. `active_differs`, `probes_differ`: units that only the trace (`-unit`) or only the replay (`+unit`)
-    has on or on trial. `ranks_differ`: units that the ranking before it puts elsewhere or scores differently."""
+    has on or on trial. `ranks_differ`: units that the ranking before it puts elsewhere or scores differently. `gap`: by which
+    share of it the greedy knapsack stays behind the exact optimum."""
 
     cycle: int
     final: bool
@@ -29,6 +31,7 @@ class Replayed:
     active_differs: tuple[str, ...]
     probes_differ: tuple[str, ...]
     ranks_differ: tuple[str, ...]
+    gap: float
 
     @property
     def same(self) -> bool:
@@ -46,7 +49,7 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
     policy = _policy(started)
     replayed: list[Replayed] = []
     ranked: tuple[str, ...] = ()
-    rows: list[dict[str, Any]] = []
+    rows: list[Ablation] = []
     for event in events:
         if isinstance(event, Promised):
             policy.to_promise(event.cycle)
@@ -55,13 +58,13 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
             policy.to_audit(event.cycle)
             rows = event.rows
         elif isinstance(event, Ranked):
-            again = {row["unit"]: row for row in policy.audited(event.cycle, rows)}
-            then = {row["unit"]: row for row in event.rows}
+            again = {row.unit: row for row in policy.audited(event.cycle, rows)}
+            then = {row.unit: row for row in event.rows}
             ranked = tuple(unit for unit in sorted({*again, *then}) if again.get(unit) != then.get(unit))
         elif isinstance(event, Allocated):
             found = policy.final() if event.final else policy.allocate(event.cycle)
             active, probes = _differences(event.active, found.active), _differences(event.probes, found.probes)
-            replayed.append(Replayed(event.cycle, event.final, len(event.active), active, probes, ranked))
+            replayed.append(Replayed(event.cycle, event.final, len(event.active), active, probes, ranked, _gap(found)))
             ranked = ()
     return replayed
 
@@ -80,10 +83,15 @@ def _policy(started: RunStarted) -> Policy:
         ) from error
 
 
-def _unit(row: dict[str, Any]) -> Unit:
+def _gap(found: Allocation) -> float:
+    best = optimum(found.items, found.capacity)
+    return max(0.0, (best - found.value) / best) if best > 0 else 0.0
+
+
+def _unit(row: Candidate) -> Unit:
     """A unit from its row in the trace; channels and strides, which no policy looks at, are not kept there."""
-    site = Site(row["site"], row["kind"], 0, 0, (1.0, 1.0, 1.0), row["stage"], row["order"])
-    return Unit(row["family"], row["level"], row["placement"], site, row["cost"])
+    site = Site(row.site, row.kind, 0, 0, (1.0, 1.0, 1.0), row.stage, row.order)
+    return Unit(row.family, row.level, row.placement, site, row.cost)
 
 
 def _differences(then: Sequence[str], again: Sequence[str]) -> tuple[str, ...]:

@@ -13,21 +13,10 @@ from sea_peft.adapters import Adapted
 from sea_peft.data.codes import IGNORED
 from sea_peft.errors import DataError
 from sea_peft.loop.reuse import BlockReuse, reusable
+from sea_peft.loop.rows import Ablation
 from sea_peft.loop.utility import is_decided
 
 SOFT, HARD = "soft", "hard"
-
-
-@dataclasses.dataclass(frozen=True)
-class Ablation:
-    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean,
-    None where there is one patch alone and nothing to estimate it from. `deltas`: of every patch it was measured on."""
-
-    unit: str
-    delta: float
-    spread: float | None
-    patches: int
-    deltas: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +66,7 @@ def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[i
 
 def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
     spread = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
-    return Ablation(unit, statistics.fmean(deltas), spread, len(deltas), tuple(deltas))
+    return Ablation(unit=unit, delta=statistics.fmean(deltas), spread=spread, patches=len(deltas), deltas=tuple(deltas))
 
 
 @contextlib.contextmanager

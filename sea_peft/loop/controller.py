@@ -179,7 +179,7 @@ class Controller:
         naive = result.patches * (1 + len(self.space.units))
         self._patches += patches
         self._naive_patches += naive
-        rows = [dataclasses.asdict(row) for row in result.rows]
+        rows = list(result.rows)
         self.callback(
             events.Audited(
                 cycle,
@@ -256,11 +256,9 @@ class Controller:
                 self.space.limit,
                 self.space.head,
                 allocation.value,
-                allocation.optimum,
-                allocation.gap,
                 changes,
                 len(self._measured) / max(1, len(self.space.units)),
-                [dataclasses.asdict(d) for d in allocation.decisions],
+                list(allocation.decisions),
                 final,
                 self._spent("allocate", began),
                 len(self.policy.trial),

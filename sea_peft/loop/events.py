@@ -25,7 +25,9 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-SCHEMA_VERSION = 2
+from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
+
+SCHEMA_VERSION = 3
 """Of the events below, kept in `run_started`. What is renamed, left out or given another meaning, and a new field without a default, makes a
 new version; readers refuse every version but their own, and every field that they do not know."""
 
@@ -46,15 +48,14 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class RunStarted(Event):
-    """First event: what is on offer and under which rules. `units` rows: unit, family, level, placement, site, kind, stage,
-    order, cost. `split`: hashed case ids per role."""
+    """First event: what is on offer and under which rules. `split`: hashed case ids per role."""
 
     policy: str
     seed: int
     limit: int
     head: int
     backbone_parameters: int
-    units: list[dict[str, Any]]
+    units: list[Candidate]
     settings: dict[str, Any]
     split: dict[str, list[str]]
     version: int = SCHEMA_VERSION
@@ -95,13 +96,12 @@ class Promised(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Audited(Event):
-    """One audit. `dice_on`: mean Dice with every gate as it is. `rows`: unit, delta (Dice on minus off, mean over patches),
-    spread (standard error of that mean over patches), patches. `hard_dice`: hard Dice with every gate as it is."""
+    """One audit. `dice_on`: mean Dice with every gate as it is. `hard_dice`: hard Dice with every gate as it is."""
 
     cycle: int
     dice_on: float
     hard_dice: float
-    rows: list[dict[str, Any]]
+    rows: list[Ablation]
     patches: int
     naive_patches: int
     independent: bool
@@ -110,17 +110,15 @@ class Audited(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Ranked(Event):
-    """The ranking after an audit. `rows`: unit, state (idle, probe, active, cooling), was, delta, ema, median, iqr, score, spread,
-    audits, votes, guard, reason. `score` is null while the unit is unmeasured."""
+    """The ranking after an audit: of every unit that was measured or moved."""
 
     cycle: int
-    rows: list[dict[str, Any]]
+    rows: list[Ranking]
 
 
 @dataclasses.dataclass(frozen=True)
 class Allocated(Event):
-    """One allocation. `decisions` rows: unit, decision (keep, add, drop, probe, refuse), value, reason. `value` and `optimum` are the
-    knapsack's objective for the greedy and the exact choice; `gap` = (optimum − value) / optimum. `coverage`: share of the units on offer
+    """One allocation. `value`: the knapsack's objective. `coverage`: share of the units on offer
     that were measured so far. `trial`: units that the cycles together can try; `debt`: those of them that were not measured yet."""
 
     cycle: int
@@ -130,11 +128,9 @@ class Allocated(Event):
     limit: int
     head: int
     value: float
-    optimum: float
-    gap: float
     changes: int
     coverage: float
-    decisions: list[dict[str, Any]]
+    decisions: list[Decision]
     final: bool
     seconds: float
     trial: int = 0

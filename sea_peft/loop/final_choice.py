@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping
 
 from sea_peft.loop import knapsack
-from sea_peft.loop.policy import Allocation, Decision
+from sea_peft.loop.policy import Allocation
+from sea_peft.loop.rows import Decision
 from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels
 from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
@@ -63,7 +64,6 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
     worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
     items = [space.item(u, w) for u, w in worths.items()]
     found = knapsack.greedy(items, space.capacity)
-    best = knapsack.exact(items, space.capacity, found)
     taken = {units[u].group: u for u in found.chosen}
     tried = {units[u].group for u in evidence.trial}
 
@@ -99,8 +99,8 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         (),
         tuple(decided(unit) for unit in units),
         found.value,
-        best.value,
-        knapsack.gap(found, best),
+        tuple(items),
+        space.capacity,
     )
 
 

@@ -6,29 +6,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sea_peft.loop.knapsack import Item
+from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
-    """What was decided of one unit, and why. `decision`: keep, add, drop, probe or refuse. `value`: Dice, None while unmeasured."""
-
-    unit: str
-    decision: str
-    value: float | None
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Allocation:
-    """The active set and the probes. `value`, `optimum`, `gap`: the knapsack's objective, its exact optimum, their relative gap."""
+    """The active set and the probes. `value`: the knapsack's objective; `items`, `capacity`: what it chose from, and how much of it."""
 
     active: tuple[str, ...]
     probes: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     value: float = 0.0
-    optimum: float = 0.0
-    gap: float = 0.0
+    items: tuple[Item, ...] = ()
+    capacity: int = 0
 
     @property
     def open(self) -> tuple[str, ...]:
@@ -73,8 +65,8 @@ class Policy:
         """Open units to ablate after this cycle's training, each with the ΔDice at which the decision about it turns."""
         return {}
 
-    def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One audit's rows (unit, delta, spread); returns the ranking rows for the trace."""
+    def audited(self, cycle: int, rows: Sequence[Ablation]) -> list[Ranking]:
+        """One audit's rows; returns the ranking rows for the trace."""
         return []
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import TraceWriter
 from sea_peft.loop import events as ev
 from sea_peft.loop.events import Event
+from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 STAGES = ("stem", "encoder", "encoder", "bottleneck", "decoder", "head")
 HEAD, BACKBONE = 51, 600_000
@@ -37,15 +38,15 @@ def hashed(case: str) -> str:
     return hashlib.sha256(case.encode()).hexdigest()[:12]
 
 
-def make_units(sites: int = 6) -> list[dict[str, Any]]:
+def make_units(sites: int = 6) -> list[Candidate]:
     rows = []
     for order in range(sites):
         stage = STAGES[order * len(STAGES) // sites]
         site = f"{stage}_layers.{order}.conv"
         at = {"site": site, "kind": "conv", "stage": stage, "order": order, "placement": "parallel"}
         lora, affine = f"lora@{site}#r4", f"affine@{site}"
-        rows.append({"unit": lora, "family": "lora", "level": "r4", "cost": 900 + 200 * order, **at})
-        rows.append({"unit": affine, "family": "affine", "level": "all", "cost": 32 * (order + 1), **at})
+        rows.append(Candidate(unit=lora, family="lora", level=4, cost=900 + 200 * order, **at))
+        rows.append(Candidate(unit=affine, family="affine", level=0, cost=32 * (order + 1), **at))
     return rows
 
 
@@ -66,7 +67,7 @@ class _Run:
         self.cycles, self.seed, self.shots = cycles, seed, shots
         self.rng = random.Random(seed)
         self.units = make_units(sites)
-        self.cost = {row["unit"]: row["cost"] for row in self.units}
+        self.cost = {row.unit: row.cost for row in self.units}
         self.limit = 1000 * sites
         self.truth = {unit: self.rng.gauss(0.006, 0.008) for unit in self.cost}
         self.ema: dict[str, float] = {}
@@ -89,7 +90,10 @@ class _Run:
             on = sorted(allocated.active + allocated.probes)
             yield ev.Searched(cycle, "search", first, first + 20, loss, allocated.active, allocated.probes, 2.5)
             rows = [
-                {"unit": u, "delta": self.truth[u] + rng.gauss(0, 0.003), "spread": 0.003, "patches": 8} for u in on
+                Ablation(
+                    unit=u, delta=self.truth[u] + rng.gauss(0, 0.003), spread=0.003, patches=8, deltas=(0.001,) * 8
+                )
+                for u in on
             ]
             dice, naive = 0.6 + 0.2 * (1 - 0.5**cycle), 8 * (len(cost) + 1)
             yield ev.Audited(cycle, dice, dice + 0.02, rows, 8 * (len(on) + 1), naive, bool(audit), 0.7)
@@ -127,33 +131,22 @@ class _Run:
         value = sum(self.ema[u] for u in chosen)
         coverage = len(self.ema) / len(self.cost)
         return ev.Allocated(
-            cycle, self.active, probes, used, self.limit, HEAD, value, value * 1.01, 0.01, changes, coverage,
+            cycle, self.active, probes, used, self.limit, HEAD, value, changes, coverage,
             decisions, final, 0.01,
         )  # fmt: skip
 
-    def decide(self, unit: str, decision: str, reason: str) -> dict[str, Any]:
-        return {"unit": unit, "decision": decision, "value": self.ema.get(unit), "reason": reason}
+    def decide(self, unit: str, decision: str, reason: str) -> Decision:
+        return Decision(unit, decision, self.ema.get(unit), reason)
 
-    def rank(self, row: dict[str, Any], cycle: int) -> dict[str, Any]:
-        unit, delta = row["unit"], row["delta"]
+    def rank(self, row: Ablation, cycle: int) -> Ranking:
+        unit, delta = row.unit, row.delta
         was = "active" if unit in self.active else "probe"
         ema = self.ema[unit] = 0.7 * self.ema.get(unit, delta) + 0.3 * delta
         good = ema > 0.002
-        return {
-            "unit": unit,
-            "state": "active" if good else "cooling",
-            "was": was,
-            "delta": delta,
-            "ema": ema,
-            "median": ema,
-            "iqr": 0.001,
-            "score": ema - 0.00025,
-            "spread": row["spread"],
-            "audits": cycle + 1,
-            "votes": 1 if good else -1,
-            "guard": 0,
-            "reason": "votes for it" if good else "votes against it",
-        }
+        return Ranking(
+            unit=unit, state="active" if good else "cooling", was=was, delta=delta, ema=ema, median=ema, iqr=0.001, score=ema - 0.00025,
+            spread=row.spread, audits=cycle + 1, votes=1 if good else -1, guard=0, reason="votes for it" if good else "votes against it",
+        )  # fmt: skip
 
     def scored(self, arm: str, mean: float | None, cases: list[str]) -> ev.Scored:
         if mean is None:

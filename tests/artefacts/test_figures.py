@@ -73,8 +73,8 @@ def test_cut_off_line_passes_under_every_chosen_unit():
     axes = figures.utility_against_cost(history).axes[0]
     (line,) = (line for line in axes.lines if str(line.get_label()).startswith("cut-off"))
     ratio = line.get_ydata()[-1] / line.get_xdata()[-1]
-    chosen = [row["value"] / history.units[row["unit"]]["cost"] for row in history.allocations[-1].decisions
-              if row["unit"] in history.active]  # fmt: skip
+    chosen = [row.value / history.units[row.unit].cost for row in history.allocations[-1].decisions
+              if row.unit in history.active]  # fmt: skip
     assert ratio == pytest.approx(100 * min(chosen))
 
 

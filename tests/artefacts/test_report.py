@@ -194,13 +194,13 @@ def test_caveats_tell_shots_and_independence():
 
 def test_units_placed_without_measurement_are_counted():
     events = make_events()
-    idle = next(unit for unit in (row["unit"] for row in events[0].units) if not measured(events, unit))
+    idle = next(unit for unit in (row.unit for row in events[0].units) if not measured(events, unit))
     events[-1] = dataclasses.replace(events[-1], active=[*events[-1].active, idle])
     assert any("1 of them are on all the same" in caveat for caveat in findings(events).caveats)
 
 
 def measured(events, unit):
-    return any(row["unit"] == unit for e in events if isinstance(e, ev.Ranked) for row in e.rows)
+    return any(row.unit == unit for e in events if isinstance(e, ev.Ranked) for row in e.rows)
 
 
 def test_a_policy_outside_the_budget_is_marked():

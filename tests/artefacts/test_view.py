@@ -11,14 +11,14 @@ from sea_peft.loop import events as ev
 
 def test_every_unit_has_a_row_and_a_reason(events):
     rows = summarise(events)
-    assert {row.unit for row in rows} == {row["unit"] for row in events[0].units}
+    assert {row.unit for row in rows} == {row.unit for row in events[0].units}
     assert all(row.reason for row in rows)
     assert [row.unit for row in rows if row.on] == [row.unit for row in rows][: len(events[-1].active)]
     assert {row.unit for row in rows if row.on} == set(events[-1].active)
 
 
 def test_unmeasured_is_not_zero(events):
-    measured = {row["unit"] for e in events if isinstance(e, ev.Ranked) for row in e.rows}
+    measured = {row.unit for e in events if isinstance(e, ev.Ranked) for row in e.rows}
     for row in summarise(events):
         assert (row.utility is None) == (row.unit not in measured)
         assert (row.spread is None) == (row.utility is None)
@@ -26,9 +26,9 @@ def test_unmeasured_is_not_zero(events):
 
 def test_statistics_are_the_last_ones_up_to_the_cycle(events):
     ranked = [e for e in events if isinstance(e, ev.Ranked)]
-    first = {row["unit"]: row["ema"] for row in ranked[0].rows}
+    first = {row.unit: row.ema for row in ranked[0].rows}
     assert {row.unit: row.utility for row in summarise(events, cycle=0) if row.audits} == first
-    latest = {row["unit"]: row["ema"] for e in ranked for row in e.rows}
+    latest = {row.unit: row.ema for e in ranked for row in e.rows}
     assert {row.unit: row.utility for row in summarise(events) if row.audits} == latest
 
 
@@ -63,14 +63,14 @@ def test_a_run_that_has_only_begun(events):
 
 def test_unit_table_has_one_row_per_unit_and_cycle_newest_first(events):
     table = [dict(zip(UNIT_COLUMNS, row, strict=True)) for row in unit_table(History.of(events))]
-    keys = [(row["cycle"], row["unit"]) for row in table]
+    keys = [(row["cycle"], row.unit) for row in table]
     assert len(set(keys)) == len(keys)
     assert [row["cycle"] for row in table] == sorted((row["cycle"] for row in table), reverse=True)
-    audited = {(e.cycle, row["unit"]): row["delta"] for e in events if isinstance(e, ev.Audited) for row in e.rows}
+    audited = {(e.cycle, row.unit): row.delta for e in events if isinstance(e, ev.Audited) for row in e.rows}
     assert {key: row["delta_dice"] for key, row in zip(keys, table, strict=True) if row["delta_dice"] is not None} == {
         key: pytest.approx(delta, abs=1e-6) for key, delta in audited.items()
     }
-    assert all(row["reason"] for row in table)
+    assert all(row.reason for row in table)
 
 
 def test_event_table_has_one_row_per_event(events):

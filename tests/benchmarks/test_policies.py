@@ -32,9 +32,9 @@ def test_a_variant_differs_in_its_part_alone(name):
 
 def test_without_smoothing_the_last_audit_is_the_score():
     said = said_by("sea_no_smoothing")
-    measured = [row for rows in said.ranked for row in rows if row["delta"] is not None]
+    measured = [row for rows in said.ranked for row in rows if row.delta is not None]
     assert measured
-    assert all(row["score"] == row["ema"] == row["delta"] for row in measured)
+    assert all(row.score == row.ema == row.delta for row in measured)
 
 
 def test_without_ranking_one_audit_is_enough():

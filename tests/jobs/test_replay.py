@@ -51,7 +51,7 @@ def _with_one_delta_turned(event: Event) -> Event:
     if not isinstance(event, Audited):
         return event
     first, *rest = event.rows
-    return dataclasses.replace(event, rows=[{**first, "delta": 0.5 - first["delta"]}, *rest])
+    return dataclasses.replace(event, rows=[dataclasses.replace(first, delta=0.5 - first.delta), *rest])
 
 
 def test_what_a_replay_may_not_know_is_not_needed(runs: Path) -> None:

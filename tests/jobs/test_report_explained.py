@@ -50,7 +50,7 @@ def test_every_layer_is_scored_with_and_without_adapters(run: RunFolder) -> None
     found = json.loads(run.explanation.read_text("utf-8"))
     assert (found["cases"], found["labels"]) == (3, ["organ", "spot"])
     unadapted, adapted = (found["segmentation_ability"][state] for state in ("unadapted", "adapted"))
-    sites = {row["site"] for row in read_trace(run.trace)[0].units}
+    sites = {row.site for row in read_trace(run.trace)[0].units}
     assert sites <= set(adapted) == set(unadapted)
     values = [value for row in (*adapted.values(), *unadapted.values()) for value in row.values()]
     assert all(0 <= value <= 1 for value in values)

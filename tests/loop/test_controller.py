@@ -219,10 +219,10 @@ def test_coverage_patches_and_comparison_add_up():
     assert len(audits) == SETTINGS.cycles == len(run.of(events.Ranked))
     for event in audits:
         there = event.naive_patches // (1 + len(run.space.units))
-        assert event.patches == there + sum(row["patches"] for row in event.rows)
-        assert all(1 <= row["patches"] == len(row["deltas"]) <= there for row in event.rows)
+        assert event.patches == there + sum(row.patches for row in event.rows)
+        assert all(1 <= row.patches == len(row.deltas) <= there for row in event.rows)
     assert run.outcome.patches == sum(event.patches for event in audits)
-    measured = {row["unit"] for event in audits for row in event.rows}
+    measured = {row.unit for event in audits for row in event.rows}
     coverage = [event.coverage for event in run.of(events.Allocated)]
     assert coverage == sorted(coverage)
     assert coverage[-1] == len(measured) / len(run.space.units)
@@ -262,7 +262,7 @@ def test_audited_and_ranked_units_are_those_that_were_open():
         if isinstance(event, events.Searched):
             opened = {*event.active, *event.probes}
         elif isinstance(event, events.Audited):
-            assert {row["unit"] for row in event.rows} <= opened
+            assert {row.unit for row in event.rows} <= opened
 
 
 # -- who sees which scan -----------------------------------------------------------------------------------

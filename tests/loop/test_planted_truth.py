@@ -17,7 +17,8 @@ from worlds import Conversation, converse, space
 
 from sea_peft.adapters import total_cost
 from sea_peft.errors import BudgetError
-from sea_peft.loop.knapsack import Item, exact
+from sea_peft.jobs.optimum import optimum
+from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies import make_policy
 from sea_peft.loop.policies.sea import Sea, SeaSettings
 from sea_peft.loop.policy import Policy
@@ -90,7 +91,7 @@ class World:
     def worth(self, active: Iterable[str]) -> float:
         """True Dice of the set, of the best set under the budget."""
         items = [Item(u.id, u.group, u.cost, self.truth[u.id]) for u in self.space.units]
-        return sum(self.truth[u] for u in active) / exact(items, self.space.capacity).value
+        return sum(self.truth[u] for u in active) / optimum(items, self.space.capacity)
 
 
 def _rates(choose: Callable[[World], Iterable[str]]) -> tuple[float, float]:

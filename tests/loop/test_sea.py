@@ -42,8 +42,8 @@ def test_open_units_never_exceed_the_budget_and_decisions_have_reasons(share, se
     audit_space = space(share=share, seed=seed)
     said = converse(Sea(audit_space, rules), audit_space, CYCLES, _promise(seed), noisy(seed))
     for rows in said.ranked:
-        assert all(row["reason"] for row in rows)
-        assert all(row["state"] in (IDLE, PROBE, ACTIVE, COOLING) for row in rows)
+        assert all(row.reason for row in rows)
+        assert all(row.state in (IDLE, PROBE, ACTIVE, COOLING) for row in rows)
     final = said.allocations[-1]
     assert {d.unit for d in final.decisions} == set(audit_space.by_id), "every unit on offer gets its final word"
     assert len(final.decisions) == len(audit_space.units)
@@ -185,13 +185,13 @@ def test_coverage_grows_with_the_cycles(seed):
 def test_a_unit_that_cools_is_tried_again():
     audit_space = space(sites=3, levels=(2,), share=0.3)
     said = converse(Sea(audit_space, SeaSettings()), audit_space, 12, lambda u: 1.0, constant(-0.02))
-    cooled = {row["unit"] for rows in said.ranked for row in rows if row["state"] == COOLING}
-    back = {row["unit"] for rows in said.ranked for row in rows if row["was"] == COOLING and row["state"] == IDLE}
+    cooled = {row.unit for rows in said.ranked for row in rows if row.state == COOLING}
+    back = {row.unit for rows in said.ranked for row in rows if row.was == COOLING and row.state == IDLE}
     assert cooled
     assert back
     last = {u: max(c for c, a in enumerate(said.allocations[:-1]) if u in a.open) for u in cooled}
     demoted = {
-        row["unit"]: c for c, rows in reversed(list(enumerate(said.ranked))) for row in rows if row["state"] == COOLING
+        row.unit: c for c, rows in reversed(list(enumerate(said.ranked))) for row in rows if row.state == COOLING
     }
     assert any(last[u] > demoted[u] for u in cooled), "nothing that cooled was ever tried again"
 
@@ -280,7 +280,7 @@ def test_the_final_choice_takes_no_unit_whose_audits_speak_against_it():
         lambda u: 1.0,
         lambda u, _: (-0.02 if u in harmful else 0.02, 0.0),
     )
-    measured = {row["unit"] for rows in said.audits.values() for row in rows}
+    measured = {row.unit for rows in said.audits.values() for row in rows}
     assert measured & harmful
     assert not set(said.allocations[-1].active) & measured & harmful
 

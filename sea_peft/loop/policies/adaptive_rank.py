@@ -8,7 +8,8 @@ from typing import Any
 from sea_peft.adapters import Offer, Unit
 from sea_peft.loop.policies.fixed import nothing_fits
 from sea_peft.loop.policies.registry import Entry, register
-from sea_peft.loop.policy import Allocation, Decision, Policy
+from sea_peft.loop.policy import Allocation, Policy
+from sea_peft.loop.rows import Decision
 from sea_peft.loop.space import Space
 
 _SMOOTHING = 0.85

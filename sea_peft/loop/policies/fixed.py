@@ -11,7 +11,8 @@ from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import BudgetError
 from sea_peft.loop.policies import uniform
 from sea_peft.loop.policies.registry import Entry, register, register_source
-from sea_peft.loop.policy import Allocation, Decision, Policy
+from sea_peft.loop.policy import Allocation, Policy
+from sea_peft.loop.rows import Decision
 from sea_peft.loop.space import Space
 
 ENCODER, DECODER = ("stem", "encoder", "bottleneck"), ("decoder",)

@@ -10,7 +10,7 @@ from sea_peft.loop import knapsack
 from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies.registry import Entry, register
-from sea_peft.loop.policy import Allocation, Decision, Policy
+from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.ranking import (
     ACTIVE,
     COOLING,
@@ -24,6 +24,7 @@ from sea_peft.loop.ranking import (
     tick,
     vote,
 )
+from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels, on_trial, prior
 from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
@@ -96,11 +97,11 @@ class Sea(Policy):
         chosen += [u for u in owed if u not in chosen][: self.settings.audit_units - len(chosen)]
         return {u: self._price * self._cost(u) for u in sorted(chosen)}
 
-    def audited(self, cycle: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def audited(self, cycle: int, rows: Sequence[Ablation]) -> list[Ranking]:
         """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
         was measured or moved."""
         s = self.settings
-        deltas = {row["unit"]: (row["delta"], row["spread"]) for row in rows}
+        deltas = {row.unit: (row.delta, row.spread) for row in rows}
         ranked = []
         self._audited.update(dict.fromkeys(deltas, cycle))
         for unit in self._units:
@@ -130,7 +131,6 @@ class Sea(Policy):
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
         found = knapsack.greedy(eligible, capacity)
-        best = knapsack.exact(eligible, capacity, found)
         on_now = frozenset(found.chosen)
         paid = [item.value / item.cost for item in eligible if item.id in on_now]
         self._price = min(paid) if paid and len(paid) < len(eligible) else 0.0
@@ -149,9 +149,7 @@ class Sea(Policy):
         active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
             self._tried[unit] = cycle
-        return Allocation(
-            active, probes, (*decisions, *probe_decisions), found.value, best.value, knapsack.gap(found, best)
-        )
+        return Allocation(active, probes, (*decisions, *probe_decisions), found.value, tuple(eligible), capacity)
 
     def final(self) -> Allocation:
         """Guard-free, over everything (`final_choice.choose`); cheapest first where a time limit left no cycle to learn anything in."""
@@ -225,23 +223,12 @@ class Sea(Policy):
             worth = max(worth, 0.0) + self.settings.ranking.hysteresis
         return self.space.item(unit, worth)
 
-    def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> dict[str, Any]:
+    def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> Ranking:
         e, st, u = self._estimate[unit], self._standing[unit], self.settings.utility
-        return {
-            "unit": unit,
-            "state": st.state,
-            "was": was,
-            "delta": delta,
-            "ema": e.ema,
-            "median": median(e),
-            "iqr": iqr(e),
-            "score": score(e, u),
-            "spread": e.spread,
-            "audits": e.audits,
-            "votes": st.votes,
-            "guard": st.guard,
-            "reason": reason,
-        }
+        return Ranking(
+            unit=unit, state=st.state, was=was, delta=delta, ema=e.ema, median=median(e), iqr=iqr(e), score=score(e, u), spread=e.spread,
+            audits=e.audits, votes=st.votes, guard=st.guard, reason=reason,
+        )  # fmt: skip
 
     def _decision(self, unit: str, decision: str, reason: str) -> Decision:
         return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)
