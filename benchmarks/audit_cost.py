@@ -30,6 +30,7 @@ from sea_peft.loop.audit import Auditor
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies.sea import Sea, SeaSettings
+from sea_peft.loop.rows import Ablation
 from sea_peft.loop.settings import Shots
 from sea_peft.loop.space import Space
 from sea_peft.loop.utility import is_decided
@@ -164,7 +165,7 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
     return {"backbone": backbone, "searches": len(targets), "audit_error": setup.settings.audit_error, **counts}
 
 
-def _cut(row: dict[str, Any], cutoff: float, error: float) -> dict[str, Any]:
+def _cut(row: Ablation, cutoff: float, error: float) -> Ablation:
     """The row as it would be had its audit stopped when the unit was decided."""
     deltas = row.deltas
     looks = max(1, -(-len(deltas) // LOOK) - 1)
@@ -173,7 +174,7 @@ def _cut(row: dict[str, Any], cutoff: float, error: float) -> dict[str, Any]:
     )
     kept = deltas[:seen]
     spread = statistics.stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
-    return {**row, "deltas": kept, "delta": statistics.fmean(kept), "spread": spread, "patches": len(kept)}
+    return dataclasses.replace(row, deltas=kept, delta=statistics.fmean(kept), spread=spread, patches=len(kept))
 
 
 def _vote(delta: float, hysteresis: float) -> int:

@@ -86,7 +86,7 @@ def test_dice_figure_has_the_lines_to_beat_and_the_three_arms():
 
 def test_drawing_is_well_formed_and_has_a_box_for_every_site():
     events = make_events(sites=40)
-    events[0].units[0]["site"] = events[0].units[1]["site"] = 'stem<&">'
+    events[0].units[:2] = [dataclasses.replace(row, site='stem<&">') for row in events[0].units[:2]]
     root = ElementTree.fromstring(network_drawing(History.of(events)))
     boxes = root.findall("{*}g")
     titles = [box.findtext("{*}title") or "" for box in boxes]

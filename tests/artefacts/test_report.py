@@ -255,7 +255,7 @@ class Outside(HTMLParser):
 
 def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     events = make_events()
-    events[0].units[0]["site"] = events[0].units[1]["site"] = "<script>alert(1)</script>"
+    events[0].units[:2] = [dataclasses.replace(row, site="<script>alert(1)</script>") for row in events[0].units[:2]]
     folder = write_run(tmp_path, events)
     picture = png(figures.budget_ledger(History.of(events)), dpi=40)
     page = report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])

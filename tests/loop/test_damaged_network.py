@@ -66,7 +66,7 @@ def test_the_engine_finds_the_damaged_site_and_ranks_it_first():
         loop = Controller(model, space, Sea(space, SeaSettings()), shots, SETTINGS, 0, said.append, train_head=False)
         found.append(needed in loop.run().active)
         last = [event for event in said if isinstance(event, events.Audited)][-1]
-        first.append(max(last.rows, key=lambda row: row.delta)["unit"] == needed)
+        first.append(max(last.rows, key=lambda row: row.delta).unit == needed)
         chance.append(
             statistics.mean(needed in make_policy("random", space, seed=s, cycles=1).final().active for s in range(50))
         )
