@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from sea_peft.adapters import Unit
 
 
+class _Row:
+    """Whoever reads a row back refuses a field that it does not know."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Candidate(_Row):
     """A unit on offer. `site`: path of its module; `order`: the site's place in the network's execution; `cost`: its trainable parameters."""
 
     unit: str
@@ -34,7 +40,7 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ablation:
+class Ablation(_Row):
     """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean,
     None where there is one patch alone and nothing to estimate it from. `deltas`: of every patch it was measured on."""
 
@@ -46,7 +52,7 @@ class Ablation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ranking:
+class Ranking(_Row):
     """Where an audit leaves a unit. `state`, `was`: idle, probe, active or cooling. `delta`: of this audit, None where the unit only moved.
     `ema` to `spread`: what is known of it by now, None while it is unmeasured; `audits`: how often it was measured."""
 
@@ -66,7 +72,7 @@ class Ranking:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
+class Decision(_Row):
     """What was decided of one unit, and why. `decision`: keep, add, drop, probe or refuse. `value`: Dice, None while unmeasured."""
 
     unit: str

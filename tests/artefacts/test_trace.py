@@ -9,6 +9,7 @@ import pytest
 from sea_peft.artefacts.trace import TraceWriter, read_trace, without_times
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.loop.events import RunFinished, Scored, TrainingStep
+from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 
 def write(path, events):
@@ -75,7 +76,7 @@ def test_an_incomplete_last_line_is_dropped_but_any_other_is_an_error(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 1}, "has version 1 but this sea_peft reads version 2"),
+        ({"version": 1}, "has version 1 but this sea_peft reads version 3"),
         ({"event": "invented"}, "lost its beginning"),
         ({"surprise": 1}, "unknown field 'surprise'"),
         ({"limit": "many"}, "field 'limit' of event 'run_started'"),
@@ -95,8 +96,24 @@ def test_an_unknown_or_shortened_event_is_refused(tmp_path, events):
     with pytest.raises(UsageError, match="line 2 has the unknown event 'invented'"):
         read_trace(path)
     path.write_text(first + '{"event": "run_finished", "status": "done"}\n')
-    with pytest.raises(UsageError, match="not as this sea_peft writes it"):
+    with pytest.raises(UsageError, match="field 'active' of event 'run_finished'"):
         read_trace(path)
+
+
+def test_a_row_with_a_field_more_or_of_another_type_is_refused_with_its_place(tmp_path, events):
+    path = tmp_path / "trace.jsonl"
+    for change in ({"surprise": 1}, {"cost": "many"}):
+        first = events[0].as_dict()
+        first["units"][1] |= change
+        path.write_text(json.dumps(first) + "\n")
+        with pytest.raises(UsageError, match=f"field 'units.1.{next(iter(change))}' of event 'run_started'"):
+            read_trace(path)
+
+
+def test_rows_are_read_back_as_what_they_were(tmp_path, events):
+    read = read_trace(write(tmp_path / "trace.jsonl", events))
+    rows = {type(row) for event in read for name in ("units", "rows", "decisions") for row in getattr(event, name, ())}
+    assert rows == {Candidate, Ablation, Ranking, Decision}
 
 
 def test_missing_trace_and_foreign_file(tmp_path):
