@@ -25,7 +25,7 @@ from sea_peft.jobs.setup import open_data
 
 TARGETS = ("low-dose-ct", "mr-t1", "paediatric-ct")
 OVERLAPS = (0.0, 0.25, 0.5)
-CASES, STEPS, SPACING = 8, 120, 10 / 3
+CASES, STEPS, SPACING = 4, 60, 10 / 3
 
 
 def measure() -> Path:

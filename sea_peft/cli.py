@@ -112,7 +112,8 @@ def adapt(
     augment: Annotated[
         str,
         typer.Option(
-            metavar="default|grey|none|FILE", help="Random changes of training crops; grey: of grey values alone."
+            metavar="default|full|grey|none|FILE",
+            help="Random changes of training crops; grey: gain and shift alone, the default on phantoms; else full.",
         ),
     ] = "default",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,

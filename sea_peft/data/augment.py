@@ -67,15 +67,15 @@ class Augmentation(BaseModel):
     bias_field_p: _Probability = 0.0
 
 
-DEFAULT = Augmentation()
+FULL = Augmentation()
 GREY_VALUES = Augmentation(spatial_p=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0)
 NONE = GREY_VALUES.model_copy(update={"gain": 0.0, "shift": 0.0})
-AUGMENTATIONS = {"default": DEFAULT, "grey": GREY_VALUES, "none": NONE}
+AUGMENTATIONS = {"full": FULL, "grey": GREY_VALUES, "none": NONE}
 """By name: all of it; gain and shift alone, as in the papers; crops as they are."""
 
 
 def load_augmentation(name: str) -> Augmentation:
-    """`default`, `none`, `grey` (gain and shift alone), or a TOML file with fields of `Augmentation`; what it leaves out is as by default.
+    """`full`, `grey`, `none`, or a TOML file with fields of `Augmentation`, where what is left out is as in `full`.
 
     Raises:
         UsageError: There is no such file, or it is not valid.
@@ -86,7 +86,7 @@ def load_augmentation(name: str) -> Augmentation:
         return Augmentation.model_validate(tomllib.loads(Path(name).read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(
-            f"--augment {name}: choose default, grey or none, or give a TOML file ({error.strerror})."
+            f"--augment {name}: choose default, full, grey or none, or give a TOML file ({error.strerror})."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--augment {name} is not valid TOML: {error}.") from error

@@ -89,7 +89,7 @@ def run_config(setup: Setup, name: str) -> dict[str, Any]:
         "shots": setup.shots,
         "split": None if o.split is None else str(o.split.resolve()),
         "profile": _located_profile(o.profile),
-        "augment": o.augment if o.augment in AUGMENTATIONS else _located(o.augment),
+        "augment": o.augment if o.augment in ("default", *AUGMENTATIONS) else _located(o.augment),
         "budget": o.budget or "profile",
         "backbone": card.architecture,
         "weights": _located(o.weights) or card.name,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sea_peft.data.augment import DEFAULT, NONE, Augmentation, box_for, load_augmentation, recolour, turn
+from sea_peft.data.augment import FULL, NONE, Augmentation, box_for, load_augmentation, recolour, turn
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.geometry import whole_geometry
@@ -36,15 +36,15 @@ def _ball(shape=(60, 60, 60), radius=9.0, spacing=(1.0, 1.0, 1.0)) -> Scan:
 
 def test_the_same_seed_and_step_give_the_same_crop() -> None:
     scan = _ball()
-    first, again = (CropSampler([scan], PATCH, 3, DEFAULT).batch(7, 4) for _ in range(2))
+    first, again = (CropSampler([scan], PATCH, 3, FULL).batch(7, 4) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
-    assert not torch.equal(CropSampler([scan], PATCH, 4, DEFAULT).batch(7, 4)[0], first[0])
+    assert not torch.equal(CropSampler([scan], PATCH, 4, FULL).batch(7, 4)[0], first[0])
 
 
 def test_no_random_state_is_touched() -> None:
     before, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    CropSampler([_ball()], PATCH, 0, DEFAULT).batch(0, 8)
+    CropSampler([_ball()], PATCH, 0, FULL).batch(0, 8)
     assert torch.equal(before, torch.get_rng_state())
     np.testing.assert_array_equal(numbers, np.random.get_state()[1])  # noqa: NPY002
 
@@ -118,11 +118,11 @@ def test_grey_values_stay_finite_and_change() -> None:
 def test_a_file_overrides_the_default_and_bad_files_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("rotation = 30\nspatial_p = 1.0\n")
-    assert load_augmentation(str(path)) == DEFAULT.model_copy(update={"rotation": 30.0, "spatial_p": 1.0})
+    assert load_augmentation(str(path)) == FULL.model_copy(update={"rotation": 30.0, "spatial_p": 1.0})
     assert load_augmentation("none") == NONE
     for text, why in (("rotation = -1", "rotation"), ("flip = true", "flip"), ("rotation", "not valid TOML")):
         path.write_text(text)
         with pytest.raises(UsageError, match=why):
             load_augmentation(str(path))
-    with pytest.raises(UsageError, match="choose default, grey or none"):
+    with pytest.raises(UsageError, match="choose default, full, grey or none"):
         load_augmentation("much")
