@@ -29,7 +29,7 @@ class LoopSettings:
     audit_dice: str = "soft"
     audit_error: float = 0.01
     promise_batches: int = 4
-    augmentation: Augmentation = augment.DEFAULT
+    augmentation: Augmentation = augment.GREY_VALUES
     time_limit: float | None = None
 
     def plan(self) -> tuple[int, list[int], int]:
