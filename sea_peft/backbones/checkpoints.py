@@ -76,7 +76,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
         raise
     # Damaged bytes end torch's reader in ways that no list of exception types covers; each one means "unreadable".
     except Exception as error:
-        if "unsupported" in str(error).lower():
+        if "unsupported global" in str(error).lower() or "unsupported class" in str(error).lower():
             raise WeightsError(_more_than_tensors(file.name, str(error))) from error
         raise WeightsError(f"{file.name} is not a readable checkpoint; get it again.") from error
     if not found:

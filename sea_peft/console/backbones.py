@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from sea_peft.console import parse
+from sea_peft.console import options, parse
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, table, times
 from sea_peft.console.verb import verb
 
 if TYPE_CHECKING:
     from sea_peft.backbones import Limits
+    from sea_peft.backbones.field_of_view import FieldOfView
 
 backbones = typer.Typer(help="Architectures and pretrained weights.", no_args_is_help=True)
 
@@ -61,6 +62,7 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
         "licence of network": info.network_licence,
         "paper": card.paper or info.paper,
         "patch": _sizes(card.patch, info.limits),
+        "field of view": _looks(info.view),
     }
     if info.trained:
         intensity = recipe.get("intensity", {})
@@ -77,6 +79,7 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
             "Dice": card.dice.get("mean"),
             "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
             "untrained": card.new,
+            "assumed": card.assumed,
         }
     document = {
         "card": card.model_dump(mode="json") if info.trained else None,
@@ -84,6 +87,7 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
         "tensor_sha256": info.sha256,
         "divisor": info.limits.divisor,
         "minimum": info.limits.minimum,
+        "field_of_view": vars(info.view),
         "sites": [{"stage": stage, "kind": kind, "sites": n} for (stage, kind), n in info.sites.items()],
     }
     sites = [(stage, kind, n) for (stage, kind), n in info.sites.items()]
@@ -178,6 +182,75 @@ def backbones_import(
     output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))
 
 
+@backbones.command("try")
+@verb
+def backbones_try(
+    output: Output,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Weights: a name of `backbones list`, or a file.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A scan: a file, or a DICOM folder.")],
+    label: Annotated[Path | None, typer.Option(metavar="MASK", help="A label map on the scan's grid.")] = None,
+    named: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME=CODES", help="A label of the network and its codes in the mask."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the mask and its picture go.")] = Path("tried"),
+    device: options.Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier mask and picture.")] = False,
+    search: Annotated[
+        bool,
+        typer.Option("--search/--no-search", help="Look for the orientation and grey values that fit a mask best."),
+    ] = True,
+) -> None:
+    """Show what a network makes of a scan before anything is trained: its mask, a picture, and volumes.
+
+    With a mask also Dice, and a search over every orientation and a few scalings of grey values for what fits best (up to 3 minutes):
+    weights that were imported with a wrong one load without a word and segment wrongly.
+    """
+    from sea_peft.jobs.trying import SECONDS, try_backbone
+
+    codes = {key: value for text in named or () for key, value in [parse.codes(text)]}
+    with output.progress("look for the best reading") as progress:
+        tried = try_backbone(
+            name, scan, label, codes=codes or None, out=out, device=device, overwrite=overwrite,
+            seconds=SECONDS if search else 0.0, say=output.say, progress=progress,
+        )  # fmt: skip
+    rows = [
+        (label_name, millilitres, tried.dice.get(label_name), ", ".join(map(str, tried.codes.get(label_name, ()))))
+        for label_name, millilitres in tried.volumes.items()
+    ]
+    shown = table("Unadapted", ("label", "ml", "Dice", "codes in the mask"), rows, right=("ml", "Dice"))
+    sentences = []
+    if tried.own is not None and not tried.named:
+        sentences.append(
+            "Each code of the mask counts for the class that it overlaps most; left and right can be taken for each other so. "
+            "Say which is which with --class NAME=CODES."
+        )
+    if tried.better:
+        best = tried.better[0]
+        sentences.append(
+            f"Read with orientation {best.orientation} and grey values {best.intensity} the network reaches Dice {best.dice:.3f} on this scan, "
+            f"against {tried.own.dice if tried.own else 0.0:.3f} as it was imported. To take it in so: seapeft backbones import … "
+            f"--orientation {best.orientation} --intensity {best.intensity}"
+        )
+    elif tried.own is not None and search:
+        sentences.append(f"None of {tried.looked_at} other ways to turn and scale the scan fits clearly better.")
+    document = {
+        "weights": tried.weights,
+        "case": tried.case,
+        "mask": str(tried.mask),
+        "picture": str(tried.picture),
+        "volumes_ml": dict(tried.volumes),
+        "dice": dict(tried.dice),
+        "codes": {key: list(value) for key, value in tried.codes.items()},
+        "read_as": vars(tried.own) if tried.own else None,
+        "better": [vars(reading) for reading in tried.better],
+        "looked_at": tried.looked_at,
+        "seconds": round(tried.seconds, 1),
+    }
+    places = facts([("mask", str(tried.mask)), ("picture", str(tried.picture))])
+    output.result(document, shown, places, *(cell(sentence) for sentence in sentences))
+
+
 _BY = {"you": "you", "origin": "the checkpoint's origin", "assumed": "nobody: assumed"}
 
 
@@ -215,6 +288,12 @@ def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
     if limits.exact is not None:
         return f"{times(limits.exact)} voxels and no other"
     return f"{times(patch)} voxels; sides are {limits.sides}"
+
+
+def _looks(view: FieldOfView) -> str:
+    """How far one voxel of the output looks."""
+    seen = f"{times(view.extent)} voxels" if view.bounded else f"{times(view.extent)} voxels or more"
+    return f"{seen}, and its norms see the whole patch" if view.statistics else seen
 
 
 def _named(name: str, *about: str) -> Text:

@@ -66,6 +66,14 @@ def tests(text: str) -> int | str:
     return int(text)
 
 
+def codes(text: str) -> tuple[str, tuple[int, ...]]:
+    """`liver=1` or `tumour=1,2,4` → name and codes."""
+    name, equals, listed = text.partition("=")
+    if not equals or not name.strip() or not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", listed):
+        raise typer.BadParameter(f"{text!r} names no codes; write NAME=CODES such as liver=5 or tumour=1,2,4.")
+    return name.strip(), tuple(int(code) for code in listed.split(","))
+
+
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """`feature_size=24`, `blocks=[1,2,2]`, `merging=monai<1.5` → name to value: JSON where it is, else the text."""
     found: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from sea_peft.adapters import Unit, units_for
 from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
+from sea_peft.backbones.field_of_view import FieldOfView, field_of_view
 from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, read_card
 from sea_peft.errors import WeightsError
 from sea_peft.jobs.model import audit_space, look_at
@@ -38,7 +39,7 @@ class BackboneRow:
 @dataclasses.dataclass(frozen=True)
 class BackboneInfo:
     """A backbone in detail. `trained`: whether it has weights. `sites`: (stage, kind) → how many; `sha256`: of the tensors, as adapters
-    carry it."""
+    carry it. `view`: its field of view."""
 
     card: Card
     paper: str
@@ -48,6 +49,7 @@ class BackboneInfo:
     trained: bool
     limits: Limits
     sites: dict[tuple[str, str], int]
+    view: FieldOfView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,7 @@ def backbone_info(name: str) -> BackboneInfo:
     return BackboneInfo(
         pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, _trained(pretrained), pretrained.limits,
         {(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
+        field_of_view(pretrained.network, len(pretrained.card.channels), pretrained.limits),
     )  # fmt: skip
 
 

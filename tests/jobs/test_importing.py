@@ -31,7 +31,7 @@ from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.weights import load_pretrained, user_weights
 from sea_peft.data.recipe import Window
 from sea_peft.errors import DeviceError, UsageError, WeightsError
-from sea_peft.jobs.importing import Given, Imported, import_weights
+from sea_peft.jobs.importing import Given, Imported, Unscaled, import_weights
 
 SMALL = dict(architecture("segresnet").small)
 GIVEN = {
@@ -386,3 +386,40 @@ def test_on_the_command_line(
     assert document["settings"]["blocks_up"] == [1, 1]
     assert load_pretrained("mine").card.recipe["intensity"] == {"kind": "window", "low": -175.0, "high": 250.0}
     assert cli.run([*arguments[:4], "other", *arguments[5:7], "--setting", "8"]) == 2
+
+
+def test_one_sigmoid_is_two_classes_with_logits_0_and_z(tmp_path: Path) -> None:
+    of = network("segresnet", **{**SMALL, "out_channels": 1})
+    torch.save(of.state_dict(), tmp_path / "net.pth")
+    result = imported(tmp_path / "net.pth", labels=["liver"])
+    assert any("one output is a sigmoid" in sentence for sentence in result.said)
+    loaded = load_pretrained("mine")
+    with torch.no_grad():
+        ours, theirs = loaded.network(loaded.example), of(loaded.example)
+    assert torch.equal(ours[:, :1], torch.zeros_like(theirs))
+    torch.testing.assert_close(ours.softmax(1)[:, 1:], theirs.sigmoid())
+
+
+def test_who_says_what_a_scan_is_turned_into(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "net.pth")
+    result = imported(tmp_path / "net.pth", orientation="LPS", intensity=None, patch=None)
+    assert {(e.what, e.by) for e in result.expects} == {
+        ("labels", "you"), ("channels", "you"), ("orientation", "you"), ("spacing", "you"), ("intensity", "assumed"), ("patch", "assumed"),
+    }  # fmt: skip
+    card = load_pretrained("mine").card
+    assert (card.recipe["orientation"], card.assumed) == ("LPS", ["intensity", "patch"])
+    assert any("Assumed, because nobody says: intensity, patch" in sentence for sentence in result.said)
+
+
+def test_grey_values_as_they_are(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "net.pth")
+    with pytest.raises(UsageError, match=r"T1 have no range of their own.*none:LOW,HIGH"):
+        imported(tmp_path / "net.pth", channels=["T1"], intensity=Unscaled())
+    result = imported(tmp_path / "net.pth", intensity=Unscaled())
+    assert (result.settings["input_factor"], result.settings["input_offset"]) == (4095.0, -1024.0)
+    loaded, of = load_pretrained("mine"), network("segresnet", **SMALL)
+    hounsfield = torch.linspace(-1024, 3071, loaded.example.numel()).reshape(loaded.example.shape)
+    window = loaded.card.recipe["intensity"]
+    with torch.no_grad():
+        ours = loaded.network((hounsfield - window["low"]) / (window["high"] - window["low"]))
+        torch.testing.assert_close(ours, of(hounsfield), rtol=1e-4, atol=1e-4)

@@ -59,17 +59,16 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     last = max((key for key in checkpoint.tensors if key.endswith(".weight")), key=lambda key: int(key.split(".")[1]))
     labels = _labels(checkpoint, len(checkpoint.tensors[last]))
     settings = _settings(_described(checkpoint))
-    notes = []
-    if settings:
-        notes.append("Dilations and activation are those of the model.json beside it.")
+    notes = ["Dilations and activation are those of the model.json beside it."] if settings else []
     if labels:
         notes.append("Labels are those of the colormap.json beside it.")
     return Known(labels, ("T1",), _RECIPE, _PATCH, settings, tuple(notes))
 
 
-def _is_meshnet(checkpoint: Checkpoint) -> bool:
+def _is_brainchops(checkpoint: Checkpoint) -> bool:
+    """By the names of its tensors and the model.json beside them; another's MeshNet can have the same names."""
     parts = [key.split(".") for key in checkpoint.tensors]
-    return bool(parts) and all(
+    return bool(_settings(_described(checkpoint))) and all(
         len(part) == 3 and part[0] == "model" and part[1].isdigit() and part[2] in ("weight", "bias") for part in parts
     )
 
@@ -78,7 +77,7 @@ BRAINCHOP = Origin(
     name="brainchop",
     about="brainchop's MeshNets, Masoud et al. 2023, github.com/neuroneural/brainchop",
     backbones=("meshnet",),
-    recognises=_is_meshnet,
+    recognises=_is_brainchops,
     rename=keep,
     know=_know,
 )

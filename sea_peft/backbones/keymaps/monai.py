@@ -32,13 +32,34 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     return read if isinstance(read, dict) and "monai_version" in read else {}
 
 
+def _named(described: Any) -> tuple[str, ...] | None:
+    """Names of `channel_def`, in the order of their numbers."""
+    names = described.get("channel_def") if isinstance(described, dict) else None
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))) or not names:
+        return None
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
 def _know(checkpoint: Checkpoint, backbone: str) -> Known:
-    """A bundle says with which MONAI it was made; for a SwinUNETR that settles the order of patch merging."""
-    version = re.match(r"(\d+)\.(\d+)", str(_metadata(checkpoint).get("monai_version", "")))
-    if backbone != "swinunetr" or version is None:
-        return Known()
-    merging = "monai<1.5" if (int(version[1]), int(version[2])) < (1, 5) else "monai>=1.5"
-    return Known(settings={"merging": merging})
+    """A bundle says what its inputs and outputs are, and with which MONAI it was made; for a SwinUNETR that settles the order of patch
+    merging. Orientation, voxel size and grey values stand in its transforms alone, which are code."""
+    metadata = _metadata(checkpoint)
+    version = re.match(r"(\d+)\.(\d+)", str(metadata.get("monai_version", "")))
+    settings = {}
+    if backbone == "swinunetr" and version is not None:
+        settings["merging"] = "monai<1.5" if (int(version[1]), int(version[2])) < (1, 5) else "monai>=1.5"
+    try:
+        data = metadata["network_data_format"]
+        image, pred = data["inputs"]["image"], data["outputs"]["pred"]
+        outputs, channels = _named(pred), _named(image)
+        shape = image.get("spatial_shape")
+    except (KeyError, TypeError, AttributeError):
+        return Known(settings=settings)
+    labels = outputs[1:] if outputs and outputs[0].lower() == "background" and len(outputs) > 1 else None
+    whole = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 8 <= n <= 1024 for n in shape)
+    if channels == ("image",) and isinstance(image.get("modality"), str):
+        channels = (image["modality"],)
+    return Known(labels, channels, None, (shape[0], shape[1], shape[2]) if whole else None, settings)
 
 
 BUNDLE = Origin(

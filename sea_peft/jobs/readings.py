@@ -1,0 +1,279 @@
+"""How a network wants a scan turned and scaled: every orientation with a few scalings of grey values, scored on a scan with its mask."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sea_peft.backbones.limits import Size
+from sea_peft.backbones.weights import Pretrained
+from sea_peft.data.cases import FileCase
+from sea_peft.data.intensity import foreground, looks_like_hounsfield, scaling
+from sea_peft.data.prepare import prepare
+from sea_peft.data.recipe import Intensity, Percentile, Recipe, Window, ZScore
+from sea_peft.data.sliding import SlidingWindow
+from sea_peft.errors import DataError
+from sea_peft.jobs import importing
+from sea_peft.jobs.windows import blended
+
+_SIDES = (1.0, 0.75, 0.5, 0.375)  # of the patch, for the first look: the largest that leaves time for the rest
+_FIRST_LOOK, _SECOND_LOOK = 0.4, 0.6  # shares of the time after which they end
+_KEPT, _VERIFIED = 8, 3
+_OVERLAP = 0.25  # a whole scan is only scored here
+_ORDERS = ("RAS", "RSA", "ARS", "ASR", "SRA", "SAR")
+_OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Wanted:
+    """A mask. `indices` [I, J, K]: 0 for the background, else 1 + the entry's place. `entries`: each label's codes in the mask. `rows`: the
+    network's output for each; None where overlap is to tell."""
+
+    indices: np.ndarray
+    entries: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...] | None
+
+    def score(self, table: np.ndarray) -> tuple[float, dict[int, int]]:
+        """Mean Dice over the entries (one that no class is left for counts 0), and which row each entry is taken for."""
+        dice = dice_table(table)
+        rows = self.rows
+        if rows is None:
+            at, best = linear_sum_assignment(-dice)
+            taken = {int(entry): int(row) + 1 for entry, row in zip(at, best, strict=True)}
+        else:
+            taken = dict(enumerate(rows))
+        return float(sum(dice[entry, row - 1] for entry, row in taken.items()) / len(dice)), taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A way to hand a scan to the network, in the words of `backbones import`. `dice`: mean over the mask's labels on the whole scan."""
+
+    orientation: str
+    intensity: str
+    dice: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """A scaling in the words of `--intensity`. The network sees factor·scaled + offset."""
+
+    words: str
+    intensity: Intensity
+    factor: float
+    offset: float
+
+    @classmethod
+    def of(cls, intensity: Intensity, settings: Mapping[str, Any]) -> Scaling:
+        """From a recipe's intensity and the network's settings."""
+        factor, offset = settings.get("input_factor", 1.0), settings.get("input_offset", 0.0)
+        return cls(importing.in_words(intensity, settings), intensity, factor, offset)
+
+
+def confusion(found: np.ndarray, wanted: np.ndarray, rows: int, entries: int) -> np.ndarray:
+    """Voxels [1 + entries, rows] by what the mask says and what the network says."""
+    joint = wanted.astype(np.int64).ravel() * rows + found.astype(np.int64).ravel()
+    return np.bincount(joint, minlength=(1 + entries) * rows).reshape(1 + entries, rows)
+
+
+def dice_table(table: np.ndarray) -> np.ndarray:
+    """Dice [entries, rows - 1] of every label of the mask with every class but the background."""
+    total = table[1:].sum(1, keepdims=True) + table[:, 1:].sum(0, keepdims=True)
+    dice: np.ndarray = 2.0 * table[1:, 1:] / np.maximum(total, 1)
+    return dice
+
+
+class Search:
+    """Looks for the reading that fits a mask best, within a time.
+
+    First look: every orientation and scaling on one crop around the middle of the mask. Second: the best of these on a crop of the
+    patch's size, where the first was smaller. At last the best three on the whole scan.
+
+    Args:
+        pretrained: the network, on `device`.
+        case: the scan.
+        wanted: its mask.
+        device: where the network is.
+        seconds: for all of it; where they are over, what was not looked at yet is left out.
+    """
+
+    def __init__(
+        self, pretrained: Pretrained, case: FileCase, wanted: Wanted, device: torch.device, seconds: float
+    ) -> None:
+        self._pretrained, self._wanted, self._device = pretrained, wanted, device
+        card = pretrained.card
+        self._own = Scaling.of(Recipe.model_validate(card.recipe).intensity, card.kwargs)
+        self._scalings = self._choices([case.image(channel).array for channel in card.channels])
+        self._case, self._began, self._seconds = case, time.monotonic(), seconds
+        self._views: dict[str, tuple[Tensor, Tensor]] = {}
+        self.looked_at = 0
+
+    def best(self, progress: Callable[[int, int], None] | None = None) -> list[Reading]:
+        """Readings with their Dice on the whole scan, the best first; at least one."""
+        looks = [(order, scaling) for scaling in self._scalings for order in _ORDERS]
+        patch = self._pretrained.card.patch
+        crop = self._affordable(patch, 8 * len(looks))
+        found: list[tuple[float, str, Scaling]] = []
+        for done, (order, choice) in enumerate(looks, start=1):
+            for orientation, turned in _turns(order):
+                if found and self._passed(_FIRST_LOOK):
+                    break
+                found.append((self._on_crop(order, turned, choice, crop), orientation, choice))
+            if progress is not None:
+                progress(done, len(looks))
+        self.looked_at = len(found)
+        found.sort(key=lambda item: -item[0])
+        if crop != patch:
+            again = []
+            for _, orientation, choice in found[:_KEPT]:
+                if self._passed(_SECOND_LOOK):
+                    break
+                again.append((self._on_crop(*_order_of(orientation), choice, patch), orientation, choice))
+            again.sort(key=lambda item: -item[0])
+            found = again or found
+        verified: list[Reading] = []
+        for _, orientation, choice in found[:_VERIFIED]:
+            if verified and self._passed(1.0):
+                break
+            dice = self._on_scan(*_order_of(orientation), choice)
+            verified.append(Reading(orientation, choice.words, dice))
+        return sorted(verified, key=lambda reading: -reading.dice)
+
+    def _passed(self, share: float) -> bool:
+        return time.monotonic() - self._began > share * self._seconds
+
+    def _choices(self, images: Sequence[np.ndarray]) -> list[Scaling]:
+        """The card's own scaling, and those of published networks for such scans."""
+        choices: list[importing.Scaling] = [ZScore(), Percentile()]
+        if all(looks_like_hounsfield(image) for image in images):
+            choices = [importing.Unscaled(), Window(low=-175, high=250), *choices]
+        else:
+            choices.append(Percentile(low=0, high=100))
+        made = [Scaling.of(*importing.scaling(choice, ("CT",))) for choice in choices]
+        return list({choice.words: choice for choice in [self._own, *made]}.values())
+
+    def _view(self, order: str) -> tuple[Tensor, Tensor]:
+        """The scan with its axes in this order: grey values as they are [C, D, H, W], and the mask's indices [D, H, W]."""
+        if order not in self._views:
+            images = [self._case.image(channel).array for channel in self._pretrained.card.channels]
+            low, high = min(float(i.min()) for i in images) - 1.0, max(float(i.max()) for i in images)
+            plain = {"orientation": order, "intensity": Window(low=low, high=high), "crop_foreground": False}
+            recipe = Recipe.model_validate(self._pretrained.card.recipe).model_copy(update=plain)
+            scan = prepare(self._case, recipe, self._pretrained.card.channels)
+            wanted = scan.geometry.labels_to_grid(self._wanted.indices, len(self._wanted.entries))
+            self._views[order] = (scan.image * (high - low) + low, wanted)
+        return self._views[order]
+
+    def _scaled(self, image: Tensor, choice: Scaling) -> Tensor:
+        """What the recipe would make of grey values [C, D, H, W]: scaled, 0 outside the body."""
+        channels = []
+        for channel in image:
+            inside = foreground(channel.numpy(), choice.intensity)
+            try:
+                offset, factor = scaling(channel.numpy(), inside, choice.intensity, "the crop")
+            except DataError:  # a crop of a single grey value
+                offset, factor = 0.0, 1.0
+            values = (channel - offset) * factor
+            if choice.intensity.kind != "zscore":
+                values = values.clamp(0.0, 1.0)
+            if choice.intensity.kind != "window":
+                values = values * torch.from_numpy(inside)
+            channels.append(values)
+        return torch.stack(channels)
+
+    def _fed(self, scaled: Tensor, choice: Scaling) -> Tensor:
+        """The input that makes the network see factor·scaled + offset behind whatever map its card puts in front."""
+        return (choice.factor * scaled + choice.offset - self._own.offset) / self._own.factor
+
+    @torch.no_grad()
+    def _on_crop(self, order: str, turned: tuple[int, ...], choice: Scaling, size: Size) -> float:
+        image, wanted = self._view(order)
+        box = _around(wanted, size)
+        d, h, w = box
+        scaled = self._scaled(image[:, d, h, w], choice)
+        x = self._fed(_padded(scaled, size), choice).flip([axis + 1 for axis in turned])
+        logits = self._pretrained.network(x[None].to(self._device))[0]
+        found = logits.argmax(0).flip(list(turned)).cpu().numpy()
+        inner = _padded(wanted[box][None].float() + 1.0, size)[0].numpy()  # 0: padding, which is not scored
+        scored = inner > 0
+        table = confusion(found[scored], inner[scored] - 1, len(logits), len(self._wanted.entries))
+        return self._wanted.score(table)[0]
+
+    def _on_scan(self, order: str, turned: tuple[int, ...], choice: Scaling) -> float:
+        image, wanted = self._view(order)
+        patch = self._pretrained.card.patch
+        shape: Size = tuple(max(n, p) for n, p in zip(wanted.shape, patch, strict=True))  # type: ignore[assignment]
+        x = self._fed(_padded(self._scaled(image, choice), shape), choice).flip([axis + 1 for axis in turned])
+        network = self._pretrained.network
+        slabs = blended(
+            lambda part: (network(part).softmax(dim=1),), x, SlidingWindow(patch=patch, overlap=_OVERLAP), self._device
+        )
+        found = torch.cat([slab.argmax(0) for (slab,) in slabs]).flip(list(turned)).numpy()
+        inner = _padded(wanted[None].float() + 1.0, shape)[0].numpy()
+        scored = inner > 0
+        table = confusion(
+            found[scored], inner[scored] - 1, len(self._pretrained.card.labels), len(self._wanted.entries)
+        )
+        return self._wanted.score(table)[0]
+
+    def _affordable(self, patch: Size, looks: int) -> Size:
+        """The largest crop of which so many fit into the time of the first look; the smallest is timed."""
+        limits = self._pretrained.limits
+        sizes: list[Size] = []
+        for share in _SIDES:
+            d, h, w = (math.ceil(share * n) for n in patch)
+            size = limits.exact or limits.holding((d, h, w))
+            if size not in sizes and limits.fits_bottom(size):
+                sizes.append(size)
+        order, (_, turned) = _ORDERS[0], _turns(_ORDERS[0])[0]
+        began = time.monotonic()
+        self._view(order)
+        began = time.monotonic()
+        self._on_crop(order, turned, self._own, sizes[-1])
+        one = (time.monotonic() - began) / math.prod(sizes[-1])
+        left = _FIRST_LOOK * self._seconds - (time.monotonic() - self._began)
+        return next((size for size in sizes if one * math.prod(size) * looks <= left), sizes[-1])
+
+
+def _turns(order: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The eight orientations with these axes in this order, and which of D, H, W each turns round."""
+    found = []
+    for turned in itertools.product((False, True), repeat=3):
+        codes = "".join(_OPPOSITE[code] if turn else code for code, turn in zip(order, turned, strict=True))
+        found.append((codes, tuple(axis for axis, turn in enumerate(turned) if turn)))
+    return found
+
+
+def _order_of(orientation: str) -> tuple[str, tuple[int, ...]]:
+    """The order of axes behind an orientation, and which of D, H, W it turns round."""
+    order = "".join(code if code in "RAS" else _OPPOSITE[code] for code in orientation)
+    return order, tuple(axis for axis, code in enumerate(orientation) if code not in "RAS")
+
+
+def _around(wanted: Tensor, size: Size) -> tuple[slice, slice, slice]:
+    """A box of `size` around the middle of the mask, moved inward; all of an axis that is shorter."""
+    middle = torch.nonzero(wanted).double().mean(dim=0)
+    spans = []
+    for centre, side, n in zip(middle.tolist(), size, wanted.shape, strict=True):
+        start = min(max(0, int(centre) - side // 2), max(0, n - side))
+        spans.append(slice(start, min(n, start + side)))
+    d, h, w = spans
+    return d, h, w
+
+
+def _padded(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Values [C, d, h, w] with 0 around them, up to `size`."""
+    pads: list[int] = []
+    for wanted, has in zip(reversed(size), reversed(values.shape[1:]), strict=True):
+        missing = max(0, wanted - has)
+        pads += [missing // 2, missing - missing // 2]
+    return torch.nn.functional.pad(values, pads)

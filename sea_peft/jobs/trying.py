@@ -1,0 +1,166 @@
+"""`seapeft backbones try`: what a network makes of one scan before anything is trained, and how it wants the scan turned and scaled."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sea_peft.artefacts.atomic import write_bytes, writing
+from sea_peft.backbones.weights import load_pretrained
+from sea_peft.data.cases import FileCase, safe_name
+from sea_peft.data.codes import require_codes
+from sea_peft.data.grids import require_same_grid
+from sea_peft.data.prepare import prepare, restore
+from sea_peft.data.recipe import Recipe
+from sea_peft.data.sliding import SlidingWindow
+from sea_peft.data.volumes import Volume, read_volume, write_volume
+from sea_peft.errors import DataError, UsageError
+from sea_peft.jobs.inference import probabilities
+from sea_peft.jobs.inputs import find_cases
+from sea_peft.jobs.model import matching_rows, resolve_device
+from sea_peft.jobs.preview import preview_png
+from sea_peft.jobs.readings import Reading, Scaling, Search, Wanted, confusion, dice_table
+
+SECONDS = 150.0  # for the search, after the network's own mask
+_CLEARLY = 0.02  # Dice by which another reading must be ahead to be worth a word
+_MOST_CODES = 64
+
+Codes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What came of it. `volumes`: millilitres by label. `dice`: by label, of those that the mask has. `codes`: the mask's codes for these.
+    `named`: whether the user said so; else they are those that overlap most. `own`: how the card reads the scan. `better`: readings
+    that fit clearly better, the best first. `looked_at`: how many readings were tried. `own` is None where there was no mask."""
+
+    weights: str
+    case: str
+    mask: Path
+    picture: Path
+    volumes: Mapping[str, float]
+    dice: Mapping[str, float]
+    codes: Codes
+    named: bool
+    own: Reading | None
+    better: tuple[Reading, ...]
+    looked_at: int
+    seconds: float
+
+
+def try_backbone(
+    weights: str,
+    scan: Path,
+    label: Path | None = None,
+    *,
+    codes: Codes | None = None,
+    out: Path = Path("tried"),
+    device: str = "auto",
+    overwrite: bool = False,
+    seconds: float = SECONDS,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tried:
+    """The unadapted mask of one scan and its picture in `out`, the volumes of its labels, and with a mask Dice and the best reading.
+
+    Args:
+        weights: a name, a file with its card, or `package.module:factory`.
+        scan: a file or a DICOM folder.
+        label: a label map on the scan's grid.
+        codes: label of the network → codes of the mask. Left out, each code counts for the class that it overlaps most.
+        out: made if it is missing.
+        device: as on the command line.
+        overwrite: replace an earlier mask and picture.
+        seconds: for looking for the orientation and the scaling that fit best; 0 for not looking.
+        say: gets sentences for the user.
+        progress: told (done, of) while looking.
+
+    Raises:
+        DataError: the scan or the mask cannot be read or do not belong together.
+        UsageError: results exist, several scans are given, a label is none of the network's, or its classifier is untrained.
+        WeightsError, DeviceError: the weights or the device are refused, or the results cannot be written.
+    """
+    began = time.monotonic()
+    on = resolve_device(device)
+    pretrained = load_pretrained(weights)
+    card, network = pretrained.card, pretrained.network.to(on)
+    if len(card.labels) < 2:
+        raise UsageError(
+            f"{card.name} has an untrained classifier, so there is no mask to look at; import it with --labels, or adapt it."
+        )
+    cases = find_cases([scan], card.channels)
+    if len(cases) != 1:
+        raise UsageError(f"{scan} holds {len(cases)} scans; give one of them.")
+    case = cases[0]
+    stem = f"{safe_name(case.id)}-{safe_name(card.name)}"
+    mask_file, picture = out / f"{stem}.nii.gz", out / f"{stem}.png"
+    for path in (mask_file, picture):
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
+    wanted = None if label is None else _wanted(case, card.channels[0], label, card.labels, codes)
+    recipe = Recipe.model_validate(card.recipe)
+    prepared = prepare(case, recipe, card.channels)
+    for note in prepared.notes:
+        if say is not None:
+            say(f"{note}.")
+    (output,) = probabilities(network, prepared, SlidingWindow(patch=card.patch), on)
+    found, affine = restore(output, prepared.geometry), prepared.geometry.affine
+    millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+    names = card.labels[1:]
+    volumes = {name: round(int(np.count_nonzero(found == i)) * millilitres, 3) for i, name in enumerate(names, start=1)}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_bytes(picture, preview_png(case.image(card.channels[0]), {"": found}, names, prepared.geometry))
+    write_volume(mask_file, Volume(found, affine))
+    dice: dict[str, float] = {}
+    taken: dict[str, tuple[int, ...]] = {}
+    own: Reading | None = None
+    better: tuple[Reading, ...] = ()
+    looked_at = 0
+    if wanted is not None:
+        table = confusion(found, wanted.indices, len(card.labels), len(wanted.entries))
+        mean, rows = wanted.score(table)
+        for entry, row in rows.items():
+            dice[card.labels[row]] = float(dice_table(table)[entry, row - 1])
+            taken[card.labels[row]] = wanted.entries[entry]
+        own = Reading(recipe.orientation, Scaling.of(recipe.intensity, card.kwargs).words, mean)
+        if seconds > 0:
+            search = Search(pretrained, case, wanted, on, seconds)
+            better = tuple(reading for reading in search.best(progress) if reading.dice > mean + _CLEARLY)
+            looked_at = search.looked_at
+    return Tried(
+        card.name, case.id, mask_file, picture, volumes, dice, taken, codes is not None, own, better, looked_at,
+        time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _wanted(case: FileCase, channel: str, label: Path, labels: Sequence[str], codes: Codes | None) -> Wanted:
+    """The mask on the scan's grid, and which of the network's labels its codes stand for."""
+    if not label.is_file():
+        raise DataError(f"no such file: {label}; check the path")
+    volume = read_volume(label)
+    require_same_grid(case.id, "label", volume, "image", case.image(channel))
+    require_codes(volume.array, f"case {case.id}: label")
+    stored = np.rint(volume.array).astype(np.int64)
+    present = [code for code in np.unique(stored).tolist() if code != 0]
+    rows: tuple[int, ...] | None = None
+    entries: list[tuple[int, ...]] = [(code,) for code in present]
+    if codes is not None:
+        named = matching_rows(labels, list(codes))
+        for name, row in zip(codes, named, strict=True):
+            if row is None:
+                raise UsageError(f"--class {name} is none of the network's labels: {', '.join(labels[1:])}.")
+        pairs = [(own, row) for own, row in zip(codes.values(), named, strict=True) if row and set(own) & set(present)]
+        entries, rows = [own for own, _ in pairs], tuple(row for _, row in pairs)
+    if not entries:
+        raise DataError(f"{label.name} holds none of the labels that are asked for; check it, and --class")
+    if len(entries) > _MOST_CODES:
+        raise DataError(f"{label.name} holds {len(entries)} different values; is it a scan, and no label map?")
+    indices = np.zeros(stored.shape, dtype=np.uint8)
+    for index, own in enumerate(entries, start=1):
+        indices[np.isin(stored, own)] = index
+    return Wanted(indices, tuple(entries), rows)
