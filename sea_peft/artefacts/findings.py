@@ -16,7 +16,7 @@ from sea_peft.loop.recommendation import LEAST_DICE, Difference, difference
 ARMS = {"unadapted": "unadapted", "head_only": "head only", "adapted": "adapted"}
 UNKNOWN = Commands()
 _MOST_UNITS = 12
-_NOISE = 0.005  # Dice that a label may lose without being called worse
+_NOISE = 0.005  # Dice by which two scores may differ without one being called worse
 _LOSS = 0.02  # Dice that it may lose without being named first
 
 
@@ -166,7 +166,7 @@ def _on_the_check_scan(history: History, commands: Commands) -> tuple[list[str],
             commands.adapt(policy=name),
         )
         for name, value in dice.items()
-        if name not in (policy, UNADAPTED) and value > ours and max(dice.values()) >= LEAST_DICE
+        if name not in (policy, UNADAPTED) and value > ours + _NOISE and max(dice.values()) >= LEAST_DICE
     ]
     return said, advice
 
@@ -229,7 +229,8 @@ def _title(history: History) -> str:
             if history.tested_on == "test"
             else "Dice of every shot, by an adapter that never saw it"
         )
-    return "Dice on what was held out while searching, before the refit"
+    scans = max((len(scored.per_case) for scored in history.held_out.values()), default=1)
+    return f"Dice on the check scan{'' if scans == 1 else 's'}, before the refit"
 
 
 def _dice(history: History) -> Table:

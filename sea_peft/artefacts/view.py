@@ -209,7 +209,6 @@ def _event_rows(event: Event) -> list[dict[str, Any]]:
         row |= {
             "units": len(event.active),
             "used": event.used,
-            "loss": event.loss,
             "what": f"without shot {event.fold + 1}, scored on it",
         }
     elif isinstance(event, Recommended):

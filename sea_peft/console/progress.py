@@ -81,9 +81,7 @@ class RunProgress:
             stands = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items())
             self._output.say(f"at the end of the search, on audit patches: {stands}")
         elif isinstance(event, Folded):
-            self._output.say(
-                f"without shot {event.fold + 1}: {len(event.active)} units, loss {event.loss:.3f} ({event.seconds:.0f} s)"
-            )
+            self._output.say(f"without shot {event.fold + 1}: {len(event.active)} units ({event.seconds:.0f} s)")
 
     def checked(self, done: int, of: int) -> None:
         """A case of the data set was checked; for the `progress` of a job."""

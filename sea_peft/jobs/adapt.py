@@ -257,13 +257,10 @@ class _Run:
         part = Shots(tuple(scans[id(c)] for c in split.support), tuple(scans[id(c)] for c in split.audit))
         began, fold = time.monotonic(), self.state.fold
         head_only = self._before_the_policy(part, compared=False)
-        losses: list[float] = []
 
         def steps_only(event: events.Event) -> None:
             if isinstance(event, events.TrainingStep):
                 self.listen(dataclasses.replace(event, phase=self._without))
-            elif isinstance(event, events.Searched):
-                losses.append(event.loss)
 
         outcome = self._controller(self.setup.options.policy, part, steps_only, "policy").run()
         scores = self._timed(
@@ -281,7 +278,6 @@ class _Run:
                 {role: [case_hash(name, self.setup.salt) for name in names] for role, names in roles.items()},
                 list(outcome.active),
                 outcome.used,
-                losses[-1],
                 {arm: per_case[case] for arm, per_case in scores.dice.items()},
                 {rate: per_case[case] for rate, per_case in scores.rates.items()},
                 round(time.monotonic() - began, 3),

@@ -165,14 +165,13 @@ class Scored(Event):
 @dataclasses.dataclass(frozen=True)
 class Folded(Event):
     """One part of leave-one-out: everything searched and fitted without one of the shots, and scored on it. `split`: hashed ids of the scans
-    that were trained on (support), audited on and scored (test). `active`, `used`, `loss`: of the adapter, with the mean loss of the end of
-    its refit. `dice`: arm → label → Dice of the scored scan. `rates`: the adapter's sensitivity and specificity → label → rate."""
+    that were trained on (support), audited on and scored (test). `active`, `used`: of the adapter. `dice`: arm → label → Dice of the scored
+    scan. `rates`: the adapter's sensitivity and specificity → label → rate."""
 
     fold: int
     split: dict[str, list[str]]
     active: list[str]
     used: int
-    loss: float
     dice: dict[str, dict[str, float]]
     rates: dict[str, dict[str, float]]
     seconds: float

@@ -153,7 +153,7 @@ def test_a_run_without_test_cases_says_so_and_shows_what_was_held_out():
     assert found.helps is None
     assert found.headline.startswith("Not scored on unseen scans. Before the refit: mean Dice 0.8")
     assert found.dice.rows
-    assert "held out while searching" in found.scored_on
+    assert found.scored_on == "Dice on the check scans, before the refit"
     assert any(a.command.endswith("--test cv") for a in found.advice)
     bare = findings(without_tests(make_events(shots=1)))
     assert bare.headline.startswith("Not scored on unseen scans")
