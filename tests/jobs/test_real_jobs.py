@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from sea_peft import cli
+from sea_peft.artefacts.history import History
+from sea_peft.artefacts.trace import read_trace
 from sea_peft.data.volumes import read_volume
+from sea_peft.jobs.adapt import adapt
+from sea_peft.jobs.importing import import_weights
+from sea_peft.jobs.setup import AdaptOptions
+from sea_peft.loop.recommendation import recommend
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 MRICRON = Path("/usr/share/mricron/templates")  # Debian's mricron-data
@@ -74,3 +80,31 @@ def test_colin27_and_its_atlases(adapter: Path, weights: Path, tmp_path: Path) -
         mask, source = (read_volume(folder / f"{name}.nii.gz") for folder in (tmp_path / "masks", data / "images"))
         assert np.array_equal(mask.affine, source.affine)
         assert mask.shape == source.shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [30, 240])
+@pytest.mark.parametrize(("shot", "other"), [("biograph_ct", "totalseg_ct"), ("totalseg_ct", "biograph_ct")])
+def test_one_shot_does_no_harm_to_a_network_that_is_good_already(
+    tmp_path: Path, shot: str, other: str, steps: int
+) -> None:
+    """What is recommended, with a test case and without one, is never more than a point below the unadapted network on another scan."""
+    real = SHARED / "real"
+    if not (real / "ct_liver").is_dir():
+        pytest.skip("the real CTs are not beside the repository")
+    import_weights(real / "weights_obelisk" / "allconvunet_tcia_fold1.pth", "organs", "obelisk")
+    (tmp_path / "split.json").write_text(json.dumps({"support": [shot], "test": [other]}))
+    result = adapt(
+        AdaptOptions(
+            data=str(real / "ct_liver"), weights="organs", labels=("liver=1",), split=tmp_path / "split.json", steps=steps,
+            patch=(64, 64, 64), mlflow=False, out=tmp_path / "run",
+        )
+    )  # fmt: skip
+    assert result.dice.unadapted is not None
+    history = History.of(read_trace(tmp_path / "run" / "trace.jsonl"))
+    without_tests = recommend((), {}, {}, history.compared, "sea")
+    for recommended in (history.recommended, without_tests):
+        assert recommended is not None
+        dice = {"adapted": result.dice.adapted, "unadapted": result.dice.unadapted}[recommended.network]
+        assert dice is not None
+        assert dice >= result.dice.unadapted - 0.01
