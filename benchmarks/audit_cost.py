@@ -66,7 +66,7 @@ def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
     setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%"), lambda sentence: None)
     images, labels = CropSampler([_shots(setup).audit[0]], setup.settings.patch, 0).fixed(4)
     policy = setup.fresh_policy()
-    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
     return _reuse(backbone, setup.model, policy.allocate(0).open, images, labels)
 
 
@@ -140,8 +140,8 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
         policy = setup.fresh_policy()
         opened = 0
         for event in said:
-            if isinstance(event, events.Promised):
-                policy.promised(event.cycle, event.promise)
+            if isinstance(event, events.SaliencyMeasured):
+                policy.told_saliency(event.cycle, event.saliency)
             elif isinstance(event, events.Allocated) and not event.final:
                 policy.allocate(event.cycle)
                 opened = len(event.active) + len(event.probes)
@@ -173,8 +173,10 @@ def _cut(row: Ablation, cutoff: float, error: float) -> Ablation:
         (n for n in range(LOOK, len(deltas), LOOK) if is_decided(deltas[:n], cutoff, error / looks)), len(deltas)
     )
     kept = deltas[:seen]
-    spread = statistics.stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
-    return dataclasses.replace(row, deltas=kept, delta=statistics.fmean(kept), spread=spread, patches=len(kept))
+    standard_error = statistics.stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
+    return dataclasses.replace(
+        row, deltas=kept, delta=statistics.fmean(kept), standard_error=standard_error, patches=len(kept)
+    )
 
 
 def _vote(delta: float, hysteresis: float) -> int:
@@ -190,11 +192,11 @@ def _growth() -> dict[str, Any]:
     for count in (10, 100, 1000, 10_000):
         space = _space(count)
         policy = Sea(space, SeaSettings(audit_units=count))
-        policy.promised(0, {u: 1.0 + i % 7 for i, u in enumerate(policy.to_promise(0))})
+        policy.told_saliency(0, {u: 1.0 + i % 7 for i, u in enumerate(policy.needs_saliency(0))})
         first, _ = _timed(lambda policy=policy: policy.allocate(0))  # type: ignore[misc]
         for cycle in range(2):
             rows = [
-                {"unit": u, "delta": 0.01 - 0.001 * (i % 13), "spread": 0.001}
+                Ablation(unit=u, delta=0.01 - 0.001 * (i % 13), standard_error=0.001, patches=1, deltas=(0.01,))
                 for i, u in enumerate(policy.to_audit(cycle))
             ]
             policy.audited(cycle, rows)

@@ -157,7 +157,13 @@ def _spent_on(event: Any) -> str:
     """What the time before this event went to."""
     if event.kind == "training_step":
         return "train" if event.phase in _TRAINING else str(event.phase)
-    kinds = {"run_started": "setup", "searched": "train", "promised": "train", "audited": "audit", "compared": "audit"}
+    kinds = {
+        "run_started": "setup",
+        "searched": "train",
+        "saliency_measured": "train",
+        "audited": "audit",
+        "compared": "audit",
+    }
     return kinds.get(event.kind, "other")
 
 

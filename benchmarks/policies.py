@@ -125,10 +125,10 @@ SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "sea_no_probes": Variant({"probe_share": 0.0}),
         # everything that is open makes room in every cycle, until all on trial was tried
         "sea_in_turn": Variant({"probe_share": 1.0}),
-        # cost and promise alone choose
+        # cost and saliency alone choose
         "sea_no_audits": Variant({"audit_units": 0}),
         # until audits say otherwise, cost alone chooses
-        "sea_no_promise": Variant({"promise": 0.0}),
+        "sea_no_promise": Variant({"saliency": 0.0}),
         # trained once, audited once, chosen from once
         "sea_one_shot": Variant(cycles=1),
     }

@@ -92,8 +92,8 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
     for policy in ARMS:
         adapted = _setup(backbone, policy)
         chooser = adapted.policy()
-        if chooser.to_promise(0):
-            chooser.promised(0, dict.fromkeys(chooser.to_promise(0), 1.0))
+        if chooser.needs_saliency(0):
+            chooser.told_saliency(0, dict.fromkeys(chooser.needs_saliency(0), 1.0))
         units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
         steps[policy] = functools.partial(_step, trainer, units, crops)
         moments[policy] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]

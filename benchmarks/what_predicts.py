@@ -2,7 +2,7 @@
 
 An audit is worth what the Dice after a refit of its choice shows, not how well it repeats itself. Per target, seed and budget the
 candidates are the cheapest units (one level per site and family, families side by side) that together cost twice the budget: nothing
-else is in question. Cost, promises, and leave-one-out audits of several kinds (early or settled, soft or hard, per parameter or not,
+else is in question. Cost, saliencies, and leave-one-out audits of several kinds (early or settled, soft or hard, per parameter or not,
 trained jointly or in turn, on one case or two, step by step) each choose a half of them. `python -m benchmarks what_predicts` writes
 one JSON per target and seed in `results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
 """
@@ -105,20 +105,20 @@ class Study:
         ids, cost = [u.id for u in candidates], {u.id: u.cost for u in candidates}
         trainer = self._fresh()
         self._train(trainer, (), 0, WARM_UP)
-        promise = trainer.promise(ids, self.held_out[0], 0, 4)
+        saliency = trainer.saliency(ids, self.held_out[0], 0, 4)
         self._train(trainer, ids, WARM_UP, EARLY)
         early = self._audit(ids, SOFT)
         self._train(trainer, ids, WARM_UP + EARLY, SETTLED - EARLY)
         soft, hard = self._audit(ids, SOFT), self._audit(ids, HARD)
         pruned = self._pruned(trainer, candidates, soft, space.capacity)
         family = {u.id: u.family for u in candidates}
-        prior_of = prior(space.by_id, promise, 0.5)
+        prior_of = prior(space.by_id, saliency, 0.5)
         size_of = {f: statistics.fmean(abs(soft[u]) for u in ids if family[u] == f) for f in family.values()}
         typical = statistics.median(abs(soft[u]) for u in ids)
         values: dict[str, Mapping[str, float]] = {
             "cost: cheapest first": dict.fromkeys(ids, 1.0),
-            "promise": promise,
-            "promise within its family, half of it (`trial.prior`)": prior_of,
+            "saliency": saliency,
+            "saliency within its family, half of it (`trial.prior`)": prior_of,
             "early soft ΔDice": early,
             "soft ΔDice": soft,
             "hard ΔDice": hard,
@@ -138,8 +138,8 @@ class Study:
         }
         chosen["soft ΔDice, whatever the cost"] = _filled(candidates, soft, space.capacity)
         chosen["soft ΔDice per parameter, pruned step by step"] = pruned
-        chosen["promise per parameter, grown in two steps"] = self._grown(
-            candidates, {u: promise[u] / cost[u] for u in ids}, space.capacity
+        chosen["saliency per parameter, grown in two steps"] = self._grown(
+            candidates, {u: saliency[u] / cost[u] for u in ids}, space.capacity
         )
         return chosen
 
@@ -163,14 +163,14 @@ class Study:
         return {u: (first[u] + second[u]) / 2 for u in ids}
 
     def _grown(self, candidates: Sequence[Unit], density: Mapping[str, float], capacity: int) -> list[str]:
-        """Half of the budget by promise, trained; the other half by what promises most beside it."""
+        """Half of the budget by saliency, trained; the other half by what promises most beside it."""
         half = _filled(candidates, density, capacity // 2)
         trainer = self._fresh()
         self._train(trainer, half, 0, EARLY)
         rest = [u for u in candidates if u.id not in half]
-        promise = trainer.promise([u.id for u in rest], self.held_out[0], 1, 4)
+        saliency = trainer.saliency([u.id for u in rest], self.held_out[0], 1, 4)
         left = capacity - total_cost(self.setup.space.by_id[u] for u in half)
-        return half + _filled(rest, {u.id: promise[u.id] / u.cost for u in rest}, left)
+        return half + _filled(rest, {u.id: saliency[u.id] / u.cost for u in rest}, left)
 
     def _pruned(
         self, trainer: Trainer, candidates: Sequence[Unit], first: Mapping[str, float], capacity: int

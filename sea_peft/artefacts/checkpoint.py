@@ -24,7 +24,7 @@ class Checkpoint(BaseModel):
         fold: which of the parts of leave-one-out is being fitted, from 0; as many as there are: the run itself.
         arm: which of the arms is being trained.
         events: how many the trace holds.
-        rivals: arm → what its search led to (the fields of `sea_peft.loop.outcome.Rival`).
+        baselines: arm → what its search led to (the fields of `sea_peft.loop.outcome.Baseline`).
         held_out: arm → case → label → Dice of the scans held out while searching.
         head_only: tensors of the head that was fitted alone, None until it is.
         controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
@@ -36,7 +36,7 @@ class Checkpoint(BaseModel):
     fold: int = Field(ge=0)
     arm: Literal["head_only", "simple", "policy"]
     events: int = Field(ge=0)
-    rivals: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]]
     held_out: dict[str, dict[str, dict[str, float]]]
     head_only: dict[str, Any] | None
     controller: dict[str, Any] | None
@@ -51,7 +51,7 @@ class Checkpoint(BaseModel):
                 "fold": 0,
                 "arm": "head_only",
                 "events": 0,
-                "rivals": {},
+                "baselines": {},
                 "held_out": {},
                 "head_only": None,
                 "controller": None,

@@ -58,7 +58,7 @@ def active_sites(history: History) -> Figure:
 
 
 def utility_against_cost(history: History) -> Figure:
-    """Utility (EMA of ΔDice, bars: spread) of every measured unit against its parameters, and the cut-off: the smallest knapsack value
+    """Utility (EMA of ΔDice, bars: standard error) of every measured unit against its parameters, and the cut-off: the smallest knapsack value
     per parameter that was chosen in the last allocation."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -69,8 +69,8 @@ def utility_against_cost(history: History) -> Figure:
     axes = figure.add_subplot()
     for row, utility in rows:
         colour = colours[row.family]
-        cost, spread = max(row.cost, 1), 100 * (row.spread or 0.0)
-        axes.errorbar(cost, utility, spread, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.7)
+        cost, error = max(row.cost, 1), 100 * (row.standard_error or 0.0)
+        axes.errorbar(cost, utility, error, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.7)
         if row.on:
             axes.plot(cost, utility, "o", ms=7, color=colour)
         else:

@@ -86,23 +86,25 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
     if adapted is None or adapted.dice is None:
         headline = "Not scored on unseen scans, so whether the adapter helps is not known."
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
-    rivals = {arm: arms[arm] for arm in ("unadapted", "head_only") if arm in arms}
+    baselines = {arm: arms[arm] for arm in ("unadapted", "head_only") if arm in arms}
     lost, unsure = [], []
-    for arm, rival in rivals.items():
+    for arm, baseline in baselines.items():
         name = "the unadapted backbone" if arm == "unadapted" else "training the head alone"
-        if rival.dice is None:
+        if baseline.dice is None:
             said.append(f"{name[0].upper()}{name[1:]} cannot predict these labels: nothing to compare with.")
             continue
-        found = difference(adapted, rival)
-        said.append(f"Against {name} ({rival.dice:.3f}): {_in_words(found, adapted.on)}.")
-        worse = [f"{label} ({drop})" for label, drop in _drops(adapted, rival, _NOISE).items()]
+        found = difference(adapted, baseline)
+        said.append(f"Against {name} ({baseline.dice:.3f}): {_in_words(found, adapted.on)}.")
+        worse = [f"{label} ({drop})" for label, drop in _drops(adapted, baseline, _NOISE).items()]
         if worse:
             said.append(f"Worse than {name} on {', '.join(worse)}.")
         if found.mean <= 0:
             lost.append(name)
         elif found.error is None or found.mean <= 2 * found.error:
             unsure.append(name)
-    scores = ", ".join(f"{rival.dice:.3f} {ARMS[arm]}" for arm, rival in rivals.items() if rival.dice is not None)
+    scores = ", ".join(
+        f"{baseline.dice:.3f} {ARMS[arm]}" for arm, baseline in baselines.items() if baseline.dice is not None
+    )
     against = f"mean Dice {adapted.dice:.3f} on {_scans(adapted)}" + (f", against {scores}" if scores else "")
     longer = Advice("To train longer:", commands.adapt(steps=2 * _steps(history)))
     drops = labels_lost(history)
@@ -131,7 +133,7 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
             said,
             recommended + advice,
         )
-    unharmed = "unadapted" not in rivals or not _drops(adapted, rivals["unadapted"], _NOISE)
+    unharmed = "unadapted" not in baselines or not _drops(adapted, baselines["unadapted"], _NOISE)
     return True if unharmed else None, f"The adapter helps: {against}.{harmed}", said, recommended + advice
 
 
@@ -142,10 +144,10 @@ def labels_lost(history: History) -> dict[str, str]:
     return {} if adapted is None or unadapted is None else _drops(adapted, unadapted, _LOSS)
 
 
-def _drops(adapted: Scored, rival: Scored, least: float) -> dict[str, str]:
+def _drops(adapted: Scored, baseline: Scored, least: float) -> dict[str, str]:
     return {
         label: f"{dice:.3f} → {adapted.per_label[label]:.3f}"
-        for label, dice in rival.per_label.items()
+        for label, dice in baseline.per_label.items()
         if adapted.per_label.get(label, dice) < dice - least
     }
 
@@ -280,14 +282,14 @@ def _placement(rows: list[UnitRow]) -> Table:
 
 
 def unit_cells(rows: list[UnitRow]) -> Table:
-    """Unit rows as cells: utility and spread in Dice points."""
+    """Unit rows as cells: utility and standard error in Dice points."""
     cells = tuple(
         (
             row.unit,
             row.stage,
             f"{row.cost:,}",
             "unmeasured" if row.utility is None else f"{row.utility * 100:+.2f}",
-            "–" if row.spread is None else f"± {row.spread * 100:.2f}",
+            "–" if row.standard_error is None else f"± {row.standard_error * 100:.2f}",
             row.state,
             row.decision or "–",
             row.reason,
@@ -295,7 +297,7 @@ def unit_cells(rows: list[UnitRow]) -> Table:
         for row in rows
     )
     return Table(
-        ("unit", "stage", "parameters", "utility (Dice points)", "spread", "state", "decision", "reason"),
+        ("unit", "stage", "parameters", "utility (Dice points)", "standard error", "state", "decision", "reason"),
         cells,
     )
 

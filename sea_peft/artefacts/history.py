@@ -13,11 +13,11 @@ from sea_peft.loop.events import (
     Compared,
     Event,
     Folded,
-    Promised,
     Ranked,
     Recommended,
     RunFinished,
     RunStarted,
+    SaliencyMeasured,
     Scored,
     Searched,
     TrainingStep,
@@ -31,7 +31,7 @@ class Cycle:
 
     number: int
     searched: list[Searched] = dataclasses.field(default_factory=list)
-    promised: Promised | None = None
+    saliency_measured: SaliencyMeasured | None = None
     audited: Audited | None = None
     ranked: Ranked | None = None
     allocated: Allocated | None = None
@@ -68,7 +68,7 @@ class History:
         held_out: dict[str, Scored] = {}
         folds: list[Folded] = []
         for event in events:
-            if isinstance(event, (Searched, Promised, Audited, Ranked, Allocated)):
+            if isinstance(event, (Searched, SaliencyMeasured, Audited, Ranked, Allocated)):
                 cycle = cycles.setdefault(event.cycle, Cycle(event.cycle))
                 if isinstance(event, Searched):
                     cycle.searched.append(event)

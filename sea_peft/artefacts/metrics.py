@@ -126,7 +126,7 @@ def _times(cycle: Cycle) -> dict[str, float]:
     search = [searched.seconds for searched in cycle.searched if searched.phase != "refit"]
     times = {"time/refit": sum(refit)} if refit else {}
     times.update({"time/search": sum(search)} if search else {})
-    for key, event in (("promise", cycle.promised), ("audit", cycle.audited), ("allocate", cycle.allocated)):
+    for key, event in (("saliency", cycle.saliency_measured), ("audit", cycle.audited), ("allocate", cycle.allocated)):
         if event is not None:
             times[f"time/{key}"] = event.seconds
     return times
@@ -140,9 +140,9 @@ def _of_cycle(cycle: Cycle) -> Iterator[tuple[str, float]]:
         audited = cycle.audited
         yield "val/dice", audited.dice_on
         yield "val/hard_dice", audited.hard_dice
-        spreads = [row.spread for row in audited.rows if row.spread is not None]
-        if spreads:
-            yield "audit/noise", statistics.median(spreads)
+        errors = [row.standard_error for row in audited.rows if row.standard_error is not None]
+        if errors:
+            yield "audit/noise", statistics.median(errors)
         yield "audit/units", len(audited.rows)
         yield "audit/patches", audited.patches
         yield "audit/naive_patches", audited.naive_patches

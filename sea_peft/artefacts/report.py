@@ -38,7 +38,7 @@ class Picture:
 _CAPTIONS = {
     "active_sites": "A row for every place in the network, in the order in which a scan passes through it; a column for every cycle. "
     "The last column is what was shipped.",
-    "utility_against_cost": "Every measured unit: how many Dice points the audit cases lose when it is switched off (bars: spread over "
+    "utility_against_cost": "Every measured unit: how many Dice points the audit cases lose when it is switched off (bars: standard error over "
     "patches), and how many parameters it takes. Units above the dashed line give more per parameter than the last one that still fitted.",
     "utilities_over_cycles": "How the same numbers moved from audit to audit.",
     "budget_ledger": "What the trainable parameters were spent on in every cycle; nothing may cross the red line.",
@@ -53,7 +53,7 @@ _WORDS = {
     "cycle": "train for a while, then an audit, then choose again what is on.",
     "audit": "switch a unit off for a moment, on scans that are not trained on, and see what Dice it costs.",
     "utility": "what audits found for a unit, smoothed. Below 0: the scans were segmented better without it.",
-    "spread": "how far patches disagree about one audit (standard error).",
+    "standard error": "how far the mean over patches of one audit may be off, as far as patches tell.",
     "probe": "a unit on trial: trained inside the budget to be measured.",
     "head only": "the same training, but of the last layer alone: what one gets without adapters.",
 }

@@ -15,11 +15,11 @@ from sea_peft.loop.events import (
     Compared,
     Event,
     Folded,
-    Promised,
     Ranked,
     Recommended,
     RunFinished,
     RunStarted,
+    SaliencyMeasured,
     Scored,
     Searched,
 )
@@ -29,7 +29,7 @@ from sea_peft.loop.rows import Decision, Ranking
 @dataclasses.dataclass(frozen=True)
 class UnitRow:
     """One unit at one cycle. `on`: placed. `state`: active when it is on,
-    probe while it is tried, else idle or cooling. `utility` (EMA of ΔDice), `spread` and `score` are None
+    probe while it is tried, else idle or cooling. `utility` (EMA of ΔDice), `standard_error` and `score` are None
     while it is unmeasured; `decision` is None when nothing was decided about it."""
 
     unit: str
@@ -41,7 +41,7 @@ class UnitRow:
     state: str
     on: bool
     utility: float | None
-    spread: float | None
+    standard_error: float | None
     score: float | None
     audits: int
     decision: str | None
@@ -86,7 +86,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
                 state=_state(unit, on, probes, rank),
                 on=unit in on,
                 utility=rank.ema if rank else None,
-                spread=rank.spread if rank else None,
+                standard_error=rank.standard_error if rank else None,
                 score=rank.score if rank else None,
                 audits=rank.audits if rank else 0,
                 decision=decided.decision if decided else None,
@@ -113,7 +113,7 @@ def _state(unit: str, on: set[str], probes: set[str], rank: Ranking | None) -> s
 
 
 UNIT_COLUMNS = (
-    "cycle", "unit", "site", "family", "level", "cost", "delta_dice", "spread", "ema", "iqr", "score",
+    "cycle", "unit", "site", "family", "level", "cost", "delta_dice", "standard_error", "ema", "iqr", "score",
     "state", "votes", "decision", "reason",
 )  # fmt: skip
 
@@ -139,7 +139,11 @@ def unit_table(history: History) -> list[list[Any]]:
             cells = (
                 *(cycle.number, unit, candidate.site, candidate.family, candidate.level, candidate.cost),
                 audited.get(unit),
-                *((rank.spread, rank.ema, rank.iqr, rank.score, rank.state, rank.votes) if rank else (None,) * 6),
+                *(
+                    (rank.standard_error, rank.ema, rank.iqr, rank.score, rank.state, rank.votes)
+                    if rank
+                    else (None,) * 6
+                ),
                 decided.decision if decided else None,
                 _reason(rank, decided),
             )
@@ -179,8 +183,8 @@ def _event_rows(event: Event) -> list[dict[str, Any]]:
             f"{event.phase}, steps {event.first_step} to {event.last_step}, with {len(event.active)} active and "
             f"{len(event.probes)} probing units"
         )
-    elif isinstance(event, Promised):
-        row |= {"units": len(event.promise), "what": "promise of idle units"}
+    elif isinstance(event, SaliencyMeasured):
+        row |= {"units": len(event.saliency), "what": "saliency of idle units"}
     elif isinstance(event, Audited):
         row |= {"units": len(event.rows), "dice": event.dice_on}
         row["what"] = (

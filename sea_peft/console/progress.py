@@ -73,7 +73,7 @@ class RunProgress:
             )
         elif isinstance(event, Allocated) and not event.final and event.cycle == 0 and 0 < event.trial < self._offered:
             self._output.say(
-                f"the cycles have room to try {event.trial} of these units; the others, of less promise for their cost, are left out"
+                f"the cycles have room to try {event.trial} of these units; the others, of less saliency for their cost, are left out"
             )
         elif isinstance(event, Allocated) and event.final:
             self._output.say(f"chosen: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters")

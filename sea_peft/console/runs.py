@@ -78,7 +78,7 @@ def _command(line: str) -> Text:
 
 
 class UnitLines:
-    """Units one a line, and below them why: once where the reason is the same for several. Utility and spread in Dice points."""
+    """Units one a line, and below them why: once where the reason is the same for several. Utility and standard error in Dice points."""
 
     def __init__(self, title: str, rows: Sequence[UnitRow]) -> None:
         self._title, self._rows = title, rows
@@ -112,7 +112,7 @@ class UnitLines:
 def _utility(row: UnitRow) -> str:
     if row.utility is None:
         return "–"
-    return f"{row.utility * 100:+.2f}" + ("" if row.spread is None else f" ± {row.spread * 100:.2f}")
+    return f"{row.utility * 100:+.2f}" + ("" if row.standard_error is None else f" ± {row.standard_error * 100:.2f}")
 
 
 def plan_facts(plan: dict[str, Any]) -> list[Table]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sea_peft.data.chatter import captured
+from sea_peft.data.capture_stdout import capture_stdout
 from sea_peft.data.metaimage import require_sound_metaimage
 from sea_peft.data.nrrd import require_sound_nrrd
 from sea_peft.data.wording import in_plain_words, shown
@@ -39,7 +39,7 @@ def read_itk(path: Path, vector: bool = False) -> tuple[np.ndarray, np.ndarray, 
 
     left_open = _require_sound(path)
     said: list[str] = []
-    with captured(said):
+    with capture_stdout(said):
         image = _read(path, vector)
         array = sitk.GetArrayFromImage(image)
     notes = (*left_open, *harmless(path, said))
@@ -67,7 +67,7 @@ def itk_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
     _require_sound(path, unpack=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with captured([]):
+    with capture_stdout([]):
         reader.ReadImageInformation()
     return reader.GetSize(), reader.GetSpacing()
 

@@ -41,7 +41,7 @@ from sea_peft.jobs.scoring import ARMS, Scores, score, scored
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
-from sea_peft.loop.outcome import Outcome, Rival
+from sea_peft.loop.outcome import Baseline, Outcome
 from sea_peft.loop.policies.fixed import simple_topology
 from sea_peft.loop.recommendation import recommend
 from sea_peft.loop.settings import Shots
@@ -320,24 +320,24 @@ class _Run:
         """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
         for `sea` the simple topology, up to where its search ends. Head and bank are left as they were.
 
-        `compared`: whether rivals are wanted at all; left out: where the policy is held against them.
+        `compared`: whether baselines are wanted at all; left out: where the policy is held against them.
         """
         baselines = bool(self.baselines)
         compared = self.setup.policy.audits if compared is None else compared
         if self.state.arm == "head_only" and (compared or (self.setup.space.head and not baselines)):
-            self._rival("head_only", "head_only", shots, refit=not baselines)
+            self._baseline("head_only", "head_only", shots, refit=not baselines)
         if self.state.arm == "head_only":
             head = self.setup.model.head.state_dict()
             fitted = {name: t.detach().cpu().clone() for name, t in head.items()}
             self._next_arm("simple", head_only=fitted)
         if self.state.arm == "simple":
             if compared:
-                self._rival("simple", simple_topology(self.setup.space), shots, refit=False)
+                self._baseline("simple", simple_topology(self.setup.space), shots, refit=False)
             self._next_arm("policy")
         assert self.state.head_only is not None, "it was fitted, or left at zero, before"
         return self.state.head_only
 
-    def _rival(self, arm: str, policy: str, shots: Shots, refit: bool) -> None:
+    def _baseline(self, arm: str, policy: str, shots: Shots, refit: bool) -> None:
         """Search, and refit where it is to be scored, with a simpler policy; what its search led to is kept for the comparison."""
 
         def steps_only(event: events.Event) -> None:
@@ -348,11 +348,11 @@ class _Run:
         controller = self._controller(policy, shots, steps_only, arm)
         controller.search()
         if (
-            self.state.fold == len(self.setup.folds) and arm not in self.state.rivals
+            self.state.fold == len(self.setup.folds) and arm not in self.state.baselines
         ):  # else it was resumed in the refit
-            rival = controller.as_rival()
-            fields = {f.name: getattr(rival, f.name) for f in dataclasses.fields(rival)}
-            self.state = self.state.model_copy(update={"rivals": {**self.state.rivals, arm: fields}})
+            baseline = controller.as_baseline()
+            fields = {f.name: getattr(baseline, f.name) for f in dataclasses.fields(baseline)}
+            self.state = self.state.model_copy(update={"baselines": {**self.state.baselines, arm: fields}})
             if arm == "head_only" and shots.audit:
                 head = self.setup.model.head.state_dict()
                 cases, told = self.setup.split.audit, self._told("held_out")
@@ -384,7 +384,7 @@ class _Run:
         controller = Controller(
             setup.model, setup.space, setup.fresh_policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
-            rivals=[Rival(**r) for r in self.state.rivals.values()] if arm == "policy" and setup.policy.audits else (),
+            baselines=[Baseline(**r) for r in self.state.baselines.values()] if arm == "policy" and setup.policy.audits else (),
         )  # fmt: skip
         if self.state.arm == arm and self.state.controller is not None:
             with belonging(self.folder.checkpoint):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sea_peft.data.chatter import captured
+from sea_peft.data.capture_stdout import capture_stdout
 from sea_peft.loop.knapsack import Item
 
 
@@ -18,7 +18,7 @@ def optimum(items: Sequence[Item], capacity: int) -> float:
     if not worth:
         return 0.0
     same = np.array([[item.group == group for item in worth] for group in {item.group for item in worth}], dtype=float)
-    with captured([]):  # the solver writes to the process's stdout even when told not to
+    with capture_stdout([]):  # the solver writes to the process's stdout even when told not to
         solution = milp(
             -np.array([item.value for item in worth]),
             constraints=[

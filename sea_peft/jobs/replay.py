@@ -12,7 +12,7 @@ from sea_peft.artefacts.history import History
 from sea_peft.backbones import Site
 from sea_peft.errors import UsageError
 from sea_peft.jobs.optimum import optimum
-from sea_peft.loop.events import Allocated, Audited, Event, Promised, Ranked, RunStarted
+from sea_peft.loop.events import Allocated, Audited, Event, Ranked, RunStarted, SaliencyMeasured
 from sea_peft.loop.policies import make_policy
 from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.rows import Ablation, Candidate
@@ -40,7 +40,7 @@ class Replayed:
 
 
 def replay(events: Sequence[Event]) -> list[Replayed]:
-    """Every allocation of a trace, decided again by the policy's own ranking and knapsack from the promises and audits in the trace.
+    """Every allocation of a trace, decided again by the policy's own ranking and knapsack from the saliencies and audits in the trace.
 
     Raises:
         UsageError: the trace is empty, or its policy or its settings are not known to this version.
@@ -51,9 +51,9 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
     ranked: tuple[str, ...] = ()
     rows: list[Ablation] = []
     for event in events:
-        if isinstance(event, Promised):
-            policy.to_promise(event.cycle)
-            policy.promised(event.cycle, event.promise)
+        if isinstance(event, SaliencyMeasured):
+            policy.needs_saliency(event.cycle)
+            policy.told_saliency(event.cycle, event.saliency)
         elif isinstance(event, Audited):
             policy.to_audit(event.cycle)
             rows = event.rows

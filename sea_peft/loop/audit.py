@@ -22,7 +22,7 @@ SOFT, HARD = "soft", "hard"
 @dataclasses.dataclass(frozen=True)
 class AuditResult:
     """`dice_on`: mean Dice of the audited kind with every gate as it is; `hard_dice`: the same as hard Dice. `patches`: that there are;
-    `forwards`: patch forwards done, the baseline's included."""
+    `forwards`: patch forwards done, the reference pass included."""
 
     dice_on: float
     hard_dice: float
@@ -65,13 +65,19 @@ def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[i
 
 
 def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
-    spread = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
-    return Ablation(unit=unit, delta=statistics.fmean(deltas), spread=spread, patches=len(deltas), deltas=tuple(deltas))
+    standard_error = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
+    return Ablation(
+        unit=unit,
+        delta=statistics.fmean(deltas),
+        standard_error=standard_error,
+        patches=len(deltas),
+        deltas=tuple(deltas),
+    )
 
 
 @contextlib.contextmanager
 def _off(model: Adapted, reuse: BlockReuse, *units: str) -> Iterator[None]:
-    """These open units closed together, and the passes in here told where they differ from the baseline."""
+    """These open units closed together, and the passes in here told where they differ from the reference pass."""
     at: dict[str, list[str]] = {}
     for unit in units:
         at.setdefault(model.bank.units[unit].site.path, []).append(unit)
@@ -134,9 +140,9 @@ class Auditor:
             for images, labels in self.batches:
                 images = images.to(next(self.model.parameters()).device)
                 with BlockReuse(self.model.backbone, self._remembered) as reuse:
-                    baseline = self.model(images).cpu()
-                    on.append(patch_dice(baseline, labels, self.dice))
-                    hard.append(patch_dice(baseline, labels, HARD))
+                    reference_pass = self.model(images).cpu()
+                    on.append(patch_dice(reference_pass, labels, self.dice))
+                    hard.append(patch_dice(reference_pass, labels, HARD))
                     for unit, cutoff in cutoffs.items():
                         if is_decided(deltas[unit], cutoff, error / looks):
                             continue

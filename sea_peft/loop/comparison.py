@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from sea_peft.loop.outcome import Rival
+from sea_peft.loop.outcome import Baseline
 from sea_peft.loop.utility import clearly_better
 
 UNADAPTED = "unadapted"
@@ -23,21 +23,23 @@ class Verdict:
     per_patch: dict[str, list[float]]
 
 
-def compare(name: str, ours: Sequence[float], rivals: Sequence[Rival], unadapted: Sequence[float] | None) -> Verdict:
-    """Hold what policy `name` found against its rivals and the unadapted backbone (None where that knows none of the labels).
+def compare(
+    name: str, ours: Sequence[float], baselines: Sequence[Baseline], unadapted: Sequence[float] | None
+) -> Verdict:
+    """Hold what policy `name` found against its baselines and the unadapted backbone (None where that knows none of the labels).
 
-    A rival that is ahead is named and not shipped instead, however clear its lead: patches of one case say nothing of how cases differ,
-    and at the end of a search half of what was found has learnt for one cycle alone, while a rival has trained one set all along. Where a
-    rival ahead by two standard errors used to be shipped, in 7 of the 63 runs of `rivals_unet`, what `sea` had found is better on the test
+    A baseline that is ahead is named and not shipped instead, however clear its lead: patches of one case say nothing of how cases differ,
+    and at the end of a search half of what was found has learnt for one cycle alone, while a baseline has trained one set all along. Where a
+    baseline ahead by two standard errors used to be shipped, in 7 of the 63 runs of `rivals_unet`, what `sea` had found is better on the test
     cases by 1.3 Dice points in the median, by 16 at most, and worse by 0.5 at most.
     """
-    means = {name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in rivals}
-    per_patch = {name: list(ours)} | {r.name: list(r.dice) for r in rivals}
+    means = {name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in baselines}
+    per_patch = {name: list(ours)} | {r.name: list(r.dice) for r in baselines}
     chosen, reason = name, "hard Dice on the audit patches at the end of the search"
-    for rival in rivals:
-        if means[rival.name] > means[name]:
-            clear = " by more than two standard errors of the patches" if clearly_better(rival.dice, ours) else ""
-            reason += f"; {rival.name} is ahead{clear}"
+    for baseline in baselines:
+        if means[baseline.name] > means[name]:
+            clear = " by more than two standard errors of the patches" if clearly_better(baseline.dice, ours) else ""
+            reason += f"; {baseline.name} is ahead{clear}"
     if unadapted is not None:
         means[UNADAPTED] = statistics.fmean(unadapted)
         per_patch[UNADAPTED] = list(unadapted)

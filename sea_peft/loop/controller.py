@@ -16,7 +16,7 @@ from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.comparison import compare
-from sea_peft.loop.outcome import Outcome, Rival, Seconds
+from sea_peft.loop.outcome import Baseline, Outcome, Seconds
 from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.space import Space
@@ -43,10 +43,10 @@ class Controller:
         callback: events.Callback = events.ignore,
         save: Callable[[Mapping[str, Any]], None] | None = None,
         train_head: bool = True,
-        rivals: Sequence[Rival] = (),
+        baselines: Sequence[Baseline] = (),
     ) -> None:
         self.model, self.space, self.policy, self.settings = model, space, policy, settings
-        self.rivals = tuple(rivals)
+        self.baselines = tuple(baselines)
         self.callback = callback
         self._save = save
         self._trainer = Trainer(model, settings.batch_size, train_head)
@@ -110,9 +110,9 @@ class Controller:
         )
         return Outcome(self._chosen, used, self._patches, self._naive_patches, self.seconds, reason)
 
-    def as_rival(self) -> Rival:
+    def as_baseline(self) -> Baseline:
         """What the search has led to, for another policy to be compared with."""
-        return Rival(self.policy.name, self.auditor.dice_of(self._chosen))
+        return Baseline(self.policy.name, self.auditor.dice_of(self._chosen))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs: JSON types, and tensors under `adapters`, `head` and `optimizer`."""
@@ -156,12 +156,12 @@ class Controller:
 
     def _search_cycle(self, steps: int, first: bool) -> None:
         cycle, policy = self._cycle, self.policy
-        wanted = policy.to_promise(cycle)
+        wanted = policy.needs_saliency(cycle)
         if wanted:
             began = time.monotonic()
-            promise = self._trainer.promise(wanted, self._search_crops, cycle, self.settings.promise_batches)
-            policy.promised(cycle, promise)
-            self.callback(events.Promised(cycle, promise, self._spent("train", began)))
+            saliency = self._trainer.saliency(wanted, self._search_crops, cycle, self.settings.saliency_batches)
+            policy.told_saliency(cycle, saliency)
+            self.callback(events.SaliencyMeasured(cycle, saliency, self._spent("train", began)))
         began = time.monotonic()
         allocation = policy.allocate(cycle)
         self._allocated(cycle, allocation, final=False, began=began)
@@ -207,10 +207,10 @@ class Controller:
         """What was found against the backbone as it came and against simpler policies, before it is refitted.
 
         `searched`: the units that the last cycle trained. They stand for the final choice, which has not been trained together yet,
-        while rivals' units have been all along.
+        while baselines' units have been all along.
         """
         unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
-        verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.rivals, unadapted)
+        verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.baselines, unadapted)
         self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason, verdict.per_patch))
 
     def _train(

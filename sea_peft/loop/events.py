@@ -8,13 +8,13 @@ These classes are the schema of the trace, which holds one of them a line as `{"
 
     run_started
     searched (phase warmup)
-    for every cycle:  promised?  allocated  searched (phase search)  audited?  ranked?
+    for every cycle:  saliency_measured?  allocated  searched (phase search)  audited?  ranked?
     allocated (final)  compared?  searched (phase refit) …
     scored (unadapted, head_only, adapted)  recommended  run_finished
 
 Events with ? come only from policies that ask for them. With --test cv a `folded` for each of the shots comes right after `run_started`. Between
 the final allocation and the refit stand the scores of the scans that were held out while searching (`scored` with `on` held_out), at two shots
-or more. A killed run's trace ends anywhere. From `run_started`, `promised` and `audited`
+or more. A killed run's trace ends anywhere. From `run_started`, `saliency_measured` and `audited`
 alone every `ranked` and `allocated` can be worked out again (`seapeft inspect RUN --replay`).
 """
 
@@ -86,11 +86,11 @@ class Searched(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class Promised(Event):
+class SaliencyMeasured(Event):
     """First-order estimate of what idle units could bring (loss decrease of one optimizer step); not a utility."""
 
     cycle: int
-    promise: dict[str, float]
+    saliency: dict[str, float]
     seconds: float
 
 

@@ -16,7 +16,7 @@ from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has left behind. `estimates`: unit → what audits say. `prior`: base (`Levels`) → how much it promised. `trial`: the
+    """What a search has left behind. `estimates`: unit → what audits say. `prior`: base (`Levels`) → its saliency against its family's. `trial`: the
     units that the cycles could try."""
 
     estimates: Mapping[str, Estimate]
@@ -76,7 +76,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if u.group in taken:
             return f"{taken[u.group]} is taken here"
         if u.group not in tried:
-            return f"the cycles have room for {len(evidence.trial)} units, and others promise more for their cost"
+            return f"the cycles have room for {len(evidence.trial)} units, and others have more saliency for their cost"
         return "others are worth more for their cost"
 
     def decided(unit: str) -> Decision:
@@ -88,7 +88,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
             said = f"score {scores[source]:+.4f} Dice{of} over {audits} audit{'s' * (audits > 1)}"
         if taken.get(units[unit].group) == unit:
             if source is None:
-                said += ": enough promise for its cost"
+                said += ": enough saliency for its cost"
             elif scores[source] < 0:
                 said += ": not clear enough to drop it"
             return Decision(unit, "add" if own is None else "keep", own, said)
@@ -111,5 +111,5 @@ def _harmful(estimate: Estimate, noise: float) -> bool:
         estimate.audits >= 2
         and middle is not None
         and width is not None
-        and middle + width + (estimate.spread or 0.0) < -noise
+        and middle + width + (estimate.standard_error or 0.0) < -noise
     )

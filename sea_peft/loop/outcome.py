@@ -27,7 +27,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rival:
+class Baseline:
     """Another policy at the end of its search, to be compared with. `dice`: hard Dice on every audit patch."""
 
     name: str

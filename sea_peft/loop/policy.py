@@ -54,12 +54,12 @@ class Policy:
         """The set to refit and ship."""
         raise NotImplementedError
 
-    def to_promise(self, cycle: int) -> Sequence[str]:
-        """Units whose promise the loop should measure before this cycle's allocation; empty for none."""
+    def needs_saliency(self, cycle: int) -> Sequence[str]:
+        """Units whose saliency the loop should measure before this cycle's allocation; empty for none."""
         return ()
 
-    def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
-        """What was asked for by `to_promise`."""
+    def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
+        """What was asked for by `needs_saliency`."""
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Open units to ablate after this cycle's training, each with the ΔDice at which the decision about it turns."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Outputs kept of one baseline pass; beyond it later blocks are computed anew.
+# Outputs kept of one reference pass; beyond it later blocks are computed anew.
 MEMORY_LIMIT = 1 << 30
 
 _WEIGHTED = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
@@ -38,7 +38,7 @@ def reusable(network: nn.Module) -> tuple[str, ...]:
 
 @dataclasses.dataclass
 class _Kept:
-    """A module's output in the baseline pass, and how often it had been written to when the module returned it."""
+    """A module's output in the reference pass, and how often it had been written to when the module returned it."""
 
     output: torch.Tensor
     version: int
@@ -50,11 +50,11 @@ class _Kept:
 
 
 class BlockReuse:
-    """While entered, modules of the network remember what they returned in the first forward, the baseline, and return it again for as
-    long as a forward is the baseline's.
+    """While entered, modules of the network remember what they returned in the first forward, the reference pass, and return it again for as
+    long as a forward is the reference pass's.
 
-    A forward under `toggled(path)` is the baseline's until the unit at that path acts: everything that has returned by then was
-    given the very same values. So whatever comes earlier in the baseline's own order is skipped, whole decoders' worth of skips and sums
+    A forward under `toggled(path)` is the reference pass's until the unit at that path acts: everything that has returned by then was
+    given the very same values. So whatever comes earlier in the reference pass's own order is skipped, whole decoders' worth of skips and sums
     included, and whatever comes later is computed: the numbers are those of a plain forward, bit for bit. A module that holds the toggled
     one runs; one that fires twice, writes into its input, or whose output was written to afterwards (`tensor._version`) is never skipped.
     Forward hooks (adapters) on a module still act, on the kept output.
@@ -72,7 +72,7 @@ class BlockReuse:
         self._kept: dict[str, _Kept] = {}
         self._fired: set[str] = set()
         self._input: torch.Tensor | None = None
-        self._baseline = True
+        self._reference = True
         self._toggled: list[nn.Module] = []  # of all contexts that are entered
         self._diverged = False
         self.reused = 0
@@ -105,7 +105,7 @@ class BlockReuse:
 
     @contextlib.contextmanager
     def toggled(self, path: str, before: bool = False) -> Iterator[None]:
-        """Forwards in here differ from the baseline at this module path and nowhere else: in what becomes of the module's output, or,
+        """Forwards in here differ from the reference pass at this module path and nowhere else: in what becomes of the module's output, or,
         `before` it runs, in what it is given or in the weights that it runs with. Nested, they differ at each of the paths."""
         module = self._network.get_submodule(path)
         handle = (
@@ -128,14 +128,14 @@ class BlockReuse:
         self._diverged = False
 
     def _end(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
-        self._baseline = False
+        self._reference = False
 
     def _diverge(self) -> None:
         self._diverged = True
 
     def _remembering(self, path: str, forward: Any) -> Any:
         def wrapped(*inputs: Any, **kwargs: Any) -> Any:
-            if self._baseline:
+            if self._reference:
                 return self._first(path, forward, inputs, kwargs)
             kept = self._kept.get(path)
             if kept is None or self._diverged or not (self._inside[path].isdisjoint(self._toggled) and kept.intact):
@@ -146,7 +146,7 @@ class BlockReuse:
         return wrapped
 
     def _first(self, path: str, forward: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The baseline's pass through one module."""
+        """The reference pass through one module."""
         given = [*inputs, *kwargs.values()]
         before = [x._version for x in given if isinstance(x, torch.Tensor)]
         output = forward(*inputs, **kwargs)

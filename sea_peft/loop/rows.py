@@ -41,12 +41,12 @@ class Candidate(_Row):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ablation(_Row):
-    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `spread`: standard error of that mean,
+    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `standard_error`: standard error of that mean,
     None where there is one patch alone and nothing to estimate it from. `deltas`: of every patch it was measured on."""
 
     unit: str
     delta: float
-    spread: float | None
+    standard_error: float | None
     patches: int
     deltas: tuple[float, ...]
 
@@ -54,7 +54,7 @@ class Ablation(_Row):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranking(_Row):
     """Where an audit leaves a unit. `state`, `was`: idle, probe, active or cooling. `delta`: of this audit, None where the unit only moved.
-    `ema` to `spread`: what is known of it by now, None while it is unmeasured; `audits`: how often it was measured."""
+    `ema` to `standard_error`: what is known of it by now, None while it is unmeasured; `audits`: how often it was measured."""
 
     unit: str
     state: str
@@ -64,7 +64,7 @@ class Ranking(_Row):
     median: float | None
     iqr: float | None
     score: float | None
-    spread: float | None
+    standard_error: float | None
     audits: int
     votes: int
     guard: int

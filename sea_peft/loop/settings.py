@@ -14,8 +14,8 @@ from sea_peft.data.prepare import Scan
 class LoopSettings:
     """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
     `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
-    `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `promise_batches`: batches behind a
-    promise. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits. Policies
+    `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `saliency_batches`: batches behind a
+    saliency. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits. Policies
     that are compared then have the same time, and not the same steps. `augmentation`: of crops for training; audits see scans as they are.
     """
 
@@ -28,7 +28,7 @@ class LoopSettings:
     audit_patches: int = 6
     audit_dice: str = "soft"
     audit_error: float = 0.01
-    promise_batches: int = 4
+    saliency_batches: int = 4
     augmentation: Augmentation = augment.GREY_VALUES
     time_limit: float | None = None
 

@@ -17,10 +17,10 @@ from sea_peft.errors import DeviceError
 
 # The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
 HEAD_LEARNING_RATE = 1e-2
-# Batches for promise are drawn far beyond any training step, so that they are nobody's training batch.
-_PROMISE_STREAM = 1_000_000
-# Units whose promise is looked at together: each keeps activations for the backward pass.
-_PROMISED_AT_ONCE = 128
+# Batches for saliency are drawn far beyond any training step, so that they are nobody's training batch.
+_SALIENCY_STREAM = 1_000_000
+# Units whose saliency is looked at together: each keeps activations for the backward pass.
+_RANKED_AT_ONCE = 128
 # Steps on CUDA between two readings of their losses.
 _STEPS_QUEUED = 10
 
@@ -125,25 +125,25 @@ class Trainer:
         self._state |= {key: optimizer.state[p] for key, (p, _) in named.items()}
         return sum(losses) / count
 
-    def promise(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
+    def saliency(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
         """First-order estimate of what each unit could bring: learning rate × Σ|mean gradient|, the loss decrease of one sign-like
         (Adam's first) step. The units are opened at what they are now; freshly built they are the identity, so the forward is the
         current model's. `round` picks batches of their own. Nothing is changed.
         """
-        passes = -(-len(units) // _PROMISED_AT_ONCE)
+        passes = -(-len(units) // _RANKED_AT_ONCE)
         listed = list(units)
         # every n-th of them, so that no pass holds all of the sites with the largest volumes
         found = {
-            u: p for i in range(passes) for u, p in self._promise(listed[i::passes], batches, round, count).items()
+            u: p for i in range(passes) for u, p in self._saliency(listed[i::passes], batches, round, count).items()
         }
         return {u: found[u] for u in listed}
 
-    def _promise(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
+    def _saliency(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
         bank = self.model.bank
         with bank.only(bank.active | set(units)):
             sums: dict[str, list[torch.Tensor]] = {}
             for i in range(count):
-                images, labels = batches.batch(_PROMISE_STREAM + round * count + i, self.batch_size)
+                images, labels = batches.batch(_SALIENCY_STREAM + round * count + i, self.batch_size)
                 parameters = {u: list(bank[u].parameters()) for u in units}
                 flat = [p for ps in parameters.values() for p in ps]
                 gradients = iter(torch.autograd.grad(self._loss(images, labels), flat, allow_unused=True))

@@ -25,8 +25,8 @@ class Levels:
         self.size = {u.id: (space.cost(u) / space.cost(units[self.base[u.id]])) ** growth for u in space.units}
 
 
-def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float) -> dict[str, float]:
-    """What a unit is worth before any audit, beside an average one of its family: 1 − weight + weight · promise / its family's mean.
+def prior(units: Mapping[str, Unit], saliency: Mapping[str, float], weight: float) -> dict[str, float]:
+    """What a unit is worth before any audit, beside an average one of its family: 1 − weight + weight · saliency / its family's mean.
 
     Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
     of a product. Half of it at most, since a large first gradient says more about the first steps than about the last. As a choice by
@@ -34,12 +34,12 @@ def prior(units: Mapping[str, Unit], promise: Mapping[str, float], weight: float
     -1.2 ± 2.2 at 0.1%, all of the loss on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
     """
     own: dict[str, list[float]] = {}
-    for unit, value in promise.items():
+    for unit, value in saliency.items():
         own.setdefault(units[unit].family, []).append(value)
     mean = {family: statistics.fmean(values) for family, values in own.items()}
     return {
         u: 1 - weight + weight * value / mean[units[u].family] if mean[units[u].family] > 0 else 1.0
-        for u, value in promise.items()
+        for u, value in saliency.items()
     }
 
 

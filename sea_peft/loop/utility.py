@@ -28,22 +28,22 @@ class UtilitySettings:
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """What is known of one unit. `ema`: smoothed ΔDice, None while unmeasured (which is not 0). `window`: the last ΔDice, oldest
-    first. `spread`: standard error over patches of the last ΔDice. `audits`: how often it was measured."""
+    first. `standard_error`: standard error over patches of the last ΔDice. `audits`: how often it was measured."""
 
     ema: float | None = None
     window: tuple[float, ...] = ()
-    spread: float | None = None
+    standard_error: float | None = None
     audits: int = 0
 
 
 UNMEASURED = Estimate()
 
 
-def observe(estimate: Estimate, delta: float, spread: float | None, settings: UtilitySettings) -> Estimate:
+def observe(estimate: Estimate, delta: float, standard_error: float | None, settings: UtilitySettings) -> Estimate:
     """One audit's ΔDice of the unit. EMA_t = d·EMA_{t−1} + (1 − d)·Δ_t, begun at the first Δ."""
     ema = delta if estimate.ema is None else settings.decay * estimate.ema + (1 - settings.decay) * delta
     window = (*estimate.window, delta)[-settings.window :]
-    return Estimate(ema, window, spread, estimate.audits + 1)
+    return Estimate(ema, window, standard_error, estimate.audits + 1)
 
 
 def median(estimate: Estimate) -> float | None:
@@ -78,7 +78,7 @@ def is_decided(deltas: Sequence[float], cutoff: float, error: float) -> bool:
 
     One-sided t test of the patches' mean against the cut-off (Student 1908): decided when the chance of being on the wrong side is at
     most `error`. `deltas`: ΔDice of the unit on every patch so far. With one patch, or with `error` 0, nothing is ever decided; without
-    any spread everything is, unless it lies on the cut-off itself.
+    any scatter everything is, unless it lies on the cut-off itself.
     """
     if len(deltas) < 2 or error <= 0:
         return False

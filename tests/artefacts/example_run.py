@@ -81,7 +81,7 @@ class _Run:
         settings = {"loop": {"steps": 90, "warmup_share": 0.08}, "policy": {"utility": {"decay": 0.93}}}
         yield ev.RunStarted("sea", self.seed, self.limit, HEAD, BACKBONE, self.units, settings, split)
         yield ev.Searched(-1, "warmup", 0, 7, 0.9, [], [], 1.0)
-        yield ev.Promised(0, {unit: rng.random() * 1e-3 for unit in cost}, 0.2)
+        yield ev.SaliencyMeasured(0, {unit: rng.random() * 1e-3 for unit in cost}, 0.2)
         for cycle in range(self.cycles):
             yield (allocated := self.allocate(cycle, final=False))
             for step in range(20):
@@ -91,7 +91,11 @@ class _Run:
             yield ev.Searched(cycle, "search", first, first + 20, loss, allocated.active, allocated.probes, 2.5)
             rows = [
                 Ablation(
-                    unit=u, delta=self.truth[u] + rng.gauss(0, 0.003), spread=0.003, patches=8, deltas=(0.001,) * 8
+                    unit=u,
+                    delta=self.truth[u] + rng.gauss(0, 0.003),
+                    standard_error=0.003,
+                    patches=8,
+                    deltas=(0.001,) * 8,
                 )
                 for u in on
             ]
@@ -125,7 +129,7 @@ class _Run:
             if unit not in self.ema and used + self.cost[unit] <= self.limit and len(probes) < 4:
                 probes.append(unit)
                 used += self.cost[unit]
-                decisions.append(self.decide(unit, "probe", "by promise"))
+                decisions.append(self.decide(unit, "probe", "by saliency"))
         changes = len(set(chosen) ^ set(self.active))
         self.active = sorted(chosen)
         value = sum(self.ema[u] for u in chosen)
@@ -145,7 +149,8 @@ class _Run:
         good = ema > 0.002
         return Ranking(
             unit=unit, state="active" if good else "cooling", was=was, delta=delta, ema=ema, median=ema, iqr=0.001, score=ema - 0.00025,
-            spread=row.spread, audits=cycle + 1, votes=1 if good else -1, guard=0, reason="votes for it" if good else "votes against it",
+            standard_error=row.standard_error, audits=cycle + 1, votes=1 if good else -1, guard=0,
+            reason="votes for it" if good else "votes against it",
         )  # fmt: skip
 
     def scored(self, arm: str, mean: float | None, cases: list[str]) -> ev.Scored:

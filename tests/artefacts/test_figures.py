@@ -20,7 +20,7 @@ from sea_peft.loop import events as ev
 
 def without_units(events):
     """A head-only run on a profile that offers nothing."""
-    kept = [e for e in events if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared, ev.Promised))]
+    kept = [e for e in events if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared, ev.SaliencyMeasured))]
     empty = {"units": [], "active": [], "probes": [], "decisions": []}
     return [
         dataclasses.replace(e, **{field: value for field, value in empty.items() if hasattr(e, field)}) for e in kept

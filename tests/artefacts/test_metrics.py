@@ -38,7 +38,7 @@ def test_values_are_those_of_the_events(events):
             assert known["alloc/units_on", event.cycle] == len(event.active)
         elif isinstance(event, ev.Audited):
             assert known["val/dice", event.cycle] == event.dice_on
-            assert known["audit/noise", event.cycle] == statistics.median(row.spread for row in event.rows)
+            assert known["audit/noise", event.cycle] == statistics.median(row.standard_error for row in event.rows)
         elif isinstance(event, ev.Ranked):
             keys = names_in_keys("unit", History.of(events).units)
             for row in event.rows:

@@ -68,7 +68,7 @@ def test_an_incomplete_last_line_is_dropped_but_any_other_is_an_error(tmp_path, 
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     assert read_trace(path) == written(events)[:-1]
-    path.write_bytes(whole.replace(b'{"event": "promised"', b"{", 1))
+    path.write_bytes(whole.replace(b'{"event": "saliency_measured"', b"{", 1))
     with pytest.raises(UsageError, match="line 3 is not JSON"):
         read_trace(path)
 

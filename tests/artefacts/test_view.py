@@ -21,7 +21,7 @@ def test_unmeasured_is_not_zero(events):
     measured = {row.unit for e in events if isinstance(e, ev.Ranked) for row in e.rows}
     for row in summarise(events):
         assert (row.utility is None) == (row.unit not in measured)
-        assert (row.spread is None) == (row.utility is None)
+        assert (row.standard_error is None) == (row.utility is None)
 
 
 def test_statistics_are_the_last_ones_up_to_the_cycle(events):

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from synthetic_scans import AFFINE, scan
 
-from sea_peft.data.chatter import captured
+from sea_peft.data.capture_stdout import capture_stdout
 from sea_peft.data.checks import check
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import prepare
@@ -108,7 +108,7 @@ def test_captured_gives_the_terminal_back(capfd):
         os.write(2, b"lost\n" * 100)
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), captured(notes):
+    with pytest.raises(ZeroDivisionError), capture_stdout(notes):
         broken()
     os.write(1, b"out")
     os.write(2, b"err")

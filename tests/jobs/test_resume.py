@@ -26,7 +26,13 @@ KILLS_AT_LEAST = 20
 # Phase of a training step, or kind of an event → what a run is doing then.
 DOING = {
     **{"run_started": "begin", "prepare": "begin", "head_only": "head_only", "simple": "simple", "warmup": "search"},
-    **{"search": "search", "searched": "search", "promised": "search", "allocated": "search", "audited": "search"},
+    **{
+        "search": "search",
+        "searched": "search",
+        "saliency_measured": "search",
+        "allocated": "search",
+        "audited": "search",
+    },
     **{
         "ranked": "search",
         "held_out": "refit",

@@ -83,7 +83,7 @@ def test_an_audit_is_what_forwards_without_the_unit_give(dice):
                 off = torch.cat([patch_dice(adapted(images[i : i + 2]), labels[i : i + 2], dice) for i in (0, 2, 4)])
             delta = whole - off
             assert row.delta == float(delta.mean())
-            assert row.spread == pytest.approx(float(delta.std()) / len(delta) ** 0.5)
+            assert row.standard_error == pytest.approx(float(delta.std()) / len(delta) ** 0.5)
             assert row.patches == 5
             assert row.deltas == tuple(delta.tolist())
     assert result.dice_on == float(whole.mean())
@@ -113,7 +113,7 @@ def test_a_unit_without_any_effect_is_worth_exactly_nothing():
     idle = next(u for u in adapted.bank.units if u not in opened and adapted.bank.units[u].family == "lora")
     adapted.bank.activate([*opened, idle])
     row = _auditor(adapted).audit(_all([idle])).rows[0]
-    assert (row.delta, row.spread) == (0.0, 0.0)
+    assert (row.delta, row.standard_error) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -180,7 +180,7 @@ def test_a_single_patch_has_no_spread():
     adapted, opened = _trained()
     images, labels = _patches(1)
     row = Auditor(adapted, images, labels, batch=2).audit(_all(opened[:1])).rows[0]
-    assert (row.spread, row.patches) == (None, 1)
+    assert (row.standard_error, row.patches) == (None, 1)
 
 
 def test_repeated_patches_count_once():
@@ -212,7 +212,7 @@ def test_units_clear_of_their_cutoff_are_left_alone_and_the_others_measured_as_b
     images, labels = CropSampler([tiny.scan(1), tiny.scan(2)], (16, 16, 16), seed=3).fixed(12)
     auditor = Auditor(adapted, images, labels, batch=2)
     whole = {row.unit: row for row in auditor.audit(_all(opened)).rows}
-    far = {unit: whole[unit].delta + 1e3 * (whole[unit].spread + 1e-3) for unit in opened}
+    far = {unit: whole[unit].delta + 1e3 * (whole[unit].standard_error + 1e-3) for unit in opened}
     spared = auditor.audit(far, error=0.1)
     assert [row.patches for row in spared.rows] == [2] * len(opened)
     for row in spared.rows:

@@ -16,7 +16,7 @@ from sea_peft.data.crops import hold_out_labels
 from sea_peft.errors import BudgetError
 from sea_peft.loop import controller, events
 from sea_peft.loop.controller import Controller
-from sea_peft.loop.outcome import Outcome, Rival
+from sea_peft.loop.outcome import Baseline, Outcome
 from sea_peft.loop.policies import make_policy
 from sea_peft.loop.policies.sea import Sea, SeaSettings
 from sea_peft.loop.policy import Allocation, Policy
@@ -24,14 +24,14 @@ from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.space import Space
 
 PATCH = (16, 16, 16)
-SETTINGS = LoopSettings(steps=20, cycles=3, patch=PATCH, batch_size=1, audit_patches=2, promise_batches=1)
+SETTINGS = LoopSettings(steps=20, cycles=3, patch=PATCH, batch_size=1, audit_patches=2, saliency_batches=1)
 SHOTS = Shots((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
 
 
 class Curious(Sea):
-    """Asks for promises before every allocation, not only before the first."""
+    """Asks for saliencies before every allocation, not only before the first."""
 
-    def to_promise(self, cycle: int) -> Sequence[str]:
+    def needs_saliency(self, cycle: int) -> Sequence[str]:
         return self._levels.bases
 
 
@@ -232,10 +232,10 @@ def test_coverage_patches_and_comparison_add_up():
     assert compared[0].dice[compared[0].chosen] >= compared[0].dice["unadapted"]
 
 
-def test_rivals_change_nothing_but_the_comparison_however_good_they_are():
+def test_baselines_change_nothing_but_the_comparison_however_good_they_are():
     patches = _prepared().controller.auditor.patches
-    rivals = [Rival("head_only", (0.999,) * patches), Rival("affine", (0.0,) * patches)]
-    alone, held = _run(), _run(rivals=rivals)
+    baselines = [Baseline("head_only", (0.999,) * patches), Baseline("affine", (0.0,) * patches)]
+    alone, held = _run(), _run(baselines=baselines)
     assert _same_tensors(alone.tensors, held.tensors)
     assert [e for e in alone.said if not isinstance(e, events.Compared)] == [
         e for e in held.said if not isinstance(e, events.Compared)
@@ -248,7 +248,7 @@ def test_rivals_change_nothing_but_the_comparison_however_good_they_are():
 def test_a_search_ends_where_the_refit_begins_and_the_run_goes_on_from_there():
     run = _prepared()
     run.controller.search()
-    as_found = run.controller.as_rival()
+    as_found = run.controller.as_baseline()
     assert not [e for e in run.of(events.Searched) if e.phase == "refit"]
     assert len(as_found.dice) == run.controller.auditor.patches
     run.outcome = run.controller.run()

@@ -2,7 +2,7 @@
 
 A synthetic objective: of 24 sites, six sites of the costly families are useful and the others worth nothing on average. What a unit brings
 grows with the root of its level; in an audit it shows only as far as the unit has been trained, under noise. Sizes as measured on phantoms:
-|ΔDice| 0.004–0.011 on average and up to 0.04–0.08, per-crop spread 0.002–0.005.
+|ΔDice| 0.004–0.011 on average and up to 0.04–0.08, standard error over crops 0.002–0.005.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class World:
                 truth[unit.id] = by_site[unit.site.path] * (unit.cost / smallest) ** 0.5 / 2
         return cls(audit_space, truth, chosen, seed)
 
-    def promise(self, faith: float) -> Callable[[str], float]:
+    def saliency(self, faith: float) -> Callable[[str], float]:
         """The size of a gradient: it sees usefulness with `faith`, and something else for the rest; never the sign."""
         rng = random.Random(self.seed + 1)
         typical = statistics.mean(abs(t) for t in self.truth.values())
@@ -81,7 +81,7 @@ class World:
                     cycles_open[unit] = cycles_open.get(unit, 0) + 1
                 return allocation
 
-        return converse(Trained(), self.space, CYCLES, self.promise(faith), measure)
+        return converse(Trained(), self.space, CYCLES, self.saliency(faith), measure)
 
     def found(self, active: Iterable[str]) -> float:
         """Share of the budget that lies at useful sites."""
@@ -128,14 +128,14 @@ def _table(rates: dict[str, tuple[float, float]]) -> str:
 @pytest.mark.parametrize("faith", [0.0, 0.3, 0.7])
 def test_the_engine_finds_the_planted_units_more_often_than_chance_and_uniform_choice(faith):
     """Measured over 30 worlds, share of the budget at useful sites (of the best Dice): random 0.15 (0.20), cheapest first 0.15 (0.47),
-    LoRA everywhere 0.17 (0.29), ConvAdapter everywhere 0.10 (0.12), affine with LoRA r4 0.17 (0.41); sea 0.33 (0.66) when promises say
+    LoRA everywhere 0.17 (0.29), ConvAdapter everywhere 0.10 (0.12), affine with LoRA r4 0.17 (0.41); sea 0.33 (0.66) when saliencies say
     nothing, 0.40 (0.73) when they say a little, 0.50 (0.80) when they say much."""
     rates = {name: _rates(_fixed(name)) for name in ("random", "cheapest", "lora", "conv_adapter", "affine_lora")}
     ours = _rates(_sea(faith))
-    rivals = [max(column) for column in zip(*rates.values(), strict=True)]
+    baselines = [max(column) for column in zip(*rates.values(), strict=True)]
     message = _table(rates | {"sea": ours})
-    assert ours[0] > rivals[0] + 0.1, message
-    assert ours[1] > rivals[1] + 0.05, message
+    assert ours[0] > baselines[0] + 0.1, message
+    assert ours[1] > baselines[1] + 0.05, message
 
 
 def test_more_noise_finds_less_but_still_more_than_chance():
@@ -144,7 +144,7 @@ def test_more_noise_finds_less_but_still_more_than_chance():
     assert quiet[1] > loud[1] > chance[1] + 0.1, message
 
 
-def test_audits_add_to_what_promises_say():
+def test_audits_add_to_what_saliencies_say():
     """Against the same engine without audits. Measured over 30 worlds: 0.40 of the budget (0.73 of the Dice) with, 0.25 (0.60) without."""
     told, not_told = _rates(_sea(0.3)), _rates(_sea(0.3, audit_units=0))
     assert told[1] > not_told[1] + 0.1, _table({"with audits": told, "without": not_told})

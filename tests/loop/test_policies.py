@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import check_allocation, space
 
-import benchmarks.policies  # noqa: F401  (what is registered there keeps the same promises)
+import benchmarks.policies  # noqa: F401  (what is registered there keeps what these promise)
 from sea_peft.adapters import families, total_cost
 from sea_peft.errors import BudgetError, UsageError
 from sea_peft.loop.policies import make_policy, policies, policy_entry
@@ -177,10 +177,12 @@ def test_adaptive_ranks_follow_importance_and_remember_it():
     by_id = audit_space.by_id
 
     def tell(policy, cycle, favourite):
-        asked = policy.to_promise(cycle)
+        asked = policy.needs_saliency(cycle)
         assert {by_id[u].family for u in asked} == {"lora"}
         assert len({by_id[u].site.path for u in asked}) == len(asked)
-        policy.promised(cycle, {u: by_id[u].level * (9.0 if by_id[u].site.path == favourite else 1.0) for u in asked})
+        policy.told_saliency(
+            cycle, {u: by_id[u].level * (9.0 if by_id[u].site.path == favourite else 1.0) for u in asked}
+        )
 
     tell(policy, 0, "conv3")
     first = policy.allocate(0)
@@ -191,7 +193,7 @@ def test_adaptive_ranks_follow_importance_and_remember_it():
         u.id for u in audit_space.units if u.family == "affine"
     }
     assert set(rank.values()) != {8}
-    assert not set(policy.to_promise(1)) & set(first.active), (
+    assert not set(policy.needs_saliency(1)) & set(first.active), (
         "a trained unit's gradient says nothing of what is lacking"
     )
     copy = fixed_policy("adalora", audit_space, 0)
@@ -243,8 +245,8 @@ def test_what_a_topology_needs_on_offer_exists(name):
 
 def test_a_fixed_topology_asks_for_nothing_and_listens_to_nothing():
     policy = fixed_policy("affine", space(), 0)
-    assert (policy.audits, policy.to_promise(0), policy.to_audit(0)) == (False, (), {})
-    policy.promised(0, {})
+    assert (policy.audits, policy.needs_saliency(0), policy.to_audit(0)) == (False, (), {})
+    policy.told_saliency(0, {})
     assert policy.audited(0, []) == []
     assert {d.decision for d in policy.allocate(0).decisions} == {"add"}
     assert {d.decision for d in policy.allocate(1).decisions} == {"keep"}

@@ -9,7 +9,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import check_allocation, constant, converse, noisy, replay, space
+from worlds import check_allocation, constant, converse, heard, noisy, replay, space
 
 from sea_peft.adapters import total_cost
 from sea_peft.loop.policies.sea import Sea, SeaSettings
@@ -30,7 +30,7 @@ SETTINGS = st.builds(
 )
 
 
-def _promise(seed: int):
+def _saliency(seed: int):
     rng = random.Random(seed)
     return lambda _unit: rng.choice((0.0, rng.random()))
 
@@ -40,7 +40,7 @@ def _promise(seed: int):
 def test_open_units_never_exceed_the_budget_and_decisions_have_reasons(share, seed, rules):
     """`converse` checks every allocation: budget, one unit a (site, family), reasons, gap."""
     audit_space = space(share=share, seed=seed)
-    said = converse(Sea(audit_space, rules), audit_space, CYCLES, _promise(seed), noisy(seed))
+    said = converse(Sea(audit_space, rules), audit_space, CYCLES, _saliency(seed), noisy(seed))
     for rows in said.ranked:
         assert all(row.reason for row in rows)
         assert all(row.state in (IDLE, PROBE, ACTIVE, COOLING) for row in rows)
@@ -51,9 +51,9 @@ def test_open_units_never_exceed_the_budget_and_decisions_have_reasons(share, se
 
 @given(share=SHARES, seed=SEEDS)
 @settings(max_examples=25)
-def test_recorded_promises_and_audits_replay_every_allocation(share, seed):
+def test_recorded_saliencies_and_audits_replay_every_allocation(share, seed):
     audit_space = space(share=share, seed=seed)
-    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _promise(seed), noisy(seed))
+    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed))
     assert replay(Sea(audit_space, SeaSettings()), said, CYCLES) == said.allocations
 
 
@@ -61,15 +61,15 @@ def test_recorded_promises_and_audits_replay_every_allocation(share, seed):
 @settings(max_examples=25)
 def test_state_written_as_json_and_read_back_goes_on_as_if_nothing_had_been(seed, until):
     audit_space = space(seed=seed)
-    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _promise(seed), noisy(seed))
+    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed))
     policy = Sea(audit_space, SeaSettings())
     for cycle in range(CYCLES):
         if cycle == until:
             state = json.loads(json.dumps(policy.state_dict()))
             policy = Sea(audit_space, SeaSettings())
             policy.load_state_dict(state)
-        if cycle in said.promises:
-            policy.promised(cycle, said.promises[cycle])
+        if cycle in said.saliencies:
+            policy.told_saliency(cycle, said.saliencies[cycle])
         assert policy.allocate(cycle) == said.allocations[cycle]
         policy.audited(cycle, said.audits[cycle])
     assert policy.final() == said.allocations[-1]
@@ -80,12 +80,12 @@ def test_state_written_as_json_and_read_back_goes_on_as_if_nothing_had_been(seed
 def test_the_order_of_the_units_on_offer_does_not_matter(seed):
     here = space(seed=seed)
     there = Space(tuple(sorted(here.units, key=lambda u: u.id)), here.limit, here.head)
-    promises = {u.id: i * 0.01 for i, u in enumerate(here.units)}
+    saliencies = {u.id: i * 0.01 for i, u in enumerate(here.units)}
     deltas = {u.id: random.Random(u.id).gauss(0, 0.01) for u in here.units}
 
     def run(audit_space):
         return converse(
-            Sea(audit_space, SeaSettings()), audit_space, CYCLES, promises.__getitem__, lambda u, _: (deltas[u], 0.0)
+            Sea(audit_space, SeaSettings()), audit_space, CYCLES, saliencies.__getitem__, lambda u, _: (deltas[u], 0.0)
         )
 
     ours, theirs = run(here), run(there)
@@ -99,33 +99,33 @@ def test_a_budget_that_binds_is_used():
     assert used > 0.9 * audit_space.capacity
 
 
-def test_the_first_cycle_asks_for_the_promise_of_the_smallest_levels_and_probes_what_promises_most():
+def test_the_first_cycle_asks_for_the_saliency_of_the_smallest_levels_and_probes_the_most_salient():
     audit_space = space(share=0.05)
     policy = Sea(audit_space, SeaSettings())
-    asked = [audit_space.by_id[u] for u in policy.to_promise(0)]
+    asked = [audit_space.by_id[u] for u in policy.needs_saliency(0)]
     assert len({(u.group, u.placement) for u in asked}) == len(asked)
     for unit in asked:
         siblings = [u for u in audit_space.units if (u.group, u.placement) == (unit.group, unit.placement)]
         assert unit.cost == min(u.cost for u in siblings)
     best = max((u for u in asked if u.cost <= audit_space.capacity), key=lambda u: u.site.order)
-    policy.promised(0, {u.id: float(u == best) * 1e6 for u in asked})
+    policy.told_saliency(0, {u.id: float(u == best) * 1e6 for u in asked})
     first = policy.allocate(0)
     assert first.active == ()
     assert best.group in {audit_space.by_id[u].group for u in first.probes}
 
 
-def test_where_nothing_promises_more_a_roomy_budget_buys_larger_levels_and_a_tight_one_the_smallest():
+def test_where_nothing_is_more_salient_a_roomy_budget_buys_larger_levels_and_a_tight_one_the_smallest():
     def levels(share):
         audit_space = space(share=share)
         policy = Sea(audit_space, SeaSettings())
-        policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+        policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
         return {audit_space.by_id[u].level for u in policy.allocate(0).probes if u.startswith("lora")}
 
     assert levels(0.02) <= {1, 2}
     assert 8 in levels(0.9)
 
 
-def test_the_prior_is_halfway_between_one_and_the_promise_over_its_familys_mean():
+def test_the_prior_is_halfway_between_one_and_the_saliency_over_its_familys_mean():
     audit_space = space(sites=2, levels=(1,))
     lora, affine = ([u.id for u in audit_space.units if u.family == f] for f in ("lora", "affine"))
     found = prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0, affine[0]: 500.0}, 0.5)
@@ -137,13 +137,13 @@ def test_the_prior_is_halfway_between_one_and_the_promise_over_its_familys_mean(
 # -- coverage ----------------------------------------------------------------------------------------------
 
 
-def test_what_the_cycles_cannot_try_is_left_out_by_promise_and_says_so():
+def test_what_the_cycles_cannot_try_is_left_out_by_saliency_and_says_so():
     audit_space = space(share=0.02)
     policy = Sea(audit_space, SeaSettings(cycles=3))
     said = converse(
         policy, audit_space, 3, lambda u: float(audit_space.by_id[u].cost * (u.startswith("lora"))), noisy(0)
     )
-    starting = set(said.promises[0])
+    starting = set(said.saliencies[0])
     assert 0 < len(policy.trial) < len({audit_space.by_id[u].group for u in starting})
     assert total_cost(audit_space.by_id[u] for u in policy.trial) <= 3 * audit_space.capacity
     reasons = {d.unit: d.reason for d in said.allocations[-1].decisions}
@@ -163,11 +163,11 @@ def test_every_unit_on_trial_is_tried_when_the_cycles_suffice():
 def test_a_probe_that_audits_speak_for_stays_and_one_that_they_say_nothing_of_makes_room():
     audit_space = space(share=0.05)
     policy = Sea(audit_space, SeaSettings(cycles=8, probe_share=0.4))
-    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
     first = policy.allocate(0).open
     good = policy.to_audit(0).keys() & set(first)
     good = max(good, key=lambda u: (audit_space.by_id[u].cost, u))
-    policy.audited(0, [{"unit": u, "delta": 0.05 if u == good else 0.0, "spread": 0.0} for u in policy.to_audit(0)])
+    policy.audited(0, [heard(u, 0.05 if u == good else 0.0, 0.0) for u in policy.to_audit(0)])
     second = policy.allocate(1).open
     assert good in second
     assert set(second) - set(first), "nobody new was tried"
@@ -203,14 +203,14 @@ def test_being_left_out_of_an_audit_loses_no_vote():
     """REFERENCE §1.4: the published code loses votes and guards with every audit."""
     audit_space = space(sites=4, share=0.9)
     policy = Sea(audit_space, dataclasses.replace(SeaSettings(), ranking=RankingSettings(votes=3)))
-    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
     opened = policy.allocate(0).open
     watched, *others = opened
-    policy.audited(0, [{"unit": watched, "delta": 0.02, "spread": 0.0}])
+    policy.audited(0, [heard(watched, 0.02, 0.0)])
     votes = policy.state_dict()["standing"][watched]["votes"]
     assert votes == 1
     policy.allocate(1)
-    policy.audited(1, [{"unit": u, "delta": 0.02, "spread": 0.0} for u in others[:2]])
+    policy.audited(1, [heard(u, 0.02, 0.0) for u in others[:2]])
     assert policy.state_dict()["standing"][watched]["votes"] == votes
 
 
@@ -225,13 +225,13 @@ def _states(deltas: list[float]) -> list[str]:
     """The state of a unit after every audit, and again after every allocation that follows, with these ΔDice."""
     audit_space = _world_of_two()
     policy = Sea(audit_space, SeaSettings())
-    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
     unit = audit_space.units[0].id
     states = []
     for cycle, delta in enumerate(deltas):
         policy.allocate(cycle)
         states.append(policy.state_dict()["standing"][unit]["state"])
-        policy.audited(cycle, [{"unit": unit, "delta": delta, "spread": 0.0}] if unit in policy.to_audit(cycle) else [])
+        policy.audited(cycle, [heard(unit, delta, 0.0)] if unit in policy.to_audit(cycle) else [])
         states.append(policy.state_dict()["standing"][unit]["state"])
     return states
 
@@ -285,10 +285,10 @@ def test_the_final_choice_takes_no_unit_whose_audits_speak_against_it():
     assert not set(said.allocations[-1].active) & measured & harmful
 
 
-def test_without_any_audit_the_final_choice_is_by_promise():
+def test_without_any_audit_the_final_choice_is_by_saliency():
     audit_space = space(share=0.1)
     policy = Sea(audit_space, SeaSettings())
-    policy.promised(0, dict.fromkeys(policy.to_promise(0), 1.0))
+    policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
     final = policy.final()
     check_allocation(final, audit_space)
     assert final.active
@@ -299,5 +299,5 @@ def test_without_any_audit_the_final_choice_is_by_promise():
 def test_two_placements_of_one_family_are_never_both_shipped(placement):
     audit_space = space(sites=3, share=0.9)
     policy = Sea(audit_space, SeaSettings())
-    policy.promised(0, {u: 2.0 if placement in u else 1.0 for u in policy.to_promise(0)})
+    policy.told_saliency(0, {u: 2.0 if placement in u else 1.0 for u in policy.needs_saliency(0)})
     check_allocation(policy.final(), audit_space)

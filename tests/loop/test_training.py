@@ -163,13 +163,13 @@ def test_mixed_precision_trains_the_same_tensors_to_nearly_the_same_loss_and_kee
     assert all(p.dtype == torch.float32 for p in models[1].bank.parameters(units))
 
 
-# -- promise -----------------------------------------------------------------------------------------------
+# -- saliency -----------------------------------------------------------------------------------------------
 
 
-def test_promise_is_the_rate_times_the_sum_of_the_mean_gradients_sizes():
+def test_saliency_is_the_rate_times_the_sum_of_the_mean_gradients_sizes():
     adapted = tiny.model()
     unit = next(u for u in adapted.bank.units if u.startswith("lora-2"))
-    found = Trainer(adapted, 2).promise((unit,), _crops(), round=0, count=2)[unit]
+    found = Trainer(adapted, 2).saliency((unit,), _crops(), round=0, count=2)[unit]
     trainer = Trainer(adapted, 2)
     grads: list[torch.Tensor] = []
     with adapted.bank.only([unit]):
@@ -181,38 +181,38 @@ def test_promise_is_the_rate_times_the_sum_of_the_mean_gradients_sizes():
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_promise_changes_nothing_and_repeats_itself():
+def test_saliency_changes_nothing_and_repeats_itself():
     adapted = tiny.model()
     units = tiny.one_per_group(adapted)
     tiny.train(adapted, units, size=0.0)
     adapted.bank.activate(units[:2])
     before, rng = tiny.state(adapted), torch.get_rng_state()
     trainer = Trainer(adapted, 2)
-    first = trainer.promise(units, _crops(), 0, 1)
+    first = trainer.saliency(units, _crops(), 0, 1)
     assert set(first) == set(units)
     assert all(value > 0 for value in first.values())
-    assert trainer.promise(units, _crops(), 0, 1) == first
-    assert trainer.promise(units, _crops(), 1, 1) != first
+    assert trainer.saliency(units, _crops(), 0, 1) == first
+    assert trainer.saliency(units, _crops(), 1, 1) != first
     assert not _changed(before, tiny.state(adapted))
     assert adapted.bank.active == set(units[:2])
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(p.grad is None for p in adapted.parameters())
 
 
-def test_promise_in_several_passes_is_that_of_one(monkeypatch):
+def test_saliency_in_several_passes_is_that_of_one(monkeypatch):
     adapted = tiny.model()
     units = tiny.one_per_group(adapted)
-    whole = Trainer(adapted, 2).promise(units, _crops(), 0, 1)
-    monkeypatch.setattr(training, "_PROMISED_AT_ONCE", 3)
-    parts = Trainer(adapted, 2).promise(units, _crops(), 0, 1)
+    whole = Trainer(adapted, 2).saliency(units, _crops(), 0, 1)
+    monkeypatch.setattr(training, "_RANKED_AT_ONCE", 3)
+    parts = Trainer(adapted, 2).saliency(units, _crops(), 0, 1)
     assert list(parts) == list(whole)
     assert parts == pytest.approx(whole, rel=1e-5)
 
 
-def test_promise_of_a_unit_does_not_depend_on_which_others_are_asked():
+def test_saliency_of_a_unit_does_not_depend_on_which_others_are_asked():
     adapted = tiny.model()
     units = tiny.one_per_group(adapted)[:6]
     trainer = Trainer(adapted, 2)
-    together = trainer.promise(units, _crops(), 0, 1)
-    alone = {unit: trainer.promise((unit,), _crops(), 0, 1)[unit] for unit in units}
+    together = trainer.saliency(units, _crops(), 0, 1)
+    alone = {unit: trainer.saliency((unit,), _crops(), 0, 1)[unit] for unit in units}
     assert together == pytest.approx(alone, rel=1e-3)

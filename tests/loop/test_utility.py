@@ -44,7 +44,7 @@ def test_every_audit_against_the_table():
         assert iqr(estimate) == pytest.approx(width)
         assert score(estimate, SETTINGS) == pytest.approx(scored)
         assert value(estimate, SETTINGS) == pytest.approx(worth)
-        assert (estimate.spread, estimate.audits) == (0.003, audits)
+        assert (estimate.standard_error, estimate.audits) == (0.003, audits)
 
 
 def test_unmeasured_is_not_zero():
@@ -62,7 +62,7 @@ def test_unmeasured_is_not_zero():
 
 def test_observing_leaves_the_estimate_before_as_it_was():
     before = observe(UNMEASURED, 0.01, 0.001, SETTINGS)
-    kept = Estimate(before.ema, before.window, before.spread, before.audits)
+    kept = Estimate(before.ema, before.window, before.standard_error, before.audits)
     observe(before, 0.5, 0.1, SETTINGS)
     assert before == kept
 

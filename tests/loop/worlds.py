@@ -71,7 +71,7 @@ Measure = Callable[[str, Sequence[str]], tuple[float, float]]
 class Conversation:
     """What was asked and answered, as JSON types: enough to replay the policy."""
 
-    promises: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    saliencies: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     audits: dict[int, list[Ablation]] = dataclasses.field(default_factory=dict)
     allocations: list[Allocation] = dataclasses.field(default_factory=list)
     ranked: list[list[Ranking]] = dataclasses.field(default_factory=list)
@@ -88,15 +88,15 @@ class Conversation:
 
 
 def converse(
-    policy: Policy, space: Space, cycles: int, promise: Callable[[str], float], measure: Measure
+    policy: Policy, space: Space, cycles: int, saliency: Callable[[str], float], measure: Measure
 ) -> Conversation:
-    """The loop's half: promises, allocations and audits in the controller's order. `measure(unit, open units)` → (ΔDice, spread)."""
+    """The loop's half: saliencies, allocations and audits in the controller's order. `measure(unit, open units)` → (ΔDice, standard error)."""
     said = Conversation()
     for cycle in range(cycles):
-        wanted = policy.to_promise(cycle)
+        wanted = policy.needs_saliency(cycle)
         if wanted:
-            said.promises[cycle] = {unit: promise(unit) for unit in wanted}
-            policy.promised(cycle, said.promises[cycle])
+            said.saliencies[cycle] = {unit: saliency(unit) for unit in wanted}
+            policy.told_saliency(cycle, said.saliencies[cycle])
         allocation = policy.allocate(cycle)
         check_allocation(allocation, space)
         said.allocations.append(allocation)
@@ -104,8 +104,8 @@ def converse(
         assert set(audited) <= set(allocation.open), "only open units can be ablated"
         rows = []
         for unit in audited:
-            delta, spread = measure(unit, allocation.open)
-            rows.append(Ablation(unit=unit, delta=delta, spread=spread, patches=4, deltas=(delta,) * 4))
+            delta, standard_error = measure(unit, allocation.open)
+            rows.append(heard(unit, delta, standard_error))
         said.audits[cycle] = rows
         said.ranked.append(policy.audited(cycle, rows))
     said.allocations.append(policy.final())
@@ -115,17 +115,22 @@ def converse(
 
 def replay(policy: Policy, said: Conversation, cycles: int) -> list[Allocation]:
     """The allocations that a fresh policy makes of a recorded conversation, read back from JSON."""
-    promises = json.loads(json.dumps(said.promises))
+    saliencies = json.loads(json.dumps(said.saliencies))
     audits = json.loads(
         json.dumps({cycle: [dataclasses.asdict(r) for r in rows] for cycle, rows in said.audits.items()})
     )
     allocations = []
     for cycle in range(cycles):
-        if str(cycle) in promises:
-            policy.promised(cycle, promises[str(cycle)])
+        if str(cycle) in saliencies:
+            policy.told_saliency(cycle, saliencies[str(cycle)])
         allocations.append(policy.allocate(cycle))
         policy.audited(cycle, [Ablation(**row) for row in audits[str(cycle)]])
     return [*allocations, policy.final()]
+
+
+def heard(unit: str, delta: float, standard_error: float) -> Ablation:
+    """What an audit of four patches says of a unit."""
+    return Ablation(unit=unit, delta=delta, standard_error=standard_error, patches=4, deltas=(delta,) * 4)
 
 
 def noisy(seed: int, scale: float = 0.01) -> Measure:

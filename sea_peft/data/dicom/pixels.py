@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sea_peft.data.chatter import captured
+from sea_peft.data.capture_stdout import capture_stdout
 from sea_peft.data.dicom.files import required
 from sea_peft.data.itk import harmless
 from sea_peft.data.wording import shown
@@ -78,7 +78,7 @@ def _decoded(image: Any, path: Path) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix=".seapeft-") as folder:
         copy = Path(folder) / "slice.dcm"
         bare.save_as(copy, enforce_file_format=True)
-        with captured(said):
+        with capture_stdout(said):
             decoded = sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO"))
     harmless(path, said)
     return decoded.astype(np.int64).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Adaptive ranks: LoRA ranks in proportion to each site's importance, re-estimated every cycle. The rival that listens, but not to audits."""
+"""Adaptive ranks: LoRA ranks in proportion to each site's importance, re-estimated every cycle. The one that listens, but not to audits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AdaptiveRank(Policy):
     In the manner of AdaLoRA (Zhang et al. 2023, arXiv 2303.10512), which shares a rank budget out by a smoothed sensitivity of the loss
     (eq. 9, β = 0.85) and gives nothing back for cost or for measured Dice. Differences: AdaLoRA starts above its budget and prunes
     singular values by |w·∇w|; a budget that holds at every moment leaves no room for that, so ranks start from the importance of the
-    freshly built units, for which |w·∇w| is zero, and sensitivity is the loop's promise: the summed gradient at a zero-initialised
+    freshly built units, for which |w·∇w| is zero, and sensitivity is the loop's saliency: the summed gradient at a zero-initialised
     output, per rank. Ranks follow importance by highest averages (D'Hondt): the next step goes to the site whose importance divided by
     the rank it would then have is highest, until nothing fits.
     """
@@ -35,12 +35,12 @@ class AdaptiveRank(Policy):
         self._importance: dict[str, float] = {}
         self._open: tuple[str, ...] = ()
 
-    def to_promise(self, cycle: int) -> Sequence[str]:
+    def needs_saliency(self, cycle: int) -> Sequence[str]:
         """At every site its smallest rank that is closed: a trained unit's own gradient says what it has learnt, not what is lacking."""
         return [next((u for u in ranks if u.id not in self._open), ranks[-1]).id for ranks in self._ranks.values()]
 
-    def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
-        for unit_id, value in promise.items():
+    def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
+        for unit_id, value in saliency.items():
             unit = self.space.by_id[unit_id]
             now, before = value / unit.level, self._importance.get(unit.site.path)
             smoothed = now if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * now

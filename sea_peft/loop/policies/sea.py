@@ -1,4 +1,4 @@
-"""The `sea` policy: self-auditing allocation (SEA-PEFT, arXiv 2603.05822). Decides from promises and audits; pure, replayable."""
+"""The `sea` policy: self-auditing allocation (SEA-PEFT, arXiv 2603.05822). Decides from saliencies and audits; pure, replayable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, me
 class SeaSettings:
     """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
     audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the worth of a larger level grows
-    with its cost, 1 in proportion, 0 not at all. `promise`: how much of a unit's worth before any audit is its promise, 0 nothing.
+    with its cost, 1 in proportion, 0 not at all. `saliency`: how much of a unit's worth before any audit is its saliency, 0 nothing.
     `ranking`, `utility`: of those modules.
     """
 
@@ -42,7 +42,7 @@ class SeaSettings:
     probe_share: float = 0.15
     audit_units: int = 20
     growth: float = 0.5
-    promise: float = 0.5
+    saliency: float = 0.5
     utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
 
@@ -50,7 +50,7 @@ class SeaSettings:
 class Sea(Policy):
     """Search–audit–allocate as a policy.
 
-    Everything starts idle. Until audits say otherwise a unit is worth what an average one is, tilted by its promise (the loss gradient
+    Everything starts idle. Until audits say otherwise a unit is worth what an average one is, tilted by its saliency (the loss gradient
     at its zero-initialised output), and a knapsack over all levels fills the budget with probes. Audits measure what is on; votes
     promote probes and demote units; a greedy knapsack over the promoted picks the active set. The rest of the budget is on trial: every
     cycle a share of it goes from the probes that audits say least of to units that were never tried, then to the longest untried. What
@@ -67,7 +67,7 @@ class Sea(Policy):
         self._units = space.by_id
         self._standing = {u: Standing() for u in self._units}
         self._estimate = dict.fromkeys(self._units, UNMEASURED)
-        self._promise: dict[str, float] = {}
+        self._saliency: dict[str, float] = {}
         self._prior: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
@@ -78,17 +78,17 @@ class Sea(Policy):
 
     # -- what the loop asks and tells ------------------------------------------------------------------------------
 
-    def to_promise(self, cycle: int) -> Sequence[str]:
+    def needs_saliency(self, cycle: int) -> Sequence[str]:
         return self._levels.bases if cycle == 0 else ()
 
-    def promised(self, cycle: int, promise: Mapping[str, float]) -> None:
-        self._promise = dict(promise)
-        self._prior = prior(self._units, self._promise, self.settings.promise)
+    def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
+        self._saliency = dict(saliency)
+        self._prior = prior(self._units, self._saliency, self.settings.saliency)
         self.trial = on_trial(self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units)
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
-        that is never audited keeps its place by promise: it is not what the budget is short for. A unit's decision turns where it earns
+        that is never audited keeps its place by saliency: it is not what the budget is short for. A unit's decision turns where it earns
         what the last allocation paid at least for as many parameters."""
         on = self._in(ACTIVE, PROBE)
         costly = sorted(on, key=lambda u: (-self._cost(u), u))
@@ -101,7 +101,7 @@ class Sea(Policy):
         """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
         was measured or moved."""
         s = self.settings
-        deltas = {row.unit: (row.delta, row.spread) for row in rows}
+        deltas = {row.unit: (row.delta, row.standard_error) for row in rows}
         ranked = []
         self._audited.update(dict.fromkeys(deltas, cycle))
         for unit in self._units:
@@ -154,7 +154,7 @@ class Sea(Policy):
     def final(self) -> Allocation:
         """Guard-free, over everything (`final_choice.choose`); cheapest first where a time limit left no cycle to learn anything in."""
         if not self._prior:
-            self.promised(0, dict.fromkeys(self._levels.bases, 0.0))
+            self.told_saliency(0, dict.fromkeys(self._levels.bases, 0.0))
         evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
         return choose(self.space, self._levels, evidence, self.settings.utility, self.settings.ranking.hysteresis)
 
@@ -162,7 +162,7 @@ class Sea(Policy):
         return {
             "standing": {u: dataclasses.asdict(st) for u, st in self._standing.items()},
             "estimate": {u: dataclasses.asdict(e) for u, e in self._estimate.items()},
-            "promise": dict(self._promise),
+            "saliency": dict(self._saliency),
             "tried": dict(self._tried),
             "audited": dict(self._audited),
             "price": self._price,
@@ -171,8 +171,8 @@ class Sea(Policy):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._standing = {u: Standing(**st) for u, st in state["standing"].items()}
         self._estimate = {u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()}
-        if state["promise"]:
-            self.promised(0, state["promise"])
+        if state["saliency"]:
+            self.told_saliency(0, state["saliency"])
         self._tried = dict(state["tried"])
         self._audited = dict(state["audited"])
         self._price = state["price"]
@@ -201,7 +201,7 @@ class Sea(Policy):
         waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
         owed = sorted(self._tried, key=lambda u: (self._tried[u], self._cost(u), u))
         for unit in untried:
-            take(unit, "by promise")
+            take(unit, "by saliency")
         waiting = [u for u in waiting if not take(u, "still under trial")]
         for unit in owed:
             if self._standing[unit].state == IDLE:
@@ -226,8 +226,8 @@ class Sea(Policy):
     def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> Ranking:
         e, st, u = self._estimate[unit], self._standing[unit], self.settings.utility
         return Ranking(
-            unit=unit, state=st.state, was=was, delta=delta, ema=e.ema, median=median(e), iqr=iqr(e), score=score(e, u), spread=e.spread,
-            audits=e.audits, votes=st.votes, guard=st.guard, reason=reason,
+            unit=unit, state=st.state, was=was, delta=delta, ema=e.ema, median=median(e), iqr=iqr(e), score=score(e, u),
+            standard_error=e.standard_error, audits=e.audits, votes=st.votes, guard=st.guard, reason=reason,
         )  # fmt: skip
 
     def _decision(self, unit: str, decision: str, reason: str) -> Decision:

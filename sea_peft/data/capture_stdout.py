@@ -15,7 +15,7 @@ _MOST_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def captured(notes: list[str]) -> Iterator[None]:
+def capture_stdout(notes: list[str]) -> Iterator[None]:
     """Whatever is written to the process's standard output and error meanwhile goes into `notes`, line by line.
 
     ITK, GDCM and MetaIO write there past Python. Their lines name source files and addresses; only the message is kept.
