@@ -8,8 +8,13 @@ __version__ = "0.1.0"
 # a step), and sleeping ones cost next to nothing. The variable is read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_LAZY = {"AdaptOptions": "sea_peft.jobs.setup", "adapt": "sea_peft.jobs.adapt", "load_adapter": "sea_peft.jobs.model"}
-__all__ = ["AdaptOptions", "__version__", "adapt", "load_adapter"]
+_LAZY = {
+    "AdaptOptions": "sea_peft.jobs.setup",
+    "Typed": "sea_peft.backbones.typed",
+    "adapt": "sea_peft.jobs.adapt",
+    "load_adapter": "sea_peft.jobs.model",
+}
+__all__ = ["AdaptOptions", "Typed", "__version__", "adapt", "load_adapter"]
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ from rich.text import Text
 from sea_peft import __version__
 from sea_peft.console import afterwards, backbones, catalogue, options, parse
 from sea_peft.console import runs as shown
-from sea_peft.console.output import Output
+from sea_peft.console.output import Output, abandon, prepare_streams
 from sea_peft.console.progress import RunProgress
 from sea_peft.console.tables import cell
 from sea_peft.console.verb import Interrupted, error_document, outcome, verb
@@ -169,17 +169,19 @@ def adapt(
         with RunProgress(output) as listen:
             if resume is None:
                 result = job.adapt(given, listen, output.say, output.warn, listen.checked, begun=begun)
-            elif given != AdaptOptions():
-                raise UsageError("A resumed run keeps its options; give --resume alone.")
+            elif given != AdaptOptions(backbone=backbone, weights=weights):
+                raise UsageError(
+                    "A resumed run keeps its options; give --resume alone, or with the --backbone and --weights that it was begun with."
+                )
             else:
-                result = job.resume(resume, listen, output.say, output.warn, listen.checked)
+                result = job.resume(resume, listen, output.say, output.warn, listen.checked, given.typed)
     except KeyboardInterrupt:
         if folder is None:
             raise Interrupted("Interrupted before the run began.") from None
-        hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}`"
+        hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}{given.typed.flags}`"
         raise Interrupted(f"Interrupted; {hint}.") from None
     done = RunFolder(Path(result.run))
-    commands = Commands.of(done.read_config(), result.run)
+    commands = Commands.of(done.read_config().typed, result.run)
     found = findings(read_trace(done.trace), commands)
     output.result(
         result.model_dump(mode="json"),
@@ -198,6 +200,7 @@ def predict(
     adapter: options.Adapter,
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks go.")],
+    backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
@@ -214,11 +217,12 @@ def predict(
 
     A mask holds the data set's own codes where every label has one code, else 1, 2, …; <case>.json beside it says which is which.
     """
+    from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.predict import predict as job
 
     with output.progress("predict") as progress:
         statuses = job(
-            adapter, inputs, out, weights=weights, device=device, overwrite=overwrite, probabilities=probabilities,
+            adapter, inputs, out, typed=Typed(backbone, weights), device=device, overwrite=overwrite, probabilities=probabilities,
             preview=preview, dicom_seg=dicom_seg, use=use, say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
@@ -254,6 +258,7 @@ def evaluate(
     label: options.Labels = None,
     channel: options.Channels = None,
     tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
+    backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     use: options.Use = None,
@@ -262,6 +267,7 @@ def evaluate(
 
     Where both mask and label are empty a score is undefined and left out of means; where one of them is, Dice and NSD are 0.
     """
+    from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.evaluate import evaluate as job
     from sea_peft.jobs.evaluate import write_evaluation
 
@@ -269,7 +275,7 @@ def evaluate(
         raise UsageError(f"--min-dice {min_dice:g} is not a Dice; choose one from 0 to 1.")
     with output.progress("evaluate") as progress:
         scores = job(
-            adapter, data, weights=weights, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
+            adapter, data, typed=Typed(backbone, weights), device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
             cases=cases, tolerance=tolerance, use=use, progress=progress,
         )  # fmt: skip
     output.say(scores.choice)
@@ -301,9 +307,12 @@ for command in (afterwards.inspect, afterwards.report, afterwards.merge, afterwa
 def run(arguments: Sequence[str]) -> int:
     """Run one command. Returns its exit code; what went wrong is one sentence on stderr."""
     command = typer.main.get_command(app)
+    prepare_streams()
     try:
         # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned: nothing
-        return int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
+        code = int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return Interrupted.exit_code
     except Exception as error:
@@ -318,7 +327,14 @@ def run(arguments: Sequence[str]) -> int:
             sentence += f" Try `{usage.command_path} --help`."
             if output.json:
                 output.result(error_document(error))
-        output.notes.print(cell(sentence), soft_wrap=True, style="red")
+        try:
+            output.notes.print(cell(sentence), soft_wrap=True, style="red")
+        except OSError:
+            abandon(sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            abandon(sys.stdout)
         return code
 
 

@@ -49,3 +49,7 @@ class PartialFailure(SeaPeftError):
     """Some cases were predicted and some failed."""
 
     exit_code = 8
+
+
+class OutputError(PartialFailure):
+    """What a network put out for a case is no number to go by."""

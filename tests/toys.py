@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from sea_peft.artefacts.adapter_file import (
     Recommendation,
     save_adapter,
 )
+from sea_peft.artefacts.record import HeadShape
 from sea_peft.backbones import architecture
+from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.weights import user_weights
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import Volume, write_volume
@@ -85,11 +89,20 @@ def tiny_weights(folder: Path) -> Path:
     return save_weights(folder, network, card, half=False).with_suffix(".safetensors")
 
 
+def install(weights: Path) -> str:
+    """Put weights and their card among the user's own, as `backbones import` does. Returns their name."""
+    folder = user_weights()
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (weights, weights.with_suffix(".json")):
+        shutil.copy(file, folder)
+    return weights.stem
+
+
 def make_adapter(
     folder: Path, weights: Path, labels: dict[str, list[int]], channels: list[str], families: tuple[str, ...]
 ) -> Path:
     """An adapter with one unit of each family and random tensors, as if it had been trained."""
-    backbone = open_backbone(None, str(weights))
+    backbone = open_backbone(Typed(weights=str(weights)))
     offers = load_profile("all").offers()
     offered = audit_space(backbone, {family: offers[family] for family in families})
     units = [next(unit for unit in offered if unit.family == family) for family in families]
@@ -115,7 +128,7 @@ def make_adapter(
         channels=channels,
         recipe=card.recipe,
         window=SlidingWindow(patch=card.patch),
-        head={"rows": rows, "classes": len(card.labels), "on_features": model.head.on_features},
+        head=HeadShape(rows=rows, classes=len(card.labels), on_features=model.head.on_features),
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
             for u in units

@@ -124,6 +124,15 @@ def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int,
     """The unit of this family, level and placement at the site `path`. Raises WeightsError where there is none."""
     site = next((s for s in sites if s.path == path), None)
     known = families().get(family)
-    if site is None or known is None or not _acts_at(known, site):
-        raise WeightsError(f"This backbone has no place for {family} at {path}; the adapter was made for another one.")
+    if (
+        site is None
+        or known is None
+        or not _acts_at(known, site)
+        or level not in known.levels
+        or placement not in known.placements
+        or not known.fits(site, backbone.get_submodule(path), level, placement)
+    ):
+        raise WeightsError(
+            f"This backbone has no place for {family} of this level and placement at {path}; the adapter was made for another one."
+        )
     return _with_cost(Unit(family, level, placement, site, 0), backbone)

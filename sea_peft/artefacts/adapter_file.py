@@ -6,18 +6,21 @@ and it is bound to its backbone by a hash of the backbone's tensors. It holds no
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, model_validator
 
+from sea_peft import documents
 from sea_peft.artefacts import atomic
-from sea_peft.artefacts.privacy import paths_in
+from sea_peft.artefacts.record import BackboneIdentity, HeadShape, NoPaths
+from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
+from sea_peft.documents import Channels, Count, Dice, Labels, Name, Record, Seed, Text
 from sea_peft.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -26,13 +29,24 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 3
 CONFIG_NAME = "adapter_config.json"
 MODEL_NAME = "adapter_model.safetensors"
+_LARGEST_HEADER = 64 << 20  # of a safetensors file
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 did not say under which licence the backbone's weights may be used."""
-    return {**config, "backbone": {**config["backbone"], "licence": "not stated"}}
+    """Version 1 did not say under which licence the backbone's weights may be used, nor how the head is shaped; a level was a name."""
+
+    def numbered(unit: dict[str, Any]) -> dict[str, Any]:
+        level = unit["level"]
+        return {**unit, "level": int(level.lstrip("r")) if isinstance(level, str) else level or 0}
+
+    return {
+        **config,
+        "backbone": {**config["backbone"], "licence": "not stated"},
+        "head": {"classes": None, "on_features": None, **config["head"]},
+        "units": [numbered(unit) for unit in config["units"]],
+    }
 
 
 def _patch_alone(config: dict[str, Any]) -> dict[str, Any]:
@@ -50,90 +64,72 @@ UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone}
 """Version n → function that turns a config of version n into one of version n + 1. Version 1 is the first."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _NoPaths(_Strict):
-    @field_validator("*", mode="after")
-    @classmethod
-    def _refuse_paths(cls, value: Any) -> Any:
-        for text in paths_in(value):
-            raise ValueError(f"holds a path ({text!r}); an adapter names things, it does not say where they lie")
-        return value
-
-
-class BackboneIdentity(_NoPaths):
-    """Which backbone the adapter belongs to. `weights` is a name; `sha256` is the hash of the backbone's
-    tensors; `licence` that of its weights, which an adapter made from them may have to keep."""
-
-    architecture: str
-    kwargs: dict[str, Any]
-    weights: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    parameters: int = Field(ge=1)
-    licence: str = "not stated"
-
-    @field_validator("licence", mode="before")
-    @classmethod
-    def _name_no_place(cls, licence: Any) -> Any:
-        """A licence given as an address or a file stays where it was given."""
-        return "see the card of the weights" if any(paths_in(licence)) else licence
-
-
-class AdapterUnit(_NoPaths):
+class AdapterUnit(NoPaths):
     """One placed unit. `path` is the module path of its site in the backbone; `cost` its trainable
     parameters."""
 
-    id: str
-    family: str
-    level: int | float | str | None
-    placement: str | None
-    path: str
-    cost: int = Field(ge=0)
+    id: Name
+    family: Name
+    level: Annotated[int, Field(ge=0, le=65535)]
+    placement: Annotated[str, Field(max_length=256)]
+    path: Name
+    cost: Count
 
 
-class DiceSummary(_Strict):
+class DiceSummary(Record):
     """Mean Dice on the test cases, or by leave-one-out, when the adapter was made; null where an arm could not be scored."""
 
-    unadapted: float | None
-    head_only: float | None
-    adapted: float | None
+    unadapted: Dice | None
+    head_only: Dice | None
+    adapted: Dice | None
 
 
-class Recommendation(_NoPaths):
+class Recommendation(NoPaths):
     """Which network predictions use unless asked otherwise, and on what evidence, in words."""
 
     network: Literal["adapted", "unadapted"]
-    evidence: str
+    evidence: Text
 
 
-class TensorSpec(_Strict):
+class TensorSpec(Record):
     """Shape and type (as torch names it, without `torch.`) of one stored tensor."""
 
-    shape: tuple[int, ...]
-    dtype: str
+    shape: Annotated[tuple[Count, ...], Field(max_length=8)]
+    dtype: Name
 
 
-class AdapterConfig(_NoPaths):
+class AdapterConfig(NoPaths):
     """`adapter_config.json`. `labels`: name → codes in the order of the output rows; `tensors` is filled in
     on saving."""
 
     format_version: int = FORMAT_VERSION
-    sea_peft_version: str
+    sea_peft_version: Name
     backbone: BackboneIdentity
-    labels: dict[str, list[int]]
-    channels: list[str]
-    recipe: dict[str, Any]
+    labels: Labels
+    channels: Channels
+    recipe: Recipe
     window: SlidingWindow
-    head: dict[str, Any]
-    units: list[AdapterUnit]
+    head: HeadShape
+    units: Annotated[list[AdapterUnit], Field(max_length=100_000)]
     dice: DiceSummary
     recommended: Recommendation
-    policy: str
-    seed: int
-    shots: int = Field(ge=0)
-    tensors: dict[str, TensorSpec] = Field(default_factory=dict)
+    policy: Name
+    seed: Seed
+    shots: Annotated[int, Field(ge=0, le=10**6)]
+    tensors: dict[Name, TensorSpec] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agree(self) -> AdapterConfig:
+        rows, classes = [row for row in self.head.rows if row is not None], self.head.classes
+        if len(self.head.rows) != len(self.labels):
+            raise ValueError(f"head.rows has {len(self.head.rows)} rows for {len(self.labels)} labels")
+        if len(set(rows)) < len(rows):
+            raise ValueError("head.rows gives one row of the backbone to two labels")
+        if classes is not None and max(rows, default=0) >= classes:
+            raise ValueError(f"head.rows names row {max(rows)}, and the backbone has {classes}")
+        if len({unit.id for unit in self.units}) < len(self.units):
+            raise ValueError("units names one unit twice")
+        return self
 
 
 def save_adapter(
@@ -206,6 +202,7 @@ def load_adapter_files(
         WeightsError: a file is missing or damaged, the version is unknown, a tensor is missing, surplus or of
             another shape or type, or the adapter belongs to another backbone.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -217,10 +214,18 @@ def load_adapter_files(
             f"(hash {config.backbone.sha256[:12]}) but the backbone at hand has hash {backbone_sha256[:12]}: "
             "load the weights it was made for."
         )
+    values = sum(math.prod(spec.shape) for spec in config.tensors.values())
+    if (folder / MODEL_NAME).is_file() and (folder / MODEL_NAME).stat().st_size > 8 * values + _LARGEST_HEADER:
+        raise WeightsError(
+            f"{folder / MODEL_NAME} is larger than the tensors that {CONFIG_NAME} lists: copy the adapter again."
+        )
     try:
         tensors = load(_read(folder, MODEL_NAME))
     except SafetensorError as error:
         raise WeightsError(f"{folder / MODEL_NAME} is damaged ({error}): copy the adapter again.") from error
+    for name, tensor in sorted(tensors.items()):
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{folder / MODEL_NAME}: tensor {name!r} holds NaN or infinity; copy the adapter again.")
     for name in sorted(config.tensors.keys() | tensors.keys()):
         if name not in tensors:
             raise WeightsError(f"{folder / MODEL_NAME} lacks the tensor {name!r} that {CONFIG_NAME} lists.")
@@ -246,37 +251,10 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise WeightsError(f"There is no adapter folder {folder}: give the folder that holds {CONFIG_NAME}.")
     path = folder / CONFIG_NAME
     try:
-        data = json.loads(_read(folder, CONFIG_NAME))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not JSON ({error}): copy the adapter again.") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} is not a JSON object: copy the adapter again.")
-    try:
-        return AdapterConfig.model_validate(upgrade(data, UPGRADES, FORMAT_VERSION, str(path)))
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is not as an older sea_peft wrote it ({error}): copy the adapter again.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise WeightsError(f"{path}: {field}: {first['msg']}.") from error
-
-
-def upgrade(data: dict[str, Any], steps: Mapping[int, Upgrade], current: int, name: str) -> dict[str, Any]:
-    """Bring a config up to version `current`, one step of the table at a time.
-
-    Raises:
-        WeightsError: the version is missing, newer than `current`, or older than the table reaches.
-    """
-    version = data.get("format_version")
-    if type(version) is not int or version < 1:
-        raise WeightsError(f"{name}: format_version is {version!r}, not a version number: this is not an adapter.")
-    if version > current:
-        raise WeightsError(
-            f"{name} has format version {version} but this sea_peft reads up to {current}: install a newer sea_peft."
-        )
-    for step in range(version, current):
-        data = {**steps[step](data), "format_version": step + 1}
-    return data
+        found = documents.upgraded(documents.load(_read(folder, CONFIG_NAME)), UPGRADES, FORMAT_VERSION)
+        return documents.check(AdapterConfig, found)
+    except documents.Invalid as error:
+        raise WeightsError(f"{path}: {error}; copy the adapter again.") from error
 
 
 def _spec(tensor: torch.Tensor) -> TensorSpec:
@@ -285,6 +263,6 @@ def _spec(tensor: torch.Tensor) -> TensorSpec:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return documents.read_bytes(folder / name) if name == CONFIG_NAME else (folder / name).read_bytes()
     except OSError as error:
         raise WeightsError(f"{folder} has no readable {name} ({error.strerror}): copy the adapter again.") from error

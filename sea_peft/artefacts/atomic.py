@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -64,6 +65,25 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
+def unfinished(path: Path) -> Path:
+    """Where this process makes what will be called `path`. What processes that were killed left there is removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def write_bytes(path: Path, data: bytes, instead: str = INSTEAD, mode: int = 0o666) -> None:
     """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash. `instead`: as for `writing`;
     `mode`: who may read it, less what the umask forbids (`PRIVATE`: its owner alone).
@@ -71,8 +91,8 @@ def write_bytes(path: Path, data: bytes, instead: str = INSTEAD, mode: int = 0o6
     Raises:
         DeviceError: the disk is full or the place is not writable; `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, instead):
+        temporary = unfinished(path)
         try:
             with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)

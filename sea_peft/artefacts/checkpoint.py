@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sea_peft import documents
 from sea_peft.artefacts import atomic
 from sea_peft.errors import DeviceError, WeightsError
 
@@ -83,6 +84,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     with belonging(folder):
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums of its own files
+            # nor does it write any that are compressed, which could hold a thousand times their size
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("it is compressed")
             if archive.testzip() is not None:
                 raise ValueError("a checksum is wrong")
         return Checkpoint.model_validate(torch.load(path, map_location="cpu", weights_only=True))
@@ -95,8 +99,7 @@ def belonging(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # torch raises a dozen unrelated types for a damaged file
         if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
+            why = documents.complaint(error)
         else:
             why = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
         raise WeightsError(

@@ -25,7 +25,7 @@ class Commands:
     """How to go on from a run.
 
     Attributes:
-        options: those of the run that are not the defaults, as `config.json` has them; None where they are not known.
+        options: those of the run that are not the defaults, as the user typed them; None where they are not known.
         run: the run folder, quoted.
         built_from: the flag that verbs need to build the backbone again, or nothing.
     """
@@ -35,16 +35,17 @@ class Commands:
     built_from: str = ""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], run: str | None = None) -> Commands:
-        """For the run with this `config.json`. `run`: its folder, for the user's own terminal; None: for a report, which carries no paths."""
-        given = config.get("options")
-        options = {k: v for k, v in given.items() if _is_given(k, v)} if isinstance(given, Mapping) else None
-        if run is None and options is not None:
+    def of(cls, typed: Mapping[str, Any], run: str | None = None) -> Commands:
+        """For a run that was begun with these options (`config.json: typed`). `run`: its folder, for the user's own terminal; None: for a
+        report, which carries no paths."""
+        options = {k: v for k, v in typed.items() if _is_given(k, v)}
+        if run is None:
             options = {key: _named(key, value) for key, value in options.items() if key != "runs"}
-        weights = (options or {}).get("weights") or (options or {}).get("backbone") or ""
-        needed = ":" in weights or "/" in weights or PurePath(weights).suffix != "" or weights == "WEIGHTS"
-        quoted = "RUN" if run is None else shlex.quote(run)
-        return cls(options, quoted, f" --weights {shlex.quote(weights)}" if needed else "")
+        backbone, weights = str(options.get("backbone", "")), str(options.get("weights", ""))
+        needed = ["--backbone", backbone] if ":" in backbone else []
+        if "/" in weights or PurePath(weights).suffix != "" or weights == "WEIGHTS":
+            needed += ["--weights", weights]
+        return cls(options, "RUN" if run is None else shlex.quote(run), "".join(f" {shlex.quote(w)}" for w in needed))
 
     def adapt(self, **changes: Any) -> str:
         """The run once more, with these options instead."""

@@ -114,7 +114,9 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
         .render(
             name=run_folder.title,
             facts=_facts(result, history),
-            found=findings(history, Commands.of(run_folder.read_config()) if run_folder.config.is_file() else UNKNOWN),
+            found=findings(
+                history, Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
+            ),
             every=unit_cells(summarise(history)),
             drawing=Markup(network_drawing(history)),  # escaped where it is made
             figures=drawn,

@@ -9,100 +9,201 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from sea_peft import documents
 from sea_peft.artefacts import atomic
 from sea_peft.artefacts.adapter_file import Recommendation
+from sea_peft.artefacts.record import BackboneIdentity, MlflowId
+from sea_peft.data.augment import Augmentation
+from sea_peft.data.recipe import Recipe
+from sea_peft.data.split import Tests
+from sea_peft.documents import (
+    Channels,
+    Count,
+    Dice,
+    Duration,
+    Facts,
+    Labels,
+    Name,
+    Parameters,
+    Patch,
+    Record,
+    Seed,
+    Text,
+)
 from sea_peft.errors import DeviceError, UsageError
+from sea_peft.loop.budget import Profile
+
+CONFIG_VERSION = 2
+_Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; names of anything else are no paths
+_Spacing = tuple[
+    Annotated[float, Field(ge=0.01, le=100)],
+    Annotated[float, Field(ge=0.01, le=100)],
+    Annotated[float, Field(ge=0.01, le=100)],
+]
+_Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")]
+_Steps = Annotated[int, Field(ge=1, le=10**9)]
+_Rates = dict[Name, Dice]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class GivenOptions(Record):
+    """What the user asked for, as it was given: null where the default was taken. The network is not among it: nothing that a file says is
+    taken for code or for the path of a file."""
+
+    shots: Annotated[int, Field(ge=1, le=10**6)] | None
+    budget: Name | None
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    policy: Name
+    steps: _Steps | None
+    cycles: _Steps | None
+    patch: Patch | None
+    spacing: _Spacing | None
+    seed: Seed
+    time_limit: Duration | None
+    log_images: bool
+    mlflow: bool
+    test: Tests
 
 
-class Budget(_Strict):
+class RunConfig(Record):
+    """`config.json`: every resolved option, what the run was begun with, versions. It stays in the run folder.
+
+    `id`: what MLflow finds the run by; `name`: what it is called in front of others. `data`: a path, `phantom:NAME`, or null for the embedded
+    default target. `split`: the path of a file that names cases. `typed`: the words of the command, to be shown again and for nothing else.
+    `network`, `profile`, `augmentation` and `options` are null in runs of earlier versions, which can be looked at and not resumed.
+    """
+
+    format_version: int = CONFIG_VERSION
+    id: MlflowId | None
+    name: Name | None
+    data: _Path | None
+    split: _Path | None
+    typed: Facts
+    profile: Profile | None
+    augmentation: Augmentation | None
+    budget: Name
+    network: BackboneIdentity | None
+    labels: Labels
+    channels: Channels
+    policy: Name
+    shots: Annotated[int, Field(ge=1, le=10**6)]
+    steps: _Steps
+    cycles: _Steps
+    patch: Patch
+    recipe: Recipe
+    seed: Seed
+    device: _Device
+    time_limit: Duration | None
+    log_images: bool
+    mlflow: bool
+    layout: Name
+    data_digest: Name
+    options: GivenOptions | None
+    versions: dict[Name, Text]
+
+    def flat(self) -> dict[str, Any]:
+        """The options by their names, as tables and MLflow show them."""
+        found = self.model_dump(mode="json", exclude={"format_version", "network", "options", "profile", "typed"})
+        if self.profile is not None:
+            found["profile"] = self.profile.name
+        if self.network is not None:
+            network = self.network
+            found |= {"backbone": network.architecture, "weights": network.weights, "backbone_sha256": network.sha256}
+        return {key: value for key, value in found.items() if value is not None or key not in ("id", "name")}
+
+
+def _of_version_1(config: dict[str, Any]) -> dict[str, Any]:
+    """What version 1 says besides the network, which it named by a path, and the options, which held more paths."""
+    gone = ("backbone", "weights", "backbone_sha256", "spacing", "out", "runs", "test", "augment")
+    kept = {"id": None, "name": None, "split": None} | {key: value for key, value in config.items() if key not in gone}
+    return {**kept, "typed": config["options"], "profile": None, "augmentation": None, "network": None, "options": None}
+
+
+class Budget(Record):
     """Parameters: what may be trained, what is, the head's share, and `used` over the backbone's
     parameters."""
 
-    limit: int = Field(ge=0)
-    used: int = Field(ge=0)
-    head: int = Field(ge=0)
-    fraction: float = Field(ge=0)
-    backbone_parameters: int = Field(ge=1)
+    limit: Count
+    used: Count
+    head: Count
+    fraction: Annotated[float, Field(ge=0, le=1e6)]
+    backbone_parameters: Parameters
 
 
-class UnitCounts(_Strict):
+class UnitCounts(Record):
     """Units in the audit space and units shipped."""
 
-    offered: int = Field(ge=0)
-    active: int = Field(ge=0)
+    offered: Count
+    active: Count
 
 
-class DiceScores(_Strict):
+class DiceScores(Record):
     """Mean Dice of the three arms on the test cases, or by leave-one-out (null: nothing was scored, or the arm
     cannot predict the labels); details of `adapted`."""
 
-    unadapted: float | None
-    head_only: float | None
-    adapted: float | None
-    per_label: dict[str, float]
-    per_case: dict[str, dict[str, float]]
+    unadapted: Dice | None
+    head_only: Dice | None
+    adapted: Dice | None
+    per_label: _Rates
+    per_case: dict[Name, _Rates]
 
 
-class HeldOut(_Strict):
+class HeldOut(Record):
     """Mean Dice of the three arms, as the search had left them, on the scans held out while searching."""
 
-    unadapted: float | None
-    head_only: float | None
-    adapted: float | None
+    unadapted: Dice | None
+    head_only: Dice | None
+    adapted: Dice | None
 
 
-class Seconds(_Strict):
+class Seconds(Record):
     """Wall-clock time by what it was spent on."""
 
-    total: float
-    train: float
-    audit: float
-    allocate: float
-    data: float
-    test: float
+    total: Duration
+    train: Duration
+    audit: Duration
+    allocate: Duration
+    data: Duration
+    test: Duration
 
 
-class AuditCost(_Strict):
+class AuditCost(Record):
     """Patch forwards spent on audits, and what full passes for every audited unit would have cost."""
 
-    patches: int = Field(ge=0)
-    naive_patches: int = Field(ge=0)
+    patches: Count
+    naive_patches: Count
 
 
-class Result(_Strict):
+class Result(Record):
     """`result.json`, and what `seapeft adapt --json` prints. `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or
     nothing. `held_out`: null at one shot, where no scan is held out. `recommended`: null in runs of earlier versions. `sensitivity`,
     `specificity`: by label, mean over scored cases."""
 
-    status: str
-    shots: int = Field(ge=0)
-    support_cases: int = Field(ge=0)
-    audit_cases: int = Field(ge=0)
-    test_cases: int = Field(ge=0)
+    status: Name
+    shots: Count
+    support_cases: Count
+    audit_cases: Count
+    test_cases: Count
     budget: Budget
     units: UnitCounts
     dice: DiceScores
     test: Literal["cases", "cv", "none"] = "cases"
     held_out: HeldOut | None = None
     recommended: Recommendation | None = None
-    sensitivity: dict[str, float] = {}
-    specificity: dict[str, float] = {}
+    sensitivity: _Rates = Field(default_factory=dict)
+    specificity: _Rates = Field(default_factory=dict)
     seconds: Seconds
     audit: AuditCost
-    peak_memory_bytes: int = Field(ge=0)
-    device: str
-    seed: int
-    policy: str
-    run: str
-    mlflow_run_id: str | None
+    peak_memory_bytes: Annotated[int, Field(ge=0, le=2**60)]
+    device: Name
+    seed: Seed
+    policy: Name
+    run: Text
+    mlflow_run_id: MlflowId | None
 
 
 class RunFolder:
@@ -174,7 +275,7 @@ class RunFolder:
     @property
     def title(self) -> str:
         """What the run is called in front of others; runs of earlier versions have no name but that of their folder."""
-        return str(self.read_config().get("name", self.name)) if self.config.is_file() else self.name
+        return (self.read_config().name if self.config.is_file() else None) or self.name
 
     @property
     def root(self) -> Path:
@@ -215,9 +316,9 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
-    def write_config(self, config: dict[str, Any]) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """`config.json`, readable by its owner alone: a run that is resumed has to know where the data are, and paths can name people."""
-        _write_json(self.config, config, atomic.PRIVATE)
+        atomic.write_text(self.config, config.model_dump_json(indent=2) + "\n", mode=atomic.PRIVATE)
 
     def write_result(self, result: Result) -> None:
         """`result.json`, in which the run is `.`, the folder that it lies in."""
@@ -235,19 +336,18 @@ class RunFolder:
         with _beside_the_run(self.explanation):
             _write_json(self.explanation, document)
 
-    def read_config(self) -> dict[str, Any]:
-        """The options of the run.
+    def read_config(self) -> RunConfig:
+        """The options of the run, of this or an earlier version.
 
         Raises:
-            UsageError: `config.json` is missing or damaged.
+            UsageError: `config.json` is missing, damaged, or not as a sea_peft up to this one writes it.
         """
         try:
-            config = json.loads(self._read(self.config))
-        except ValueError as error:
-            raise UsageError(f"{self.config} is not JSON ({error}): the run folder is damaged; run again.") from error
-        if not isinstance(config, dict):
-            raise UsageError(f"{self.config} is not a JSON object: the run folder is damaged; run again.")
-        return config
+            found = documents.load(self._read(self.config))
+            upgrades = {1: _of_version_1}
+            return documents.check(RunConfig, documents.upgraded(found, upgrades, CONFIG_VERSION, first=1))
+        except documents.Invalid as error:
+            raise UsageError(f"{self.config}: {error}; the run folder is damaged, run again.") from error
 
     def read_result(self) -> Result:
         """What the run ended with.
@@ -255,18 +355,16 @@ class RunFolder:
         Raises:
             UsageError: `result.json` is missing (the run did not finish) or not as this version writes it.
         """
-        text = self._read(self.result)
         try:
-            return Result.model_validate_json(text).model_copy(update={"run": str(self.path)})
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "document"
-            raise UsageError(f"{self.result}: {field}: {first['msg']}; it was not written by this sea_peft.") from error
+            found = documents.check_json(Result, self._read(self.result))
+        except documents.Invalid as error:
+            raise UsageError(f"{self.result}: {error}; it was not written by this sea_peft.") from error
+        return found.model_copy(update={"run": str(self.path)})
 
-    def _read(self, path: Path) -> str:
+    def _read(self, path: Path) -> bytes:
         try:
-            return path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return documents.read_bytes(path)
+        except OSError as error:
             hint = f"the run did not finish; go on with --resume {self.path}" if path == self.result else "run again"
             raise UsageError(f"{self.path} has no readable {path.name}: {hint}.") from error
 

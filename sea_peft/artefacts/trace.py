@@ -11,15 +11,16 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-from pydantic import TypeAdapter, ValidationError
-
+from sea_peft import documents
 from sea_peft.artefacts.atomic import sync_folder, writing
 from sea_peft.errors import UsageError
 from sea_peft.loop.events import SCHEMA_VERSION, Event, RunStarted, TrainingStep
+
+_LONGEST_TRACE = 1 << 30
 
 
 class TraceWriter:
@@ -41,8 +42,9 @@ class TraceWriter:
         with writing(self.path):
             self._file = self.path.open("ab" if append else "xb", buffering=0)
             self._lock()
-            lines = self.path.read_bytes().split(b"\n")
-            self._ends = list(itertools.accumulate(len(line) + 1 for line in lines[:-1]))
+            with self.path.open("rb") as written:
+                lines = itertools.takewhile(lambda line: line.endswith(b"\n"), _lines(written, str(self.path)))
+                self._ends = list(itertools.accumulate(len(line) for line in lines))
             self._cut()  # the half line of a killed process
             sync_folder(self.path.parent)
 
@@ -136,23 +138,55 @@ def read_trace(path: Path) -> list[Event]:
         UsageError: no such file, not a trace, or a trace of another version.
     """
     path = Path(path)
+    events: list[Event] = []
+    known: frozenset[str] = frozenset()
     try:
-        lines = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file, str(path)), start=1):
+                if not line.endswith(b"\n"):
+                    break
+                where = f"{path}, line {number}"
+                event = _event(line, where, first=number == 1)
+                if isinstance(event, RunStarted):
+                    known = _offered(event, where)
+                for unit in _named(event):
+                    if unit not in known:
+                        raise UsageError(f"{where}: unit {unit!r} is not on offer in this run: the trace is damaged.")
+                events.append(event)
     except OSError as error:
         raise UsageError(f"Cannot read the trace {path}: {error.strerror}; name a run folder that has one.") from error
-    events: list[Event] = []
-    for number, line in enumerate(lines[:-1], start=1):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where} is not JSON: the trace is damaged; run `seapeft adapt` again.") from error
-        if not isinstance(row, dict) or "event" not in row:
-            raise UsageError(f"{where} is not an event: this is not a trace of a run.")
-        if number == 1:
-            _check_first(row, where)
-        events.append(_event(row, where))
     return events
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+    """Lines, one at a time, each with its newline; the last may lack it.
+
+    Raises:
+        UsageError: a line, or the file, is longer than any run's: reading it could take all memory.
+    """
+    left = _LONGEST_TRACE
+    while line := file.readline(documents.MOST_BYTES + 1):
+        left -= len(line)
+        if len(line) > documents.MOST_BYTES or left < 0:
+            raise UsageError(
+                f"{name} is longer than the trace of any run (a line of it, or all): this is not a trace of a run."
+            )
+        yield line
+
+
+def _offered(event: RunStarted, where: str) -> frozenset[str]:
+    units = frozenset(row.unit for row in event.units)
+    if len(units) < len(event.units):
+        raise UsageError(f"{where} offers one unit twice: the trace is damaged.")
+    return units
+
+
+def _named(event: Event) -> Iterator[str]:
+    """Every unit that an event names."""
+    for name in ("active", "probes", "saliency"):
+        yield from getattr(event, name, ())
+    for name in ("rows", "decisions"):
+        yield from (row.unit for row in getattr(event, name, ()))
 
 
 def without_times(events: Iterable[Event]) -> list[Event]:
@@ -163,30 +197,25 @@ def without_times(events: Iterable[Event]) -> list[Event]:
     ]
 
 
-def _check_first(row: dict[str, Any], where: str) -> None:
-    if row["event"] != RunStarted.kind:
-        raise UsageError(f"{where} is {row['event']!r} instead of {RunStarted.kind!r}: the trace lost its beginning.")
-    if row.get("version") != SCHEMA_VERSION:
+def _event(line: bytes, where: str, first: bool) -> Event:
+    try:
+        row = documents.load(line)
+    except documents.Invalid as error:
+        raise UsageError(f"{where}: {error}; the trace is damaged, run `seapeft adapt` again.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("event"), str):
+        raise UsageError(f"{where} is not an event: this is not a trace of a run.")
+    kind = row.pop("event")
+    if first != (kind == RunStarted.kind):
+        raise UsageError(f"{where} is {kind!r}: a trace begins with {RunStarted.kind!r}, and with one alone.")
+    if first and row.get("version") != SCHEMA_VERSION:
         raise UsageError(
             f"{where} has version {row.get('version')!r} but this sea_peft reads version {SCHEMA_VERSION}: "
             "install the sea_peft that wrote it."
         )
-
-
-def _event(row: dict[str, Any], where: str) -> Event:
-    kinds = {cls.kind: cls for cls in Event.__subclasses__()}
-    kind = row.pop("event")
+    kinds = {cls.kind: cls for cls in Event.__subclasses__() if cls is not TrainingStep}
     if kind not in kinds:
         raise UsageError(f"{where} has the unknown event {kind!r}: install the sea_peft that wrote it.")
     try:
-        unknown = row.keys() - {field.name for field in dataclasses.fields(kinds[kind])}
-        if unknown:
-            raise ValueError(f"unknown field {min(unknown)!r}")
-        event: Event = TypeAdapter(kinds[kind]).validate_python(row)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where}: field {field!r} of event {kind!r}: {first['msg']}.") from error
-    except (TypeError, ValueError) as error:
+        return documents.check(kinds[kind], row)
+    except documents.Invalid as error:
         raise UsageError(f"{where}: event {kind!r} is not as this sea_peft writes it ({error}).") from error
-    return event

@@ -99,7 +99,7 @@ def rebuild(
     """
     root = runs_root or run_folder.root
     history = History.of(read_trace(run_folder.trace))
-    config = run_folder.read_config() if run_folder.config.is_file() else {}
+    config = run_folder.read_config().flat() if run_folder.config.is_file() else {}
     status = status or ("FINISHED" if history.finished is not None else "KILLED")
     try:
         store.check_writable(root, patience)

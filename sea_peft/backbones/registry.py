@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import importlib
 import importlib.util
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import nn
 
 from sea_peft import extensions
 from sea_peft.backbones.limits import Limits, in_words, per_axis
-from sea_peft.errors import UsageError, WeightsError
+from sea_peft.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,59 +150,10 @@ def architectures() -> dict[str, Architecture]:
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture called `name`, or the one behind `package.module:factory`."""
-    if ":" in name:
-        return _from_factory(name)
+    """The registered architecture called `name`: a name from a file may stand here. Raises UsageError where none is called so."""
     known = architectures()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"No backbone is called {name!r}.{hint} There are: {', '.join(sorted(known))}.")
     return known[name]
-
-
-def _from_factory(spec: str) -> Architecture:
-    """A user's own network: `factory(in_channels=…, out_channels=…)`, or a factory without arguments for a network with fixed channels."""
-    module_name, _, attribute = spec.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise WeightsError(
-            f"Backbone {spec!r} could not be imported ({error}); give package.module:factory."
-        ) from error
-    if not callable(factory):
-        raise WeightsError(
-            f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory."
-        )
-    takes = inspect.signature(factory).parameters
-    flexible = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-
-    def build(**kwargs: Any) -> nn.Module:
-        network = factory(**{k: v for k, v in kwargs.items() if flexible or k in takes})
-        if not isinstance(network, nn.Module):
-            raise WeightsError(f"Backbone {spec!r} returned {type(network).__name__}, not a torch.nn.Module.")
-        return network
-
-    return Architecture(
-        name=spec,
-        build=build,
-        divisor=_declared(factory, "divisor", spec),
-        minimum=_declared(factory, "minimum", spec),
-        paper=getattr(factory, "paper", "given by the user"),
-        licence=getattr(factory, "licence", "given by the user"),
-        small={},
-        weights=spec if hasattr(factory, "card") else None,
-        card=getattr(factory, "card", None),
-    )
-
-
-def _declared(factory: Callable[..., Any], attribute: str, spec: str) -> int | Sequence[int]:
-    """A size that a user's factory states of its network, 32 where it states none. Raises WeightsError where it is none."""
-    stated: int | Sequence[int] = getattr(factory, attribute, 32)
-    try:
-        per_axis(stated)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{attribute} of {spec} is {stated!r}; set a whole number from 1 up, or one for each of D, H and W."
-        ) from error
-    return stated

@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import pydantic
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from sea_peft import documents
 from sea_peft.backbones.limits import Limits
 from sea_peft.backbones.registry import Architecture, architecture
-from sea_peft.errors import WeightsError
+from sea_peft.backbones.typed import Typed, is_code
+from sea_peft.data.recipe import Recipe
+from sea_peft.errors import SeaPeftError, UsageError, WeightsError
 
 BUNDLED = Path(__file__).parent / "bundled"
 
 
-class Card(pydantic.BaseModel):
+class Card(documents.Record):
     """What stands beside the weights. `kwargs`: of the architecture, beyond its channels. `labels`: class names in the order of
-    the output channels, index 0 the background. `recipe`: the
-    preprocessing that the weights were trained with (sea_peft.data.recipe.Recipe as JSON). `patch`: voxels of a training crop.
-    `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
+    the output channels, index 0 the background. `recipe`: the preprocessing that the weights were trained with. `patch`: voxels of a
+    training crop. `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
 
     Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
     not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on; `assumed`,
     what of the recipe nobody said.
     """
 
-    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
-    name: str
-    architecture: str
-    kwargs: dict[str, Any]
-    labels: list[str]
-    channels: list[str]
-    recipe: dict[str, Any]
-    patch: tuple[int, int, int]
-    licence: str
-    source: str = ""
-    paper: str = ""
-    sha256: str
-    training: dict[str, Any] = {}
-    dice: dict[str, Any] = {}
-    origin: str = ""
-    source_sha256: str = ""
-    new: list[str] = []
-    left_out: list[str] = []
-    assumed: list[str] = []
+    name: documents.WeightsName
+    architecture: documents.ArchitectureName
+    kwargs: documents.Settings
+    labels: Annotated[list[documents.Name], Field(min_length=1, max_length=4096)]
+    channels: documents.Channels
+    recipe: Recipe
+    patch: documents.Patch
+    licence: documents.Text
+    source: documents.Text = ""
+    paper: documents.Text = ""
+    sha256: documents.Sha256 | Literal[""]
+    training: documents.Facts = Field(default_factory=dict)
+    dice: dict[documents.Name, documents.Dice] = Field(default_factory=dict)
+    origin: documents.Text = ""
+    source_sha256: documents.Sha256 | Literal[""] = ""
+    new: list[documents.Name] = Field(default_factory=list, max_length=10_000)
+    left_out: list[documents.Name] = Field(default_factory=list, max_length=10_000)
+    assumed: list[documents.Text] = Field(default_factory=list, max_length=100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,26 +97,65 @@ def cards() -> dict[str, Path]:
 def read_card(path: Path) -> Card:
     """Read a card. Raises WeightsError with what is wrong in it."""
     try:
-        return Card.model_validate_json(path.read_text(encoding="utf-8"))
+        return documents.check_json(Card, documents.read_bytes(path))
     except OSError as error:
         raise WeightsError(f"The card {path.name} cannot be read: {error.strerror}.") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise WeightsError(f"The card {path.name} is not valid at {where}: {first['msg']}.") from error
+    except documents.Invalid as error:
+        raise WeightsError(f"The card {path.name} is not valid: {error}.") from error
 
 
-def load_pretrained(weights: str) -> Pretrained:
-    """Weights by name, a safetensors file with its card (`<file>.json`) beside it, or `package.module:factory` of a network that comes
-    with its weights. Every tensor must be there and fit.
+def checked_card(fields: Mapping[str, Any]) -> Card:
+    """A card of these fields. Raises WeightsError with what is wrong in them."""
+    try:
+        return documents.check(Card, dict(fields))
+    except documents.Invalid as error:
+        raise WeightsError(f"The card of weights {fields.get('name')} is not valid: {error}.") from error
+
+
+def load_pretrained(name: str, code: Architecture | None = None) -> Pretrained:
+    """Installed weights by their name, which may come from a file: it is no path, and it runs nothing. Every tensor must be there and fit.
+
+    `code`: the `package.module:factory` that the user typed; the card may name it, or an architecture that is registered, and nothing else.
 
     Raises WeightsError for unknown names, missing, damaged or unfitting files.
     """
-    if ":" in weights and not Path(weights).exists():
-        return _from_factory(weights)
-    card_path = _card_path(weights)
+    known = cards()
+    if name not in known:
+        raise WeightsError(f"No weights are called {name!r}; there are {', '.join(sorted(known)) or 'none'}.")
+    return _load(known[name], code)
+
+
+def load_typed(typed: Typed) -> Pretrained:
+    """The network that the user typed: weights by name, a safetensors file with its card (`<file>.json`) beside it, the bundled weights of
+    an architecture, or a network of `package.module:factory` that comes with its weights. SegResNet where nothing was typed.
+
+    Raises WeightsError as `load_pretrained`, and where backbone and weights do not belong together; UsageError for an architecture that is
+    unknown or comes without weights.
+    """
+    asked = typed.architecture()
+    code = asked if typed.code else None
+    if typed.weights is None:
+        arch = asked or architecture("segresnet")
+        if arch.card is not None:
+            return _from_factory(arch)
+        if code is not None:
+            raise WeightsError(
+                f"{code.name} has no card to say what its labels and channels are; set {code.name.partition(':')[2]}.card, or give --weights."
+            )
+        if arch.weights is None:
+            raise UsageError(f"Backbone {arch.name} comes with no weights; give --weights NAME or a file.")
+        return load_pretrained(arch.weights)
+    found = load_pretrained(typed.weights, code) if typed.weights in cards() else _load(_card_of(typed.weights), code)
+    if asked is not None and found.architecture.name != asked.name:
+        raise WeightsError(
+            f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave --backbone out."
+        )
+    return found
+
+
+def _load(card_path: Path, code: Architecture | None) -> Pretrained:
     card = read_card(card_path)
-    arch = architecture(card.architecture)
+    arch = _architecture_of(card, code)
     file = card_path.with_suffix(".safetensors")
     tensors = read_tensors(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -123,39 +165,63 @@ def load_pretrained(weights: str) -> Pretrained:
             "get the two files again."
         )
     try:
-        network = arch.build(**{"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs})
-    except (TypeError, ValueError) as error:
+        network = _built(arch, card, tensors)
+    except SeaPeftError:
+        raise
+    except Exception as error:  # settings that make no sense end a constructor in as many ways as there are networks
+        said = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
-            f"The card {card_path.name} does not fit {arch.name}: {error}; correct its kwargs."
+            f"The card {card_path.name} does not fit {arch.name}: {said[0]}; correct its kwargs."
         ) from error
     load_strictly(network, tensors, card.name)
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
 
 
-def _from_factory(spec: str) -> Pretrained:
-    """A user's own network with its own weights; `factory.card` says what a card file would."""
-    arch = architecture(spec)
-    if arch.card is None:
+def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
+    """The architecture that a card names, where that is what the user typed, or registered."""
+    if code is not None and card.architecture == code.name:
+        return code
+    if is_code(card.architecture):
         raise WeightsError(
-            f"{spec} has no card to say what its labels and channels are; set {spec.partition(':')[2]}.card, or give --weights."
+            f"The network of weights {card.name} is code, {card.architecture}, and code that a file names is never run; if you trust it, add "
+            f"--backbone {card.architecture}."
         )
+    try:
+        return architecture(card.architecture)
+    except UsageError as error:
+        raise WeightsError(f"The card of weights {card.name}: {error}") from error
+
+
+def _built(arch: Architecture, card: Card, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network of a card. That of a registered architecture is first built without values, where that can be done, so that settings which
+    do not fit the tensors cost neither memory nor time."""
+    kwargs = {"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs}
+    if is_code(arch.name):
+        return arch.build(**kwargs)
+    with no_larger(4 * sum(t.numel() for t in tensors.values()) + 1_000_000, 4 * len(tensors) + 1000):
+        try:
+            with torch.device("meta"):
+                shapes = arch.build(**kwargs)
+        except RuntimeError:  # some constructors compute with values
+            return arch.build(**kwargs)
+        _require_fit(unique_tensors(shapes), tensors, card.name)
+        return arch.build(**kwargs)
+
+
+def _from_factory(arch: Architecture) -> Pretrained:
+    """A user's own network with its own weights; `factory.card` says what a card file would."""
+    assert arch.card is not None, "asked for a network that comes with its weights"
     network = arch.build().float().eval().requires_grad_(False)
     digest = tensor_hash(network)
     own = {
-        "name": spec,
-        "architecture": spec,
+        "name": arch.name,
+        "architecture": arch.name,
         "kwargs": {},
         "licence": arch.licence,
         "paper": arch.paper,
         "sha256": digest,
     }
-    try:
-        card = Card.model_validate({**own, **arch.card})
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"The card of {spec} is not valid at {where}: {first['msg']}.") from error
-    return Pretrained(network, arch, card, digest)
+    return Pretrained(network, arch, checked_card({**own, **arch.card}), digest)
 
 
 def untrained(arch: Architecture) -> Pretrained:
@@ -172,7 +238,7 @@ def untrained(arch: Architecture) -> Pretrained:
         kwargs={},
         labels=["background", "label"],
         channels=["image"],
-        recipe={},
+        recipe=Recipe(),
         patch=arch.limits_of({}).small,
         licence="",
         paper=arch.paper,
@@ -189,6 +255,9 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"The weights file {file.name} is missing beside its card; put it there.") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{file.name} is not a readable safetensors file ({error}); get it again.") from error
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError(f"{file.name}: tensor {key} holds NaN or infinity; get the file again.")
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 
 
@@ -210,16 +279,41 @@ def first_names(network: nn.Module) -> dict[str, str]:
 def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """Load exactly these tensors, each under the first of its names. Raises WeightsError listing what is missing, unexpected or of
     another shape."""
-    own = unique_tensors(network)
+    _require_fit(unique_tensors(network), tensors, name)
+    network.load_state_dict(dict(tensors), strict=False)  # further names of the same tensors are what is not in there
+
+
+def _require_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str) -> None:
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misshaped = sorted(k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape)
+    misshaped = sorted(
+        k for k in own.keys() & tensors.keys()
+        if own[k].shape != tensors[k].shape or own[k].is_floating_point() != tensors[k].is_floating_point()
+    )  # fmt: skip
     if missing or unexpected or misshaped:
         first = (missing or unexpected or misshaped)[0]
         raise WeightsError(
             f"Weights {name} do not fit their network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
             f"{len(misshaped)} of another shape (first: {first}); import them again with the right --backbone."
         )
-    network.load_state_dict(dict(tensors), strict=False)  # further names of the same tensors are what is not in there
+
+
+@contextlib.contextmanager
+def no_larger(values: int, tensors: int) -> Iterator[None]:
+    """Raise ValueError as soon as what is built here registers more values or tensors than that; a card's settings can ask for any number."""
+    left = [values, tensors]
+
+    def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            left[0] -= parameter.numel()
+            left[1] -= 1
+            if min(left) < 0:
+                raise ValueError("these settings make a far larger network than the tensors are")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def tensor_hash(network: nn.Module) -> str:
@@ -231,10 +325,8 @@ def tensor_hash(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _card_path(weights: str) -> Path:
-    known = cards()
-    if weights in known:
-        return known[weights]
+def _card_of(weights: str) -> Path:
+    """The card beside a weights file that the user typed."""
     path = Path(weights)
     if path.suffix in (".safetensors", ".json") and path.is_file():
         card = path.with_suffix(".json")
@@ -244,5 +336,5 @@ def _card_path(weights: str) -> Path:
             )
         return card
     raise WeightsError(
-        f"No weights are called {weights!r}; there are {', '.join(sorted(known)) or 'none'}, or give a file."
+        f"No weights are called {weights!r}; there are {', '.join(sorted(cards())) or 'none'}, or give a file."
     )

@@ -90,6 +90,7 @@ def report(
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
     ] = False,
+    backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
 ) -> None:
@@ -98,14 +99,15 @@ def report(
     from sea_peft.artefacts.report import report_html
     from sea_peft.artefacts.run_folder import RunFolder
     from sea_peft.artefacts.trace import read_trace
+    from sea_peft.backbones.typed import Typed
 
-    folder = RunFolder.open(run)
+    folder, typed = RunFolder.open(run), Typed(backbone, weights)
     document: dict[str, str | None] = {"page": str(folder.page)}
     pictures, explanation = [], []
     if images or explain:
         from sea_peft.jobs.pictures import case_pictures, revisit
 
-        revisited = revisit(folder, weights=weights, use=use)
+        revisited = revisit(folder, typed, use=use)
         document["network"] = revisited.network
         output.say(revisited.predictor.choice(revisited.network))
         if not revisited.shown:
@@ -130,7 +132,7 @@ def report(
         if folder.result.is_file():
             from sea_peft.jobs.pictures import images_for_mlflow
 
-            logged = images_for_mlflow(folder, output.warn, weights=weights)
+            logged = images_for_mlflow(folder, output.warn, typed)
         document["mlflow_run_id"] = rebuild(folder, images=logged)
         output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
     output.result(document, cell(str(folder.page)))
@@ -141,6 +143,7 @@ def merge(
     output: Output,
     adapter: options.Adapter,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
+    backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
 ) -> None:
@@ -148,9 +151,10 @@ def merge(
 
     Its head is folded in too, with an output more for every new label. What cannot be folded exactly (ConvAdapter, for one) is refused by name.
     """
+    from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.merge import merge as job
 
-    merged = job(adapter, out, weights, use)
+    merged = job(adapter, out, Typed(backbone, weights), use)
     found = [
         ("file", str(merged.file)),
         ("folded", f"{merged.units} units and the head into {merged.tensors_changed} tensors"),

@@ -49,11 +49,17 @@ def backbones_list(output: Output) -> None:
 
 @backbones.command("info")
 @verb
-def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def backbones_info(
+    output: Output,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+) -> None:
     """One backbone in detail: source, licence, recipe, sites."""
+    from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.listing import backbone_info
 
-    info = backbone_info(name)
+    info = backbone_info(name, Typed(backbone, weights))
     card, recipe = info.card, info.card.recipe
     described = {
         "weights": card.name,
@@ -65,7 +71,7 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
         "field of view": _looks(info.view),
     }
     if info.trained:
-        intensity = recipe.get("intensity", {})
+        intensity = recipe.intensity.model_dump(mode="json")
         described |= {
             "hash of tensors": info.sha256,
             "hash of file": card.sha256,
@@ -74,7 +80,7 @@ def backbones_info(output: Output, name: Annotated[str, typer.Argument(metavar="
             "origin": card.origin,
             "labels": card.labels[1:],
             "channels": card.channels,
-            "voxels": f"{times(recipe.get('spacing', ()))} mm, {recipe.get('orientation')}",
+            "voxels": f"{times(recipe.spacing)} mm, {recipe.orientation}",
             "grey values": " ".join(f"{key} {value}" for key, value in intensity.items()),
             "Dice": card.dice.get("mean"),
             "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
@@ -144,12 +150,13 @@ def backbones_import(
     nobody says is assumed, and said to be. Origins: suprem, clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, obelisk,
     brainchop, deepbet, monai-bundle, plain.
     """
+    from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.importing import Given, import_weights
 
     given = Given(
         _label_names(labels), channel, orientation, spacing, _scaling(intensity), patch, parse.settings(setting or ()), licence
     )  # fmt: skip
-    imported = import_weights(file, name, backbone, given, origin)
+    imported = import_weights(file, name, Typed(backbone), given, origin)
     for sentence in imported.said:
         output.say(sentence)
     keys = imported.keys

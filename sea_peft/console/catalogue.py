@@ -29,9 +29,10 @@ def adapters_list(
     units: Annotated[bool, typer.Option("--units", help="Every unit with its cost.")] = False,
 ) -> None:
     """Families, levels and placements on offer, and the units they make on a backbone, with costs."""
+    from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.listing import list_adapters
 
-    offered = list_adapters(backbone, weights, profile)
+    offered = list_adapters(Typed(backbone, weights), profile)
     columns = ("units", "sites", "number", "cheapest", "dearest", "all", "fit")
     rows = [
         (row.prefix, row.kinds, row.units, row.cheapest, row.dearest, row.total, row.fits) for row in offered.families

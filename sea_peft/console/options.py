@@ -15,7 +15,7 @@ Weights = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Architecture: a name of `backbones list`, or module:factory."),
+    typer.Option(metavar="NAME|M:F", help="Architecture: a name of `backbones list`, or module:factory, which runs."),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 Labels = Annotated[

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
+import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,24 +55,30 @@ class Output:
     def say(self, sentence: str) -> None:
         """A sentence about what is going on."""
         if not self.quiet:
-            self.notes.print(Text(visible(sentence)), soft_wrap=True)
+            self._note(Text(visible(sentence)))
 
     def warn(self, sentence: str) -> None:
         """A sentence that must not be missed."""
-        self.notes.print(Text.assemble(("warning: ", "bold yellow"), visible(sentence)), soft_wrap=True)
+        self._note(Text.assemble(("warning: ", "bold yellow"), visible(sentence)))
 
     def result(self, document: Any, *tables: RenderableType) -> None:
         """The result of a verb: `document` with --json, else the tables. Called once."""
         self.answered = True
         if self.json:
-            print(_escaped(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)))
+            unicode = (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+            text = json.dumps(_plain(document), indent=2, ensure_ascii=not unicode, allow_nan=False)
+            print(_escaped(text), flush=True)
             return
         if self.results.is_terminal:
             self._print(tables)
             return
         with self.results.capture() as captured:  # tables are padded to a rectangle, which a file does not need
             self._print(tables)
-        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+
+    def _note(self, text: Text) -> None:
+        with contextlib.suppress(OSError):  # where stderr is full or closed there is nobody to tell
+            self.notes.print(text, soft_wrap=True)
 
     def _print(self, tables: Sequence[RenderableType]) -> None:
         for number, shown in enumerate(tables):
@@ -89,6 +98,19 @@ class Output:
                 yield lambda done, of: drawn.update(task, completed=done, total=of)
         else:
             yield Lines(self, what)
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr write what their encoding lacks in another way instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def abandon(stream: Any) -> None:
+    """What could not be written to a stream is let go of, so that it is not tried once more when the process ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 from collections.abc import Callable
@@ -65,6 +66,8 @@ def outcome(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, typer.TyperException):
         return error.format_message(), error.exit_code
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
+        return f"The output cannot be written ({error.strerror}); send it somewhere else.", DeviceError.exit_code
     if _out_of_memory(error):
         return "Memory ran out; use a smaller --patch or a machine with more.", DeviceError.exit_code
     said = (str(error).strip().splitlines() or ["no message"])[0]

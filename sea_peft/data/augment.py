@@ -16,10 +16,11 @@ from typing import Annotated
 import numpy as np
 import torch
 from monai.transforms import AdjustContrast, GaussianSmooth, RandBiasField
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from sea_peft import documents
 from sea_peft.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -33,7 +34,7 @@ _Probability = Annotated[float, Field(ge=0, le=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Augmentation(BaseModel):
+class Augmentation(documents.Record):
     """What may be done to a crop. A field that ends in `_p` is the probability that it is done at all.
 
     Attributes:
@@ -47,8 +48,6 @@ class Augmentation(BaseModel):
         low_resolution: Smallest number of voxels along an axis, as a share, that the crop is sampled with and stretched back from.
         bias_field: Largest coefficient of a smooth multiplicative field, as coils leave it on MR.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 12.0
     scaling: _Share = 0.15
@@ -70,6 +69,7 @@ class Augmentation(BaseModel):
 FULL = Augmentation()
 GREY_VALUES = Augmentation(spatial_p=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0)
 NONE = GREY_VALUES.model_copy(update={"gain": 0.0, "shift": 0.0})
+_LARGEST = 1 << 20
 AUGMENTATIONS = {"full": FULL, "grey": GREY_VALUES, "none": NONE}
 """By name: all of it; gain and shift alone, as in the papers; crops as they are."""
 
@@ -83,16 +83,17 @@ def load_augmentation(name: str) -> Augmentation:
     if name in AUGMENTATIONS:
         return AUGMENTATIONS[name]
     try:
-        return Augmentation.model_validate(tomllib.loads(Path(name).read_text(encoding="utf-8")))
+        found = tomllib.loads(documents.read_bytes(Path(name), _LARGEST).decode("utf-8"))
+        return documents.check(Augmentation, found)
     except OSError as error:
         raise UsageError(
             f"--augment {name}: choose default, full, grey or none, or give a TOML file ({error.strerror})."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--augment {name} is not valid TOML: {error}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--augment {name}, field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    except documents.Invalid as error:
+        raise UsageError(f"--augment {name}, field {error}.") from error
+    except (ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"--augment {name} is not valid TOML: {said}.") from error
 
 
 @functools.lru_cache

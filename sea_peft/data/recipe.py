@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from sea_peft.documents import Record
+
+_GreyValue = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Window(_Strict):
+class Window(Record):
     """Fixed range in the scan's own units (Hounsfield units for CT), clipped and scaled to 0..1."""
 
     kind: Literal["window"] = "window"
-    low: float
-    high: float
+    low: _GreyValue
+    high: _GreyValue
 
     @model_validator(mode="after")
     def _ordered(self) -> Window:
@@ -25,13 +25,13 @@ class Window(_Strict):
         return self
 
 
-class ZScore(_Strict):
+class ZScore(Record):
     """Zero mean and unit variance inside the foreground of each channel; 0 outside."""
 
     kind: Literal["zscore"] = "zscore"
 
 
-class Percentile(_Strict):
+class Percentile(Record):
     """Percentiles `low`..`high` of each channel's foreground scaled to 0..1 and clipped; 0 outside."""
 
     kind: Literal["percentile"] = "percentile"
@@ -46,10 +46,10 @@ class Percentile(_Strict):
 
 
 Intensity = Annotated[Window | ZScore | Percentile, Field(discriminator="kind")]
-_Millimetres = Annotated[float, Field(gt=0, le=100)]
+_Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 
 
-class Recipe(_Strict):
+class Recipe(Record):
     """How a scan becomes a tensor.
 
     Attributes:
@@ -65,7 +65,7 @@ class Recipe(_Strict):
     spacing: tuple[_Millimetres, _Millimetres, _Millimetres] = (1.5, 1.5, 1.5)
     intensity: Intensity = Window(low=-175.0, high=250.0)
     crop_foreground: bool = True
-    margin: float = Field(default=10.0, ge=0)
+    margin: float = Field(default=10.0, ge=0, le=1000)
 
     @model_validator(mode="after")
     def _three_axes(self) -> Recipe:

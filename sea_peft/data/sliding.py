@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-_Side = Annotated[int, Field(ge=1, le=4096)]
+from sea_peft.documents import Patch, Record
 
 
-class SlidingWindow(BaseModel):
+class SlidingWindow(Record):
     """The patch that an adapter was trained on, moved over a scan as MONAI's `sliding_window_inference` does in mode "gaussian".
 
     A scan smaller than the patch is padded with 0 on both sides, as crops for training are. Norms that take statistics of what the network
@@ -20,7 +18,5 @@ class SlidingWindow(BaseModel):
         overlap: of neighbouring windows, as a share of the patch. The default is measured: `python -m benchmarks overlap`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    patch: tuple[_Side, _Side, _Side]
-    overlap: float = Field(default=0.5, ge=0, lt=1)
+    patch: Patch
+    overlap: float = Field(default=0.5, ge=0, le=0.9)

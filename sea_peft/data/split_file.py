@@ -5,18 +5,17 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
+from sea_peft import documents
 from sea_peft.errors import UsageError
 
 _EXAMPLE = '{"support": ["case1", "case2"], "audit": ["case3"], "test": ["case4"]}'
 
 
-class _Lists(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _Lists(documents.Record):
     support: list[str]
-    audit: list[str] = []
+    audit: list[str] = Field(default_factory=list)
     test: list[str] | None = None
 
 
@@ -38,18 +37,11 @@ def read_split(path: Path) -> NamedCases:
         UsageError: it cannot be read, is no JSON of these lists, names no support case, or one case twice.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UsageError(f"The split file {path} cannot be read ({reason}); check the path.") from error
-    try:
-        lists = _Lists.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise UsageError(
-            f"The split file {path}: {field}: {first['msg']}; write lists of case ids such as {_EXAMPLE}."
-        ) from error
+        lists = documents.check_json(_Lists, documents.read_bytes(path))
+    except OSError as error:
+        raise UsageError(f"The split file {path} cannot be read ({error.strerror}); check the path.") from error
+    except documents.Invalid as error:
+        raise UsageError(f"The split file {path}: {error}; write lists of case ids such as {_EXAMPLE}.") from error
     if not lists.support:
         raise UsageError(f"The split file {path} names no support case, so there is nothing to train on; name one.")
     roles = {"support": lists.support, "audit": lists.audit, "test": lists.test or []}

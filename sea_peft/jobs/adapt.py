@@ -19,6 +19,7 @@ from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder, dated
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker, rebuild
+from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.digest import case_hash
 from sea_peft.data.prepare import prepare
 from sea_peft.data.spill import ScanCache
@@ -83,12 +84,13 @@ def adapt(
     began = time.monotonic()
     setup = prepare_run(options, say, progress)
     name = options.name or setup.neutral_name
+    # whoever chose --out may have named a patient in it
+    config = run_config(setup, dated(name) if options.out else None)
     folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, name)
     say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
-    # whoever chose --out may have named a patient in it
     folder.write_config(
-        run_config(setup, dated(name) if options.out else folder.name)
+        config if config.name else config.model_copy(update={"name": folder.name})
     )  # last: what has it can be resumed
     begun(folder)
     return _Run(setup, folder, listen, say, warn, began, baselines or {}).run()
@@ -100,8 +102,10 @@ def resume(
     say: Say = _silent,
     warn: Say = _silent,
     progress: Callable[[int, int], None] | None = None,
+    typed: Typed = NOTHING,
 ) -> Result:
-    """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run.
+    """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run. `typed`: the backbone or its weights, when
+    the weights are not installed by the name that the run has for them.
 
     Raises:
         SeaPeftError: with one sentence and its exit code: the folder is no run, or a finished one; its config, trace or checkpoint is
@@ -109,18 +113,19 @@ def resume(
     """
     began = time.monotonic()
     folder = RunFolder.open(path)
-    options, digest = options_of(folder.read_config(), folder.config)
+    config = folder.read_config()
     if folder.result.is_file():
         if not folder.checkpoint.exists():
             raise UsageError(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
-        if options.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
-            rebuild(folder, images=images_for_mlflow(folder, warn, options.device, options.weights))
+        if config.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
+            rebuild(folder, images=images_for_mlflow(folder, warn, typed, config.device))
         remove_checkpoint(folder.checkpoint)
         return folder.read_result()
-    setup = prepare_run(options, say, progress)
-    if setup.public_digest != digest:
+    options, begun = options_of(config, folder, typed)
+    setup = prepare_run(options, say, progress, begun)
+    if setup.public_digest != config.data_digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     _refuse_another_split(folder, setup)
     return _Run(setup, folder, listen, say, warn, began, {}).run()
@@ -175,7 +180,7 @@ class _Run:
             if isinstance(error, DeviceError) and isinstance(error.__cause__, OSError):  # the disk, and not the device
                 raise DeviceError(
                     f"{str(error).rstrip('.')}; what the run has written is kept, and `seapeft adapt --resume "
-                    f"{shlex.quote(str(self.folder.path))}` goes on from there."
+                    f"{shlex.quote(str(self.folder.path))}{self.setup.options.typed.flags}` goes on from there."
                 ) from error
             raise
         finally:
@@ -286,12 +291,6 @@ class _Run:
         self._next_arm("head_only", fold=fold + 1, head_only=None)
 
     @property
-    def _typed_weights(self) -> str | None:
-        """What the user named this time, with which the adapter can be opened again."""
-        options = self.setup.options
-        return options.weights or (options.backbone if options.backbone and ":" in options.backbone else None)
-
-    @property
     def _without(self) -> str:
         """The part of leave-one-out that is being fitted, in words."""
         return f"without shot {self.state.fold + 1} of {len(self.setup.folds)}"
@@ -395,7 +394,7 @@ class _Run:
         """Adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
         result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
-        commands = Commands.of(self.folder.read_config())
+        commands = Commands.of(self.folder.read_config().typed)
         report = report_markdown(result, read_trace(self.folder.trace), commands)
         config = adapter_config(setup, outcome.active, result)
         save_adapter(self.folder.adapter, config, tensors, report=report, trace=self.folder.trace)
@@ -404,7 +403,7 @@ class _Run:
             result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
         self.folder.write_result(result)
         if self.tracker is not None:
-            self.tracker.finish(images_for_mlflow(self.folder, self.warn, str(setup.device), self._typed_weights))
+            self.tracker.finish(images_for_mlflow(self.folder, self.warn, setup.options.typed, str(setup.device)))
         remove_checkpoint(self.folder.checkpoint)
         return result
 

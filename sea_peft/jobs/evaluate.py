@@ -17,6 +17,7 @@ import numpy as np
 from sea_peft.artefacts.atomic import write_bytes, write_text, writing
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
+from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.grids import require_same_grid
 from sea_peft.data.metrics import DEFAULT_TOLERANCE_MM, Scores, mean, score_labels
@@ -95,7 +96,7 @@ def evaluate(
     adapter: Path,
     data: str,
     *,
-    weights: str | None = None,
+    typed: Typed = NOTHING,
     device: str = "auto",
     labels: Sequence[str] = (),
     channels: Sequence[str] = (),
@@ -109,7 +110,7 @@ def evaluate(
     Args:
         adapter: an adapter folder or a run folder.
         data: a path, or `phantom:NAME`.
-        weights: where the backbone's weights lie, when they are not known by the name in the adapter.
+        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
         device: as on the command line.
         labels: as for `select`, when the data set's names or codes are not the adapter's. A label of the data set that has the
             adapter's name is taken by that name, any other by the adapter's codes.
@@ -122,9 +123,11 @@ def evaluate(
 
     Raises:
         DataError: no such data, or its labels or channels do not fit the adapter.
-        UsageError: labels are not those of the adapter, or no case is a test case.
+        UsageError: the tolerance is no distance, labels are not those of the adapter, or no case is a test case.
     """
-    predictor = Predictor(adapter, weights, device, use)
+    if not 0 <= tolerance <= 1000:
+        raise UsageError(f"--tolerance {tolerance:g} is no distance in mm; choose one from 0 to 1000.")
+    predictor = Predictor(adapter, typed, device, use, "evaluate")
     opened = open_data(data)
     specs = labels or [_wanted(opened, name, codes) for name, codes in predictor.labels.items()]
     chosen = select(opened, specs, channels)
@@ -235,7 +238,7 @@ def _roles(adapter: Path, data: str) -> dict[str, str]:
     folder = RunFolder(path)
     if not (folder.trace.is_file() and folder.config.is_file()):
         return {}
-    if (folder.read_config().get("data") or f"phantom:{DEFAULT_TARGET}") not in (
+    if (folder.read_config().data or f"phantom:{DEFAULT_TARGET}") not in (
         data,
         str(Path(data).resolve()),
     ):

@@ -125,7 +125,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
     config, device = run.predictor.config, run.predictor.device
-    scan = prepare(shown.case, Recipe.model_validate(config.recipe), run.channels, run.predictor.labels)
+    scan = prepare(shown.case, config.recipe, run.channels, run.predictor.labels)
     image, label = labelled_crop(scan, config.window.patch)
     return _Crop(image[None].to(device), label.to(device))
 
@@ -149,14 +149,14 @@ def _dice(inside: torch.Tensor | None, index: int, crop: _Crop) -> float:
 def _cam_png(
     shown: ShownCase,
     crop: _Crop,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     labels: Sequence[str],
     columns: dict[str, str],
     maps: dict[str, list[torch.Tensor | None]],
     seen: dict[str, list[torch.Tensor | None]],
 ) -> bytes | None:
     """The maps of the labels with the case's best, middle and worst Dice, a column for every stage that has maps (path → stage)."""
-    own, wanted = (orientations.axcodes2ornt(tuple(code)) for code in (recipe["orientation"], "RAS"))
+    own, wanted = (orientations.axcodes2ornt(tuple(code)) for code in (recipe.orientation, "RAS"))
     turn = orientations.ornt_transform(own, wanted)
 
     def upright(values: torch.Tensor) -> np.ndarray:
@@ -181,7 +181,7 @@ def _cam_png(
                 )
             )
         rows.append((name, upright(crop.label == index + 1) > 0.5, heats))
-    spacing = [recipe["spacing"][int(axis)] for axis in np.argsort(turn[:, 0])]
+    spacing = [recipe.spacing[int(axis)] for axis in np.argsort(turn[:, 0])]
     return heat_png(upright(crop.image[0, 0]), spacing, rows) if rows and columns else None
 
 

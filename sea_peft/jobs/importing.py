@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sea_peft import documents
 from sea_peft.backbones import Architecture, Limits, architecture
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.backbones.fit import (
@@ -26,6 +27,7 @@ from sea_peft.backbones.fit import (
 from sea_peft.backbones.grey_values import as_they_are, hounsfield_units
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
 from sea_peft.backbones.limits import Size
+from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import cards, load_strictly, unique_tensors, user_weights
 from sea_peft.data.cases import safe_name
 from sea_peft.data.intensity import is_ct_name
@@ -97,7 +99,9 @@ class Imported:
     said: tuple[str, ...]
 
 
-def import_weights(file: Path, name: str, backbone: str, given: Given | None = None, origin: str = "auto") -> Imported:
+def import_weights(
+    file: Path, name: str, backbone: str | Typed, given: Given | None = None, origin: str = "auto"
+) -> Imported:
     """Read a checkpoint, check every tensor against the architecture, and keep it as the user's own weights called `name`.
 
     Widths are read off the tensors. Everything but the classifier must be there and fit, and nothing more may be there than what the
@@ -107,7 +111,7 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
     Args:
         file: a safetensors file, or a torch file that loads without running code.
         name: of the weights from now on.
-        backbone: a registered architecture.
+        backbone: a registered architecture, or `Typed` for a network of the user's own.
         given: what the user says of the checkpoint.
         origin: whose checkpoint it is (`keymaps.ORIGINS`), or `auto` to go by its keys.
 
@@ -122,7 +126,9 @@ def import_weights(file: Path, name: str, backbone: str, given: Given | None = N
         raise UsageError(f"--as {name!r} is no name for weights; use letters, digits, '.', '_' and '-'.")
     if name in cards():
         raise UsageError(f"There are weights called {name} already; choose another --as.")
-    arch = architecture(backbone)
+    arch = backbone.architecture() if isinstance(backbone, Typed) else architecture(backbone)
+    if arch is None:
+        raise UsageError("An import needs to know the architecture; give --backbone.")
     checkpoint = read_checkpoint(file)
     source = choose_origin(origin, checkpoint, arch.name)
     known = source.know(checkpoint, arch.name)
@@ -217,7 +223,7 @@ def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> t
     Raises UsageError where nobody knows the voxel size."""
     if known.recipe is None and given.spacing is None:
         raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
-    base = Recipe.model_validate(known.recipe) if known.recipe is not None else Recipe(intensity=ZScore())
+    base = documents.check(Recipe, known.recipe) if known.recipe is not None else Recipe(intensity=ZScore())
     changes: dict[str, Any] = {}
     if given.orientation is not None:
         changes["orientation"] = given.orientation

@@ -12,8 +12,10 @@ from sea_peft.adapters import Adapted
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan
 from sea_peft.data.sliding import SlidingWindow
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DeviceError, OutputError
 from sea_peft.jobs.windows import blended
+
+_LARGEST_LOGIT = 1e8  # of a trained network, a thousand at most
 
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
@@ -33,11 +35,18 @@ def probabilities(
 
     Raises:
         DeviceError: the device's memory does not suffice, or the disk is full.
+        OutputError: logits are not finite, or so large that they mean nothing.
     """
 
     def network(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = forward(x)
-        return tuple(y.softmax(dim=1) for y in (logits if isinstance(logits, tuple) else (logits,)))
+        several = logits if isinstance(logits, tuple) else (logits,)
+        if not all(bool(y.abs().amax() <= _LARGEST_LOGIT) for y in several):  # false for NaN too
+            raise OutputError(
+                f"Case {scan.id}: the network's output is not finite or beyond ±{_LARGEST_LOGIT:.0e}, so there is no mask to go by; are these "
+                "the right weights and grey values?"
+            )
+        return tuple(y.softmax(dim=1) for y in several)
 
     outputs: list[Planes] = []
     depth, height, width = scan.image.shape[1:]

@@ -9,13 +9,17 @@ from typing import Any
 from sea_peft.adapters import Unit, units_for
 from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
 from sea_peft.backbones.field_of_view import FieldOfView, field_of_view
-from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, read_card
-from sea_peft.errors import WeightsError
+from sea_peft.backbones.typed import NOTHING, Typed, is_code
+from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, no_larger, read_card
+from sea_peft.errors import SeaPeftError, WeightsError
 from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import load_profile, parse_budget
 from sea_peft.loop.policies import policies
 from sea_peft.loop.rows import Candidate
 from sea_peft.loop.space import Space
+
+# no published segmentation network has as many
+_MOST_PARAMETERS, _MOST_TENSORS = 4 * 10**9, 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +105,13 @@ def list_backbones() -> list[BackboneRow]:
         try:
             card = read_card(path)
             counted = _parameters(card)
-        except WeightsError as error:
+        except SeaPeftError as error:
             rows.append(BackboneRow("?", name, origin, None, (), (), (), None, "", None, str(error)))
             continue
         rows.append(
             BackboneRow(
                 card.architecture, name, origin, counted, tuple(card.labels[1:]), tuple(card.channels),
-                tuple(card.recipe.get("spacing", ())), card.dice.get("mean"), card.licence, card.sha256,
+                card.recipe.spacing, card.dice.get("mean"), card.licence, card.sha256,
             )
         )  # fmt: skip
     used = {row.architecture for row in rows}
@@ -123,10 +127,20 @@ def _default_parameters(arch: Architecture) -> int | None:
     return arch.parameters({}) if arch.installed else None
 
 
-def backbone_info(name: str) -> BackboneInfo:
-    """Weights by name or file, or an architecture's own weights, loaded and probed. Raises WeightsError or UsageError."""
-    known = name in cards() or name not in architectures()
-    backbone = look_at(None, name) if known else look_at(name, None)
+def backbone_info(name: str, typed: Typed = NOTHING) -> BackboneInfo:
+    """Weights by name or file, an architecture or a `package.module:factory`, loaded and probed.
+
+    Args:
+        name: what the user typed.
+        typed: what the user typed besides: the architecture of these weights, or the weights of this architecture.
+
+    Raises:
+        WeightsError, UsageError: as `load_typed`.
+    """
+    of_weights = name in cards() or not (name in architectures() or is_code(name))
+    backbone = look_at(
+        dataclasses.replace(typed, weights=name) if of_weights else dataclasses.replace(typed, backbone=name)
+    )
     pretrained = backbone.pretrained
     counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
     arch = pretrained.architecture
@@ -137,10 +151,10 @@ def backbone_info(name: str) -> BackboneInfo:
     )  # fmt: skip
 
 
-def list_adapters(backbone: str | None, weights: str | None, profile: str) -> Offered:
+def list_adapters(typed: Typed, profile: str) -> Offered:
     """Families, levels and placements of a budget profile, and the units that they make on a backbone. Raises UsageError, WeightsError."""
     offers = load_profile(profile)
-    opened = look_at(backbone, weights)
+    opened = look_at(typed)
     network = opened.pretrained.network
     # without weights, what the probe says of the sites has to do: trying every unit takes minutes on the largest networks
     units = (
@@ -189,9 +203,19 @@ def _called(pretrained: Pretrained) -> str:
     return pretrained.card.name if _trained(pretrained) else f"{pretrained.architecture.name}, untrained,"
 
 
-def _parameters(card: Card) -> int:
+def _parameters(card: Card) -> int | None:
+    """None where code builds the network, which runs only where it is typed."""
+    if is_code(card.architecture):
+        return None
     channels = {"in_channels": len(card.channels), "out_channels": len(card.labels)}
-    return architecture(card.architecture).parameters({**channels, **card.kwargs})
+    try:
+        with no_larger(_MOST_PARAMETERS, _MOST_TENSORS):
+            return architecture(card.architecture).parameters({**channels, **card.kwargs})
+    except SeaPeftError:
+        raise
+    except Exception as error:  # settings that make no sense end a constructor in as many ways as there are networks
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"The card of weights {card.name} does not fit {card.architecture}: {said}.") from error
 
 
 def fitting(space: Space) -> int:

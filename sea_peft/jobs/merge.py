@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from sea_peft.adapters import Adapted
 from sea_peft.adapters.base import CannotMerge
 from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
-from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import Card, load_pretrained, load_strictly, unique_tensors
+from sea_peft.backbones.typed import NOTHING, Typed
+from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
-from sea_peft.jobs.model import load_adapter
+from sea_peft.jobs.model import open_adapter
 from sea_peft.jobs.predictor import adapter_folder
 from sea_peft.jobs.weights_file import save_weights
 
@@ -40,7 +41,7 @@ class Merged:
     agreement: float
 
 
-def merge(adapter: Path, out: Path, weights: str | None = None, use: str | None = None) -> Merged:
+def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = None) -> Merged:
     """Fold the units and the head of an adapter into its backbone and write `out` with its card beside it.
 
     The result has the backbone's outputs and one more for every label that was new to it, so it is used like any other weights, here
@@ -62,12 +63,13 @@ def merge(adapter: Path, out: Path, weights: str | None = None, use: str | None 
             f"The run recommends the unadapted network ({recommended.evidence}), so there is nothing to fold in; --use adapted does it all "
             "the same."
         )
-    model, config = load_adapter(adapter_folder(adapter), weights, "adapted")
-    card = load_pretrained(weights or config.backbone.weights).card
+    command = f"seapeft merge {shlex.quote(str(adapter))} --out {shlex.quote(str(out))}"
+    loaded = open_adapter(adapter_folder(adapter), typed, "adapted", command)
+    model, config, pretrained = loaded.model, loaded.config, loaded.backbone.pretrained
+    card, arch = pretrained.card, pretrained.architecture
     changed = _folded(model)
-    new = [name for name, row in zip(config.labels, config.head["rows"], strict=True) if row is None]
+    new = [name for name, row in zip(config.labels, config.head.rows, strict=True) if row is None]
     described = _card(card, config, out.stem, [*card.labels, *new])
-    arch = architecture(card.architecture)
     network = arch.build(
         in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
     )
@@ -160,7 +162,7 @@ def _card(card: Card, config: AdapterConfig, name: str, labels: list[str]) -> di
         "kwargs": {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")},
         "labels": labels,
         "channels": list(config.channels),
-        "recipe": config.recipe,
+        "recipe": config.recipe.model_dump(mode="json"),
         "patch": config.window.patch,
         "source": f"{card.name} with an adapter folded in by sea_peft {config.sea_peft_version}",
         "training": {"merged": made, "backbone_sha256": config.backbone.sha256},

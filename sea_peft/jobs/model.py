@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 
 from sea_peft.adapters import Adapted, Unit, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.adapters.registry import Offer, unit_at
 from sea_peft.artefacts.adapter_file import AdapterConfig, load_adapter_files
-from sea_peft.backbones import Site, architecture, find_sites
-from sea_peft.backbones.weights import Pretrained, load_pretrained, untrained
+from sea_peft.artefacts.record import BackboneIdentity
+from sea_peft.backbones import Site, find_sites
+from sea_peft.backbones.typed import NOTHING, Typed, is_code
+from sea_peft.backbones.weights import Pretrained, cards, load_pretrained, load_typed, untrained
 from sea_peft.data.recipe import Recipe
-from sea_peft.errors import DeviceError, UsageError, WeightsError
+from sea_peft.errors import DeviceError, SeaPeftError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,33 +45,85 @@ class Backbone:
     @property
     def recipe(self) -> Recipe:
         """The preprocessing that belongs to the weights."""
-        return Recipe.model_validate(self.pretrained.card.recipe)
+        return self.pretrained.card.recipe
 
 
-def open_backbone(backbone: str | None, weights: str | None) -> Backbone:
-    """The backbone called `backbone` with its bundled weights, or the weights called `weights` (a name or a file).
+def open_backbone(typed: Typed = NOTHING) -> Backbone:
+    """The network that the user typed, `--backbone` and `--weights`; SegResNet with its bundled weights where nothing was.
 
     Raises WeightsError when the two do not belong together, UsageError when an architecture comes with no weights.
     """
-    if weights is None:
-        arch = architecture(backbone or "segresnet")
-        if arch.weights is None:
-            raise UsageError(f"Backbone {arch.name} comes with no weights; give --weights NAME or a file.")
-        weights = arch.weights
-    pretrained = load_pretrained(weights)
-    if backbone is not None and pretrained.architecture.name != backbone:
+    return _probed(load_typed(typed))
+
+
+def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Backbone:
+    """The backbone that an adapter or a run was made with: the installed weights that go by the recorded name, or what the user typed.
+
+    The tensors must hash to what was recorded. Architecture and settings are those of the card whose tensors these are; a record that says
+    otherwise is refused. `command`: what the user types again, with what is missing here. Raises WeightsError.
+    """
+    if typed.weights is None and typed.code is None and recorded.weights not in cards():
+        if is_code(recorded.architecture) and is_code(recorded.weights):
+            raise WeightsError(
+                f"The network is code, {recorded.architecture}, and code that a file names is never run; if you trust it, type "
+                f"`{command} --backbone {recorded.architecture}`."
+            )
         raise WeightsError(
-            f"Weights {pretrained.card.name} are for {pretrained.architecture.name}, not {backbone}; leave --backbone out."
+            f"No weights called {recorded.weights!r} are installed here, and a name in a file is not looked up as a path; type "
+            f"`{command} --weights FILE`."
         )
-    return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
+    if typed.weights is None and recorded.weights in cards():
+        found = load_pretrained(recorded.weights, typed.architecture() if typed.code else None)
+    else:
+        found = load_typed(typed)
+    if found.sha256 != recorded.sha256:
+        raise WeightsError(
+            f"This was made for {recorded.weights} with hash {recorded.sha256[:12]}, the weights found have hash {found.sha256[:12]}; give "
+            f"the right ones: `{command} --weights FILE`."
+        )
+    card = found.card
+    # a user's own code may have moved since; what was typed was typed on purpose
+    moved = typed.code is not None and is_code(recorded.architecture)
+    if not moved and recorded.architecture != card.architecture:
+        raise WeightsError(
+            f"This says that its network is {recorded.architecture}, and the card of weights {card.name}, whose tensors have its hash, says "
+            f"{card.architecture}; get it again."
+        )
+    if typed.backbone is not None and typed.code is None and typed.backbone != card.architecture:
+        raise WeightsError(f"This was made for {card.architecture}, not {typed.backbone}; leave --backbone out.")
+    if as_json(recorded.kwargs) != as_json(card.kwargs) or recorded.parameters != found.parameters:
+        raise WeightsError(
+            f"This says that its network is built with other settings than the card of weights {card.name}, whose tensors have its hash; "
+            "get it again."
+        )
+    return _probed(found)
 
 
-def look_at(backbone: str | None, weights: str | None) -> Backbone:
+def as_json(value: Any) -> Any:
+    """`value` as it comes back from a JSON file: tuples become lists, models dictionaries, paths strings."""
+    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
+
+
+def look_at(typed: Typed) -> Backbone:
     """Like `open_backbone`, but an architecture that comes without weights is built untrained: enough to see where units go."""
-    if weights is None and backbone is not None and architecture(backbone).weights is None:
-        pretrained = untrained(architecture(backbone))
-        return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
-    return open_backbone(backbone, weights)
+    asked = typed.architecture()
+    if typed.weights is None and asked is not None and asked.weights is None and asked.card is None:
+        return _probed(untrained(asked))
+    return open_backbone(typed)
+
+
+def _probed(pretrained: Pretrained) -> Backbone:
+    """The network with its sites. Raises WeightsError where it cannot run: a card's settings may fit its tensors and make no sense."""
+    try:
+        sites = find_sites(pretrained.network, pretrained.example)
+    except SeaPeftError:
+        raise
+    except Exception as error:  # whatever its layers raise
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"The network of weights {pretrained.card.name} does not run ({said}); correct its card."
+        ) from error
+    return Backbone(pretrained, sites)
 
 
 def audit_space(backbone: Backbone, offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
@@ -102,40 +159,65 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_adapter(folder: Path, weights: str | None = None, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """An adapter on its backbone, ready to predict."""
+
+    model: Adapted
+    config: AdapterConfig
+    backbone: Backbone
+
+
+def load_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
+    """An adapter folder on its backbone, ready to predict; as `open_adapter`."""
+    loaded = open_adapter(folder, typed, use)
+    return loaded.model, loaded.config
+
+
+def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, command: str | None = None) -> Loaded:
     """An adapter folder on its backbone, ready to predict: as its run recommends (`config.recommended`), with the units and the head as they
     were trained, or with all of them off.
 
-    `use`: "adapted" or "unadapted" instead of what is recommended. `weights`: where the backbone's weights lie, when they are not known under
-    the name that the adapter carries. The backbone's tensors must hash to what the adapter was made for. Raises WeightsError; UsageError
-    where the unadapted network can predict none of the labels.
+    Args:
+        folder: the adapter folder.
+        typed: the backbone or its weights, when the weights are not installed under the name that the adapter carries.
+        use: "adapted" or "unadapted" instead of what is recommended.
+        command: what the user types again where the weights are missing.
+
+    Raises:
+        WeightsError: the adapter or the weights are refused, or do not belong together.
+        UsageError: the unadapted network can predict none of the labels.
     """
     if use not in (None, *NETWORKS):
         raise UsageError(f"--use {use} is not known; there are {' and '.join(NETWORKS)}.")
     config, tensors = load_adapter_files(folder)
-    if weights is None and ":" in config.backbone.weights:
+    backbone = open_recorded(config.backbone, typed, command or f"seapeft … {shlex.quote(str(folder))}")
+    card, network = backbone.pretrained.card, backbone.pretrained.network
+    if len(config.channels) != len(card.channels) or config.head.classes not in (None, len(card.labels)):
         raise WeightsError(
-            f"The adapter's backbone is built by {config.backbone.weights}, which is code; give --weights {config.backbone.weights} to run it."
+            f"Adapter {folder.name} is for {len(config.channels)} channels and {config.head.classes} classes, and weights {card.name} have "
+            f"{len(card.channels)} and {len(card.labels)}; get the adapter again."
         )
-    backbone = open_backbone(None, weights or config.backbone.weights)
-    if backbone.pretrained.sha256 != config.backbone.sha256:
-        raise WeightsError(
-            f"The adapter was made for {config.backbone.weights} with hash {config.backbone.sha256[:12]}, the weights "
-            f"found have hash {backbone.pretrained.sha256[:12]}; give the right file with --weights."
-        )
-    network = backbone.pretrained.network
-    units = [
-        unit_at(network, backbone.sites, u.family, int(u.level or 0), u.placement or "", u.path) for u in config.units
-    ]
+    if max((row for row in config.head.rows if row is not None), default=0) >= len(card.labels):
+        raise WeightsError(f"Adapter {folder.name} names a class that weights {card.name} do not have; get it again.")
+    try:
+        backbone.pretrained.architecture.check_size(config.window.patch, card.kwargs)
+    except UsageError as error:
+        raise WeightsError(f"Adapter {folder.name} states a patch that does not fit: {error}") from error
+    units = [unit_at(network, backbone.sites, u.family, u.level, u.placement, u.path) for u in config.units]
+    for unit, stated in zip(units, config.units, strict=True):
+        if (unit.id, unit.cost) != (stated.id, stated.cost):
+            raise WeightsError(
+                f"Adapter {folder.name} says that {stated.id} has {stated.cost:,} parameters, and it is {unit.id} with {unit.cost:,}; get the "
+                "adapter again."
+            )
+    if len({unit.group for unit in units}) < len(units):
+        raise WeightsError(f"Adapter {folder.name} has two levels of one family at one site; get it again.")
     model = Adapted(
-        network,
-        backbone.sites,
-        units,
-        config.head["rows"],
-        len(backbone.pretrained.card.labels),
-        backbone.example,
-        config.seed,
-    )
+        network, backbone.sites, units, config.head.rows, len(card.labels), backbone.example, config.seed,
+    )  # fmt: skip
+    if config.head.on_features not in (None, model.head.on_features):
+        raise WeightsError(f"Adapter {folder.name} has a head of another kind than its backbone takes; get it again.")
     load_tensors(model, units, tensors, folder.name)
     if (use or config.recommended.network) == "adapted":
         model.bank.activate([unit.id for unit in units])
@@ -146,7 +228,7 @@ def load_adapter(folder: Path, weights: str | None = None, use: str | None = Non
             f"{config.backbone.weights} knows none of the labels {', '.join(config.labels)}, so it cannot predict them without the adapter; "
             "leave --use unadapted out."
         )
-    return model.eval(), config
+    return Loaded(model.eval(), config, backbone)
 
 
 def adapter_tensors(model: Adapted, unit_ids: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -167,6 +249,12 @@ def load_tensors(model: Adapted, units: Sequence[Unit], tensors: Mapping[str, to
         raise WeightsError(
             f"Adapter {name}: {shapes[0]} has shape {tuple(tensors[shapes[0]].shape)}, its unit "
             f"{tuple(expected[shapes[0]].shape)}; it was made for another backbone."
+        )
+    kinds = [key for key in sorted(expected) if expected[key].dtype != tensors[key].dtype]
+    if kinds:
+        raise WeightsError(
+            f"Adapter {name}: {kinds[0]} is {str(tensors[kinds[0]].dtype).removeprefix('torch.')}, its unit "
+            f"{str(expected[kinds[0]].dtype).removeprefix('torch.')}; get the adapter again."
         )
     model.head.load_state_dict({k.removeprefix("head/"): t for k, t in tensors.items() if k.startswith("head/")})
     model.bank.load_state_dict({k: t for k, t in tensors.items() if not k.startswith("head/")})

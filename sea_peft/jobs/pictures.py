@@ -14,6 +14,7 @@ from sea_peft.artefacts.history import History
 from sea_peft.artefacts.report import Picture
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
+from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case, safe_name
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import label_indices, restore
@@ -67,10 +68,10 @@ class Revisited:
     lost: tuple[LostLabel, ...]
 
 
-def revisit(folder: RunFolder, device: str = "auto", weights: str | None = None, use: str | None = None) -> Revisited:
-    """Open a run's adapter and data again, on `device` as on the command line.
+def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use: str | None = None) -> Revisited:
+    """Open a run's adapter and data again, on `device` as on the command line. `typed`: as for `Predictor`.
 
-    `weights`: where the backbone's weights lie; must be given where they are code. `use`: "adapted" or "unadapted", None for what the run
+    `use`: "adapted" or "unadapted", None for what the run
     recommends.
 
     Raises:
@@ -80,8 +81,7 @@ def revisit(folder: RunFolder, device: str = "auto", weights: str | None = None,
     """
     config, history = folder.read_config(), History.of(read_trace(folder.trace))
     folder.read_result()  # says how to go on where there is none
-    weights = weights or (None if ":" in config["weights"] else config["weights"])  # code runs only where it was typed
-    predictor = Predictor(folder.path, weights, device, "adapted")
+    predictor = Predictor(folder.path, typed, device, "adapted", verb="report")
     network = use or predictor.config.recommended.network
     if network not in NETWORKS:
         raise UsageError(f"--use {network} is not known; there are {' and '.join(NETWORKS)}.")
@@ -95,7 +95,7 @@ def revisit(folder: RunFolder, device: str = "auto", weights: str | None = None,
     except UsageError as error:
         raise UsageError(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
-    dataset = select(open_data(config["data"]), specs, config["channels"])
+    dataset = select(open_data(config.data), specs, config.channels)
     # test cases last, so that they win where a data set calls one of them like a training case
     by_name = {case.id: case for case in (*dataset.cases, *dataset.test_cases)}
 
@@ -162,16 +162,16 @@ def _labelled(run: Revisited, case: Case) -> np.ndarray:
 
 
 def images_for_mlflow(
-    folder: RunFolder, warn: Callable[[str], None], device: str = "auto", weights: str | None = None
+    folder: RunFolder, warn: Callable[[str], None], typed: Typed = NOTHING, device: str = "auto"
 ) -> dict[str, bytes]:
     """Those pictures of a finished run by file name, where it was begun with --log-images; else none, and pixels stay out of MLflow.
 
-    `warn` is told why they could not be made. `weights` as for `revisit`.
+    `warn` is told why they could not be made. `typed` as for `revisit`.
     """
-    if not folder.config.is_file() or not folder.read_config().get("log_images"):
+    if not folder.config.is_file() or not folder.read_config().log_images:
         return {}
     try:
-        run = revisit(folder, device, weights)
+        run = revisit(folder, typed, device)
         pictures = case_pictures(run)
     except SeaPeftError as error:
         warn(f"MLflow gets no pictures of the run: {error}")

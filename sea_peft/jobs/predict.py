@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft import __version__
-from sea_peft.artefacts.atomic import write_bytes, write_text, writing
+from sea_peft.artefacts.atomic import sync_folder, unfinished, write_bytes, write_text, writing
+from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import FileCase, safe_name
 from sea_peft.data.dicom.files import required
 from sea_peft.data.dicom.segmentation import segmentation_bytes
@@ -87,7 +90,7 @@ def predict(
     inputs: Sequence[Path],
     out: Path,
     *,
-    weights: str | None = None,
+    typed: Typed = NOTHING,
     device: str = "auto",
     overwrite: bool = False,
     probabilities: bool = False,
@@ -103,7 +106,7 @@ def predict(
         adapter: an adapter folder or a run folder.
         inputs: scans, folders of scans, or data sets.
         out: made if it is missing.
-        weights: where the backbone's weights lie, when they are not known by the name in the adapter.
+        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
         device: as on the command line.
         overwrite: replace results of earlier predictions; without it nothing is done when there are any. Other files are
             never replaced.
@@ -122,7 +125,7 @@ def predict(
         UsageError: results exist, or would replace an input or a file that is no result.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
-    predictor = Predictor(adapter, weights, device, use)
+    predictor = Predictor(adapter, typed, device, use)
     cases = find_cases(inputs, predictor.channels)
     labels = tuple(predictor.labels)
     targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}
@@ -163,9 +166,28 @@ def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress:
 def _write_case(
     predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Everything of one case, the sidecar first, by which --overwrite knows the rest for ours, and the mask last, so that what
-    has a mask is whole. Returns the labels' volumes and the scan's notes."""
-    output, scan = predictor.probabilities(case, folder=files.mask.parent, progress=progress)
+    """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing, and
+    what an earlier prediction left is kept. The sidecar comes first, by which --overwrite knows the rest for ours, and the mask last, so that
+    what has a mask is whole. Returns the labels' volumes and the scan's notes."""
+    out, name = files.mask.parent, files.sidecar.stem
+    with writing(out):
+        building = unfinished(out / name)
+        building.mkdir()
+    try:
+        written = _make_case(predictor, case, files, building, progress)
+        with writing(out):
+            for path in reversed(files.all):
+                os.replace(building / path.name, path)
+            sync_folder(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return written
+
+
+def _make_case(
+    predictor: Predictor, case: FileCase, files: _Files, building: Path, progress: WindowProgress
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    output, scan = predictor.probabilities(case, folder=building, progress=progress)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
     values = mask_values(predictor.labels)
@@ -176,17 +198,20 @@ def _write_case(
         name: round(np.count_nonzero(indices == index) * millilitres, 3) for index, name in enumerate(values, start=1)
     }
     write_text(
-        files.sidecar,
+        building / files.sidecar.name,
         json.dumps(_sidecar(predictor, files, values, volumes), indent=2, ensure_ascii=False) + "\n",
     )
     for label, path in files.probabilities.items():
         index = 1 + list(values).index(label)
-        write_volume(path, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
+        write_volume(building / path.name, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
     if files.preview is not None:
-        write_bytes(files.preview, _preview(case, predictor, scan.geometry, indices))
+        write_bytes(building / files.preview.name, _preview(case, predictor, scan.geometry, indices))
     if files.segmentation is not None:
-        write_bytes(files.segmentation, segmentation_bytes(mask, next(iter(case.images.values())).slices, values))
-    write_volume(files.mask, Volume(mask, affine), like=like)
+        write_bytes(
+            building / files.segmentation.name,
+            segmentation_bytes(mask, next(iter(case.images.values())).slices, values),
+        )
+    write_volume(building / files.mask.name, Volume(mask, affine), like=like)
     return volumes, scan.notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import numpy as np
 import torch
 
 from sea_peft.artefacts.adapter_file import CONFIG_NAME
+from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
-from sea_peft.data.recipe import Recipe
 from sea_peft.errors import SeaPeftError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Activations, Need, inference_need
-from sea_peft.jobs.model import NETWORKS, load_adapter, resolve_device
+from sea_peft.jobs.model import NETWORKS, open_adapter, resolve_device
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,9 +34,10 @@ class Predictor:
 
     Args:
         adapter: an adapter folder or a run folder.
-        weights: where the backbone's weights lie, when they are not known by the name in the adapter.
+        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
         device: as on the command line.
         use: "adapted" or "unadapted"; None for what the adapter's run recommends.
+        verb: of the command line, for the line to type where weights are missing.
 
     Attributes:
         network: which of the two it is.
@@ -45,16 +47,24 @@ class Predictor:
         DeviceError, UsageError: the device makes no sense.
     """
 
-    def __init__(self, adapter: Path, weights: str | None = None, device: str = "auto", use: str | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Path,
+        typed: Typed = NOTHING,
+        device: str = "auto",
+        use: str | None = None,
+        verb: str = "predict",
+    ) -> None:
         self.device = resolve_device(device)
-        self.model, self.config = load_adapter(adapter_folder(adapter), weights, use)
+        loaded = open_adapter(adapter_folder(adapter), typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
+        self.model, self.config = loaded.model, loaded.config
         self.network = use or self.config.recommended.network
         self.model.to(self.device)
         for unit in self.model.bank.built:
             self.model.bank[unit].to(self.device)
         self.labels = {name: tuple(codes) for name, codes in self.config.labels.items()}
         self.channels = tuple(self.config.channels)
-        self.recipe = Recipe.model_validate(self.config.recipe)
+        self.recipe = self.config.recipe
 
     def probabilities(
         self,

@@ -6,28 +6,29 @@ import dataclasses
 import json
 import platform
 import resource
+import shlex
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
+from pydantic import ValidationError
 
-from sea_peft import __version__
+from sea_peft import __version__, documents
 from sea_peft.artefacts import run_folder as files
-from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, BackboneIdentity, DiceSummary, Recommendation
+from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, DiceSummary, Recommendation
 from sea_peft.artefacts.atomic import PRIVATE, write_text
+from sea_peft.artefacts.record import BackboneIdentity, HeadShape
 from sea_peft.artefacts.run_folder import RunFolder
-from sea_peft.data.augment import AUGMENTATIONS
+from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
+from sea_peft.jobs.model import as_json
 from sea_peft.jobs.scoring import ARMS
-from sea_peft.jobs.setup import AdaptOptions, Setup
-from sea_peft.loop.budget import profiles_folder
+from sea_peft.jobs.setup import AdaptOptions, Begun, Setup
 from sea_peft.loop.events import Recommended, RunStarted, Scored
 from sea_peft.loop.outcome import Outcome
 from sea_peft.loop.rows import Candidate
@@ -52,19 +53,12 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) ->
     units = [setup.space.by_id[u] for u in active]
     return AdapterConfig(
         sea_peft_version=__version__,
-        backbone=BackboneIdentity(
-            architecture=card.architecture,
-            kwargs=card.kwargs,
-            weights=card.name,
-            sha256=setup.backbone.pretrained.sha256,
-            licence=card.licence,
-            parameters=setup.backbone.pretrained.parameters,
-        ),
+        backbone=network_identity(setup),
         labels={name: list(codes) for name, codes in setup.dataset.labels.items()},
         channels=list(setup.dataset.channels),
-        recipe=setup.recipe.model_dump(mode="json"),
+        recipe=setup.recipe,
         window=setup.window,
-        head={"rows": list(setup.rows), "classes": len(card.labels), "on_features": setup.model.head.on_features},
+        head=HeadShape(rows=list(setup.rows), classes=len(card.labels), on_features=setup.model.head.on_features),
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
             for u in units
@@ -77,73 +71,91 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) ->
     )
 
 
-def run_config(setup: Setup, name: str) -> dict[str, Any]:
-    """`config.json`: every resolved option, versions, backbone hash, data digest. It stays in the run folder. `name`: what reports and
-    MLflow call the run; `id`: what MLflow finds it by."""
-    o, card = setup.options, setup.backbone.pretrained.card
-    return {
-        **as_json(asdict(o)),
-        "id": uuid.uuid4().hex,
-        "name": name,
-        "data": _located(o.data),
-        "shots": setup.shots,
-        "split": None if o.split is None else str(o.split.resolve()),
-        "profile": _located_profile(o.profile),
-        "augment": o.augment if o.augment in ("default", *AUGMENTATIONS) else _located(o.augment),
-        "budget": o.budget or "profile",
-        "backbone": card.architecture,
-        "weights": _located(o.weights) or card.name,
-        "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
-        "channels": list(setup.dataset.channels),
-        "layout": setup.dataset.layout,
-        "steps": setup.settings.steps,
-        "cycles": setup.settings.cycles,
-        "patch": list(setup.settings.patch),
-        "recipe": setup.recipe.model_dump(mode="json"),
-        "device": str(setup.device),
-        "backbone_sha256": setup.backbone.pretrained.sha256,
-        "data_digest": setup.public_digest,
-        "options": as_json(asdict(o)),
-        "versions": {
-            "python": platform.python_version(),
-            "sea_peft": __version__,
-            **{name: metadata.version(name) for name in ("torch", "monai", "numpy", "mlflow")},
-        },
-    }
+def network_identity(setup: Setup) -> BackboneIdentity:
+    """Which network the run has: the card whose tensors they are, by name and by content."""
+    pretrained = setup.backbone.pretrained
+    card = pretrained.card
+    return BackboneIdentity(
+        architecture=card.architecture,
+        kwargs=as_json(card.kwargs),
+        weights=card.name,
+        sha256=pretrained.sha256,
+        licence=card.licence,
+        parameters=pretrained.parameters,
+    )
 
 
-def options_of(config: Mapping[str, Any], path: Path) -> tuple[AdaptOptions, str]:
-    """The options that `run_config` kept in the file `path`, for a resumed run, and the public digest of the data.
+def run_config(setup: Setup, name: str | None) -> files.RunConfig:
+    """`config.json`: every resolved option, versions, the network's hash, the data's digest. It stays in the run folder. `name`: what reports
+    and MLflow call the run.
 
     Raises:
-        UsageError: it is not as this version writes it.
+        UsageError: something that was asked for cannot be kept; it could not be kept in an adapter either.
     """
+    o = setup.options
+    given = {name: getattr(o, name) for name in files.GivenOptions.model_fields}
     try:
-        given = dict(config["options"])
-        for name in ("labels", "channels"):
-            given[name] = tuple(given[name])
-        for name in ("patch", "spacing"):
-            given[name] = tuple(given[name]) if given[name] is not None else None
-        for name in ("out", "runs", "split"):
-            given[name] = Path(given[name]) if given[name] is not None else None
-        located = {name: config[name] for name in ("data", "profile", "augment", "weights", "device")}
-        if given["split"] is not None:
-            given["split"] = Path(config["split"])
-        return AdaptOptions(**{**given, **located}), str(config["data_digest"])
-    except (KeyError, TypeError) as error:
+        return files.RunConfig(
+            id=uuid.uuid4().hex,
+            name=name,
+            data=_located(o.data),
+            split=None if o.split is None else str(o.split.resolve()),
+            typed={name: value for name, value in as_json(asdict(o)).items() if value is not None},
+            profile=setup.profile,
+            augmentation=setup.settings.augmentation,
+            budget=o.budget or "profile",
+            network=network_identity(setup),
+            labels={name: list(codes) for name, codes in setup.dataset.labels.items()},
+            channels=list(setup.dataset.channels),
+            policy=o.policy,
+            shots=setup.shots,
+            steps=setup.settings.steps,
+            cycles=setup.settings.cycles,
+            patch=setup.settings.patch,
+            recipe=setup.recipe,
+            seed=o.seed,
+            device=str(setup.device),
+            time_limit=o.time_limit,
+            log_images=o.log_images,
+            mlflow=o.mlflow,
+            layout=setup.dataset.layout,
+            data_digest=setup.public_digest,
+            options=files.GivenOptions.model_validate(given),
+            versions={
+                "python": platform.python_version(),
+                "sea_peft": __version__,
+                **{name: metadata.version(name) for name in ("torch", "monai", "numpy", "mlflow")},
+            },
+        )
+    except ValidationError as error:
         raise UsageError(
-            f"{path} was not written by this sea_peft ({error}), so the run cannot be resumed; start a new one."
+            f"This cannot be written into a run folder ({documents.complaint(error)}); ask for something else."
         ) from error
+
+
+def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tuple[AdaptOptions, Begun]:
+    """The options of a run, for going on with it, and what it was begun with. The network is what the user typed now, or what the run's own
+    hash finds among the installed weights; where data lie is all that is taken from the file as a path.
+
+    Raises:
+        UsageError: an earlier version began the run.
+    """
+    if config.options is None or config.network is None or config.profile is None or config.augmentation is None:
+        raise UsageError(
+            f"{folder.path} was begun by an earlier sea_peft, so it can be looked at and not resumed; start a new run."
+        )
+    options = AdaptOptions(
+        **{name: getattr(config.options, name) for name in files.GivenOptions.model_fields},
+        data=config.data, profile=config.profile.name, device=config.device, backbone=typed.backbone, weights=typed.weights,
+        split=None if config.split is None else Path(config.split), out=folder.path, runs=folder.root,
+    )  # fmt: skip
+    command = f"seapeft adapt --resume {shlex.quote(str(folder.path))}"
+    return options, Begun(config.network, config.profile, config.augmentation, command)
 
 
 def _located(name: str | None) -> str | None:
     """A path made absolute, so that the run can be resumed from elsewhere; a name as it is."""
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
-
-
-def _located_profile(name: str) -> str:
-    """As `_located`; a shipped profile goes before a file of its name."""
-    return name if name in {path.stem for path in profiles_folder().glob("*.toml")} else str(_located(name))
 
 
 def write_case_names(folder: RunFolder, setup: Setup) -> None:
@@ -161,8 +173,8 @@ def read_case_names(folder: RunFolder) -> dict[str, str]:
     """
     path = folder.path / "cases.json"
     try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return documents.check_json(dict[str, str], documents.read_bytes(path))
+    except (OSError, documents.Invalid) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{path}, which says what the run's cases are called, cannot be read ({reason}).") from error
 
@@ -235,11 +247,6 @@ def _means(arms: Mapping[str, Scored]) -> dict[str, float | None]:
 
 def _by_role(setup: Setup) -> dict[str, tuple[Case, ...]]:
     return {"support": setup.split.support, "audit": setup.split.audit, "test": setup.split.test}
-
-
-def as_json(value: Any) -> Any:
-    """Dataclass dictionaries as JSON types: tuples become lists, models dictionaries, paths strings."""
-    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
 
 
 def peak_memory() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from sea_peft import documents
 from sea_peft.adapters import Unit
 from sea_peft.artefacts.history import History
 from sea_peft.backbones import Site
@@ -75,11 +76,10 @@ def _policy(started: RunStarted) -> Policy:
     loop, own = (started.settings.get(part) or {} for part in ("loop", "policy"))
     try:
         return make_policy(started.policy, space, seed=started.seed, cycles=loop.get("cycles", 1), settings=own)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+    except (ValidationError, TypeError, ValueError) as error:
+        said = documents.complaint(error) if isinstance(error, ValidationError) else str(error)
         raise UsageError(
-            f"The trace's setting {field} is not one of this sea_peft ({first['msg']}); replay it with the sea_peft that wrote it."
+            f"The trace's settings are not those of this sea_peft ({said}); replay it with the sea_peft that wrote it."
         ) from error
 
 

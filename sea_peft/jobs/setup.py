@@ -11,8 +11,10 @@ import torch
 
 from sea_peft.adapters import Adapted
 from sea_peft.artefacts.privacy import paths_in, public_digest
+from sea_peft.artefacts.record import BackboneIdentity
+from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import cards, read_card
-from sea_peft.data.augment import load_augmentation
+from sea_peft.data.augment import Augmentation, load_augmentation
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
@@ -25,8 +27,8 @@ from sea_peft.data.split_file import NamedCases, read_split
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
-from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, resolve_device
-from sea_peft.loop.budget import check_feasible, load_profile, parse_budget
+from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, open_recorded, resolve_device
+from sea_peft.loop.budget import Profile, check_feasible, load_profile, parse_budget
 from sea_peft.loop.policies import Entry, make_policy, policy_entry
 from sea_peft.loop.policy import Policy
 from sea_peft.loop.settings import LoopSettings
@@ -41,6 +43,7 @@ DEFAULT_STEPS = 480
 PHANTOM_STEPS = 120
 DEFAULT_SHOTS = 5
 DEFAULT_CYCLES = 3
+_MOST_CYCLES, _MOST_STEPS = 10_000, 10**9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,21 @@ class AdaptOptions:
     split: Path | None = None
     name: str | None = None
 
+    @property
+    def typed(self) -> Typed:
+        """The network as it was typed. Nothing that a file says goes into `backbone` and `weights`."""
+        return Typed(self.backbone, self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """What a run that is gone on with was begun with. `command`: what the user types to go on, without what is missing."""
+
+    network: BackboneIdentity
+    profile: Profile
+    augmentation: Augmentation
+    command: str
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
@@ -88,6 +106,7 @@ class Setup:
     it is before a run. `digest`: of the data, the `salt` that case ids are hashed with. `warnings`: sentences for the user."""
 
     options: AdaptOptions
+    profile: Profile
     backbone: Backbone
     dataset: Dataset
     split: Split
@@ -161,23 +180,31 @@ class Setup:
 
 
 def prepare_run(
-    options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
+    options: AdaptOptions,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+    begun: Begun | None = None,
 ) -> Setup:
-    """Resolve and check everything. Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then."""
+    """Resolve and check everything. `begun`: what the run that is gone on with says of its network, its profile and its augmentation.
+
+    Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then.
+    """
     entry = policy_entry(options.policy)
     shots, named = _wanted_cases(options)
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed} is negative; give 0 or more.")
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed {options.seed} is out of range; give a whole number from 0 up to below 2^63.")
     if options.name is not None and not 0 < len(options.name.strip()) <= 60:
         raise UsageError(
             "--name takes 1 to 60 characters: what the run is to be called in its folder, in reports and in MLflow."
         )
     device = resolve_device(options.device)
-    profile = load_profile(options.profile)
-    backbone = open_backbone(options.backbone, options.weights or _own_weights(options.data, options.backbone))
+    if begun is not None:
+        profile, backbone = begun.profile, open_recorded(begun.network, options.typed, begun.command)
+    else:
+        profile, backbone = load_profile(options.profile), _asked_backbone(options)
     pretrained = backbone.pretrained
     limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
-    settings = _loop_settings(options, backbone, entry)
+    settings = _loop_settings(options, backbone, entry, None if begun is None else begun.augmentation)
     units = audit_space(backbone, profile.offers() if entry.offers is None else entry.offers)
 
     opened = open_data(options.data)
@@ -243,8 +270,8 @@ def prepare_run(
     # a fixed topology of which nothing fits is refused here
     policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles)
     setup = Setup(
-        options, backbone, dataset, parts, digest, recipe, rows, model, space, settings, policy, device, tuple(warnings)
-    )
+        options, profile, backbone, dataset, parts, digest, recipe, rows, model, space, settings, policy, device, tuple(warnings)
+    )  # fmt: skip
     if options.time_limit is None:
         return setup
     # the head alone trains as long as the policy, and a simple topology through the search, which is half of that
@@ -304,6 +331,14 @@ def _phantom_name(data: str) -> str | None:
     return name if kind == "phantom" else None
 
 
+def _asked_backbone(options: AdaptOptions) -> Backbone:
+    """What the user typed, or what the embedded target brings along."""
+    own = None if options.weights else _own_weights(options.data, options.backbone)
+    if own is None:
+        return open_backbone(options.typed)
+    return open_backbone(Typed(options.backbone, own))
+
+
 def _own_weights(data: str | None, backbone: str | None) -> str | None:
     """The weights that an embedded target brings along because the default ones do not know its region of the body, where they are for
     the architecture asked for; None otherwise."""
@@ -321,15 +356,19 @@ def _augmentation(asked: str, phantom: bool) -> str:
     return "grey" if phantom else "full"
 
 
-def _loop_settings(options: AdaptOptions, backbone: Backbone, entry: Entry) -> LoopSettings:
+def _loop_settings(
+    options: AdaptOptions, backbone: Backbone, entry: Entry, augmentation: Augmentation | None
+) -> LoopSettings:
     phantom = _phantom_name(options.data or _DEFAULT_DATA) is not None
     default = PHANTOM_STEPS if phantom else DEFAULT_STEPS
     steps = default if options.steps is None else options.steps
     cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
     if entry.cycles is not None:
         cycles = entry.cycles
-    if cycles < 1:
-        raise UsageError(f"--cycles {cycles}: at least one cycle is needed.")
+    if not 1 <= cycles <= _MOST_CYCLES:
+        raise UsageError(f"--cycles {cycles}: choose 1 to {_MOST_CYCLES:,}.")
+    if steps > _MOST_STEPS:
+        raise UsageError(f"--steps {steps} would never end; ask for {_MOST_STEPS:,} at most.")
     patch = options.patch or backbone.pretrained.card.patch
     backbone.pretrained.architecture.check_size(patch, backbone.pretrained.card.kwargs)
     settings = LoopSettings(
@@ -337,7 +376,7 @@ def _loop_settings(options: AdaptOptions, backbone: Backbone, entry: Entry) -> L
         cycles=cycles,
         patch=patch,
         time_limit=options.time_limit,
-        augmentation=load_augmentation(_augmentation(options.augment, phantom)),
+        augmentation=augmentation or load_augmentation(_augmentation(options.augment, phantom)),
     )
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import safetensors.torch
 from torch import nn
 
 from sea_peft.artefacts import atomic
-from sea_peft.backbones.weights import Card, unique_tensors
+from sea_peft.backbones.weights import checked_card, unique_tensors
 
 
 def save_weights(
@@ -31,6 +30,7 @@ def save_weights(
         The card's path.
 
     Raises:
+        WeightsError: the card is not valid.
         DeviceError: the disk is full or the place is not writable.
     """
     cast = {
@@ -38,14 +38,14 @@ def save_weights(
         for key, t in unique_tensors(network).items()
     }
     content = safetensors.torch.save(cast)
-    described = Card.model_validate({**card, "sha256": hashlib.sha256(content).hexdigest()})
+    described = checked_card({**card, "sha256": hashlib.sha256(content).hexdigest()})
     file = folder / f"{described.name}.safetensors"
     path = file.with_suffix(".json")
     with atomic.writing(folder, instead):
         folder.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(file, content, instead)
     try:  # the card comes last: weights are known by it
-        atomic.write_text(path, json.dumps(described.model_dump(), indent=2) + "\n", instead)
+        atomic.write_text(path, described.model_dump_json(indent=2) + "\n", instead)
     except BaseException:
         file.unlink(missing_ok=True)
         raise

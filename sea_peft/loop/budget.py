@@ -8,11 +8,13 @@ import re
 import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import pydantic
+from pydantic import Field
 
+from sea_peft import documents
 from sea_peft.adapters import Offer
+from sea_peft.documents import Name, Record, Text
 from sea_peft.errors import BudgetError, UsageError
 from sea_peft.loop.space import Space
 
@@ -21,7 +23,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_FORM = re.compile(r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<unit>%|k|M)?")
+_FORM = re.compile(r"(?P<number>\d{1,18}(\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>%|k|M)?")
+_LARGEST_PROFILE = 1 << 20
 
 
 def parse_budget(text: str, parameters: int) -> int:
@@ -29,14 +32,14 @@ def parse_budget(text: str, parameters: int) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"--budget {text!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k."
+            f"--budget {text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k."
         )
     # exact decimals: 29% of 100 as floats would be 28
     number, unit = Fraction(match["number"]), match["unit"]
     if unit == "%":
         share = number / 100
     elif unit and number:
-        return int(number * {"k": 1_000, "M": 1_000_000}[unit])
+        return _within(int(number * {"k": 1_000, "M": 1_000_000}[unit]), text, parameters)
     elif number == 1:
         raise UsageError(f"--budget {text} can mean 100% or one parameter; write 1% for one per cent.")
     elif number < 1:
@@ -44,7 +47,7 @@ def parse_budget(text: str, parameters: int) -> int:
     else:
         if number != int(number):
             raise UsageError(f"--budget {text} is neither a share below 1 nor a whole count; write {text}% or a count.")
-        return int(number)
+        return _within(int(number), text, parameters)
     if not 0 < share <= 1:
         raise UsageError(f"--budget {text} is not between 0 and 100% of the backbone's {parameters:,} parameters.")
     return int(share * parameters)
@@ -53,25 +56,32 @@ def parse_budget(text: str, parameters: int) -> int:
 _NO_CHOICE = 2  # sites, of which one is hardly ever another's rival
 
 
-class FamilyOffer(pydantic.BaseModel):
+def _within(count: int, text: str, parameters: int) -> int:
+    """A count that the backbone has. Raises UsageError where it has fewer parameters: that many cannot be a budget for adapting it."""
+    if count > parameters:
+        raise UsageError(
+            f"--budget {text} is more than the backbone's {parameters:,} parameters; write a smaller count or a share such as 1%."
+        )
+    return count
+
+
+class FamilyOffer(Record):
     """One `[families.<name>]` table: which levels, placements and kinds of site are on offer; left out, all that the family has."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-    levels: tuple[int, ...] | None = None
+    levels: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = None
     placements: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
 
 
-class Profile(pydantic.BaseModel):
+class Profile(Record):
     """A budget profile, `budgets/*.toml`. `budget`: default budget, as on the command line. `head`: all rows fitted and counted, only the
     rows of labels that are new to the backbone, or none."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-    name: str
-    about: str = ""
-    budget: str = "1%"
+    name: Name
+    about: Text = ""
+    budget: Name = "1%"
     head: Literal["train", "new", "frozen"] = "train"
-    families: dict[str, FamilyOffer]
+    families: dict[Name, FamilyOffer]
 
     def offers(self) -> dict[str, Offer]:
         """Family name → offer, as the registry takes it."""
@@ -94,13 +104,15 @@ def load_profile(name: str) -> Profile:
             f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a TOML file."
         )
     try:
-        return Profile.model_validate({"name": path.stem} | tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"Budget profile {path.name} is not valid TOML: {error}.") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"Budget profile {path.name}, field {where}: {first['msg']}.") from error
+        found = tomllib.loads(documents.read_bytes(path, _LARGEST_PROFILE).decode("utf-8"))
+        return documents.check(Profile, {"name": path.stem} | found)
+    except OSError as error:
+        raise UsageError(f"Budget profile {path.name} cannot be read: {error.strerror}.") from error
+    except documents.Invalid as error:
+        raise UsageError(f"Budget profile {path.name}, field {error}.") from error
+    except (ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"Budget profile {path.name} is not valid TOML: {said}.") from error
 
 
 def check_feasible(space: Space, parameters: int) -> str | None:

@@ -23,8 +23,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import pydantic
+from pydantic import Field
+
+from sea_peft.documents import STRICT, Count, Dice, Duration, Facts, Name, Number, Parameters, Seed, Text
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 SCHEMA_VERSION = 3
@@ -32,10 +36,19 @@ SCHEMA_VERSION = 3
 new version; readers refuse every version but their own, and every field that they do not know."""
 
 
+_Network = Annotated[str, Field(pattern="^(un)?adapted$")]
+_ScoredOn = Annotated[str, Field(pattern="^(test|cv|held_out)$")]
+_Cycle = Annotated[int, Field(ge=-1, le=10**6)]
+Split = dict[Name, list[Name]]
+PerCase = dict[Name, dict[Name, Dice]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Base of all events; `kind` is the class name in snake case and names the event in the trace."""
+    """Base of all events; `kind` is the class name in snake case and names the event in the trace. Types and ranges of fields hold for what
+    is read from a file."""
 
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
     kind: ClassVar[str] = "event"
 
     def __init_subclass__(cls) -> None:
@@ -50,14 +63,14 @@ class Event:
 class RunStarted(Event):
     """First event: what is on offer and under which rules. `split`: hashed case ids per role."""
 
-    policy: str
-    seed: int
-    limit: int
-    head: int
-    backbone_parameters: int
+    policy: Name
+    seed: Seed
+    limit: Parameters
+    head: Count
+    backbone_parameters: Parameters
     units: list[Candidate]
-    settings: dict[str, Any]
-    split: dict[str, list[str]]
+    settings: Facts
+    split: Split
     version: int = SCHEMA_VERSION
 
 
@@ -75,44 +88,44 @@ class TrainingStep(Event):
 class Searched(Event):
     """The training part of one cycle: which units were trained, from step to step, and the mean loss."""
 
-    cycle: int
-    phase: str
-    first_step: int
-    last_step: int
-    loss: float
-    active: list[str]
-    probes: list[str]
-    seconds: float
+    cycle: _Cycle
+    phase: Name
+    first_step: Count
+    last_step: Count
+    loss: Number
+    active: list[Name]
+    probes: list[Name]
+    seconds: Duration
 
 
 @dataclasses.dataclass(frozen=True)
 class SaliencyMeasured(Event):
     """First-order estimate of what idle units could bring (loss decrease of one optimizer step); not a utility."""
 
-    cycle: int
-    saliency: dict[str, float]
-    seconds: float
+    cycle: _Cycle
+    saliency: dict[Name, Number]
+    seconds: Duration
 
 
 @dataclasses.dataclass(frozen=True)
 class Audited(Event):
     """One audit. `dice_on`: mean Dice with every gate as it is. `hard_dice`: hard Dice with every gate as it is."""
 
-    cycle: int
-    dice_on: float
-    hard_dice: float
+    cycle: _Cycle
+    dice_on: Dice
+    hard_dice: Dice
     rows: list[Ablation]
-    patches: int
-    naive_patches: int
+    patches: Count
+    naive_patches: Count
     independent: bool
-    seconds: float
+    seconds: Duration
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranked(Event):
     """The ranking after an audit: of every unit that was measured or moved."""
 
-    cycle: int
+    cycle: _Cycle
     rows: list[Ranking]
 
 
@@ -121,20 +134,20 @@ class Allocated(Event):
     """One allocation. `value`: the knapsack's objective. `coverage`: share of the units on offer
     that were measured so far. `trial`: units that the cycles together can try; `debt`: those of them that were not measured yet."""
 
-    cycle: int
-    active: list[str]
-    probes: list[str]
-    used: int
-    limit: int
-    head: int
-    value: float
-    changes: int
-    coverage: float
+    cycle: _Cycle
+    active: list[Name]
+    probes: list[Name]
+    used: Count
+    limit: Count
+    head: Count
+    value: Number
+    changes: Count
+    coverage: Number
     decisions: list[Decision]
     final: bool
-    seconds: float
-    trial: int = 0
-    debt: int = 0
+    seconds: Duration
+    trial: Count = 0
+    debt: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +155,10 @@ class Compared(Event):
     """Candidates compared on the audit cases at the end of the search. `dice`: candidate name → mean Dice. `chosen`: which is ahead of the
     policy's own and the unadapted backbone. `per_patch`: candidate name → Dice of every audit patch, in the same order."""
 
-    dice: dict[str, float]
-    chosen: str
-    reason: str
-    per_patch: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    dice: dict[Name, Dice]
+    chosen: Name
+    reason: Text
+    per_patch: dict[Name, list[Dice]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,12 +167,12 @@ class Scored(Event):
     cannot predict the labels. `on`: the test cases ("test"); the shots, each by what was fitted without it ("cv"); the scans held out while
     searching, by what the search had led to before the refit ("held_out")."""
 
-    arm: str
-    dice: float | None
-    per_label: dict[str, float]
-    per_case: dict[str, dict[str, float]]
-    seconds: float
-    on: str = "test"
+    arm: Name
+    dice: Dice | None
+    per_label: dict[Name, Dice]
+    per_case: PerCase
+    seconds: Duration
+    on: _ScoredOn = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,31 +181,31 @@ class Folded(Event):
     that were trained on (support), audited on and scored (test). `active`, `used`: of the adapter. `dice`: arm → label → Dice of the scored
     scan. `rates`: the adapter's sensitivity and specificity → label → rate."""
 
-    fold: int
-    split: dict[str, list[str]]
-    active: list[str]
-    used: int
-    dice: dict[str, dict[str, float]]
-    rates: dict[str, dict[str, float]]
-    seconds: float
+    fold: Count
+    split: Split
+    active: list[Name]
+    used: Count
+    dice: PerCase
+    rates: PerCase
+    seconds: Duration
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommended(Event):
     """Which network predictions use unless asked otherwise, "adapted" or "unadapted", and on what evidence, in words."""
 
-    network: str
-    evidence: str
+    network: _Network
+    evidence: Text
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFinished(Event):
     """Last event."""
 
-    status: str
-    active: list[str]
-    used: int
-    reason: str
+    status: Name
+    active: list[Name]
+    used: Count
+    reason: Text
 
 
 Callback = Callable[[Event], None]

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import pydantic
+from pydantic import Field
+
+from sea_peft.documents import STRICT, Count, Name, Number, Text
 
 if TYPE_CHECKING:
     from sea_peft.adapters import Unit
 
 
-class _Row:
-    """Whoever reads a row back refuses a field that it does not know."""
+_Level = Annotated[int, Field(ge=0, le=65535)]
+_Placement = Annotated[str, Field(max_length=256)]
+_State = Annotated[str, Field(pattern="^(idle|probe|active|cooling)$")]
+_Decided = Annotated[str, Field(pattern="^(keep|add|drop|probe|refuse)$")]
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+class _Row:
+    """Whoever reads a row back refuses a field that it does not know, and a value out of its range."""
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(_Row):
     """A unit on offer. `site`: path of its module; `order`: the site's place in the network's execution; `cost`: its trainable parameters."""
 
-    unit: str
-    family: str
-    level: int
-    placement: str
-    site: str
-    kind: str
-    stage: str
-    order: int
-    cost: int
+    unit: Name
+    family: Name
+    level: _Level
+    placement: _Placement
+    site: Name
+    kind: Name
+    stage: Name
+    order: Count
+    cost: Count
 
     @classmethod
     def of(cls, unit: Unit) -> Candidate:
@@ -44,11 +55,11 @@ class Ablation(_Row):
     """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `standard_error`: standard error of that mean,
     None where there is one patch alone and nothing to estimate it from. `deltas`: of every patch it was measured on."""
 
-    unit: str
-    delta: float
-    standard_error: float | None
-    patches: int
-    deltas: tuple[float, ...]
+    unit: Name
+    delta: Number
+    standard_error: Number | None
+    patches: Count
+    deltas: tuple[Number, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,26 +67,26 @@ class Ranking(_Row):
     """Where an audit leaves a unit. `state`, `was`: idle, probe, active or cooling. `delta`: of this audit, None where the unit only moved.
     `ema` to `standard_error`: what is known of it by now, None while it is unmeasured; `audits`: how often it was measured."""
 
-    unit: str
-    state: str
-    was: str
-    delta: float | None
-    ema: float | None
-    median: float | None
-    iqr: float | None
-    score: float | None
-    standard_error: float | None
-    audits: int
+    unit: Name
+    state: _State
+    was: _State
+    delta: Number | None
+    ema: Number | None
+    median: Number | None
+    iqr: Number | None
+    score: Number | None
+    standard_error: Number | None
+    audits: Count
     votes: int
     guard: int
-    reason: str
+    reason: Text
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision(_Row):
     """What was decided of one unit, and why. `decision`: keep, add, drop, probe or refuse. `value`: Dice, None while unmeasured."""
 
-    unit: str
-    decision: str
-    value: float | None
-    reason: str
+    unit: Name
+    decision: _Decided
+    value: Number | None
+    reason: Text

@@ -9,29 +9,60 @@ from pathlib import Path
 from typing import Any
 
 from sea_peft.artefacts import run_folder as files
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.record import BackboneIdentity
+from sea_peft.artefacts.run_folder import Result, RunConfig, RunFolder
 from sea_peft.artefacts.trace import TraceWriter
+from sea_peft.data.augment import Augmentation
+from sea_peft.data.recipe import Recipe
 from sea_peft.loop import events as ev
+from sea_peft.loop.budget import Profile
 from sea_peft.loop.events import Event
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 STAGES = ("stem", "encoder", "encoder", "bottleneck", "decoder", "head")
 HEAD, BACKBONE = 51, 600_000
-CONFIG: dict[str, Any] = {
-    "name": "2026-07-01-cdcdcdcd-1",
-    "data": "/home/someone/Jane_Doe_scans",
-    "out": "/home/someone/runs/x",
-    "profile": "/home/someone/Jane_Doe.toml",
-    "options": {"data": "/home/someone/Jane_Doe_scans"},
-    "shots": 5,
-    "budget": "1%",
-    "backbone": "segresnet",
-    "weights": "phantom-source",
-    "backbone_sha256": "ab" * 32,
-    "data_digest": "cd" * 32,
-    "patch": [48, 48, 32],
-    "labels": {"liver": [1], "spleen": [2]},
-}
+
+
+def make_config(**changes: Any) -> RunConfig:
+    """A config.json that goes with the events; the data lie in a folder that is named after a patient."""
+    given = {
+        "shots": 5, "budget": "1%", "labels": (), "channels": (), "policy": "sea", "steps": 90, "cycles": None, "patch": None,
+        "spacing": None, "seed": 0, "time_limit": None, "log_images": False, "mlflow": True, "test": None,
+    }  # fmt: skip
+    fields = {
+        "id": "0" * 32,
+        "name": "2026-07-01-cdcdcdcd-1",
+        "data": "/home/someone/Jane_Doe_scans",
+        "split": None,
+        "typed": {
+            "data": "/home/someone/Jane_Doe_scans",
+            "runs": "/home/someone/runs",
+            "profile": "/home/someone/Jane_Doe.toml",
+        },
+        "profile": Profile(name="mine", families={}),
+        "augmentation": Augmentation(),
+        "network": BackboneIdentity(
+            architecture="segresnet", kwargs={}, weights="phantom-source", sha256="ab" * 32, parameters=BACKBONE
+        ),
+        "labels": {"liver": [1], "spleen": [2]},
+        "channels": ["CT"],
+        "patch": (48, 48, 32),
+        "recipe": Recipe(),
+        "device": "cpu",
+        "cycles": 3,
+        "layout": "nnunet_raw",
+        "data_digest": "cd" * 32,
+        "options": files.GivenOptions.model_validate(given),
+        "versions": {"sea_peft": "0.1.0"},
+    }
+    shared = {
+        name: given[name]
+        for name in ("shots", "budget", "policy", "steps", "seed", "time_limit", "log_images", "mlflow")
+    }
+    return RunConfig(**{**shared, **fields, **changes})
+
+
+CONFIG = make_config().flat()
 
 
 def hashed(case: str) -> str:
@@ -210,7 +241,7 @@ def write_run(root: Path, events: list[Event], **config: Any) -> RunFolder:
     with TraceWriter(folder.trace) as trace:
         for event in events:
             trace(event)
-    folder.write_config({**CONFIG, "id": uuid.uuid4().hex, **config})
+    folder.write_config(make_config(**{"id": uuid.uuid4().hex, **config}))
     if isinstance(events[-1], ev.RunFinished):
         folder.write_result(make_result(events, run=folder.name))
     return folder

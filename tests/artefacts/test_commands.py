@@ -6,34 +6,31 @@ import shlex
 
 from sea_peft.artefacts.commands import Commands
 
-CONFIG = {
-    "steps": 480,
-    "options": {
-        "data": "my scans/ct",
-        "labels": ["liver", "tumour=2,3"],
-        "channels": [],
-        "shots": 5,
-        "budget": "1%",
-        "profile": "default",
-        "policy": "sea",
-        "steps": None,
-        "patch": [48, 48, 32],
-        "time_limit": 90.0,
-        "weights": "in/net.safetensors",
-        "backbone": None,
-        "seed": 0,
-        "test": None,
-        "split": None,
-        "runs": "runs",
-        "log_images": False,
-        "out": "out/here",
-        "mlflow": False,
-    },
+TYPED = {
+    "data": "my scans/ct",
+    "labels": ["liver", "tumour=2,3"],
+    "channels": [],
+    "shots": 5,
+    "budget": "1%",
+    "profile": "default",
+    "policy": "sea",
+    "steps": None,
+    "patch": [48, 48, 32],
+    "time_limit": 90.0,
+    "weights": "in/net.safetensors",
+    "backbone": None,
+    "seed": 0,
+    "test": None,
+    "split": None,
+    "runs": "runs",
+    "log_images": False,
+    "out": "out/here",
+    "mlflow": False,
 }
 
 
 def test_the_run_once_more_with_another_option():
-    words = shlex.split(Commands.of(CONFIG, "out/here").adapt(policy="affine_lora", test="cv"))
+    words = shlex.split(Commands.of(TYPED, "out/here").adapt(policy="affine_lora", test="cv"))
     assert words[:3] == ["seapeft", "adapt", "my scans/ct"]
     assert words[3:] == [
         *(
@@ -53,7 +50,7 @@ def test_the_run_once_more_with_another_option():
 
 
 def test_a_report_names_no_places():
-    commands = Commands.of(CONFIG)
+    commands = Commands.of(TYPED)
     said = " ".join([commands.adapt(), commands.predict("adapted"), commands.evaluate, commands.pictures])
     assert "scans" not in said
     assert "in/" not in said
@@ -63,14 +60,14 @@ def test_a_report_names_no_places():
 
 
 def test_a_factory_is_given_again_because_it_is_code():
-    options = {**CONFIG["options"], "weights": None, "backbone": "my_net:build"}
-    commands = Commands.of({"options": options}, "runs/a b")
-    assert commands.predict() == "seapeft predict 'runs/a b' SCANS --out masks --weights my_net:build"
+    options = {**TYPED, "weights": None, "backbone": "my_net:build"}
+    commands = Commands.of(options, "runs/a b")
+    assert commands.predict() == "seapeft predict 'runs/a b' SCANS --out masks --backbone my_net:build"
     assert "--backbone my_net:build" in commands.adapt()
-    named = Commands.of({"options": {**options, "backbone": "unet"}}, "runs/1")
+    named = Commands.of({**options, "backbone": "unet"}, "runs/1")
     assert named.predict() == "seapeft predict runs/1 SCANS --out masks"
 
 
 def test_an_embedded_target_keeps_its_name():
-    assert Commands.of({"options": {"data": "phantom:mr-t1"}}).adapt() == "seapeft adapt phantom:mr-t1"
+    assert Commands.of({"data": "phantom:mr-t1"}).adapt() == "seapeft adapt phantom:mr-t1"
     assert Commands().adapt(steps=20) == "seapeft adapt … --steps 20"

@@ -7,6 +7,7 @@ import resource
 import pytest
 import torch
 from disks import FILLER, Disk
+from example_run import make_config
 
 from sea_peft.artefacts.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sea_peft.artefacts.run_folder import RunFolder
@@ -48,7 +49,7 @@ def test_a_config_that_does_not_fit_is_not_half_there(disk: Disk):
     folder = RunFolder.create_at(disk.path / "run")
     disk.fill()
     with pytest.raises(DeviceError, match=rf"config\.json: {FULL}"):
-        folder.write_config({"shots": 5})
+        folder.write_config(make_config())
     assert not list(folder.path.iterdir())
     assert [path.name for path in disk.path.iterdir() if path.name != FILLER] == ["run"]
 

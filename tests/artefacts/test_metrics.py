@@ -72,7 +72,7 @@ def test_an_arm_without_score_has_no_point():
 
 
 def test_params_hold_the_settings_and_no_path(events):
-    told = params(History.of(events), CONFIG)
+    told = params(History.of(events), {**CONFIG, "profile": "/home/someone/Jane_Doe.toml"})
     assert told["settings.policy.utility.decay"] == "0.93"
     assert told["shots"] == "5"
     assert told["budget"] == "1%"

@@ -122,7 +122,7 @@ def test_a_simpler_recipe_that_did_better_is_named_with_the_whole_command():
     options = {"data": "phantom:mr-t1", "shots": 5, "budget": "1%"}
     ahead = ev.Compared({"sea": 0.5, "affine_lora": 0.59, "unadapted": 0.3}, "sea", "")
     events = [ahead if isinstance(e, ev.Compared) else e for e in make_events()]
-    found = findings(events, Commands.of({"options": options}, "runs/1"))
+    found = findings(events, Commands.of(options, "runs/1"))
     (advice,) = [a for a in found.advice if "simpler" in a.text]
     assert advice.text == "A simpler recipe did better on the check scan (0.59 against 0.50). To try it:"
     assert advice.command == "seapeft adapt phantom:mr-t1 --shots 5 --budget 1% --policy affine_lora"

@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from example_run import make_result
+from example_run import make_config, make_result
 
 from sea_peft.artefacts import atomic
 from sea_peft.artefacts.run_folder import Result, RunFolder
@@ -23,7 +23,7 @@ def test_names_count_up_and_no_folder_is_used_twice(tmp_path):
 def test_create_at_takes_an_empty_folder_and_nothing_else(tmp_path):
     folder = RunFolder.create_at(tmp_path / "a" / "b")
     assert RunFolder.create_at(folder.path).path == folder.path
-    folder.write_config({})
+    folder.write_config(make_config())
     with pytest.raises(UsageError, match="not an empty folder"):
         RunFolder.create_at(folder.path)
     with pytest.raises(UsageError, match="not an empty folder"):
@@ -46,9 +46,10 @@ def test_an_unwritable_place_is_a_device_error(tmp_path):
 def test_config_and_result_come_back_as_written(tmp_path, events):
     folder = RunFolder.create(tmp_path, "phantom")
     result = make_result(events, mlflow_run_id="0" * 32)
-    folder.write_config({"shots": 5, "labels": {"Milz ü": [1]}})
+    config = make_config(labels={"Milz ü": [1]})
+    folder.write_config(config)
     folder.write_result(result)
-    assert RunFolder.open(folder.path).read_config() == {"shots": 5, "labels": {"Milz ü": [1]}}
+    assert RunFolder.open(folder.path).read_config() == config
     assert json.loads(folder.result.read_text())["run"] == "."  # a folder that was moved says nothing wrong
     assert folder.read_result() == result.model_copy(update={"run": str(folder.path)})
     assert folder.config.stat().st_mode & 0o077 == 0

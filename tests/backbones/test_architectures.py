@@ -12,10 +12,11 @@ from torch import nn
 
 from sea_peft.backbones import Architecture, architecture, architectures
 from sea_peft.backbones.registry import Needed
+from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.unet3d import BatchStatisticsNorm
 from sea_peft.backbones.weights import (
     first_names,
-    load_pretrained,
+    load_typed,
     tensor_hash,
     unique_tensors,
     untrained,
@@ -48,7 +49,7 @@ def test_tensors_under_several_names_are_kept_and_counted_once(name, tmp_path):
     }  # fmt: skip
     path = save_weights(tmp_path, of, card, half=False)
     assert safetensors.torch.load_file(path.with_suffix(".safetensors")).keys() == own.keys()
-    loaded = load_pretrained(str(path))
+    loaded = load_typed(Typed(weights=str(path)))
     assert loaded.sha256 == tensor_hash(of)
     with torch.no_grad():
         assert torch.equal(loaded.network(loaded.example), of(loaded.example))

@@ -9,7 +9,8 @@ pytest.importorskip("benchmarks.deepbet_backbone", reason="the benchmarks are no
 
 from benchmarks.deepbet_backbone import VARIABLE, largest_difference, linknet, model_file
 from sea_peft.backbones import architecture, find_sites
-from sea_peft.backbones.weights import load_pretrained
+from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.weights import load_typed
 from sea_peft.errors import WeightsError
 
 SPEC = "benchmarks.deepbet_backbone:linknet"
@@ -23,7 +24,7 @@ def test_the_network_in_plain_torch_is_the_script():
 
 @needs_file
 def test_it_is_a_backbone_with_weights_and_sites():
-    pretrained = load_pretrained(SPEC)
+    pretrained = load_typed(Typed(SPEC))
     assert pretrained.card.labels == ["background", "brain"]
     assert pretrained.parameters == 2_126_258
     sites = find_sites(pretrained.network, pretrained.example)
@@ -33,7 +34,7 @@ def test_it_is_a_backbone_with_weights_and_sites():
 def test_without_its_file_it_is_refused_with_the_way_out(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "nothing.pt"))
     with pytest.raises(WeightsError, match=f"unpack its wheel and set {VARIABLE}"):
-        architecture(SPEC).build()
+        Typed(SPEC).architecture().build()
 
 
 def test_sides_are_multiples_of_32():

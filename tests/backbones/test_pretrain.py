@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sea_peft.backbones.weights import load_pretrained
+from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.weights import load_typed
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +26,6 @@ def test_the_same_command_gives_the_same_file(tmp_path: Path) -> None:
     first, again = (_short_run(tmp_path / name) for name in ("first", "again"))
     assert first["sha256"] == again["sha256"]
     assert first["dice"] == again["dice"]
-    loaded = load_pretrained(str(tmp_path / "first" / "phantom_brain_unet.safetensors"))
+    loaded = load_typed(Typed(weights=str(tmp_path / "first" / "phantom_brain_unet.safetensors")))
     assert loaded.card.channels == ["t1", "t1c", "t2", "flair"]
     assert loaded.card.training["command"].startswith("python -m benchmarks.pretrain phantom_brain_unet --steps 2 ")

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from sea_peft.backbones import Architecture, architecture, architectures, register
+from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import (
     BUNDLED,
     cards,
     load_pretrained,
     load_strictly,
+    load_typed,
     read_card,
     tensor_hash,
 )
@@ -49,7 +51,7 @@ def card(tmp_path, network):
 
 def _refused(path) -> str:
     with pytest.raises(WeightsError) as caught:
-        load_pretrained(str(path))
+        load_typed(Typed(weights=str(path)))
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.endswith(".")
@@ -69,7 +71,7 @@ def _rewrite(card, change) -> None:
 
 
 def test_saved_and_loaded_weights_are_the_same_frozen_network(card, network):
-    loaded = load_pretrained(str(card))
+    loaded = load_typed(Typed(weights=str(card)))
     x = torch.rand(1, 1, 16, 16, 16)
     with torch.no_grad():
         assert torch.equal(loaded.network(x), network.eval()(x))
@@ -77,11 +79,11 @@ def test_saved_and_loaded_weights_are_the_same_frozen_network(card, network):
     assert not loaded.network.training
     assert not any(p.requires_grad for p in loaded.network.parameters())
     assert loaded.parameters == sum(p.numel() for p in network.parameters())
-    assert load_pretrained(str(card.with_suffix(".safetensors"))).card == loaded.card
+    assert load_typed(Typed(weights=str(card.with_suffix(".safetensors")))).card == loaded.card
 
 
 def test_half_precision_on_disk_is_float32_in_memory(tmp_path, network):
-    loaded = load_pretrained(str(save_weights(tmp_path, network, CARD, half=True)))
+    loaded = load_typed(Typed(weights=str(save_weights(tmp_path, network, CARD, half=True))))
     assert {p.dtype for p in loaded.network.parameters()} == {torch.float32}
     for ours, theirs in zip(loaded.network.parameters(), network.parameters(), strict=True):
         assert torch.equal(ours, theirs.half().float())
@@ -142,15 +144,15 @@ def test_nothing_is_loaded_by_halves(network):
     ("change", "sentence"),
     [
         ({"architecture": "segresnett"}, "No backbone is called 'segresnett'. Did you mean 'segresnet'?"),
-        ({"patch": [16, 16]}, "not valid at patch"),
-        ({"labels": None}, "not valid at labels"),
-        ({"sha256": None}, "not valid at sha256"),
+        ({"patch": [16, 16]}, "not valid: patch"),
+        ({"labels": None}, "not valid: labels"),
+        ({"sha256": None}, "not valid: sha256"),
     ],
 )
 def test_a_wrong_card_is_refused_with_its_field(card, change, sentence):
     card.write_text(json.dumps(json.loads(card.read_text()) | change))
     with pytest.raises((WeightsError, UsageError)) as caught:
-        load_pretrained(str(card))
+        load_typed(Typed(weights=str(card)))
     assert sentence in str(caught.value)
 
 
@@ -162,7 +164,7 @@ def test_a_card_that_does_not_fit_its_architecture_is_refused(card):
 
 def test_a_card_that_is_not_json_is_refused(card):
     card.write_text("{")
-    assert "is not valid at the file" in _refused(card)
+    assert "is not valid: Invalid JSON" in _refused(card)
 
 
 def test_weights_without_a_card_and_unknown_names_are_refused(card):
@@ -196,6 +198,10 @@ def test_default_weights_of_an_architecture_are_bundled_for_it(name):
     weights = architectures()[name].weights
     if weights is not None:
         assert load_pretrained(weights).architecture.name == name
+
+
+def typed_architecture(spec):
+    return Typed(spec).architecture()
 
 
 # -- architectures -----------------------------------------------------------------------------------------
@@ -248,11 +254,11 @@ def module(monkeypatch):
 
 @pytest.mark.usefixtures("module")
 def test_a_users_own_factory_is_an_architecture():
-    flexible = architecture("usernet:flexible")
+    flexible = typed_architecture("usernet:flexible")
     assert isinstance(flexible, Architecture)
     assert flexible.build(in_channels=2, out_channels=5).weight.shape[:2] == (5, 2)
     assert flexible.weights is None
-    fixed = architecture("usernet:fixed")
+    fixed = typed_architecture("usernet:fixed")
     assert fixed.build(in_channels=2, out_channels=5).weight.shape[:2] == (2, 1)
     assert (fixed.divisor, fixed.minimum, fixed.licence) == (4, 8, "MIT")
     fixed.check_size((8, 12, 8))
@@ -260,7 +266,7 @@ def test_a_users_own_factory_is_an_architecture():
 
 @pytest.mark.usefixtures("module")
 def test_a_users_own_factory_may_state_sizes_for_each_axis():
-    thin = architecture("usernet:thin")
+    thin = typed_architecture("usernet:thin")
     assert thin.limits_of({}).divisor == (1, 8, 8)
     assert thin.limits_of({}).minimum == (8, 8, 8)
     thin.check_size((9, 16, 8))
@@ -288,10 +294,10 @@ def test_a_users_own_factory_may_state_sizes_for_each_axis():
 )
 def test_a_factory_that_is_not_there_is_refused(spec, sentence):
     with pytest.raises(WeightsError, match=sentence):
-        architecture(spec)
+        typed_architecture(spec)
 
 
 @pytest.mark.usefixtures("module")
 def test_a_factory_that_makes_no_network_is_refused():
     with pytest.raises(WeightsError, match=r"returned str, not a torch\.nn\.Module"):
-        architecture("usernet:wrong").build()
+        typed_architecture("usernet:wrong").build()

@@ -392,7 +392,7 @@ def test_a_run_is_resumed_from_elsewhere_in_its_own_store_and_profile(
         assert call("adapt", toy, "--weights", weights, "--profile", "my.toml", *TINY)[0] == 130
     (config,) = (here / "runs").glob("*/config.json")
     monkeypatch.chdir(elsewhere)
-    code, out, err = call("adapt", "--resume", config.parent, "--json")
+    code, out, err = call("adapt", "--resume", config.parent, "--weights", weights, "--json")
     assert code == 0, err
     assert list(elsewhere.iterdir()) == []
     store, run_id = open_store(here / "runs"), json.loads(out)["mlflow_run_id"]
@@ -415,7 +415,7 @@ def test_pictures_go_into_mlflow_where_they_are_asked_for(
     ]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "data": "gone"}))
-    code, _, err = call("report", tmp_path / "run", "--mlflow")
+    code, _, err = call("report", tmp_path / "run", "--mlflow", "--weights", weights)
     assert code == 0
     assert "MLflow gets no pictures of the run: no such folder" in err
 

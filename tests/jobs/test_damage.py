@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from disks import Disk
+from toys import install
 
 from sea_peft.artefacts.trace import read_trace, without_times
 from sea_peft.errors import DeviceError, SeaPeftError, UsageError
@@ -21,6 +22,12 @@ from sea_peft.jobs.setup import AdaptOptions
 from sea_peft.loop import events
 
 AT_A_DISK = r"Cannot write .*{}: the disk is full: .*; what the run has written is kept, and `seapeft adapt --resume .*` goes on"
+
+
+@pytest.fixture(autouse=True)
+def installed(weights: Path, own_home: None) -> None:
+    """The weights are known by the name that a run has for them, so that it is resumed without them being typed again."""
+    install(weights)
 
 
 def options(toy: Path, weights: Path, out: Path) -> AdaptOptions:
@@ -145,8 +152,8 @@ CHECKPOINT = r"The checkpoint .*state\.pt is damaged or was made by another sea_
         ),
         ("trace.jsonl", lambda p: p.write_bytes(p.read_bytes().replace(b'{"event": "searched"', b"{", 1)), 2, "line 2 is not JSON"),
         ("trace.jsonl", lambda p: p.write_bytes(p.read_bytes().splitlines(keepends=True)[0]), 2, "the trace was shortened"),
-        ("config.json", lambda p: os.truncate(p, 100), 2, r"config\.json is not JSON"),
-        ("config.json", lambda p: p.write_text("{}"), 2, r"config\.json was not written by this sea_peft"),
+        ("config.json", lambda p: os.truncate(p, 100), 2, r"config\.json: it is not JSON"),
+        ("config.json", lambda p: p.write_text("{}"), 2, r"config\.json: .*Field required; the run folder is damaged"),
     ],
     ids=["half", "empty", "garbage", "flipped bit", "lacks a field", "lacks the optimizer", "unit's shape", "moment's shape",
          "trace line", "trace end", "config half", "config empty"],

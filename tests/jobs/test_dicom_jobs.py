@@ -11,6 +11,7 @@ import pytest
 from toys import AFFINE, toy_scan
 
 from sea_peft import cli
+from sea_peft.backbones.typed import Typed
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.volumes import read_volume
 from sea_peft.errors import DataError
@@ -90,7 +91,7 @@ def test_only_series_of_the_adapters_kind(series: Path) -> None:
 
 def test_dicom_seg_needs_a_series(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"case toy_0 is no DICOM series.*leave --dicom-seg out"):
-        predict(adapter, [toy], tmp_path / "m", weights=str(weights), dicom_seg=True)
+        predict(adapter, [toy], tmp_path / "m", typed=Typed(weights=str(weights)), dicom_seg=True)
     assert not (tmp_path / "m").exists()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toys import AFFINE
 
+from sea_peft.backbones.typed import Typed
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.boxplot import boxplot_png
@@ -19,13 +20,13 @@ from sea_peft.jobs.predict import predict
 
 @pytest.fixture(scope="module")
 def scores(adapter: Path, weights: Path, toy: Path):
-    return evaluate(adapter, str(toy), weights=str(weights))
+    return evaluate(adapter, str(toy), typed=Typed(weights=str(weights)))
 
 
 def test_agrees_with_the_masks_that_predict_writes(
     scores, adapter: Path, weights: Path, toy: Path, tmp_path: Path
 ) -> None:
-    predict(adapter, [toy], tmp_path / "out", weights=str(weights))
+    predict(adapter, [toy], tmp_path / "out", typed=Typed(weights=str(weights)))
     for number in range(5):
         mask = read_volume(tmp_path / "out" / f"toy_{number}.nii.gz").array
         label = read_volume(toy / "labelsTr" / f"toy_{number}.nii.gz").array
@@ -75,13 +76,13 @@ def test_labels_are_matched_by_name_then_by_code(
     for number in range(5):
         path = swapped / "labelsTr" / f"toy_{number}.nii.gz"
         write_volume(path, Volume(np.array([0, 2, 1], dtype=np.uint8)[read_volume(path).array], AFFINE))
-    again = evaluate(adapter, str(swapped), weights=str(weights))
+    again = evaluate(adapter, str(swapped), typed=Typed(weights=str(weights)))
     assert again.cases == scores.cases
     unnamed = _copy(toy, tmp_path / "unnamed", labels={"background": 0, "one": 1, "two": 2})
-    assert evaluate(adapter, str(unnamed), weights=str(weights)).cases == scores.cases
-    named = evaluate(adapter, str(unnamed), weights=str(weights), labels=["spot=two", "organ=one"])
+    assert evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights))).cases == scores.cases
+    named = evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights)), labels=["spot=two", "organ=one"])
     assert named.cases == scores.cases
-    (organ, spot) = evaluate(adapter, str(unnamed), weights=str(weights)).warnings
+    (organ, spot) = evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights))).warnings
     assert organ.startswith(
         "organ is scored against code 1, which this data set calls one; if that is another structure"
     )
@@ -92,24 +93,24 @@ def test_labels_are_matched_by_name_then_by_code(
 def test_channels_are_matched_by_name(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     other = _copy(toy, tmp_path / "mr", channel_names={"0": "T1"})
     with pytest.raises(DataError, match="no channel 'CT'"):
-        evaluate(adapter, str(other), weights=str(weights))
-    assert evaluate(adapter, str(other), weights=str(weights), channels=["T1"]).cases
+        evaluate(adapter, str(other), typed=Typed(weights=str(weights)))
+    assert evaluate(adapter, str(other), typed=Typed(weights=str(weights)), channels=["T1"]).cases
 
 
 def test_a_case_that_cannot_be_read_is_named(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     broken = _copy(toy, tmp_path / "broken")
     (broken / "imagesTr" / "toy_2_0000.nii.gz").write_bytes(b"nothing")
-    scores = evaluate(adapter, str(broken), weights=str(weights))
+    scores = evaluate(adapter, str(broken), typed=Typed(weights=str(weights)))
     assert list(scores.failed) == ["toy_2"]
     assert len(scores.cases) == 4
 
 
 def test_refusals(adapter: Path, weights: Path, toy: Path) -> None:
     with pytest.raises(UsageError, match="The adapter predicts organ, spot, not organ"):
-        evaluate(adapter, str(toy), weights=str(weights), labels=["organ"])
+        evaluate(adapter, str(toy), typed=Typed(weights=str(weights)), labels=["organ"])
     with pytest.raises(UsageError, match="marks no case as test"):
-        evaluate(adapter, str(toy), weights=str(weights), cases="test")
+        evaluate(adapter, str(toy), typed=Typed(weights=str(weights)), cases="test")
     with pytest.raises(UsageError, match="--cases some"):
-        evaluate(adapter, str(toy), weights=str(weights), cases="some")
+        evaluate(adapter, str(toy), typed=Typed(weights=str(weights)), cases="some")
     with pytest.raises(DataError, match="no such folder"):
-        evaluate(adapter, "nowhere", weights=str(weights))
+        evaluate(adapter, "nowhere", typed=Typed(weights=str(weights)))

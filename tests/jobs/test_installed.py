@@ -109,8 +109,36 @@ def test_an_end_from_outside_is_130_and_can_be_resumed(
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == ""
-    assert err.strip().splitlines()[-1].startswith("Interrupted; go on with `seapeft adapt --resume run`")
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .startswith(f"Interrupted; go on with `seapeft adapt --resume run --weights {weights}`")
+    )
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
-    resumed = seapeft(tmp_path, "adapt", "--resume", "run", "--json")
+    resumed = seapeft(tmp_path, "adapt", "--resume", "run", "--weights", weights, "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["status"] == "done"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "check", "{toy}"], ["data", "check", "{toy}", "--json"]])
+def test_an_output_that_is_full_is_one_sentence(toy: Path, tmp_path: Path, arguments: list[str]) -> None:
+    line = [COMMAND, "-q", *(argument.format(toy=toy) for argument in arguments)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(line, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 6
+        one_sentence(done, "The output cannot be written (No space left on device)")
+        silent = subprocess.run(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, check=False)
+        assert silent.returncode == 0
+        assert silent.stdout
+
+
+def test_an_encoding_that_lacks_letters_is_no_error(toy: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(toy, tmp_path / "Übung")
+    described = json.loads((data / "dataset.json").read_text())
+    described["labels"] = {"background": 0, "Niere ü 肝": 1, "spot": 2}
+    (data / "dataset.json").write_text(json.dumps(described))
+    for flags in ([], ["--json"]):
+        done = seapeft(tmp_path, "data", "check", data, *flags, PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stdout.isascii()) == (0, True), done.stderr
+    assert "Niere ü 肝" in json.loads(done.stdout)["labels"]

@@ -11,7 +11,8 @@ from foreign import network
 from toys import make_adapter
 
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import load_pretrained
+from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.weights import load_typed
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import restore
 from sea_peft.data.recipe import Recipe
@@ -23,11 +24,11 @@ from sea_peft.jobs.weights_file import save_weights
 
 
 def test_merged_network_gives_the_same_masks(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
-    merged = merge(adapter, tmp_path / "merged.safetensors", str(weights))
+    merged = merge(adapter, tmp_path / "merged.safetensors", Typed(weights=str(weights)))
     assert merged.labels == ("background", "organ", "other", "spot")
     assert merged.difference < 1e-4
-    loaded = load_pretrained(str(merged.file))
-    predictor = Predictor(adapter, str(weights), "cpu")
+    loaded = load_typed(Typed(weights=str(merged.file)))
+    predictor = Predictor(adapter, Typed(weights=str(weights)), "cpu")
     case = open_dataset(toy).cases[0]
     ours, scan = predictor.probabilities(case)
     size = [-(-n // 8) * 8 for n in scan.image.shape[1:]]
@@ -47,14 +48,14 @@ def test_merged_network_gives_the_same_masks(adapter: Path, weights: Path, toy: 
 
 def test_labels_that_the_backbone_knows_add_no_output(weights: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "known", weights, {"organ": [1]}, ["CT"], ("affine", "lora"))
-    merged = merge(adapter, tmp_path / "m.safetensors", str(weights))
+    merged = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert merged.labels == ("background", "organ", "other")
 
 
 def test_what_cannot_be_folded_is_refused_by_name(weights: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "parallel", weights, {"organ": [1]}, ["CT"], ("conv_adapter",))
     with pytest.raises(WeightsError, match=r"conv_adapter\.(parallel|sequential)-\d+@.* cannot be merged"):
-        merge(adapter, tmp_path / "m.safetensors", str(weights))
+        merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert [path.name for path in tmp_path.iterdir()] == ["parallel"]
 
 
@@ -63,7 +64,7 @@ def test_a_failed_check_writes_nothing(
 ) -> None:
     monkeypatch.setattr("sea_peft.jobs.merge.NEW_LABEL_ODDS", 0.5)  # as if folding were wrong
     with pytest.raises(WeightsError, match="differ from the adapted one's"):
-        merge(adapter, tmp_path / "m.safetensors", str(weights))
+        merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert not list(tmp_path.glob("m.*"))
 
 
@@ -76,24 +77,24 @@ def test_a_disk_that_is_full_keeps_nothing_of_it(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
         with pytest.raises(DeviceError, match=r"m\.safetensors: the disk is full"):
-            merge(adapter, tmp_path / "m.safetensors", str(weights))
+            merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert not [path for path in tmp_path.iterdir() if "m." in path.name]
-    assert merge(adapter, tmp_path / "m.safetensors", str(weights)).file.is_file()
+    assert merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights))).file.is_file()
 
 
 def test_refusals(adapter: Path, weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"must end in \.safetensors"):
-        merge(adapter, tmp_path / "m.pt", str(weights))
+        merge(adapter, tmp_path / "m.pt", Typed(weights=str(weights)))
     (tmp_path / "m.json").touch()
     with pytest.raises(UsageError, match="exists already"):
-        merge(adapter, tmp_path / "m.safetensors", str(weights))
+        merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
 
 
 def test_the_adapter_is_left_as_it_was(adapter: Path, weights: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in adapter.iterdir()}
-    merge(adapter, tmp_path / "m.safetensors", str(weights))
+    merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
-    load_adapter(adapter, str(weights))
+    load_adapter(adapter, Typed(weights=str(weights)))
 
 
 @pytest.mark.parametrize("name", ["dynunet", "nnunet_plain", "mednext_s"])
@@ -107,6 +108,6 @@ def test_tensors_under_several_names_are_folded_under_all_of_them(name: str, tmp
     }  # fmt: skip
     own = save_weights(tmp_path, network(name, **arch.small), card, half=False).with_suffix(".safetensors")
     adapter = make_adapter(tmp_path / "a", own, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
-    merged = merge(adapter, tmp_path / "m.safetensors", str(own))
+    merged = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(own)))
     assert merged.labels == ("background", "organ", "other", "spot")
     assert merged.difference <= 1e-3 * max(1.0, merged.largest)

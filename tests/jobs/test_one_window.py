@@ -11,9 +11,9 @@ import torch
 from monai.inferers import sliding_window_inference
 from toys import make_adapter
 
+from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import BUNDLED, cards, read_card
 from sea_peft.data.prepare import prepare, restore, restore_probability
-from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.jobs.inference import probabilities
@@ -51,13 +51,13 @@ def test_masks_are_those_of_monais_sliding_window(name: str, box: tuple[int, int
         path = tmp_path / "scans" / f"p_{number:04d}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         write_volume(path, Volume(volume.array[middle], volume.affine))
-    (status,) = predict(adapter, [tmp_path / "scans"], tmp_path / "out", weights=weights)
+    (status,) = predict(adapter, [tmp_path / "scans"], tmp_path / "out", typed=Typed(weights=weights))
     assert status.error is None
     found = read_volume(tmp_path / "out" / status.mask).array
 
-    model, config = load_adapter(adapter, weights)
+    model, config = load_adapter(adapter, Typed(weights=weights))
     (scanned,) = find_cases([tmp_path / "scans"], tuple(card.channels))
-    scan = prepare(scanned, Recipe.model_validate(config.recipe), tuple(card.channels))
+    scan = prepare(scanned, config.recipe, tuple(card.channels))
     expected = _by_monai(model, scan.image, config.window)
     best = np.sort(np.stack([restore_probability(expected, k, scan.geometry) for k in range(len(expected))]), axis=0)
     clear = best[-1] - best[-2] >= 1e-5
@@ -69,7 +69,7 @@ def test_patches_that_tile_an_audit_case_and_predict_score_the_same() -> None:
     """What an audit sees is what a score sees: Dice from disjoint voxels of patches, pooled, against that of the whole mask."""
     predictor = Predictor(EXAMPLE)
     (case,) = prepare_run(AdaptOptions(seed=predictor.config.seed), print).split.audit
-    scan = prepare(case, Recipe.model_validate(predictor.config.recipe), predictor.channels, predictor.labels)
+    scan = prepare(case, predictor.config.recipe, predictor.channels, predictor.labels)
     patch, count = predictor.config.window.patch, len(predictor.labels)
     tiled = torch.full(scan.label.shape, -1)
     starts = [sorted({*range(0, n - p, p), n - p}) for n, p in zip(scan.label.shape, patch, strict=True)]

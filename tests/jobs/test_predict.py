@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from toys import AFFINE, SHAPE, make_adapter, toy_scan
 
+from sea_peft.backbones.typed import Typed
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError, WeightsError
 from sea_peft.jobs.inputs import find_cases
@@ -18,7 +19,7 @@ from sea_peft.jobs.predict import mask_values, predict
 
 def test_mask_lies_on_the_input_grid(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     scan = toy / "imagesTr" / "toy_0_0000.nii.gz"
-    (status,) = predict(adapter, [scan], tmp_path / "out", weights=str(weights))
+    (status,) = predict(adapter, [scan], tmp_path / "out", typed=Typed(weights=str(weights)))
     mask = nibabel.load(tmp_path / "out" / "toy_0.nii.gz")
     source = nibabel.load(scan)
     assert (status.case, status.status, status.mask, status.error) == ("toy_0", "done", "toy_0.nii.gz", None)
@@ -34,7 +35,7 @@ def test_mask_lies_on_the_input_grid(adapter: Path, weights: Path, toy: Path, tm
 
 
 def test_sidecar_names_the_values_and_no_path(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
-    predict(adapter, [toy / "imagesTr" / "toy_0_0000.nii.gz"], tmp_path / "out", weights=str(weights))
+    predict(adapter, [toy / "imagesTr" / "toy_0_0000.nii.gz"], tmp_path / "out", typed=Typed(weights=str(weights)))
     text = (tmp_path / "out" / "toy_0.json").read_text()
     assert json.loads(text)["labels"] == {"background": 0, "organ": 1, "spot": 2}
     assert str(tmp_path) not in text
@@ -48,7 +49,7 @@ def test_other_formats_keep_their_format_and_geometry(
     image, _ = toy_scan(0)
     scan = tmp_path / f"ä scan{suffix}"
     write_volume(scan, Volume(image, AFFINE))
-    predict(adapter, [scan], tmp_path / "out", weights=str(weights))
+    predict(adapter, [scan], tmp_path / "out", typed=Typed(weights=str(weights)))
     mask = tmp_path / "out" / f"ä scan{suffix}"
     np.testing.assert_allclose(read_volume(mask).affine, read_volume(scan).affine, rtol=0, atol=0)
     if suffix != ".nii":
@@ -61,7 +62,7 @@ def test_other_formats_keep_their_format_and_geometry(
 def test_probabilities_and_preview(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     scan = toy / "imagesTr" / "toy_1_0000.nii.gz"
-    predict(adapter, [scan], out, weights=str(weights), probabilities=True, preview=True)
+    predict(adapter, [scan], out, typed=Typed(weights=str(weights)), probabilities=True, preview=True)
     mask = read_volume(out / "toy_1.nii.gz").array
     organ, spot = (read_volume(out / f"toy_1_probability_{name}.nii.gz") for name in ("organ", "spot"))
     assert organ.array.dtype == np.float32
@@ -77,12 +78,12 @@ def test_existing_results_are_kept_unless_told_otherwise(
     adapter: Path, weights: Path, toy: Path, tmp_path: Path
 ) -> None:
     out, scan = tmp_path / "out", toy / "imagesTr" / "toy_3_0000.nii.gz"
-    predict(adapter, [scan], out, weights=str(weights))
+    predict(adapter, [scan], out, typed=Typed(weights=str(weights)))
     (out / "toy_3.nii.gz").write_text("an earlier result")
     with pytest.raises(UsageError, match=r"toy_3\.(nii\.gz|json) exists already.*--overwrite"):
-        predict(adapter, [toy], out, weights=str(weights))
+        predict(adapter, [toy], out, typed=Typed(weights=str(weights)))
     assert sorted(path.name for path in out.iterdir()) == ["toy_3.json", "toy_3.nii.gz"]  # nothing was begun
-    predict(adapter, [scan], out, weights=str(weights), overwrite=True)
+    predict(adapter, [scan], out, typed=Typed(weights=str(weights)), overwrite=True)
     assert read_volume(out / "toy_3.nii.gz").shape == SHAPE
 
 
@@ -97,7 +98,7 @@ def test_what_is_no_result_is_never_replaced(
         with pytest.raises(
             UsageError, match=r"toy_3\.nii\.gz exists and is no earlier prediction .*; choose another --out"
         ):
-            predict(adapter, [toy], tmp_path, weights=str(weights), overwrite=overwrite)
+            predict(adapter, [toy], tmp_path, typed=Typed(weights=str(weights)), overwrite=overwrite)
     assert (tmp_path / "toy_3.nii.gz").read_text() == "somebody's work"
     assert not (tmp_path / "toy_0.json").exists()
 
@@ -106,7 +107,7 @@ def test_an_input_is_never_replaced(adapter: Path, weights: Path, tmp_path: Path
     image, _ = toy_scan(0)
     write_volume(tmp_path / "a.nii.gz", Volume(image, AFFINE))
     with pytest.raises(UsageError, match="is an input and would be replaced"):
-        predict(adapter, [tmp_path / "a.nii.gz"], tmp_path, weights=str(weights), overwrite=True)
+        predict(adapter, [tmp_path / "a.nii.gz"], tmp_path, typed=Typed(weights=str(weights)), overwrite=True)
 
 
 def test_one_bad_case_does_not_cost_the_others_theirs(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_one_bad_case_does_not_cost_the_others_theirs(adapter: Path, weights: Pa
     scans.mkdir()
     shutil.copy(toy / "imagesTr" / "toy_0_0000.nii.gz", scans / "good.nii.gz")
     (scans / "bad.nii.gz").write_bytes(b"not a scan")
-    bad, good = predict(adapter, [scans], tmp_path / "out", weights=str(weights))
+    bad, good = predict(adapter, [scans], tmp_path / "out", typed=Typed(weights=str(weights)))
     assert (bad.status, good.status) == ("failed", "done")
     assert "bad.nii.gz" in str(bad.error)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.json", "good.nii.gz"]
@@ -123,14 +124,14 @@ def test_one_bad_case_does_not_cost_the_others_theirs(adapter: Path, weights: Pa
 def test_the_same_input_gives_the_same_mask(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     scan = [toy / "imagesTr" / "toy_2_0000.nii.gz"]
     for name in ("a", "b"):
-        predict(adapter, scan, tmp_path / name, weights=str(weights))
+        predict(adapter, scan, tmp_path / name, typed=Typed(weights=str(weights)))
     a, b = (read_volume(tmp_path / name / "toy_2.nii.gz").array for name in ("a", "b"))
     np.testing.assert_array_equal(a, b)
 
 
 def test_large_codes_need_sixteen_bits(weights: Path, toy: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", weights, {"organ": [1], "spot": [2000]}, ["CT"], ("affine",))
-    predict(adapter, [toy / "imagesTr" / "toy_0_0000.nii.gz"], tmp_path / "out", weights=str(weights))
+    predict(adapter, [toy / "imagesTr" / "toy_0_0000.nii.gz"], tmp_path / "out", typed=Typed(weights=str(weights)))
     mask = nibabel.load(tmp_path / "out" / "toy_0.nii.gz")
     assert mask.get_data_dtype() == np.uint16
     assert set(np.unique(np.asanyarray(mask.dataobj))) <= {0, 1, 2000}
@@ -146,10 +147,10 @@ def test_refusals(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> No
     with pytest.raises(WeightsError, match="no adapter folder"):
         predict(tmp_path / "nowhere", [toy], out)
     with pytest.raises(DataError, match="no such file or folder"):
-        predict(adapter, [tmp_path / "nowhere"], out, weights=str(weights))
+        predict(adapter, [tmp_path / "nowhere"], out, typed=Typed(weights=str(weights)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no scans"):
-        predict(adapter, [tmp_path / "empty"], out, weights=str(weights))
+        predict(adapter, [tmp_path / "empty"], out, typed=Typed(weights=str(weights)))
     assert not out.exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from foreign import network, suprem_universal
 
-from sea_peft import AdaptOptions, adapt, load_adapter
+from sea_peft import AdaptOptions, Typed, adapt, load_adapter
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.errors import WeightsError
 from sea_peft.jobs.importing import import_weights
@@ -51,7 +51,7 @@ def test_a_users_own_network_that_comes_with_its_weights_is_adapted(toy: Path, t
     )  # fmt: skip
     result = adapt(options)
     assert result.dice.unadapted is not None
-    with pytest.raises(WeightsError, match="which is code; give --weights own_network:factory"):
+    with pytest.raises(WeightsError, match=r"code that a file names is never run; .* --backbone own_network:factory"):
         load_adapter(Path(result.run) / "adapter")
-    _, config = load_adapter(Path(result.run) / "adapter", "own_network:factory")
+    _, config = load_adapter(Path(result.run) / "adapter", Typed("own_network:factory"))
     assert config.backbone.architecture == "own_network:factory"

@@ -13,6 +13,7 @@ from sea_peft import cli
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.backbones import architecture
+from sea_peft.backbones.typed import Typed
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.jobs.explain import explain
@@ -76,7 +77,7 @@ def test_crops_have_a_size_that_the_network_takes_as_it_was_built(
     }  # fmt: skip
     own = save_weights(tmp_path, network(name, **kwargs), card, half=False).with_suffix(".safetensors")
     adapter = make_adapter(tmp_path / "adapter", own, {"organ": [1]}, ["CT"], ("affine",))
-    predictor = Predictor(adapter, str(own), "cpu")
+    predictor = Predictor(adapter, Typed(weights=str(own)), "cpu")
     shown = ShownCase("Median", open_dataset(toy).cases[0], {"organ": 0.5})
     found = explain(Revisited(predictor, ("CT",), (shown,), of=1))
     assert found.cases == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from toys import install
 
 from sea_peft.artefacts.trace import read_trace, without_times
 from sea_peft.jobs.setup import AdaptOptions
@@ -44,6 +45,12 @@ DOING = {
         "run_finished": "ship",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def installed(weights: Path, own_home: None) -> None:
+    """The weights are known by the name that a run has for them, so that it is resumed without them being typed again."""
+    install(weights)
 
 
 class Moment(NamedTuple):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toys import install
 
 from sea_peft.artefacts.adapter_file import read_adapter_config
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace, without_times
+from sea_peft.backbones.typed import Typed
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
@@ -22,6 +24,12 @@ from sea_peft.jobs.pictures import case_pictures, revisit
 from sea_peft.jobs.predict import predict
 from sea_peft.jobs.setup import AdaptOptions, prepare_run
 from sea_peft.loop import events
+
+
+@pytest.fixture(autouse=True)
+def installed(weights: Path, own_home: None) -> None:
+    """The weights are known by the name that a run has for them, so that it is opened without them being typed again."""
+    install(weights)
 
 
 def options(data: Path, weights: Path, out: Path, **changes: object) -> AdaptOptions:
@@ -242,7 +250,7 @@ def test_predictions_use_what_the_run_recommends_and_say_so(adapter, toy, weight
         said: list[str] = []
         folder = both[name]
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        (status,) = predict(folder, [scan], out, weights=str(weights), say=said.append, **given)  # type: ignore[arg-type]
+        (status,) = predict(folder, [scan], out, typed=Typed(weights=str(weights)), say=said.append, **given)  # type: ignore[arg-type]
         network = str(given.get("use") or name)
         assert status.network == network
         assert said[0].startswith(
@@ -256,22 +264,22 @@ def test_predictions_use_what_the_run_recommends_and_say_so(adapter, toy, weight
     assert not np.array_equal(with_adapter, without)
     assert np.array_equal(mask("unadapted", use="adapted"), with_adapter)
     assert np.array_equal(mask("adapted", use="unadapted"), without)
-    scores = evaluate(both["unadapted"], str(toy), weights=str(weights), device="cpu")
+    scores = evaluate(both["unadapted"], str(toy), typed=Typed(weights=str(weights)), device="cpu")
     assert scores.network == "unadapted"
     assert scores.document()["network"] == "unadapted"
 
 
 def test_a_network_that_is_not_known_is_refused(adapter, toy, weights, tmp_path):
     with pytest.raises(UsageError, match="--use both is not known; there are adapted and unadapted"):
-        predict(adapter, [toy / "imagesTr"], tmp_path / "out", weights=str(weights), use="both")
+        predict(adapter, [toy / "imagesTr"], tmp_path / "out", typed=Typed(weights=str(weights)), use="both")
 
 
 def test_merging_what_is_not_to_be_used_is_refused(adapter, weights, tmp_path):
     against = recommending(adapter, "unadapted", tmp_path / "against")
     with pytest.raises(UsageError, match=r"recommends the unadapted network .* --use adapted"):
-        merge(against, tmp_path / "out.safetensors", str(weights))
+        merge(against, tmp_path / "out.safetensors", Typed(weights=str(weights)))
     assert not (tmp_path / "out.safetensors").exists()
-    assert merge(against, tmp_path / "out.safetensors", str(weights), "adapted").units == 2
+    assert merge(against, tmp_path / "out.safetensors", Typed(weights=str(weights)), "adapted").units == 2
 
 
 def test_a_label_that_lost_has_a_picture_of_its_own(on_cases, tmp_path):
@@ -285,7 +293,7 @@ def test_a_label_that_lost_has_a_picture_of_its_own(on_cases, tmp_path):
                 dice=0.99, per_label={"organ": 0.99}, per_case={case: {"organ": 0.99} for case in row["per_case"]}
             )
     folder.trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = revisit(folder, "cpu", use="adapted")
+    run = revisit(folder, device="cpu", use="adapted")
     assert [lost.label for lost in run.lost] == ["organ"]
     captions = [picture.caption for picture in case_pictures(run)]
     assert len(captions) == len(run.shown) + 1
@@ -294,7 +302,7 @@ def test_a_label_that_lost_has_a_picture_of_its_own(on_cases, tmp_path):
 
 def test_pictures_show_the_network_that_is_used(on_cases, tmp_path):
     folder = RunFolder(Path(on_cases[0].run))
-    shown = {network: revisit(folder, "cpu", use=network) for network in ("adapted", "unadapted")}
+    shown = {network: revisit(folder, device="cpu", use=network) for network in ("adapted", "unadapted")}
     scored = {e.arm: e.per_case for e in of(on_cases[1], events.Scored) if e.on == "test"}
     for network, run in shown.items():
         assert run.network == network

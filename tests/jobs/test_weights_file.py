@@ -12,7 +12,8 @@ from disks import FILLER, Disk
 from foreign import network
 
 from sea_peft.backbones import architecture
-from sea_peft.backbones.weights import load_pretrained
+from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.weights import load_typed
 from sea_peft.errors import DeviceError
 from sea_peft.jobs.weights_file import save_weights
 
@@ -35,7 +36,7 @@ def test_tensors_that_do_not_fit_are_one_sentence_and_leave_nothing(tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list((tmp_path / "new").iterdir())
-    assert load_pretrained(str(save_weights(tmp_path / "new", of, CARD, half=False))).card.name == "toy"
+    assert load_typed(Typed(weights=str(save_weights(tmp_path / "new", of, CARD, half=False)))).card.name == "toy"
 
 
 def test_tensors_go_where_their_card_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

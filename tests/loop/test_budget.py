@@ -76,7 +76,15 @@ def test_no_parameter_is_lost_to_rounding(hundredths, parameters):
     """Shares and counts are decimal numbers: 29% of 100 is 29, and 1.001k is 1001."""
     text = f"{hundredths // 100}.{hundredths % 100:02d}"
     assert parse_budget(f"{text}%", parameters) == math.floor(Fraction(hundredths, 10_000) * parameters)
-    assert parse_budget(f"{hundredths // 1000}.{hundredths % 1000:03d}k", parameters) == hundredths
+    count = f"{hundredths // 1000}.{hundredths % 1000:03d}k"
+    assert parse_budget(count, max(parameters, hundredths)) == hundredths
+
+
+@pytest.mark.parametrize("text", ["48k", "47001", "999999999999999999999k", "9" * 5000, "1" * 18 + "M"])
+def test_more_than_the_backbone_has_is_no_budget(text):
+    with pytest.raises(UsageError, match=r"is more than the backbone's 47,000 parameters|is not a budget") as caught:
+        parse_budget(text, 47_000)
+    assert len(str(caught.value)) < 300
 
 
 def offered(limit: int, head: int, *costs: int) -> Space:

@@ -1,0 +1,54 @@
+"""The record of a run: the parts that `config.json`, the trace, `result.json` and `adapter_config.json` share, so that each is said in one way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from sea_peft.artefacts.privacy import paths_in
+from sea_peft.documents import ArchitectureName, Parameters, Record, Settings, Sha256, WeightsName
+
+MlflowId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # it becomes a part of a path in the store
+_Row = Annotated[int, Field(ge=1, le=65535)]
+
+
+class NoPaths(Record):
+    """A record that leaves the hospital: it names things and does not say where they lie."""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _refuse_paths(cls, value: Any) -> Any:
+        for text in paths_in(value):
+            raise ValueError(f"holds a path ({text!r}); an adapter names things, it does not say where they lie")
+        return value
+
+
+class BackboneIdentity(NoPaths):
+    """Which backbone an adapter or a run belongs to. `weights` is a name; `sha256` is the hash of the backbone's
+    tensors; `licence` that of its weights, which an adapter made from them may have to keep.
+
+    What is used is the architecture and the settings of the card whose tensors have this hash; these are compared with them.
+    """
+
+    architecture: ArchitectureName
+    kwargs: Settings
+    weights: WeightsName
+    sha256: Sha256
+    parameters: Parameters
+    licence: Annotated[str, Field(max_length=4096)] = "not stated"
+
+    @field_validator("licence", mode="before")
+    @classmethod
+    def _name_no_place(cls, licence: Any) -> Any:
+        """A licence given as an address or a file stays where it was given."""
+        return "see the card of the weights" if any(paths_in(licence)) else licence
+
+
+class HeadShape(Record):
+    """The target head. `rows`: for every label the backbone's output row, null where it is new to the backbone. `classes`: rows of the
+    backbone; `on_features`: whether deltas act on the last convolution's features. Null in adapters of version 1."""
+
+    rows: Annotated[list[_Row | None], Field(min_length=1, max_length=254)]
+    classes: Annotated[int, Field(ge=1, le=65535)] | None
+    on_features: bool | None

@@ -1,0 +1,110 @@
+"""What the user typed of a network, apart from what files say of it. Code is imported here and nowhere else, and only what was typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from sea_peft.backbones.limits import per_axis
+from sea_peft.backbones.registry import Architecture, architecture
+from sea_peft.errors import WeightsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    """`--backbone NAME|package.module:factory` and `--weights NAME|FILE` of this very command, or what a Python program gives in their place.
+
+    A plain string, wherever it comes from, names what is registered or installed and nothing else (`architecture`, `load_pretrained`).
+    Only a `Typed` is taken for code or for the path of a file, so no name that was read from a file may ever be put into one.
+    """
+
+    backbone: str | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and is_code(self.weights):
+            raise WeightsError(
+                f"Weights are a name or a file, and {self.weights} is code; give it as --backbone {self.weights}."
+            )
+
+    def __bool__(self) -> bool:
+        """Whether anything was typed."""
+        return self.backbone is not None or self.weights is not None
+
+    @property
+    def flags(self) -> str:
+        """The same words for another command, each after a blank."""
+        given = {"--backbone": self.backbone, "--weights": self.weights}
+        return "".join(f" {flag} {shlex.quote(word)}" for flag, word in given.items() if word is not None)
+
+    @property
+    def code(self) -> str | None:
+        """The `package.module:factory` that was typed."""
+        return self.backbone if self.backbone is not None and ":" in self.backbone else None
+
+    def architecture(self) -> Architecture | None:
+        """The architecture that was typed; code is imported. Raises UsageError for an unknown name, WeightsError for bad code."""
+        if self.backbone is None:
+            return None
+        return _from_factory(self.backbone) if self.code else architecture(self.backbone)
+
+
+NOTHING = Typed()
+
+
+def is_code(name: str) -> bool:
+    """Whether a name has the form `package.module:factory`; a path such as `C:\\x.safetensors` has not."""
+    module, colon, factory = name.partition(":")
+    return bool(colon) and factory.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _from_factory(spec: str) -> Architecture:
+    """A user's own network: `factory(in_channels=…, out_channels=…)`, or a factory without arguments for a network with fixed channels."""
+    module_name, _, attribute = spec.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            f"Backbone {spec!r} could not be imported ({error}); give package.module:factory."
+        ) from error
+    if not callable(factory):
+        raise WeightsError(
+            f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory."
+        )
+    takes = inspect.signature(factory).parameters
+    flexible = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+
+    def build(**kwargs: Any) -> nn.Module:
+        network = factory(**{k: v for k, v in kwargs.items() if flexible or k in takes})
+        if not isinstance(network, nn.Module):
+            raise WeightsError(f"Backbone {spec!r} returned {type(network).__name__}, not a torch.nn.Module.")
+        return network
+
+    return Architecture(
+        name=spec,
+        build=build,
+        divisor=_declared(factory, "divisor", spec),
+        minimum=_declared(factory, "minimum", spec),
+        paper=getattr(factory, "paper", "given by the user"),
+        licence=getattr(factory, "licence", "given by the user"),
+        small={},
+        card=getattr(factory, "card", None),
+    )
+
+
+def _declared(factory: Callable[..., Any], attribute: str, spec: str) -> int | Sequence[int]:
+    """A size that a user's factory states of its network, 32 where it states none. Raises WeightsError where it is none."""
+    stated: int | Sequence[int] = getattr(factory, attribute, 32)
+    try:
+        per_axis(stated)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{attribute} of {spec} is {stated!r}; set a whole number from 1 up, or one for each of D, H and W."
+        ) from error
+    return stated
