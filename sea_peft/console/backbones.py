@@ -213,12 +213,14 @@ def backbones_try(
     With a mask also Dice, and a search over every orientation and a few scalings of grey values for what fits best (up to 3 minutes):
     weights that were imported with a wrong one load without a word and segment wrongly.
     """
+    from sea_peft.backbones.typed import Typed, is_code
     from sea_peft.jobs.trying import SECONDS, try_backbone
 
+    typed = Typed(backbone=name) if is_code(name) else Typed(weights=name)
     codes = {key: value for text in named or () for key, value in [parse.codes(text)]}
     with output.progress("look for the best reading") as progress:
         tried = try_backbone(
-            name, scan, label, codes=codes or None, out=out, device=device, overwrite=overwrite,
+            typed, scan, label, codes=codes or None, out=out, device=device, overwrite=overwrite,
             seconds=SECONDS if search else 0.0, say=output.say, progress=progress,
         )  # fmt: skip
     rows = [

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft.artefacts.atomic import write_bytes, writing
-from sea_peft.backbones.weights import load_pretrained
+from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.weights import load_pretrained, load_typed
 from sea_peft.data.cases import FileCase, safe_name
 from sea_peft.data.codes import require_codes
 from sea_peft.data.grids import require_same_grid
@@ -53,7 +54,7 @@ class Tried:
 
 
 def try_backbone(
-    weights: str,
+    weights: str | Typed,
     scan: Path,
     label: Path | None = None,
     *,
@@ -68,7 +69,7 @@ def try_backbone(
     """The unadapted mask of one scan and its picture in `out`, the volumes of its labels, and with a mask Dice and the best reading.
 
     Args:
-        weights: a name, a file with its card, or `package.module:factory`.
+        weights: the name of installed weights, or `Typed` for a file with its card or a `package.module:factory`.
         scan: a file or a DICOM folder.
         label: a label map on the scan's grid.
         codes: label of the network → codes of the mask. Left out, each code counts for the class that it overlaps most.
@@ -86,7 +87,7 @@ def try_backbone(
     """
     began = time.monotonic()
     on = resolve_device(device)
-    pretrained = load_pretrained(weights)
+    pretrained = load_typed(weights) if isinstance(weights, Typed) else load_pretrained(weights)
     card, network = pretrained.card, pretrained.network.to(on)
     if len(card.labels) < 2:
         raise UsageError(
