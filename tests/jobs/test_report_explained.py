@@ -37,7 +37,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> R
 def test_the_page_explains_the_network(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["report", str(run.path), "--explain", "--json"]) == 0
     told = capsys.readouterr()
-    assert json.loads(told.out) == {"page": str(run.page), "explanation": str(run.explanation)}
+    places = {"page": str(run.page), "explanation": str(run.explanation)}
+    assert json.loads(told.out) == {**places, "network": "adapted"}
     assert "pictures of patients' scans" in told.err
     page = run.page.read_text("utf-8")
     assert "Looking inside" in page
@@ -79,6 +80,6 @@ def test_crops_have_a_size_that_the_network_takes_as_it_was_built(
     adapter = make_adapter(tmp_path / "adapter", own, {"organ": [1]}, ["CT"], ("affine",))
     predictor = Predictor(adapter, Typed(weights=str(own)), "cpu")
     shown = ShownCase("Median", open_dataset(toy).cases[0], {"organ": 0.5})
-    found = explain(Revisited(predictor, ("CT",), (shown,), of=1))
+    found = explain(Revisited(predictor, "adapted", ("CT",), (shown,), of=1, lost=()))
     assert found.cases == 1
     assert found.cams is not None
