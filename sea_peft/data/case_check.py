@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.codes import code_counts
 from sea_peft.data.digest import volume_digest, voxel_hash
@@ -22,7 +24,8 @@ from sea_peft.errors import DataError
 Severity = Literal["error", "skip", "warning"]
 
 _PLAUSIBLE_SPACING_MM = (0.05, 20.0)
-_PLAUSIBLE_MAGNITUDE = 1e6
+# MR scans that are scaled by floating-point numbers reach some millions, at a few times their usual values
+_ODD_MAGNITUDE, _ODD_RATIO, _IMPOSSIBLE_MAGNITUDE = 1e6, 1000.0, 1e9
 _FEW_VOXELS = 10
 _SKEW_DEGREES = 0.5
 
@@ -92,7 +95,7 @@ def check_case(case: Case, dataset: Dataset) -> CaseCheck:
             continue
         images[channel] = volume
         values[channel] = (float(volume.array.min()), float(volume.array.max()))
-        findings += _grey_values(case.id, channel, volume, *values[channel])
+        findings += image_findings(case.id, channel, volume)
     image = next(iter(images.values()), None)
     label, voxels, on_label = _label(case, dataset, image)
     hashes = {channel: voxel_hash(volume.array) for channel, volume in images.items()}
@@ -149,9 +152,10 @@ def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume |
     return label, voxels, findings
 
 
-def _grey_values(case_id: str, channel: str, volume: Volume, low: float, high: float) -> list[Finding]:
-    """Whether grey values and grid are plausible, and what the reader noted."""
+def image_findings(case_id: str, channel: str, volume: Volume) -> list[Finding]:
+    """Whether grey values and grid of one channel are plausible, and what the reader noted."""
     where = f"case {case_id}: channel {channel}"
+    low, high = float(volume.array.min()), float(volume.array.max())
     found: list[tuple[Severity, str]] = [("warning", f"{where} {note}") for note in volume.notes]
     if (skew := skewness(volume.affine)) > _SKEW_DEGREES:
         sentence = (
@@ -165,13 +169,20 @@ def _grey_values(case_id: str, channel: str, volume: Volume, low: float, high: f
     elif is_ct_name(channel) and not looks_like_hounsfield(volume.array):
         sentence = f"{where} {not_hounsfield(volume.array)}; if it was rescaled, declare another channel name"
         found.append(("warning", sentence))
-    if max(abs(low), abs(high)) > _PLAUSIBLE_MAGNITUDE:
+    if _odd_values(volume.array, max(abs(low), abs(high))):
         found.append(("warning", f"{where} runs from {low:.4g} to {high:.4g}; are these grey values?"))
     smallest, largest = _PLAUSIBLE_SPACING_MM
     if not all(smallest <= size <= largest for size in volume.spacing):
         sizes = " × ".join(f"{size:.4g}" for size in volume.spacing)
         found.append(("warning", f"{where} has voxels of {sizes} mm; is the voxel size in millimetres?"))
     return [Finding(case_id, f"channel {channel}", severity, sentence) for severity, sentence in found]
+
+
+def _odd_values(array: np.ndarray, magnitude: float) -> bool:
+    """Whether the largest value is beyond what scanners give, or far beyond what this scan holds elsewhere."""
+    if magnitude <= _ODD_MAGNITUDE:
+        return False
+    return magnitude > _IMPOSSIBLE_MAGNITUDE or magnitude > _ODD_RATIO * float(np.percentile(np.abs(array), 99))
 
 
 def _named(case_id: str, name: str, read: Callable[[], Volume]) -> Volume:

@@ -19,6 +19,11 @@ from sea_peft.errors import DataError
 
 GRID_TOLERANCE_MM = 0.1  # how far two places may lie apart and still be one
 _GZIP_MAGIC = b"\x1f\x8b"
+_UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # of xyzt_units, beside mm and unknown
+_POSSIBLE_MM = (0.001, 100.0)
+_SIZE_TOLERANCE = 0.01
+_QUATERNION_TOLERANCE = 0.01
+_FLOAT32 = float(np.finfo(np.float32).eps)
 _LONGEST_HEADER = 540  # NIfTI-2; NIfTI-1's are 348 bytes long
 _GEOMETRY_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
@@ -38,7 +43,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         kind = _kind(path, start)
         raw = start[: kind.header_class.sizeof_hdr]
         as_it_is = kind.header_class(raw, check=False)  # nothing mended
-        header = kind.header_class(raw)
+        header = _header_of(kind, raw)
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
         if len(shape) < 3:
             raise DataError(f"{shown(path)} {in_plain_words(shape)}")
@@ -62,30 +67,86 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     if slope is not None and (slope != 1 or intercept != 0):
         array = apply_read_scaling(array, slope, intercept)
         array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
-    notes = [surplus_note(None)] if surplus else []
-    return array, np.asarray(header.get_best_affine(), dtype=np.float64), (*notes, *_assumed(header))
+    affine, notes = _affine(path, header)
+    return array, affine, (*([surplus_note(None)] if surplus else []), *notes)
 
 
-def _assumed(header: Any) -> Iterator[str]:
-    """What the header leaves open about orientation, and what is assumed."""
-    qform, sform = (int(header[f"{kind}_code"]) for kind in ("qform", "sform"))
-    if qform == 0 and sform == 0:
-        yield (
+def _affine(path: Path, header: Any) -> tuple[np.ndarray, list[str]]:
+    """The affine in RAS+ mm, and what the header leaves open or contradicts."""
+    qform, sform = (int(header[f"{kind}_code"]) > 0 for kind in ("qform", "sform"))
+    bent = float((_quaternion(header) ** 2).sum()) > 1 + _QUATERNION_TOLERANCE
+    if bent and qform and not sform:
+        raise DataError(f"{shown(path)} has a qform that is no rotation, and no sform; export the scan again")
+    notes = []
+    if not qform and not sform:
+        notes.append(
             "states no orientation (qform and sform are unset): its axes are taken to run to the left, to the front and "
             "up; make sure that left and right are not swapped"
         )
-    elif qform > 0 and sform > 0:
+    elif bent and qform:
+        notes.append("has a qform that is no rotation; the sform is used")
+    elif sform:
+        notes += _contradictions(header, qform)
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    factor, note = _millimetres(header, affine)
+    affine[:3] *= factor
+    return affine, [*notes, *([note] if note else [])]
+
+
+def _contradictions(header: Any, qform: bool) -> list[str]:
+    """Where qform or pixdim say something else than the sform, which is what is used."""
+    if qform:
         ends = np.diag([*(n - 1.0 for n in header.get_data_shape()[:3]), 1.0])
         ends[3] = 1
         apart = float(np.abs((header.get_qform() - header.get_sform()) @ ends).max())
         if apart > GRID_TOLERANCE_MM:
-            yield f"has a qform and an sform that lie {apart:.3g} mm apart; the sform is used"
+            return [f"has a qform and an sform that lie {apart:.3g} mm apart; the sform is used"]
+        return []
+    pixdim, sform = np.abs(header["pixdim"][1:4]), _lengths(header.get_sform())
+    if np.allclose(pixdim, sform, rtol=_SIZE_TOLERANCE):
+        return []
+    first, second = (" × ".join(f"{size:.4g}" for size in sizes) for sizes in (pixdim, sform))
+    return [f"has voxels of {first} mm by its pixdim, but of {second} mm by its sform; the sform is used"]
+
+
+def _millimetres(header: Any, affine: np.ndarray) -> tuple[float, str]:
+    """What turns the header's unit of length into mm, and what is to be said of it. A unit that makes voxels of no possible size is wrong."""
+    name, factor = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    if not name:
+        return 1.0, ""
+    smallest, largest = _POSSIBLE_MM
+    stated = _lengths(affine)
+    if ((smallest <= stated * factor) & (stated * factor <= largest)).all():
+        return factor, f"gives its places in {name}, which are turned into millimetres"
+    sizes = " × ".join(f"{size:.4g}" for size in stated)
+    return 1.0, f"gives a voxel size of {sizes} {name}, which cannot be; millimetres are taken"
+
+
+def _lengths(affine: np.ndarray) -> np.ndarray:
+    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+
+
+def _quaternion(header: Any) -> np.ndarray:
+    return np.array([float(header[f"quatern_{axis}"]) for axis in "bcd"])
+
+
+def _header_of(kind: Any, raw: bytes) -> Any:
+    """The header, its quaternion of unit length where a rounding error made it longer: nibabel refuses that, also where it is not used."""
+    header = kind.header_class(raw)
+    length = math.sqrt(float((_quaternion(header) ** 2).sum()))
+    if 1 < length**2 <= 1 + _QUATERNION_TOLERANCE:
+        for axis, part in zip("bcd", _quaternion(header) / length * (1 - _FLOAT32), strict=True):
+            header[f"quatern_{axis}"] = part
+    return header
 
 
 def nifti_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
     """Shape and voxel size in mm, without reading the voxels."""
     _, header = _header(path)
-    return header.get_data_shape(), header.get_zooms()
+    if len(header.get_data_shape()) < 3:
+        raise DataError(f"{shown(path)} {in_plain_words(header.get_data_shape())}")
+    affine, _ = _affine(path, header)
+    return header.get_data_shape(), _lengths(affine).tolist()
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
@@ -110,7 +171,7 @@ def _header(path: Path) -> tuple[Any, Any]:
     with _opened(path) as (stream, _):
         raw = stream.read(_LONGEST_HEADER)
     kind = _kind(path, raw)
-    return kind, kind.header_class(raw[: kind.header_class.sizeof_hdr])
+    return kind, _header_of(kind, raw[: kind.header_class.sizeof_hdr])
 
 
 @contextlib.contextmanager

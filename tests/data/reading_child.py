@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+_READY = b"ready\n"
 _MOST_MEMORY = 3 << 30  # of addresses; what a reader takes beyond ends in MemoryError, and that in a refusal
 
 
@@ -47,6 +48,8 @@ class Reader:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._child = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._child.stdout is not None
+        assert self._child.stdout.readline() == _READY, "the child cannot start"
         return self._child
 
 
@@ -89,6 +92,15 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    with contextlib.suppress(ImportError):  # what is loaded first does not count as time that a volume takes
+        import highdicom  # noqa: F401
+    import nibabel  # noqa: F401
+    import SimpleITK  # noqa: F401
+
+    import sea_peft.data.checks
+    import sea_peft.data.layouts  # noqa: F401
+
+    answers.write(_READY)
     for line in sys.stdin.buffer:
         began = time.monotonic()
         end, sentence = _ended(Path(os.fsdecode(line[:-1])))
