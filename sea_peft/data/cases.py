@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sea_peft.data.grids import require_same_grid
-from sea_peft.data.volumes import Volume, header_grid, read_volume
+from sea_peft.data.grids import laid_on, require_same_grid
+from sea_peft.data.overlaps import LabelMap
+from sea_peft.data.volumes import Volume, header_grid, read_volume, volume_stem
 from sea_peft.errors import DataError
 
 
@@ -84,7 +85,7 @@ class FileCase(Case):
         images: Channel name → file.
         label_file: One label map, or None.
         masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap,
-            the smaller code wins.
+            the smaller structure wins.
         ignored: Codes of voxels that nobody labelled. Training and scores would take them for background, so a label map that
             holds one is refused.
     """
@@ -137,46 +138,93 @@ class FileCase(Case):
         return label
 
     def _merged_masks(self) -> Volume:
-        merged: Volume | None = None
-        for code in sorted(self.masks, reverse=True):
+        names = {code: volume_stem(path) for code, path in self.masks.items()}
+        merged: LabelMap | None = None
+        first: Volume | None = None
+        for code in sorted(self.masks):
             mask = read_volume(self.masks[code])
-            if merged is None:
-                merged = Volume(np.zeros(mask.shape, dtype=np.uint16), mask.affine)
-            name, others = f"mask {self.masks[code].name}", f"mask {self.masks[max(self.masks)].name}"
-            require_same_grid(self.id, name, mask, others, merged)
-            merged.array[mask.array > 0.5] = code
+            if merged is None or first is None:
+                merged, first = LabelMap(mask.shape, names), Volume(np.empty(mask.shape, bool), mask.affine)
+            name, others = f"mask {self.masks[code].name}", f"mask {self.masks[min(self.masks)].name}"
+            require_same_grid(self.id, name, mask, others, first)
+            merged.paint(code, mask.array > 0.5)
         assert merged is not None
-        return merged
+        assert first is not None
+        return _finished(merged, first.affine, self.id)
+
+
+def _finished(labels: LabelMap, affine: np.ndarray, case: str) -> Volume:
+    try:
+        array, notes = labels.finished()
+    except DataError as error:
+        raise DataError(f"case {case}: {error}") from error
+    return Volume(array, affine, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class SlicerCase(FileCase):
+    """A case whose label map is a segmentation of 3D Slicer (`.seg.nrrd`): its segments have names, and values of their own in each file.
+
+    Attributes:
+        segments: Label code → (layer, value) of each segment of this name.
+        names: Label code → name.
+    """
+
+    segments: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def label(self) -> Volume | None:
+        assert self.label_file is not None
+        layers = 1 + max(layer for parts in self.segments.values() for layer, _ in parts)
+        stored = [_CACHE.read(ImageFile(self.label_file, at if layers > 1 else None, layers)) for at in range(layers)]
+        labels = LabelMap(stored[0].shape, self.names)
+        for code, parts in sorted(self.segments.items()):
+            labels.paint(code, np.logical_or.reduce([stored[layer].array == value for layer, value in parts]))
+        image = _CACHE.read(next(iter(self.images.values())))
+        merged = _finished(labels, stored[0].affine, self.id)
+        return laid_on(dataclasses.replace(merged, notes=(*stored[0].notes, *merged.notes)), image.shape, image.affine)
+
+    def with_codes(self, codes: frozenset[int]) -> Case | None:
+        return _with_segments(self, codes)
 
 
 @dataclass(frozen=True, eq=False)
 class DicomCase(FileCase):
-    """A DICOM series with its segmentation object.
+    """A DICOM series with its segmentation object, or with a label file of another format.
 
     Attributes:
-        segmentation: The DICOM-SEG that refers to the series, or None.
+        segmentation: The DICOM-SEG that was drawn on the series, or None.
         segments: Label code → segment numbers in it.
+        names: Label code → name.
     """
 
     segmentation: Path | None = None
     segments: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def labelled(self) -> bool:
-        return self.segmentation is not None
+        return self.segmentation is not None or self.label_file is not None
 
     def label(self) -> Volume | None:
+        (series,) = self.images.values()
         if self.segmentation is None:
-            return None
+            stored = super().label()
+            image = _CACHE.read(series)
+            return None if stored is None else laid_on(stored, image.shape, image.affine)
         from sea_peft.data.dicom.segmentation import read_segmentation
 
-        (series,) = self.images.values()
-        return read_segmentation(self.segmentation, series.slices, self.segments)
+        return read_segmentation(self.segmentation, series.slices, self.segments, self.names)
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        segments = {c: s for c, s in self.segments.items() if c in codes}
-        partial = self.partial or len(segments) < len(self.segments)
-        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
+        return self if self.segmentation is None else _with_segments(self, codes)
+
+
+def _with_segments(case: SlicerCase | DicomCase, codes: frozenset[int]) -> Case | None:
+    """The same case with the segments of these codes only, None where there are none."""
+    segments = {c: s for c, s in case.segments.items() if c in codes}
+    partial = case.partial or len(segments) < len(case.segments)
+    return dataclasses.replace(case, segments=segments, partial=partial) if segments else None
 
 
 @dataclass(frozen=True, eq=False)

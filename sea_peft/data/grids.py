@@ -10,6 +10,8 @@ from sea_peft.data.nifti import GRID_TOLERANCE_MM
 from sea_peft.data.volumes import Volume
 from sea_peft.errors import DataError
 
+_OFF_GRID_VOXELS = 0.05
+
 
 def require_finite(case_id: str, field: str, volume: Volume) -> None:
     """Refuse NaN and infinity, naming how many voxels hold them."""
@@ -55,6 +57,37 @@ def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | Non
     if not np.allclose(mine, its, rtol=0, atol=5e-5):
         return "direction", _numbers(mine.ravel()), _numbers(its.ravel())
     return "origin", f"{_numbers(volume.affine[:3, 3])} mm", f"{_numbers(other.affine[:3, 3])} mm"
+
+
+def laid_on(label: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> Volume:
+    """A label map on an image's grid, where its own is that grid turned, mirrored or cut out; as it is where it is another grid.
+
+    Writers store the axes in an order and direction of their own, and 3D Slicer stores only the part that is drawn in.
+
+    Args:
+        label: The label map.
+        shape: Voxels of the image.
+        affine: Of the image, RAS+ mm.
+    """
+    turn = np.linalg.solve(affine, label.affine)
+    axes = np.abs(turn[:3, :3]).argmax(axis=0)  # the image's axis behind each of the label's
+    signs = np.sign(turn[axes, range(3)])
+    straight = np.zeros((3, 3))
+    straight[axes, range(3)] = signs
+    ends = np.asarray(label.shape) - 1
+    off = np.abs((turn[:3, :3] - straight) @ np.diag(ends)).sum() + np.abs(turn[:3, 3] - np.rint(turn[:3, 3])).max()
+    if len(set(axes.tolist())) < 3 or off > _OFF_GRID_VOXELS:
+        return label
+    corners = np.rint(turn[:3, 3])[:, None] + straight @ np.stack([np.zeros(3), ends], axis=1)
+    low, high = corners.min(axis=1).astype(int), corners.max(axis=1).astype(int)
+    if (low < 0).any() or (high >= shape).any():
+        return label
+    array = label.array[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)].transpose(np.argsort(axes))
+    if array.shape != tuple(shape):
+        whole = np.zeros(shape, dtype=array.dtype)
+        whole[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = array
+        array = whole
+    return Volume(array, affine, label.notes)
 
 
 def skewness(affine: np.ndarray) -> float:

@@ -84,7 +84,9 @@ def _left_out(cases: Sequence[Case], labels: Iterable[str]) -> list[str]:
 
 
 def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
-    name, has_codes, group = (part.strip() for part in text.partition("="))
+    if text.strip().lower() in {known.lower() for known in dataset.labels}:
+        return _declared(dataset, text.strip())  # a name may hold = and commas
+    name, has_codes, group = (part.strip() for part in (text.rpartition("=") if "=" in text else (text, "", "")))
     if not name or (has_codes and not group):
         raise DataError(f"--label {text!r} must be NAME or NAME=1,2,4")
     if not has_codes:

@@ -38,11 +38,21 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(root: Path) -> Iterator[Path]:
-    """The DICOM files in a folder and the folders in it, sorted; links to folders are not followed."""
-    for folder, subfolders, names in os.walk(root):
+    """The DICOM files in a folder and the folders in it, sorted. Links to folders are followed where they lead to a folder that has not
+    been seen."""
+    seen = {os.path.realpath(root)}
+    for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders.sort()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and _new(Path(folder) / name, seen)]
         yield from (path for name in sorted(names) if is_dicom(path := Path(folder) / name))
+
+
+def _new(folder: Path, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    if real in seen:
+        return False
+    seen.add(real)
+    return True
 
 
 def headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Any]]:

@@ -1,16 +1,20 @@
-"""DICOM segmentation objects (DICOM-SEG) through highdicom: matched to their series by reference, never by name or place."""
+"""DICOM segmentation objects (DICOM-SEG) through highdicom: matched to their series by reference, and to its slices by where they lie."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sea_peft import __version__
-from sea_peft.data.dicom.files import headers, required
-from sea_peft.data.dicom.series import grouped, in_order, series_affine
+from sea_peft.data.dicom.files import required
+from sea_peft.data.dicom.series import Series, Slice, in_order, one_series, series_affine
+from sea_peft.data.nifti import GRID_TOLERANCE_MM
+from sea_peft.data.overlaps import LabelMap
 from sea_peft.data.volumes import Volume
 from sea_peft.data.wording import shown
 from sea_peft.errors import DataError
@@ -24,51 +28,183 @@ def segment_names(header: Any) -> dict[int, str]:
     return {int(item.SegmentNumber): str(item.SegmentLabel) for item in header.SegmentSequence}
 
 
-def referenced_series(header: Any) -> str | None:
-    """The series that a DICOM-SEG was drawn on."""
+def referenced_series(header: Any, series: Sequence[Series]) -> Series | None:
+    """The series among these that a DICOM-SEG was drawn on; without a reference the only one of its frame of reference. None where there
+    is none."""
     for item in header.get("ReferencedSeriesSequence") or ():
-        return str(item.SeriesInstanceUID)
-    return None
+        return next((one for one in series if one.uid == str(item.SeriesInstanceUID)), None)
+    frame = str(header.get("FrameOfReferenceUID") or "")
+    same = [one for one in series if frame and one.frame == frame]
+    return same[0] if len(same) == 1 else None
 
 
-def read_segmentation(path: Path, series: Sequence[Path], codes: Mapping[int, Sequence[int]]) -> Volume:
-    """Read a DICOM-SEG as a label map on its series' grid.
+def read_segmentation(
+    path: Path, series: Sequence[Path], codes: Mapping[int, Sequence[int]], names: Mapping[int, str] | None = None
+) -> Volume:
+    """Read a DICOM-SEG as a label map on its series' grid: every frame goes to the slice that lies where it lies.
 
     Args:
         path: The DICOM-SEG file.
         series: The files of the series it refers to, in any order.
-        codes: Label code → segment numbers. Where segments overlap, the smaller code wins.
+        codes: Label code → segment numbers. Where segments overlap, the smaller one wins.
+        names: Label code → name, for sentences.
 
     Returns:
         uint16 codes `[columns, rows, slices]` on the series' grid. Slices without a frame are background.
 
     Raises:
-        DataError: highdicom is not installed, the file is damaged, or its frames do not refer to the series' slices.
+        DataError: highdicom is not installed, the file is damaged, a frame lies where the series has no slice, or on another slice than
+            the one that it says it was drawn on.
     """
     highdicom = required("highdicom", [path])
-    (found,) = grouped(list(headers(series)))
+    found = one_series(series)
     ordered = in_order(found)
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
-    labels = np.zeros(shape, dtype=np.uint16)
+    labels = LabelMap(shape, {code: (names or {}).get(code, f"label {code}") for code in codes})
     try:
-        segmentation = highdicom.seg.segread(path)
-        drawn_on = referenced_series(segmentation)
-        if drawn_on != found.uid:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values, which may name a patient
+            segmentation = highdicom.seg.segread(path)
+        drawn_on = referenced_series(segmentation, [found])
+        if drawn_on is None:
             raise ValueError("it was drawn on another series")
-        for code in sorted(codes, reverse=True):
-            for segment in codes[code]:
-                frames = segmentation.get_pixels_by_source_instance(
-                    [part.instance for part in ordered],
-                    segment_numbers=[segment],
-                    ignore_spatial_locations=True,
-                    assert_missing_frames_are_empty=True,
-                )
-                labels[np.asarray(frames[..., 0]).transpose(2, 1, 0) > 0.5] = code
+        frames = _frames(segmentation, found, ordered)
+        threshold = _threshold(segmentation)
+        for code in sorted(codes):
+            mask = np.zeros(shape, dtype=bool)
+            for frame in frames:
+                if frame.segment is not None and frame.segment not in codes[code]:
+                    continue
+                stored = frame.turned(segmentation.get_stored_frame(frame.number))
+                drawn = np.isin(stored, list(codes[code])) if frame.segment is None else stored > threshold
+                mask[:, :, frame.slice] |= drawn.T
+            labels.paint(code, mask)
+        array, notes = labels.finished()
     except Exception as error:  # highdicom and pydicom raise many kinds for damaged or foreign files
         raise DataError(
             f"{shown(path)} cannot be laid over its series ({_first_line(error)}); export it again with the series as its source"
         ) from error
-    return Volume(labels, series_affine(ordered))
+    return Volume(array, series_affine(ordered), notes)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame of a DICOM-SEG: its number from 1 on, the slice that it lies on, its segment (None where its values are the segments'
+    numbers), and whether its columns and rows run against those of the slice."""
+
+    number: int
+    slice: int
+    segment: int | None
+    mirrored: tuple[bool, bool]
+
+    def turned(self, values: np.ndarray) -> np.ndarray:
+        """The frame `[rows, columns]` as the slice has its rows and columns."""
+        columns, rows = self.mirrored
+        return values[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def _threshold(segmentation: Any) -> float:
+    fractional = str(segmentation.SegmentationType) == "FRACTIONAL"
+    return 0.5 * float(segmentation.get("MaximumFractionalValue") or 1) if fractional else 0.5
+
+
+def _frames(segmentation: Any, series: Series, ordered: Sequence[Slice]) -> list[_Frame]:
+    """Every frame with the slice it lies on. Raises ValueError with a part of a sentence."""
+    first = ordered[0]
+    if (int(segmentation.Rows), int(segmentation.Columns)) != (first.rows, first.columns):
+        raise ValueError(
+            f"its frames have {segmentation.Rows}×{segmentation.Columns} voxels, the slices {first.rows}×{first.columns}"
+        )
+    shared = (segmentation.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    comparable = not segmentation.get("FrameOfReferenceUID") or str(segmentation.FrameOfReferenceUID) == series.frame
+    by_instance = {part.instance: k for k, part in enumerate(ordered)}
+    labelmap = str(segmentation.SegmentationType) == "LABELMAP"
+    frames: list[_Frame] = []
+    nowhere = contradicting = 0
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    for number, group in enumerate(groups, start=1):
+        said = by_instance.get(_source(group) or "")
+        place = _item(group, shared, "PlanePositionSequence")
+        mirrored, at = (False, False), said
+        if place is not None and (comparable or said is not None):
+            mirrored, at = _lies_on(_plane(group, shared, place, first), ordered)
+        if at is None:
+            nowhere += 1
+        elif said is not None and said != at:
+            contradicting += 1
+        else:
+            segment = None if labelmap else int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            frames.append(_Frame(number, at, segment, mirrored))
+    if nowhere:
+        raise ValueError(
+            f"{nowhere} of its {len(groups)} frames lie where the series has no slice, so slices are missing or it was drawn on others"
+        )
+    if contradicting:
+        raise ValueError(
+            f"{contradicting} of its {len(groups)} frames lie on another slice than the one that they say they were drawn on"
+        )
+    return frames
+
+
+def _item(group: Any, shared: Any, name: str) -> Any:
+    """The one item of a functional group: the frame's own, else that of all frames, else None."""
+    for holder in (group, shared):
+        items = holder.get(name)
+        if items:
+            return items[0]
+    return None
+
+
+def _source(group: Any) -> str | None:
+    for derivation in group.get("DerivationImageSequence") or ():
+        for image in derivation.get("SourceImageSequence") or ():
+            return str(image.ReferencedSOPInstanceUID)
+    return None
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Where a frame lies, in LPS and mm: the centre of its first voxel, the way along a row and along a column by one voxel."""
+
+    position: np.ndarray
+    along_row: np.ndarray
+    along_column: np.ndarray
+
+
+def _plane(group: Any, shared: Any, place: Any, default: Slice) -> _Plane:
+    """Its plane; orientation and spacing are the series' own where the file does not say them."""
+    turn, measures = _item(group, shared, "PlaneOrientationSequence"), _item(group, shared, "PixelMeasuresSequence")
+    direction = np.array(default.direction if turn is None else turn.ImageOrientationPatient, dtype=float)
+    rows, columns = default.spacing if measures is None else measures.PixelSpacing
+    position = np.array(place.ImagePositionPatient, dtype=float)
+    return _Plane(position, direction[:3] * float(columns), direction[3:] * float(rows))
+
+
+def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool], int | None]:
+    """Whether columns and rows run against those of the slices, and the slice whose voxels are the plane's; None where there is none."""
+    first = ordered[0]
+    own = (np.multiply(first.direction[:3], first.spacing[1]), np.multiply(first.direction[3:], first.spacing[0]))
+    mirrored = (bool(plane.along_row @ own[0] < 0), bool(plane.along_column @ own[1] < 0))
+    position = plane.position
+    for counted, way, against in (
+        (first.columns, plane.along_row, mirrored[0]),
+        (first.rows, plane.along_column, mirrored[1]),
+    ):
+        position = position + way * (counted - 1) * against
+    ways = [
+        way * (-1 if against else 1)
+        for way, against in zip((plane.along_row, plane.along_column), mirrored, strict=True)
+    ]
+    corners = np.array(
+        [position + i * (first.columns - 1) * ways[0] + j * (first.rows - 1) * ways[1] for i in (0, 1) for j in (0, 1)]
+    )
+    offsets = np.array(
+        [i * (first.columns - 1) * own[0] + j * (first.rows - 1) * own[1] for i in (0, 1) for j in (0, 1)]
+    )
+    places = np.array([part.position for part in ordered])
+    apart = np.linalg.norm(places[:, None, :] + offsets - corners, axis=2).max(axis=1)
+    nearest = int(apart.argmin())
+    return mirrored, nearest if apart[nearest] <= GRID_TOLERANCE_MM else None
 
 
 def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping[str, int]) -> bytes:
@@ -90,7 +226,7 @@ def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping
     from highdicom.sr.coding import CodedConcept
     from pydicom.sr.codedict import codes
 
-    (found,) = grouped(list(headers(series)))
+    found = one_series(series)
     sources = [pydicom.dcmread(part.path, stop_before_pixels=True) for part in in_order(found)]
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="sea_peft", version=__version__, family=codes.DCM.ArtificialIntelligence
@@ -133,4 +269,4 @@ def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping
 
 def _first_line(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text[:120].rstrip(".")
+    return text[:200].rstrip(".")

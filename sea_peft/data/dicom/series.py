@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,12 +42,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """One series. `number`: as the scanner counts within a study; `slices`: in no order."""
+    """One series. `number`: as the scanner counts within a study; `slices`: in no order; `frame`: of reference, within which places can be
+    compared."""
 
     uid: str
     modality: str
     number: int | None
     slices: tuple[Slice, ...]
+    frame: str = ""
 
     @property
     def folder(self) -> Path:
@@ -54,31 +57,55 @@ class Series:
         return self.slices[0].path.parent
 
 
-def grouped(described: Sequence[tuple[Path, Any]]) -> list[Series]:
-    """The image series among files and their headers; localizers and what is no image are passed over.
+def grouped(described: Sequence[tuple[Path, Any]]) -> tuple[list[Series], list[str]]:
+    """The image series among files and their headers, and a sentence for each that is no volume and for copies. Localizers and what is no
+    image are passed over. Copies of a file are taken once.
 
     Raises:
-        DataError: an image has several frames or colours, or does not say where it lies.
+        DataError: Some images of a series are damaged or no slices, or two files claim to be one image and differ.
     """
     slices: dict[str, list[Slice]] = defaultdict(list)
+    problems: dict[str, DataError] = {}
     about: dict[str, Any] = {}
     for path, header in described:
         if "Rows" not in header or "SegmentSequence" in header or "LOCALIZER" in (header.get("ImageType") or ()):
             continue
         uid = str(header.get("SeriesInstanceUID", ""))
+        about[uid] = header
         try:
             slices[uid].append(_slice(path, header))
-        except DataError:
-            raise
+        except DataError as error:
+            problems.setdefault(uid, error)
         except Exception as error:  # a damaged value is found when it is asked for
-            raise DataError(
+            problems[uid] = DataError(
                 f"{shown(path)} has a header that makes no sense ({type(error).__name__}); export the series again or take it out"
-            ) from error
-        about[uid] = header
-    return [
-        Series(uid, str(about[uid].get("Modality") or "image"), _whole(about[uid].get("SeriesNumber")), tuple(found))
-        for uid, found in slices.items()
-    ]
+            )
+    said = [str(error) for uid, error in problems.items() if not slices[uid]]
+    found = []
+    for uid, parts in slices.items():
+        if not parts:
+            continue
+        if uid in problems:
+            raise problems[uid]
+        single, copies = _each_once(parts)
+        if copies:
+            said.append(f"{shown(parts[0].path.parent)} holds {copies} copies of its images, which are taken once")
+        number = _whole(about[uid].get("SeriesNumber"))
+        frame = str(about[uid].get("FrameOfReferenceUID") or "")
+        found.append(Series(uid, str(about[uid].get("Modality") or "image"), number, tuple(single), frame))
+    return found, said
+
+
+def _each_once(parts: Sequence[Slice]) -> tuple[list[Slice], int]:
+    """The slices without copies of them, and how many copies there are."""
+    first: dict[str, Slice] = {}
+    for part in parts:
+        twin = first.setdefault(part.instance or str(part.path), part)
+        if twin is not part and not filecmp.cmp(twin.path, part.path, shallow=False):
+            raise DataError(
+                f"{shown(part.path)} and {twin.path.name} have the same SOP instance number but differ; take one of them out"
+            )
+    return list(first.values()), len(parts) - len(first)
 
 
 def read_series(paths: Sequence[Path]) -> Volume:
@@ -95,7 +122,7 @@ def read_series(paths: Sequence[Path]) -> Volume:
         DataError: slices are missing, unevenly spaced, at one place, or differ in size, voxel size or direction; a file is
             damaged or its compression unknown.
     """
-    ordered = in_order(_one(paths))
+    ordered = in_order(one_series(paths))
     affine = series_affine(ordered)
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
     whole = all(part.slope == 1 and part.intercept == int(part.intercept) for part in ordered)
@@ -113,13 +140,16 @@ def read_series(paths: Sequence[Path]) -> Volume:
 
 def series_grid(paths: Sequence[Path]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """Shape and voxel size in mm of one series, by its headers alone. Raises `DataError` as `read_series` does."""
-    ordered = in_order(_one(paths))
+    ordered = in_order(one_series(paths))
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
     return shape, Volume(np.empty((0, 0, 0)), series_affine(ordered)).spacing
 
 
-def _one(paths: Sequence[Path]) -> Series:
-    found = grouped(list(headers(paths)))
+def one_series(paths: Sequence[Path]) -> Series:
+    """The series that these files are. Raises `DataError` where they are none, or several."""
+    found, said = grouped(list(headers(paths)))
+    if not found and said:
+        raise DataError(said[0])
     if len(found) != 1:
         raise DataError(f"{shown(paths[0].parent)} holds {len(found)} series where one was; export it again")
     return found[0]

@@ -23,9 +23,11 @@ READERS: dict[str, Callable[[Path], Dataset | None]] = {
     "dicom": dicom.read,
 }
 
+_REASONS_GIVEN = 3
 _RECOGNISED = (
     "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), case folders as in "
-    "BraTS or TotalSegmentator, two folders images and labels, pairs X_image and X_label, or DICOM series with DICOM-SEG files"
+    "BraTS or TotalSegmentator, two folders images and labels, pairs X_image and X_label (or X.nrrd and X.seg.nrrd), or DICOM series with "
+    "DICOM-SEG files"
 )
 
 
@@ -47,9 +49,17 @@ def open_dataset(path: Path | str) -> Dataset:
             if dataset is not None:
                 if not dataset.cases and not dataset.test_cases:
                     raise DataError(
-                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one; put label maps beside them"
+                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one{_reasons(dataset)}"
                     )
                 return dataset
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}); check the link or the permissions") from error
     raise DataError(f"the layout of {path} is not recognised; it should be {_RECOGNISED}")
+
+
+def _reasons(dataset: Dataset) -> str:
+    """Why none is labelled, as far as the layout's reader has seen something."""
+    if not dataset.warnings:
+        return "; put label maps beside them"
+    more = len(dataset.warnings) - _REASONS_GIVEN
+    return f": {'; '.join(dataset.warnings[:_REASONS_GIVEN])}" + (f"; and {more} more" if more > 0 else "")

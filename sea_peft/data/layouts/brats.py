@@ -67,12 +67,16 @@ def read(root: Path) -> Dataset | None:
 
 
 def _folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """The folders in `root` and in the folders in it (BraTS 2019: HGG and LGG; BraTS-Africa: 95_Glioma, 51_OtherNeoplasms)."""
+    """The folders in `root` and in the folders in it (BraTS 2019: HGG and LGG; BraTS-Africa: 95_Glioma, 51_OtherNeoplasms). Links are
+    followed, but not to where the folder itself lies."""
     for child in sorted(root.iterdir()):
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-            yield child
-            if depth > 1:
-                yield from _folders(child, depth - 1)
+        if not child.is_dir() or child.name.startswith("."):
+            continue
+        if child.is_symlink() and child.resolve() in (root.resolve(), *root.resolve().parents):
+            continue
+        yield child
+        if depth > 1:
+            yield from _folders(child, depth - 1)
 
 
 def _sequence(path: Path) -> str:

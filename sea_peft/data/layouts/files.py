@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import re
@@ -16,6 +15,9 @@ from sea_peft.data.volumes import volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's `case_0000`
+LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "segmentations")
+# `X_image` and `X_label`, and 3D Slicer's `X.seg`
+ROLE = re.compile(r"^(?P<case>.+?)[._-](?P<role>image|img|label|labels|seg|mask|segmentation)$", re.IGNORECASE)
 _IGNORE = "ignore"  # nnU-Net: voxels that nobody labelled
 _CASES_READ_FOR_LABELS = 20
 _MOST_LABELS = 2000  # atlases have hundreds; an MR scan taken for a label map has more
@@ -26,6 +28,23 @@ def volumes_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if volume_suffix(p) and not p.name.startswith("."))
+
+
+def child_folder(root: Path, names: Iterable[str]) -> Path | None:
+    """The folder in `root` that has one of these names, the first first, upper or lower case."""
+    by_lower = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
+    return next((by_lower[name.lower()] for name in names if name.lower() in by_lower), None)
+
+
+def label_folder(root: Path) -> Path | None:
+    """The folder of labels in `root`."""
+    return child_folder(root, LABEL_FOLDERS)
+
+
+def case_of_label(path: Path) -> str:
+    """The case that a file's name speaks of: without its suffix and its role (`X_label.nii.gz`, `X.seg.nrrd`)."""
+    match = ROLE.match(volume_stem(path))
+    return match["case"] if match else volume_stem(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -127,19 +146,29 @@ def parse_channels(where: str, channels: object) -> tuple[str, ...]:
 def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
     """Labels of a layout that declares none: `label_<code>` for every code in at most twenty label maps.
 
-    Unreadable label maps are passed over here; the checks report them.
+    Unreadable label maps are passed over where others can be read; the checks report them.
+
+    Raises:
+        DataError: None can be read, or one holds too many values to be a label map.
     """
     codes: set[int] = set()
+    unreadable: list[DataError] = []
+    read = 0
     for case in cases[:: max(1, len(cases) // _CASES_READ_FOR_LABELS)]:
-        with contextlib.suppress(DataError):
+        try:
             stored = case.label()
             if stored is not None:
-                codes.update(code_counts(stored.array, case.id))
+                codes.update(code_counts(stored.array, f"case {case.id}: label"))
+                read += 1
+        except DataError as error:
+            unreadable.append(error)
         if len(codes) > _MOST_LABELS:
             raise DataError(
                 f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it is no "
                 "label map; were images and labels swapped?"
             )
+    if unreadable and not read:
+        raise DataError(f"no label map can be read: {unreadable[0]}")
     return {f"label_{code}": (code,) for code in sorted(codes - {0})}
 
 

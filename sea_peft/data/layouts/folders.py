@@ -1,25 +1,28 @@
 """Plain folders: `images/` and `labels/` (or `imagesTr/` and `labelsTr/`, as FLARE22 ships them), or pairs
-`X_image.nrrd` + `X_label.nrrd` side by side. Files match by name; `_0000` marks a channel where the labels go without it."""
+`X_image.nrrd` + `X_label.nrrd` side by side, or 3D Slicer's `X.nrrd` + `X.seg.nrrd`. Files match by name; `_0000` marks a channel where
+the labels go without it. Segmentations of 3D Slicer bring the names of their segments along."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
-from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
+from sea_peft.data.cases import Dataset, FileCase, ImageFile, SlicerCase, safe_name
 from sea_peft.data.layouts.files import (
+    ROLE,
     by_case,
     case_id,
+    case_of_label,
+    child_folder,
     found_labels,
+    label_folder,
     unique_ids,
     volumes_in,
 )
+from sea_peft.data.layouts.slicer import segments_of
 from sea_peft.data.volumes import volume_stem
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "scans")
-LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "segmentations")
-_PAIR = re.compile(r"^(?P<case>.+?)[_-](?P<role>image|img|label|seg|mask)$", re.IGNORECASE)
+_IMAGE_ROLES = ("image", "img")
 
 # https://flare22.grand-challenge.org: codes 1 to 13
 FLARE22_LABELS = (
@@ -32,17 +35,20 @@ def read(root: Path) -> Dataset | None:
     """The data set at `root`, or None when it has neither the two folders nor pairs."""
     if not root.is_dir():
         return None
-    image_folder = _child(root, IMAGE_FOLDERS)
-    label_folder = _child(root, LABEL_FOLDERS)
-    if image_folder is not None and label_folder is not None:
-        labels = [(_without_role(volume_stem(p)), p) for p in volumes_in(label_folder)]
+    image_folder = child_folder(root, IMAGE_FOLDERS)
+    labels_in = label_folder(root)
+    if image_folder is not None and labels_in is not None:
+        labels = [(case_of_label(p), p) for p in volumes_in(labels_in)]
         labelled = {case for case, _ in labels}
         found = by_case(volumes_in(image_folder), lambda name: _without_role(name) in labelled)
         images = [(_without_role(case), channel or 0, p) for case, channel, p in found]
     else:
-        roles = [(m["case"], m["role"].lower(), p) for p in volumes_in(root) if (m := _PAIR.match(volume_stem(p)))]
-        images = [(case, 0, p) for case, role, p in roles if role in ("image", "img")]
-        labels = [(case, p) for case, role, p in roles if role not in ("image", "img")]
+        volumes = volumes_in(root)
+        roles = [(m["case"], m["role"].lower(), p) for p in volumes if (m := ROLE.match(volume_stem(p)))]
+        labels = [(case, p) for case, role, p in roles if role not in _IMAGE_ROLES]
+        labelled = {case for case, _ in labels}
+        images = [(case, 0, p) for case, role, p in roles if role in _IMAGE_ROLES]
+        images += [(stem, 0, p) for p in volumes if (stem := volume_stem(p)) in labelled]
     if not images or not labels:
         return None
     return _dataset(root, images, labels)
@@ -58,12 +64,25 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
     names = ("CT",) if flare and numbers == [0] else _names(numbers)
     for case, channel, path in images:
         files.setdefault(case, {})[names[numbers.index(channel)]] = ImageFile(path)
-    cases = [
-        FileCase(case_id(case), {n: found[n] for n in names if n in found}, label_files.get(case))
-        for case, found in sorted(files.items())
-    ]
+    segments = {case: found for case, path in label_files.items() if (found := segments_of(path))}
+    if len(segments) < len(label_files.keys() & files.keys()):
+        segments = {}  # some are plain label maps, whose codes have no names
+    structures = sorted({name for found in segments.values() for name in found})
+    codes = {name: code for code, name in enumerate(structures, start=1)}
+    cases = []
+    for case, found in sorted(files.items()):
+        channels = {name: found[name] for name in names if name in found}
+        label = label_files.get(case)
+        if case in segments:
+            parts = {codes[name]: values for name, values in segments[case].items()}
+            named = {code: name for name, code in codes.items()}
+            cases.append(SlicerCase(case_id(case), channels, label, segments=parts, names=named))
+        else:
+            cases.append(FileCase(case_id(case), channels, label))
     labelled = [case for case in cases if case.labelled]
     declared = {name: (code,) for code, name in enumerate(FLARE22_LABELS, start=1)} if flare else None
+    if segments:
+        declared = {name: (code,) for name, code in codes.items()}
     strays = sorted(set(label_files) - set(files))
     return Dataset(
         name=safe_name(root.resolve().name),
@@ -72,18 +91,18 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
         labels=declared or found_labels(labelled),
         cases=tuple(labelled),
         unlabelled=tuple(case for case in cases if not case.labelled),
-        codes=frozenset(range(1, len(FLARE22_LABELS) + 1)) if flare else None,
-        warnings=tuple(f"label {label_files[case].name} is ignored: it has no image" for case in strays),
+        codes=frozenset(code for group in declared.values() for code in group) if declared else None,
+        warnings=tuple(_stray(label_files[case], files) for case in strays),
     )
 
 
-def _child(root: Path, names: Iterable[str]) -> Path | None:
-    by_lower = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
-    return next((by_lower[name.lower()] for name in names if name.lower() in by_lower), None)
+def _stray(label: Path, files: dict[str, dict[str, ImageFile]]) -> str:
+    one = next(iter(files[min(files)].values())).path.name
+    return f"label {label.name} is ignored: it has no image of its name (images are called like {one})"
 
 
 def _without_role(stem: str) -> str:
-    match = _PAIR.match(stem)
+    match = ROLE.match(stem)
     return match["case"] if match else stem
 
 

@@ -23,7 +23,7 @@ from sea_peft.data.layouts.files import (
     unknown_keys,
     volumes_in,
 )
-from sea_peft.data.volumes import volume_stem, volume_suffix
+from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
 KNOWN_KEYS = (
@@ -75,6 +75,11 @@ def read(root: Path) -> Dataset | None:
         labelled = _listed_cases(where, root, content["dataset"], channels, ignored)
     test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending, ignored)
     if not labelled and not unlabelled:
+        if ending and ending not in SUFFIXES and not listed:
+            raise DataError(
+                f"{where}: file_ending is {ending!r}, a format that is not read; convert images and labels to one of {', '.join(SUFFIXES)}, "
+                "with their voxel size"
+            )
         if _of_ending(root / "imagesTr", ending):
             raise DataError(f"{root.name}/{strays[0]}; rename the images, or list them as 'training' in dataset.json")
         raise DataError(f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json")
@@ -134,7 +139,8 @@ def _cases(
             continue
         images.setdefault(match["case"], {})[channels[int(match["channel"])]] = ImageFile(path)
     warnings += [
-        f"{label_folder}/{labels[c].name} is ignored: it has no image" for c in sorted(set(labels) - set(images))
+        f"{label_folder}/{labels[c].name} is ignored: there is no image {image_folder}/{c}_0000{volume_suffix(labels[c])}"
+        for c in sorted(set(labels) - set(images))
     ]
     cases = [
         FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case), ignored=ignored)

@@ -1,0 +1,36 @@
+"""Segmentations of 3D Slicer (`.seg.nrrd`): which segments a file holds, by its header.
+
+Source: https://apidocs.slicer.org/main/classvtkMRMLSegmentationStorageNode.html.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sea_peft.data.nrrd import read_nrrd_header
+from sea_peft.errors import DataError
+
+_SEGMENT = re.compile(r"Segment(?P<number>\d{1,5})_(?P<entry>Name|LabelValue|Layer)")
+
+
+def segments_of(path: Path) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Segment name → (layer, value) of each segment of this name; empty where the file names none, or cannot be read (the checks say so)."""
+    if not path.name.lower().endswith(".nrrd"):
+        return {}
+    try:
+        keys = read_nrrd_header(path).keys
+    except (DataError, OSError):
+        return {}
+    entries: dict[int, dict[str, str]] = {}
+    for key, value in keys.items():
+        if match := _SEGMENT.fullmatch(key):
+            entries.setdefault(int(match["number"]), {})[match["entry"]] = value
+    found: dict[str, tuple[tuple[int, int], ...]] = {}
+    for number, entry in sorted(entries.items()):
+        # files of before Slicer 4.11 hold a layer for each segment
+        layer, value = entry.get("Layer", str(number)), entry.get("LabelValue", "1")
+        if not (entry.get("Name") and layer.isdecimal() and value.isdecimal()):
+            return {}
+        found[entry["Name"]] = (*found.get(entry["Name"], ()), (int(layer), int(value)))
+    return found
