@@ -125,7 +125,7 @@ def test_strays_are_named(nnunet):
     text = "\n".join(open_dataset(root).warnings)
     assert "numTraining is 7, but 2" in text
     assert "toy_000_0003.nii.gz is ignored" in text
-    assert "lonely.nii.gz is ignored: it has no image" in text
+    assert "labelsTr/lonely.nii.gz is ignored: there is no image imagesTr/lonely_0000.nii.gz" in text
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,8 @@ def test_two_folders(tmp_path, names, suffix):
         {"label_5": (5,)},
     )
     assert (ids(dataset.cases), ids(dataset.unlabelled)) == (["a b0", "a b1"], ["c"])
-    assert dataset.warnings == ("label d.nii.gz is ignored: it has no image",)
+    (stray,) = dataset.warnings
+    assert stray.startswith("label d.nii.gz is ignored: it has no image of its name (images are called like a b0_0000.")
 
 
 def in_two_folders(root, images, labels):
