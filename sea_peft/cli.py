@@ -212,6 +212,7 @@ def predict(
         bool, typer.Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
     use: options.Use = None,
+    channel: options.Channels = None,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
@@ -223,7 +224,8 @@ def predict(
     with output.progress("predict") as progress:
         statuses = job(
             adapter, inputs, out, typed=Typed(backbone, weights), device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, dicom_seg=dicom_seg, use=use, say=output.say, progress=progress,
+            preview=preview, dicom_seg=dicom_seg, use=use, channels=tuple(channel or ()), say=output.say,
+            progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:

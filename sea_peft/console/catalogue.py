@@ -100,9 +100,11 @@ def data_check(
     ]
     columns = ("case", "voxels", "mm", "labelled voxels", "state")
     cases = table("", columns, rows, right=("voxels", "mm", "labelled voxels"))
+    held = [(name, f"{count} of {len(checked.cases)}", voxels) for name, (count, voxels) in report.counts.items()]
+    labels = table("", ("label", "in cases", "voxels"), held, right=("in cases", "voxels"))
     styles = {"error": "problem", "skip": "warning", "warning": "warning"}
     findings = [(state(styles[finding.severity]), finding.sentence) for finding in checked.findings]
-    tables = [about, cases, *([table("Findings", ("", ""), findings)] if findings else [])]
+    tables = [about, cases, labels, *([table("Findings", ("", ""), findings)] if findings else [])]
     usable = len(checked.usable.cases) + len(checked.usable.test_cases)
     verdict = f"{usable} of {len(checked.cases)} labelled cases can be used."
     output.result(report.document(), *tables, cell(verdict))

@@ -167,16 +167,19 @@ class SlicerCase(FileCase):
 
     Attributes:
         segments: Label code → (layer, value) of each segment of this name.
+        layers: Of the file; segments that overlap lie in several.
         names: Label code → name.
     """
 
     segments: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    layers: int = 1
     names: Mapping[int, str] = field(default_factory=dict)
 
     def label(self) -> Volume | None:
         assert self.label_file is not None
-        layers = 1 + max(layer for parts in self.segments.values() for layer, _ in parts)
-        stored = [_CACHE.read(ImageFile(self.label_file, at if layers > 1 else None, layers)) for at in range(layers)]
+        several = self.layers > 1
+        sources = [ImageFile(self.label_file, at if several else None, self.layers) for at in range(self.layers)]
+        stored = [_CACHE.read(source) for source in sources]
         labels = LabelMap(stored[0].shape, self.names)
         for code, parts in sorted(self.segments.items()):
             labels.paint(code, np.logical_or.reduce([stored[layer].array == value for layer, value in parts]))
@@ -185,7 +188,9 @@ class SlicerCase(FileCase):
         return laid_on(dataclasses.replace(merged, notes=(*stored[0].notes, *merged.notes)), image.shape, image.affine)
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        return _with_segments(self, codes)
+        segments = {c: s for c, s in self.segments.items() if c in codes}
+        partial = self.partial or len(segments) < len(self.segments)
+        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,14 +222,11 @@ class DicomCase(FileCase):
         return read_segmentation(self.segmentation, series.slices, self.segments, self.names)
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        return self if self.segmentation is None else _with_segments(self, codes)
-
-
-def _with_segments(case: SlicerCase | DicomCase, codes: frozenset[int]) -> Case | None:
-    """The same case with the segments of these codes only, None where there are none."""
-    segments = {c: s for c, s in case.segments.items() if c in codes}
-    partial = case.partial or len(segments) < len(case.segments)
-    return dataclasses.replace(case, segments=segments, partial=partial) if segments else None
+        if self.segmentation is None:
+            return self
+        segments = {c: s for c, s in self.segments.items() if c in codes}
+        partial = self.partial or len(segments) < len(self.segments)
+        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from sea_peft.data.intensity import HOUNSFIELD_MINIMUM
 from sea_peft.data.split import require_enough
 from sea_peft.errors import DataError
 
+_RARE_NAMED = 10
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
 
@@ -108,6 +109,7 @@ def _conclude(dataset: Dataset, checks: list[CaseCheck]) -> Checked:
     tests = [case for case, usable in zip(dataset.test_cases, good[count:], strict=True) if usable]
     findings = [finding for entry in checks for finding in entry.findings]
     findings += _mixed_grey_values(dataset, checks)
+    findings += _rare_labels(dataset, checks)
     findings += [Finding("", "layout", "warning", sentence) for sentence in dataset.warnings]
     digest = data_digest(entry.digests for entry in checks if entry.usable)
     return Checked(dataset.with_cases(cases, tests), tuple(checks), tuple(findings), digest)
@@ -126,6 +128,23 @@ def _mixed_grey_values(dataset: Dataset, checks: list[CaseCheck]) -> Iterator[Fi
                 "adapt to one kind of scan at a time"
             )
             yield Finding("", f"channel {channel}", "warning", sentence)
+
+
+def _rare_labels(dataset: Dataset, checks: list[CaseCheck]) -> Iterator[Finding]:
+    """Labels that lie in one case only, or in none: they cannot be both learned and tested."""
+    labelled = [entry for entry in checks if any(entry.voxels.values())]
+    rare = []
+    for name in dataset.labels if len(labelled) > 1 else ():
+        cases = [entry.case for entry in labelled if entry.voxels.get(name, 0)]
+        if len(cases) <= 1:
+            rare.append(f"{name} (case {cases[0]})" if cases else f"{name} (no case)")
+    if rare:
+        more = f" and {len(rare) - _RARE_NAMED} more" if len(rare) > _RARE_NAMED else ""
+        sentence = (
+            f"of {len(labelled)} cases with labels, only one or none holds {', '.join(rare[:_RARE_NAMED])}{more}; choose others with --label, "
+            "or label more cases"
+        )
+        yield Finding("", "labels", "warning", sentence)
 
 
 def _require_enough(checked: Checked, shots: int) -> None:

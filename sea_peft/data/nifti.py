@@ -154,6 +154,8 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | 
     import nibabel
 
     kind, source = (nibabel.Nifti1Image, None) if like is None else _header(like)
+    if source is not None:
+        affine = source.get_best_affine()  # in the unit of its header, which need not be mm
     image = kind(array, affine)
     image.set_qform(affine, code=1, strip_shears=True)
     image.set_sform(affine, code=1)

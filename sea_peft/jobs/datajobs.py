@@ -27,6 +27,15 @@ class DataReport:
     dataset: Dataset
     checked: Checked
 
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Label → in how many labelled cases it is, and its voxels in all of them."""
+        every = [entry.voxels for entry in self.checked.cases]
+        return {
+            name: (sum(voxels.get(name, 0) > 0 for voxels in every), sum(voxels.get(name, 0) for voxels in every))
+            for name in self.dataset.labels
+        }
+
     def document(self) -> dict[str, Any]:
         """Everything as JSON types."""
         return {
@@ -34,6 +43,7 @@ class DataReport:
             "layout": self.dataset.layout,
             "channels": list(self.dataset.channels),
             "labels": {name: list(codes) for name, codes in self.dataset.labels.items()},
+            "label_counts": {name: {"cases": n, "voxels": m} for name, (n, m) in self.counts.items()},
             "labelled_cases": len(self.dataset.cases),
             "test_cases": len(self.dataset.test_cases),
             "unlabelled_cases": len(self.dataset.unlabelled),

@@ -10,24 +10,35 @@ from sea_peft.data.cases import Dataset, FileCase, ImageFile
 from sea_peft.data.dicom.files import is_dicom
 from sea_peft.data.intensity import is_ct_name
 from sea_peft.data.layouts import READERS, nnunet
-from sea_peft.data.layouts.files import CHANNEL_SUFFIX, parse_channels, read_json, volumes_in
+from sea_peft.data.layouts.files import CHANNEL_SUFFIX, case_id, parse_channels, read_json, volumes_in
 from sea_peft.data.select import pick_channels
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, UsageError
 
 # What readers call the channels of a layout that names none
+_NUMBER = re.compile(r"(channel_|_)?(?P<number>\d{1,4})")
 _UNNAMED = re.compile(r"image|channel_\d+")
 
 
-def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase]:
+def find_cases(inputs: Iterable[Path], channels: Sequence[str], named: Sequence[str] = ()) -> list[FileCase]:
     """The cases in files and folders, each with its images under the adapter's channel names, sorted by id.
 
     A folder is a data set in a known layout, or it holds scans. Files whose names differ in `_0000`, `_0001`, … only are the channels
     of one case, in the order of the `dataset.json` above them where there is one, else in the adapter's.
 
+    Args:
+        inputs: Files and folders.
+        channels: The adapter's channels.
+        named: What the inputs call them, in the same order: a name of their data set, or a number of their file names. Empty where names
+            and order tell it.
+
     Raises:
         DataError: a path does not exist, a folder holds no scan, channels do not fit, or two cases have one name.
     """
+    if named and len(named) != len(channels):
+        raise UsageError(
+            f"The adapter takes {len(channels)} channels ({', '.join(channels)}), not {len(named)}; name as many with --channel."
+        )
     cases: list[FileCase] = []
     files: list[Path] = []
     for path in inputs:
@@ -36,7 +47,7 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase
         if path.is_dir():
             dataset = next((found for read in READERS.values() if (found := read(path)) is not None), None)
             if dataset is not None:
-                cases += _from_dataset(dataset, channels)
+                cases += _from_dataset(dataset, channels, named)
                 continue
             scans = volumes_in(path)
             if not scans:
@@ -51,7 +62,7 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str]) -> list[FileCase
             raise DataError(f"{path} is not a scan; {hint}")
         else:
             files.append(path)
-    cases += _grouped(list(dict.fromkeys(files)), channels)
+    cases += _grouped(list(dict.fromkeys(files)), channels, named)
     seen: set[str] = set()
     for case in cases:
         if case.id in seen:
@@ -77,8 +88,8 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
     return pick_channels(dataset, wanted)
 
 
-def _from_dataset(dataset: Dataset, wanted: Sequence[str]) -> list[FileCase]:
-    names = matching_channels(dataset, wanted)
+def _from_dataset(dataset: Dataset, wanted: Sequence[str], named: Sequence[str]) -> list[FileCase]:
+    names = pick_channels(dataset, named) if named else matching_channels(dataset, wanted)
     pairs = list(zip(wanted, names, strict=True))
     return [
         FileCase(case.id, images)
@@ -92,7 +103,7 @@ def _from_dataset(dataset: Dataset, wanted: Sequence[str]) -> list[FileCase]:
     ]
 
 
-def _grouped(files: Sequence[Path], wanted: Sequence[str]) -> list[FileCase]:
+def _grouped(files: Sequence[Path], wanted: Sequence[str], named: Sequence[str]) -> list[FileCase]:
     groups: dict[tuple[Path, str], dict[int, Path]] = {}
     alone: list[FileCase] = []
     stems = {(path.parent, volume_stem(path)) for path in files}
@@ -100,7 +111,7 @@ def _grouped(files: Sequence[Path], wanted: Sequence[str]) -> list[FileCase]:
         match = CHANNEL_SUFFIX.match(volume_stem(path))
         # without a `_0000` beside it a number is part of the name, as in `patient_0012`
         numbered = match is not None and (
-            len(wanted) > 1 or (path.parent, f"{match['case']}_0000") in stems or _declared(path) is not None
+            len(wanted) > 1 or named or (path.parent, f"{match['case']}_0000") in stems or _declared(path) is not None
         )
         if match is not None and numbered:
             groups.setdefault((path.parent, match["case"]), {})[int(match["channel"])] = path
@@ -110,15 +121,15 @@ def _grouped(files: Sequence[Path], wanted: Sequence[str]) -> list[FileCase]:
                 "name the files X_0000, X_0001, … in that order"
             )
         else:
-            alone.append(FileCase(volume_stem(path), {wanted[0]: ImageFile(path)}))
-    return alone + [_case(case, numbered, wanted) for (_, case), numbered in groups.items()]
+            alone.append(FileCase(case_id(volume_stem(path)), {wanted[0]: ImageFile(path)}))
+    return alone + [_case(case_id(case), numbered, wanted, named) for (_, case), numbered in groups.items()]
 
 
-def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str]) -> FileCase:
+def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Sequence[str]) -> FileCase:
     first = next(iter(numbered.values()))
     declared = _declared(first)
     if declared is not None and max(numbered) < len(declared.channels):
-        names = matching_channels(declared, wanted)
+        names = pick_channels(declared, named) if named else matching_channels(declared, wanted)
         by_name = {declared.channels[number]: path for number, path in numbered.items()}
         images = {
             ours: ImageFile(by_name[theirs]) for ours, theirs in zip(wanted, names, strict=True) if theirs in by_name
@@ -129,10 +140,19 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str]) -> FileCa
                 "give the files of that channel"
             )
         return FileCase(case, images)
+    numbers = [_NUMBER.fullmatch(name.strip()) for name in named]
+    if named and all(numbers):
+        picked = [int(match["number"]) for match in numbers if match is not None]
+        missing = [number for number in picked if number not in numbered]
+        if missing:
+            raise DataError(
+                f"case {case} has no file _{missing[0]:04d}; give it, or choose another channel with --channel"
+            )
+        return FileCase(case, {ours: ImageFile(numbered[number]) for ours, number in zip(wanted, picked, strict=True)})
     if max(numbered) >= len(wanted):
         raise DataError(
             f"case {case} has the channels {', '.join(f'_{n:04d}' for n in sorted(numbered))}, but the adapter takes "
-            f"{len(wanted)} ({', '.join(wanted)}); give only the files of those"
+            f"{len(wanted)} ({', '.join(wanted)}); give only the files of those, or their numbers in that order (--channel 0)"
         )
     return FileCase(case, {wanted[number]: ImageFile(path) for number, path in sorted(numbered.items())})
 

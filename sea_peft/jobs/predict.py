@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -16,10 +17,12 @@ import numpy as np
 from sea_peft import __version__
 from sea_peft.artefacts.atomic import sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.backbones.typed import NOTHING, Typed
-from sea_peft.data.cases import FileCase, safe_name
+from sea_peft.data.case_check import image_findings
+from sea_peft.data.cases import FileCase
 from sea_peft.data.dicom.files import required
 from sea_peft.data.dicom.segmentation import segmentation_bytes
 from sea_peft.data.geometry import Geometry
+from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import restore, restore_probability
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
 from sea_peft.errors import DataError, UsageError
@@ -30,6 +33,7 @@ from sea_peft.jobs.preview import preview_png
 
 WindowProgress = Callable[[int, int], None] | None
 _MAKER = "sea_peft"
+_LONGEST_NAME = 255  # bytes, on every file system in use
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
@@ -71,7 +75,7 @@ class _Files:
             out / f"{name}.json",
             out / f"{name}.png" if preview else None,
             out / f"{name}.dcm" if dicom_seg else None,
-            {label: out / f"{name}_probability_{safe_name(label)}{suffix}" for label in wanted},
+            {label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()},
         )
 
     @property
@@ -83,6 +87,17 @@ class _Files:
             *([self.segmentation] if self.segmentation else []),
             *self.probabilities.values(),
         ]
+
+
+def _file_parts(labels: Sequence[str]) -> dict[str, str]:
+    """Label → what a file name says of it: letters of any script, and a number where two would be one."""
+    parts: dict[str, str] = {}
+    for label in labels:
+        plain = re.sub(r"[^\w.-]+", "_", label).strip("._-")[:40] or "label"
+        taken = {part.casefold() for part in parts.values()}
+        names = (plain if count == 1 else f"{plain}_{count}" for count in itertools.count(1))
+        parts[label] = next(name for name in names if name.casefold() not in taken)
+    return parts
 
 
 def predict(
@@ -97,6 +112,7 @@ def predict(
     preview: bool = False,
     dicom_seg: bool = False,
     use: str | None = None,
+    channels: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseStatus]:
@@ -114,6 +130,8 @@ def predict(
         preview: also a PNG with three planes.
         dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
+        channels: what the inputs call the adapter's channels, in the adapter's order, when they cannot be matched by name: a name of their
+            data set, or the number in their file names.
         say: gets sentences for the user: which network is used and why, and the memory that will be needed.
         progress: called with (cases done, of), the case at hand by its windows.
 
@@ -126,7 +144,7 @@ def predict(
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
     predictor = Predictor(adapter, typed, device, use)
-    cases = find_cases(inputs, predictor.channels)
+    cases = find_cases(inputs, predictor.channels, channels)
     labels = tuple(predictor.labels)
     targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}
     _refuse_to_replace(cases, targets, overwrite)
@@ -187,6 +205,7 @@ def _write_case(
 def _make_case(
     predictor: Predictor, case: FileCase, files: _Files, building: Path, progress: WindowProgress
 ) -> tuple[dict[str, float], tuple[str, ...]]:
+    notes = _input_notes(case)
     output, scan = predictor.probabilities(case, folder=building, progress=progress)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
@@ -212,7 +231,20 @@ def _make_case(
             segmentation_bytes(mask, next(iter(case.images.values())).slices, values),
         )
     write_volume(building / files.mask.name, Volume(mask, affine), like=like)
-    return volumes, scan.notes
+    return volumes, notes
+
+
+def _input_notes(case: FileCase) -> tuple[str, ...]:
+    """What is odd about the scan, as `data check` says it. Raises `DataError` for what makes it unfit."""
+    notes = []
+    for channel in case.channels:
+        volume = case.image(channel)
+        require_finite(case.id, channel, volume)
+        for finding in image_findings(case.id, channel, volume):
+            if finding.severity == "error":
+                raise DataError(finding.sentence)
+            notes.append(finding.sentence)
+    return tuple(notes)
 
 
 def _preview(case: FileCase, predictor: Predictor, geometry: Geometry, indices: np.ndarray) -> bytes:
@@ -273,6 +305,10 @@ def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files],
     written: set[Path] = set()
     for files in targets.values():
         for path in files.all:
+            if len(os.fsencode(path.name)) > _LONGEST_NAME:
+                raise UsageError(
+                    f"A result would be called {path.name}, which is too long for a file name; give the scan a shorter one."
+                )
             if path.resolve() in sources:
                 raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
             if path.exists() and not _is_ours(files.sidecar):

@@ -421,10 +421,11 @@ def test_totalsegmentator_masks_become_labels(tmp_path):
 def test_cases_without_the_chosen_masks_are_left_out(tmp_path):
     for number in range(4):
         image, label = scan(number)
+        lesion = label * (np.arange(label.shape[2]) < label.shape[2] // 2)
         put(tmp_path / f"s{number}" / "ct.nii.gz", image)
         put(tmp_path / f"s{number}" / "segmentations" / "liver.nii.gz", label)
         if number != 2:  # s3 has a file with nothing in it
-            put(tmp_path / f"s{number}" / "segmentations" / "lesion.nii.gz", label * (number < 2))
+            put(tmp_path / f"s{number}" / "segmentations" / "lesion.nii.gz", lesion * (number < 2))
     dataset = select(open_dataset(tmp_path), ["lesion"])
     assert (ids(dataset.cases), ids(dataset.unlabelled)) == (["s0", "s1", "s3"], ["s2"])
     checked = check(dataset, shots=1)

@@ -133,7 +133,9 @@ def _frames(segmentation: Any, series: Series, ordered: Sequence[Slice]) -> list
         elif said is not None and said != at:
             contradicting += 1
         else:
-            segment = None if labelmap else int(_item(group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            segment = (
+                None if labelmap else int(_item(group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            )
             frames.append(_Frame(number, at, segment, mirrored))
     if nowhere:
         raise ValueError(

@@ -64,19 +64,20 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
     names = ("CT",) if flare and numbers == [0] else _names(numbers)
     for case, channel, path in images:
         files.setdefault(case, {})[names[numbers.index(channel)]] = ImageFile(path)
-    segments = {case: found for case, path in label_files.items() if (found := segments_of(path))}
+    segments = {case: held for case, path in label_files.items() if (held := segments_of(path))}
     if len(segments) < len(label_files.keys() & files.keys()):
         segments = {}  # some are plain label maps, whose codes have no names
-    structures = sorted({name for found in segments.values() for name in found})
+    structures = sorted({name for held in segments.values() for name in held})
     codes = {name: code for code, name in enumerate(structures, start=1)}
-    cases = []
+    cases: list[FileCase] = []
     for case, found in sorted(files.items()):
         channels = {name: found[name] for name in names if name in found}
         label = label_files.get(case)
         if case in segments:
             parts = {codes[name]: values for name, values in segments[case].items()}
             named = {code: name for name, code in codes.items()}
-            cases.append(SlicerCase(case_id(case), channels, label, segments=parts, names=named))
+            layers = 1 + max(layer for values in parts.values() for layer, _ in values)
+            cases.append(SlicerCase(case_id(case), channels, label, segments=parts, layers=layers, names=named))
         else:
             cases.append(FileCase(case_id(case), channels, label))
     labelled = [case for case in cases if case.labelled]
