@@ -169,7 +169,7 @@ def image_findings(case_id: str, channel: str, volume: Volume) -> list[Finding]:
     elif is_ct_name(channel) and not looks_like_hounsfield(volume.array):
         sentence = f"{where} {not_hounsfield(volume.array)}; if it was rescaled, declare another channel name"
         found.append(("warning", sentence))
-    if _odd_values(volume.array, max(abs(low), abs(high))):
+    if _odd_values(volume.array, max(abs(low), abs(high)), is_ct_name(channel)):
         found.append(("warning", f"{where} runs from {low:.4g} to {high:.4g}; are these grey values?"))
     smallest, largest = _PLAUSIBLE_SPACING_MM
     if not all(smallest <= size <= largest for size in volume.spacing):
@@ -178,10 +178,10 @@ def image_findings(case_id: str, channel: str, volume: Volume) -> list[Finding]:
     return [Finding(case_id, f"channel {channel}", severity, sentence) for severity, sentence in found]
 
 
-def _odd_values(array: np.ndarray, magnitude: float) -> bool:
+def _odd_values(array: np.ndarray, magnitude: float, hounsfield: bool) -> bool:
     """Whether the largest value is beyond what scanners give, or far beyond what this scan holds elsewhere."""
-    if magnitude <= _ODD_MAGNITUDE:
-        return False
+    if magnitude <= _ODD_MAGNITUDE or hounsfield:
+        return magnitude > _ODD_MAGNITUDE
     return magnitude > _IMPOSSIBLE_MAGNITUDE or magnitude > _ODD_RATIO * float(np.percentile(np.abs(array), 99))
 
 

@@ -150,10 +150,8 @@ def test_a_case_without_the_chosen_label_is_left_out(nnunet):
     assert finding.severity == "skip"
     assert "label holds codes 2, none of the chosen ones (liver=1); the case is left out" in finding.sentence
     assert len(checked.usable.cases) == 3
-    with pytest.raises(
-        DataError, match=r"leave none to test on; ask for at most 2.*; case toy_002: label holds codes 2"
-    ):
-        refuse_or_pass(chosen(root), 3)
+    with pytest.raises(DataError, match=r"has 3 usable labelled cases; ask for at most 3.*; case toy_002: label holds"):
+        refuse_or_pass(chosen(root), 4)
     assert any(f.field == "cases" and f.severity == "error" for f in check(chosen(root), shots=3).findings)
 
 
