@@ -74,7 +74,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 def _affine(path: Path, header: Any) -> tuple[np.ndarray, list[str]]:
     """The affine in RAS+ mm, and what the header leaves open or contradicts."""
     qform, sform = (int(header[f"{kind}_code"]) > 0 for kind in ("qform", "sform"))
-    bent = float((_quaternion(header) ** 2).sum()) > 1 + _QUATERNION_TOLERANCE
+    bent = math.hypot(*_quaternion(header)) > 1 + _QUATERNION_TOLERANCE
     if bent and qform and not sform:
         raise DataError(f"{shown(path)} has a qform that is no rotation, and no sform; export the scan again")
     notes = []
@@ -123,7 +123,8 @@ def _millimetres(header: Any, affine: np.ndarray) -> tuple[float, str]:
 
 
 def _lengths(affine: np.ndarray) -> np.ndarray:
-    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    with np.errstate(over="ignore"):  # a damaged header; such a volume is refused
+        return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
 
 
 def _quaternion(header: Any) -> np.ndarray:
@@ -133,8 +134,8 @@ def _quaternion(header: Any) -> np.ndarray:
 def _header_of(kind: Any, raw: bytes) -> Any:
     """The header, its quaternion of unit length where a rounding error made it longer: nibabel refuses that, also where it is not used."""
     header = kind.header_class(raw)
-    length = math.sqrt(float((_quaternion(header) ** 2).sum()))
-    if 1 < length**2 <= 1 + _QUATERNION_TOLERANCE:
+    length = math.hypot(*_quaternion(header))
+    if 1 < length <= 1 + _QUATERNION_TOLERANCE:
         for axis, part in zip("bcd", _quaternion(header) / length * (1 - _FLOAT32), strict=True):
             header[f"quatern_{axis}"] = part
     return header

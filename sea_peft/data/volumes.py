@@ -224,7 +224,8 @@ def _require_sane(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     if min(array.shape) < 1:
         raise DataError(f"{shown(path)} has no voxels (shape {times(array.shape)}); export the scan again")
     axes = affine[:3, :3]
-    lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
+    with np.errstate(over="ignore"):
+        lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     # Unit axes: their determinant is the cell's skewness whatever the spacing
     if not (lengths > 1e-6).all() or abs(np.linalg.det(axes / lengths)) < 1e-3:
         raise DataError(f"{shown(path)} has an unusable orientation or voxel size in its header; export the scan again")

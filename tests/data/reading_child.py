@@ -58,7 +58,9 @@ class Reader:
             self._child = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._child = subprocess.Popen(
+            [sys.executable, "-W", "error::RuntimeWarning", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         assert self._child.stdout is not None
         assert self._child.stdout.readline() == _READY, "the child cannot start"
         return self._child

@@ -2,6 +2,8 @@
 
 import random
 import shutil
+import subprocess
+import sys
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -12,6 +14,8 @@ from dicom_scans import write_seg, write_series
 from reading_child import Reader
 from synthetic_scans import scan
 from volume_mutations import SHAPE, damaged, seeds
+
+from sea_peft.data.volumes import Volume, write_volume
 
 _LIMIT_S = 20
 _MOST_MEMORY = 900 << 20
@@ -70,3 +74,27 @@ def test_many_damaged_volumes(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n2000 damaged volumes: {dict(ends)}, 0 internal errors, 0 deaths, 0 over {_LIMIT_S} s")
     assert sum(ends.values()) == 2000
+
+
+@pytest.mark.slow
+def test_damaged_volumes_on_the_command_line(tmp_path, capsys):
+    sound = {kind: files for kind, files in kinds(tmp_path).items() if not kind.startswith("dicom")}
+    image, label = scan(3, SHAPE)
+    draw, ends = random.Random(3), Counter()
+    for number in range(40):
+        kind, role = draw.choice(list(sound)), draw.choice(("images", "labels"))
+        folder = tmp_path / f"{number}"
+        for at in ("images", "labels"):
+            (folder / at).mkdir(parents=True)
+            if at != role:
+                write_volume(folder / at / "a.nii", Volume(image if at == "images" else label, STRAIGHT))
+        for at, (name, content) in enumerate(sound[kind].items()):
+            (folder / role / name).write_bytes(content if at else damaged(content, draw))
+        command = [sys.executable, "-m", "sea_peft", "data", "check", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        ends[done.returncode] += 1
+        assert done.returncode in (0, 3), (number, kind, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "Warning" not in done.stderr
+    with capsys.disabled():
+        print(f"\n40 damaged volumes through `data check`: exit codes {dict(ends)}")

@@ -27,7 +27,6 @@ def read(root: Path) -> Dataset | None:
         return None
     described = list(headers(files))
     every, warnings = grouped(described)
-    warnings = [f"{sentence}; it is ignored" for sentence in warnings] if every else warnings
     if not every:
         if warnings:
             raise DataError(warnings[0])
