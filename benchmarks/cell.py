@@ -88,9 +88,9 @@ def _adapted(
 
     data = cell.data if cell.fold is None else str(_without_one(Path(cell.data), cell.fold, scratch))
     options = AdaptOptions(
-        data,
-        cell.shots,
-        cell.budget,
+        data=data,
+        shots=cell.shots,
+        budget=cell.budget,
         policy=policy,
         seed=cell.seed,
         out=scratch / "run",
