@@ -6,7 +6,9 @@ cycle, and the last word says how to make what is missing.
 
 from __future__ import annotations
 
+import datetime
 import json
+import platform
 import re
 import shutil
 import time
@@ -19,6 +21,7 @@ from sea_peft.artefacts.findings import findings
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.metrics import Metric, metrics, params
 from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.artefacts.spans import log_spans
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
 from sea_peft.artefacts.words import markdown
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 _TABLES = ("allocation/units.json", "allocation/events.json")
 _RUN_TAG = "sea_peft.run"
 _MODEL = "sea_peft_adapter"
+_LOADER = "sea_peft.jobs.pyfunc"  # named, not imported: this room is below it
 _BATCH = 500  # MLflow takes at most 1000 metrics in one request
 
 
@@ -115,7 +119,7 @@ class _View:
     """The MLflow run of a history, and the files beside it. Everything can be said again: what is there stays single."""
 
     def __init__(self, root: Path, folder: RunFolder, config: Mapping[str, Any], history: History) -> None:
-        self._folder, self._config, self._history = folder, config, history
+        self._root, self._folder, self._config, self._history = root, folder, config, history
         self._client: MlflowClient = store.open_store(root)
         # runs of earlier versions are known by the name of their folder alone
         self._key = re.sub(r"[^\w.-]", "-", str(config.get("id", folder.name)))
@@ -124,6 +128,8 @@ class _View:
         self._artifacts = store.artifacts(root, self._run)
 
     def make(self, status: str, images: Mapping[str, bytes]) -> str:
+        from mlflow.tracing.client import TracingClient
+
         ended = status != "RUNNING"
         self._params()
         self._metrics()
@@ -131,6 +137,10 @@ class _View:
             _TABLES, (UNIT_COLUMNS, EVENT_COLUMNS), (unit_table(self._history), event_table(self._history)), strict=True
         ):
             self._write(name, json.dumps({"columns": columns, "data": rows}).encode())
+        log_spans(
+            TracingClient(store.store_uri(self._root)), self._run.info.experiment_id, self._id, self._run.info.start_time,
+            self._folder.title, self._history, status,
+        )  # fmt: skip
         if ended:
             self._figures()
         if self._history.finished is not None:
@@ -140,7 +150,9 @@ class _View:
         if status == "FINISHED":
             self._shipped(images)
         if ended:
-            self._client.set_terminated(self._id, status, end_time=_milliseconds(self._folder.trace))
+            self._client.set_terminated(
+                self._id, status, end_time=max(_milliseconds(self._folder.trace), self._run.info.start_time)
+            )
         else:
             self._client.update_run(self._id, status=status)
         return self._id
@@ -202,7 +214,21 @@ class _View:
             self._write(self._folder.report.name, self._folder.report.read_bytes())
         if self._folder.adapter.is_dir():
             shutil.copytree(self._folder.adapter, self._artifacts / "adapter", dirs_exist_ok=True)
+            self._write("adapter/MLmodel", self._flavour().encode())
             self._register()
+
+    def _flavour(self) -> str:
+        """What tells MLflow how to load the adapter: by a function of this package, with no pickle in it."""
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import ColSpec, Schema
+
+        signature = ModelSignature(inputs=Schema([ColSpec("string", "scan"), ColSpec("string", "out")]))
+        model = Model(artifact_path="adapter", run_id=self._id, signature=signature)
+        model.utc_time_created = str(
+            datetime.datetime.fromtimestamp(self._run.info.start_time / 1000, datetime.timezone.utc)
+        )
+        model.add_flavor("python_function", loader_module=_LOADER, python_version=platform.python_version())
+        return str(model.to_yaml())
 
     def _register(self) -> None:
         from mlflow.exceptions import MlflowException

@@ -113,21 +113,22 @@ def _state(unit: str, on: set[str], probes: set[str], rank: Ranking | None) -> s
 
 
 UNIT_COLUMNS = (
-    "cycle", "unit", "site", "family", "level", "cost", "delta_dice", "standard_error", "ema", "iqr", "score",
-    "state", "votes", "decision", "reason",
+    "unit", "decision", "utility", "±", "cost", "reason", "cycle", "state", "site", "family", "level", "delta_dice", "score", "iqr", "votes",
 )  # fmt: skip
+FINAL = "final"
 
 
 def unit_table(history: History) -> list[list[Any]]:
     """Rows of `UNIT_COLUMNS`, one for every unit and cycle in which it was ranked or decided about: the
-    newest cycle first, and in it first the units that are on, then the others by utility. `delta_dice` is
-    that cycle's own audit, the statistics are what was known by its end."""
+    final choice first, then the newest cycle, and in it first the units that are on, then the others by utility. `utility` (EMA of ΔDice) and
+    `±` (its standard error) are in Dice; `delta_dice` is that cycle's own audit, the statistics are what was known by its end."""
     table = []
     for cycle in reversed(history.cycles):
         decisions = {row.unit: row for row in cycle.allocated.decisions} if cycle.allocated else {}
         known = history.ranking(cycle.number)
         audited = {row.unit: row.delta for row in cycle.ranked.rows} if cycle.ranked else {}
         on = set(cycle.allocated.active) if cycle.allocated else set()
+        name = FINAL if cycle.allocated is not None and cycle.allocated.final else cycle.number
         rows = [
             (unit, candidate, known.get(unit), decisions.get(unit))
             for unit, candidate in history.units.items()
@@ -137,15 +138,15 @@ def unit_table(history: History) -> list[list[Any]]:
         rows.sort(key=lambda row: (row[0] not in on, utility.get(row[0]) is None, -(utility.get(row[0]) or 0.0)))
         for unit, candidate, rank, decided in rows:
             cells = (
-                *(cycle.number, unit, candidate.site, candidate.family, candidate.level, candidate.cost),
-                audited.get(unit),
                 *(
-                    (rank.standard_error, rank.ema, rank.iqr, rank.score, rank.state, rank.votes)
-                    if rank
-                    else (None,) * 6
+                    unit,
+                    decided.decision if decided else None,
+                    rank.ema if rank else None,
+                    rank.standard_error if rank else None,
                 ),
-                decided.decision if decided else None,
-                _reason(rank, decided),
+                *(candidate.cost, _reason(rank, decided), name, rank.state if rank else None),
+                *(candidate.site, candidate.family, candidate.level, audited.get(unit)),
+                *((rank.score, rank.iqr, rank.votes) if rank else (None,) * 3),
             )
             table.append([_rounded(cell) for cell in cells])
     return table
@@ -162,11 +163,16 @@ EVENT_COLUMNS = ("event", "cycle", "units", "dice", "loss", "used", "changes", "
 def event_table(history: History) -> list[list[Any]]:
     """Rows of `EVENT_COLUMNS`, in order: what happened, in numbers and in a sentence."""
     rows = [
-        {"event": event.kind, "cycle": getattr(event, "cycle", None), **row}
+        {"event": event.kind, "cycle": FINAL if is_final(event) else getattr(event, "cycle", None), **row}
         for event in history.events
         for row in _event_rows(event)
     ]
     return [[_rounded(row.get(column)) for column in EVENT_COLUMNS] for row in rows]
+
+
+def is_final(event: Event) -> bool:
+    """Whether an event belongs to the choice after the last cycle."""
+    return (isinstance(event, Allocated) and event.final) or (isinstance(event, Searched) and event.phase == "refit")
 
 
 def _event_rows(event: Event) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pandas
 import pytest
 from example_run import CONFIG, make_events, write_run
@@ -25,7 +26,7 @@ from sea_peft.artefacts.tracker import Tracker, rebuild
 from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs import doctor
-from sea_peft.loop.events import Allocated, RunStarted, TrainingStep
+from sea_peft.loop.events import Allocated, Audited, RunStarted, TrainingStep
 
 EVENTS = [event for event in make_events() if not isinstance(event, TrainingStep)]
 
@@ -104,6 +105,7 @@ def test_tables_have_the_form_of_log_table(root, run):
         assert len(table) == len(rows)
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own, while mlflow.pyfunc is imported
 def test_artifacts_are_there_and_the_adapter_is_registered(root, run, monkeypatch):
     monkeypatch.chdir(root)
     client = store.open_store(root)
@@ -111,6 +113,10 @@ def test_artifacts_are_there_and_the_adapter_is_registered(root, run, monkeypatc
     assert names >= {"report.md", "adapter/adapter_config.json", "figures/active_sites.png"}
     (version,) = client.search_model_versions(f"run_id = '{run[1]}'")
     assert version.source == f"runs:/{run[1]}/adapter"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    loaded = mlflow.pyfunc.load_model(f"models:/sea_peft_adapter/{version.version}")
+    assert loaded.metadata.flavors["python_function"]["loader_module"] == "sea_peft.jobs.pyfunc"
+    assert not [path for path in (root / "mlartifacts").rglob("*") if path.suffix in (".pkl", ".pickle")]
 
 
 def test_nothing_of_a_patient_user_or_path_gets_in(root, run):
@@ -147,6 +153,33 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run_without_doubles(root):
     assert second.run_id == first.run_id
     assert store.open_store(root).get_run(first.run_id).info.status == "FINISHED"
     assert logged(root, first.run_id) == expected()
+    spans = traced(root, first.run_id)
+    assert len(set(spans)) == len(spans)
+    assert spans == traced(root, rebuild(folder))
+
+
+def traced(root: Path, run_id: str) -> list[tuple[str, str | None, str]]:
+    """The spans of the one trace of a run."""
+    client = store.open_store(root)
+    (found,) = client.search_traces(locations=["1"], run_id=run_id)
+    return [(span.span_id, span.parent_id, span.name) for span in client.get_trace(found.info.trace_id).data.spans]
+
+
+def test_the_trace_shows_what_every_cycle_measured_and_decided(root, run):
+    client = store.open_store(root)
+    trace = client.get_trace(f"tr-{run[1]}")
+    assert trace.info.state == "OK"
+    assert trace.info.execution_duration == pytest.approx(1000 * sum(getattr(e, "seconds", 0.0) for e in EVENTS), abs=1)
+    spans = {span.span_id: span for span in trace.data.spans}
+    audits = [e for e in EVENTS if isinstance(e, Audited)]
+    shown = [span for span in spans.values() if span.name == "audited"]
+    assert [spans[span.parent_id].name for span in shown] == [f"cycle {audit.cycle}" for audit in audits]
+    assert [span.outputs["rows"] for span in shown] == json.loads(
+        json.dumps([audit.as_dict()["rows"] for audit in audits])
+    )
+    (final,) = (s for s in spans.values() if s.name == "allocated" and spans[s.parent_id].name == "final")
+    assert {"unit", "decision", "utility", "reason"} <= final.outputs["rows"][0].keys()
+    assert not any("per_case" in (span.outputs or {}) for span in spans.values())
 
 
 def test_while_a_run_goes_on_mlflow_is_a_cycle_behind_at_most(root):

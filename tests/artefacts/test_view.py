@@ -63,9 +63,12 @@ def test_a_run_that_has_only_begun(events):
 
 def test_unit_table_has_one_row_per_unit_and_cycle_newest_first(events):
     table = [dict(zip(UNIT_COLUMNS, row, strict=True)) for row in unit_table(History.of(events))]
+    assert UNIT_COLUMNS[:6] == ("unit", "decision", "utility", "±", "cost", "reason")
     keys = [(row["cycle"], row["unit"]) for row in table]
     assert len(set(keys)) == len(keys)
-    assert [row["cycle"] for row in table] == sorted((row["cycle"] for row in table), reverse=True)
+    cycles = list(dict.fromkeys(row["cycle"] for row in table))
+    assert cycles[0] == "final"
+    assert cycles[1:] == sorted(cycles[1:], reverse=True)
     audited = {(e.cycle, row.unit): row.delta for e in events if isinstance(e, ev.Audited) for row in e.rows}
     assert {key: row["delta_dice"] for key, row in zip(keys, table, strict=True) if row["delta_dice"] is not None} == {
         key: pytest.approx(delta, abs=1e-6) for key, delta in audited.items()
