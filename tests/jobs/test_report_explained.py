@@ -34,8 +34,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> R
     return RunFolder(folder)
 
 
-def test_the_page_explains_the_network(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["report", str(run.path), "--explain", "--json"]) == 0
+def test_the_page_explains_the_network(run: RunFolder, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["report", str(run.path), "--explain", "--json", "--weights", str(weights)]) == 0
     told = capsys.readouterr()
     places = {"page": str(run.page), "explanation": str(run.explanation)}
     assert json.loads(told.out) == {**places, "network": "adapted"}
