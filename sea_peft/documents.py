@@ -134,10 +134,17 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         return bounded(file.read(most + 1), most)
 
 
+def _plain(value: Any) -> Any:
+    """What JSON has a form for, of a mapping that is no dict (a read-only view of one, say)."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
 def check(kind: type[T], value: Any) -> T:
-    """`value`, of JSON types, as `kind`. Raises Invalid."""
+    """`value`, of JSON types or mappings of them, as `kind`. Raises Invalid."""
     try:
-        data = pydantic_core.to_json(value)
+        data = pydantic_core.to_json(value, fallback=_plain)
     except (ValueError, TypeError) as error:
         raise Invalid(f"it holds what JSON cannot ({str(error)[:_MOST_NAMED]})") from error
     return check_json(kind, data)

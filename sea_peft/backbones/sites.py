@@ -210,7 +210,7 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
         return ()
     lowest = min(s.resolution for s in seen.values())
     at_bottom = [s.order for s in seen.values() if s.resolution == lowest]
-    if lowest == max(s.resolution for s in seen.values()):
+    if lowest == math.prod(example.shape[2:]):
         widest = max(s.reach for s in seen.values())
         at_bottom = [s.order for s in seen.values() if s.reach == widest > 1] or [len(seen)]
     convolutions = [(p, s) for p, s in seen.items() if s.kind in ("conv", "transposed", "linear")]

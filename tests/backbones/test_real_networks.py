@@ -16,7 +16,7 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import read_volume
 from sea_peft.errors import UsageError
-from sea_peft.jobs.importing import Imported, import_weights
+from sea_peft.jobs.importing import Given, Imported, import_weights
 from sea_peft.jobs.inference import probabilities
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"
@@ -61,7 +61,7 @@ def test_obelisks_network_says_all_but_its_labels_itself():
     assert card.labels == [
         "background", "spleen", "pancreas", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "duodenum",
     ]  # fmt: skip
-    assert (card.recipe["orientation"], card.patch, card.assumed) == ("LAI", (144, 144, 144), [])
+    assert (card.recipe.orientation, card.patch, card.assumed) == ("LAI", (144, 144, 144), [])
     said = {expected.what: (expected.value, expected.by) for expected in result.expects}
     assert said["intensity"] == ("none:-1024,3071", "origin")
 
@@ -93,7 +93,7 @@ def test_a_meshnet_without_the_file_beside_it_asks(tmp_path):
     (tmp_path / "model.pth").write_bytes(content)
     assert len(read_checkpoint(tmp_path / "model.pth").tensors) == 20
     with pytest.raises(UsageError, match=r"give --setting dilations="):
-        import_weights(tmp_path / "model.pth", "mine", "meshnet")
+        import_weights(tmp_path / "model.pth", "mine", "meshnet", Given(channels=["T1"]))
 
 
 @pytest.mark.slow

@@ -256,8 +256,8 @@ def test_origins_bring_recipe_patch_and_settings(
     loaded = load_pretrained("mine")
     card = loaded.card
     assert (card.labels, card.channels, card.patch) == (["background"], ["CT"], (96, 96, 96))
-    assert card.recipe["intensity"] == {"kind": "window", "low": -175.0, "high": 250.0}
-    assert card.recipe["spacing"] == [1.5, 1.5, 1.5]
+    assert card.recipe.intensity == Window(low=-175.0, high=250.0)
+    assert card.recipe.spacing == (1.5, 1.5, 1.5)
     assert len(card.source_sha256) == 64
     assert card.kwargs.get("merging") == ("monai<1.5" if backbone == "swinunetr" else None)
     if backbone == "swinunetr":
@@ -384,7 +384,7 @@ def test_on_the_command_line(
     assert document["missing"] == []
     assert document["origin"] == "plain"
     assert document["settings"]["blocks_up"] == [1, 1]
-    assert load_pretrained("mine").card.recipe["intensity"] == {"kind": "window", "low": -175.0, "high": 250.0}
+    assert load_pretrained("mine").card.recipe.intensity == Window(low=-175.0, high=250.0)
     assert cli.run([*arguments[:4], "other", *arguments[5:7], "--setting", "8"]) == 2
 
 
@@ -407,7 +407,7 @@ def test_who_says_what_a_scan_is_turned_into(tensors: dict[str, torch.Tensor], t
         ("labels", "you"), ("channels", "you"), ("orientation", "you"), ("spacing", "you"), ("intensity", "assumed"), ("patch", "assumed"),
     }  # fmt: skip
     card = load_pretrained("mine").card
-    assert (card.recipe["orientation"], card.assumed) == ("LPS", ["intensity", "patch"])
+    assert (card.recipe.orientation, card.assumed) == ("LPS", ["intensity", "patch"])
     assert any("Assumed, because nobody says: intensity, patch" in sentence for sentence in result.said)
 
 
@@ -419,7 +419,7 @@ def test_grey_values_as_they_are(tensors: dict[str, torch.Tensor], tmp_path: Pat
     assert (result.settings["input_factor"], result.settings["input_offset"]) == (4095.0, -1024.0)
     loaded, of = load_pretrained("mine"), network("segresnet", **SMALL)
     hounsfield = torch.linspace(-1024, 3071, loaded.example.numel()).reshape(loaded.example.shape)
-    window = loaded.card.recipe["intensity"]
+    window = loaded.card.recipe.intensity
     with torch.no_grad():
-        ours = loaded.network((hounsfield - window["low"]) / (window["high"] - window["low"]))
+        ours = loaded.network((hounsfield - window.low) / (window.high - window.low))
         torch.testing.assert_close(ours, of(hounsfield), rtol=1e-4, atol=1e-4)

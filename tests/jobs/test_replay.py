@@ -65,7 +65,7 @@ def test_settings_of_another_version_are_refused(runs: Path) -> None:
     started, *rest = read_trace(runs / "sea" / "trace.jsonl")
     assert isinstance(started, RunStarted)
     odd = {**started.settings, "policy": {**started.settings["policy"], "probe_share": "a third"}}
-    with pytest.raises(UsageError, match="setting probe_share is not one of this sea_peft"):
+    with pytest.raises(UsageError, match=r"settings are not those of this sea_peft \(probe_share"):
         replay([dataclasses.replace(started, settings=odd), *rest])
 
 
