@@ -17,7 +17,7 @@ from sea_peft import documents
 from sea_peft.artefacts import atomic
 from sea_peft.artefacts.adapter_file import Recommendation
 from sea_peft.artefacts.record import BackboneIdentity, MlflowId
-from sea_peft.data.augment import Augmentation
+from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.split import Tests
 from sea_peft.documents import (

@@ -9,91 +9,17 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import sys
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from monai.transforms import AdjustContrast, GaussianSmooth, RandBiasField
-from pydantic import Field
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from sea_peft import documents
-from sea_peft.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from sea_peft.data.augmentation import Augmentation
 
 Size = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-_Probability = Annotated[float, Field(ge=0, le=1)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Augmentation(documents.Record):
-    """What may be done to a crop. A field that ends in `_p` is the probability that it is done at all.
-
-    Attributes:
-        rotation: Largest angle about each axis, in degrees.
-        scaling: Largest relative change of size along each axis, drawn for each axis alone.
-        gamma: Largest factor g of a gamma curve with an exponent between 1/g and g, on grey values stretched to 0..1 and back.
-        gain: Grey values are multiplied by 1 ± this.
-        shift: And shifted by ± this, in units of the prepared grey values.
-        noise: Largest standard deviation of white noise, as a share of the crop's own.
-        blur: Largest sigma of a gaussian, in voxels.
-        low_resolution: Smallest number of voxels along an axis, as a share, that the crop is sampled with and stretched back from.
-        bias_field: Largest coefficient of a smooth multiplicative field, as coils leave it on MR.
-    """
-
-    rotation: Annotated[float, Field(ge=0, le=180)] = 12.0
-    scaling: _Share = 0.15
-    spatial_p: _Probability = 0.7
-    gamma: Annotated[float, Field(ge=1, le=5)] = 1.4
-    gamma_p: _Probability = 0.3
-    gain: _Share = 0.1
-    shift: Annotated[float, Field(ge=0, le=1)] = 0.1
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.15
-    noise_p: _Probability = 0.15
-    blur: Annotated[float, Field(gt=0, le=5)] = 0.6
-    blur_p: _Probability = 0.1
-    low_resolution: Annotated[float, Field(gt=0.1, le=1)] = 0.6
-    low_resolution_p: _Probability = 0.1
-    bias_field: Annotated[float, Field(ge=0, le=1)] = 0.1
-    bias_field_p: _Probability = 0.0
-
-
-FULL = Augmentation()
-GREY_VALUES = Augmentation(spatial_p=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0)
-NONE = GREY_VALUES.model_copy(update={"gain": 0.0, "shift": 0.0})
-_LARGEST = 1 << 20
-AUGMENTATIONS = {"full": FULL, "grey": GREY_VALUES, "none": NONE}
-"""By name: all of it; gain and shift alone, as in the papers; crops as they are."""
-
-
-def load_augmentation(name: str) -> Augmentation:
-    """`full`, `grey`, `none`, or a TOML file with fields of `Augmentation`, where what is left out is as in `full`.
-
-    Raises:
-        UsageError: There is no such file, or it is not valid.
-    """
-    if name in AUGMENTATIONS:
-        return AUGMENTATIONS[name]
-    try:
-        found = tomllib.loads(documents.read_bytes(Path(name), _LARGEST).decode("utf-8"))
-        return documents.check(Augmentation, found)
-    except OSError as error:
-        raise UsageError(
-            f"--augment {name}: choose default, full, grey or none, or give a TOML file ({error.strerror})."
-        ) from error
-    except documents.Invalid as error:
-        raise UsageError(f"--augment {name}, field {error}.") from error
-    except (ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"--augment {name} is not valid TOML: {said}.") from error
 
 
 @functools.lru_cache

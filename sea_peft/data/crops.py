@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sea_peft.data import augment
-from sea_peft.data.augment import Augmentation
+from sea_peft.data.augmentation import GREY_VALUES, Augmentation
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.prepare import Scan
 from sea_peft.errors import DataError
@@ -53,7 +53,7 @@ class CropSampler:
         scans: Sequence[Scan],
         patch: tuple[int, int, int],
         seed: int,
-        augmentation: Augmentation = augment.GREY_VALUES,
+        augmentation: Augmentation = GREY_VALUES,
     ) -> None:
         if not scans:
             raise DataError("no scan to crop from")

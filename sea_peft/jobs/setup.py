@@ -14,7 +14,7 @@ from sea_peft.artefacts.privacy import paths_in, public_digest
 from sea_peft.artefacts.record import BackboneIdentity
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import cards, read_card
-from sea_peft.data.augment import Augmentation, load_augmentation
+from sea_peft.data.augmentation import Augmentation, load_augmentation
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
@@ -55,7 +55,7 @@ class AdaptOptions:
     which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
     none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
     that names the cases (`sea_peft.data.split_file`). `augment`: `full`, `grey`, `none` or a TOML file
-    (`sea_peft.data.augment`); by default `full` on scans of one's own and `grey` on phantoms. `name`: what the run is called, None for
+    (`sea_peft.data.augmentation`); by default `full` on scans of one's own and `grey` on phantoms. `name`: what the run is called, None for
     a name that says nothing of the data on disk.
     """
 

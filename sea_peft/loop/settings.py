@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from sea_peft.data import augment
-from sea_peft.data.augment import Augmentation
+from sea_peft.data.augmentation import GREY_VALUES, Augmentation
 from sea_peft.data.prepare import Scan
 
 
@@ -29,7 +28,7 @@ class LoopSettings:
     audit_dice: str = "soft"
     audit_error: float = 0.01
     saliency_batches: int = 4
-    augmentation: Augmentation = augment.GREY_VALUES
+    augmentation: Augmentation = GREY_VALUES
     time_limit: float | None = None
 
     def plan(self) -> tuple[int, list[int], int]:

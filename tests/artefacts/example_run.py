@@ -12,7 +12,7 @@ from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.record import BackboneIdentity
 from sea_peft.artefacts.run_folder import Result, RunConfig, RunFolder
 from sea_peft.artefacts.trace import TraceWriter
-from sea_peft.data.augment import Augmentation
+from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.loop import events as ev
 from sea_peft.loop.budget import Profile

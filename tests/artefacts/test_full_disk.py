@@ -16,7 +16,7 @@ from sea_peft.data.planes import Planes
 from sea_peft.errors import DeviceError
 from sea_peft.loop.events import RunFinished
 
-BIG = RunFinished("done", [f"unit-{n}" for n in range(3000)], 0, "")
+BIG = RunFinished("done", [], 0, "r" * 30_000)
 FULL = "the disk is full: free some space"
 
 

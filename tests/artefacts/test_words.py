@@ -64,6 +64,8 @@ def renamed(name: str):
             return {changed(key): changed(item) for key, item in value.items()}
         if isinstance(value, list):
             return [changed(item) for item in value]
+        if dataclasses.is_dataclass(value):
+            return type(value)(**{f.name: changed(getattr(value, f.name)) for f in dataclasses.fields(value)})
         return value
 
     return [

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sea_peft.data.augment import FULL, NONE, Augmentation, box_for, load_augmentation, recolour, turn
+from sea_peft.data.augment import box_for, recolour, turn
+from sea_peft.data.augmentation import FULL, NONE, Augmentation, load_augmentation
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.geometry import whole_geometry

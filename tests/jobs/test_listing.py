@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sea_peft.backbones import architecture, architectures
+from sea_peft.backbones.typed import Typed
 from sea_peft.errors import UsageError
 from sea_peft.jobs.listing import backbone_info, list_adapters, list_backbones
 
@@ -12,7 +13,7 @@ from sea_peft.jobs.listing import backbone_info, list_adapters, list_backbones
 def _check_offer(name: str) -> None:
     if not architecture(name).installed:
         pytest.skip(f"{name} needs {architecture(name).needs.package}")
-    offered = list_adapters(name, None, "default")
+    offered = list_adapters(Typed(backbone=name), "default")
     assert offered.parameters == architecture(name).parameters({}) or architecture(name).weights
     assert offered.limit == offered.parameters // 100
     assert 0 < offered.fits <= len(offered.units)
@@ -51,6 +52,6 @@ def test_an_architecture_without_weights_is_described():
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs the package dynamic-network-architectures; install it with"):
-        list_adapters("nnunet_plain", None, "default")
+        list_adapters(Typed(backbone="nnunet_plain"), "default")
     rows = {row.architecture: row for row in list_backbones()}
     assert rows["nnunet_resenc"].parameters is None
