@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from sea_peft import documents
 from sea_peft.errors import UsageError
 
 if sys.version_info >= (3, 11):
