@@ -8,20 +8,22 @@ import re
 import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from sea_peft import documents
-from sea_peft.adapters import Offer
 from sea_peft.documents import Name, Record, Text
 from sea_peft.errors import BudgetError, UsageError
-from sea_peft.loop.space import Space
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from sea_peft.adapters import Offer
+    from sea_peft.loop.space import Space
 
 _FORM = re.compile(r"(?P<number>\d{1,18}(\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>%|k|M)?")
 _LARGEST_PROFILE = 1 << 20
@@ -85,6 +87,8 @@ class Profile(Record):
 
     def offers(self) -> dict[str, Offer]:
         """Family name → offer, as the registry takes it."""
+        from sea_peft.adapters import Offer  # a run folder is read without torch
+
         return {name: Offer(f.levels, f.placements, f.kinds) for name, f in self.families.items()}
 
 

@@ -16,7 +16,12 @@ from sea_peft.data.planes import Planes
 from sea_peft.errors import DeviceError
 from sea_peft.loop.events import RunFinished
 
-BIG = RunFinished("done", [], 0, "r" * 30_000)
+
+def big(events):
+    """An event of many kilobytes."""
+    return RunFinished("done", [events[0].units[0].unit] * 3000, 0, "")
+
+
 FULL = "the disk is full: free some space"
 
 
@@ -26,12 +31,12 @@ def test_a_trace_takes_back_what_did_not_fit_and_goes_on(disk: Disk, events):
         trace(events[0])
         disk.fill(but=8192)
         with pytest.raises(DeviceError, match=FULL):
-            trace(BIG)
+            trace(big(events))
         assert read_trace(path) == events[:1]
         assert path.read_bytes().endswith(b"\n"), "no half line is left"
         disk.free()
-        trace(BIG)
-    assert read_trace(path) == [events[0], BIG]
+        trace(big(events))
+    assert read_trace(path) == [events[0], big(events)]
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk: Disk):
@@ -72,9 +77,9 @@ def test_a_limit_on_the_size_of_files_is_said_as_such(tmp_path, events):
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
         try:
             with pytest.raises(DeviceError, match=r"larger than is allowed here: raise the limit"):
-                trace(BIG)
+                trace(big(events))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert path.read_bytes().endswith(b"\n")
-        trace(BIG)
-    assert read_trace(path) == [events[0], BIG]
+        trace(big(events))
+    assert read_trace(path) == [events[0], big(events)]
