@@ -19,7 +19,7 @@ from sea_peft.loop.events import RunFinished
 
 def big(events):
     """An event of many kilobytes."""
-    return RunFinished("done", [events[0].units[0].unit] * 3000, 0, "")
+    return RunFinished("done", [events[0].units[0].unit] * 600, 0, "")
 
 
 FULL = "the disk is full: free some space"
