@@ -151,5 +151,5 @@ def test_a_split_file_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         read_split(tmp_path / "none.json")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="it is no text"):
+    with pytest.raises(UsageError, match="write lists of case ids"):
         read_split(tmp_path / "binary")
