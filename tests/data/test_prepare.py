@@ -180,7 +180,7 @@ def test_intensity_that_suits_the_scans():
 
 
 def test_recipe_is_strict_and_survives_json():
-    recipe = Recipe(intensity={"kind": "window", "low": -100, "high": 300}, spacing=[1, 1, 2])
+    recipe = Recipe(intensity=Window(low=-100, high=300), spacing=(1, 1, 2))
     assert recipe.intensity == Window(low=-100, high=300)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     for wrong in (
