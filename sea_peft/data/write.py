@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sea_peft.data.cases import Case, Dataset, FileCase
+from sea_peft.data.cases import Case, Dataset, FileCase, SlicerCase
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.volumes import Volume, atomic_path, write_volume
 from sea_peft.data.wording import shown
@@ -31,8 +31,8 @@ def write_datalist(folder: Path | str) -> Path:
         The file written.
 
     Raises:
-        DataError: The folder has a datalist already, its layout is not recognised, or it holds DICOM or one
-            mask file per structure, which a datalist cannot say.
+        DataError: The folder has a datalist already, its layout is not recognised, or it holds DICOM, one mask
+            file per structure or segments of 3D Slicer, which a datalist cannot say.
         DeviceError: The folder is not writable or the disk is full.
     """
     folder = Path(folder)
@@ -103,9 +103,10 @@ def _codes(dataset: Dataset) -> dict[str, Any]:
 
 
 def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    if not isinstance(case, FileCase) or case.masks or any(image.slices for image in case.images.values()):
+    plain = isinstance(case, FileCase) and not isinstance(case, SlicerCase) and not case.masks
+    if not plain or any(image.slices for image in case.images.values()):
         raise DataError(
-            f"case {case.id} lies in DICOM slices or in one mask file per structure, which a datalist cannot say; "
+            f"case {case.id} lies in DICOM slices, in one mask file per structure or in segments of 3D Slicer, which a datalist cannot say; "
             "leave the folder as it is: it is read without one"
         )
     missing = [channel for channel in dataset.channels if channel not in case.images]

@@ -19,6 +19,7 @@ from sea_peft.data.grids import laid_on
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.select import select
 from sea_peft.data.volumes import Volume, header_grid, read_volume, write_volume
+from sea_peft.data.write import write_datalist
 from sea_peft.errors import DataError
 from sea_peft.jobs.inputs import find_cases
 
@@ -320,6 +321,28 @@ def test_segments_of_3d_slicer_go_by_their_names(tmp_path):
     np.testing.assert_array_equal(lesion.label().array, 2 * inner)
 
 
+def test_segmentations_of_older_slicers(tmp_path):
+    """Before 4.11 each segment had a layer of its own, of ones, and neither was named."""
+    image, label = scan(0)
+    inner = core(label)
+    put(tmp_path / "a.nrrd", image)
+    seg_nrrd(tmp_path / "a.seg.nrrd", np.stack([label, inner]), [("liver", 0, 1), ("lesion", 1, 1)])
+    content = (tmp_path / "a.seg.nrrd").read_bytes()
+    for entry in (
+        b"Segment0_Layer:=0\n",
+        b"Segment1_Layer:=1\n",
+        b"Segment0_LabelValue:=1\n",
+        b"Segment1_LabelValue:=1\n",
+    ):
+        assert entry in content
+        content = content.replace(entry, b"")
+    (tmp_path / "a.seg.nrrd").write_bytes(content)
+    (case,) = open_dataset(tmp_path).cases
+    np.testing.assert_array_equal(case.label().array, np.where(inner, 1, 2 * label))
+    with pytest.raises(DataError, match="in segments of 3D Slicer, which a datalist cannot say"):
+        write_datalist(tmp_path)  # values mean something else in each file
+
+
 def test_a_mask_stored_another_way_round():
     _, label = scan(0)
     for order in ((0, 1, 2), (2, 0, 1), (1, 0, 2)):
@@ -394,6 +417,33 @@ def test_a_seg_is_laid_where_its_frames_lie(study):
 
     edited(root / "p" / "seg.dcm", mirrored)
     np.testing.assert_array_equal(open_dataset(root).cases[0].label().array, label[::-1, ::-1])
+
+
+@pytest.mark.parametrize("kind", ["LABELMAP", "BINARY", "FRACTIONAL"])
+def test_every_kind_of_segmentation_object(tmp_path, dicom, kind):
+    import highdicom
+    import pydicom
+    from pydicom.sr.codedict import codes
+
+    from sea_peft.data.dicom.segmentation import read_segmentation
+
+    image, label = scan(0)
+    inner = core(label)
+    values = np.where(inner, 2, label).transpose(2, 1, 0).astype(np.uint8)
+    paths = dicom.write_series(tmp_path / "a", np.rint(image), AFFINE)
+    if kind == "FRACTIONAL":
+        first, second = values == 1, values == 2
+        values = np.stack([0.8 * first + 0.2 * second, 0.8 * second + 0.2 * first], axis=-1).astype(np.float32)
+    described = [
+        highdicom.seg.SegmentDescription(number, name, codes.SCT.Organ, codes.SCT.Liver, "MANUAL")
+        for number, name in enumerate(("organ", "lesion"), start=1)
+    ]
+    sources = [pydicom.dcmread(path) for path in paths]
+    highdicom.seg.Segmentation(
+        sources, values, kind, described, highdicom.UID(), 7, highdicom.UID(), 1, "ACME", "tool", "1", "0"
+    ).save_as(tmp_path / "seg.dcm")
+    stored = read_segmentation(tmp_path / "seg.dcm", paths, {1: (1,), 2: (2,)})
+    np.testing.assert_array_equal(stored.array, np.where(inner, 2, label))
 
 
 def test_frames_without_a_slice_are_counted(study):
