@@ -48,7 +48,9 @@ def test_an_event_survives_json(kind, data):
     event = data.draw(an_event(kind))
     row = json.loads(json.dumps(event.as_dict()))
     assert row["event"] == kind.kind
-    assert json.dumps(row) == json.dumps(event.as_dict())  # rows included; reading them back is tests/artefacts/test_trace.py's
+    assert json.dumps(row) == json.dumps(
+        event.as_dict()
+    )  # rows included; reading them back is tests/artefacts/test_trace.py's
 
 
 def test_every_event_has_a_name_of_its_own():
