@@ -106,6 +106,11 @@ class FileCase(Case):
         """Whether a label file or a mask belongs to this case."""
         return self.label_file is not None or bool(self.masks)
 
+    @property
+    def in_slices(self) -> bool:
+        """Whether a channel lies in the slices of a DICOM series."""
+        return any(image.slices for image in self.images.values())
+
     def image(self, channel: str) -> Volume:
         if channel not in self.images:
             raise DataError(

@@ -103,8 +103,8 @@ def _codes(dataset: Dataset) -> dict[str, Any]:
 
 
 def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    plain = isinstance(case, FileCase) and not isinstance(case, SlicerCase) and not case.masks
-    if not plain or any(image.slices for image in case.images.values()):
+    # values of segments mean something else in each file
+    if not isinstance(case, FileCase) or isinstance(case, SlicerCase) or case.masks or case.in_slices:
         raise DataError(
             f"case {case.id} lies in DICOM slices, in one mask file per structure or in segments of 3D Slicer, which a datalist cannot say; "
             "leave the folder as it is: it is read without one"

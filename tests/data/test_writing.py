@@ -89,7 +89,10 @@ def test_what_a_datalist_cannot_say_is_left_alone(tmp_path):
     (tmp_path / "s1" / "segmentations").mkdir(parents=True)
     write_volume(tmp_path / "s1" / "ct.nii.gz", Volume(image, AFFINE))
     write_volume(tmp_path / "s1" / "segmentations" / "liver.nii.gz", Volume(label, AFFINE))
-    with pytest.raises(DataError, match=r"case s1 lies in DICOM slices or in one mask file per structure.*as it is"):
+    with pytest.raises(
+        DataError,
+        match=r"case s1 lies in DICOM slices, in one mask file per structure or in segments of 3D Slicer.*as it is",
+    ):
         write_datalist(tmp_path)
     assert os.listdir(tmp_path) == ["s1"]
 
