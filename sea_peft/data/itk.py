@@ -62,11 +62,8 @@ def harmless(path: Path, said: Sequence[str]) -> list[str]:
 
 def itk_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
     """Shape and voxel size in mm, without reading the voxels."""
-    import SimpleITK as sitk
-
     _require_sound(path, unpack=False)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader = _reader(path)
     with capture_stdout([]):
         reader.ReadImageInformation()
     return reader.GetSize(), reader.GetSpacing()
@@ -78,19 +75,25 @@ def _require_sound(path: Path, unpack: bool = True) -> tuple[str, ...]:
 
 
 def _read(path: Path, vector: bool) -> Any:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    shape, components = reader.GetSize(), reader.GetNumberOfComponents()
+    image = _reader(path).Execute()
+    shape, components = image.GetSize(), image.GetNumberOfComponentsPerPixel()
     if components > 1 and not vector:
         raise DataError(
             f"{shown(path)} holds {components} values per voxel; one is needed: export each channel or segment as its own file"
         )
     if len(shape) != 3:
         raise DataError(f"{shown(path)} {in_plain_words(shape)}")
-    return reader.Execute()
+    return image
+
+
+def _reader(path: Path) -> Any:
+    """ITK's reader of the format that was looked through, and no other that takes the file for its own."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO" if path.suffix.lower() in _META_SUFFIXES else "NrrdImageIO")
+    reader.SetFileName(str(path))
+    return reader
 
 
 def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
@@ -99,8 +102,7 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | No
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     if like is not None:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(like))
+        reader = _reader(like)
         reader.ReadImageInformation()
         spacing, direction, origin = reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()
     else:
