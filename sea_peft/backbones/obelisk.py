@@ -86,6 +86,7 @@ OBELISK = register(
         build=build,
         divisor=16,
         minimum=32,
+        probe=(64, 64, 32),  # 32 leaves one voxel at the lowest resolution, where a ReLU may be shut
         paper="Heinrich et al. 2019, OBELISK-Net, Medical Image Analysis 54, doi 10.1016/j.media.2019.02.006",
         licence="Apache-2.0 (sea_peft)",
         small={"channels": (2, 3, 4, 5, 6, 7), "last": 3},

@@ -112,7 +112,7 @@ def check_acts(bench: Bench, units: Sequence[Unit]) -> None:
 
 def check_cost(bench: Bench, units: Sequence[Unit]) -> None:
     """The cost is the numel of what is really trained: the leaves of the unit's autograd graph."""
-    network, _ = bench.fresh()
+    network, _ = bench.fresh(torch.float64)
     bank = Bank(network, units)
     for unit in units:
         adapter = bank[unit.id].double()

@@ -214,7 +214,7 @@ def test_a_runs_folder_can_be_moved_and_its_artifacts_still_open(root, run, tmp_
     run_id = rebuild(run[0], before)
     before.rename(moved)
     monkeypatch.chdir(moved)  # where `seapeft ui` runs MLflow
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{moved}/mlflow.db")  # not relative: MLflow keeps one connection per address
     assert {item.path for item in client.list_artifacts(run_id)} >= {"adapter", "allocation", "figures", "report.md"}
     assert Path(client.download_artifacts(run_id, "report.md")).read_text() == "# report"
     assert len(client.load_table("1", "allocation/units.json", [run_id])) == len(unit_table(History.of(EVENTS)))
