@@ -43,6 +43,7 @@ def measure() -> Path:
                     steps=STEPS,
                     spacing=(SPACING,) * 3,
                     out=run,
+                    test="none",
                     mlflow=False,
                 )
             )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -476,12 +474,3 @@ def test_sizes() -> None:
     for text in ("0,1,1", "a", "1,2"):
         with pytest.raises(Exception, match="write three numbers"):
             parse.millimetres(text)
-
-
-def test_through_the_installed_command(tmp_path: Path) -> None:
-    command = Path(sys.executable).with_name("seapeft")
-    if not command.is_file():
-        pytest.skip("seapeft is not installed beside this Python")
-    done = subprocess.run([command, "adapt", "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "no such folder: nowhere; check the path\n"

@@ -40,9 +40,24 @@ def one_sentence(done: subprocess.CompletedProcess[str], words: str) -> None:
     [
         (2, ["adapt", "{toy}", "--budget", "1"], "write 1% for one per cent"),
         (3, ["adapt", "{toy}", "--shots", "10", "--weights", "{weights}"], "10 shots were asked for"),
-        (4, ["adapt", "{toy}", "--shots", "2", "--budget", "3", "--weights", "{weights}"], "fits no unit"),
-        (5, ["predict", "{toy}", "{toy}", "--out", "masks"], "has no readable adapter_config.json"),
-        (6, ["adapt", "{toy}", "--device", "cuda:77", "--weights", "{weights}"], "use --device cpu"),
+        pytest.param(
+            4,
+            ["adapt", "{toy}", "--shots", "2", "--budget", "3", "--weights", "{weights}"],
+            "fits no unit",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            5,
+            ["predict", "{toy}", "{toy}", "--out", "masks"],
+            "has no readable adapter_config.json",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            6,
+            ["adapt", "{toy}", "--device", "cuda:77", "--weights", "{weights}"],
+            "use --device cpu",
+            marks=pytest.mark.slow,
+        ),
         (7, ["evaluate", "{adapter}", "{toy}", "--weights", "{weights}", "--min-dice", "1"], "is below --min-dice 1"),
     ],
 )
@@ -85,7 +100,7 @@ def test_partial_failures_are_8(adapter: Path, weights: Path, toy: Path, tmp_pat
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["good scan.json", "good scan.nii.gz"]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_end_from_outside_is_130_and_can_be_resumed(
     toy: Path, weights: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:
@@ -121,7 +136,14 @@ def test_an_end_from_outside_is_130_and_can_be_resumed(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["data", "check", "{toy}"], ["data", "check", "{toy}", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        pytest.param(["data", "check", "{toy}"], marks=pytest.mark.slow),
+        ["data", "check", "{toy}", "--json"],
+    ],
+)
 def test_an_output_that_is_full_is_one_sentence(toy: Path, tmp_path: Path, arguments: list[str]) -> None:
     line = [COMMAND, "-q", *(argument.format(toy=toy) for argument in arguments)]
     with Path("/dev/full").open("w") as full:

@@ -42,9 +42,9 @@ def test_every_architecture_is_listed_with_its_parameters():
 
 
 def test_an_architecture_without_weights_is_described():
-    info = backbone_info("unet3d")
+    info = backbone_info("obelisk")
     assert not info.trained
-    assert info.limits.divisor == (8, 8, 8)
+    assert info.limits.divisor == (16, 16, 16)
     assert info.sites["head", "conv"] == 1
     assert backbone_info("phantom_unet").trained
 
