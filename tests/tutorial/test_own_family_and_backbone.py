@@ -28,8 +28,17 @@ def test_both_take_under_forty_lines():
 
 def test_the_conformance_tests_take_them_in_unasked():
     conformance = str(HERE.parent / "adapters" / "test_conformance.py")
-    pytest_with_it = ("-m", "pytest", "-vv", "-p", "own_family_and_backbone", "-p", "no:cacheprovider", conformance)
-    said = _run(*pytest_with_it, "-k", "pocket and gain")
+    pytest_with_it = (
+        "-m",
+        "pytest",
+        "-vv",
+        "--numprocesses=0",
+        "-p",
+        "own_family_and_backbone",
+        "-p",
+        "no:cacheprovider",
+    )
+    said = _run(*pytest_with_it, conformance, "-k", "pocket and gain")
     for check in ("identity", "off", "toggle", "acts", "cost", "roundtrip", "merge", "inherit", "gradients"):
         assert f"[check_{check}-pocket-gain] PASSED" in said
     collected = _run(*pytest_with_it, "--collect-only", "-k", "gain or pocket")
