@@ -181,7 +181,7 @@ def adapt(
         hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}{given.typed.flags}`"
         raise Interrupted(f"Interrupted; {hint}.") from None
     done = RunFolder(Path(result.run))
-    commands = Commands.of(done.read_config().typed, result.run)
+    commands = Commands.of(done.read_config().typed, result.run, given.backbone)
     found = findings(read_trace(done.trace), commands)
     output.result(
         result.model_dump(mode="json"),

@@ -17,7 +17,6 @@ _FLAGS = {
 }  # fmt: skip
 _DEFAULTS = {"profile": "default", "policy": "sea", "seed": 0, "device": "auto", "runs": "runs"}
 _SEVERAL = ("labels", "channels")
-_LISTS = ("patch", "spacing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +34,13 @@ class Commands:
     built_from: str = ""
 
     @classmethod
-    def of(cls, typed: Mapping[str, Any], run: str | None = None) -> Commands:
+    def of(cls, typed: Mapping[str, Any], run: str | None = None, code: str | None = None) -> Commands:
         """For a run that was begun with these options (`config.json: typed`). `run`: its folder, for the user's own terminal; None: for a
-        report, which carries no paths."""
+        report, which carries no paths. `code`: the `module:factory` that was typed in this very command; one that stands in a file alone is
+        not put into a line to paste."""
         options = {k: v for k, v in typed.items() if _is_given(k, v)}
+        if ":" in str(options.get("backbone")) and options["backbone"] != code:
+            options["backbone"] = "MODULE:FACTORY"
         if run is None:
             options = {key: _named(key, value) for key, value in options.items() if key != "runs"}
         backbone, weights = str(options.get("backbone", "")), str(options.get("weights", ""))
@@ -59,8 +61,8 @@ class Commands:
             value = changes.get(name, options.get(name))
             if value is None:
                 continue
-            for each in value if name in _SEVERAL else [value]:
-                text = ",".join(f"{part:g}" for part in each) if name in _LISTS else str(each)
+            parts = [value] if isinstance(value, (str, int, float)) else list(value)
+            for text in map(str, parts) if name in _SEVERAL else [",".join(map(_plain, parts))]:
                 words += [flag, f"{text}s" if name == "time_limit" else text]
         return " ".join(word if word == "…" else shlex.quote(word) for word in words)
 
@@ -90,12 +92,16 @@ def _is_given(name: str, value: Any) -> bool:
     return known and value is not None and value not in ([], (), "") and value != _DEFAULTS.get(name)
 
 
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _named(option: str, value: Any) -> Any:
     """The option's value without the paths that it may hold."""
     if option == "data":
         return value if str(value).startswith("phantom:") else "DATA"
     if option == "split":
         return "FILE"
-    if option in ("weights", "profile") and (PurePath(value).suffix or "/" in value or "\\" in value):
+    if option in ("weights", "profile") and (PurePath(str(value)).suffix or "/" in str(value) or "\\" in str(value)):
         return option.upper()
     return value

@@ -25,7 +25,6 @@ from sea_peft.documents import (
     Count,
     Dice,
     Duration,
-    Facts,
     Labels,
     Name,
     Parameters,
@@ -82,7 +81,7 @@ class RunConfig(Record):
     name: Name | None
     data: _Path | None
     split: _Path | None
-    typed: Facts
+    typed: Annotated[dict[Name, Text | int | float | bool | list[Text] | list[float] | None], Field(max_length=100)]
     profile: Profile | None
     augmentation: Augmentation | None
     budget: Name

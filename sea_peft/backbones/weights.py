@@ -183,8 +183,8 @@ def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
         return code
     if is_code(card.architecture):
         raise WeightsError(
-            f"The network of weights {card.name} is code, {card.architecture}, and code that a file names is never run; if you trust it, add "
-            f"--backbone {card.architecture}."
+            f"The card of weights {card.name} names code as its network ({card.architecture}), and code that a file names is never run; where you "
+            "have that code and trust it, add --backbone MODULE:FACTORY."
         )
     try:
         return architecture(card.architecture)

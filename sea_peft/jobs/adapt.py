@@ -394,7 +394,7 @@ class _Run:
         """Adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
         result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
-        commands = Commands.of(self.folder.read_config().typed)
+        commands = Commands.of(self.folder.read_config().typed, code=setup.options.typed.code)
         report = report_markdown(result, read_trace(self.folder.trace), commands)
         config = adapter_config(setup, outcome.active, result)
         save_adapter(self.folder.adapter, config, tensors, report=report, trace=self.folder.trace)

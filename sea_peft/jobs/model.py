@@ -65,8 +65,8 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Bac
     if typed.weights is None and typed.code is None and recorded.weights not in cards():
         if is_code(recorded.architecture) and is_code(recorded.weights):
             raise WeightsError(
-                f"The network is code, {recorded.architecture}, and code that a file names is never run; if you trust it, type "
-                f"`{command} --backbone {recorded.architecture}`."
+                f"This names code as its network ({recorded.architecture}), and code that a file names is never run; where you have that code "
+                f"and trust it, type `{command} --backbone MODULE:FACTORY`."
             )
         raise WeightsError(
             f"No weights called {recorded.weights!r} are installed here, and a name in a file is not looked up as a path; type "

@@ -45,7 +45,7 @@ def test_the_run_once_more_with_another_option():
             "--test",
             "cv",
         ),
-        *("--budget", "1%", "--policy", "affine_lora", "--patch", "48,48,32", "--time-limit", "90.0s"),
+        *("--budget", "1%", "--policy", "affine_lora", "--patch", "48,48,32", "--time-limit", "90s"),
     ]
 
 
@@ -61,9 +61,15 @@ def test_a_report_names_no_places():
 
 def test_a_factory_is_given_again_because_it_is_code():
     options = {**TYPED, "weights": None, "backbone": "my_net:build"}
-    commands = Commands.of(options, "runs/a b")
+    commands = Commands.of(options, "runs/a b", "my_net:build")
     assert commands.predict() == "seapeft predict 'runs/a b' SCANS --out masks --backbone my_net:build"
     assert "--backbone my_net:build" in commands.adapt()
+    for others in (
+        Commands.of(options, "runs/1", "mine:net"),
+        Commands.of(options),
+    ):  # as a file has it, and nobody typed it
+        assert "my_net" not in others.adapt() + others.predict() + others.evaluate + others.pictures
+        assert others.predict().endswith(" --backbone MODULE:FACTORY")
     named = Commands.of({**options, "backbone": "unet"}, "runs/1")
     assert named.predict() == "seapeft predict runs/1 SCANS --out masks"
 

@@ -112,6 +112,7 @@ def test_code_that_a_card_names_does_not_run(
     code, out, err = call("-q", *line)
     assert (code, out) == (5, "")
     assert "code that a file names is never run" in one_sentence(err)
+    assert "--backbone trap" not in err, "a line to paste is not a stranger's"
     assert not trap.exists()
 
 
