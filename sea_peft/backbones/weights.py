@@ -89,9 +89,9 @@ def user_weights() -> Path:
 
 
 def cards() -> dict[str, Path]:
-    """Weights by name → card file: bundled ones, then the user's own (which cannot shadow a bundled name)."""
-    found = {path.stem: path for path in sorted(user_weights().glob("*.json"))}
-    return found | {path.stem: path for path in sorted(BUNDLED.glob("*.json"))}
+    """Weights by name → card file: bundled ones, then the user's own (which cannot shadow a bundled name). A card alone is none."""
+    found = [*sorted(user_weights().glob("*.json")), *sorted(BUNDLED.glob("*.json"))]
+    return {path.stem: path for path in found if path.with_suffix(".safetensors").is_file()}
 
 
 def read_card(path: Path) -> Card:

@@ -20,7 +20,7 @@ from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.model import open_adapter
 from sea_peft.jobs.predictor import adapter_folder
-from sea_peft.jobs.weights_file import save_weights
+from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
 # Folding changes the order of float32 sums, which moves logits by millionths; more than this is a mistake.
 _TOLERANCE = 1e-3
@@ -54,9 +54,7 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} must end in .safetensors.")
-    for path in (out, out.with_suffix(".json")):
-        if path.exists():
-            raise UsageError(f"{path} exists already; choose another --out.")
+    refuse_to_replace(out)
     recommended = read_adapter_config(adapter_folder(adapter)).recommended
     if (use or recommended.network) != "adapted":
         raise UsageError(

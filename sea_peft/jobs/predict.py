@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sea_peft import __version__
+from sea_peft import __version__, documents
 from sea_peft.artefacts.atomic import sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.case_check import image_findings
@@ -185,8 +185,8 @@ def _write_case(
     predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing, and
-    what an earlier prediction left is kept. The sidecar comes first, by which --overwrite knows the rest for ours, and the mask last, so that
-    what has a mask is whole. Returns the labels' volumes and the scan's notes."""
+    what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has a mask is
+    whole and of one prediction, and what has none is nothing. Returns the labels' volumes and the scan's notes."""
     out, name = files.mask.parent, files.sidecar.stem
     with writing(out):
         building = unfinished(out / name)
@@ -194,6 +194,7 @@ def _write_case(
     try:
         written = _make_case(predictor, case, files, building, progress)
         with writing(out):
+            files.mask.unlink(missing_ok=True)
             for path in reversed(files.all):
                 os.replace(building / path.name, path)
             sync_folder(out)
@@ -291,19 +292,22 @@ def _require_series(cases: Sequence[FileCase]) -> None:
         )
 
 
-def _is_ours(sidecar: Path) -> bool:
-    """Whether this is a sidecar that `predict` wrote."""
+def _mask_of(sidecar: Path) -> str | None:
+    """The name of the mask that a sidecar of `predict` belongs to; None where it is no such sidecar."""
     try:
-        found = json.loads(sidecar.read_text("utf-8"))
+        found = documents.load(documents.read_bytes(sidecar))
     except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and str(found.get("made_by")).startswith(f"{_MAKER} ")
+        return None
+    ours = isinstance(found, dict) and str(found.get("made_by")).startswith(f"{_MAKER} ")
+    return str(found.get("mask")) if ours else None
 
 
 def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files], overwrite: bool) -> None:
     sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
     written: set[Path] = set()
     for files in targets.values():
+        mask = _mask_of(files.sidecar)
+        left_by_a_killed_process = mask == files.mask.name and not files.mask.exists()
         for path in files.all:
             if len(os.fsencode(path.name)) > _LONGEST_NAME:
                 raise UsageError(
@@ -311,12 +315,12 @@ def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files],
                 )
             if path.resolve() in sources:
                 raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
-            if path.exists() and not _is_ours(files.sidecar):
+            if path.exists() and mask is None:
                 raise UsageError(
                     f"{path} exists and is no earlier prediction (those have a {files.sidecar.name} beside them), so it is never "
                     "replaced; choose another --out."
                 )
-            if path.exists() and not overwrite:
+            if path.exists() and not overwrite and not left_by_a_killed_process:
                 raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
             if path in written:
                 raise UsageError(f"Two results would be called {path.name}; rename a case or a label.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,15 @@ import safetensors.torch
 from torch import nn
 
 from sea_peft.artefacts import atomic
-from sea_peft.backbones.weights import checked_card, unique_tensors
+from sea_peft.backbones.weights import checked_card, read_card, unique_tensors
+from sea_peft.errors import UsageError, WeightsError
 
 
 def save_weights(
     folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool, instead: str = atomic.INSTEAD
 ) -> Path:
-    """Write `<name>.safetensors` and its card `<name>.json`, both or neither.
+    """Write `<name>.safetensors` and its card `<name>.json`, both or neither. A process that is killed between the two leaves a card without
+    weights, which is taken for nothing (`cards`, `refuse_to_replace`), and never weights of which nobody knows what they are.
 
     Args:
         folder: made where it is not there.
@@ -43,10 +46,21 @@ def save_weights(
     path = file.with_suffix(".json")
     with atomic.writing(folder, instead):
         folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(file, content, instead)
-    try:  # the card comes last: weights are known by it
-        atomic.write_text(path, described.model_dump_json(indent=2) + "\n", instead)
+    atomic.write_text(path, described.model_dump_json(indent=2) + "\n", instead)
+    try:
+        atomic.write_bytes(file, content, instead)
     except BaseException:
-        file.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     return path
+
+
+def refuse_to_replace(file: Path) -> None:
+    """Raise UsageError where weights or their card would replace something. The card that a killed process left without its weights is nothing."""
+    card = file.with_suffix(".json")
+    with contextlib.suppress(WeightsError):
+        if not file.exists() and read_card(card).name == file.stem:
+            return
+    for path in (file, card):
+        if path.exists():
+            raise UsageError(f"{path} exists already; choose another --out.")

@@ -136,6 +136,28 @@ def test_nnunet_networks_that_cannot_be_taken_in_are_refused(tmp_path):
             origin.know(read_checkpoint(tmp_path / "net.pth"), "nnunet_plain")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plans, _: plans["configurations"].update({"3d_fullres": {"inherits_from": "3d_fullres"}}),
+        lambda plans, _: plans["configurations"]["3d_lowres"].update(patch_size=["a", 32, 32]),
+        lambda plans, _: plans["configurations"]["3d_lowres"].update(patch_size=[float("inf"), 32, 32]),
+        lambda plans, _: plans["configurations"]["3d_fullres"].update(spacing=[float("nan"), 1, 1]),
+        lambda plans, _: plans.update(transpose_forward=[0, 0, 0]),
+        lambda plans, _: plans.update(configurations=[]),
+        lambda _, described: described.update(channel_names=["CT"]),
+        lambda _, described: described.update(labels=["background", "liver"]),
+    ],
+)
+def test_plans_of_a_stranger_are_checked(tmp_path, change):
+    pytest.importorskip("dynamic_network_architectures")
+    content = nnunet(network("nnunet_plain", **NNUNET))
+    change(content["init_args"]["plans"], content["init_args"]["dataset_json"])
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="plans in it are not as"):
+        ORIGINS["nnunet"].know(read_checkpoint(tmp_path / "net.pth"), "nnunet_plain")
+
+
 def test_the_transformer_alone_is_named_and_is_not_the_whole_network(tmp_path):
     """Not verified against a real `model_swinvit.pt`: names are those that MONAI's `load_from` reads."""
     of = network("swinunetr", **SWIN)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_a_disk_that_is_full_keeps_nothing_of_it(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
-        with pytest.raises(DeviceError, match=r"m\.safetensors: the disk is full"):
+        with pytest.raises(DeviceError, match=r"m\.json: the disk is full"):
             merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert not [path for path in tmp_path.iterdir() if "m." in path.name]
     assert merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights))).file.is_file()
@@ -88,6 +89,16 @@ def test_refusals(adapter: Path, weights: Path, tmp_path: Path) -> None:
     (tmp_path / "m.json").touch()
     with pytest.raises(UsageError, match="exists already"):
         merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
+
+
+def test_a_card_that_a_killed_merge_left_is_in_nobodys_way(adapter: Path, weights: Path, tmp_path: Path) -> None:
+    whole = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
+    whole.file.unlink()
+    shutil.copy(whole.card, tmp_path / "others.json")
+    assert merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights))) == whole
+    assert whole.file.is_file()
+    with pytest.raises(UsageError, match=r"others\.json exists already"):  # it is of other weights
+        merge(adapter, tmp_path / "others.safetensors", Typed(weights=str(weights)))
 
 
 def test_the_adapter_is_left_as_it_was(adapter: Path, weights: Path, tmp_path: Path) -> None:

@@ -85,6 +85,9 @@ def test_existing_results_are_kept_unless_told_otherwise(
     assert sorted(path.name for path in out.iterdir()) == ["toy_3.json", "toy_3.nii.gz"]  # nothing was begun
     predict(adapter, [scan], out, typed=Typed(weights=str(weights)), overwrite=True)
     assert read_volume(out / "toy_3.nii.gz").shape == SHAPE
+    (out / "toy_3.nii.gz").unlink()  # a sidecar alone is what a killed process left
+    predict(adapter, [scan], out, typed=Typed(weights=str(weights)))
+    assert read_volume(out / "toy_3.nii.gz").shape == SHAPE
 
 
 @pytest.mark.parametrize("sidecar", [None, "{}", "not JSON"])

@@ -39,16 +39,16 @@ def test_tensors_that_do_not_fit_are_one_sentence_and_leave_nothing(tmp_path: Pa
     assert load_typed(Typed(weights=str(save_weights(tmp_path / "new", of, CARD, half=False)))).card.name == "toy"
 
 
-def test_tensors_go_where_their_card_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_goes_where_its_tensors_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def full(source: str | Path, target: str | Path) -> None:
-        if Path(target).suffix == ".json":
+        if Path(target).suffix == ".safetensors":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DeviceError, match=r"Cannot write .*toy\.json: the disk is full: free some space there"):
+    with pytest.raises(DeviceError, match=r"Cannot write .*toy\.safetensors: the disk is full: free some space there"):
         save_weights(tmp_path, network("segresnet", **KWARGS), CARD, half=False)
     assert not list(tmp_path.iterdir())
 

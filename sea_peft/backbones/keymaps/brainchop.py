@@ -7,9 +7,9 @@ Some name their classes in `colormap.json`.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 from sea_peft.backbones.label_names import read_label_names
@@ -29,8 +29,8 @@ def _described(checkpoint: Checkpoint) -> Any:
     """`model.json` in the checkpoint's folder; None where there is none that can be read."""
     path = checkpoint.file.parent / "model.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _MOST_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        return documents.load(documents.read_bytes(path, _MOST_BYTES))
+    except (OSError, ValueError):
         return None
 
 

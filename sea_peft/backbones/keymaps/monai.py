@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 
@@ -26,7 +26,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """`configs/metadata.json` of the bundle that the file lies in (`models/model.pt`), or {}."""
     path = checkpoint.file.parent.parent / "configs" / "metadata.json"
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = documents.load(documents.read_bytes(path))
     except (OSError, ValueError):
         return {}
     return read if isinstance(read, dict) and "monai_version" in read else {}
@@ -44,7 +44,7 @@ def _know(checkpoint: Checkpoint, backbone: str) -> Known:
     """A bundle says what its inputs and outputs are, and with which MONAI it was made; for a SwinUNETR that settles the order of patch
     merging. Orientation, voxel size and grey values stand in its transforms alone, which are code."""
     metadata = _metadata(checkpoint)
-    version = re.match(r"(\d+)\.(\d+)", str(metadata.get("monai_version", "")))
+    version = re.match(r"(\d{1,4})\.(\d{1,4})", str(metadata.get("monai_version", "")))
     settings = {}
     if backbone == "swinunetr" and version is not None:
         settings["merging"] = "monai<1.5" if (int(version[1]), int(version[2])) < (1, 5) else "monai>=1.5"

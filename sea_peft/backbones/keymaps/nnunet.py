@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.data.recipe import Recipe
 from sea_peft.errors import WeightsError
 
 _AXES = "SPL"
@@ -23,11 +25,13 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     plans, described = given["plans"], given["dataset_json"]
     try:
         configuration = _resolved(plans["configurations"], given["configuration"])
-        channels = tuple(name for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0])))
+        channels = tuple(
+            str(name) for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0]))
+        )
         intensity, settings, notes = _grey_values(plans, configuration, len(channels))
         order = plans["transpose_forward"]
-        patch, spacing = configuration["patch_size"], configuration["spacing"]
-        if len(patch) != 3:
+        sides, spacing = [int(side) for side in configuration["patch_size"]], configuration["spacing"]
+        if len(sides) != 3:
             raise WeightsError(f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in.")
         recipe = {
             "orientation": "".join(_AXES[axis] for axis in order),
@@ -35,12 +39,13 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
             "intensity": intensity,
             "crop_foreground": intensity["kind"] == "zscore",
         }
+        documents.check(Recipe, recipe)
         labels = _labels(described["labels"], checkpoint.file.name)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(
-            f"{checkpoint.file.name}: the plans in it are not as nnU-Net v2 writes them ({type(error).__name__}: {error})."
+            f"{checkpoint.file.name}: the plans in it are not as nnU-Net v2 writes them ({type(error).__name__}: {str(error)[:120]})."
         ) from error
-    return Known(labels, channels, recipe, (int(patch[0]), int(patch[1]), int(patch[2])), settings, notes)
+    return Known(labels, channels, recipe, (sides[0], sides[1], sides[2]), settings, notes)
 
 
 def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def _labels(labels: Mapping[str, Any], file: str) -> tuple[str, ...]:
         raise WeightsError(
             f"{file} was trained on regions that overlap, one sigmoid each; only one class a voxel can be taken in."
         )
-    named = {code: name for name, code in labels.items() if name not in ("background", "ignore")}
+    named = {code: str(name) for name, code in labels.items() if name not in ("background", "ignore")}
     return tuple(named[code] for code in sorted(named))
 
 
