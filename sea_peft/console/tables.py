@@ -20,8 +20,11 @@ _STATES = {
 }
 
 
+_MOST_ROWS = 500  # nobody reads more, and setting thousands of them takes longer than checking as many scans
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
-    """A table with a title. Columns named in `right` hold numbers and do not wrap."""
+    """A table with a title. Columns named in `right` hold numbers and do not wrap. Of very many rows the last line says how many more there are."""
     made = Table(
         title=visible(title) or None,
         title_justify="left",
@@ -33,8 +36,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for name in columns:
         number = name in right
         made.add_column(visible(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for row in rows:
+    every = list(rows)
+    for row in every[:_MOST_ROWS]:
         made.add_row(*(cell(value) for value in row))
+    if len(every) > _MOST_ROWS:
+        made.caption, made.caption_justify = f"… and {len(every) - _MOST_ROWS:,} more; --json has them all", "left"
     return made
 
 
