@@ -53,15 +53,23 @@ def _stride(module: nn.Module) -> float:
     return 1.0 / math.prod(module.stride) if isinstance(module, nn.ConvTranspose3d) else 1.0
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether the module computes what its tensors say and nothing else, so that units can be folded into them."""
+    return type(module).forward in _PLAIN
+
+
 def changed_by(adapter: Adapter, module: nn.Module) -> frozenset[str] | None:
     """Names of the tensors of the module's forward that hold this unit when it is folded in; None where it cannot be folded exactly."""
-    if type(module).forward not in _PLAIN:
+    if not is_plain(module):
         return None
     try:
         with torch.no_grad():
             own = _acting_tensors(module, next(adapter.parameters()))
             names = frozenset(adapter.merged(own))
-    except CannotMerge:
+    except (
+        CannotMerge,
+        KeyError,
+    ):  # a weight that is computed from others, as by weight norm, is no tensor of the module
         return None
     return names if names <= own.keys() else None
 

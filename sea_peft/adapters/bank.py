@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from sea_peft.adapters.acting import Acting, Form, changed_by, own_tensors
+from sea_peft.adapters.acting import Acting, Form, changed_by, is_plain, own_tensors
 from sea_peft.adapters.base import Adapter, CannotMerge
 from sea_peft.adapters.registry import Unit, families
 
@@ -142,11 +142,24 @@ class Bank:
         changed: dict[str, torch.Tensor] = {}
         for unit_id in self._in_order(unit_ids):
             path = self.units[unit_id].site.path
-            own = own_tensors(self.backbone.get_submodule(path))
+            module = self.backbone.get_submodule(path)
+            own = own_tensors(module)
             now = {name: changed.get(f"{path}.{name}", tensor.detach()) for name, tensor in own.items()}
             try:
                 tensors = self[unit_id].merged(now)
+                if not is_plain(module):
+                    raise CannotMerge(f"a {type(module).__name__} does with its tensors what only its own code knows")
+                if shared := {name for name in tensors.keys() & own.keys() if self._holders(own[name]) > 1}:
+                    raise CannotMerge(f"another module computes with its {sorted(shared)[0]} too")
             except CannotMerge as reason:
                 raise CannotMerge(f"{unit_id} cannot be merged: {reason}") from None
+            except KeyError as name:
+                raise CannotMerge(
+                    f"{unit_id} cannot be merged: its site has no {name} that could be changed; a weight or spectral norm computes it from others"
+                ) from None
             changed |= {f"{path}.{name}": tensor.detach() for name, tensor in tensors.items()}
         return changed
+
+    def _holders(self, tensor: torch.Tensor) -> int:
+        """How many modules of the backbone have this tensor for their own; one that is registered in two places counts once."""
+        return sum(any(tensor is own for own in own_tensors(module).values()) for module in self.backbone.modules())

@@ -33,7 +33,7 @@ from sea_peft.jobs.preview import preview_png
 
 WindowProgress = Callable[[int, int], None] | None
 _MAKER = "sea_peft"
-_LONGEST_NAME = 255  # bytes, on every file system in use
+_LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
@@ -188,6 +188,10 @@ def _write_case(
     what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has a mask is
     whole and of one prediction, and what has none is nothing. Returns the labels' volumes and the scan's notes."""
     out, name = files.mask.parent, files.sidecar.stem
+    if too_long := next(filter(_too_long, files.all), None):
+        raise DataError(
+            f"a result would be called {too_long.name}, which is too long for a file name; give the scan a shorter one"
+        )
     with writing(out):
         building = unfinished(out / name)
         building.mkdir()
@@ -302,6 +306,10 @@ def _mask_of(sidecar: Path) -> str | None:
     return str(found.get("mask")) if ours else None
 
 
+def _too_long(path: Path) -> bool:
+    return len(os.fsencode(path.name)) > _LONGEST_NAME
+
+
 def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files], overwrite: bool) -> None:
     sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
     written: set[Path] = set()
@@ -309,10 +317,8 @@ def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, _Files],
         mask = _mask_of(files.sidecar)
         left_by_a_killed_process = mask == files.mask.name and not files.mask.exists()
         for path in files.all:
-            if len(os.fsencode(path.name)) > _LONGEST_NAME:
-                raise UsageError(
-                    f"A result would be called {path.name}, which is too long for a file name; give the scan a shorter one."
-                )
+            if _too_long(path):
+                continue
             if path.resolve() in sources:
                 raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
             if path.exists() and mask is None:

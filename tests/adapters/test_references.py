@@ -10,7 +10,8 @@ import torch
 from references import CONVOLUTIONS, NORMS, TRANSPOSED, adapter_at, agree, prepared, random, site_at
 from torch import nn
 
-from sea_peft.adapters import CannotMerge, families
+from sea_peft.adapters import Bank, CannotMerge, Offer, families, units_for
+from sea_peft.backbones import find_sites
 
 # -- (IA)³, SSF and TSA ----------------------------------------------
 
@@ -140,6 +141,50 @@ def test_full_is_the_module_with_other_tensors(name):
 def test_a_convolution_that_does_not_pad_with_zeros_is_not_taken_for_one_that_does(family):
     module, x = nn.Conv3d(3, 5, 3, padding=1, padding_mode="circular"), torch.randn(1, 3, 6, 6, 6)
     assert not families()[family].fits(site_at(module, x), module, 2, "")
+
+
+class _Standardised(nn.Conv3d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3, 4), keepdim=True), self.bias)
+
+
+def _tied():
+    first, second = nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), second)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Conv3d(4, 4, 3, padding=1)), "weight or spectral"),
+        (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv3d(4, 4, 3, padding=1)), "weight or spectral"),
+        (lambda: _Standardised(4, 4, 3, padding=1), "_Standardised"),
+        (_tied, "another module"),
+    ],
+    ids=["weight norm", "spectral norm", "a forward of its own", "shared"],
+)
+def test_where_a_weight_is_no_tensor_of_the_site_alone_lora_acts_and_cannot_be_merged(make, why):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), make(), nn.GroupNorm(2, 4), nn.Conv3d(4, 2, 1))
+    net, x = net.eval().requires_grad_(False), torch.randn(1, 1, 6, 6, 6)
+    units = [u for u in units_for(net, find_sites(net, x), {"lora": Offer((2,))}) if u.site.path.startswith("1")]
+    assert units
+    with torch.no_grad():
+        before = net(x)
+        for unit in units:
+            bank, expected = Bank(net, [unit]), Bank(copy.deepcopy(net), [unit], form="branches")
+            bank.activate([unit.id])
+            torch.testing.assert_close(net(x), before, rtol=0, atol=1e-6)
+            bank[unit.id].up.normal_()
+            expected.load_state_dict(bank.state_dict([unit.id]))
+            expected.activate([unit.id])
+            torch.testing.assert_close(net(x), expected.backbone(x))
+            assert not torch.allclose(net(x), before)
+            with pytest.raises(CannotMerge, match=why):
+                bank.merged([unit.id])
+            bank.activate([])
+            assert torch.equal(net(x), before)
 
 
 @pytest.mark.parametrize("level", [1, 2, 4, 8, 16, 32, 64])

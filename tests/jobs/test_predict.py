@@ -124,6 +124,24 @@ def test_one_bad_case_does_not_cost_the_others_theirs(adapter: Path, weights: Pa
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.json", "good.nii.gz"]
 
 
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_name_that_leaves_no_room_for_results_costs_no_other_case_its_mask(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path, probabilities: bool
+) -> None:
+    names = ["-rf", "a;b & c", "Größe 1", "日本", "latin\udce9", "x" * 230]
+    (tmp_path / "scans").mkdir()
+    for name in names:
+        shutil.copy(toy / "imagesTr" / "toy_0_0000.nii.gz", tmp_path / "scans" / f"{name}.nii.gz")
+    typed, out = Typed(weights=str(weights)), tmp_path / "out"
+    statuses = {
+        s.case: s for s in predict(adapter, [tmp_path / "scans"], out, typed=typed, probabilities=probabilities)
+    }
+    assert len(statuses) == len(names)
+    assert sum(s.status == "done" and (out / str(s.mask)).is_file() for s in statuses.values()) == len(names) - 1
+    assert "too long for a file name" in str(statuses[names[-1]].error)
+    assert not list(out.glob(".*")), "nothing half-written is left"
+
+
 def test_the_same_input_gives_the_same_mask(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     scan = [toy / "imagesTr" / "toy_2_0000.nii.gz"]
     for name in ("a", "b"):
