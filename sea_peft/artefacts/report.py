@@ -10,9 +10,10 @@ from importlib import resources
 from sea_peft import __version__
 from sea_peft.artefacts import figures
 from sea_peft.artefacts.commands import Commands
-from sea_peft.artefacts.drawing import network_drawing
+from sea_peft.artefacts.drawing import LETTERS, network_drawing
 from sea_peft.artefacts.findings import UNKNOWN, Table, count, findings, unit_cells
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.palette import REFUSED, family_colours
 from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace
@@ -100,7 +101,6 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
         UsageError: the folder's trace or result cannot be read.
     """
     import jinja2
-    from markupsafe import Markup
 
     history = History.of(read_trace(run_folder.trace))
     result = run_folder.read_result() if run_folder.result.exists() else None
@@ -118,7 +118,9 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
                 history, Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
             ),
             every=unit_cells(summarise(history)),
-            drawing=Markup(network_drawing(history)),  # escaped where it is made
+            drawing=network_drawing(history),
+            colours=family_colours(row.family for row in history.units.values()) | {"refused": REFUSED},
+            letters=LETTERS,
             figures=drawn,
             words=_WORDS,
             overlays=overlays,
@@ -129,7 +131,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
 
 
 def _readable(value: object) -> object:
-    """Text without what would turn or hide the rest of the page; what is HTML already was made readable where it was made."""
+    """Text without what would turn or hide the rest of the page; what a macro has made of text was made readable there."""
     return visible(value) if type(value) is str else value
 
 

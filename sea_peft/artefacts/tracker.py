@@ -23,7 +23,7 @@ from sea_peft.artefacts.metrics import Metric, metrics, params
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.spans import log_spans
 from sea_peft.artefacts.trace import read_trace
-from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
+from sea_peft.artefacts.view import UNIT_COLUMNS, unit_table
 from sea_peft.artefacts.words import markdown
 from sea_peft.errors import DeviceError
 from sea_peft.loop.events import Allocated, Event, RunStarted
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_TABLES = ("allocation/units.json", "allocation/events.json")
+_TABLE = "allocation/units.json"
 _RUN_TAG = "sea_peft.run"
 _MODEL = "sea_peft_adapter"
 _LOADER = "sea_peft.jobs.pyfunc"  # named, not imported: this room is below it
@@ -133,10 +133,8 @@ class _View:
         ended = status != "RUNNING"
         self._params()
         self._metrics()
-        for name, columns, rows in zip(
-            _TABLES, (UNIT_COLUMNS, EVENT_COLUMNS), (unit_table(self._history), event_table(self._history)), strict=True
-        ):
-            self._write(name, json.dumps({"columns": columns, "data": rows}).encode())
+        table = {"columns": UNIT_COLUMNS, "data": unit_table(self._history)}
+        self._write(_TABLE, json.dumps(table).encode())
         log_spans(
             TracingClient(store.store_uri(self._root)), self._run.info.experiment_id, self._id, self._run.info.start_time,
             self._folder.title, self._history, status,
@@ -168,7 +166,7 @@ class _View:
             "mlflow.user": "sea_peft",
             "mlflow.source.name": "seapeft adapt",
             "mlflow.source.type": "LOCAL",
-            "mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in _TABLES]),
+            "mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}]),
         }
         began = _milliseconds(self._folder.config if self._folder.config.is_file() else self._folder.trace)
         return self._client.create_run(experiment, start_time=began, tags=tags, run_name=self._folder.title)

@@ -5,24 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any
 
 from sea_peft.artefacts.history import History
 from sea_peft.errors import UsageError
-from sea_peft.loop.events import (
-    Allocated,
-    Audited,
-    Compared,
-    Event,
-    Folded,
-    Ranked,
-    Recommended,
-    RunFinished,
-    RunStarted,
-    SaliencyMeasured,
-    Scored,
-    Searched,
-)
+from sea_peft.loop.events import Allocated, Event, Searched
 from sea_peft.loop.rows import Decision, Ranking
 
 
@@ -118,116 +104,30 @@ UNIT_COLUMNS = (
 FINAL = "final"
 
 
-def unit_table(history: History) -> list[list[Any]]:
+def unit_table(history: History) -> list[list[object]]:
     """Rows of `UNIT_COLUMNS`, one for every unit and cycle in which it was ranked or decided about: the
     final choice first, then the newest cycle, and in it first the units that are on, then the others by utility. `utility` (EMA of ΔDice) and
     `±` (its standard error) are in Dice; `delta_dice` is that cycle's own audit, the statistics are what was known by its end."""
-    table = []
+    table: list[list[object]] = []
     for cycle in reversed(history.cycles):
-        decisions = {row.unit: row for row in cycle.allocated.decisions} if cycle.allocated else {}
-        known = history.ranking(cycle.number)
+        if cycle.allocated is None:
+            continue
+        ranking = history.ranking(cycle.number)
         audited = {row.unit: row.delta for row in cycle.ranked.rows} if cycle.ranked else {}
-        on = set(cycle.allocated.active) if cycle.allocated else set()
-        name = FINAL if cycle.allocated is not None and cycle.allocated.final else cycle.number
-        rows = [
-            (unit, candidate, known.get(unit), decisions.get(unit))
-            for unit, candidate in history.units.items()
-            if unit in audited or unit in decisions
-        ]
-        utility = {unit: rank.ema for unit, rank in known.items()}
-        rows.sort(key=lambda row: (row[0] not in on, utility.get(row[0]) is None, -(utility.get(row[0]) or 0.0)))
-        for unit, candidate, rank, decided in rows:
+        name = FINAL if cycle.allocated.final else cycle.number
+        for row in summarise(history, cycle.number):
+            if row.decision is None and row.unit not in audited:
+                continue
+            rank = ranking.get(row.unit)
             cells = (
-                *(
-                    unit,
-                    decided.decision if decided else None,
-                    rank.ema if rank else None,
-                    rank.standard_error if rank else None,
-                ),
-                *(candidate.cost, _reason(rank, decided), name, rank.state if rank else None),
-                *(candidate.site, candidate.family, candidate.level, audited.get(unit)),
-                *((rank.score, rank.iqr, rank.votes) if rank else (None,) * 3),
+                *(row.unit, row.decision, row.utility, row.standard_error, row.cost, row.reason, name, row.state),
+                *(row.site, row.family, row.level, audited.get(row.unit), row.score),
+                *((rank.iqr, rank.votes) if rank else (None, None)),
             )
-            table.append([_rounded(cell) for cell in cells])
+            table.append([round(cell, 6) if isinstance(cell, float) else cell for cell in cells])
     return table
-
-
-_SCORED_ON = {
-    "test": "the test cases",
-    "cv": "the shots, each left out in turn",
-    "held_out": "what was held out while searching",
-}
-EVENT_COLUMNS = ("event", "cycle", "units", "dice", "loss", "used", "changes", "seconds", "what")
-
-
-def event_table(history: History) -> list[list[Any]]:
-    """Rows of `EVENT_COLUMNS`, in order: what happened, in numbers and in a sentence."""
-    rows = [
-        {"event": event.kind, "cycle": FINAL if is_final(event) else getattr(event, "cycle", None), **row}
-        for event in history.events
-        for row in _event_rows(event)
-    ]
-    return [[_rounded(row.get(column)) for column in EVENT_COLUMNS] for row in rows]
 
 
 def is_final(event: Event) -> bool:
     """Whether an event belongs to the choice after the last cycle."""
     return (isinstance(event, Allocated) and event.final) or (isinstance(event, Searched) and event.phase == "refit")
-
-
-def _event_rows(event: Event) -> list[dict[str, Any]]:
-    row: dict[str, Any] = {"seconds": getattr(event, "seconds", None)}
-    if isinstance(event, RunStarted):
-        row |= {"units": 0, "used": event.head}
-        row["what"] = (
-            f"policy {event.policy}, seed {event.seed}: {len(event.units)} units on offer, at most "
-            f"{event.limit} of {event.backbone_parameters} parameters"
-        )
-    elif isinstance(event, Searched):
-        row |= {"units": len(event.active) + len(event.probes), "loss": event.loss}
-        row["what"] = (
-            f"{event.phase}, steps {event.first_step} to {event.last_step}, with {len(event.active)} active and "
-            f"{len(event.probes)} probing units"
-        )
-    elif isinstance(event, SaliencyMeasured):
-        row |= {"units": len(event.saliency), "what": "saliency of idle units"}
-    elif isinstance(event, Audited):
-        row |= {"units": len(event.rows), "dice": event.dice_on}
-        row["what"] = (
-            f"units toggled one by one; hard Dice {event.hard_dice:.4f}; {event.patches} patch forwards, naive "
-            f"{event.naive_patches}" + ("" if event.independent else "; not independent of the training scans")
-        )
-    elif isinstance(event, Ranked):
-        moved = sum(rank.state != rank.was for rank in event.rows)
-        row |= {"units": len(event.rows), "changes": moved, "what": "changes of state"}
-    elif isinstance(event, Allocated):
-        row |= {"units": len(event.active), "used": event.used, "changes": event.changes}
-        row["what"] = f"and {len(event.probes)} probes; limit {event.limit}"
-        row["what"] += "; final" if event.final else ""
-    elif isinstance(event, Compared):
-        return [
-            {
-                "dice": dice,
-                "what": f"{name} on the audit cases" + (f"; chosen: {event.reason}" * (name == event.chosen)),
-            }
-            for name, dice in event.dice.items()
-        ]
-    elif isinstance(event, Scored):
-        row |= {"dice": event.dice, "what": f"{event.arm} on {_SCORED_ON[event.on]}"}
-        row["what"] += "; cannot predict the labels" if event.dice is None else ""
-    elif isinstance(event, Folded):
-        row |= {
-            "units": len(event.active),
-            "used": event.used,
-            "what": f"without shot {event.fold + 1}, scored on it",
-        }
-    elif isinstance(event, Recommended):
-        row |= {"what": f"predictions use the {event.network} network: {event.evidence}"}
-    elif isinstance(event, RunFinished):
-        row |= {"units": len(event.active), "used": event.used, "what": f"{event.status}: {event.reason}"}
-    return [row]
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers short enough to be read in a table; the trace has them in full."""
-    return round(value, 6) if isinstance(value, float) else value

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -84,20 +83,16 @@ def test_dice_figure_has_the_lines_to_beat_and_the_three_arms():
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["unadapted", "head-only", "adapted"]
 
 
-def test_drawing_is_well_formed_and_has_a_box_for_every_site():
+def test_drawing_has_a_box_for_every_site_in_order():
     events = make_events(sites=40)
-    events[0].units[:2] = [dataclasses.replace(row, site='stem<&">') for row in events[0].units[:2]]
-    root = ElementTree.fromstring(network_drawing(History.of(events)))
-    boxes = root.findall("{*}g")
-    titles = [box.findtext("{*}title") or "" for box in boxes]
-    assert [title.split(" (")[0] for title in titles] == list(History.of(events).sites)
+    history = History.of(events)
+    boxes = [box for _, blocks in network_drawing(history) for _, boxes in blocks for box in boxes]
+    sites = [box.tips[0].split(" (")[0] for box in boxes]
+    assert sites == list(history.sites)
     on = {row.site for row in summarise(events) if row.on}
     measured = {row.site for row in summarise(events) if row.utility is not None}
     colours = set(family_colours(["lora", "affine"]).values())
-    for box, title in zip(boxes, titles, strict=True):
-        *stripes, frame = box.findall("{*}rect")
-        fills = {stripe.get("fill") for stripe in stripes}
-        site = title.split(" (")[0]
-        assert (fills <= colours) == (site in on)
-        assert (fills == {REFUSED}) == (site in measured - on)
-        assert ("stroke-dasharray" in frame.attrib) == (site not in measured)
+    for box, site in zip(boxes, sites, strict=True):
+        assert (box.on, box.measured) == (site in on, site in measured)
+        assert any(colour in box.fill for colour in colours) == (site in on)
+        assert (REFUSED in box.fill) == (site in measured - on)

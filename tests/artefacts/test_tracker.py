@@ -23,7 +23,7 @@ from sea_peft.artefacts.metrics import metrics, params
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import TraceWriter
 from sea_peft.artefacts.tracker import Tracker, rebuild
-from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, unit_table
+from sea_peft.artefacts.view import UNIT_COLUMNS, unit_table
 from sea_peft.errors import DeviceError, UsageError
 from sea_peft.jobs import doctor
 from sea_peft.loop.events import Allocated, Audited, RunStarted, TrainingStep
@@ -93,16 +93,13 @@ def test_the_run_holds_parameters_metrics_and_status(root, run):
 def test_tables_have_the_form_of_log_table(root, run):
     client = store.open_store(root)
     listed = json.loads(client.get_run(run[1]).data.tags["mlflow.loggedArtifacts"])
-    history = History.of(EVENTS)
-    tables = {"units": (UNIT_COLUMNS, unit_table(history)), "events": (EVENT_COLUMNS, event_table(history))}
-    for name, (columns, rows) in tables.items():
-        path = f"allocation/{name}.json"
-        assert {"path": path, "type": "table"} in listed
-        file = root / "mlartifacts" / run[1] / "artifacts" / path
-        assert json.loads(file.read_text()) == {"columns": list(columns), "data": rows}
-        table = pandas.read_json(file, orient="split")  # as MLflow's own load_table reads it
-        assert list(table.columns) == list(columns)
-        assert len(table) == len(rows)
+    rows = unit_table(History.of(EVENTS))
+    assert listed == [{"path": "allocation/units.json", "type": "table"}]
+    file = root / "mlartifacts" / run[1] / "artifacts/allocation/units.json"
+    assert json.loads(file.read_text()) == {"columns": list(UNIT_COLUMNS), "data": rows}
+    table = pandas.read_json(file, orient="split")  # as MLflow's own load_table reads it
+    assert list(table.columns) == list(UNIT_COLUMNS)
+    assert len(table) == len(rows)
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own, while mlflow.pyfunc is imported
@@ -201,12 +198,10 @@ def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
     ours, theirs = (store.open_store(at).get_run(i).data for at, i in ((tmp_path, run_id), (root, run[1])))
     assert ours.params == theirs.params
     assert ours.tags["mlflow.note.content"] == theirs.tags["mlflow.note.content"]
-    for table in ("units.json", "events.json"):
-        old, new = (
-            (at / "mlartifacts" / i / "artifacts/allocation" / table).read_text()
-            for at, i in ((root, run[1]), (tmp_path, run_id))
-        )
-        assert old == new
+    old, new = (
+        at / "mlartifacts" / i / "artifacts/allocation/units.json" for at, i in ((root, run[1]), (tmp_path, run_id))
+    )
+    assert old.read_text() == new.read_text()
 
 
 def test_a_runs_folder_can_be_moved_and_its_artifacts_still_open(root, run, tmp_path, monkeypatch):

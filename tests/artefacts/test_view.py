@@ -4,7 +4,7 @@ import pytest
 from example_run import make_events
 
 from sea_peft.artefacts.history import History
-from sea_peft.artefacts.view import EVENT_COLUMNS, UNIT_COLUMNS, event_table, summarise, unit_table
+from sea_peft.artefacts.view import UNIT_COLUMNS, summarise, unit_table
 from sea_peft.errors import UsageError
 from sea_peft.loop import events as ev
 
@@ -74,13 +74,6 @@ def test_unit_table_has_one_row_per_unit_and_cycle_newest_first(events):
         key: pytest.approx(delta, abs=1e-6) for key, delta in audited.items()
     }
     assert all(row["reason"] for row in table)
-
-
-def test_event_table_has_one_row_per_event(events):
-    table = [dict(zip(EVENT_COLUMNS, row, strict=True)) for row in event_table(History.of(events))]
-    kinds = [e.kind for e in events if not isinstance(e, (ev.TrainingStep, ev.Compared))]
-    assert [row["event"] for row in table if row["event"] != "compared"] == kinds
-    assert [row["dice"] for row in table if row["event"] == "compared"] == [0.6, 0.8]
 
 
 def test_views_are_functions_of_the_events():
