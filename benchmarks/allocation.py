@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "example", help="a run folder")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "allocation.svg")
     args = parser.parse_args()
-    args.out.write_text(network_drawing(History.of(read_trace(args.run / "trace.jsonl"))) + "\n", "utf-8")
+    args.out.write_text(network_drawing(History(read_trace(args.run / "trace.jsonl"))) + "\n", "utf-8")
     print(args.out)
 
 

@@ -224,11 +224,19 @@ def _space(count: int) -> Space:
     """That many units: four LoRA levels at every site, a tenth of their cost as budget."""
     units = [
         Unit(
-            "lora",
-            level,
-            "",
-            Site(f"site{i}", "conv", 16, 16, (1.0, 1.0, 1.0), "encoder", i),
-            level * 28 * (16 + i % 5),
+            family="lora",
+            level=level,
+            placement="",
+            site=Site(
+                path=f"site{i}",
+                kind="conv",
+                in_channels=16,
+                out_channels=16,
+                stride=(1.0, 1.0, 1.0),
+                stage="encoder",
+                order=i,
+            ),
+            cost=level * 28 * (16 + i % 5),
         )
         for i in range(-(-count // 4))
         for level in (1, 2, 4, 8)

@@ -97,7 +97,7 @@ def _adapted(
         mlflow=False,
         **dict(cell.options),
     )
-    known = baselines and {arm: Scored(arm, **{"per_case": {}, **baselines[arm]}, seconds=0.0) for arm in BASELINES}
+    known = baselines and {arm: Scored(arm=arm, **{"per_case": {}, **baselines[arm]}, seconds=0.0) for arm in BASELINES}
     result = adapt(options, listen=watch, baselines=known)
     config = json.loads((scratch / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     labels = list(config["labels"])

@@ -14,8 +14,8 @@ from sea_peft.adapters import Adapted
 from sea_peft.artefacts.adapter_file import (
     AdapterConfig,
     AdapterUnit,
+    ArmDice,
     BackboneIdentity,
-    DiceSummary,
     Recommendation,
     save_adapter,
 )
@@ -133,7 +133,7 @@ def make_adapter(
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
             for u in units
         ],
-        dice=DiceSummary(unadapted=None, head_only=None, adapted=None),
+        dice=ArmDice(unadapted=None, head_only=None, adapted=None),
         recommended=Recommendation(network="adapted", evidence="a toy"),
         policy="sea",
         seed=0,

@@ -31,7 +31,7 @@ def families() -> dict[str, type[Adapter]]:
     return dict(sorted(_FAMILIES.items(), key=lambda item: (item[1].order, item[0])))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
     """One thing that can be switched on: family × site × level × placement. `cost`: its trainable parameters (real numel)."""
 
@@ -102,7 +102,9 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
             for placement in offer.placements or family.placements:
                 for level in offer.levels or family.levels:
                     if family.fits(site, module, level, placement):
-                        made.append(_with_cost(Unit(name, level, placement, site, 0), backbone))
+                        made.append(
+                            _with_cost(Unit(family=name, level=level, placement=placement, site=site, cost=0), backbone)
+                        )
     return tuple(made)
 
 
@@ -135,4 +137,4 @@ def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int,
         raise WeightsError(
             f"This backbone has no place for {family} of this level and placement at {path}; the adapter was made for another one."
         )
-    return _with_cost(Unit(family, level, placement, site, 0), backbone)
+    return _with_cost(Unit(family=family, level=level, placement=placement, site=site, cost=0), backbone)

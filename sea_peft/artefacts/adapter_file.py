@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 
 from sea_peft import documents
 from sea_peft.artefacts import atomic
-from sea_peft.artefacts.record import BackboneIdentity, HeadShape, NoPaths
+from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape, NoPaths
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
-from sea_peft.documents import Channels, Count, Dice, Labels, Name, Record, Seed, Text
+from sea_peft.documents import Channels, Count, Labels, Name, Record, Seed, Text
 from sea_peft.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -76,14 +76,6 @@ class AdapterUnit(NoPaths):
     cost: Count
 
 
-class DiceSummary(Record):
-    """Mean Dice on the test cases, or by leave-one-out, when the adapter was made; null where an arm could not be scored."""
-
-    unadapted: Dice | None
-    head_only: Dice | None
-    adapted: Dice | None
-
-
 class Recommendation(NoPaths):
     """Which network predictions use unless asked otherwise, and on what evidence, in words."""
 
@@ -111,7 +103,7 @@ class AdapterConfig(NoPaths):
     window: SlidingWindow
     head: HeadShape
     units: Annotated[list[AdapterUnit], Field(max_length=100_000)]
-    dice: DiceSummary
+    dice: ArmDice
     recommended: Recommendation
     policy: Name
     seed: Seed

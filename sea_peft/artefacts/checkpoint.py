@@ -18,7 +18,7 @@ from sea_peft.errors import DeviceError, WeightsError
 _NAME = "state.pt"
 
 
-class Checkpoint(BaseModel):
+class RunState(BaseModel):
     """Where a run stands.
 
     Attributes:
@@ -44,24 +44,15 @@ class Checkpoint(BaseModel):
     seconds: dict[str, float]
 
     @classmethod
-    def at_the_start(cls) -> Checkpoint:
+    def at_the_start(cls) -> RunState:
         """Of a run that has done nothing yet."""
-        nothing = {"data": 0.0, "test": 0.0, "before": 0.0}
-        return cls.model_validate(
-            {
-                "fold": 0,
-                "arm": "head_only",
-                "events": 0,
-                "baselines": {},
-                "held_out": {},
-                "head_only": None,
-                "controller": None,
-                "seconds": nothing,
-            }
-        )
+        seconds = {"data": 0.0, "test": 0.0, "before": 0.0}
+        return cls(
+            fold=0, arm="head_only", events=0, baselines={}, held_out={}, head_only=None, controller=None, seconds=seconds
+        )  # fmt: skip
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
     """Replace the checkpoint in `folder`. Raises DeviceError when it cannot be written; the one before is then kept."""
     import torch
 
@@ -72,7 +63,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     atomic.write_bytes(folder / _NAME, buffer.getvalue())
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
+def load_checkpoint(folder: Path) -> RunState | None:
     """The checkpoint in `folder`, None when the run was ended before the first one.
 
     Raises WeightsError when the file is damaged: what the run folder holds besides it stays as it is.
@@ -89,7 +80,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
                 raise ValueError("it is compressed")
             if archive.testzip() is not None:
                 raise ValueError("a checksum is wrong")
-        return Checkpoint.model_validate(torch.load(path, map_location="cpu", weights_only=True))
+        return RunState.model_validate(torch.load(path, map_location="cpu", weights_only=True))
 
 
 @contextlib.contextmanager

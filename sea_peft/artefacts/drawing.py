@@ -13,7 +13,7 @@ from sea_peft.artefacts.view import UnitRow, summarise
 LETTERS = {"conv": "C", "transposed": "T", "norm": "N", "linear": "L", "block": "B"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Box:
     """One site. `fill`: CSS, by family where units are on (striped for several), grey where all were refused. `tips`: lines that say what was
     found there."""
@@ -54,7 +54,11 @@ def _box(site: str, kind: str, rows: Sequence[UnitRow], colours: dict[str, str])
     stripes = (f"{fill} {100 * i / len(fills):.0f}% {100 * (i + 1) / len(fills):.0f}%" for i, fill in enumerate(fills))
     tips = (f"{site} ({kind})", *map(_tip, rows))
     return Box(
-        LETTERS.get(kind, kind[:1].upper()), f"linear-gradient(90deg, {', '.join(stripes)})", bool(on), measured, tips
+        letter=LETTERS.get(kind, kind[:1].upper()),
+        fill=f"linear-gradient(90deg, {', '.join(stripes)})",
+        on=bool(on),
+        measured=measured,
+        tips=tips,
     )
 
 

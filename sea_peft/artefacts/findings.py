@@ -36,7 +36,7 @@ class Advice:
     command: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
     """The verdict of a run and what it rests on. `helps` is None while there is no score to judge by, or where a label lost. `advice`: what
     predictions use, and the commands to go on with. `scored_on`: title of `dice`."""
@@ -56,7 +56,7 @@ class Findings:
 
 def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) -> Findings:
     """Judge a run by its events; works on an unfinished one too. `commands`: how the user goes on from it."""
-    history = events if isinstance(events, History) else History.of(events)
+    history = events if isinstance(events, History) else History(events)
     rows = summarise(history)
     helps, headline, verdict, advice = _verdict(history, commands)
     measured_off = [row for row in rows if not row.on and (row.utility is not None or row.decision == "refuse")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from functools import cached_property
+from typing import TypeVar
 
 from sea_peft.errors import UsageError
 from sea_peft.loop.events import (
@@ -24,8 +25,10 @@ from sea_peft.loop.events import (
 )
 from sea_peft.loop.rows import Candidate, Ranking
 
+E = TypeVar("E", bound=Event)
 
-@dataclasses.dataclass
+
+@dataclasses.dataclass(kw_only=True)
 class Cycle:
     """The events of one cycle; those that have not happened (yet) are missing."""
 
@@ -37,61 +40,45 @@ class Cycle:
     allocated: Allocated | None = None
 
 
-@dataclasses.dataclass
 class History:
     """What is known of a run so far; `events` in the order in which they happened, without training steps. `scored`: arm → its score on the
-    test cases or by leave-one-out; `held_out`: on the scans held out while searching."""
+    test cases or by leave-one-out; `held_out`: on the scans held out while searching.
 
-    events: list[Event]
-    started: RunStarted
-    cycles: list[Cycle]
-    compared: Compared | None
-    scored: dict[str, Scored]
-    held_out: dict[str, Scored]
-    folds: list[Folded]
-    recommended: Recommended | None
-    finished: RunFinished | None
-    independent: bool | None
+    Raises:
+        UsageError: there is no `RunStarted` among the events.
+    """
 
-    @classmethod
-    def of(cls, events: Iterable[Event]) -> History:
-        """Sort events into a history.
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.events = [event for event in events if not isinstance(event, TrainingStep)]
+        started = self._last(RunStarted)
+        if started is None:
+            raise UsageError("The trace is empty: the run ended before it began; start it again.")
+        self.started = started
+        self.cycles = self._in_cycles()
+        self.compared, self.recommended = self._last(Compared), self._last(Recommended)
+        self.finished = self._last(RunFinished)
+        self.folds = self._all(Folded)
+        self.scored = {event.arm: event for event in self._all(Scored) if event.on != "held_out"}
+        self.held_out = {event.arm: event for event in self._all(Scored) if event.on == "held_out"}
+        audited = self._last(Audited)
+        self.independent = None if audited is None else audited.independent
 
-        Raises:
-            UsageError: there is no `RunStarted` among them.
-        """
-        events = [event for event in events if not isinstance(event, TrainingStep)]
-        started: RunStarted | None = None
+    def _all(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _last(self, kind: type[E]) -> E | None:
+        return next(reversed(self._all(kind)), None)
+
+    def _in_cycles(self) -> list[Cycle]:
         cycles: dict[int, Cycle] = {}
-        compared, finished, independent, recommended = None, None, None, None
-        scored: dict[str, Scored] = {}
-        held_out: dict[str, Scored] = {}
-        folds: list[Folded] = []
-        for event in events:
+        for event in self.events:
             if isinstance(event, (Searched, SaliencyMeasured, Audited, Ranked, Allocated)):
-                cycle = cycles.setdefault(event.cycle, Cycle(event.cycle))
+                cycle = cycles.setdefault(event.cycle, Cycle(number=event.cycle))
                 if isinstance(event, Searched):
                     cycle.searched.append(event)
                 else:
                     setattr(cycle, event.kind, event)
-                if isinstance(event, Audited):
-                    independent = event.independent
-            elif isinstance(event, RunStarted):
-                started = event
-            elif isinstance(event, Compared):
-                compared = event
-            elif isinstance(event, Scored):
-                (held_out if event.on == "held_out" else scored)[event.arm] = event
-            elif isinstance(event, Folded):
-                folds.append(event)
-            elif isinstance(event, Recommended):
-                recommended = event
-            elif isinstance(event, RunFinished):
-                finished = event
-        if started is None:
-            raise UsageError("The trace is empty: the run ended before it began; start it again.")
-        ordered = [cycles[n] for n in sorted(cycles)]
-        return cls(events, started, ordered, compared, scored, held_out, folds, recommended, finished, independent)
+        return [cycles[n] for n in sorted(cycles)]
 
     @cached_property
     def units(self) -> dict[str, Candidate]:

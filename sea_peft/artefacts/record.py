@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from sea_peft.artefacts.privacy import paths_in
-from sea_peft.documents import ArchitectureName, Parameters, Record, Settings, Sha256, WeightsName
+from sea_peft.documents import ArchitectureName, Dice, Parameters, Record, Settings, Sha256, WeightsName
 
 MlflowId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # it becomes a part of a path in the store
 _Row = Annotated[int, Field(ge=1, le=65535)]
@@ -43,6 +43,14 @@ class BackboneIdentity(NoPaths):
     def _name_no_place(cls, licence: Any) -> Any:
         """A licence given as an address or a file stays where it was given."""
         return "see the card of the weights" if any(paths_in(licence)) else licence
+
+
+class ArmDice(Record):
+    """Mean Dice of the three arms on the same scans; null where an arm could not be scored."""
+
+    unadapted: Dice | None
+    head_only: Dice | None
+    adapted: Dice | None
 
 
 class HeadShape(Record):

@@ -68,7 +68,7 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
         events: the trace.
         commands: how to go on, without paths: the report may be passed on.
     """
-    history = History.of(events)
+    history = History(events)
     found = findings(history, commands)
     parts = [f"# {markdown(found.headline)}", "", markdown(_facts(result, history)), ""]
     said = [f"{markdown(advice.text)} {code(advice.command)}" for advice in found.advice]
@@ -102,7 +102,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     """
     import jinja2
 
-    history = History.of(read_trace(run_folder.trace))
+    history = History(read_trace(run_folder.trace))
     result = run_folder.read_result() if run_folder.result.exists() else None
     template = resources.files("sea_peft.artefacts").joinpath("report.html.j2").read_text("utf-8")
     drawn = [

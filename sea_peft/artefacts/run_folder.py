@@ -16,7 +16,7 @@ from pydantic import Field
 from sea_peft import documents
 from sea_peft.artefacts import atomic
 from sea_peft.artefacts.adapter_file import Recommendation
-from sea_peft.artefacts.record import BackboneIdentity, MlflowId
+from sea_peft.artefacts.record import ArmDice, BackboneIdentity, MlflowId
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.split import Tests
@@ -140,23 +140,12 @@ class UnitCounts(Record):
     active: Count
 
 
-class DiceScores(Record):
-    """Mean Dice of the three arms on the test cases, or by leave-one-out (null: nothing was scored, or the arm
-    cannot predict the labels); details of `adapted`."""
+class DiceScores(ArmDice):
+    """Of the three arms on the test cases, or by leave-one-out (null: nothing was scored, or the arm cannot predict the labels); details of
+    `adapted`."""
 
-    unadapted: Dice | None
-    head_only: Dice | None
-    adapted: Dice | None
     per_label: _Rates
     per_case: dict[Name, _Rates]
-
-
-class HeldOut(Record):
-    """Mean Dice of the three arms, as the search had left them, on the scans held out while searching."""
-
-    unadapted: Dice | None
-    head_only: Dice | None
-    adapted: Dice | None
 
 
 class Seconds(Record):
@@ -191,7 +180,7 @@ class Result(Record):
     units: UnitCounts
     dice: DiceScores
     test: Literal["cases", "cv", "none"] = "cases"
-    held_out: HeldOut | None = None
+    held_out: ArmDice | None = None
     recommended: Recommendation | None = None
     sensitivity: _Rates = Field(default_factory=dict)
     specificity: _Rates = Field(default_factory=dict)

@@ -32,7 +32,7 @@ _LEFT_OUT = ("event", "seconds", "cycle", "per_case", "per_patch", "split")  # n
 _MOST_ROWS = 200  # in one span; the trace itself has them all
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class _Span:
     """`path`: names from the root on; times in seconds since the run began."""
 
@@ -112,7 +112,7 @@ def _preview(outputs: dict[str, Any]) -> str | None:
 
 def _spans(history: History) -> list[_Span]:
     """In order of their beginning, the root first."""
-    root = _Span(("adapt",), 0.0, 0.0)
+    root = _Span(path=("adapt",), start=0.0, end=0.0)
     spans, cycles = [root], dict[str, _Span]()
     now = 0.0
     for event in history.events:
@@ -131,13 +131,14 @@ def _spans(history: History) -> list[_Span]:
             continue
         stage = _stage(event)
         if stage not in cycles:
-            cycles[stage] = _Span(("adapt", stage), now, now)
+            cycles[stage] = _Span(path=("adapt", stage), start=now, end=now)
             spans.append(cycles[stage])
         first = f"{event.kind} {event.arm}" if isinstance(event, Scored) else event.kind
         taken = {span.path for span in spans}
         path = next(p for p in _numbered(("adapt", stage, first)) if p not in taken)
         end = now + getattr(event, "seconds", 0.0)
-        spans.append(_Span(path, now, end, *_told(event, history)))
+        inputs, outputs = _told(event, history)
+        spans.append(_Span(path=path, start=now, end=end, inputs=inputs, outputs=outputs))
         now = cycles[stage].end = root.end = end
     return spans
 

@@ -102,7 +102,7 @@ def rebuild(
         DeviceError: the store cannot be written.
     """
     root = runs_root or run_folder.root
-    history = History.of(read_trace(run_folder.trace))
+    history = History(read_trace(run_folder.trace))
     config = run_folder.read_config().flat() if run_folder.config.is_file() else {}
     status = status or ("FINISHED" if history.finished is not None else "KILLED")
     try:

@@ -12,7 +12,7 @@ from sea_peft.loop.events import Allocated, Event, Searched
 from sea_peft.loop.rows import Decision, Ranking
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitRow:
     """One unit at one cycle. `on`: placed. `state`: active when it is on,
     probe while it is tried, else idle or cooling. `utility` (EMA of ΔDice), `standard_error` and `score` are None
@@ -46,7 +46,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     Raises:
         UsageError: the run has no such cycle, or no unit fits the pattern.
     """
-    history = events if isinstance(events, History) else History.of(events)
+    history = events if isinstance(events, History) else History(events)
     allocations = {allocated.cycle: allocated for allocated in history.allocations}
     if cycle is not None and cycle not in allocations:
         have = f"{min(allocations)} to {max(allocations)}" if allocations else "none yet"

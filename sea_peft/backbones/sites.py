@@ -31,7 +31,7 @@ _NORMS = (
 _CANCELLED = 1e-5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Site:
     """One place in the backbone where an adapter can act.
 
@@ -51,7 +51,7 @@ class Site:
     normed: bool = False
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class _Seen:
     """What the probe saw of one module. `reach`: voxels that its dilated kernel leaves out, by volume (1: none). `shift`: `_surviving` of
     the gradient at its output, the most over its calls."""
@@ -144,7 +144,16 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             if path not in seen:
                 channels = (x.shape[axis], output.shape[axis])
                 reach = math.prod(module.dilation) if isinstance(module, nn.Conv3d) else 1
-                seen[path] = _Seen(kind, len(seen), channels, spatial, x.shape, output.shape, resolution[0], reach)
+                seen[path] = _Seen(
+                    kind=kind,
+                    order=len(seen),
+                    channels=channels,
+                    spatial=spatial,
+                    shape_in=x.shape,
+                    shape_out=output.shape,
+                    resolution=resolution[0],
+                    reach=reach,
+                )
                 scales[path] = torch.zeros((), device=output.device, dtype=output.dtype, requires_grad=True)
             noise = torch.randn(output.shape, generator=generator).to(output)
             disturbed = output + scales[path] * noise
@@ -231,9 +240,11 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
     inside = {path: s for path, s in seen.items() if head is None or not head.startswith(path + ".")}
     sites = []
     for order, (path, s) in enumerate(sorted(inside.items(), key=lambda item: item[1].order)):
-        stride = (
-            tuple(a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True)) if s.spatial else (1.0, 1.0, 1.0)
-        )
-        normed = s.shift < _CANCELLED
-        sites.append(Site(path, s.kind, *s.channels, stride, stage(path, s), order, normed))  # type: ignore[arg-type]
+        strides = [a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True)] if s.spatial else [1.0] * 3
+        sites.append(
+            Site(
+                path=path, kind=s.kind, in_channels=s.channels[0], out_channels=s.channels[1],
+                stride=(strides[0], strides[1], strides[2]), stage=stage(path, s), order=order, normed=s.shift < _CANCELLED,
+            )
+        )  # fmt: skip
     return tuple(sites)

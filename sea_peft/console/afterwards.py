@@ -61,7 +61,7 @@ def inspect(
                 "written by another version of sea_peft."
             )
         return
-    history = History.of(events)
+    history = History(events)
     rows = summarise(history, cycle, unit or "*")
     found = findings(history)
     document = {
@@ -121,7 +121,7 @@ def report(
             with output.progress("look inside the network") as progress:
                 seen = look_inside(revisited, progress)
             folder.write_explanation(seen.document())
-            explanation = seen.pictures(History.of(read_trace(folder.trace)))
+            explanation = seen.pictures(History(read_trace(folder.trace)))
             document["explanation"] = str(folder.explanation)
         output.warn("The page holds pictures of patients' scans; share it only with whoever may see those.")
     folder.write_page(report_html(folder, pictures, explanation))

@@ -154,8 +154,15 @@ def backbones_import(
     from sea_peft.jobs.importing import Given, import_weights
 
     given = Given(
-        _label_names(labels), channel, orientation, spacing, _scaling(intensity), patch, parse.settings(setting or ()), licence
-    )  # fmt: skip
+        labels=_label_names(labels),
+        channels=channel,
+        orientation=orientation,
+        spacing=spacing,
+        intensity=_scaling(intensity),
+        patch=patch,
+        settings=parse.settings(setting or ()),
+        licence=licence,
+    )
     imported = import_weights(file, name, Typed(backbone), given, origin)
     for sentence in imported.said:
         output.say(sentence)

@@ -47,7 +47,7 @@ class Finding:
     sentence: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaseCheck:
     """What the check of one case found.
 

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,7 @@ class FileCase(Case):
 
     id: str
     images: Mapping[str, ImageFile]
+    _: KW_ONLY
     label_file: Path | None = None
     masks: Mapping[int, Path] = field(default_factory=dict)
     ignored: frozenset[int] = frozenset()
@@ -234,7 +235,7 @@ class DicomCase(FileCase):
         return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """A data set as its layout declares it, or the part of it that `select` chose.
 

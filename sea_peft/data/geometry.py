@@ -21,7 +21,7 @@ from sea_peft.data.resample import ReadPlanes, interpolate, resampled
 Box = tuple[slice, slice, slice]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Geometry:
     """Everything needed to bring a prediction back to the input's own grid.
 
@@ -186,7 +186,9 @@ def whole_geometry(
     size = (shape[d], shape[h], shape[w])
     step = (spacing[0] / lengths[d], spacing[1] / lengths[h], spacing[2] / lengths[w])
     flipped = (flips[0], flips[1], flips[2])
-    whole = Geometry(shape, affine, (d, h, w), flipped, (0, 0, 0), size, step, size)
+    whole = Geometry(
+        shape=shape, affine=affine, axes=(d, h, w), flips=flipped, start=(0, 0, 0), size=size, step=step, grid=size
+    )
     return crop(whole, (0, 0, 0), size)
 
 

@@ -32,7 +32,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 DEFAULT_TOLERANCE_MM = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Agreement of one label in one case; NaN where a measure is undefined.
 

@@ -24,7 +24,7 @@ _PLANE_VALUES = 1 << 25  # looked at together
 _MOST_VOXELS = 500_000_000  # 2 GB a channel; a whole-body CT at 1 mm has a third of it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scan:
     """A case after the recipe: what the loop sees.
 
@@ -94,7 +94,7 @@ def prepare(
     for channel, volume in volumes.items():
         if isinstance(recipe.intensity, Window) and is_ct_name(channel) and not looks_like_hounsfield(volume.array):
             notes.append(f"case {case.id}: channel {channel} {not_hounsfield(volume.array)}; is it a CT at all?")
-    return Scan(case.id, image, label, geometry, tuple(notes))
+    return Scan(id=case.id, image=image, label=label, geometry=geometry, notes=tuple(notes))
 
 
 def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]], where: str = "the label") -> np.ndarray:

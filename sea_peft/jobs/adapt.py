@@ -13,7 +13,7 @@ import torch
 
 from sea_peft.artefacts.adapter_file import save_adapter
 from sea_peft.artefacts.atomic import remove_leftovers
-from sea_peft.artefacts.checkpoint import Checkpoint, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
+from sea_peft.artefacts.checkpoint import RunState, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder, dated
@@ -38,7 +38,7 @@ from sea_peft.jobs.records import (
     run_started,
     write_case_names,
 )
-from sea_peft.jobs.scoring import ARMS, Scores, score, scored
+from sea_peft.jobs.scoring import ARMS, ArmScores, score, scored
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
@@ -156,7 +156,7 @@ class _Run:
         self.setup, self.folder, self.listen, self.say, self.warn = setup, folder, listen, say, warn
         self.baselines = baselines if setup.tested_on == "cases" else {}
         self.began = began
-        self.state = load_checkpoint(folder.checkpoint) or Checkpoint.at_the_start()
+        self.state = load_checkpoint(folder.checkpoint) or RunState.at_the_start()
         self.trace = TraceWriter(folder.trace, append=True)
         try:
             # damage anywhere in it shows now, and not at the end
@@ -218,7 +218,7 @@ class _Run:
         controller.search()
         if shots.audit and "adapted" not in self.state.held_out:  # a run that is resumed in the refit has it already
             self._timed("test", self._score_held_out)
-            kept = Scores(self.state.held_out, seconds=dict.fromkeys(self.state.held_out, 0.0))
+            kept = ArmScores(self.state.held_out, seconds=dict.fromkeys(self.state.held_out, 0.0))
             for event in scored(self.setup, kept, "held_out").values():
                 self._emit(event)
         return controller.run()
@@ -231,15 +231,15 @@ class _Run:
             del found.dice["head_only"]
         self._keep_held_out(found)
 
-    def _keep_held_out(self, found: Scores) -> None:
+    def _keep_held_out(self, found: ArmScores) -> None:
         self.state = self.state.model_copy(update={"held_out": {**self.state.held_out, **found.dice}})
 
-    def _scores(self, head_only: Mapping[str, torch.Tensor]) -> Scores:
+    def _scores(self, head_only: Mapping[str, torch.Tensor]) -> ArmScores:
         """The three arms on the test cases, or put together from leave-one-out."""
         if not self.setup.folds:
             fitted = None if self.baselines else head_only
             return score(self.setup, self.setup.split.test, fitted, True, self.folder.path, self._told("test"))
-        together = Scores()
+        together = ArmScores()
         for fold in self.past:
             if isinstance(fold, events.Folded):
                 (case,) = fold.split["test"]
@@ -279,13 +279,13 @@ class _Run:
         }
         self._emit(
             events.Folded(
-                fold,
-                {role: [case_hash(name, self.setup.salt) for name in names] for role, names in roles.items()},
-                list(outcome.active),
-                outcome.used,
-                {arm: per_case[case] for arm, per_case in scores.dice.items()},
-                {rate: per_case[case] for rate, per_case in scores.rates.items()},
-                round(time.monotonic() - began, 3),
+                fold=fold,
+                split={role: [case_hash(name, self.setup.salt) for name in names] for role, names in roles.items()},
+                active=list(outcome.active),
+                used=outcome.used,
+                dice={arm: per_case[case] for arm, per_case in scores.dice.items()},
+                rates={rate: per_case[case] for rate, per_case in scores.rates.items()},
+                seconds=round(time.monotonic() - began, 3),
             )
         )
         self._next_arm("head_only", fold=fold + 1, head_only=None)

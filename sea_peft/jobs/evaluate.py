@@ -41,7 +41,7 @@ _UNITS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Scores by case and label. `roles`: case → support, audit or test, for cases of the run that made the adapter, where that is known.
     `failed`: case → why it could not be scored. `warnings`: sentences for the user. `network`: the adapted one or the unadapted;
@@ -164,7 +164,14 @@ def evaluate(
             progress(done, len(picked))
     present = {case: role for case, role in roles.items() if case in scored}
     return Evaluation(
-        chosen.name, tuple(ours), scored, present, failed, tuple(warnings), predictor.network, predictor.choice()
+        data=chosen.name,
+        labels=tuple(ours),
+        cases=scored,
+        roles=present,
+        failed=failed,
+        warnings=tuple(warnings),
+        network=predictor.network,
+        choice=predictor.choice(),
     )
 
 

@@ -29,7 +29,7 @@ from sea_peft.jobs.preview import Heat, heat_png
 
 STATES = ("unadapted", "adapted")
 _MOST_ROWS = 3
-Scores = dict[str, dict[str, dict[str, float]]]  # state → site → label → Dice
+LayerDice = dict[str, dict[str, dict[str, float]]]  # state → site → label → Dice
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class _Crop:
     label: torch.Tensor
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Explanation:
     """Means over the cases shown, NaN where no case has the label (or the network gave it no voxel).
 
@@ -50,8 +50,8 @@ class Explanation:
 
     labels: tuple[str, ...]
     cases: int
-    ability: Scores
-    attention: Scores
+    ability: LayerDice
+    attention: LayerDice
     cams: bytes | None
 
     def document(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
     ability_of, attention_of = (
         {state: means.named(labels) for state, means in zip(STATES, each, strict=True)} for each in (ability, attention)
     )
-    return Explanation(labels, len(run.shown), ability_of, attention_of, cams)
+    return Explanation(labels=labels, cases=len(run.shown), ability=ability_of, attention=attention_of, cams=cams)
 
 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
@@ -207,7 +207,7 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(known) if known else float("nan")
 
 
-def _without_nan(scores: Scores) -> dict[str, Any]:
+def _without_nan(scores: LayerDice) -> dict[str, Any]:
     return {
         state: {
             site: {label: None if math.isnan(value) else round(value, 6) for label, value in row.items()}

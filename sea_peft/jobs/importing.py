@@ -49,7 +49,7 @@ class Unscaled:
 Scaling = Intensity | Unscaled
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
     """What the user says of a checkpoint; None for what its origin or the file itself is to say.
 
@@ -78,7 +78,7 @@ class Expected:
     by: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Imported:
     """Where the weights lie now, and what the checkpoint held.
 
@@ -188,9 +188,18 @@ def import_weights(
     }
     written = save_weights(user_weights(), network, card, half=False, instead="set XDG_DATA_HOME to another folder")
     return Imported(
-        name, written.with_suffix(".safetensors"), written, source.name, sum(p.numel() for p in network.parameters()),
-        settings, report, tuple(left_out), tuple(sorted(new)), expects, tuple(said),
-    )  # fmt: skip
+        name=name,
+        file=written.with_suffix(".safetensors"),
+        card=written,
+        origin=source.name,
+        parameters=sum(p.numel() for p in network.parameters()),
+        settings=settings,
+        keys=report,
+        left_out=tuple(left_out),
+        new=tuple(sorted(new)),
+        expects=expects,
+        said=tuple(said),
+    )
 
 
 def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:

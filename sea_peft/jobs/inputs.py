@@ -92,7 +92,7 @@ def _from_dataset(dataset: Dataset, wanted: Sequence[str], named: Sequence[str])
     names = pick_channels(dataset, named) if named else matching_channels(dataset, wanted)
     pairs = list(zip(wanted, names, strict=True))
     return [
-        FileCase(case.id, images)
+        FileCase(id=case.id, images=images)
         for case in (*dataset.cases, *dataset.test_cases, *dataset.unlabelled)
         if isinstance(case, FileCase)
         # a DICOM study has a case for every series, of which only some are of the adapter's kind
@@ -121,7 +121,7 @@ def _grouped(files: Sequence[Path], wanted: Sequence[str], named: Sequence[str])
                 "name the files X_0000, X_0001, … in that order"
             )
         else:
-            alone.append(FileCase(case_id(volume_stem(path)), {wanted[0]: ImageFile(path)}))
+            alone.append(FileCase(id=case_id(volume_stem(path)), images={wanted[0]: ImageFile(path)}))
     return alone + [_case(case_id(case), numbered, wanted, named) for (_, case), numbered in groups.items()]
 
 
@@ -139,7 +139,7 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Se
                 f"{first.name} is {', '.join(by_name)} by its dataset.json, but the adapter takes {', '.join(wanted)}; "
                 "give the files of that channel"
             )
-        return FileCase(case, images)
+        return FileCase(id=case, images=images)
     numbers = [_NUMBER.fullmatch(name.strip()) for name in named]
     if named and all(numbers):
         picked = [int(match["number"]) for match in numbers if match is not None]
@@ -148,13 +148,15 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Se
             raise DataError(
                 f"case {case} has no file _{missing[0]:04d}; give it, or choose another channel with --channel"
             )
-        return FileCase(case, {ours: ImageFile(numbered[number]) for ours, number in zip(wanted, picked, strict=True)})
+        return FileCase(
+            id=case, images={ours: ImageFile(numbered[number]) for ours, number in zip(wanted, picked, strict=True)}
+        )
     if max(numbered) >= len(wanted):
         raise DataError(
             f"case {case} has the channels {', '.join(f'_{n:04d}' for n in sorted(numbered))}, but the adapter takes "
             f"{len(wanted)} ({', '.join(wanted)}); give only the files of those, or their numbers in that order (--channel 0)"
         )
-    return FileCase(case, {wanted[number]: ImageFile(path) for number, path in sorted(numbered.items())})
+    return FileCase(id=case, images={wanted[number]: ImageFile(path) for number, path in sorted(numbered.items())})
 
 
 def _declared(image: Path) -> Dataset | None:
@@ -168,4 +170,4 @@ def _declared(image: Path) -> Dataset | None:
     if names is None or not nnunet.numbered(description.parent, content):
         return None
     channels = parse_channels(description.name, names)
-    return Dataset(description.parent.name, "nnunet_raw", channels, {}, ())
+    return Dataset(name=description.parent.name, layout="nnunet_raw", channels=channels, labels={}, cases=())

@@ -22,25 +22,25 @@ from sea_peft.loop.space import Space
 _MOST_PARAMETERS, _MOST_TENSORS = 4 * 10**9, 20_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRow:
     """Weights, or an architecture that comes without any (`weights` None), at its default widths. `parameters`: None where the card
     cannot be read or a package is missing."""
 
     architecture: str
-    weights: str | None
     origin: str
-    parameters: int | None
-    labels: tuple[str, ...]
-    channels: tuple[str, ...]
-    spacing: tuple[float, ...]
-    dice: float | None
-    licence: str
-    sha256: str | None
+    weights: str | None = None
+    parameters: int | None = None
+    labels: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    spacing: tuple[float, ...] = ()
+    dice: float | None = None
+    licence: str = ""
+    sha256: str | None = None
     problem: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
     """A backbone in detail. `trained`: whether it has weights. `sites`: (stage, kind) → how many; `sha256`: of the tensors, as adapters
     carry it. `view`: its field of view."""
@@ -56,7 +56,7 @@ class BackboneInfo:
     view: FieldOfView
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FamilyRow:
     """One family at one level and placement on one backbone. `units`: how many it makes; `cheapest`, `dearest`, `total`: parameters of
     these and of all of them; `fits`: how many go into the profile's budget, cheapest first; `prefix`: what their ids begin with."""
@@ -73,7 +73,7 @@ class FamilyRow:
     prefix: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Offered:
     """What a budget profile puts on offer on a backbone."""
 
@@ -106,17 +106,27 @@ def list_backbones() -> list[BackboneRow]:
             card = read_card(path)
             counted = _parameters(card)
         except SeaPeftError as error:
-            rows.append(BackboneRow("?", name, origin, None, (), (), (), None, "", None, str(error)))
+            rows.append(BackboneRow(architecture="?", weights=name, origin=origin, problem=str(error)))
             continue
         rows.append(
             BackboneRow(
-                card.architecture, name, origin, counted, tuple(card.labels[1:]), tuple(card.channels),
-                card.recipe.spacing, card.dice.get("mean"), card.licence, card.sha256,
+                architecture=card.architecture,
+                weights=name,
+                origin=origin,
+                parameters=counted,
+                labels=tuple(card.labels[1:]),
+                channels=tuple(card.channels),
+                spacing=card.recipe.spacing,
+                dice=card.dice.get("mean"),
+                licence=card.licence,
+                sha256=card.sha256,
             )
-        )  # fmt: skip
+        )
     used = {row.architecture for row in rows}
     rows += [
-        BackboneRow(arch.name, None, "no weights", _default_parameters(arch), (), (), (), None, arch.licence, None)
+        BackboneRow(
+            architecture=arch.name, origin="no weights", parameters=_default_parameters(arch), licence=arch.licence
+        )
         for arch in architectures().values()
         if arch.name not in used
     ]
@@ -145,10 +155,16 @@ def backbone_info(name: str, typed: Typed = NOTHING) -> BackboneInfo:
     counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
     arch = pretrained.architecture
     return BackboneInfo(
-        pretrained.card, arch.paper, arch.licence, pretrained.parameters, pretrained.sha256, _trained(pretrained), pretrained.limits,
-        {(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
-        field_of_view(pretrained.network, len(pretrained.card.channels), pretrained.limits),
-    )  # fmt: skip
+        card=pretrained.card,
+        paper=arch.paper,
+        network_licence=arch.licence,
+        parameters=pretrained.parameters,
+        sha256=pretrained.sha256,
+        trained=_trained(pretrained),
+        limits=pretrained.limits,
+        sites={(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
+        view=field_of_view(pretrained.network, len(pretrained.card.channels), pretrained.limits),
+    )
 
 
 def list_adapters(typed: Typed, profile: str) -> Offered:
@@ -168,16 +184,30 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
         groups.setdefault((unit.family, unit.level, unit.placement), []).append(unit)
     rows = [
         FamilyRow(
-            family, level, placement, tuple(sorted({u.site.kind for u in made})), len(made), min(u.cost for u in made),
-            max(u.cost for u in made), sum(u.cost for u in made), fitting(Space(tuple(made), limit, head=0)),
-            made[0].id.partition("@")[0],
+            family=family,
+            level=level,
+            placement=placement,
+            kinds=tuple(sorted({u.site.kind for u in made})),
+            units=len(made),
+            cheapest=min(u.cost for u in made),
+            dearest=max(u.cost for u in made),
+            total=sum(u.cost for u in made),
+            fits=fitting(Space(tuple(made), limit, head=0)),
+            prefix=made[0].id.partition("@")[0],
         )
         for (family, level, placement), made in sorted(groups.items())
-    ]  # fmt: skip
+    ]
     return Offered(
-        offers.name, offers.about, _called(opened.pretrained), opened.pretrained.parameters, offers.budget, limit,
-        tuple(rows), units, fitting(Space(units, limit, head=0)),
-    )  # fmt: skip
+        profile=offers.name,
+        about=offers.about,
+        weights=_called(opened.pretrained),
+        parameters=opened.pretrained.parameters,
+        budget=offers.budget,
+        limit=limit,
+        families=tuple(rows),
+        units=units,
+        fits=fitting(Space(units, limit, head=0)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 _TOLERANCE = 1e-3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Merged:
     """What was written, and how far its target logits lie from the adapted network's on random inputs. `largest`: the largest logit, to
     judge `difference` by; `agreement`: share of voxels that get the same label."""
@@ -81,14 +81,14 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
         )
     written = save_weights(out.parent, network, described, half=False)
     return Merged(
-        written.with_suffix(".safetensors"),
-        written,
-        tuple(described["labels"]),
-        len(config.units),
-        len(changed),
-        difference,
-        largest,
-        agreement,
+        file=written.with_suffix(".safetensors"),
+        card=written,
+        labels=tuple(described["labels"]),
+        units=len(config.units),
+        tensors_changed=len(changed),
+        difference=difference,
+        largest=largest,
+        agreement=agreement,
     )
 
 

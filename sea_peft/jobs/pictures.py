@@ -52,7 +52,7 @@ class LostLabel:
     case: Case
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Revisited:
     """A finished run with its adapter and its best, median and worst test case (fewer where there are fewer cases) at hand again.
 
@@ -79,7 +79,7 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
         DataError: the data, or one of those cases, are no longer where the run found them.
         WeightsError, DeviceError: the adapter cannot be used on this machine.
     """
-    config, history = folder.read_config(), History.of(read_trace(folder.trace))
+    config, history = folder.read_config(), History(read_trace(folder.trace))
     folder.read_result()  # says how to go on where there is none
     predictor = Predictor(folder.path, typed, device, "adapted", verb="report")
     network = use or predictor.config.recommended.network
@@ -111,7 +111,14 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
         LostLabel(label, drop, found(_lost_most(arms, label)))
         for label, drop in (labels_lost(history).items() if arms else ())
     ]
-    return Revisited(predictor, network, dataset.channels, tuple(shown), len(scored), tuple(lost))
+    return Revisited(
+        predictor=predictor,
+        network=network,
+        channels=dataset.channels,
+        shown=tuple(shown),
+        of=len(scored),
+        lost=tuple(lost),
+    )
 
 
 def _lost_most(arms: Mapping[str, Scored], label: str) -> str:

@@ -37,7 +37,7 @@ _LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what mark
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaseStatus:
     """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
     `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted."""
@@ -52,7 +52,7 @@ class CaseStatus:
     network: str = "adapted"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Files:
     """Where one case's results go. Names come from the case; folders in a case's name do not."""
 
@@ -71,11 +71,13 @@ class _Files:
         name = re.sub(r"[/\\\0]", "_", case.id)
         wanted = labels if probabilities else ()
         return cls(
-            out / f"{name}{suffix}",
-            out / f"{name}.json",
-            out / f"{name}.png" if preview else None,
-            out / f"{name}.dcm" if dicom_seg else None,
-            {label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()},
+            mask=out / f"{name}{suffix}",
+            sidecar=out / f"{name}.json",
+            preview=out / f"{name}.png" if preview else None,
+            segmentation=out / f"{name}.dcm" if dicom_seg else None,
+            probabilities={
+                label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()
+            },
         )
 
     @property
@@ -176,9 +178,20 @@ def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress:
         volumes, notes = _write_case(predictor, case, files, progress)
     except Exception as error:
         seconds, why = round(time.monotonic() - began, 3), reason(error)
-        return CaseStatus(case.id, "failed", None, {}, seconds, why, network=predictor.network)
+        return CaseStatus(
+            case=case.id, status="failed", mask=None, volumes={}, seconds=seconds, error=why, network=predictor.network
+        )
     seconds = round(time.monotonic() - began, 3)
-    return CaseStatus(case.id, "done", files.mask.name, volumes, seconds, None, notes, predictor.network)
+    return CaseStatus(
+        case=case.id,
+        status="done",
+        mask=files.mask.name,
+        volumes=volumes,
+        seconds=seconds,
+        error=None,
+        warnings=notes,
+        network=predictor.network,
+    )
 
 
 def _write_case(

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from sea_peft import __version__, documents
 from sea_peft.artefacts import run_folder as files
-from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, DiceSummary, Recommendation
+from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommendation
 from sea_peft.artefacts.atomic import PRIVATE, write_text
-from sea_peft.artefacts.record import BackboneIdentity, HeadShape
+from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import Case
@@ -63,7 +63,7 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) ->
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
             for u in units
         ],
-        dice=DiceSummary(unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted),
+        dice=ArmDice(unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted),
         recommended=result.recommended,
         policy=setup.options.policy,
         seed=setup.options.seed,
@@ -183,14 +183,14 @@ def run_started(setup: Setup) -> RunStarted:
     """The first event: what is on offer under which budget, the settings, and the hashed cases by role."""
     own = setup.policy.settings
     return RunStarted(
-        setup.options.policy,
-        setup.options.seed,
-        setup.space.limit,
-        setup.space.head,
-        setup.backbone.pretrained.parameters,
-        [Candidate.of(unit) for unit in setup.space.units],
-        as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
-        {role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
+        policy=setup.options.policy,
+        seed=setup.options.seed,
+        limit=setup.space.limit,
+        head=setup.space.head,
+        backbone_parameters=setup.backbone.pretrained.parameters,
+        units=[Candidate.of(unit) for unit in setup.space.units],
+        settings=as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
+        split={role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
     )
 
 
@@ -219,18 +219,11 @@ def run_result(
             per_case=adapted.per_case if adapted else {},
         ),
         test=setup.tested_on,
-        held_out=files.HeldOut(**_means(reached.held_out)) if reached.held_out else None,
+        held_out=ArmDice(**_means(reached.held_out)) if reached.held_out else None,
         recommended=Recommendation.model_validate(asdict(reached.recommended)),
         sensitivity=dict(reached.rates["sensitivity"]),
         specificity=dict(reached.rates["specificity"]),
-        seconds=files.Seconds(
-            total=total,
-            train=outcome.seconds.train,
-            audit=outcome.seconds.audit,
-            allocate=outcome.seconds.allocate,
-            data=seconds["data"],
-            test=seconds["test"],
-        ),
+        seconds=files.Seconds(total=total, data=seconds["data"], test=seconds["test"], **outcome.seconds),
         audit=files.AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
         peak_memory_bytes=peak_memory(),
         device=str(setup.device),

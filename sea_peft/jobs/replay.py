@@ -20,7 +20,7 @@ from sea_peft.loop.rows import Ablation, Candidate
 from sea_peft.loop.space import Space
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Replayed:
     """One allocation decided again. `active_differs`, `probes_differ`: units that only the trace (`-unit`) or only the replay (`+unit`)
     has on or on trial. `ranks_differ`: units that the ranking before it puts elsewhere or scores differently. `gap`: by which
@@ -46,7 +46,7 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
     Raises:
         UsageError: the trace is empty, or its policy or its settings are not known to this version.
     """
-    started = History.of(events).started
+    started = History(events).started
     policy = _policy(started)
     replayed: list[Replayed] = []
     ranked: tuple[str, ...] = ()
@@ -65,7 +65,17 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
         elif isinstance(event, Allocated):
             found = policy.final() if event.final else policy.allocate(event.cycle)
             active, probes = _differences(event.active, found.active), _differences(event.probes, found.probes)
-            replayed.append(Replayed(event.cycle, event.final, len(event.active), active, probes, ranked, _gap(found)))
+            replayed.append(
+                Replayed(
+                    cycle=event.cycle,
+                    final=event.final,
+                    units_on=len(event.active),
+                    active_differs=active,
+                    probes_differ=probes,
+                    ranks_differ=ranked,
+                    gap=_gap(found),
+                )
+            )
             ranked = ()
     return replayed
 
@@ -90,8 +100,16 @@ def _gap(found: Allocation) -> float:
 
 def _unit(row: Candidate) -> Unit:
     """A unit from its row in the trace; channels and strides, which no policy looks at, are not kept there."""
-    site = Site(row.site, row.kind, 0, 0, (1.0, 1.0, 1.0), row.stage, row.order)
-    return Unit(row.family, row.level, row.placement, site, row.cost)
+    site = Site(
+        path=row.site,
+        kind=row.kind,
+        in_channels=0,
+        out_channels=0,
+        stride=(1.0, 1.0, 1.0),
+        stage=row.stage,
+        order=row.order,
+    )
+    return Unit(family=row.family, level=row.level, placement=row.placement, site=site, cost=row.cost)
 
 
 def _differences(then: Sequence[str], again: Sequence[str]) -> tuple[str, ...]:

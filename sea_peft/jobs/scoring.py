@@ -29,7 +29,7 @@ PerCase = dict[str, dict[str, float]]
 
 
 @dataclasses.dataclass
-class Scores:
+class ArmScores:
     """What was measured so far, by hashed case and label: `dice` of every arm, and the adapted arm's `sensitivity` and `specificity` in
     `rates`. `seconds`: by arm."""
 
@@ -59,7 +59,7 @@ def score(
     adapted: bool,
     folder: Path,
     told: Callable[[int, int], None],
-) -> Scores:
+) -> ArmScores:
     """Dice of the arms on every case, on the case's own grid, and the adapted arm's error rates.
 
     Args:
@@ -72,7 +72,7 @@ def score(
     """
     model, labels = setup.model, setup.dataset.labels
     with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
-    scores = Scores()
+    scores = ArmScores()
     model.eval()
     for done, case in enumerate(cases, start=1):
         scan = prepare(case, setup.recipe, setup.dataset.channels)
@@ -100,7 +100,7 @@ def score(
     return scores
 
 
-def scored(setup: Setup, scores: Scores, on: str = "test") -> dict[str, events.Scored]:
+def scored(setup: Setup, scores: ArmScores, on: str = "test") -> dict[str, events.Scored]:
     """The event of every arm, in the order of `ARMS`. A label that the backbone has no output for was not predicted by it at all, rather
     than with some Dice; its mean counts it as what it is, about 0."""
     made = {}
@@ -111,7 +111,7 @@ def scored(setup: Setup, scores: Scores, on: str = "test") -> dict[str, events.S
             per_label = _without(per_label, setup.new_labels)
             per_case = {case: _without(dice, setup.new_labels) for case, dice in per_case.items()}
         dice, seconds = mean if per_label else None, round(scores.seconds[arm], 3)
-        made[arm] = events.Scored(arm, dice, per_label, per_case, seconds, on)
+        made[arm] = events.Scored(arm=arm, dice=dice, per_label=per_label, per_case=per_case, seconds=seconds, on=on)
     return made
 
 

@@ -100,7 +100,7 @@ class Begun:
     command: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Setup:
     """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `policy`: as
     it is before a run. `digest`: of the data, the `salt` that case ids are hashed with. `warnings`: sentences for the user."""
@@ -270,8 +270,21 @@ def prepare_run(
     # a fixed topology of which nothing fits is refused here
     policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles)
     setup = Setup(
-        options, profile, backbone, dataset, parts, digest, recipe, rows, model, space, settings, policy, device, tuple(warnings)
-    )  # fmt: skip
+        options=options,
+        profile=profile,
+        backbone=backbone,
+        dataset=dataset,
+        split=parts,
+        digest=digest,
+        recipe=recipe,
+        rows=rows,
+        model=model,
+        space=space,
+        settings=settings,
+        policy=policy,
+        device=device,
+        warnings=tuple(warnings),
+    )
     if options.time_limit is None:
         return setup
     # the head alone trains as long as the policy, and a simple topology through the search, which is half of that

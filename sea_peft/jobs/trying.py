@@ -33,7 +33,7 @@ _MOST_CODES = 64
 Codes = Mapping[str, tuple[int, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Tried:
     """What came of it. `volumes`: millilitres by label. `dice`: by label, of those that the mask has. `codes`: the mask's codes for these.
     `named`: whether the user said so; else they are those that overlap most. `own`: how the card reads the scan. `better`: readings
@@ -134,9 +134,19 @@ def try_backbone(
             better = tuple(reading for reading in search.best(progress) if reading.dice > mean + _CLEARLY)
             looked_at = search.looked_at
     return Tried(
-        card.name, case.id, mask_file, picture, volumes, dice, taken, codes is not None, own, better, looked_at,
-        time.monotonic() - began,
-    )  # fmt: skip
+        weights=card.name,
+        case=case.id,
+        mask=mask_file,
+        picture=picture,
+        volumes=volumes,
+        dice=dice,
+        codes=taken,
+        named=codes is not None,
+        own=own,
+        better=better,
+        looked_at=looked_at,
+        seconds=time.monotonic() - began,
+    )
 
 
 def _wanted(case: FileCase, channel: str, label: Path, labels: Sequence[str], codes: Codes | None) -> Wanted:

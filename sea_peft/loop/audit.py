@@ -19,7 +19,7 @@ from sea_peft.loop.utility import is_decided
 SOFT, HARD = "soft", "hard"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditResult:
     """`dice_on`: mean Dice of the audited kind with every gate as it is; `hard_dice`: the same as hard Dice. `patches`: that there are;
     `forwards`: patch forwards done, the reference pass included."""
@@ -153,11 +153,11 @@ class Auditor:
             self.model.train(was_training)
         rows = tuple(_ablation(unit, values) for unit, values in deltas.items())
         return AuditResult(
-            float(torch.cat(on).mean()),
-            float(torch.cat(hard).mean()),
-            rows,
-            self.patches,
-            self.patches + sum(r.patches for r in rows),
+            dice_on=float(torch.cat(on).mean()),
+            hard_dice=float(torch.cat(hard).mean()),
+            rows=rows,
+            patches=self.patches,
+            forwards=self.patches + sum(r.patches for r in rows),
         )
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import time
@@ -16,7 +15,7 @@ from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.comparison import compare
-from sea_peft.loop.outcome import Baseline, Outcome, Seconds
+from sea_peft.loop.outcome import Baseline, Outcome
 from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.space import Space
@@ -63,7 +62,7 @@ class Controller:
         batch = 1 if mixes_its_batch(model.backbone) else 2
         self.auditor = Auditor(model, images, labels, batch, dice=settings.audit_dice)
         self._started = time.monotonic()
-        self.seconds = Seconds()
+        self.seconds = {"train": 0.0, "audit": 0.0, "allocate": 0.0}
         # what a checkpoint holds, beside tensors and the policy's own state
         self._phase, self._cycle, self._step = "warmup", 0, 0
         self._refitted = self._refit = 0  # not step − (steps − refit): a time limit ends the search early
@@ -76,7 +75,9 @@ class Controller:
         """From wherever it stands to the end of the search: the final set is chosen, and not yet refitted."""
         warmup, cycles, _ = self.settings.plan()
         if self._phase == "warmup":
-            self._train("warmup", -1, Allocation(()), self._search_crops, warmup, lambda i: warm_up(i, warmup // 2))
+            self._train(
+                "warmup", -1, Allocation(active=()), self._search_crops, warmup, lambda i: warm_up(i, warmup // 2)
+            )
             self._enter("search")
         while self._phase == "search" and self._cycle < len(cycles) and not self._out_of_time():
             self._search_cycle(cycles[self._cycle], first=self._cycle == 0)
@@ -96,7 +97,7 @@ class Controller:
             schedule = functools.partial(
                 warm_up_cosine, total=self._refit, over=self._refit // 10, start=self._refitted
             )
-            self._train("refit", self._cycle, Allocation(self._chosen), self._refit_crops, count, schedule)
+            self._train("refit", self._cycle, Allocation(active=self._chosen), self._refit_crops, count, schedule)
             self._refitted += count
             self._enter("refit")
         self.model.bank.activate(self._chosen)
@@ -108,7 +109,10 @@ class Controller:
             if whole
             else f"time limit: {self._cycle} of {len(cycles)} cycles, {self._refit} of {refit} steps of the refit"
         )
-        return Outcome(self._chosen, used, self._patches, self._naive_patches, self.seconds, reason)
+        return Outcome(
+            active=self._chosen, used=used, patches=self._patches, naive_patches=self._naive_patches,
+            seconds=self.seconds, reason=reason,
+        )  # fmt: skip
 
     def as_baseline(self) -> Baseline:
         """What the search has led to, for another policy to be compared with."""
@@ -130,7 +134,7 @@ class Controller:
             "patches": self._patches,
             "naive_patches": self._naive_patches,
             "elapsed": time.monotonic() - self._started,
-            "seconds": dataclasses.asdict(self.seconds),
+            "seconds": dict(self.seconds),
             "policy": self.policy.state_dict(),
             "adapters": bank.state_dict(bank.built),
             "head": {name: tensor.detach().cpu().clone() for name, tensor in self.model.head.state_dict().items()},
@@ -145,7 +149,7 @@ class Controller:
         self._measured = set(state["measured"])
         self._patches, self._naive_patches = state["patches"], state["naive_patches"]
         self._started = time.monotonic() - state["elapsed"]
-        self.seconds = Seconds(**state["seconds"])
+        self.seconds = dict(state["seconds"])
         self.policy.load_state_dict(state["policy"])
         self.model.bank.load_state_dict(state["adapters"])
         self.model.bank.activate(state["open"])
@@ -182,14 +186,14 @@ class Controller:
         rows = list(result.rows)
         self.callback(
             events.Audited(
-                cycle,
-                result.dice_on,
-                result.hard_dice,
-                rows,
-                patches,
-                naive,
-                self.independent,
-                self._spent("audit", began),
+                cycle=cycle,
+                dice_on=result.dice_on,
+                hard_dice=result.hard_dice,
+                rows=rows,
+                patches=patches,
+                naive_patches=naive,
+                independent=self.independent,
+                seconds=self._spent("audit", began),
             )
         )
         self.callback(events.Ranked(cycle, self.policy.audited(cycle, rows)))
@@ -232,14 +236,14 @@ class Controller:
         self._step += count
         self.callback(
             events.Searched(
-                cycle,
-                phase,
-                first,
-                self._step,
-                0.0 if math.isnan(loss) else loss,
-                list(allocation.active),
-                list(allocation.probes),
-                self._spent("train", began),
+                cycle=cycle,
+                phase=phase,
+                first_step=first,
+                last_step=self._step,
+                loss=0.0 if math.isnan(loss) else loss,
+                active=list(allocation.active),
+                probes=list(allocation.probes),
+                seconds=self._spent("train", began),
             )
         )
 
@@ -249,20 +253,20 @@ class Controller:
         self._previous = allocation.active
         self.callback(
             events.Allocated(
-                cycle,
-                list(allocation.active),
-                list(allocation.probes),
-                used,
-                self.space.limit,
-                self.space.head,
-                allocation.value,
-                changes,
-                len(self._measured) / max(1, len(self.space.units)),
-                list(allocation.decisions),
-                final,
-                self._spent("allocate", began),
-                len(self.policy.trial),
-                len(set(self.policy.trial) - self._measured),
+                cycle=cycle,
+                active=list(allocation.active),
+                probes=list(allocation.probes),
+                used=used,
+                limit=self.space.limit,
+                head=self.space.head,
+                value=allocation.value,
+                changes=changes,
+                coverage=len(self._measured) / max(1, len(self.space.units)),
+                decisions=list(allocation.decisions),
+                final=final,
+                seconds=self._spent("allocate", began),
+                trial=len(self.policy.trial),
+                debt=len(set(self.policy.trial) - self._measured),
             )
         )
 
@@ -283,7 +287,7 @@ class Controller:
         planned, limit = self.settings.plan()[2], self.settings.time_limit
         if limit is None:
             return planned
-        pace = self.seconds.train / max(1, self._step)
+        pace = self.seconds["train"] / max(1, self._step)
         left = limit - (time.monotonic() - self._started)
         return max(1, min(planned, int(left / pace) if pace > 0 else planned))
 
@@ -294,5 +298,5 @@ class Controller:
 
     def _spent(self, what: str, began: float) -> float:
         spent = time.monotonic() - began
-        setattr(self.seconds, what, getattr(self.seconds, what) + spent)
+        self.seconds[what] += spent
         return round(spent, 3)

@@ -59,7 +59,7 @@ class Event:
         return {"event": self.kind, **dataclasses.asdict(self)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """First event: what is on offer and under which rules. `split`: hashed case ids per role."""
 
@@ -84,7 +84,7 @@ class TrainingStep(Event):
     loss: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Searched(Event):
     """The training part of one cycle: which units were trained, from step to step, and the mean loss."""
 
@@ -107,7 +107,7 @@ class SaliencyMeasured(Event):
     seconds: Duration
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Audited(Event):
     """One audit. `dice_on`: mean Dice with every gate as it is. `hard_dice`: hard Dice with every gate as it is."""
 
@@ -129,7 +129,7 @@ class Ranked(Event):
     rows: list[Ranking]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Allocated(Event):
     """One allocation. `value`: the knapsack's objective. `coverage`: share of the units on offer
     that were measured so far. `trial`: units that the cycles together can try; `debt`: those of them that were not measured yet."""
@@ -161,7 +161,7 @@ class Compared(Event):
     per_patch: dict[Name, list[Dice]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scored(Event):
     """Score of one arm (unadapted, head_only, adapted) on whole scans. `per_case`: hashed id → label → Dice; `dice` is null when the arm
     cannot predict the labels. `on`: the test cases ("test"); the shots, each by what was fitted without it ("cv"); the scans held out while
@@ -175,7 +175,7 @@ class Scored(Event):
     on: _ScoredOn = "test"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Folded(Event):
     """One part of leave-one-out: everything searched and fitted without one of the shots, and scored on it. `split`: hashed ids of the scans
     that were trained on (support), audited on and scored (test). `active`, `used`: of the adapter. `dice`: arm → label → Dice of the scored

@@ -95,12 +95,12 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         return Decision(unit, "refuse", own, f"{said}: {why_not(unit)}")
 
     return Allocation(
-        space.in_order(found.chosen),
-        (),
-        tuple(decided(unit) for unit in units),
-        found.value,
-        tuple(items),
-        space.capacity,
+        active=space.in_order(found.chosen),
+        probes=(),
+        decisions=tuple(decided(unit) for unit in units),
+        value=found.value,
+        items=tuple(items),
+        capacity=space.capacity,
     )
 
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 
-@dataclasses.dataclass
-class Seconds:
-    """Where the time went."""
-
-    train: float = 0.0
-    audit: float = 0.0
-    allocate: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open. `reason`: why it ended."""
+    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open. `seconds`: spent on `train`, `audit` and
+    `allocate`. `reason`: why it ended."""
 
     active: tuple[str, ...]
     used: int
     patches: int
     naive_patches: int
-    seconds: Seconds
+    seconds: Mapping[str, float]
     reason: str
 
 

@@ -11,7 +11,7 @@ from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Allocation:
     """The active set and the probes. `value`: the knapsack's objective; `items`, `capacity`: what it chose from, and how much of it."""
 

@@ -18,7 +18,7 @@ from sea_peft.phantom.tissues import ORALLY_FILLED, PORTAL_VENOUS, UNENHANCED
 _WATER = 0.02  # attenuation of water in 1/mm at the mean energy of a 120 kVp beam
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CT:
     """Computed tomography.
 

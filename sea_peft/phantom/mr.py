@@ -14,7 +14,7 @@ from sea_peft.phantom.sampling import Grid, Layer, compose
 from sea_peft.phantom.shapes import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MR:
     """A scanner with its protocol. Images are scaled so that `reference` has a signal of 100, then by the receiver gain.
 

@@ -28,7 +28,7 @@ STRUCTURES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Build:
     """What kind of patient is drawn. Lengths in mm, ranges are uniform."""
 
@@ -58,7 +58,7 @@ class Waves:
     weights: NDArray[np.float64]  # [n]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Anatomy:
     """One patient: pose and deformation of the whole, bumps of the surfaces, and the parts in painting order."""
 

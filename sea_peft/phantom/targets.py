@@ -37,7 +37,7 @@ ABDOMEN = Region(draw_abdomen, STRUCTURES)
 HEAD = Region(draw_brain, TUMOUR, weights="phantom_brain_unet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """A world of cases: who is scanned, how, and what is labelled."""
 
@@ -55,7 +55,9 @@ class Target:
         return {label: 1 + self.region.structures.index(label) for label in self.labels}
 
 
-SOURCE = Target("source", "contrast-enhanced CT in the portal venous phase at full dose: what the weights know")
+SOURCE = Target(
+    name="source", reason="contrast-enhanced CT in the portal venous phase at full dose: what the weights know"
+)
 
 
 def _four_sequences(t1: SpinEcho, t2: SpinEcho, flair: SpinEcho) -> dict[str, Sequence]:
@@ -75,21 +77,21 @@ _MR_AT_3_T = MR(
     stripped=True,
 )
 BRAIN_SOURCE = Target(
-    "brain-source",
-    "glioma in four sequences at 3 T: what the brain weights know",
-    _MR_AT_3_T,
-    Build(scale=(0.94, 1.06), lesion_radius=(12.0, 24.0)),
-    TUMOUR,
-    Grid(spacing=(3.0, 3.0, 3.0)),
-    HEAD,
+    name="brain-source",
+    reason="glioma in four sequences at 3 T: what the brain weights know",
+    acquisition=_MR_AT_3_T,
+    build=Build(scale=(0.94, 1.06), lesion_radius=(12.0, 24.0)),
+    labels=TUMOUR,
+    grid=Grid(spacing=(3.0, 3.0, 3.0)),
+    region=HEAD,
 )
 SOURCES: Mapping[str, Target] = MappingProxyType({source.name: source for source in (SOURCE, BRAIN_SOURCE)})
 
 _TARGETS = (
     Target(
-        "low-dose-ct",
-        "another scanner and protocol: low dose, thick slices, contrast medium drunk and not injected",
-        CT(
+        name="low-dose-ct",
+        reason="another scanner and protocol: low dose, thick slices, contrast medium drunk and not injected",
+        acquisition=CT(
             enhancement=0.0,
             oral_contrast=200.0,
             noise=28.0,
@@ -102,9 +104,9 @@ _TARGETS = (
         ),
     ),
     Target(
-        "sharp-kernel-metal",
-        "another reconstruction: thin slices of a bone kernel with their noise, and streaks from spinal screws",
-        CT(
+        name="sharp-kernel-metal",
+        reason="another reconstruction: thin slices of a bone kernel with their noise, and streaks from spinal screws",
+        acquisition=CT(
             noise=110.0,  # of voxels that are sampled from thin slices, not averaged over 5 mm
             noise_blur=0.5,
             resolution=1.5,
@@ -112,13 +114,13 @@ _TARGETS = (
             sharpening=2.5,
             metal_streaks=500.0,
         ),
-        Build(spinal_screws=True),
+        build=Build(spinal_screws=True),
     ),
     Target(
-        "paediatric-ct",
-        "other patients: small children, with large liver and kidneys and little fat, at 80 kVp",
-        CT(enhancement=1.5, noise=14.0),
-        Build(
+        name="paediatric-ct",
+        reason="other patients: small children, with large liver and kidneys and little fat, at 80 kVp",
+        acquisition=CT(enhancement=1.5, noise=14.0),
+        build=Build(
             scale=(0.50, 0.64),
             fat=(3.0, 8.0),
             organ_scale=(
@@ -132,21 +134,21 @@ _TARGETS = (
         grid=Grid(shape=(48, 48, 32)),
     ),
     Target(
-        "mr-t1",
-        "another modality: fat-suppressed T1-weighted MR, with coil shading and Rician noise",
-        MR(),
+        name="mr-t1",
+        reason="another modality: fat-suppressed T1-weighted MR, with coil shading and Rician noise",
+        acquisition=MR(),
     ),
     Target(
-        "novel-organs",
-        "other labels: structures that the weights know only as background, on the scanner they know",
+        name="novel-organs",
+        reason="other labels: structures that the weights know only as background, on the scanner they know",
         build=Build(organ_scale=(("gallbladder", 1.2), ("duodenum", 1.1))),  # fasting, so both are full
         labels=NOVEL,
     ),
     Target(
-        "small-lesions",
-        "another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
-        CT(phase=LATE_ARTERIAL | HYPERVASCULAR),
-        Build(lesions=(4, 7), lesion_radius=(10.0, 15.0)),
+        name="small-lesions",
+        reason="another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
+        acquisition=CT(phase=LATE_ARTERIAL | HYPERVASCULAR),
+        build=Build(lesions=(4, 7), lesion_radius=(10.0, 15.0)),
         labels=("liver_lesion",),
     ),
     replace(

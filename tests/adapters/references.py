@@ -42,7 +42,15 @@ def site_at(module: nn.Module, x: torch.Tensor) -> Site:
     kind, y = module_kind(module), module(x)
     channels = -1 if isinstance(module, nn.Linear | nn.LayerNorm) else 1
     stride = tuple(a / b for a, b in zip(x.shape[2:], y.shape[2:], strict=True)) if x.ndim == 5 else (1.0, 1.0, 1.0)
-    return Site("it", kind, x.shape[channels], y.shape[channels], stride, "encoder", 0)
+    return Site(
+        path="it",
+        kind=kind,
+        in_channels=x.shape[channels],
+        out_channels=y.shape[channels],
+        stride=stride,
+        stage="encoder",
+        order=0,
+    )
 
 
 def prepared(module: nn.Module) -> nn.Module:

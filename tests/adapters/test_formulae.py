@@ -70,7 +70,15 @@ class Attention(nn.Module):
 
 
 def _block(channels_in: int, channels_out: int, stride: float = 1.0) -> Site:
-    return Site("it", "block", channels_in, channels_out, (stride,) * 3, "encoder", 0)
+    return Site(
+        path="it",
+        kind="block",
+        in_channels=channels_in,
+        out_channels=channels_out,
+        stride=(stride,) * 3,
+        stage="encoder",
+        order=0,
+    )
 
 
 def _of(family: str, site: Site, module: nn.Module, level: int, placement: str = "") -> Adapter:

@@ -54,7 +54,7 @@ def test_lora_from_weights_starts_from_the_principal_components_of_the_filters()
 def test_lora_of_half_the_width_has_the_rank_of_half_the_outputs(width, rank):
     module, x = prepared(nn.ConvTranspose3d(width, width, 2, stride=2)), random((2, width, 3, 3, 3), seed=1)
     assert adapter_at("lora_half", module, x).up.shape == (width, rank)
-    assert "-" not in Unit("lora_half", 0, "", site_at(module, x), 0).id
+    assert "-" not in Unit(family="lora_half", level=0, placement="", site=site_at(module, x), cost=0).id
 
 
 def test_lora_costs_what_hf_peft_trains():

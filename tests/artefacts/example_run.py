@@ -110,8 +110,19 @@ class _Run:
         roles = {"support": self.shots - audit, "audit": audit, "test": 8}
         split = {role: [hashed(f"{role}{i}") for i in range(n)] for role, n in roles.items()}
         settings = {"loop": {"steps": 90, "warmup_share": 0.08}, "policy": {"utility": {"decay": 0.93}}}
-        yield ev.RunStarted("sea", self.seed, self.limit, HEAD, BACKBONE, self.units, settings, split)
-        yield ev.Searched(-1, "warmup", 0, 7, 0.9, [], [], 1.0)
+        yield ev.RunStarted(
+            policy="sea",
+            seed=self.seed,
+            limit=self.limit,
+            head=HEAD,
+            backbone_parameters=BACKBONE,
+            units=self.units,
+            settings=settings,
+            split=split,
+        )
+        yield ev.Searched(
+            cycle=-1, phase="warmup", first_step=0, last_step=7, loss=0.9, active=[], probes=[], seconds=1.0
+        )
         yield ev.SaliencyMeasured(0, {unit: rng.random() * 1e-3 for unit in cost}, 0.2)
         for cycle in range(self.cycles):
             yield (allocated := self.allocate(cycle, final=False))
@@ -119,7 +130,16 @@ class _Run:
                 yield ev.TrainingStep("search", 7 + 20 * cycle + step, 90, 0.5)
             first, loss = 7 + 20 * cycle, 0.8 * 0.7**cycle
             on = sorted(allocated.active + allocated.probes)
-            yield ev.Searched(cycle, "search", first, first + 20, loss, allocated.active, allocated.probes, 2.5)
+            yield ev.Searched(
+                cycle=cycle,
+                phase="search",
+                first_step=first,
+                last_step=first + 20,
+                loss=loss,
+                active=allocated.active,
+                probes=allocated.probes,
+                seconds=2.5,
+            )
             rows = [
                 Ablation(
                     unit=u,
@@ -131,12 +151,30 @@ class _Run:
                 for u in on
             ]
             dice, naive = 0.6 + 0.2 * (1 - 0.5**cycle), 8 * (len(cost) + 1)
-            yield ev.Audited(cycle, dice, dice + 0.02, rows, 8 * (len(on) + 1), naive, bool(audit), 0.7)
+            yield ev.Audited(
+                cycle=cycle,
+                dice_on=dice,
+                hard_dice=dice + 0.02,
+                rows=rows,
+                patches=8 * (len(on) + 1),
+                naive_patches=naive,
+                independent=bool(audit),
+                seconds=0.7,
+            )
             yield ev.Ranked(cycle, [self.rank(row, cycle) for row in rows])
         yield (allocated := self.allocate(self.cycles, final=True))
         yield ev.Compared({"unadapted": 0.6, "sea": 0.8}, "sea", "hard Dice on the audit patches")
         for first, last in ((67, 80), (80, 90)):
-            yield ev.Searched(self.cycles, "refit", first, last, 20 / last, allocated.active, [], 3.0)
+            yield ev.Searched(
+                cycle=self.cycles,
+                phase="refit",
+                first_step=first,
+                last_step=last,
+                loss=20 / last,
+                active=allocated.active,
+                probes=[],
+                seconds=3.0,
+            )
         for arm, mean in (("unadapted", unadapted), ("head_only", 0.66), ("adapted", adapted)):
             yield self.scored(arm, mean, split["test"])
         used = HEAD + sum(cost[u] for u in allocated.active)
@@ -166,8 +204,8 @@ class _Run:
         value = sum(self.ema[u] for u in chosen)
         coverage = len(self.ema) / len(self.cost)
         return ev.Allocated(
-            cycle, self.active, probes, used, self.limit, HEAD, value, changes, coverage,
-            decisions, final, 0.01,
+            cycle=cycle, active=self.active, probes=probes, used=used, limit=self.limit, head=HEAD, value=value, changes=changes, coverage=coverage,
+            decisions=decisions, final=final, seconds=0.01,
         )  # fmt: skip
 
     def decide(self, unit: str, decision: str, reason: str) -> Decision:
@@ -186,11 +224,11 @@ class _Run:
 
     def scored(self, arm: str, mean: float | None, cases: list[str]) -> ev.Scored:
         if mean is None:
-            return ev.Scored(arm, None, {}, {}, 1.0)
+            return ev.Scored(arm=arm, dice=None, per_label={}, per_case={}, seconds=1.0)
         per_case = {case: {"liver": mean + 0.05 + self.rng.gauss(0, 0.01), "spleen": mean - 0.05} for case in cases}
         liver = sum(row["liver"] for row in per_case.values()) / len(cases)
         per_label = {"liver": liver, "spleen": mean - 0.05}
-        return ev.Scored(arm, (liver + mean - 0.05) / 2, per_label, per_case, 1.5)
+        return ev.Scored(arm=arm, dice=(liver + mean - 0.05) / 2, per_label=per_label, per_case=per_case, seconds=1.5)
 
 
 def make_result(events: list[Event], run: str = "runs/x", mlflow_run_id: str | None = None) -> Result:

@@ -40,19 +40,19 @@ RUNS = {
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_every_figure_draws_at_every_stage_of_a_run(name, run):
-    image = imread(io.BytesIO(png(figures.FIGURES[name](History.of(RUNS[run])), dpi=40)))
+    image = imread(io.BytesIO(png(figures.FIGURES[name](History(RUNS[run])), dpi=40)))
     assert image.shape[0] > 60
     assert np.ptp(image) > 0.5
 
 
 def test_same_events_same_bytes():
     for make in figures.FIGURES.values():
-        one, two = (make(History.of(make_events())) for _ in range(2))
+        one, two = (make(History(make_events())) for _ in range(2))
         assert svg(one) == svg(two)
 
 
 def test_ledger_stacks_to_the_parameters_used():
-    history = History.of(make_events())
+    history = History(make_events())
     (axes,) = figures.budget_ledger(history).axes
     tops: dict[float, float] = {}
     for bar in axes.patches:
@@ -61,14 +61,14 @@ def test_ledger_stacks_to_the_parameters_used():
 
 
 def test_heat_map_shows_active_and_probed_sites_of_every_cycle():
-    history = History.of(make_events())
+    history = History(make_events())
     axes = figures.active_sites(history).axes[0]
     cells = sum(len(allocated.active) + len(allocated.probes) for allocated in history.allocations)
     assert len(axes.patches) == cells
 
 
 def test_cut_off_line_passes_under_every_chosen_unit():
-    history = History.of(make_events(cycles=6))
+    history = History(make_events(cycles=6))
     axes = figures.utility_against_cost(history).axes[0]
     (line,) = (line for line in axes.lines if str(line.get_label()).startswith("cut-off"))
     ratio = line.get_ydata()[-1] / line.get_xdata()[-1]
@@ -78,14 +78,14 @@ def test_cut_off_line_passes_under_every_chosen_unit():
 
 
 def test_dice_figure_has_the_lines_to_beat_and_the_three_arms():
-    left, right = figures.dice_over_cycles(History.of(make_events())).axes
+    left, right = figures.dice_over_cycles(History(make_events())).axes
     assert {line.get_label() for line in left.lines} == {"soft Dice (what audits compare)", "hard Dice", "unadapted"}
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["unadapted", "head-only", "adapted"]
 
 
 def test_drawing_has_a_box_for_every_site_in_order():
     events = make_events(sites=40)
-    history = History.of(events)
+    history = History(events)
     boxes = [box for _, blocks in network_drawing(history) for _, boxes in blocks for box in boxes]
     sites = [box.tips[0].split(" (")[0] for box in boxes]
     assert sites == list(history.sites)

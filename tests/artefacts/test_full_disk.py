@@ -9,7 +9,7 @@ import torch
 from disks import FILLER, Disk
 from example_run import make_config
 
-from sea_peft.artefacts.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sea_peft.artefacts.checkpoint import RunState, load_checkpoint, save_checkpoint
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.data.planes import Planes
@@ -41,7 +41,7 @@ def test_a_trace_takes_back_what_did_not_fit_and_goes_on(disk: Disk, events):
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk: Disk):
     folder = disk.path / "checkpoint"
-    first = Checkpoint.at_the_start()
+    first = RunState.at_the_start()
     save_checkpoint(folder, first)
     disk.fill(but=8192)
     with pytest.raises(DeviceError, match=rf"state\.pt: {FULL}"):

@@ -14,11 +14,11 @@ from sea_peft.loop import events as ev
 
 
 def points(events):
-    return {(point.key, point.step): point.value for point in metrics(History.of(events), CONFIG)}
+    return {(point.key, point.step): point.value for point in metrics(History(events), CONFIG)}
 
 
 def test_each_point_once_and_the_promised_keys(events):
-    known = metrics(History.of(events), CONFIG)
+    known = metrics(History(events), CONFIG)
     assert len({(point.key, point.step) for point in known}) == len(known)
     keys = {point.key for point in known}
     assert keys >= {
@@ -40,7 +40,7 @@ def test_values_are_those_of_the_events(events):
             assert known["val/dice", event.cycle] == event.dice_on
             assert known["audit/noise", event.cycle] == statistics.median(row.standard_error for row in event.rows)
         elif isinstance(event, ev.Ranked):
-            keys = names_in_keys("unit", History.of(events).units)
+            keys = names_in_keys("unit", History(events).units)
             for row in event.rows:
                 assert known[f"utility/{keys[row.unit]}", event.cycle] == row.ema
 
@@ -72,7 +72,7 @@ def test_an_arm_without_score_has_no_point():
 
 
 def test_params_hold_the_settings_and_no_path(events):
-    told = params(History.of(events), {**CONFIG, "profile": "/home/someone/Jane_Doe.toml"})
+    told = params(History(events), {**CONFIG, "profile": "/home/someone/Jane_Doe.toml"})
     assert told["settings.policy.utility.decay"] == "0.93"
     assert told["shots"] == "5"
     assert told["budget"] == "1%"
@@ -135,7 +135,7 @@ def renamed(events, names):
 @pytest.mark.parametrize("with_config", [True, False])
 def test_labels_never_fall_together_and_params_say_what_numbers_stand_for(events, names, with_config):
     config = {"labels": {name: [n] for n, name in enumerate(names, 1)}} if with_config else {}
-    history = History.of(renamed(events, names))
+    history = History(renamed(events, names))
     known = {point.key: point.value for point in metrics(history, config)}
     told = params(history, config)
     for name, key in names_in_keys("label", names).items():
@@ -145,7 +145,7 @@ def test_labels_never_fall_together_and_params_say_what_numbers_stand_for(events
 
 def test_a_setting_that_a_key_cannot_name_names_itself_in_its_value(events):
     odd = dataclasses.replace(events[0], settings={"a//b": 1, "c": 2})
-    told = params(History.of([odd]), {})
+    told = params(History([odd]), {})
     assert told["settings.c"] == "2"
     assert "settings.a//b: 1" in told.values()
     for key in told:

@@ -42,7 +42,7 @@ def rescored(events, arm, dice):
     """The same run with `arm` scoring `dice` (one per case) on a single label."""
     scores = {case: {"liver": value} for case, value in zip(events[0].split["test"], dice, strict=False)}
     mean = sum(dice) / len(dice)
-    new = ev.Scored(arm, mean, {"liver": mean}, scores, 1.0)
+    new = ev.Scored(arm=arm, dice=mean, per_label={"liver": mean}, per_case=scores, seconds=1.0)
     return [new if isinstance(e, ev.Scored) and e.arm == arm else e for e in events]
 
 
@@ -257,7 +257,7 @@ def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     events = make_events()
     events[0].units[:2] = [dataclasses.replace(row, site="<script>alert(1)</script>") for row in events[0].units[:2]]
     folder = write_run(tmp_path, events)
-    picture = png(figures.budget_ledger(History.of(events)), dpi=40)
+    picture = png(figures.budget_ledger(History(events)), dpi=40)
     page = report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
     seen = Outside()
     seen.feed(page)

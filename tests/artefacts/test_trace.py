@@ -129,13 +129,13 @@ def test_missing_trace_and_foreign_file(tmp_path):
 def test_a_number_json_cannot_hold_is_not_written(tmp_path):
     with TraceWriter(tmp_path / "trace.jsonl") as trace:
         with pytest.raises(ValueError, match="'scored' holds a value that JSON cannot"):
-            trace(Scored("adapted", float("nan"), {}, {}, 0.0))
+            trace(Scored(arm="adapted", dice=float("nan"), per_label={}, per_case={}, seconds=0.0))
         assert trace.count == 0
 
 
 def test_without_times_makes_two_runs_comparable(events):
-    slower = [Scored("adapted", 0.5, {}, {}, 1.0), RunFinished("done", [], 0, "")]
-    faster = [Scored("adapted", 0.5, {}, {}, 0.1), RunFinished("done", [], 0, "")]
+    slower = [Scored(arm="adapted", dice=0.5, per_label={}, per_case={}, seconds=1.0), RunFinished("done", [], 0, "")]
+    faster = [Scored(arm="adapted", dice=0.5, per_label={}, per_case={}, seconds=0.1), RunFinished("done", [], 0, "")]
     assert slower != faster
     assert without_times(slower) == without_times(faster)
     assert without_times(events[:1]) == events[:1]

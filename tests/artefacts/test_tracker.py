@@ -56,7 +56,7 @@ def logged(root: Path, run_id: str) -> dict[tuple[str, int], list[float]]:
 
 
 def expected(events=EVENTS, config=CONFIG) -> dict[tuple[str, int], list[float]]:
-    points = {(p.key, p.step): [pytest.approx(p.value)] for p in metrics(History.of(events), config)}
+    points = {(p.key, p.step): [pytest.approx(p.value)] for p in metrics(History(events), config)}
     return {**points, ("time/run", 0): [40.0], ("memory/peak_bytes", 0): [1.9e9]}
 
 
@@ -85,7 +85,7 @@ def test_the_run_holds_parameters_metrics_and_status(root, run):
     found = store.open_store(root).get_run(run_id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == CONFIG["name"]
-    assert found.data.params == params(History.of(EVENTS), CONFIG)
+    assert found.data.params == params(History(EVENTS), CONFIG)
     assert found.data.tags["mlflow.note.content"].startswith("**The adapter helps")
     assert logged(root, run_id) == expected()
 
@@ -93,7 +93,7 @@ def test_the_run_holds_parameters_metrics_and_status(root, run):
 def test_tables_have_the_form_of_log_table(root, run):
     client = store.open_store(root)
     listed = json.loads(client.get_run(run[1]).data.tags["mlflow.loggedArtifacts"])
-    rows = unit_table(History.of(EVENTS))
+    rows = unit_table(History(EVENTS))
     assert listed == [{"path": "allocation/units.json", "type": "table"}]
     file = root / "mlartifacts" / run[1] / "artifacts/allocation/units.json"
     assert json.loads(file.read_text()) == {"columns": list(UNIT_COLUMNS), "data": rows}
@@ -183,13 +183,9 @@ def test_while_a_run_goes_on_mlflow_is_a_cycle_behind_at_most(root):
     folder = write_run(root, EVENTS[:1])
     last = max(n for n, event in enumerate(EVENTS) if isinstance(event, Allocated) and not event.final)
     mirror = follow(folder, EVENTS[: last + 2])
-    assert logged(root, mirror.run_id).keys() == {
-        (p.key, p.step) for p in metrics(History.of(EVENTS[: last + 1]), CONFIG)
-    }
+    assert logged(root, mirror.run_id).keys() == {(p.key, p.step) for p in metrics(History(EVENTS[: last + 1]), CONFIG)}
     mirror.close("FAILED")
-    assert logged(root, mirror.run_id).keys() == {
-        (p.key, p.step) for p in metrics(History.of(EVENTS[: last + 2]), CONFIG)
-    }
+    assert logged(root, mirror.run_id).keys() == {(p.key, p.step) for p in metrics(History(EVENTS[: last + 2]), CONFIG)}
 
 
 def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
@@ -212,7 +208,7 @@ def test_a_runs_folder_can_be_moved_and_its_artifacts_still_open(root, run, tmp_
     client = MlflowClient(f"sqlite:///{moved}/mlflow.db")  # not relative: MLflow keeps one connection per address
     assert {item.path for item in client.list_artifacts(run_id)} >= {"adapter", "allocation", "figures", "report.md"}
     assert Path(client.download_artifacts(run_id, "report.md")).read_text() == "# report"
-    assert len(client.load_table("1", "allocation/units.json", [run_id])) == len(unit_table(History.of(EVENTS)))
+    assert len(client.load_table("1", "allocation/units.json", [run_id])) == len(unit_table(History(EVENTS)))
     monkeypatch.chdir(tmp_path)
     assert rebuild(run[0], moved) == run_id
     assert not before.exists()
@@ -256,7 +252,7 @@ def test_rebuild_of_a_run_that_was_killed(root):
     folder = write_run(root, EVENTS[:8])
     run_id = rebuild(folder)
     assert store.open_store(root).get_run(run_id).info.status == "KILLED"
-    assert len(logged(root, run_id)) == len(metrics(History.of(EVENTS[:8]), CONFIG))
+    assert len(logged(root, run_id)) == len(metrics(History(EVENTS[:8]), CONFIG))
 
 
 def test_the_command_rebuilds_a_run_that_the_store_lost(tmp_path, capsys):

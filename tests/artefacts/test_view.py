@@ -62,7 +62,7 @@ def test_a_run_that_has_only_begun(events):
 
 
 def test_unit_table_has_one_row_per_unit_and_cycle_newest_first(events):
-    table = [dict(zip(UNIT_COLUMNS, row, strict=True)) for row in unit_table(History.of(events))]
+    table = [dict(zip(UNIT_COLUMNS, row, strict=True)) for row in unit_table(History(events))]
     assert UNIT_COLUMNS[:6] == ("unit", "decision", "utility", "±", "cost", "reason")
     keys = [(row["cycle"], row["unit"]) for row in table]
     assert len(set(keys)) == len(keys)

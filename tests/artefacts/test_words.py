@@ -88,4 +88,4 @@ def test_reports_and_figures_of_a_run_with_such_names(name, tmp_path):
     assert not COMMANDS.search(page.replace("\n", "").replace("\t", ""))
     assert "<img src=http" not in page
     for figure in figures.FIGURES.values():
-        assert plots.png(figure(History.of(events))).startswith(b"\x89PNG")
+        assert plots.png(figure(History(events))).startswith(b"\x89PNG")

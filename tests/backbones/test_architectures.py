@@ -193,7 +193,16 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_get_it():
     assert not needs.installed
     with pytest.raises(UsageError, match="install it with `pip install --no-deps no-such-package`"):
         needs.require("toynet")
-    arch = Architecture("toynet", lambda: nn.Identity(), 1, 1, "no paper", "none", {}, needs=needs)
+    arch = Architecture(
+        name="toynet",
+        build=lambda: nn.Identity(),
+        divisor=1,
+        minimum=1,
+        paper="no paper",
+        licence="none",
+        small={},
+        needs=needs,
+    )
     assert not arch.installed
 
 

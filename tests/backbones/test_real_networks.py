@@ -42,7 +42,9 @@ def dice(image: Path, label: Path, codes: dict[str, int]) -> dict[str, float]:
     pretrained = load_pretrained("mine")
     card = pretrained.card
     scan = prepare(
-        FileCase("scan", {card.channels[0]: ImageFile(image)}), Recipe.model_validate(card.recipe), card.channels
+        FileCase(id="scan", images={card.channels[0]: ImageFile(image)}),
+        Recipe.model_validate(card.recipe),
+        card.channels,
     )
     window = SlidingWindow(patch=card.patch, overlap=0.25)
     (output,) = probabilities(pretrained.network, scan, window, torch.device("cpu"))

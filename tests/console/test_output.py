@@ -18,15 +18,28 @@ from sea_peft.console.tables import table
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
 
 EVENTS = [
-    RunStarted("sea", 0, 100, 10, 10_000, [], {}, {}),
+    RunStarted(policy="sea", seed=0, limit=100, head=10, backbone_parameters=10_000, units=[], settings={}, split={}),
     TrainingStep("head_only", 1, 2, 0.5),
     TrainingStep("head_only", 2, 2, 0.4),
     TrainingStep("warmup", 1, 4, 0.5),
-    Searched(-1, "warmup", 0, 1, 0.5, [], [], 1.0),
+    Searched(cycle=-1, phase="warmup", first_step=0, last_step=1, loss=0.5, active=[], probes=[], seconds=1.0),
     TrainingStep("search", 2, 4, 0.5),
-    Searched(0, "search", 1, 2, 0.5, ["a"], ["b"], 1.0),
-    Audited(0, 0.5, 0.6, [], 8, 16, False, 2.0),
-    Allocated(1, ["a"], [], 50, 100, 10, 0.1, 0.1, 0.0, 1, 0.5, [], True, 0.0),
+    Searched(cycle=0, phase="search", first_step=1, last_step=2, loss=0.5, active=["a"], probes=["b"], seconds=1.0),
+    Audited(cycle=0, dice_on=0.5, hard_dice=0.6, rows=[], patches=8, naive_patches=16, independent=False, seconds=2.0),
+    Allocated(
+        cycle=1,
+        active=["a"],
+        probes=[],
+        used=50,
+        limit=100,
+        head=10,
+        value=0.1,
+        changes=1,
+        coverage=0.5,
+        decisions=[],
+        final=True,
+        seconds=0.0,
+    ),
     Compared({"unadapted": 0.5, "sea": 0.6}, "sea", "higher"),
     TrainingStep("refit", 4, 4, 0.2),
     TrainingStep("test", 1, 1, 0.0),
@@ -105,7 +118,20 @@ def test_names_are_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> Non
 def test_units_fit_the_width(width: int) -> None:
     def row(unit: str, reason: str) -> UnitRow:
         return UnitRow(
-            unit, "bottleneck", "s", "lora", 4, 12_345, "active", True, 0.0123, 0.002, 0.01, 3, "keep", reason
+            unit=unit,
+            stage="bottleneck",
+            site="s",
+            family="lora",
+            level=4,
+            cost=12_345,
+            state="active",
+            on=True,
+            utility=0.0123,
+            standard_error=0.002,
+            score=0.01,
+            audits=3,
+            decision="keep",
+            reason=reason,
         )
 
     rows = [

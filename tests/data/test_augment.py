@@ -24,7 +24,7 @@ ALWAYS = Augmentation(
 
 def _scan(image: torch.Tensor, label: torch.Tensor, spacing=(1.0, 1.0, 1.0)) -> Scan:
     geometry = whole_geometry(tuple(label.shape), np.diag([*spacing, 1.0]), "RAS", spacing)
-    return Scan("p", image, label, geometry)
+    return Scan(id="p", image=image, label=label, geometry=geometry)
 
 
 def _ball(shape=(60, 60, 60), radius=9.0, spacing=(1.0, 1.0, 1.0)) -> Scan:

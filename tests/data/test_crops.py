@@ -15,7 +15,9 @@ def make(shape=(20, 18, 16), labels=2, seed=0, name="x"):
     for index in range(1, labels + 1):
         label[2 * index : 2 * index + 2, 4:9, 4:9] = index
     image = torch.from_numpy(rng.random((2, *shape), dtype=np.float32) + 0.5)
-    return Scan(name, image, torch.from_numpy(label), whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)))
+    return Scan(
+        id=name, image=image, label=torch.from_numpy(label), geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1))
+    )
 
 
 def test_batches_are_a_function_of_seed_and_step():
@@ -91,7 +93,7 @@ def test_scans_that_cannot_be_cropped():
         CropSampler([], (8, 8, 8), 0)
     scan = make(name="p7")
     with pytest.raises(DataError, match="case p7 has no label"):
-        CropSampler([Scan("p7", scan.image, None, scan.geometry)], (8, 8, 8), 0)
+        CropSampler([Scan(id="p7", image=scan.image, label=None, geometry=scan.geometry)], (8, 8, 8), 0)
 
 
 def test_a_scan_with_nothing_labelled_still_gives_background():

@@ -21,7 +21,7 @@ def make(seed):
     shape = (20, 22, 24)
     image = torch.from_numpy(np.random.default_rng(seed).random((2, *shape), dtype=np.float32))
     label = (image[0] > 0.9).to(torch.uint8)
-    return Scan(f"c{seed}", image, label, whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)))
+    return Scan(id=f"c{seed}", image=image, label=label, geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)))
 
 
 def test_spilled_scans_give_the_same_crops(tmp_path):

@@ -12,12 +12,12 @@ from sea_peft.errors import DataError, UsageError
 def dataset(count, tests=0):
     cases = tuple(MemoryCase(f"c{i:02d}", {}, None) for i in range(count))
     return Dataset(
-        "toy",
-        "folders",
-        ("CT",),
-        {"a": (1,)},
-        cases,
-        tuple(MemoryCase(f"t{i}", {}, None) for i in range(tests)),
+        name="toy",
+        layout="folders",
+        channels=("CT",),
+        labels={"a": (1,)},
+        cases=cases,
+        test_cases=tuple(MemoryCase(f"t{i}", {}, None) for i in range(tests)),
     )
 
 

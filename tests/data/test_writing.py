@@ -20,8 +20,8 @@ def in_memory(count=2, tests=1, label_dtype=np.uint8):
         return MemoryCase(f"p{number}", {"CT": image, "PET": image * 2}, label.astype(label_dtype))
 
     return Dataset(
-        "toy", "phantom", ("PET", "CT"), {"liver": (1,), "both": (2, 3)},
-        tuple(case(n) for n in range(count)), tuple(case(n + 50) for n in range(tests)),
+        name="toy", layout="phantom", channels=("PET", "CT"), labels={"liver": (1,), "both": (2, 3)},
+        cases=tuple(case(n) for n in range(count)), test_cases=tuple(case(n + 50) for n in range(tests)),
     )  # fmt: skip
 
 

@@ -89,8 +89,16 @@ def test_more_than_the_backbone_has_is_no_budget(text):
 
 def offered(limit: int, head: int, *costs: int) -> Space:
     """A space whose units cost this much."""
-    site = Site("conv", "conv", 8, 8, (1.0, 1.0, 1.0), "encoder", 0)
-    return Space(tuple(Unit("lora", level, "", site, cost) for level, cost in enumerate(costs, 1)), limit, head)
+    site = Site(
+        path="conv", kind="conv", in_channels=8, out_channels=8, stride=(1.0, 1.0, 1.0), stage="encoder", order=0
+    )
+    return Space(
+        tuple(
+            Unit(family="lora", level=level, placement="", site=site, cost=cost) for level, cost in enumerate(costs, 1)
+        ),
+        limit,
+        head,
+    )
 
 
 def test_a_budget_that_fits_no_unit_says_what_would():
@@ -105,7 +113,21 @@ def test_a_budget_that_fits_no_unit_says_what_would():
 
 def test_a_budget_that_leaves_nothing_to_choose_says_what_others_open():
     units = tuple(
-        Unit("lora", level, "", Site(f"conv{i}", "conv", 8, 8, (1.0, 1.0, 1.0), "encoder", i), cost * level)
+        Unit(
+            family="lora",
+            level=level,
+            placement="",
+            site=Site(
+                path=f"conv{i}",
+                kind="conv",
+                in_channels=8,
+                out_channels=8,
+                stride=(1.0, 1.0, 1.0),
+                stage="encoder",
+                order=i,
+            ),
+            cost=cost * level,
+        )
         for i, cost in enumerate((20, *(400 for _ in range(8))))
         for level in (1, 2)
     )

@@ -160,7 +160,7 @@ def test_nothing_ever_exceeds_the_budget(policy, share):
 def test_a_policy_that_asks_for_too_much_is_stopped_before_it_trains():
     run = _prepared("cheapest", share=0.3)
     greedy = run.controller.policy
-    everything = Allocation(tuple(tiny.one_per_group(run.controller.model)))
+    everything = Allocation(active=tuple(tiny.one_per_group(run.controller.model)))
     greedy.allocate = lambda cycle: everything
     with pytest.raises(BudgetError, match=r"Policy cheapest asked for [\d,]+ parameters of [\d,]+"):
         run.controller.run()

@@ -13,8 +13,8 @@ from sea_peft.loop.recommendation import difference, recommend
 
 def scored(arm: str, dice: Sequence[float], on: str = "test", label: str = "liver") -> Scored:
     return Scored(
-        arm, statistics.fmean(dice), {label: statistics.fmean(dice)},
-        {f"case{i}": {label: value} for i, value in enumerate(dice)}, 0.0, on,
+        arm=arm, dice=statistics.fmean(dice), per_label={label: statistics.fmean(dice)},
+        per_case={f"case{i}": {label: value} for i, value in enumerate(dice)}, seconds=0.0, on=on,
     )  # fmt: skip
 
 
@@ -98,8 +98,10 @@ def test_without_any_evidence_the_network_stays_as_it_was():
 
 
 def test_a_difference_counts_labels_that_the_other_arm_lacks_as_nothing():
-    ours = Scored("adapted", 0.6, {"a": 0.8, "b": 0.4}, {"x": {"a": 0.8, "b": 0.4}}, 0.0)
-    theirs = Scored("unadapted", 0.35, {"a": 0.7}, {"x": {"a": 0.7}}, 0.0)
+    ours = Scored(
+        arm="adapted", dice=0.6, per_label={"a": 0.8, "b": 0.4}, per_case={"x": {"a": 0.8, "b": 0.4}}, seconds=0.0
+    )
+    theirs = Scored(arm="unadapted", dice=0.35, per_label={"a": 0.7}, per_case={"x": {"a": 0.7}}, seconds=0.0)
     found = difference(ours, theirs)
     assert (found.cases, found.better, found.error) == (1, 1, None)
     assert found.mean == pytest.approx(0.25)

@@ -31,7 +31,7 @@ def scan(seed: int, size: int = 20, marked: float | None = None) -> Scan:
     image = 0.2 * torch.randn(size, size, size, generator=generator)
     image += 0.8 * (label == 1) - 0.8 * (label == 2) + 0.1
     geometry = whole_geometry((size,) * 3, np.eye(4), "RAS", (1.0, 1.0, 1.0))
-    return Scan(f"scan{seed}", image[None] + (marked or 0.0), label, geometry)
+    return Scan(id=f"scan{seed}", image=image[None] + (marked or 0.0), label=label, geometry=geometry)
 
 
 @functools.cache

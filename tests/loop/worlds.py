@@ -32,15 +32,27 @@ def space(
         stage = STAGES[i * 3 // sites]
 
         def at(name: str, kind: str, order: int, c: int = channels, s: str = stage) -> Site:
-            return Site(name, kind, c, c, (1.0, 1.0, 1.0), s, order)
+            return Site(
+                path=name, kind=kind, in_channels=c, out_channels=c, stride=(1.0, 1.0, 1.0), stage=s, order=order
+            )
 
-        units.append(Unit("affine", 0, "", at(f"norm{i}", "norm", 3 * i), 2 * channels))
+        units.append(
+            Unit(family="affine", level=0, placement="", site=at(f"norm{i}", "norm", 3 * i), cost=2 * channels)
+        )
         conv = at(f"conv{i}", "conv", 3 * i + 1)
-        units += [Unit("lora", level, "", conv, level * 28 * channels) for level in levels]
+        units += [
+            Unit(family="lora", level=level, placement="", site=conv, cost=level * 28 * channels) for level in levels
+        ]
         if i % 3 == 0:
             block = at(f"block{i}", "block", 3 * i + 2)
             units += [
-                Unit("conv_adapter", level, placement, block, 28 * channels + channels**2 // level)
+                Unit(
+                    family="conv_adapter",
+                    level=level,
+                    placement=placement,
+                    site=block,
+                    cost=28 * channels + channels**2 // level,
+                )
                 for placement in ("parallel", "sequential")
                 for level in (4, 16)
             ]

@@ -35,4 +35,14 @@ class Pocket(nn.Module):
         return self.head(torch.relu(self.up(x + self.mix(x))))
 
 
-backbones.register(backbones.Architecture("pocket", Pocket, 2, 8, "this example", "Apache-2.0", small={"width": 8}))
+backbones.register(
+    backbones.Architecture(
+        name="pocket",
+        build=Pocket,
+        divisor=2,
+        minimum=8,
+        paper="this example",
+        licence="Apache-2.0",
+        small={"width": 8},
+    )
+)

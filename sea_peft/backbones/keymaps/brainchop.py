@@ -62,7 +62,7 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     notes = ["Dilations and activation are those of the model.json beside it."] if settings else []
     if labels:
         notes.append("Labels are those of the colormap.json beside it.")
-    return Known(labels, ("T1",), _RECIPE, _PATCH, settings, tuple(notes))
+    return Known(labels=labels, channels=("T1",), recipe=_RECIPE, patch=_PATCH, settings=settings, notes=tuple(notes))
 
 
 def _is_brainchops(checkpoint: Checkpoint) -> bool:

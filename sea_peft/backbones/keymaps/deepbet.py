@@ -21,5 +21,7 @@ DEEPBET = Origin(
     backbones=("linknet",),
     recognises=lambda checkpoint: checkpoint.has_key_under("init.0.") and checkpoint.has_key_under("tp_conv2."),
     rename=keep,
-    know=lambda _checkpoint, _backbone: Known(("brain",), ("T1w",), _RECIPE, (128, 128, 128)),
+    know=lambda _checkpoint, _backbone: Known(
+        labels=("brain",), channels=("T1w",), recipe=_RECIPE, patch=(128, 128, 128)
+    ),
 )

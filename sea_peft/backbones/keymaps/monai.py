@@ -59,7 +59,13 @@ def _know(checkpoint: Checkpoint, backbone: str) -> Known:
     whole = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 8 <= n <= 1024 for n in shape)
     if channels == ("image",) and isinstance(image.get("modality"), str):
         channels = (image["modality"],)
-    return Known(labels, channels, None, (shape[0], shape[1], shape[2]) if whole else None, settings)
+    return Known(
+        labels=labels,
+        channels=channels,
+        recipe=None,
+        patch=(shape[0], shape[1], shape[2]) if whole else None,
+        settings=settings,
+    )
 
 
 BUNDLE = Origin(

@@ -45,7 +45,14 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
         raise WeightsError(
             f"{checkpoint.file.name}: the plans in it are not as nnU-Net v2 writes them ({type(error).__name__}: {str(error)[:120]})."
         ) from error
-    return Known(labels, channels, recipe, (sides[0], sides[1], sides[2]), settings, notes)
+    return Known(
+        labels=labels,
+        channels=channels,
+        recipe=recipe,
+        patch=(sides[0], sides[1], sides[2]),
+        settings=settings,
+        notes=notes,
+    )
 
 
 def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     recipe = {"orientation": "LAI", "spacing": [2.3, 1.7, 1.25], "intensity": intensity, "crop_foreground": True}
     labels = _labels(checkpoint)
     notes = ("Labels are those of the description for ITK-SNAP beside it.",) if labels else ()
-    return Known(labels, ("CT",), recipe, _PATCH, settings, notes)
+    return Known(labels=labels, channels=("CT",), recipe=recipe, patch=_PATCH, settings=settings, notes=notes)
 
 
 OBELISK = Origin(

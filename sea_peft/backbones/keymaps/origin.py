@@ -16,7 +16,7 @@ Rename = Callable[[str], str | None]
 """A checkpoint's key → the backbone's, or None for what is no part of it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
     """What is known of a checkpoint's training, from its origin or from the file itself; None where it is not.
 
@@ -32,7 +32,7 @@ class Known:
     notes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where checkpoints come from.
 

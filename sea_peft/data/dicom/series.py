@@ -25,7 +25,7 @@ _MOST_SLICE_BYTES = 1 << 27  # of a compressed slice; mammograms have a third of
 _UNEVEN_MM, _UNEVEN_SHARE = 0.1, 0.1  # scanners round positions to 0.1 mm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Slice:
     """One file of a series: what its header says, in LPS and mm."""
 
@@ -40,7 +40,7 @@ class Slice:
     intercept: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Series:
     """One series. `number`: as the scanner counts within a study; `slices`: in no order; `frame`: of reference, within which places can be
     compared."""
@@ -92,7 +92,15 @@ def grouped(described: Sequence[tuple[Path, Any]]) -> tuple[list[Series], list[s
             said.append(f"{shown(parts[0].path.parent)} holds {copies} copies of its images, which are taken once")
         number = _whole(about[uid].get("SeriesNumber"))
         frame = str(about[uid].get("FrameOfReferenceUID") or "")
-        found.append(Series(uid, str(about[uid].get("Modality") or "image"), number, tuple(single), frame))
+        found.append(
+            Series(
+                uid=uid,
+                modality=str(about[uid].get("Modality") or "image"),
+                number=number,
+                slices=tuple(single),
+                frame=frame,
+            )
+        )
     return found, said
 
 
@@ -228,9 +236,16 @@ def _slice(path: Path, header: Any) -> Slice:
         ) from None
     x, y, z = position
     return Slice(
-        path, str(header.get("SOPInstanceUID", "")), int(header.Rows), int(header.Columns), (spacing[0], spacing[1]), (x, y, z),
-        direction, float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0),
-    )  # fmt: skip
+        path=path,
+        instance=str(header.get("SOPInstanceUID", "")),
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        spacing=(spacing[0], spacing[1]),
+        position=(x, y, z),
+        direction=direction,
+        slope=float(header.get("RescaleSlope") or 1),
+        intercept=float(header.get("RescaleIntercept") or 0),
+    )
 
 
 def _require_holdable(path: Path, header: Any) -> None:

@@ -44,7 +44,7 @@ def read(root: Path) -> Dataset | None:
         unique_ids(folder.name, [meaning for meaning, _ in files])
         images = {channel: ImageFile(by_meaning[channel]) for channel in CHANNELS if channel in by_meaning}
         namings |= {_sequence(path) in _SINCE_2023: path.name for meaning, path in files if meaning != "seg"}
-        cases.append(FileCase(case_id(folder.name), images, by_meaning.get("seg")))
+        cases.append(FileCase(id=case_id(folder.name), images=images, label_file=by_meaning.get("seg")))
     if not cases:
         return None
     if len(namings) > 1:

@@ -102,7 +102,7 @@ def _entries(
         label_file = _paths(spot, "label", label, root)[0] if label else None
         odd = unknown_keys(f"{where}: {section}", entry, KNOWN_ENTRY_KEYS)
         named = case_id(str(entry["id"])) if entry.get("id") else _named_by(label_file or images[0])
-        case = FileCase(named, _channel_files(spot, images, channels), label_file, ignored=ignored)
+        case = FileCase(id=named, images=_channel_files(spot, images, channels), label_file=label_file, ignored=ignored)
         cases.append((case, label_file is not None, odd))
     return cases
 

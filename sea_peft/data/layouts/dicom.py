@@ -88,7 +88,7 @@ def _case(
         numbers[codes[name]] = (*numbers.get(codes[name], ()), number)
     files = tuple(part.path for part in series.slices)
     return DicomCase(
-        case_id(_name(series, every, root)), {series.modality: ImageFile(series.folder, slices=files)}, mask,
+        case_id(_name(series, every, root)), {series.modality: ImageFile(series.folder, slices=files)}, label_file=mask,
         segmentation=path, segments=numbers, names={code: name for name, code in codes.items()},
     )  # fmt: skip
 

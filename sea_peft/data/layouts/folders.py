@@ -77,9 +77,11 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
             parts = {codes[name]: values for name, values in segments[case].items()}
             named = {code: name for name, code in codes.items()}
             layers = 1 + max(layer for values in parts.values() for layer, _ in values)
-            cases.append(SlicerCase(case_id(case), channels, label, segments=parts, layers=layers, names=named))
+            cases.append(
+                SlicerCase(case_id(case), channels, label_file=label, segments=parts, layers=layers, names=named)
+            )
         else:
-            cases.append(FileCase(case_id(case), channels, label))
+            cases.append(FileCase(id=case_id(case), images=channels, label_file=label))
     labelled = [case for case in cases if case.labelled]
     declared = {name: (code,) for code, name in enumerate(FLARE22_LABELS, start=1)} if flare else None
     if segments:

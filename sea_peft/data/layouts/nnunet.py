@@ -143,7 +143,12 @@ def _cases(
         for c in sorted(set(labels) - set(images))
     ]
     cases = [
-        FileCase(case_id(case), {c: files[c] for c in channels if c in files}, labels.get(case), ignored=ignored)
+        FileCase(
+            id=case_id(case),
+            images={c: files[c] for c in channels if c in files},
+            label_file=labels.get(case),
+            ignored=ignored,
+        )
         for case, files in sorted(images.items())
     ]
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
@@ -163,7 +168,7 @@ def _listed_cases(
             raise DataError(f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label")
         files = [root / path for path in paths]
         sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
-        cases.append(FileCase(case_id(name), sources, files[-1], ignored=ignored))
+        cases.append(FileCase(id=case_id(name), images=sources, label_file=files[-1], ignored=ignored))
     return sorted(cases, key=lambda case: case.id)
 
 

@@ -32,7 +32,7 @@ def read(root: Path) -> Dataset | None:
         return None
     codes = {structure: code for code, structure in enumerate(structures, start=1)}
     cases = [
-        FileCase(case_id(case), images, masks={codes[name]: path for name, path in masks.items()})
+        FileCase(id=case_id(case), images=images, masks={codes[name]: path for name, path in masks.items()})
         for case, images, masks in scans
     ]
     return Dataset(

@@ -58,14 +58,15 @@ class AdaptiveRank(Policy):
             Decision(u, "drop", None, "another rank here, or other sites matter more")
             for u in sorted(before - set(self._open))
         ]
-        return Allocation(self._open, decisions=tuple(decisions))
+        return Allocation(active=self._open, decisions=tuple(decisions))
 
     def final(self) -> Allocation:
         """What the last cycle trained."""
         if not self._open:  # a time limit left no cycle to search in
             self.allocate(0)
         return Allocation(
-            self._open, decisions=tuple(Decision(u, "keep", None, "the ranks of the last cycle") for u in self._open)
+            active=self._open,
+            decisions=tuple(Decision(u, "keep", None, "the ranks of the last cycle") for u in self._open),
         )
 
     def state_dict(self) -> dict[str, Any]:

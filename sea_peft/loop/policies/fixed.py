@@ -34,7 +34,7 @@ class Fixed(Policy):
     def allocate(self, cycle: int) -> Allocation:
         decision = "add" if cycle == 0 else "keep"
         return Allocation(
-            tuple(u.id for u in self._units),
+            active=tuple(u.id for u in self._units),
             decisions=tuple(Decision(u.id, decision, None, self._reason) for u in self._units),
         )
 

@@ -30,7 +30,7 @@ from sea_peft.loop.trial import Levels, on_trial, prior
 from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeaSettings:
     """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
     audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the worth of a larger level grows
@@ -149,7 +149,14 @@ class Sea(Policy):
         active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
             self._tried[unit] = cycle
-        return Allocation(active, probes, (*decisions, *probe_decisions), found.value, tuple(eligible), capacity)
+        return Allocation(
+            active=active,
+            probes=probes,
+            decisions=(*decisions, *probe_decisions),
+            value=found.value,
+            items=tuple(eligible),
+            capacity=capacity,
+        )
 
     def final(self) -> Allocation:
         """Guard-free, over everything (`final_choice.choose`); cheapest first where a time limit left no cycle to learn anything in."""
