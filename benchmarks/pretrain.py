@@ -23,7 +23,7 @@ import torch
 from monai.losses import DiceCELoss
 from torch import nn
 
-from sea_peft.artefacts.atomic import write_text
+from sea_peft.atomic import write_text
 from sea_peft.backbones import architecture
 from sea_peft.backbones.weights import BUNDLED, load_pretrained
 from sea_peft.data.crops import CropSampler

@@ -8,6 +8,7 @@ range for every number. Nothing here, and nothing that reads through here, looks
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,9 +17,15 @@ import pydantic
 import pydantic_core
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 T = TypeVar("T")
 
 MOST_BYTES = 16 << 20
+_LARGEST_TOML = 1 << 20
 _MOST_ITEMS = 1_000_000
 _MOST_NAMED = 120  # characters of a stranger's key in a sentence
 _LARGEST_SETTING = 8192
@@ -117,6 +124,16 @@ def load(data: bytes) -> Any:
         return pydantic_core.from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise Invalid(f"it is not JSON ({str(error)[:_MOST_NAMED]})") from error
+
+
+def load_toml(path: Path) -> dict[str, object]:
+    """A TOML document, as a user writes one by hand. Raises OSError, and Invalid for what is no TOML, too deep or too large."""
+    data = read_bytes(path, _LARGEST_TOML)
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Invalid(f"it is not valid TOML: {said}") from error
 
 
 def bounded(data: bytes, most: int = MOST_BYTES) -> bytes:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 
 class SeaPeftError(Exception):
-    """Base of every expected error. The message is one sentence that names the way out."""
+    """Base of every expected error. The message is one sentence that names the way out.
+
+    `settings`: what the way out sets, by the names of the Python API (fields of `AdaptOptions` and the like); the command line adds the flags.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *settings: str) -> None:
+        super().__init__(message)
+        self.settings = settings
 
 
 class UsageError(SeaPeftError):
@@ -34,7 +41,31 @@ class WeightsError(SeaPeftError):
 
 
 class DeviceError(SeaPeftError):
-    """The device is missing, or memory or disk ran out."""
+    """The device is missing, or its memory or the machine's ran out."""
+
+    exit_code = 6
+
+
+class DiskError(SeaPeftError):
+    """A file or folder cannot be written, or the disk is full."""
+
+    exit_code = 6
+
+
+class StoreError(SeaPeftError):
+    """MLflow's store cannot be written."""
+
+    exit_code = 6
+
+
+class PortError(SeaPeftError):
+    """The UI cannot listen where it was asked to."""
+
+    exit_code = 6
+
+
+class DivergedError(SeaPeftError):
+    """Training led to a loss that is no number."""
 
     exit_code = 6
 

@@ -19,6 +19,7 @@ from sea_peft.artefacts.adapter_file import (
     Recommendation,
     save_adapter,
 )
+from sea_peft.artefacts.profile import load_profile
 from sea_peft.artefacts.record import HeadShape
 from sea_peft.backbones import architecture
 from sea_peft.backbones.typed import Typed
@@ -28,7 +29,6 @@ from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
 from sea_peft.jobs.weights_file import save_weights
-from sea_peft.loop.budget import load_profile
 
 # axes run to the left, back and up, with an origin and odd voxel sizes, as scanners write them
 AFFINE = np.array([[-2.1, 0, 0, 31], [0, -2.0, 0, 17], [0, 0, 2.4, -40], [0, 0, 0, 1]])

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sea_peft import documents
-from sea_peft.artefacts import atomic
+from sea_peft import atomic, documents
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape, NoPaths
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
@@ -145,7 +144,7 @@ def save_adapter(
         The config as written.
 
     Raises:
-        DeviceError: the disk is full or the place is not writable; nothing is left half-written.
+        DiskError: the disk is full or the place is not writable; nothing is left half-written.
     """
     from safetensors.torch import save
 
@@ -178,21 +177,15 @@ def save_adapter(
     return config
 
 
-def load_adapter_files(
-    folder: Path, *, backbone_sha256: str | None = None
-) -> tuple[AdapterConfig, dict[str, torch.Tensor]]:
+def load_adapter_files(folder: Path) -> tuple[AdapterConfig, dict[str, torch.Tensor]]:
     """Read an adapter folder, strictly.
-
-    Args:
-        folder: the adapter folder.
-        backbone_sha256: hash of the tensors of the backbone at hand; another one in the config is refused.
 
     Returns:
         The config, and name → tensor on the CPU.
 
     Raises:
-        WeightsError: a file is missing or damaged, the version is unknown, a tensor is missing, surplus or of
-            another shape or type, or the adapter belongs to another backbone.
+        WeightsError: a file is missing or damaged, the version is unknown, or a tensor is missing, surplus or of
+            another shape or type.
     """
     import torch
     from safetensors import SafetensorError
@@ -200,12 +193,6 @@ def load_adapter_files(
 
     folder = Path(folder)
     config = read_adapter_config(folder)
-    if backbone_sha256 is not None and backbone_sha256 != config.backbone.sha256:
-        raise WeightsError(
-            f"{folder} was made for {config.backbone.architecture} with weights {config.backbone.weights!r} "
-            f"(hash {config.backbone.sha256[:12]}) but the backbone at hand has hash {backbone_sha256[:12]}: "
-            "load the weights it was made for."
-        )
     values = sum(math.prod(spec.shape) for spec in config.tensors.values())
     if (folder / MODEL_NAME).is_file() and (folder / MODEL_NAME).stat().st_size > 8 * values + _LARGEST_HEADER:
         raise WeightsError(

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sea_peft import documents
-from sea_peft.artefacts import atomic
-from sea_peft.errors import DeviceError, WeightsError
+from sea_peft import atomic, documents
+from sea_peft.errors import DiskError, WeightsError
 
 _NAME = "state.pt"
 
@@ -53,7 +52,7 @@ class RunState(BaseModel):
 
 
 def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
-    """Replace the checkpoint in `folder`. Raises DeviceError when it cannot be written; the one before is then kept."""
+    """Replace the checkpoint in `folder`. Raises DiskError when it cannot be written; the one before is then kept."""
     import torch
 
     buffer = io.BytesIO()
@@ -100,13 +99,13 @@ def belonging(folder: Path) -> Iterator[None]:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """The run is done: nothing is left to resume. Raises DeviceError when the files cannot be removed."""
+    """The run is done: nothing is left to resume. Raises DiskError when the files cannot be removed."""
     try:
         (folder / _NAME).unlink(missing_ok=True)
         if folder.is_dir():
             atomic.remove_leftovers(folder)
             folder.rmdir()
     except OSError as error:
-        raise DeviceError(
+        raise DiskError(
             f"The checkpoint in {folder} cannot be removed ({error.strerror}); remove it by hand."
         ) from error

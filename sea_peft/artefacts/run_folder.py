@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sea_peft import documents
-from sea_peft.artefacts import atomic
+from sea_peft import atomic, documents
 from sea_peft.artefacts.adapter_file import Recommendation
+from sea_peft.artefacts.profile import Profile
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, MlflowId
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
@@ -33,8 +31,7 @@ from sea_peft.documents import (
     Seed,
     Text,
 )
-from sea_peft.errors import DeviceError, UsageError
-from sea_peft.loop.budget import Profile
+from sea_peft.errors import UsageError
 
 CONFIG_VERSION = 2
 _Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; names of anything else are no paths
@@ -210,7 +207,7 @@ class RunFolder:
             today: the date in the name, by default the local one.
 
         Raises:
-            DeviceError: the folder cannot be made.
+            DiskError: the folder cannot be made.
         """
         root = Path(root)
         begins = dated(re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "run", today)
@@ -231,12 +228,14 @@ class RunFolder:
 
         Raises:
             UsageError: it exists and is not an empty folder: a run folder is never used twice.
-            DeviceError: the folder cannot be made.
+            DiskError: the folder cannot be made.
         """
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(
-                f"{path} exists and is not an empty folder: choose another --out, or go on with --resume {path}."
+                f"{path} exists and is not an empty folder: choose another folder, or resume the run in it.",
+                "out",
+                "resume",
             )
         with atomic.writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -317,12 +316,11 @@ class RunFolder:
         atomic.write_text(self.report, markdown)
 
     def write_page(self, html: str) -> None:
-        with _beside_the_run(self.page):
-            atomic.write_text(self.page, html)
+        atomic.write_text(self.page, html)
 
     def write_explanation(self, document: dict[str, Any]) -> None:
-        with _beside_the_run(self.explanation):
-            _write_json(self.explanation, document)
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        atomic.write_text(self.explanation, text + "\n")
 
     def read_config(self) -> RunConfig:
         """The options of the run, of this or an earlier version.
@@ -353,28 +351,12 @@ class RunFolder:
         try:
             return documents.read_bytes(path)
         except OSError as error:
-            hint = f"the run did not finish; go on with --resume {self.path}" if path == self.result else "run again"
-            raise UsageError(f"{self.path} has no readable {path.name}: {hint}.") from error
-
-
-@contextlib.contextmanager
-def _beside_the_run(path: Path) -> Iterator[None]:
-    """What is made of a finished run goes into its folder, and there is no --out to choose another one."""
-    try:
-        yield
-    except DeviceError as error:
-        cause = error.__cause__
-        reason = cause.strerror if isinstance(cause, OSError) else None
-        raise DeviceError(
-            f"Cannot write {path} ({reason or error}): make room there and the folder writable, or copy the run folder elsewhere "
-            "and report that."
-        ) from error
+            if path == self.result:
+                said = f"{self.path} has no readable {path.name}: the run did not finish; resume it."
+                raise UsageError(said, "resume") from error
+            raise UsageError(f"{self.path} has no readable {path.name}: run again.") from error
 
 
 def dated(name: str, today: datetime.date | None = None) -> str:
     """`<date>-<name>`, by the local date."""
     return f"{(today or datetime.date.today()).isoformat()}-{name}"
-
-
-def _write_json(path: Path, document: dict[str, Any], mode: int = 0o666) -> None:
-    atomic.write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)

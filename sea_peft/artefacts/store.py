@@ -83,7 +83,7 @@ def first_line(error: Exception) -> str:
 def way_out(error: Exception) -> str:
     """What helps when the store fails with `error`, as a part of a sentence."""
     if isinstance(error, UnusableStore):
-        return "move that file away (`seapeft report RUN --mlflow` logs a run into a new one)"
+        return "move that file away (a run is logged into a new one from its trace)"
     return "free the store or make it writable"
 
 
@@ -214,7 +214,9 @@ def ui_page(runs_root: Path) -> str:
     if experiment is None:
         raise UsageError(
             f"No run is logged in {runs_root}: run `seapeft adapt` first, name another runs folder, or log a run that lies there "
-            "with `seapeft report RUN --mlflow`."
+            "from its trace.",
+            "runs",
+            "rebuild",
         )
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
 

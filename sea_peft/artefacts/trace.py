@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sea_peft import documents
-from sea_peft.artefacts.atomic import sync_folder, writing
+from sea_peft.atomic import sync_folder, writing
 from sea_peft.errors import UsageError
 from sea_peft.loop.events import SCHEMA_VERSION, Event, RunStarted, TrainingStep
 
@@ -32,7 +32,7 @@ class TraceWriter:
     unbroken one. What could not be written whole is taken back.
 
     Raises:
-        DeviceError: the disk is full or the file cannot be written.
+        DiskError: the disk is full or the file cannot be written.
         UsageError: another process is writing it.
     """
 

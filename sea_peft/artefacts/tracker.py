@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sea_peft.artefacts import atomic, store
+from sea_peft import atomic
+from sea_peft.artefacts import store
 from sea_peft.artefacts.findings import findings
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.metrics import Metric, metrics, params
@@ -25,7 +26,7 @@ from sea_peft.artefacts.spans import log_spans
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import UNIT_COLUMNS, unit_table
 from sea_peft.artefacts.words import markdown
-from sea_peft.errors import DeviceError
+from sea_peft.errors import StoreError
 from sea_peft.loop.events import Allocated, Event, RunStarted
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Tracker:
     def _rebuild(self, status: str, images: Mapping[str, bytes] | None = None, patience: float = 2.0) -> bool:
         try:
             self.run_id = rebuild(self._folder, images=images, status=status, patience=patience)
-        except DeviceError as error:
+        except StoreError as error:
             if not self._failed:
                 self._failed = True
                 self._warn(f"{str(error).rstrip('.')}. The run goes on, and its trace is complete.")
@@ -99,7 +100,7 @@ def rebuild(
 
     Raises:
         UsageError: the folder's files cannot be read.
-        DeviceError: the store cannot be written.
+        StoreError: the store cannot be written.
     """
     root = runs_root or run_folder.root
     history = History(read_trace(run_folder.trace))
@@ -109,7 +110,7 @@ def rebuild(
         store.check_writable(root, patience)
         return _View(root, run_folder, config, history).make(status, images or {})
     except Exception as error:  # whatever MLflow and its database raise
-        raise DeviceError(
+        raise StoreError(
             f"MLflow cannot log into {store.store_path(root)} ({store.first_line(error)}): {store.way_out(error)}, and rebuild the "
             "run then."
         ) from error

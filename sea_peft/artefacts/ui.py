@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from sea_peft.artefacts import store
-from sea_peft.errors import DeviceError
+from sea_peft.errors import PortError
 
 _Message = MutableMapping[str, Any]
 Application = Callable[
@@ -44,7 +44,7 @@ def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
 
     Raises:
         UsageError: no run has been logged under `runs_root`.
-        DeviceError: the port is in use.
+        PortError: the port is in use.
     """
     page, uri = store.ui_page(runs_root), store.store_uri(runs_root)
     token = secrets.token_urlsafe(24)
@@ -54,7 +54,7 @@ def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
             listening.bind(("127.0.0.1", port))
             listening.listen()
         except OSError as error:
-            raise DeviceError(
+            raise PortError(
                 f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another one."
             ) from error
         opened(f"http://127.0.0.1:{listening.getsockname()[1]}/?key={token}{page}")

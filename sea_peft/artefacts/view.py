@@ -50,7 +50,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     allocations = {allocated.cycle: allocated for allocated in history.allocations}
     if cycle is not None and cycle not in allocations:
         have = f"{min(allocations)} to {max(allocations)}" if allocations else "none yet"
-        raise UsageError(f"Cycle {cycle} has no allocation: the run has {have}; choose --cycle among those.")
+        raise UsageError(f"Cycle {cycle} has no allocation: the run has {have}; choose a cycle among those.", "cycle")
     last = allocations[cycle] if cycle is not None else next(reversed(history.allocations), None)
     decisions = {row.unit: row for row in last.decisions} if last is not None else {}
     on = set(history.active if cycle is None else last.active if last is not None else [])

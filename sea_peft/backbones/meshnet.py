@@ -75,8 +75,8 @@ MESHNET = register(
         small={"width": 5, "dilations": (1, 2, 4, 2, 1)},
         read_widths=read_widths,
         traceless={
-            "dilations": "put brainchop's model.json beside the file, or give --setting dilations=[1,2,4,8,16,8,4,2,1] or what they were",
-            "activation": "put brainchop's model.json beside the file, or give --setting activation=elu or relu",
+            "dilations": "put brainchop's model.json beside the file, or give the setting dilations=[1,2,4,8,16,8,4,2,1] or what they were",
+            "activation": "put brainchop's model.json beside the file, or give the setting activation=elu or relu",
         },
     )
 )

@@ -94,16 +94,19 @@ class Architecture:
         if limits.exact is not None and tuple(size) != limits.exact:
             only = ",".join(map(str, limits.exact))
             raise UsageError(
-                f"{self.name} takes patches of {only} only, the size its position embeddings belong to, not {asked}; give --patch {only}."
+                f"{self.name} takes patches of {only} only, the size its position embeddings belong to, not {asked}; give a patch of {only}.",
+                "patch",
             )
         if not limits.fits_sides(size):
             raise UsageError(
-                f"{self.name} takes patches whose sides are {limits.sides}, not {asked}; choose another --patch."
+                f"{self.name} takes patches whose sides are {limits.sides}, not {asked}; choose another patch.",
+                "patch",
             )
         if not limits.fits_bottom(size):
             raise UsageError(
                 f"{self.name} shrinks patches by {in_words(limits.divisor)} and needs {limits.bottom} voxels at its bottom, which "
-                f"{asked} does not leave; choose a larger --patch."
+                f"{asked} does not leave; choose a larger patch.",
+                "patch",
             )
 
     def example(self, in_channels: int, kwargs: Mapping[str, Any] | None = None) -> torch.Tensor:

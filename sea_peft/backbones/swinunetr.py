@@ -115,7 +115,7 @@ SWINUNETR = register(
         probe=(64, 64, 32),
         read_widths=read_widths,
         traceless={
-            "merging": "before MONAI 1.5 patches were merged in another order; give --setting merging='monai<1.5' or merging='monai>=1.5'"
+            "merging": "before MONAI 1.5 patches were merged in another order; give the setting merging='monai<1.5' or merging='monai>=1.5'"
         },
     )
 )

@@ -18,7 +18,7 @@ from sea_peft.errors import WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class Typed:
-    """`--backbone NAME|package.module:factory` and `--weights NAME|FILE` of this very command, or what a Python program gives in their place.
+    """The backbone (a name or package.module:factory) and the weights (a name or a file) of this very command, or of a Python program's own call.
 
     A plain string, wherever it comes from, names what is registered or installed and nothing else (`architecture`, `load_pretrained`).
     Only a `Typed` is taken for code or for the path of a file, so no name that was read from a file may ever be put into one.
@@ -30,7 +30,7 @@ class Typed:
     def __post_init__(self) -> None:
         if self.weights is not None and is_code(self.weights):
             raise WeightsError(
-                f"Weights are a name or a file, and {self.weights} is code; give it as --backbone {self.weights}."
+                f"Weights are a name or a file, and {self.weights} is code; give it as the backbone.", "backbone"
             )
 
     def __bool__(self) -> bool:

@@ -74,6 +74,6 @@ UNETR = register(
         small={"img_size": 32, "feature_size": 2, "hidden_size": 8, "mlp_dim": 8, "num_heads": 2},
         limits=limits,
         read_widths=read_widths,
-        traceless={"num_heads": "it is 12 in MONAI's default; give --setting num_heads=12 or what it was"},
+        traceless={"num_heads": "it is 12 in MONAI's default; give the setting num_heads=12 or what it was"},
     )
 )

@@ -140,15 +140,17 @@ def load_typed(typed: Typed) -> Pretrained:
             return _from_factory(arch)
         if code is not None:
             raise WeightsError(
-                f"{code.name} has no card to say what its labels and channels are; set {code.name.partition(':')[2]}.card, or give --weights."
+                f"{code.name} has no card to say what its labels and channels are; set {code.name.partition(':')[2]}.card, or give weights.",
+                "weights",
             )
         if arch.weights is None:
-            raise UsageError(f"Backbone {arch.name} comes with no weights; give --weights NAME or a file.")
+            raise UsageError(f"Backbone {arch.name} comes with no weights; give weights by name or file.", "weights")
         return load_pretrained(arch.weights)
     found = load_pretrained(typed.weights, code) if typed.weights in cards() else _load(_card_of(typed.weights), code)
     if asked is not None and found.architecture.name != asked.name:
         raise WeightsError(
-            f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave --backbone out."
+            f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave the backbone out.",
+            "backbone",
         )
     return found
 
@@ -184,7 +186,8 @@ def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
     if is_code(card.architecture):
         raise WeightsError(
             f"The card of weights {card.name} names code as its network ({card.architecture}), and code that a file names is never run; where you "
-            "have that code and trust it, add --backbone MODULE:FACTORY."
+            "have that code and trust it, give MODULE:FACTORY as the backbone.",
+            "backbone",
         )
     try:
         return architecture(card.architecture)
@@ -293,7 +296,8 @@ def _require_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Te
         first = (missing or unexpected or misshaped)[0]
         raise WeightsError(
             f"Weights {name} do not fit their network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
-            f"{len(misshaped)} of another shape (first: {first}); import them again with the right --backbone."
+            f"{len(misshaped)} of another shape (first: {first}); import them again with the right backbone.",
+            "backbone",
         )
 
 

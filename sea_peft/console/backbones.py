@@ -154,15 +154,9 @@ def backbones_import(
     from sea_peft.jobs.importing import Given, import_weights
 
     given = Given(
-        labels=_label_names(labels),
-        channels=channel,
-        orientation=orientation,
-        spacing=spacing,
-        intensity=_scaling(intensity),
-        patch=patch,
-        settings=parse.settings(setting or ()),
-        licence=licence,
-    )
+        labels=_label_names(labels), channels=channel, orientation=orientation, spacing=spacing,
+        intensity=_scaling(intensity), patch=patch, settings=parse.settings(setting or ()), licence=licence,
+    )  # fmt: skip
     imported = import_weights(file, name, Typed(backbone), given, origin)
     for sentence in imported.said:
         output.say(sentence)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sea_peft.console.output import Output
-from sea_peft.errors import DeviceError, SeaPeftError
+from sea_peft.errors import DeviceError, DiskError, SeaPeftError
 
 _PANEL = "Output"
 _FLAGS: dict[str, Any] = {
@@ -20,6 +20,8 @@ _FLAGS: dict[str, Any] = {
     "verbose": typer.Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
     "debug": typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
 }
+# what to type for a setting of the library, where it is not called the same
+_TO_TYPE = {"labels": "--label", "channels": "--channel", "rebuild": "`seapeft report RUN --mlflow`"}
 FLAGS = [
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
     for name, option in _FLAGS.items()
@@ -63,11 +65,12 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 def outcome(error: Exception) -> tuple[str, int]:
     """The sentence and the exit code of an error."""
     if isinstance(error, SeaPeftError):
-        return str(error), error.exit_code
+        typed = [_TO_TYPE.get(name, f"--{name}") for name in error.settings]
+        return str(error) + (f" ({', '.join(typed)})" if typed else ""), error.exit_code
     if isinstance(error, typer.TyperException):
         return error.format_message(), error.exit_code
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
-        return f"The output cannot be written ({error.strerror}); send it somewhere else.", DeviceError.exit_code
+        return f"The output cannot be written ({error.strerror}); send it somewhere else.", DiskError.exit_code
     if _out_of_memory(error):
         return "Memory ran out; use a smaller --patch or a machine with more.", DeviceError.exit_code
     said = (str(error).strip().splitlines() or ["no message"])[0]

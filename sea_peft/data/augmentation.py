@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,6 @@ from pydantic import Field
 
 from sea_peft import documents
 from sea_peft.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -55,7 +49,6 @@ class Augmentation(documents.Record):
 FULL = Augmentation()
 GREY_VALUES = Augmentation(spatial_p=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0)
 NONE = GREY_VALUES.model_copy(update={"gain": 0.0, "shift": 0.0})
-_LARGEST = 1 << 20
 AUGMENTATIONS = {"full": FULL, "grey": GREY_VALUES, "none": NONE}
 """By name: all of it; gain and shift alone, as in the papers; crops as they are."""
 
@@ -69,14 +62,11 @@ def load_augmentation(name: str) -> Augmentation:
     if name in AUGMENTATIONS:
         return AUGMENTATIONS[name]
     try:
-        found = tomllib.loads(documents.read_bytes(Path(name), _LARGEST).decode("utf-8"))
-        return documents.check(Augmentation, found)
+        return documents.check(Augmentation, documents.load_toml(Path(name)))
     except OSError as error:
         raise UsageError(
-            f"--augment {name}: choose default, full, grey or none, or give a TOML file ({error.strerror})."
+            f"There is no augmentation {name!r} ({error.strerror}); choose default, full, grey or none, or give a TOML file.",
+            "augment",
         ) from error
     except documents.Invalid as error:
-        raise UsageError(f"--augment {name}, field {error}.") from error
-    except (ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"--augment {name} is not valid TOML: {said}.") from error
+        raise UsageError(f"Augmentation {name}: {error}.", "augment") from error

@@ -139,7 +139,8 @@ class FileCase(Case):
                 raise DataError(
                     f"case {self.id}: label holds {count} voxels of code {code}, which is declared as ignore (not labelled), "
                     "but here every voxel needs a label; label them, or declare the code under another name and choose the other "
-                    "labels with --label, which makes it background"
+                    "labels, which makes it background",
+                    "labels",
                 )
         return label
 

@@ -141,8 +141,8 @@ def _rare_labels(dataset: Dataset, checks: list[CaseCheck]) -> Iterator[Finding]
     if rare:
         more = f" and {len(rare) - _RARE_NAMED} more" if len(rare) > _RARE_NAMED else ""
         sentence = (
-            f"of {len(labelled)} cases with labels, only one or none holds {', '.join(rare[:_RARE_NAMED])}{more}; choose others with --label, "
-            "or label more cases"
+            f"of {len(labelled)} cases with labels, only one or none holds {', '.join(rare[:_RARE_NAMED])}{more}; choose other labels, or label "
+            "more cases"
         )
         yield Finding("", "labels", "warning", sentence)
 
@@ -154,4 +154,4 @@ def _require_enough(checked: Checked, shots: int) -> None:
         reasons = [f.sentence for f in checked.findings if f.case and f.severity != "warning"]
         shown = "".join(f"; {reason}" for reason in reasons[:3])
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        raise DataError(f"{error}{shown}{more}") from error
+        raise DataError(f"{error}{shown}{more}", *error.settings) from error

@@ -60,8 +60,9 @@ class LabelMap:
         for code in wanted:
             if not np.count_nonzero(flat[wanted[code]] == code) == len(wanted[code]) and not (flat == code).any():
                 raise DataError(
-                    f"nothing is left of {self._about(code)}: smaller structures cover all of it; take a mask out, or choose one of them "
-                    "with --label"
+                    f"nothing is left of {self._about(code)}: smaller structures cover all of it; take a mask out, or choose one of "
+                    "the labels",
+                    "labels",
                 )
         notes = [
             f"has {count} voxels that are both {self._about(a)} and {self._about(b)}; they are taken for "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DiskError
 
 DEFAULT_LIMIT = 1 << 30
 
@@ -54,7 +54,7 @@ class Planes:
         return made
 
     def append(self, planes: Tensor) -> None:
-        """Add the next planes, float32 `[K, n, H, W]`. Raises `DeviceError` when the disk is full."""
+        """Add the next planes, float32 `[K, n, H, W]`. Raises `DiskError` when the disk is full."""
         if self._memory is not None:
             self._memory[:, self._filled : self._filled + planes.shape[1]] = planes
         elif self._file is not None:
@@ -69,7 +69,7 @@ class Planes:
         try:
             yield
         except OSError as error:
-            raise DeviceError(
+            raise DiskError(
                 f"{2 * math.prod(self.shape) / 1e9:.1f} GB of probabilities cannot be kept on disk "
                 f"({error.strerror}); free disk space, or choose fewer labels."
             ) from error

@@ -43,13 +43,14 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
     if not chosen:
         raise DataError(f"{dataset.name}: every label map is empty; label the cases first")
     if len(chosen) > 254:
-        raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some with --label")
+        raise DataError(f"{len(chosen)} labels are too many (at most 254); choose some", "labels")
     for (a, a_codes), (b, b_codes) in combinations(chosen.items(), 2):
         shared = sorted(set(a_codes) & set(b_codes))
         if shared:
             raise DataError(
                 f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))}), and a voxel "
-                f"can carry one label only: choose one of them with --label {a} or --label {b}"
+                f"can carry one label only: choose {a} or {b}",
+                "labels",
             )
     picked = pick_channels(dataset, channels) or dataset.channels
     codes = frozenset(code for group in chosen.values() for code in group)
@@ -88,7 +89,7 @@ def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
         return _declared(dataset, text.strip())  # a name may hold = and commas
     name, has_codes, group = (part.strip() for part in (text.rpartition("=") if "=" in text else (text, "", "")))
     if not name or (has_codes and not group):
-        raise DataError(f"--label {text!r} must be NAME or NAME=1,2,4")
+        raise DataError(f"label {text!r} must be NAME or NAME=1,2,4", "labels")
     if not has_codes:
         return _declared(dataset, name)
     codes: list[int] = []
@@ -96,12 +97,12 @@ def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
         part = part.strip()
         codes += [int(part)] if re.fullmatch(r"\d{1,6}", part) else _declared(dataset, part)[1]
     if 0 in codes:
-        raise DataError(f"--label {text!r} names code 0, which is the background; leave it out")
+        raise DataError(f"label {text!r} names code 0, which is the background; leave it out", "labels")
     if max(codes) > MOST_CODE:
-        raise DataError(f"--label {text!r}: code {max(codes)} is too large; codes end at {MOST_CODE}")
+        raise DataError(f"label {text!r}: code {max(codes)} is too large; codes end at {MOST_CODE}")
     undeclared = [code for code in codes if dataset.codes is not None and code not in dataset.codes]
     if undeclared:
-        raise DataError(f"--label {text!r}: code {undeclared[0]} is not declared; there are {_names(dataset)}")
+        raise DataError(f"label {text!r}: code {undeclared[0]} is not declared; there are {_names(dataset)}")
     return name, tuple(dict.fromkeys(codes))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sea_peft.data.prepare import Scan
 from sea_peft.data.recipe import Recipe
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DiskError
 
 DEFAULT_LIMIT = 1 << 30
 
@@ -53,7 +53,7 @@ class ScanCache:
         """The same scan, spilled to disk if it would exceed the limit.
 
         Raises:
-            DeviceError: The disk is full or refuses.
+            DiskError: The disk is full or refuses.
         """
         size = scan.image.nbytes + (scan.label.nbytes if scan.label is not None else 0)
         if self._held + size <= self._limit:
@@ -63,7 +63,7 @@ class ScanCache:
             label = self._spilled(scan.label) if scan.label is not None else None
             return replace(scan, image=self._spilled(scan.image), label=label)
         except OSError as error:
-            raise DeviceError(
+            raise DiskError(
                 f"{size / 1e9:.1f} GB of scans do not fit into memory and cannot be kept on disk "
                 f"({error.strerror}); free disk space, or use fewer shots or a coarser spacing."
             ) from error

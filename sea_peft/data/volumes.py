@@ -140,7 +140,7 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
         like = None
     array = _storable(volume.array)
     try:
-        with atomic_path(path, suffix) as temporary:
+        with _atomic_path(path, suffix) as temporary:
             if suffix in NIFTI_SUFFIXES:
                 write_nifti(temporary, array, volume.affine, like)
             else:
@@ -150,7 +150,7 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
+def _atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary sibling of `path` that replaces it on success and vanishes on failure."""
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
     os.close(handle)

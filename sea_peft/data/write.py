@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sea_peft import atomic
 from sea_peft.data.cases import Case, Dataset, FileCase, SlicerCase
 from sea_peft.data.layouts import open_dataset
-from sea_peft.data.volumes import Volume, atomic_path, write_volume
-from sea_peft.data.wording import shown
-from sea_peft.errors import DataError, DeviceError
+from sea_peft.data.volumes import Volume, write_volume
+from sea_peft.errors import DataError
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
@@ -33,7 +32,7 @@ def write_datalist(folder: Path | str) -> Path:
     Raises:
         DataError: The folder has a datalist already, its layout is not recognised, or it holds DICOM, one mask
             file per structure or segments of 3D Slicer, which a datalist cannot say.
-        DeviceError: The folder is not writable or the disk is full.
+        DiskError: The folder is not writable or the disk is full.
     """
     folder = Path(folder)
     target = folder / DATALIST_NAME
@@ -48,8 +47,7 @@ def write_datalist(folder: Path | str) -> Path:
         "training": [_entry(case, dataset, folder) for case in dataset.cases],
         "test": [_entry(case, dataset, folder) for case in (*dataset.test_cases, *dataset.unlabelled)],
     }
-    with _writing(target):
-        _write_json(target, content)
+    _write_json(target, content)
     return target
 
 
@@ -65,16 +63,14 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | Non
 
     Raises:
         DataError: `out` exists and is not empty, or a case cannot be read or written.
-        DeviceError: The disk is full.
+        DiskError: The disk is full.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already and is not empty; choose another folder")
-    try:
+    with atomic.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
-    except OSError as error:
-        raise DataError(f"cannot write {out} ({error.strerror}); check the path and the permissions") from error
     try:
         total = len(dataset.cases) + len(dataset.test_cases)
         parts = [("Tr", case) for case in dataset.cases] + [("Ts", case) for case in dataset.test_cases]
@@ -89,7 +85,7 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | Non
             "numTraining": len(dataset.cases),
             "file_ending": ENDING,
         }
-        with _writing(out):
+        with atomic.writing(out):
             _write_json(partial / "dataset.json", content)
             partial.chmod(0o755)
             partial.replace(out)
@@ -120,19 +116,7 @@ def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path, ".json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into a `DeviceError` of one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise DeviceError(
-            f"Cannot write {shown(path)} ({error.strerror or error}): make the folder writable and see that there is free space."
-        ) from error
+    atomic.write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_case(root: Path, part: str, case: Case, dataset: Dataset) -> None:

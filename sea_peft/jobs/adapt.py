@@ -12,19 +12,19 @@ from typing import Any
 import torch
 
 from sea_peft.artefacts.adapter_file import save_adapter
-from sea_peft.artefacts.atomic import remove_leftovers
 from sea_peft.artefacts.checkpoint import RunState, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder, dated
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker, rebuild
+from sea_peft.atomic import remove_leftovers
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.digest import case_hash
 from sea_peft.data.prepare import prepare
 from sea_peft.data.spill import ScanCache
 from sea_peft.data.split import Split
-from sea_peft.errors import DeviceError, UsageError
+from sea_peft.errors import DiskError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
 from sea_peft.jobs.patch_cost import cost_of_patch
@@ -177,8 +177,8 @@ class _Run:
         except BaseException as error:
             if self.tracker is not None:
                 self.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            if isinstance(error, DeviceError) and isinstance(error.__cause__, OSError):  # the disk, and not the device
-                raise DeviceError(
+            if isinstance(error, DiskError):
+                raise DiskError(
                     f"{str(error).rstrip('.')}; what the run has written is kept, and `seapeft adapt --resume "
                     f"{shlex.quote(str(self.folder.path))}{self.setup.options.typed.flags}` goes on from there."
                 ) from error

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sea_peft.artefacts.atomic import write_bytes, write_text, writing
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
+from sea_peft.atomic import write_bytes, write_text, writing
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.grids import require_same_grid
@@ -176,7 +176,7 @@ def evaluate(
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Path]:
-    """Write `scores.csv`, one row a case and label, `scores.json`, and the box plot `scores.png` into `out`. Raises DeviceError."""
+    """Write `scores.csv`, one row a case and label, `scores.json`, and the box plot `scores.png` into `out`. Raises DiskError."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     table, document, picture = (out / f"scores.{suffix}" for suffix in ("csv", "json", "png"))

@@ -32,7 +32,7 @@ from sea_peft.backbones.weights import cards, load_strictly, unique_tensors, use
 from sea_peft.data.cases import safe_name
 from sea_peft.data.intensity import is_ct_name
 from sea_peft.data.recipe import Intensity, Recipe, Window, ZScore
-from sea_peft.errors import UsageError, WeightsError
+from sea_peft.errors import DiskError, UsageError, WeightsError
 from sea_peft.jobs.weights_file import save_weights
 
 _MAP = frozenset(("input_factor", "input_offset"))
@@ -119,7 +119,7 @@ def import_weights(
         UsageError: the name is taken or no name, the architecture or the origin is unknown, something that nobody knows was not given,
             or the patch does not fit.
         WeightsError: the file cannot be read without running code, or the tensors do not fit.
-        DeviceError: the weights cannot be written.
+        DiskError: the weights cannot be written.
     """
     given = given or Given()
     if safe_name(name) != name:
@@ -186,20 +186,15 @@ def import_weights(
         "left_out": left_out,
         "assumed": assumed,
     }
-    written = save_weights(user_weights(), network, card, half=False, instead="set XDG_DATA_HOME to another folder")
+    try:
+        written = save_weights(user_weights(), network, card, half=False)
+    except DiskError as error:
+        raise DiskError(f"{str(error).rstrip('.')}, which XDG_DATA_HOME sets.") from error
     return Imported(
-        name=name,
-        file=written.with_suffix(".safetensors"),
-        card=written,
-        origin=source.name,
-        parameters=sum(p.numel() for p in network.parameters()),
-        settings=settings,
-        keys=report,
-        left_out=tuple(left_out),
-        new=tuple(sorted(new)),
-        expects=expects,
-        said=tuple(said),
-    )
+        name=name, file=written.with_suffix(".safetensors"), card=written, origin=source.name,
+        parameters=sum(p.numel() for p in network.parameters()), settings=settings, keys=report,
+        left_out=tuple(left_out), new=tuple(sorted(new)), expects=expects, said=tuple(said),
+    )  # fmt: skip
 
 
 def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:

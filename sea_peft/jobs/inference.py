@@ -34,7 +34,7 @@ def probabilities(
     `progress`: told (windows done, of).
 
     Raises:
-        DeviceError: the device's memory does not suffice, or the disk is full.
+        DeviceError, DiskError: the device's memory does not suffice, or the disk is full.
         OutputError: logits are not finite, or so large that they mean nothing.
     """
 

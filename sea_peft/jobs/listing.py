@@ -7,13 +7,14 @@ import dataclasses
 from typing import Any
 
 from sea_peft.adapters import Unit, units_for
+from sea_peft.artefacts.profile import load_profile
 from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
 from sea_peft.backbones.field_of_view import FieldOfView, field_of_view
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, no_larger, read_card
 from sea_peft.errors import SeaPeftError, WeightsError
 from sea_peft.jobs.model import audit_space, look_at
-from sea_peft.loop.budget import load_profile, parse_budget
+from sea_peft.loop.budget import parse_budget
 from sea_peft.loop.policies import policies
 from sea_peft.loop.rows import Candidate
 from sea_peft.loop.space import Space
@@ -110,18 +111,11 @@ def list_backbones() -> list[BackboneRow]:
             continue
         rows.append(
             BackboneRow(
-                architecture=card.architecture,
-                weights=name,
-                origin=origin,
-                parameters=counted,
-                labels=tuple(card.labels[1:]),
-                channels=tuple(card.channels),
-                spacing=card.recipe.spacing,
-                dice=card.dice.get("mean"),
-                licence=card.licence,
-                sha256=card.sha256,
+                architecture=card.architecture, weights=name, origin=origin, parameters=counted,
+                labels=tuple(card.labels[1:]), channels=tuple(card.channels), spacing=card.recipe.spacing,
+                dice=card.dice.get("mean"), licence=card.licence, sha256=card.sha256,
             )
-        )
+        )  # fmt: skip
     used = {row.architecture for row in rows}
     rows += [
         BackboneRow(
@@ -155,16 +149,11 @@ def backbone_info(name: str, typed: Typed = NOTHING) -> BackboneInfo:
     counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
     arch = pretrained.architecture
     return BackboneInfo(
-        card=pretrained.card,
-        paper=arch.paper,
-        network_licence=arch.licence,
-        parameters=pretrained.parameters,
-        sha256=pretrained.sha256,
-        trained=_trained(pretrained),
-        limits=pretrained.limits,
+        card=pretrained.card, paper=arch.paper, network_licence=arch.licence, parameters=pretrained.parameters,
+        sha256=pretrained.sha256, trained=_trained(pretrained), limits=pretrained.limits,
         sites={(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
         view=field_of_view(pretrained.network, len(pretrained.card.channels), pretrained.limits),
-    )
+    )  # fmt: skip
 
 
 def list_adapters(typed: Typed, profile: str) -> Offered:
@@ -184,30 +173,18 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
         groups.setdefault((unit.family, unit.level, unit.placement), []).append(unit)
     rows = [
         FamilyRow(
-            family=family,
-            level=level,
-            placement=placement,
-            kinds=tuple(sorted({u.site.kind for u in made})),
-            units=len(made),
-            cheapest=min(u.cost for u in made),
-            dearest=max(u.cost for u in made),
-            total=sum(u.cost for u in made),
-            fits=fitting(Space(tuple(made), limit, head=0)),
+            family=family, level=level, placement=placement, kinds=tuple(sorted({u.site.kind for u in made})),
+            units=len(made), cheapest=min(u.cost for u in made), dearest=max(u.cost for u in made),
+            total=sum(u.cost for u in made), fits=fitting(Space(tuple(made), limit, head=0)),
             prefix=made[0].id.partition("@")[0],
         )
         for (family, level, placement), made in sorted(groups.items())
-    ]
+    ]  # fmt: skip
     return Offered(
-        profile=offers.name,
-        about=offers.about,
-        weights=_called(opened.pretrained),
-        parameters=opened.pretrained.parameters,
-        budget=offers.budget,
-        limit=limit,
-        families=tuple(rows),
-        units=units,
-        fits=fitting(Space(units, limit, head=0)),
-    )
+        profile=offers.name, about=offers.about, weights=_called(opened.pretrained),
+        parameters=opened.pretrained.parameters, budget=offers.budget, limit=limit, families=tuple(rows),
+        units=units, fits=fitting(Space(units, limit, head=0)),
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
     Raises:
         UsageError: `out` is no .safetensors file, or exists; the adapter is not to be used.
         WeightsError: the adapter is refused, something in it cannot be folded exactly, or the check failed; nothing is written then.
-        DeviceError: `out` cannot be written.
+        DiskError: `out` cannot be written.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} must end in .safetensors.")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft import __version__, documents
-from sea_peft.artefacts.atomic import sync_folder, unfinished, write_bytes, write_text, writing
+from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.case_check import image_findings
 from sea_peft.data.cases import FileCase

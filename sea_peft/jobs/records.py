@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from sea_peft import __version__, documents
 from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommendation
-from sea_peft.artefacts.atomic import PRIVATE, write_text
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape
 from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.atomic import PRIVATE, write_text
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash

@@ -11,6 +11,7 @@ import torch
 
 from sea_peft.adapters import Adapted
 from sea_peft.artefacts.privacy import paths_in, public_digest
+from sea_peft.artefacts.profile import Profile, load_profile
 from sea_peft.artefacts.record import BackboneIdentity
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import cards, read_card
@@ -28,7 +29,7 @@ from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, open_recorded, resolve_device
-from sea_peft.loop.budget import Profile, check_feasible, load_profile, parse_budget
+from sea_peft.loop.budget import check_feasible, parse_budget
 from sea_peft.loop.policies import Entry, make_policy, policy_entry
 from sea_peft.loop.policy import Policy
 from sea_peft.loop.settings import LoopSettings
@@ -270,21 +271,10 @@ def prepare_run(
     # a fixed topology of which nothing fits is refused here
     policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles)
     setup = Setup(
-        options=options,
-        profile=profile,
-        backbone=backbone,
-        dataset=dataset,
-        split=parts,
-        digest=digest,
-        recipe=recipe,
-        rows=rows,
-        model=model,
-        space=space,
-        settings=settings,
-        policy=policy,
-        device=device,
+        options=options, profile=profile, backbone=backbone, dataset=dataset, split=parts, digest=digest,
+        recipe=recipe, rows=rows, model=model, space=space, settings=settings, policy=policy, device=device,
         warnings=tuple(warnings),
-    )
+    )  # fmt: skip
     if options.time_limit is None:
         return setup
     # the head alone trains as long as the policy, and a simple topology through the search, which is half of that

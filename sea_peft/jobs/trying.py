@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sea_peft.artefacts.atomic import write_bytes, writing
+from sea_peft.atomic import write_bytes, writing
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import load_pretrained, load_typed
 from sea_peft.data.cases import FileCase, safe_name
@@ -134,19 +134,9 @@ def try_backbone(
             better = tuple(reading for reading in search.best(progress) if reading.dice > mean + _CLEARLY)
             looked_at = search.looked_at
     return Tried(
-        weights=card.name,
-        case=case.id,
-        mask=mask_file,
-        picture=picture,
-        volumes=volumes,
-        dice=dice,
-        codes=taken,
-        named=codes is not None,
-        own=own,
-        better=better,
-        looked_at=looked_at,
-        seconds=time.monotonic() - began,
-    )
+        weights=card.name, case=case.id, mask=mask_file, picture=picture, volumes=volumes, dice=dice, codes=taken,
+        named=codes is not None, own=own, better=better, looked_at=looked_at, seconds=time.monotonic() - began,
+    )  # fmt: skip
 
 
 def _wanted(case: FileCase, channel: str, label: Path, labels: Sequence[str], codes: Codes | None) -> Wanted:

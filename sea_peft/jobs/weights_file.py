@@ -11,14 +11,12 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from sea_peft.artefacts import atomic
+from sea_peft import atomic
 from sea_peft.backbones.weights import checked_card, read_card, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
 
 
-def save_weights(
-    folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool, instead: str = atomic.INSTEAD
-) -> Path:
+def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool) -> Path:
     """Write `<name>.safetensors` and its card `<name>.json`, both or neither. A process that is killed between the two leaves a card without
     weights, which is taken for nothing (`cards`, `refuse_to_replace`), and never weights of which nobody knows what they are.
 
@@ -34,7 +32,7 @@ def save_weights(
 
     Raises:
         WeightsError: the card is not valid.
-        DeviceError: the disk is full or the place is not writable.
+        DiskError: the disk is full or the place is not writable.
     """
     cast = {
         key: (t.half() if half and t.is_floating_point() else t).contiguous()
@@ -44,11 +42,11 @@ def save_weights(
     described = checked_card({**card, "sha256": hashlib.sha256(content).hexdigest()})
     file = folder / f"{described.name}.safetensors"
     path = file.with_suffix(".json")
-    with atomic.writing(folder, instead):
+    with atomic.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(path, described.model_dump_json(indent=2) + "\n", instead)
+    atomic.write_text(path, described.model_dump_json(indent=2) + "\n")
     try:
-        atomic.write_bytes(file, content, instead)
+        atomic.write_bytes(file, content)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -180,5 +180,9 @@ class Auditor:
     def _require_patches(self) -> None:
         if not self.batches:
             raise DataError(
-                "The audit patches hold no labelled voxel, so there is no Dice to measure; try another --seed, a larger --patch or more --shots."
+                "The audit patches hold no labelled voxel, so there is no Dice to measure; try another seed, a larger "
+                "patch or more shots.",
+                "seed",
+                "patch",
+                "shots",
             )

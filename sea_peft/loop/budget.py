@@ -1,32 +1,19 @@
-"""The budget: how many parameters may be trained, and what a budget profile puts on offer."""
+"""The budget: how many parameters may be trained, and whether they open enough sites for a choice."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-import sys
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from sea_peft import documents
-from sea_peft.documents import Name, Record, Text
 from sea_peft.errors import BudgetError, UsageError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
-    from sea_peft.adapters import Offer
     from sea_peft.loop.space import Space
 
 _FORM = re.compile(r"(?P<number>\d{1,18}(\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>%|k|M)?")
-_LARGEST_PROFILE = 1 << 20
 
 
 def parse_budget(text: str, parameters: int) -> int:
@@ -34,7 +21,8 @@ def parse_budget(text: str, parameters: int) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"--budget {text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k."
+            f"{text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.",
+            "budget",
         )
     # exact decimals: 29% of 100 as floats would be 28
     number, unit = Fraction(match["number"]), match["unit"]
@@ -43,15 +31,19 @@ def parse_budget(text: str, parameters: int) -> int:
     elif unit and number:
         return _within(int(number * {"k": 1_000, "M": 1_000_000}[unit]), text, parameters)
     elif number == 1:
-        raise UsageError(f"--budget {text} can mean 100% or one parameter; write 1% for one per cent.")
+        raise UsageError(f"A budget of {text} can mean 100% or one parameter; write 1% for one per cent.", "budget")
     elif number < 1:
         share = number
     else:
         if number != int(number):
-            raise UsageError(f"--budget {text} is neither a share below 1 nor a whole count; write {text}% or a count.")
+            raise UsageError(
+                f"A budget of {text} is neither a share below 1 nor a whole count; write {text}% or a count.", "budget"
+            )
         return _within(int(number), text, parameters)
     if not 0 < share <= 1:
-        raise UsageError(f"--budget {text} is not between 0 and 100% of the backbone's {parameters:,} parameters.")
+        raise UsageError(
+            f"A budget of {text} is not between 0 and 100% of the backbone's {parameters:,} parameters.", "budget"
+        )
     return int(share * parameters)
 
 
@@ -62,61 +54,10 @@ def _within(count: int, text: str, parameters: int) -> int:
     """A count that the backbone has. Raises UsageError where it has fewer parameters: that many cannot be a budget for adapting it."""
     if count > parameters:
         raise UsageError(
-            f"--budget {text} is more than the backbone's {parameters:,} parameters; write a smaller count or a share such as 1%."
+            f"A budget of {text} is more than the backbone's {parameters:,} parameters; write a smaller count or a share such as 1%.",
+            "budget",
         )
     return count
-
-
-class FamilyOffer(Record):
-    """One `[families.<name>]` table: which levels, placements and kinds of site are on offer; left out, all that the family has."""
-
-    levels: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = None
-    placements: tuple[str, ...] | None = None
-    kinds: tuple[str, ...] | None = None
-
-
-class Profile(Record):
-    """A budget profile, `budgets/*.toml`. `budget`: default budget, as on the command line. `head`: all rows fitted and counted, only the
-    rows of labels that are new to the backbone, or none."""
-
-    name: Name
-    about: Text = ""
-    budget: Name = "1%"
-    head: Literal["train", "new", "frozen"] = "train"
-    families: dict[Name, FamilyOffer]
-
-    def offers(self) -> dict[str, Offer]:
-        """Family name → offer, as the registry takes it."""
-        from sea_peft.adapters import Offer  # a run folder is read without torch
-
-        return {name: Offer(f.levels, f.placements, f.kinds) for name, f in self.families.items()}
-
-
-def profiles_folder() -> Path:
-    """Where the shipped profiles lie: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "budgets"
-    return inside if inside.is_dir() else package.parent / "budgets"
-
-
-def load_profile(name: str) -> Profile:
-    """The shipped profile called `name`, or the TOML file at that path. Raises UsageError with what is wrong in it."""
-    shipped = {path.stem: path for path in sorted(profiles_folder().glob("*.toml"))}
-    path = shipped.get(name, Path(name))
-    if not path.is_file():
-        raise UsageError(
-            f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a TOML file."
-        )
-    try:
-        found = tomllib.loads(documents.read_bytes(path, _LARGEST_PROFILE).decode("utf-8"))
-        return documents.check(Profile, {"name": path.stem} | found)
-    except OSError as error:
-        raise UsageError(f"Budget profile {path.name} cannot be read: {error.strerror}.") from error
-    except documents.Invalid as error:
-        raise UsageError(f"Budget profile {path.name}, field {error}.") from error
-    except (ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"Budget profile {path.name} is not valid TOML: {said}.") from error
 
 
 def check_feasible(space: Space, parameters: int) -> str | None:
@@ -129,7 +70,7 @@ def check_feasible(space: Space, parameters: int) -> str | None:
         BudgetError: the head and the cheapest unit do not fit together.
     """
     if not space.units:
-        raise BudgetError("The budget profile offers no unit on this backbone; choose another --profile.")
+        raise BudgetError("The budget profile offers no unit on this backbone; choose another profile.", "profile")
     cheapest = space.cheapest_first()[0]
     if not space.fits([cheapest]):
         need = space.used([cheapest.id])
@@ -149,5 +90,5 @@ def check_feasible(space: Space, parameters: int) -> str | None:
     ladder = ", ".join(f"{n} with {totals[n]:,} ({totals[n] / parameters:.1%})" for n in more)
     return (
         f"A budget of {space.limit:,} parameters opens {opened} of the {sites} sites beside the head's {space.head:,}, which leaves nothing to "
-        f"choose. Sites that a budget opens: {ladder}; ask for one of these with --budget."
+        f"choose. Sites that a budget opens: {ladder}; ask for one of these."
     )

@@ -13,7 +13,7 @@ from monai.networks import one_hot
 
 from sea_peft.adapters import Adapted
 from sea_peft.data.codes import IGNORED
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DivergedError
 
 # The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
 HEAD_LEARNING_RATE = 1e-2
@@ -81,7 +81,7 @@ class Trainer:
     ) -> float:
         """`count` optimizer steps from global step `first` on; only `units` are open. Returns the mean loss.
 
-        `schedule`: step within this call → factor on the learning rates. Raises DeviceError when the loss is no number.
+        `schedule`: step within this call → factor on the learning rates. Raises DivergedError when the loss is no number.
         """
         bank = self.model.bank
         bank.activate(units)
@@ -113,9 +113,10 @@ class Trainer:
                 for value in torch.stack(unread).tolist():
                     step = first + len(losses)
                     if not math.isfinite(value):
-                        raise DeviceError(
-                            f"Training diverged: the loss is {value} at step {step}; check the scans' intensities with "
-                            "`seapeft data check`, or try another --seed."
+                        raise DivergedError(
+                            f"Training diverged: the loss is {value} at step {step}; check the scans' grey values, or try "
+                            "another seed.",
+                            "seed",
                         )
                     losses.append(value)
                     on_step(step, value)

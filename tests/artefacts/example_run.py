@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sea_peft.artefacts import run_folder as files
+from sea_peft.artefacts.profile import Profile
 from sea_peft.artefacts.record import BackboneIdentity
 from sea_peft.artefacts.run_folder import Result, RunConfig, RunFolder
 from sea_peft.artefacts.trace import TraceWriter
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.loop import events as ev
-from sea_peft.loop.budget import Profile
 from sea_peft.loop.events import Event
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 

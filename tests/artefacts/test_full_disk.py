@@ -13,7 +13,7 @@ from sea_peft.artefacts.checkpoint import RunState, load_checkpoint, save_checkp
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.data.planes import Planes
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DiskError
 from sea_peft.loop.events import RunFinished
 
 
@@ -30,7 +30,7 @@ def test_a_trace_takes_back_what_did_not_fit_and_goes_on(disk: Disk, events):
     with TraceWriter(path) as trace:
         trace(events[0])
         disk.fill(but=8192)
-        with pytest.raises(DeviceError, match=FULL):
+        with pytest.raises(DiskError, match=FULL):
             trace(big(events))
         assert read_trace(path) == events[:1]
         assert path.read_bytes().endswith(b"\n"), "no half line is left"
@@ -44,7 +44,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk: Disk):
     first = RunState.at_the_start()
     save_checkpoint(folder, first)
     disk.fill(but=8192)
-    with pytest.raises(DeviceError, match=rf"state\.pt: {FULL}"):
+    with pytest.raises(DiskError, match=rf"state\.pt: {FULL}"):
         save_checkpoint(folder, first.model_copy(update={"head_only": {"weight": torch.zeros(5000)}}))
     assert load_checkpoint(folder) == first
     assert [path.name for path in folder.iterdir()] == ["state.pt"]
@@ -53,7 +53,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk: Disk):
 def test_a_config_that_does_not_fit_is_not_half_there(disk: Disk):
     folder = RunFolder.create_at(disk.path / "run")
     disk.fill()
-    with pytest.raises(DeviceError, match=rf"config\.json: {FULL}"):
+    with pytest.raises(DiskError, match=rf"config\.json: {FULL}"):
         folder.write_config(make_config())
     assert not list(folder.path.iterdir())
     assert [path.name for path in disk.path.iterdir() if path.name != FILLER] == ["run"]
@@ -62,9 +62,9 @@ def test_a_config_that_does_not_fit_is_not_half_there(disk: Disk):
 def test_outputs_that_do_not_fit_are_one_sentence(disk: Disk):
     disk.fill(but=4096)
     planes = Planes((2, 8, 20, 20), limit=0, folder=disk.path)
-    with pytest.raises(DeviceError, match=r"cannot be kept on disk \(No space left on device\); free disk space"):
+    with pytest.raises(DiskError, match=r"cannot be kept on disk \(No space left on device\); free disk space"):
         planes.append(torch.zeros(2, 8, 20, 20))
-    with pytest.raises(DeviceError, match=r"cannot be kept on disk \(No such file or directory\)"):
+    with pytest.raises(DiskError, match=r"cannot be kept on disk \(No such file or directory\)"):
         Planes((2, 8, 20, 20), limit=0, folder=disk.path / "none")
 
 
@@ -76,7 +76,7 @@ def test_a_limit_on_the_size_of_files_is_said_as_such(tmp_path, events):
         trace(events[0])
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
         try:
-            with pytest.raises(DeviceError, match=r"larger than is allowed here: raise the limit"):
+            with pytest.raises(DiskError, match=r"larger than is allowed here: raise the limit"):
                 trace(big(events))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

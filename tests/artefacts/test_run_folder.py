@@ -8,9 +8,9 @@ import os
 import pytest
 from example_run import make_config, make_result
 
-from sea_peft.artefacts import atomic
+from sea_peft import atomic
 from sea_peft.artefacts.run_folder import Result, RunFolder
-from sea_peft.errors import DeviceError, UsageError
+from sea_peft.errors import DiskError, UsageError
 
 DAY = datetime.date(2026, 11, 21)
 
@@ -39,7 +39,7 @@ def test_open_refuses_what_is_not_a_run(tmp_path):
 
 def test_an_unwritable_place_is_a_device_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DeviceError, match=r"Cannot write .*file"):
+    with pytest.raises(DiskError, match=r"Cannot write .*file"):
         RunFolder.create(tmp_path / "file", "phantom")
 
 
@@ -81,7 +81,7 @@ def test_result_is_read_strictly(tmp_path, events, field, value, sentence):
 
 
 def test_an_unfinished_run_says_how_to_go_on(tmp_path):
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="resume it"):
         RunFolder.create(tmp_path, "phantom").read_result()
 
 
@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, full)
-        with pytest.raises(DeviceError, match=r"Cannot write .*report\.md: the disk is full"):
+        with pytest.raises(DiskError, match=r"Cannot write .*report\.md: the disk is full"):
             atomic.write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
     assert path.read_text() == "old"
@@ -116,7 +116,7 @@ def test_a_page_that_cannot_be_written_advises_no_option_that_report_lacks(tmp_p
     monkeypatch.setattr(os, "replace", closed)
     folder = RunFolder(tmp_path)
     for write in (lambda: folder.write_page("<html>"), lambda: folder.write_explanation({})):
-        with pytest.raises(DeviceError, match=r"\(Read-only file system\): .*copy the run folder") as raised:
+        with pytest.raises(DiskError, match="read-only: have it written elsewhere") as raised:
             write()
         assert "--out" not in str(raised.value)
 

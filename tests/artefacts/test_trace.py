@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sea_peft.artefacts.trace import TraceWriter, read_trace, without_times
-from sea_peft.errors import DeviceError, UsageError
+from sea_peft.errors import DiskError, UsageError
 from sea_peft.loop.events import RunFinished, Scored, TrainingStep
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
@@ -36,7 +36,7 @@ def test_one_json_line_per_event_named_by_kind(tmp_path, events):
 def test_new_writer_refuses_an_existing_trace(tmp_path, events):
     path = write(tmp_path / "trace.jsonl", events)
     before = path.read_bytes()
-    with pytest.raises(DeviceError, match="Cannot write"):
+    with pytest.raises(DiskError, match="Cannot write"):
         TraceWriter(path)
     assert path.read_bytes() == before
 
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path, events
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
-            with pytest.raises(DeviceError, match="the disk is full: free some space"):
+            with pytest.raises(DiskError, match="the disk is full: free some space"):
                 trace(events[1])
         assert trace.count == 1
     with TraceWriter(path, append=True) as trace:

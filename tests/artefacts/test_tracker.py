@@ -24,7 +24,7 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import TraceWriter
 from sea_peft.artefacts.tracker import Tracker, rebuild
 from sea_peft.artefacts.view import UNIT_COLUMNS, unit_table
-from sea_peft.errors import DeviceError, UsageError
+from sea_peft.errors import StoreError, UsageError
 from sea_peft.jobs import doctor
 from sea_peft.loop.events import Allocated, Audited, RunStarted, TrainingStep
 
@@ -233,7 +233,7 @@ def test_a_store_that_names_another_place_for_artifacts_is_not_followed(root, ru
     with sqlite3.connect(tmp_path / "mlflow.db") as foreign:
         foreign.execute("UPDATE runs SET artifact_uri = '../elsewhere'")
     foreign.close()
-    with pytest.raises(DeviceError, match=r"keeps artifacts in \.\./elsewhere"):
+    with pytest.raises(StoreError, match=r"keeps artifacts in \.\./elsewhere"):
         rebuild(run[0], tmp_path)
     assert not (tmp_path.parent / "elsewhere").exists()
 
@@ -270,7 +270,7 @@ def test_the_command_rebuilds_a_run_that_the_store_lost(tmp_path, capsys):
 def test_the_command_says_why_a_store_cannot_be_written(tmp_path, capsys):
     folder = write_run(tmp_path, EVENTS)
     (tmp_path / "mlflow.db").write_text("x" * 5000)
-    assert cli.run(["report", str(folder.path), "--mlflow"]) == DeviceError.exit_code
+    assert cli.run(["report", str(folder.path), "--mlflow"]) == StoreError.exit_code
     told = capsys.readouterr().err
     assert "MLflow cannot log into" in told
     assert "rebuild the run then" in told
@@ -309,7 +309,7 @@ def test_a_dead_store_is_one_warning_and_a_way_out(tmp_path, dead):
     assert len(sentences) == 2
     assert "MLflow cannot log into" in sentences[0]
     assert f"rebuild it from {folder.path}" in sentences[1]
-    with pytest.raises(DeviceError, match="MLflow cannot log into"):
+    with pytest.raises(StoreError, match="MLflow cannot log into"):
         rebuild(folder)
 
 
@@ -320,7 +320,7 @@ def test_a_store_that_was_spoilt_is_to_be_moved_away(tmp_path, root, run):
         spoilt.executescript(
             "DELETE FROM alembic_version; DROP TABLE registered_model_aliases"
         )  # as an interrupt leaves it
-    with pytest.raises(DeviceError, match=r"move that file away .*, and rebuild the run then") as refused:
+    with pytest.raises(StoreError, match=r"move that file away .*, and rebuild the run then") as refused:
         rebuild(run[0], tmp_path)
     assert "free the store" not in str(refused.value)
     (found,) = doctor._store(tmp_path)

@@ -18,7 +18,7 @@ from example_run import make_events, write_run
 
 from sea_peft.artefacts import ui
 from sea_peft.artefacts.tracker import rebuild
-from sea_peft.errors import DeviceError, UsageError
+from sea_peft.errors import PortError, UsageError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="ends the server by a POSIX signal")
 _CODE = """
@@ -142,7 +142,7 @@ def test_it_listens_on_this_machine_alone(server: _Server) -> None:
         pytest.skip("no /proc/net/tcp on this system")
     listening = [row.split()[1] for row in table.read_text().splitlines()[1:] if row.split()[3] == "0A"]
     assert [at for at in listening if at.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
-    with pytest.raises(DeviceError, match=f"Port {port} .* choose another"):
+    with pytest.raises(PortError, match=f"Port {port} .* choose another"):
         ui.open_ui(server.root, port, lambda _: pytest.fail("it opened"))
 
 

@@ -83,7 +83,7 @@ def test_tensors_under_several_names_are_kept_and_counted_once(name, tmp_path):
             (4, 64, 128),
             "by 4, 64 and 64 along D, H and W and needs 3 voxels",
         ),
-        ("unetr", {}, (96, 96, 96), (64, 64, 64), "takes patches of 96,96,96 only, .* give --patch 96,96,96"),
+        ("unetr", {}, (96, 96, 96), (64, 64, 64), "takes patches of 96,96,96 only, .* give a patch of 96,96,96"),
         ("unetr", {"img_size": [64, 64, 32]}, (64, 64, 32), (96, 96, 96), "takes patches of 64,64,32 only"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_meshnet_without_the_file_beside_it_asks(tmp_path):
     content = real("weights_brainchop/model18cls/model.safetensors").read_bytes()
     (tmp_path / "model.pth").write_bytes(content)
     assert len(read_checkpoint(tmp_path / "model.pth").tensors) == 20
-    with pytest.raises(UsageError, match=r"give --setting dilations="):
+    with pytest.raises(UsageError, match=r"give the setting dilations="):
         import_weights(tmp_path / "model.pth", "mine", "meshnet", Given(channels=["T1"], spacing=(1.0, 1.0, 1.0)))
 
 

@@ -271,7 +271,7 @@ def test_a_users_own_factory_may_state_sizes_for_each_axis():
     assert thin.limits_of({}).minimum == (8, 8, 8)
     thin.check_size((9, 16, 8))
     with pytest.raises(
-        UsageError, match=r"multiples of 1, 8 and 8 along D, H and W and at least 8, not 7,8,8; choose another --patch"
+        UsageError, match=r"multiples of 1, 8 and 8 along D, H and W and at least 8, not 7,8,8; choose another patch"
     ):
         thin.check_size((7, 8, 8))
     assert thin.example(1).shape[2:] == (8, 16, 16)

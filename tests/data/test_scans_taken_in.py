@@ -86,7 +86,7 @@ def test_a_label_that_is_in_one_case_only(nnunet):
     nibabel.save(nibabel.Nifti1Image(array, label.affine), root / "labelsTr" / "toy_001.nii.gz")
     (finding,) = check(open_dataset(root)).findings
     assert finding.sentence == (
-        "of 3 cases with labels, only one or none holds spleen (case toy_001); choose others with --label, or label more cases"
+        "of 3 cases with labels, only one or none holds spleen (case toy_001); choose other labels, or label more cases"
     )
 
 

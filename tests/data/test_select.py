@@ -59,7 +59,7 @@ def test_wrong_words_are_refused(labels, channels, sentence):
 
 
 def test_nested_regions_cannot_be_the_default():
-    with pytest.raises(DataError, match=r"overlap .*choose one of them with --label whole or --label core"):
+    with pytest.raises(DataError, match=r"overlap .*choose whole or core"):
         select(dataset(labels={"whole": (1, 2), "core": (2,)}))
     assert dict(select(dataset(labels={"whole": (1, 2), "core": (2,)}), ["whole"]).labels) == {"whole": (1, 2)}
 

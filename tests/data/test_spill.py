@@ -14,7 +14,7 @@ from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, restore, restore_probability
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.spill import ScanCache, scan_bytes
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DiskError
 
 
 def make(seed):
@@ -66,7 +66,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(DeviceError, match="No space left on device"):
+    with pytest.raises(DiskError, match="No space left on device"):
         ScanCache(limit=0, folder=tmp_path).keep(make(0))
 
 

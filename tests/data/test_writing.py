@@ -11,7 +11,7 @@ from sea_peft.data.cases import Dataset
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.data.write import write_datalist, write_nnunet_raw
-from sea_peft.errors import DataError, DeviceError
+from sea_peft.errors import DataError, DiskError
 
 
 def in_memory(count=2, tests=1, label_dtype=np.uint8):
@@ -52,7 +52,7 @@ def test_an_nnunet_folder_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(DataError, match="exists already and is not empty"):
         write_nnunet_raw(in_memory(), tmp_path / "full")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DiskError, match="Cannot write"):
         write_nnunet_raw(in_memory(), tmp_path / "file" / "out")
 
 
@@ -106,10 +106,10 @@ def test_a_folder_that_takes_no_file_is_said_in_one_sentence(tmp_path, monkeypat
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tempfile.mkstemp", refused)
-        with pytest.raises(DeviceError, match=r"Cannot write .*datalist\.json \(Permission denied\): make the folder"):
+        patch.setattr("os.replace", refused)
+        with pytest.raises(DiskError, match=r"Cannot write .*datalist\.json: permission is denied: make the folder"):
             write_datalist(tmp_path)
     monkeypatch.setattr(Path, "replace", refused)
-    with pytest.raises(DeviceError, match=r"Cannot write .*out \(Permission denied\)"):
+    with pytest.raises(DiskError, match=r"Cannot write .*out: permission is denied"):
         write_nnunet_raw(in_memory(tests=0, count=0), tmp_path / "new" / "out")
     assert os.listdir(tmp_path / "new") == []

@@ -16,7 +16,7 @@ from disks import Disk
 from toys import install
 
 from sea_peft.artefacts.trace import read_trace, without_times
-from sea_peft.errors import DeviceError, SeaPeftError, UsageError
+from sea_peft.errors import DiskError, SeaPeftError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
 from sea_peft.jobs.setup import AdaptOptions
 from sea_peft.loop import events
@@ -74,14 +74,14 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Pat
 def test_a_disk_that_fills_up_at_every_turn_loses_nothing(disk: Disk, toy: Path, weights: Path, whole: Path) -> None:
     folder = disk.path / "run"
     disk.resize("4k")
-    with pytest.raises(DeviceError, match=r"Cannot write .*config\.json: the disk is full: free some space"):
+    with pytest.raises(DiskError, match=r"Cannot write .*config\.json: the disk is full: free some space"):
         adapt(options(toy, weights, folder))
     shutil.rmtree(folder)
     disk.resize("8k")
-    with pytest.raises(DeviceError, match=AT_A_DISK.format(r"trace\.jsonl")):
+    with pytest.raises(DiskError, match=AT_A_DISK.format(r"trace\.jsonl")):
         adapt(options(toy, weights, folder))
     disk.resize("48k")
-    with pytest.raises(DeviceError, match=AT_A_DISK.format(r"state\.pt")):
+    with pytest.raises(DiskError, match=AT_A_DISK.format(r"state\.pt")):
         resume(folder)
     disk.resize("8m")
     for free, lacking in ((0, r"adapter_config\.json"), (8192, r"adapter_model\.safetensors")):
@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_at_every_turn_loses_nothing(disk: Disk, toy: Path,
             if isinstance(event, events.TrainingStep) and event.phase == "test" and event.step == event.of:
                 disk.fill(but)
 
-        with pytest.raises(DeviceError, match=AT_A_DISK.format(lacking)):
+        with pytest.raises(DiskError, match=AT_A_DISK.format(lacking)):
             resume(folder, fill_up)
         assert not (folder / "adapter").exists()
         disk.free()
@@ -104,7 +104,7 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path, toy: P
     closed.mkdir(mode=0o555)
     if os.access(closed, os.W_OK):
         pytest.skip("permissions do not bind this user")
-    with pytest.raises(DeviceError, match=r"permission is denied: make the folder writable"):
+    with pytest.raises(DiskError, match=r"permission is denied: make the folder writable"):
         adapt(options(toy, weights, closed / "run"))
 
 

@@ -30,7 +30,7 @@ from sea_peft.backbones import architecture, find_sites
 from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.weights import load_pretrained, user_weights
 from sea_peft.data.recipe import Window
-from sea_peft.errors import DeviceError, UsageError, WeightsError
+from sea_peft.errors import DiskError, UsageError, WeightsError
 from sea_peft.jobs.importing import Given, Imported, Unscaled, import_weights
 
 SMALL = dict(architecture("segresnet").small)
@@ -197,7 +197,7 @@ def test_what_nobody_knows_is_asked_for(tensors: dict[str, torch.Tensor], tmp_pa
         with pytest.raises(UsageError, match=f"give {flag}"):
             imported(tmp_path / "net.pth", **changes)
     torch.save(network("swinunetr", **SWIN).state_dict(), tmp_path / "swin.pth")
-    with pytest.raises(UsageError, match=r"merging is: before MONAI 1\.5 .* give --setting merging="):
+    with pytest.raises(UsageError, match=r"merging is: before MONAI 1\.5 .* give the setting merging="):
         imported(tmp_path / "swin.pth", backbone="swinunetr", patch=(96, 96, 96))
     with pytest.raises(UsageError, match=r"cannot be built with .*no_such_width=3"):
         imported(tmp_path / "net.pth", settings={"no_such_width": 3})
@@ -353,10 +353,10 @@ def test_a_disk_that_is_full_does_not_take_the_name(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
-        with pytest.raises(DeviceError) as caught:
+        with pytest.raises(DiskError) as caught:
             imported(tmp_path / "net.pth")
     assert str(caught.value).endswith(
-        "mine.json: the disk is full: free some space there, or set XDG_DATA_HOME to another folder."
+        "mine.json: the disk is full: free some space there, or have it written elsewhere, which XDG_DATA_HOME sets."
     )
     assert not list(user_weights().iterdir())
     imported(tmp_path / "net.pth")

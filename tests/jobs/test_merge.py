@@ -17,7 +17,7 @@ from sea_peft.backbones.weights import load_typed
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import restore
 from sea_peft.data.recipe import Recipe
-from sea_peft.errors import DeviceError, UsageError, WeightsError
+from sea_peft.errors import DiskError, UsageError, WeightsError
 from sea_peft.jobs.merge import merge
 from sea_peft.jobs.model import load_adapter
 from sea_peft.jobs.predictor import Predictor
@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_keeps_nothing_of_it(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
-        with pytest.raises(DeviceError, match=r"m\.json: the disk is full"):
+        with pytest.raises(DiskError, match=r"m\.json: the disk is full"):
             merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert not [path for path in tmp_path.iterdir() if "m." in path.name]
     assert merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights))).file.is_file()

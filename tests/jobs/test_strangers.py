@@ -236,7 +236,7 @@ def test_what_is_typed_runs(call: Call, weights: Path, adapter: Path, toy: Path,
 
 
 def test_code_is_no_weights() -> None:
-    with pytest.raises(WeightsError, match="give it as --backbone os:system"):
+    with pytest.raises(WeightsError, match="os:system is code; give it as the backbone"):
         Typed(weights="os:system")
 
 

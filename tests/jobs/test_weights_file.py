@@ -14,7 +14,7 @@ from foreign import network
 from sea_peft.backbones import architecture
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import load_typed
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DiskError
 from sea_peft.jobs.weights_file import save_weights
 
 KWARGS = dict(architecture("segresnet").small)
@@ -30,9 +30,10 @@ def test_tensors_that_do_not_fit_are_one_sentence_and_leave_nothing(tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(
-            DeviceError, match=r"Cannot write .*toy\.safetensors: the file would be larger .*, or ask me\.$"
+            DiskError,
+            match=r"Cannot write .*toy\.safetensors: the file would be larger .*, or have it written elsewhere\.$",
         ):
-            save_weights(tmp_path / "new", of, CARD, half=False, instead="ask me")
+            save_weights(tmp_path / "new", of, CARD, half=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list((tmp_path / "new").iterdir())
@@ -48,7 +49,7 @@ def test_the_card_goes_where_its_tensors_cannot_be_written(tmp_path: Path, monke
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DeviceError, match=r"Cannot write .*toy\.safetensors: the disk is full: free some space there"):
+    with pytest.raises(DiskError, match=r"Cannot write .*toy\.safetensors: the disk is full: free some space there"):
         save_weights(tmp_path, network("segresnet", **KWARGS), CARD, half=False)
     assert not list(tmp_path.iterdir())
 
@@ -56,7 +57,7 @@ def test_the_card_goes_where_its_tensors_cannot_be_written(tmp_path: Path, monke
 def test_a_disk_that_is_really_full_keeps_neither(disk: Disk) -> None:
     disk.resize("1m")
     disk.fill(but=8192)
-    with pytest.raises(DeviceError, match=r"toy\.safetensors: the disk is full"):
+    with pytest.raises(DiskError, match=r"toy\.safetensors: the disk is full"):
         save_weights(disk.path, network("segresnet", **KWARGS), CARD, half=False)
     assert [path.name for path in disk.path.iterdir()] == [FILLER]
     disk.free()
@@ -65,7 +66,5 @@ def test_a_disk_that_is_really_full_keeps_neither(disk: Disk) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        DeviceError, match="a part of that path is a file, not a folder: choose another folder with --out"
-    ):
+    with pytest.raises(DiskError, match="a part of that path is a file, not a folder: have it written elsewhere"):
         save_weights(tmp_path / "file" / "weights", network("segresnet", **KWARGS), CARD, half=False)

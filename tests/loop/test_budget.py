@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sea_peft.adapters import Unit, families
+from sea_peft.artefacts.profile import load_profile, profiles_folder
 from sea_peft.backbones import Site
 from sea_peft.errors import BudgetError, UsageError
-from sea_peft.loop.budget import check_feasible, load_profile, parse_budget, profiles_folder
+from sea_peft.loop.budget import check_feasible, parse_budget
 from sea_peft.loop.space import Space
 
 
@@ -168,13 +169,13 @@ def test_a_profile_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("families = 3", "field families"),
-        ("[families.lora]\nranks = [2]", "field families.lora.ranks"),
-        ("[families.lora]\nlevels = ['two']", "field families.lora.levels.0"),
-        ("head = 'thaw'\n[families.lora]", "field head"),
-        ("budget = '1%'", "field families"),
+        ("families = 3", "toml: families"),
+        ("[families.lora]\nranks = [2]", "toml: families.lora.ranks"),
+        ("[families.lora]\nlevels = ['two']", "toml: families.lora.levels.0"),
+        ("head = 'thaw'\n[families.lora]", "toml: head"),
+        ("budget = '1%'", "toml: families"),
         ("budget = ", "is not valid TOML"),
-        ("colour = 'red'\n[families.lora]", "field colour"),
+        ("colour = 'red'\n[families.lora]", "toml: colour"),
     ],
 )
 def test_a_profile_with_a_mistake_is_refused_with_its_field(tmp_path, text, sentence):

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from sea_peft.data.crops import CropSampler
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DivergedError
 from sea_peft.loop import training
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
         def batch(self, step, batch_size):
             return torch.full((1, 1, 16, 16, 16), math.nan), torch.ones(1, 16, 16, 16, dtype=torch.uint8)
 
-    with pytest.raises(DeviceError, match="Training diverged: the loss is nan at step 3"):
+    with pytest.raises(DivergedError, match="Training diverged: the loss is nan at step 3"):
         Trainer(tiny.model(), 1).train((), Broken(), 3, 1, _constant, lambda *_: None)
 
 

@@ -55,6 +55,7 @@ def choose_origin(name: str, checkpoint: Checkpoint, backbone: str) -> Origin:
     origin = ORIGINS[name]
     if origin.backbones and backbone not in origin.backbones:
         raise WeightsError(
-            f"Checkpoints of {name} are of {', '.join(origin.backbones)}, not {backbone}; choose another --backbone."
+            f"Checkpoints of {name} are of {', '.join(origin.backbones)}, not {backbone}; choose another backbone.",
+            "backbone",
         )
     return origin

@@ -236,16 +236,10 @@ def _slice(path: Path, header: Any) -> Slice:
         ) from None
     x, y, z = position
     return Slice(
-        path=path,
-        instance=str(header.get("SOPInstanceUID", "")),
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        spacing=(spacing[0], spacing[1]),
-        position=(x, y, z),
-        direction=direction,
-        slope=float(header.get("RescaleSlope") or 1),
-        intercept=float(header.get("RescaleIntercept") or 0),
-    )
+        path=path, instance=str(header.get("SOPInstanceUID", "")), rows=int(header.Rows),
+        columns=int(header.Columns), spacing=(spacing[0], spacing[1]), position=(x, y, z), direction=direction,
+        slope=float(header.get("RescaleSlope") or 1), intercept=float(header.get("RescaleIntercept") or 0),
+    )  # fmt: skip
 
 
 def _require_holdable(path: Path, header: Any) -> None:

@@ -75,10 +75,12 @@ def topology(
 def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> BudgetError:
     """Why a policy that may use these units has none to open."""
     if not tuple(units):
-        return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another --policy.")
+        return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another policy.", "policy")
     return BudgetError(
         f"Policy {name} fits no unit into {space.capacity:,} parameters on this backbone and profile; "
-        "raise --budget or choose another --policy."
+        "raise the budget or choose another policy.",
+        "budget",
+        "policy",
     )
 
 

@@ -10,32 +10,30 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sea_peft.errors import DeviceError
+from sea_peft.errors import DiskError
 
-INSTEAD = "choose another folder with --out"
 PRIVATE = 0o600
 _REASONS = {
-    errno.ENOSPC: "the disk is full: free some space there, or {instead}",
-    errno.EDQUOT: "the disk quota is used up: free some space there, or {instead}",
-    errno.EACCES: "permission is denied: make the folder writable, or {instead}",
-    errno.EPERM: "permission is denied: make the folder writable, or {instead}",
-    errno.EFBIG: "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or {instead}",
-    errno.EROFS: "the file system is read-only: {instead}",
-    errno.ENOTDIR: "a part of that path is a file, not a folder: {instead}",
-    errno.ENOENT: "its folder does not exist (any more): {instead}",
+    errno.ENOSPC: "the disk is full: free some space there, or have it written elsewhere",
+    errno.EDQUOT: "the disk quota is used up: free some space there, or have it written elsewhere",
+    errno.EACCES: "permission is denied: make the folder writable, or have it written elsewhere",
+    errno.EPERM: "permission is denied: make the folder writable, or have it written elsewhere",
+    errno.EFBIG: "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or have it written elsewhere",
+    errno.EROFS: "the file system is read-only: have it written elsewhere",
+    errno.ENOTDIR: "a part of that path is a file, not a folder: have it written elsewhere",
+    errno.ENOENT: "its folder does not exist (any more): have it written elsewhere",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
 @contextlib.contextmanager
-def writing(path: Path, instead: str = INSTEAD) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into a `DeviceError` of one sentence. `instead`: how the user can have it written elsewhere."""
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into a `DiskError` of one sentence."""
     try:
         yield
     except OSError as error:
-        known = _REASONS.get(error.errno or 0)
-        reason = f"{error.strerror or error}: {instead}" if known is None else known.format(instead=instead)
-        raise DeviceError(f"Cannot write {path}: {reason}.") from error
+        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: have it written elsewhere")
+        raise DiskError(f"Cannot write {path}: {reason}.") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -55,7 +53,7 @@ def remove_leftovers(folder: Path) -> None:
     `.old` where something was being replaced.
 
     Raises:
-        DeviceError: they cannot be removed.
+        DiskError: they cannot be removed.
     """
     with writing(folder):
         for path in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
@@ -84,14 +82,14 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def write_bytes(path: Path, data: bytes, instead: str = INSTEAD, mode: int = 0o666) -> None:
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash. `instead`: as for `writing`;
     `mode`: who may read it, less what the umask forbids (`PRIVATE`: its owner alone).
 
     Raises:
-        DeviceError: the disk is full or the place is not writable; `path` is then as it was.
+        DiskError: the disk is full or the place is not writable; `path` is then as it was.
     """
-    with writing(path, instead):
+    with writing(path):
         temporary = unfinished(path)
         try:
             with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -105,6 +103,6 @@ def write_bytes(path: Path, data: bytes, instead: str = INSTEAD, mode: int = 0o6
         sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str, instead: str = INSTEAD, mode: int = 0o666) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """`write_bytes` of `text` in UTF-8."""
-    write_bytes(path, text.encode("utf-8"), instead, mode)
+    write_bytes(path, text.encode("utf-8"), mode)
