@@ -193,11 +193,11 @@ class Acting:
             : self._foldable
         ]
 
-    def _fold(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+    def _fold(self, _module: nn.Module, _inputs: tuple[object, ...]) -> None:
         self._now = self._worth if torch.is_grad_enabled() else self._foldable
         self._module.__dict__.update(folded(self._tensors(), self._late[: self._now]))
 
-    def _unfold(self, *_called_with: Any) -> None:
+    def _unfold(self, *_called_with: object) -> None:
         for name in self._module._parameters:
             self._module.__dict__.pop(name, None)
 
@@ -205,7 +205,7 @@ class Acting:
         """What the module's forward would compute with."""
         return _acting_tensors(self._module, next(self._late[0].parameters()))
 
-    def _branches(self, _module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    def _branches(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for adapter in self._late[self._now :]:
             output = adapter(inputs[0], output)
         return output

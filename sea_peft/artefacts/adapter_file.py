@@ -30,7 +30,7 @@ CONFIG_NAME = "adapter_config.json"
 MODEL_NAME = "adapter_model.safetensors"
 _LARGEST_HEADER = 64 << 20  # of a safetensors file
 
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+Upgrade = Callable[[dict[str, object]], dict[str, object]]
 
 
 def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _patch_alone(config: dict[str, Any]) -> dict[str, Any]:
+def _patch_alone(config: dict[str, object]) -> dict[str, object]:
     """Version 2 recorded the patch and predicted through larger windows; what it was trained with is what it gets now. It did not say whether
     its adapter is to be used."""
     rest = {key: value for key, value in config.items() if key != "patch"}

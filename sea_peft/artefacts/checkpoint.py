@@ -39,7 +39,7 @@ class RunState(BaseModel):
     baselines: dict[str, dict[str, Any]]
     held_out: dict[str, dict[str, dict[str, float]]]
     head_only: dict[str, Any] | None
-    controller: dict[str, Any] | None
+    controller: dict[str, object] | None
     seconds: dict[str, float]
 
     @classmethod

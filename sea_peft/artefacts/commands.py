@@ -87,16 +87,16 @@ class Commands:
         return f"seapeft evaluate {self.run} DATA{self.built_from}"
 
 
-def _is_given(name: str, value: Any) -> bool:
+def _is_given(name: str, value: object) -> bool:
     known = name in _FLAGS or name == "data"
     return known and value is not None and value not in ([], (), "") and value != _DEFAULTS.get(name)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _named(option: str, value: Any) -> Any:
+def _named(option: str, value: object) -> object:
     """The option's value without the paths that it may hold."""
     if option == "data":
         return value if str(value).startswith("phantom:") else "DATA"

@@ -60,12 +60,12 @@ def _labels(history: History, config: Mapping[str, Any]) -> dict[str, str]:
     return names_in_keys("label", dict.fromkeys((*given, *scored)))
 
 
-def params(history: History, config: Mapping[str, Any]) -> dict[str, str]:
+def params(history: History, config: Mapping[str, object]) -> dict[str, str]:
     """Parameters of the run: what `RunStarted` says, every setting of the scorer, the public options of `config`, and what the numbers in
     metrics stand for (`label 2`: the name of the second label)."""
     started = history.started
     numbered = [*_labels(history, config).items(), *names_in_keys("unit", history.units).items()]
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         **{key: value for key, value in config.items() if key in _PUBLIC_OPTIONS},
         "labels": json.dumps(config.get("labels", {}), ensure_ascii=False),
         **{key: name for name, key in numbered if key != _in_key(name)},
@@ -84,7 +84,7 @@ def params(history: History, config: Mapping[str, Any]) -> dict[str, str]:
     return {key: text[:_LONGEST_PARAM] for key, text in told.items()}
 
 
-def metrics(history: History, config: Mapping[str, Any]) -> list[Metric]:
+def metrics(history: History, config: Mapping[str, object]) -> list[Metric]:
     """Every metric that is settled, each (key, step) once; what is told for a part of a run stays true. `config`: numbers its labels."""
     points: dict[tuple[str, int], float] = {}
     total = 0.0
@@ -177,13 +177,13 @@ def _utilities(history: History) -> dict[tuple[str, int], float]:
     }
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if any(paths_in(value)):
         return "(a path, withheld)"
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 _FILES = "nii|gz|nrrd|nhdr|mha|mhd|dcm|json|toml|csv|pt|pth|ckpt|safetensors|zip|h5|npz|py"
 _PATH = re.compile(
@@ -21,7 +20,7 @@ def looks_like_path(text: str) -> bool:
     return _PATH.search(text) is not None
 
 
-def paths_in(value: Any) -> Iterator[str]:
+def paths_in(value: object) -> Iterator[str]:
     """Every string inside JSON-like `value`, keys included, that looks like a path."""
     if isinstance(value, str):
         if looks_like_path(value):

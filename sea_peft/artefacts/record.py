@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -18,7 +18,7 @@ class NoPaths(Record):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _refuse_paths(cls, value: Any) -> Any:
+    def _refuse_paths(cls, value: object) -> object:
         for text in paths_in(value):
             raise ValueError(f"holds a path ({text!r}); an adapter names things, it does not say where they lie")
         return value
@@ -40,7 +40,7 @@ class BackboneIdentity(NoPaths):
 
     @field_validator("licence", mode="before")
     @classmethod
-    def _name_no_place(cls, licence: Any) -> Any:
+    def _name_no_place(cls, licence: object) -> object:
         """A licence given as an address or a file stays where it was given."""
         return "see the card of the weights" if any(paths_in(licence)) else licence
 

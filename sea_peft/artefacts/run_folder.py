@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -101,7 +101,7 @@ class RunConfig(Record):
     options: GivenOptions | None
     versions: dict[Name, Text]
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, object]:
         """The options by their names, as tables and MLflow show them."""
         found = self.model_dump(mode="json", exclude={"format_version", "network", "options", "profile", "typed"})
         if self.profile is not None:
@@ -112,7 +112,7 @@ class RunConfig(Record):
         return {key: value for key, value in found.items() if value is not None or key not in ("id", "name")}
 
 
-def _of_version_1(config: dict[str, Any]) -> dict[str, Any]:
+def _of_version_1(config: dict[str, object]) -> dict[str, object]:
     """What version 1 says besides the network, which it named by a path, and the options, which held more paths."""
     gone = ("backbone", "weights", "backbone_sha256", "spacing", "out", "runs", "test", "augment")
     kept = {"id": None, "name": None, "split": None} | {key: value for key, value in config.items() if key not in gone}
@@ -318,7 +318,7 @@ class RunFolder:
     def write_page(self, html: str) -> None:
         atomic.write_text(self.page, html)
 
-    def write_explanation(self, document: dict[str, Any]) -> None:
+    def write_explanation(self, document: dict[str, object]) -> None:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         atomic.write_text(self.explanation, text + "\n")
 

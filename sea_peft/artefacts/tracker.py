@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sea_peft import atomic
 from sea_peft.artefacts import store
@@ -119,7 +119,7 @@ def rebuild(
 class _View:
     """The MLflow run of a history, and the files beside it. Everything can be said again: what is there stays single."""
 
-    def __init__(self, root: Path, folder: RunFolder, config: Mapping[str, Any], history: History) -> None:
+    def __init__(self, root: Path, folder: RunFolder, config: Mapping[str, object], history: History) -> None:
         self._root, self._folder, self._config, self._history = root, folder, config, history
         self._client: MlflowClient = store.open_store(root)
         # runs of earlier versions are known by the name of their folder alone

@@ -49,7 +49,7 @@ def limits(kwargs: Mapping[str, Any]) -> Limits:
     return limits_of_strides(kwargs.get("strides", _STRIDES))
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """Filters, strides and kernels from the tensors: a stage's stride is the kernel of the transposed convolution that undoes it."""
     first = "input_block.conv1.conv.weight"
     downs = sum(f"downsamples.{i}.conv1.conv.weight" in tensors for i in range(10))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -85,7 +84,7 @@ def whole_numbers(network: nn.Module) -> dict[str, torch.Tensor]:
     return {key: t for key, t in unique_tensors(network).items() if not (t.is_floating_point() or t.is_complex())}
 
 
-def classifier_keys(architecture: Architecture, kwargs: Mapping[str, Any]) -> frozenset[str]:
+def classifier_keys(architecture: Architecture, kwargs: Mapping[str, object]) -> frozenset[str]:
     """Keys of the tensors with one row for each class: those whose first axis, and no other, grows with the number of classes.
 
     Empty where classes run through more of the network than its outputs: then there is no classifier that could be exchanged.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 _HOUNSFIELD = (-1024.0, 3071.0)  # of a scanner that stores 12 bits; air, and so what pads a scan, is the low end
 
 
-def as_they_are(low: float, high: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def as_they_are(low: float, high: float) -> tuple[dict[str, object], dict[str, object]]:
     """The recipe's intensity and the network's settings for grey values that run from `low` to `high` and are not scaled.
 
     What surrounds a scan gets `low`, and adapters, augmentation and pictures see 0..1 as with every other network.
@@ -15,6 +13,6 @@ def as_they_are(low: float, high: float) -> tuple[dict[str, Any], dict[str, Any]
     return {"kind": "window", "low": low, "high": high}, {"input_factor": high - low, "input_offset": low}
 
 
-def hounsfield_units() -> tuple[dict[str, Any], dict[str, Any]]:
+def hounsfield_units() -> tuple[dict[str, object], dict[str, object]]:
     """`as_they_are` for the Hounsfield units of a CT."""
     return as_they_are(*_HOUNSFIELD)

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sea_peft.errors import UsageError
 
@@ -30,7 +29,7 @@ def read_label_names(file: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The labels in {file} cannot be read ({error}); give names as a,b,c.") from error
     try:
-        found: Any = json.loads(text)
+        found: object = json.loads(text)
     except (ValueError, RecursionError):
         return _in_order(_of_lines(text), file.name)
     return _in_order(_of_json(found), file.name)
@@ -45,7 +44,7 @@ def _of_lines(text: str) -> dict[int, str]:
     return _counted([line.strip() for line in lines])
 
 
-def _of_json(found: Any) -> dict[int, str]:
+def _of_json(found: object) -> dict[int, str]:
     """A list, or `labels` of a dataset.json or a colour map: a list, name → number, or number → name."""
     if isinstance(found, Mapping) and isinstance(found.get("labels"), list | Mapping):
         found = found["labels"]

@@ -7,7 +7,6 @@ those of deepbet's TorchScript, whose tensors fit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +109,7 @@ def build(in_channels: int = 1, out_channels: int = 2, width: int = 16) -> nn.Mo
     return LinkNet3d(in_channels, out_channels, width)
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """The width from the stem."""
     first = tensors.get("init.0.weight")
     return {} if first is None else {"width": first.shape[0]}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +57,7 @@ def build(
     return MeshNet(in_channels, out_channels, width, dilations, activation)
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """The width from the first convolution; dilations and activation leave no trace in tensors."""
     first = tensors.get("model.0.weight")
     return {} if first is None else {"width": first.shape[0]}

@@ -93,7 +93,7 @@ def _first_convs(tensors: Mapping[str, torch.Tensor], pattern: str) -> list[torc
     return found
 
 
-def _read(setting: str, convolution: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _read(setting: str, convolution: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """The plans' network settings, read off the tensors. A stage's stride is the kernel of the transposed convolution that undoes it.
 
     `setting`: what the encoder's depth is called. `convolution`: key of the `at`-th convolution or block of the encoder's `stage`.

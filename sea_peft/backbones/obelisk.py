@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +70,7 @@ def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] =
     return ObeliskUNet(in_channels, out_channels, channels, last)
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """Every width from the convolutions."""
     names = ["conv0.weight", *(f"conv{level}.weight" for level in range(1, len(_CHANNELS))), "conv7U.weight"]
     if any(name not in tensors for name in names):

@@ -7,7 +7,6 @@ import difflib
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -58,21 +57,21 @@ class Architecture:
     minimum: int | Sequence[int]
     paper: str
     licence: str
-    small: Mapping[str, Any]
+    small: Mapping[str, object]
     weights: str | None = None
-    limits: Callable[[Mapping[str, Any]], Limits] | None = None
+    limits: Callable[[Mapping[str, object]], Limits] | None = None
     probe: tuple[int, int, int] | None = None
-    read_widths: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]] | None = None
+    read_widths: Callable[[Mapping[str, torch.Tensor]], dict[str, object]] | None = None
     traceless: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: Needed | None = None
-    card: Mapping[str, Any] | None = None
+    card: Mapping[str, object] | None = None
 
     @property
     def installed(self) -> bool:
         """Whether it can be built here."""
         return self.needs is None or self.needs.installed
 
-    def parameters(self, kwargs: Mapping[str, Any]) -> int:
+    def parameters(self, kwargs: Mapping[str, object]) -> int:
         """Parameters of the network built with `kwargs`, each tensor once. Raises UsageError where a package is not installed."""
         try:
             with torch.device("meta"):  # shapes alone
@@ -81,13 +80,13 @@ class Architecture:
             network = self.build(**kwargs)
         return sum(p.numel() for p in network.parameters())
 
-    def limits_of(self, kwargs: Mapping[str, Any]) -> Limits:
+    def limits_of(self, kwargs: Mapping[str, object]) -> Limits:
         """The sizes that the network built with `kwargs` takes."""
         if self.limits is not None:
             return self.limits(kwargs)
         return Limits(per_axis(self.divisor), per_axis(self.minimum))
 
-    def check_size(self, size: tuple[int, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+    def check_size(self, size: tuple[int, ...], kwargs: Mapping[str, object] | None = None) -> None:
         """Raise UsageError when a patch of `size` (voxels) cannot go through the network built with `kwargs`."""
         limits = self.limits_of(kwargs or {})
         asked = ",".join(map(str, size))
@@ -109,7 +108,7 @@ class Architecture:
                 "patch",
             )
 
-    def example(self, in_channels: int, kwargs: Mapping[str, Any] | None = None) -> torch.Tensor:
+    def example(self, in_channels: int, kwargs: Mapping[str, object] | None = None) -> torch.Tensor:
         """A small random input [1, C, D, H, W] for probing the network built with `kwargs`, the same at every call."""
         shape = self.probe or self.limits_of(kwargs or {}).small
         return torch.randn(1, in_channels, *shape, generator=torch.Generator().manual_seed(1))
@@ -131,7 +130,7 @@ def _behind_a_map(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """`build` for a network behind an affine map of its input: a hook, so that no key of the state dict changes."""
 
     @functools.wraps(build)
-    def mapped(*, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: Any) -> nn.Module:
+    def mapped(*, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: object) -> nn.Module:
         network = build(**kwargs)
         if (input_factor, input_offset) != (1.0, 0.0):
             network.register_forward_pre_hook(functools.partial(_affine, input_factor, input_offset))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +10,11 @@ from torch import nn
 from sea_peft.backbones.registry import Architecture, register
 
 
-def build(in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, **kwargs: Any) -> nn.Module:
+def build(in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, **kwargs: object) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W]. With the default 16 filters: 4.70 M parameters, as `supervised_suprem_segresnet`."""
     from monai.networks.nets import SegResNet
 
-    shape: dict[str, Any] = {"blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "dropout_prob": 0.0}
+    shape: dict[str, object] = {"blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "dropout_prob": 0.0}
     return SegResNet(
         spatial_dims=3,
         init_filters=init_filters,
@@ -25,12 +24,12 @@ def build(in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, *
     )
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """Width and blocks a stage from the tensors; those of SuPreM are left unsaid."""
     first = tensors.get("convInit.conv.weight")
     if first is None:
         return {}
-    widths: dict[str, Any] = {"init_filters": first.shape[0]}
+    widths: dict[str, object] = {"init_filters": first.shape[0]}
     for name in ("down", "up"):
         stages = [
             key.split(".")[1:3]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -133,7 +132,7 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
     resolution = [math.prod(example.shape[2:])]
 
     def hook_for(path: str, kind: str, module: nn.Module) -> Callable[..., torch.Tensor | None]:
-        def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> torch.Tensor | None:
+        def hook(_module: nn.Module, inputs: tuple[object, ...], output: object) -> torch.Tensor | None:
             x = inputs[0] if inputs else None  # a hook does not see what is passed by keyword
             if not (isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)):
                 return None
@@ -201,7 +200,7 @@ def _is_what_it_seems(path: str, seen: dict[str, _Seen]) -> bool:
     return own.shape_in[-1] == own.shape_out[-1] and any(s.shape_in == own.shape_in for s in inside)
 
 
-def _require_grid(output: Any, example: torch.Tensor) -> None:
+def _require_grid(output: object, example: torch.Tensor) -> None:
     found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if not isinstance(output, torch.Tensor) or output.ndim != 5 or output.shape[2:] != example.shape[2:]:
         raise WeightsError(

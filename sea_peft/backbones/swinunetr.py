@@ -7,7 +7,6 @@ so must be run so: the tensors fit the corrected network as well and segment wro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +73,7 @@ def build(
     )
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """Widths, depths and window of the transformer from its tensors."""
     patches = tensors.get("swinViT.patch_embed.proj.weight")
     if patches is None:
@@ -82,7 +81,7 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     blocks = [{k.split(".")[4] for k in tensors if k.startswith(f"swinViT.layers{i}.0.blocks.")} for i in range(1, 5)]
     tables = (tensors.get(f"swinViT.layers{i}.0.blocks.0.attn.relative_position_bias_table") for i in range(1, 5))
     heads = [table for table in tables if table is not None and table.ndim == 2]
-    widths: dict[str, Any] = {"feature_size": patches.shape[0]}
+    widths: dict[str, object] = {"feature_size": patches.shape[0]}
     if all(blocks):
         widths["depths"] = [len(found) for found in blocks]
     if len(heads) == len(blocks):

@@ -31,7 +31,7 @@ class _Record:
     """An object of one of the archive's classes: its attributes and nothing else."""
 
     def __init__(self, *_given: object) -> None:
-        self.attributes: Mapping[str, Any] = {}
+        self.attributes: Mapping[str, object] = {}
 
     def __setstate__(self, state: object) -> None:
         self.attributes = state if isinstance(state, Mapping) else {}

@@ -7,7 +7,6 @@ import importlib
 import inspect
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -80,7 +79,7 @@ def _from_factory(spec: str) -> Architecture:
     takes = inspect.signature(factory).parameters
     flexible = any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
-    def build(**kwargs: Any) -> nn.Module:
+    def build(**kwargs: object) -> nn.Module:
         network = factory(**{k: v for k, v in kwargs.items() if flexible or k in takes})
         if not isinstance(network, nn.Module):
             raise WeightsError(f"Backbone {spec!r} returned {type(network).__name__}, not a torch.nn.Module.")
@@ -98,7 +97,7 @@ def _from_factory(spec: str) -> Architecture:
     )
 
 
-def _declared(factory: Callable[..., Any], attribute: str, spec: str) -> int | Sequence[int]:
+def _declared(factory: Callable[..., object], attribute: str, spec: str) -> int | Sequence[int]:
     """A size that a user's factory states of its network, 32 where it states none. Raises WeightsError where it is none."""
     stated: int | Sequence[int] = getattr(factory, attribute, 32)
     try:

@@ -8,7 +8,6 @@ is in its batch, and inference is to run with a batch of one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +114,7 @@ def build(in_channels: int = 1, out_channels: int = 2, width: int = 64) -> nn.Mo
     return UNet3D(in_channels, out_channels, width)
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """The width from the first stage's second convolution."""
     second = tensors.get("down_tr64.ops.1.conv1.weight")
     return {} if second is None else {"width": second.shape[0]}

@@ -52,7 +52,7 @@ def limits(kwargs: Mapping[str, Any]) -> Limits:
     return Limits(per_axis(_TOKEN), per_axis(_TOKEN), exact=per_axis(kwargs.get("img_size", 96)))
 
 
-def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """Widths from the tensors, and the patch where the number of tokens is that of a cube."""
     tokens = tensors.get("vit.patch_embedding.position_embeddings")
     first, inner = tensors.get("encoder1.layer.conv1.conv.weight"), tensors.get("vit.blocks.0.mlp.linear1.weight")

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import safetensors
 import safetensors.torch
@@ -104,7 +104,7 @@ def read_card(path: Path) -> Card:
         raise WeightsError(f"The card {path.name} is not valid: {error}.") from error
 
 
-def checked_card(fields: Mapping[str, Any]) -> Card:
+def checked_card(fields: Mapping[str, object]) -> Card:
     """A card of these fields. Raises WeightsError with what is wrong in them."""
     try:
         return documents.check(Card, dict(fields))

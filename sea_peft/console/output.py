@@ -61,7 +61,7 @@ class Output:
         """A sentence that must not be missed."""
         self._note(Text.assemble(("warning: ", "bold yellow"), visible(sentence)))
 
-    def result(self, document: Any, *tables: RenderableType) -> None:
+    def result(self, document: object, *tables: RenderableType) -> None:
         """The result of a verb: `document` with --json, else the tables. Called once."""
         self.answered = True
         if self.json:
@@ -176,7 +176,7 @@ def bars(notes: Console) -> Progress:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """`value` as JSON knows it: no NaN or infinity, no tuples, no paths."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

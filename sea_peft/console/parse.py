@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import typer
 
@@ -74,9 +73,9 @@ def codes(text: str) -> tuple[str, tuple[int, ...]]:
     return name.strip(), tuple(int(code) for code in listed.split(","))
 
 
-def settings(texts: Sequence[str]) -> dict[str, Any]:
+def settings(texts: Sequence[str]) -> dict[str, object]:
     """`feature_size=24`, `blocks=[1,2,2]`, `merging=monai<1.5` → name to value: JSON where it is, else the text."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():

@@ -14,7 +14,7 @@ from sea_peft.console.output import Output
 from sea_peft.errors import DeviceError, DiskError, SeaPeftError
 
 _PANEL = "Output"
-_FLAGS: dict[str, Any] = {
+_FLAGS: dict[str, object] = {
     "json": typer.Option("--json", help="Exactly one JSON document on stdout.", rich_help_panel=_PANEL),
     "quiet": typer.Option("--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL),
     "verbose": typer.Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
@@ -84,7 +84,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def error_document(error: Exception) -> dict[str, Any]:
+def error_document(error: Exception) -> dict[str, object]:
     """What --json prints when there is no result."""
     sentence, code = outcome(error)
     status = "interrupted" if isinstance(error, Interrupted) else "error"

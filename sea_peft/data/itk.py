@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from sea_peft.data.metaimage import require_sound_metaimage
 from sea_peft.data.nrrd import require_sound_nrrd
 from sea_peft.data.wording import in_plain_words, shown
 from sea_peft.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 _META_SUFFIXES = (".mha", ".mhd")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -74,7 +77,7 @@ def _require_sound(path: Path, unpack: bool = True) -> tuple[str, ...]:
     return look_through(path, unpack)
 
 
-def _read(path: Path, vector: bool) -> Any:
+def _read(path: Path, vector: bool) -> sitk.Image:
     image = _reader(path).Execute()
     shape, components = image.GetSize(), image.GetNumberOfComponentsPerPixel()
     if components > 1 and not vector:
@@ -86,7 +89,7 @@ def _read(path: Path, vector: bool) -> Any:
     return image
 
 
-def _reader(path: Path) -> Any:
+def _reader(path: Path) -> sitk.ImageFileReader:
     """ITK's reader of the format that was looked through, and no other that takes the file for its own."""
     import SimpleITK as sitk
 

@@ -9,13 +9,16 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
 from sea_peft.data.stored import DEFLATE_MAX_RATIO, require_holdable, surplus_note
 from sea_peft.data.wording import in_plain_words, shown, times
 from sea_peft.errors import DataError
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Header, Nifti1Image
 
 GRID_TOLERANCE_MM = 0.1  # how far two places may lie apart and still be one
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -71,7 +74,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return array, affine, (*([surplus_note(None)] if surplus else []), *notes)
 
 
-def _affine(path: Path, header: Any) -> tuple[np.ndarray, list[str]]:
+def _affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, list[str]]:
     """The affine in RAS+ mm, and what the header leaves open or contradicts."""
     qform, sform = (int(header[f"{kind}_code"]) > 0 for kind in ("qform", "sform"))
     bent = math.hypot(*_quaternion(header)) > 1 + _QUATERNION_TOLERANCE
@@ -93,7 +96,7 @@ def _affine(path: Path, header: Any) -> tuple[np.ndarray, list[str]]:
     return affine, [*notes, *([note] if note else [])]
 
 
-def _contradictions(header: Any, qform: bool) -> list[str]:
+def _contradictions(header: Nifti1Header, qform: bool) -> list[str]:
     """Where qform or pixdim say something else than the sform, which is what is used."""
     if qform:
         ends = np.diag([*(n - 1.0 for n in header.get_data_shape()[:3]), 1.0])
@@ -109,7 +112,7 @@ def _contradictions(header: Any, qform: bool) -> list[str]:
     return [f"has voxels of {first} mm by its pixdim, but of {second} mm by its sform; the sform is used"]
 
 
-def _millimetres(header: Any, affine: np.ndarray) -> tuple[float, str]:
+def _millimetres(header: Nifti1Header, affine: np.ndarray) -> tuple[float, str]:
     """What turns the header's unit of length into mm, and what is to be said of it. A unit that makes voxels of no possible size is wrong."""
     name, factor = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
     if not name:
@@ -127,11 +130,11 @@ def _lengths(affine: np.ndarray) -> np.ndarray:
         return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
 
 
-def _quaternion(header: Any) -> np.ndarray:
+def _quaternion(header: Nifti1Header) -> np.ndarray:
     return np.array([float(header[f"quatern_{axis}"]) for axis in "bcd"])
 
 
-def _header_of(kind: Any, raw: bytes) -> Any:
+def _header_of(kind: type[Nifti1Image], raw: bytes) -> Nifti1Header:
     """The header, its quaternion of unit length where a rounding error made it longer: nibabel refuses that, also where it is not used."""
     header = kind.header_class(raw)
     length = math.hypot(*_quaternion(header))
@@ -168,7 +171,7 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | 
     nibabel.save(image, path)
 
 
-def _header(path: Path) -> tuple[Any, Any]:
+def _header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
     """The image class and header of a NIfTI file, without reading its voxels."""
     _quiet_nibabel()
     with _opened(path) as (stream, _):
@@ -190,7 +193,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
             yield cast(BinaryIO, stream), True
 
 
-def _kind(path: Path, raw: bytes) -> Any:
+def _kind(path: Path, raw: bytes) -> type[Nifti1Image]:
     """nibabel's image class for NIfTI-1 or NIfTI-2, told by the header size that the file starts with."""
     import nibabel
 

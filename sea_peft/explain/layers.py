@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,8 +22,8 @@ def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[N
     inside the context come after the hooks set here, so set the gates first.
     """
 
-    def hook_for(path: str, last: bool) -> Callable[[nn.Module, Any, Any], torch.Tensor | None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> torch.Tensor | None:
+    def hook_for(path: str, last: bool) -> Callable[[nn.Module, object, object], torch.Tensor | None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> torch.Tensor | None:
             if not isinstance(output, torch.Tensor) or output.ndim != 5:
                 return None
             seen = look(path, output.movedim(-1, 1) if last else output)

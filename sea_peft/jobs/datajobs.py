@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from sea_peft.artefacts.privacy import public_digest
 from sea_peft.data.cases import Dataset
@@ -36,7 +35,7 @@ class DataReport:
             for name in self.dataset.labels
         }
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Everything as JSON types."""
         return {
             "name": self.dataset.name,

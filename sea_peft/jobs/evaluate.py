@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ class Evaluation:
         """Mean over labels of the mean over cases, as in a run's `result.json`."""
         return mean(self.mean(label, measure) for label in self.labels)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Everything as JSON types; what is undefined is null."""
         return {
             "data": self.data,

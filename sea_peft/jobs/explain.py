@@ -7,7 +7,6 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import nibabel.orientations as orientations
 import numpy as np
@@ -54,7 +53,7 @@ class Explanation:
     attention: LayerDice
     cams: bytes | None
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """`explain.json`: the numbers, without pixels and without names of cases."""
         return {
             "cases": self.cases,
@@ -207,7 +206,7 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(known) if known else float("nan")
 
 
-def _without_nan(scores: LayerDice) -> dict[str, Any]:
+def _without_nan(scores: LayerDice) -> dict[str, object]:
     return {
         state: {
             site: {label: None if math.isnan(value) else round(value, 6) for label, value in row.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +64,7 @@ class Given:
     spacing: tuple[float, float, float] | None = None
     intensity: Scaling | None = None
     patch: tuple[int, int, int] | None = None
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     licence: str = "not stated"
 
 
@@ -91,7 +90,7 @@ class Imported:
     card: Path
     origin: str
     parameters: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     keys: KeyReport
     left_out: tuple[str, ...]
     new: tuple[str, ...]
@@ -208,7 +207,7 @@ def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
     return given.labels or known.labels
 
 
-def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dict[str, Any]]:
+def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dict[str, object]]:
     """The recipe's intensity and the network's settings for a scaling of grey values. Raises UsageError for unscaled values of no CT whose
     range nobody gives."""
     if not isinstance(intensity, Unscaled):
@@ -221,19 +220,19 @@ def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dic
     return Window.model_validate(window), in_front
 
 
-def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> tuple[Recipe, dict[str, Any]]:
+def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> tuple[Recipe, dict[str, object]]:
     """The origin's recipe with what the user says instead, and the settings of the map in front of the network that belongs to it.
 
     Raises UsageError where nobody knows the voxel size."""
     if known.recipe is None and given.spacing is None:
         raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
     base = documents.check(Recipe, known.recipe) if known.recipe is not None else Recipe(intensity=ZScore())
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if given.orientation is not None:
         changes["orientation"] = given.orientation
     if given.spacing is not None:
         changes["spacing"] = given.spacing
-    in_front: dict[str, Any] = {}
+    in_front: dict[str, object] = {}
     if given.intensity is not None:
         changes["intensity"], in_front = scaling(given.intensity, channels)
     return Recipe.model_validate({**base.model_dump(), **changes}), in_front
@@ -247,7 +246,7 @@ def _expected(
     patch: Size,
     labels: Sequence[str] | None,
     channels: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
 ) -> tuple[Expected, ...]:
     """What scans will be turned into, and who says so."""
 
@@ -266,7 +265,7 @@ def _expected(
     return tuple(Expected(*row) for row in rows)
 
 
-def in_words(intensity: Intensity, settings: Mapping[str, Any]) -> str:
+def in_words(intensity: Intensity, settings: Mapping[str, object]) -> str:
     """A scaling of grey values as `--intensity` takes it, with what the network's settings do to it."""
     if isinstance(intensity, Window) and as_they_are(intensity.low, intensity.high)[1].items() <= settings.items():
         return f"none:{intensity.low:g},{intensity.high:g}"
@@ -281,7 +280,7 @@ def _has_one_output(tensors: Mapping[str, torch.Tensor], rows: frozenset[str], l
     return labels is not None and len(labels) == 1 and bool(found) and all(len(tensor) == 1 for tensor in found)
 
 
-def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, Any]:
+def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, object]:
     """Keyword arguments: what the tensors tell, then the origin, then the user.
 
     Raises UsageError where something is left open that leaves no trace in tensors: they would fit any choice, and one is right.
@@ -301,7 +300,7 @@ def _usual_patch(limits: Limits) -> Size:
     return limits.exact or limits.holding([max(n, _USUAL_SIDE) for n in limits.small])
 
 
-def _build(arch: Architecture, kwargs: Mapping[str, Any]) -> nn.Module:
+def _build(arch: Architecture, kwargs: Mapping[str, object]) -> nn.Module:
     try:
         return arch.build(**kwargs)
     except (TypeError, ValueError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any
 
 from sea_peft.adapters import Unit, units_for
 from sea_peft.artefacts.profile import load_profile
@@ -88,7 +87,7 @@ class Offered:
     units: tuple[Unit, ...]
     fits: int
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Everything as JSON types."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -42,7 +41,7 @@ class Activations:
         """Measured in one forward pass over `example` [1, C, D, H, W]."""
         outputs: list[int] = []
 
-        def count(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        def count(_module: torch.nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, torch.Tensor):
                 outputs.append(output.numel() * output.element_size())
 

@@ -99,7 +99,7 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Bac
     return _probed(found)
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """`value` as it comes back from a JSON file: tuples become lists, models dictionaries, paths strings."""
     return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from torch import nn
@@ -16,7 +15,7 @@ from sea_peft.backbones.weights import checked_card, read_card, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
 
 
-def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], half: bool) -> Path:
+def save_weights(folder: Path, network: nn.Module, card: Mapping[str, object], half: bool) -> Path:
     """Write `<name>.safetensors` and its card `<name>.json`, both or neither. A process that is killed between the two leaves a card without
     weights, which is taken for nothing (`cards`, `refuse_to_replace`), and never weights of which nobody knows what they are.
 

@@ -69,11 +69,11 @@ class Policy:
         """One audit's rows; returns the ranking rows for the trace."""
         return []
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Everything it remembers, as JSON types."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from what `state_dict` gave."""
         if state:
             raise ValueError(f"{self.name} has no state to load")

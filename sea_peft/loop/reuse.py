@@ -127,7 +127,7 @@ class BlockReuse:
             raise ValueError("forwards that reuse one another's blocks must be of one input tensor")
         self._diverged = False
 
-    def _end(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _end(self, _module: nn.Module, _inputs: object, _output: object) -> None:
         self._reference = False
 
     def _diverge(self) -> None:

@@ -25,7 +25,7 @@ _RECIPE = {
 _PATCH = (128, 128, 128)
 
 
-def _described(checkpoint: Checkpoint) -> Any:
+def _described(checkpoint: Checkpoint) -> object:
     """`model.json` in the checkpoint's folder; None where there is none that can be read."""
     path = checkpoint.file.parent / "model.json"
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import torch
 
@@ -26,9 +25,9 @@ class Known:
 
     labels: tuple[str, ...] | None = None
     channels: tuple[str, ...] | None = None
-    recipe: Mapping[str, Any] | None = None
+    recipe: Mapping[str, object] | None = None
     patch: tuple[int, int, int] | None = None
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

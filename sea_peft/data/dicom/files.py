@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sea_peft.data.volumes import volume_suffix
 from sea_peft.data.wording import shown
 from sea_peft.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 INSTALL = "pip install 'sea_peft[dicom]'"
 _PREAMBLE, _MAGIC = 128, b"DICM"
@@ -55,7 +58,7 @@ def _new(folder: Path, seen: set[str]) -> bool:
     return True
 
 
-def headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Any]]:
+def headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Dataset]]:
     """Each file with what its header says of geometry and identity.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from sea_peft.data.dicom.files import required
 from sea_peft.data.itk import harmless
 from sea_peft.data.wording import shown
 from sea_peft.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _IMAGE_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored",
@@ -64,7 +67,7 @@ def stored_values(path: Path) -> np.ndarray:
     return values.view(np.int32) >> (32 - bits) if signed else (values >> (32 - bits)).view(np.int32)
 
 
-def _decoded(image: Any, path: Path) -> np.ndarray:
+def _decoded(image: Dataset, path: Path) -> np.ndarray:
     import SimpleITK as sitk
 
     pydicom = required("pydicom", [path])

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,16 +19,19 @@ from sea_peft.data.volumes import Volume
 from sea_peft.data.wording import shown
 from sea_peft.errors import DataError
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 _SCHEME = "99SEAPEFT"  # private coding scheme: the labels' own names, which no standard vocabulary lists
 _SERIES_NUMBER = 900
 
 
-def segment_names(header: Any) -> dict[int, str]:
+def segment_names(header: Dataset) -> dict[int, str]:
     """Segment number → label of a DICOM-SEG header."""
     return {int(item.SegmentNumber): str(item.SegmentLabel) for item in header.SegmentSequence}
 
 
-def referenced_series(header: Any, series: Sequence[Series]) -> Series | None:
+def referenced_series(header: Dataset, series: Sequence[Series]) -> Series | None:
     """The series among these that a DICOM-SEG was drawn on; without a reference the only one of its frame of reference. None where there
     is none."""
     for item in header.get("ReferencedSeriesSequence") or ():
@@ -103,12 +106,12 @@ class _Frame:
         return values[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
-def _threshold(segmentation: Any) -> float:
+def _threshold(segmentation: Dataset) -> float:
     fractional = str(segmentation.SegmentationType) == "FRACTIONAL"
     return 0.5 * float(segmentation.get("MaximumFractionalValue") or 1) if fractional else 0.5
 
 
-def _frames(segmentation: Any, series: Series, ordered: Sequence[Slice]) -> list[_Frame]:
+def _frames(segmentation: Dataset, series: Series, ordered: Sequence[Slice]) -> list[_Frame]:
     """Every frame with the slice it lies on. Raises ValueError with a part of a sentence."""
     first = ordered[0]
     if (int(segmentation.Rows), int(segmentation.Columns)) != (first.rows, first.columns):
@@ -148,7 +151,7 @@ def _frames(segmentation: Any, series: Series, ordered: Sequence[Slice]) -> list
     return frames
 
 
-def _item(group: Any, shared: Any, name: str) -> Any:
+def _item(group: Dataset, shared: Dataset, name: str) -> Any:
     """The one item of a functional group: the frame's own, else that of all frames, else None."""
     for holder in (group, shared):
         items = holder.get(name)
@@ -157,7 +160,7 @@ def _item(group: Any, shared: Any, name: str) -> Any:
     return None
 
 
-def _source(group: Any) -> str | None:
+def _source(group: Dataset) -> str | None:
     for derivation in group.get("DerivationImageSequence") or ():
         for image in derivation.get("SourceImageSequence") or ():
             return str(image.ReferencedSOPInstanceUID)
@@ -173,7 +176,7 @@ class _Plane:
     along_column: np.ndarray
 
 
-def _plane(group: Any, shared: Any, place: Any, default: Slice) -> _Plane:
+def _plane(group: Dataset, shared: Dataset, place: Dataset, default: Slice) -> _Plane:
     """Its plane; orientation and spacing are the series' own where the file does not say them."""
     turn, measures = _item(group, shared, "PlaneOrientationSequence"), _item(group, shared, "PixelMeasuresSequence")
     direction = np.array(default.direction if turn is None else turn.ImageOrientationPatient, dtype=float)

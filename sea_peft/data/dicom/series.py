@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from sea_peft.data.stored import require_holdable
 from sea_peft.data.volumes import Volume
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_DIRECTION = 1e-3
@@ -57,7 +60,7 @@ class Series:
         return self.slices[0].path.parent
 
 
-def grouped(described: Sequence[tuple[Path, Any]]) -> tuple[list[Series], list[str]]:
+def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], list[str]]:
     """The image series among files and their headers, and a sentence for each that is no volume and for copies. Localizers and what is no
     image are passed over. Copies of a file are taken once.
 
@@ -66,7 +69,7 @@ def grouped(described: Sequence[tuple[Path, Any]]) -> tuple[list[Series], list[s
     """
     slices: dict[str, list[Slice]] = defaultdict(list)
     problems: dict[str, DataError] = {}
-    about: dict[str, Any] = {}
+    about: dict[str, Dataset] = {}
     for path, header in described:
         if "Rows" not in header or "SegmentSequence" in header or "LOCALIZER" in (header.get("ImageType") or ()):
             continue
@@ -215,7 +218,7 @@ def series_affine(ordered: Sequence[Slice]) -> np.ndarray:
     return _LPS_TO_RAS @ lps
 
 
-def _slice(path: Path, header: Any) -> Slice:
+def _slice(path: Path, header: Dataset) -> Slice:
     frames, colours = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
     if frames > 1:
         raise DataError(
@@ -242,7 +245,7 @@ def _slice(path: Path, header: Any) -> Slice:
     )  # fmt: skip
 
 
-def _require_holdable(path: Path, header: Any) -> None:
+def _require_holdable(path: Path, header: Dataset) -> None:
     """Refuse a slice of more voxels than its file, or a decoder's memory, can hold."""
     rows, columns = int(header.Rows), int(header.Columns)
     needed = rows * columns * (int(header.get("BitsAllocated") or 16) // 8)

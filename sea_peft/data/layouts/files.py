@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sea_peft.data.cases import FileCase
 from sea_peft.data.codes import MOST_CODE, code_counts
@@ -47,7 +46,7 @@ def case_of_label(path: Path) -> str:
     return match["case"] if match else volume_stem(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON object. Raises `DataError` naming the line where it breaks."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -8,7 +8,6 @@ Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts.files import (
@@ -99,20 +98,20 @@ def read(root: Path) -> Dataset | None:
     )
 
 
-def _entry(where: str, content: dict[str, Any], *names: str) -> object:
+def _entry(where: str, content: dict[str, object], *names: str) -> object:
     for name in names:
         if name in content:
             return content[name]
     raise DataError(f"{where} has no {names[0]!r}{_nearest(names[0], content)}; add it")
 
 
-def _nearest(name: str, content: dict[str, Any]) -> str:
+def _nearest(name: str, content: dict[str, object]) -> str:
     strangers = [key for key in content if key not in KNOWN_KEYS]
     hint = did_you_mean(name, strangers)
     return f" (is {hint.split(chr(39))[1]!r} a misspelling of it?)" if hint else ""
 
 
-def numbered(root: Path, content: dict[str, Any]) -> bool:
+def numbered(root: Path, content: dict[str, object]) -> bool:
     """Whether images of imagesTr end in channel numbers: as `content` of dataset.json has it, or by their names, where it lists the
     files or is of nnU-Net v1. Numbers that belong to the cases' names, as in AMOS22, are none."""
     if "channel_names" in content and "training" not in content:

@@ -99,7 +99,7 @@ _OFFERS = {"affine": Offer(), "lora": Offer()}
 _ABOUT = "affine and LoRA ranks by importance"
 
 
-def _make(space: Space, _seed: int, _settings: Any) -> AdaptiveRank:
+def _make(space: Space, _seed: int, _settings: object) -> AdaptiveRank:
     units = [unit for unit in space.units if unit.family in _OFFERS]
     if not any(space.fits([unit]) for unit in units):
         raise nothing_fits("adalora", _ABOUT, units, space)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import BudgetError
@@ -62,7 +61,7 @@ def topology(
         outside_budget: a comparison that no budget binds.
     """
 
-    def make(space: Space, seed: int, _settings: Any) -> Policy:
+    def make(space: Space, seed: int, _settings: object) -> Policy:
         units = tuple(u for u in space.units if _may_use(u, offers, stages))
         chosen = choose(dataclasses.replace(space, units=units), seed)
         if not chosen and choose is not uniform.nothing:

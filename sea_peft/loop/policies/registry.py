@@ -28,7 +28,7 @@ class Entry:
     name: str
     about: str
     make: Callable[[Space, int, Any], Policy]
-    settings: Callable[[int], Any] = _no_settings
+    settings: Callable[[int], object] = _no_settings
     offers: Mapping[str, Offer] | None = None
     outside_budget: bool = False
     cycles: int | None = None
@@ -80,7 +80,7 @@ def policy_entry(name: str) -> Entry:
 
 
 def make_policy(
-    name: str, space: Space, *, seed: int, cycles: int, settings: Mapping[str, Any] | None = None
+    name: str, space: Space, *, seed: int, cycles: int, settings: Mapping[str, object] | None = None
 ) -> Policy:
     """A fresh policy under the space's budget.
 
