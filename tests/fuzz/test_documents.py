@@ -61,23 +61,10 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("fuzz")
-    weights = tiny_weights(root)
+    tiny_weights(root)
     toy = toy_dataset(root / "toy", cases=4)
-    make_adapter(root / "adapter", weights, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
     (root / "modules").mkdir()
     (root / "modules" / "trap.py").write_text(TRAP)
-    options = AdaptOptions(
-        data=str(toy), weights=str(weights), shots=2, budget="20%", policy="sea", steps=8, cycles=1, patch=(16, 16, 16), mlflow=False,
-        device="cpu", out=root / "done",
-    )  # fmt: skip
-
-    def stop(event: events.Event) -> None:
-        if isinstance(event, events.Scored):
-            raise KeyboardInterrupt
-
-    adapt(options)
-    with pytest.raises(KeyboardInterrupt):
-        adapt(dataclasses.replace(options, out=root / "broken", policy="affine"), stop)
     listed = root / "listed"
     shutil.copytree(toy / "imagesTr", listed / "images")
     shutil.copytree(toy / "labelsTr", listed / "labels")
@@ -94,6 +81,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (root / "one").mkdir()
     shutil.copy(toy / "imagesTr" / "toy_0_0000.nii.gz", root / "one" / "toy_0.nii.gz")
     return World(root)
+
+
+@pytest.fixture(scope="session")
+def used_world(world: World) -> World:
+    """With an adapter and runs in it, which takes longer to make than a few documents to change."""
+    root, weights, toy = world.root, world.root / "tiny.safetensors", world.root / "toy"
+    make_adapter(root / "adapter", weights, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
+    options = AdaptOptions(
+        data=str(toy), weights=str(weights), shots=2, budget="20%", policy="sea", steps=8, cycles=1, patch=(16, 16, 16), mlflow=False,
+        device="cpu", out=root / "done",
+    )  # fmt: skip
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Scored):
+            raise KeyboardInterrupt
+
+    adapt(options)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(dataclasses.replace(options, out=root / "broken", policy="affine"), stop)
+    return world
 
 
 @pytest.fixture(scope="session")
@@ -282,37 +289,37 @@ def fuzz(child: Child, world: World, name: str, seeds: Sequence[int]) -> Counter
     return ends
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["card", "profile", "dataset", "datalist"])
 def test_a_few_changed_documents(child: Child, world: World, name: str) -> None:
-    assert fuzz(child, world, name, range(6)).total() == 6
+    assert fuzz(child, world, name, range(4)).total() == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_many_changed_documents(child: Child, world: World, name: str) -> None:
+def test_many_changed_documents(child: Child, used_world: World, name: str) -> None:
     count = int(os.environ.get("FUZZ_COUNT", "250"))
-    ends = fuzz(child, world, name, range(1000, 1000 + count))
+    ends = fuzz(child, used_world, name, range(1000, 1000 + count))
     print(f"\n{name}: {count} documents, {dict(ends)}, {child.deaths} deaths")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.skipif(not COMMAND.is_file(), reason="seapeft is not installed beside this Python")
-def test_changed_documents_at_the_installed_command(world: World, name: str) -> None:
+def test_changed_documents_at_the_installed_command(used_world: World, name: str) -> None:
     count, codes = int(os.environ.get("FUZZ_COMMANDS", "40")), Counter[int]()
     environment = {
-        "PYTHONPATH": str(world.root / "modules"),
-        "XDG_DATA_HOME": str(world.root / "home"),
+        "PYTHONPATH": str(used_world.root / "modules"),
+        "XDG_DATA_HOME": str(used_world.root / "home"),
         "OMP_NUM_THREADS": "1",
     }
     for seed in range(5000, 5000 + count):
         rng = random.Random(f"{name}-{seed}")
-        line = KINDS[name].line(world, KINDS[name].change(world, rng), rng)
+        line = KINDS[name].line(used_world, KINDS[name].change(used_world, rng), rng)
         done = subprocess.run(
-            [COMMAND, "-q", *map(str, line)], cwd=world.root, env=os.environ | environment, capture_output=True, check=False, timeout=600
+            [COMMAND, "-q", *map(str, line)], cwd=used_world.root, env=os.environ | environment, capture_output=True, check=False, timeout=600
         )  # fmt: skip
         said = done.stderr.decode("utf-8", "replace")
         outcome = Outcome(done.returncode if done.returncode >= 0 else None, said, 0.0, 0, end="death")
-        assert problem_of(KINDS[name], outcome, world) is None, f"{name}-{seed}: {done.returncode} {said}"
+        assert problem_of(KINDS[name], outcome, used_world) is None, f"{name}-{seed}: {done.returncode} {said}"
         codes[done.returncode] += 1
     print(f"\n{name}: {count} through the command, exit codes {dict(codes)}")

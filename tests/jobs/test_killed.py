@@ -79,7 +79,7 @@ def test_a_killed_verb_leaves_nothing_half(tmp_path: Path, toy: Path, weights: P
         "predict again": [*predict, "--overwrite"],
         "import": [
             *("backbones", "import", str(weights), "--as", "mine", "--backbone", "segresnet", "--channel", "CT", "--spacing", "2"),
-            *("--labels", "a,b", "--setting", "blocks_down=[1,1]", "--setting", "blocks_up=[1]", "--patch", "16,16,16"),
+            *("--labels", "a,b", "--setting", "blocks_down=[1,1,1]", "--setting", "blocks_up=[1,1]", "--patch", "16,16,16"),
         ],
         "merge": ["merge", str(adapter), "--out", str(out / "m.safetensors"), *typed],
         "report": ["report", str(out)],
