@@ -22,6 +22,7 @@ from sea_peft.backbones.limits import Limits
 from sea_peft.backbones.registry import Architecture, architecture
 from sea_peft.backbones.typed import Typed, is_code
 from sea_peft.data.recipe import Recipe
+from sea_peft.data.sliding import Inferer, SlidingWindow
 from sea_peft.errors import SeaPeftError, UsageError, WeightsError
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -34,7 +35,7 @@ class Card(documents.Record):
 
     Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
     not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on; `assumed`,
-    what of the recipe nobody said.
+    what of the recipe nobody said; `inferer`, in whose way windows are placed and averaged (`SlidingWindow`).
     """
 
     name: documents.WeightsName
@@ -55,6 +56,11 @@ class Card(documents.Record):
     new: list[documents.Name] = Field(default_factory=list, max_length=10_000)
     left_out: list[documents.Name] = Field(default_factory=list, max_length=10_000)
     assumed: list[documents.Text] = Field(default_factory=list, max_length=100)
+    inferer: Inferer = "monai"
+
+    def window(self, patch: tuple[int, int, int] | None = None) -> SlidingWindow:
+        """The window through which the network sees a scan: of its own patch, or of another."""
+        return SlidingWindow(patch=patch or self.patch, inferer=self.inferer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sea_peft.documents import Patch, Record
 
+Inferer = Literal["monai", "nnunet"]
+"""Whose sliding window: MONAI's `sliding_window_inference` in mode "gaussian", here of probabilities, in steps of one length but for the
+last; or nnU-Net's predictor's, whose steps are of equal length and which averages logits."""
+
 
 class SlidingWindow(Record):
-    """The patch that an adapter was trained on, moved over a scan as MONAI's `sliding_window_inference` does in mode "gaussian".
+    """The patch that an adapter was trained on, moved over a scan.
 
     A scan smaller than the patch is padded with 0 on both sides, as crops for training are. Norms that take statistics of what the network
     sees make its output depend on the window's size, so no other size is ever used with the same adapter.
@@ -16,7 +22,9 @@ class SlidingWindow(Record):
     Attributes:
         patch: voxels along D, H, W.
         overlap: of neighbouring windows, as a share of the patch. The default is measured: `python -m benchmarks overlap`.
+        inferer: in whose way the windows are placed and averaged.
     """
 
     patch: Patch
     overlap: float = Field(default=0.5, ge=0, le=0.9)
+    inferer: Inferer = "monai"

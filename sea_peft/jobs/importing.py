@@ -184,6 +184,7 @@ def import_weights(
         "new": sorted(new),
         "left_out": left_out,
         "assumed": assumed,
+        "inferer": known.inferer,
     }
     try:
         written = save_weights(user_weights(), network, card, half=False)

@@ -28,7 +28,8 @@ def probabilities(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Planes, ...]:
-    """Softmax of `forward`'s logits over the whole scan, averaged over windows with gaussian weights: one or several [K, D, H, W].
+    """Softmax of `forward`'s logits over the whole scan, averaged over windows with gaussian weights (before the softmax where the window is
+    nnU-Net's): one or several [K, D, H, W].
 
     `window`: the one that the network was trained with. `folder`: where what does not fit into memory is kept meanwhile.
     `progress`: told (windows done, of).
@@ -46,15 +47,16 @@ def probabilities(
                 f"Case {scan.id}: the network's output is not finite or beyond ±{_LARGEST_LOGIT:.0e}, so there is no mask to go by; are these "
                 "the right weights and grey values?"
             )
-        return tuple(y.softmax(dim=1) for y in several)
+        return several if of_logits else tuple(y.softmax(dim=1) for y in several)
 
+    of_logits = window.inferer == "nnunet"
     outputs: list[Planes] = []
     depth, height, width = scan.image.shape[1:]
     try:
         for slabs in blended(network, scan.image, window, device, progress):
             outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in slabs]
             for output, slab in zip(outputs, slabs, strict=True):
-                output.append(slab)
+                output.append(slab.softmax(dim=0) if of_logits else slab)
     except torch.OutOfMemoryError as error:
         sizes = "×".join(str(n) for n in window.patch)
         raise DeviceError(

@@ -11,7 +11,6 @@ import numpy as np
 from sea_peft.backbones.limits import Size
 from sea_peft.data.metrics import dice
 from sea_peft.data.prepare import Scan
-from sea_peft.data.sliding import SlidingWindow
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.setup import Setup
 
@@ -46,7 +45,7 @@ def _unadapted(setup: Setup, scan: Scan, patch: Size, known: Sequence[int]) -> f
     """Mean Dice over the labels of these indices that are in the scan, on the recipe's grid."""
     model = setup.model.eval()
     with model.unadapted():
-        (found,) = probabilities(model, scan, SlidingWindow(patch=patch), setup.device)
+        (found,) = probabilities(model, scan, setup.backbone.pretrained.card.window(patch), setup.device)
     assert scan.label is not None
     label = scan.label.numpy()
     mask = np.concatenate([found.read(z, z + 1).argmax(dim=0).numpy() for z in range(len(label))])

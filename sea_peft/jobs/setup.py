@@ -161,7 +161,7 @@ class Setup:
     @property
     def window(self) -> SlidingWindow:
         """What the network sees at once, in training, audits, scores and prediction."""
-        return SlidingWindow(patch=self.settings.patch)
+        return self.backbone.pretrained.card.window(self.settings.patch)
 
     def fresh_policy(self, name: str | None = None) -> Policy:
         """The policy asked for, or the one called `name`, as it is before a run."""

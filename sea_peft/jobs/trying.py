@@ -17,7 +17,6 @@ from sea_peft.data.codes import require_codes
 from sea_peft.data.grids import require_same_grid
 from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.recipe import Recipe
-from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inference import probabilities
@@ -108,7 +107,7 @@ def try_backbone(
     for note in prepared.notes:
         if say is not None:
             say(f"{note}.")
-    (output,) = probabilities(network, prepared, SlidingWindow(patch=card.patch), on)
+    (output,) = probabilities(network, prepared, card.window(), on)
     found, affine = restore(output, prepared.geometry), prepared.geometry.affine
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     names = card.labels[1:]

@@ -1,14 +1,15 @@
 """Sliding windows over a whole scan, whose memory grows with the area of a plane instead of with the scan.
 
 Windows, their overlap and their gaussian weights are MONAI's, and so is the result (`sliding_window_inference`, mode
-"gaussian"). MONAI keeps sums over the whole scan, once a channel; here windows are visited from the first plane to the
-last, and planes that no later window touches are handed on at once.
+"gaussian"), or they are nnU-Net's. MONAI keeps sums over the whole scan, once a channel; here windows are visited from
+the first plane to the last, and planes that no later window touches are handed on at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import groupby
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, product
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
@@ -47,9 +48,8 @@ def blended(
         pads = [n for b, a in reversed(list(zip(before, after, strict=True))) for n in (b, a)]
         image = torch.nn.functional.pad(image, pads)
     inner = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
-    steps = [r if r == n else max(1, int(r * (1 - window.overlap))) for r, n in zip(roi, size, strict=True)]
-    weight = compute_importance_map(roi, mode="gaussian", device=device)
-    places = dense_patch_slices(size, roi, steps)
+    weight = _weight(window).to(device)
+    places = _places(size, window)
     rows = [(start, list(row)) for start, row in groupby(places, lambda place: place[0].start)]
     seen = 0
     sums: list[Tensor] = []
@@ -75,3 +75,25 @@ def blended(
                 kept = held.narrow(along, done, roi[0] - done).clone()
                 held.zero_()
                 held.narrow(along, 0, roi[0] - done).copy_(kept)
+
+
+def _weight(window: SlidingWindow) -> Tensor:
+    """How much each voxel of a window counts. MONAI bounds a gaussian from below by 1/1000 of its most, which holds for half of a cube; nnU-Net
+    by what half precision leaves of ten times it, and its middle is the voxel behind the cube's."""
+    if window.inferer == "monai":
+        return torch.as_tensor(compute_importance_map(window.patch, mode="gaussian"))
+    d, h, w = (torch.exp(-(((torch.arange(n) - n // 2) / (n / 8)) ** 2) / 2) for n in window.patch)
+    return (d[:, None, None] * h[:, None] * w).clamp(min=2.0**-24 / 10)
+
+
+def _places(size: Sequence[int], window: SlidingWindow) -> list[tuple[slice, ...]]:
+    """Where the windows lie in a scan of `size`, ordered along D, then H, then W."""
+    roi, share = window.patch, 1 - window.overlap
+    if window.inferer == "monai":
+        steps = [r if r == n else max(1, int(r * share)) for r, n in zip(roi, size, strict=True)]
+        return dense_patch_slices(size, roi, steps)
+    starts = []
+    for n, r in zip(size, roi, strict=True):  # as few as reach the end in steps of at most that share, evenly spread
+        count = math.ceil((n - r) / (r * share))
+        starts.append([round((n - r) / max(1, count) * i) for i in range(count + 1)])
+    return [tuple(slice(s, s + r) for s, r in zip(corner, roi, strict=True)) for corner in product(*starts)]

@@ -308,6 +308,7 @@ def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
     loaded = load_pretrained("mine")
     assert loaded.card.labels == ["background", "liver", "spleen"]
     assert loaded.limits.divisor == (2, 4, 4)
+    assert loaded.card.window().inferer == "nnunet"
     assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(of.state_dict())
     x = loaded.example
     with torch.no_grad():

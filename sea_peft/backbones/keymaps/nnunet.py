@@ -21,7 +21,7 @@ _AXES = "SPL"
 def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     given = checkpoint.content.get("init_args")
     if not isinstance(given, Mapping) or not {"plans", "configuration", "dataset_json"} <= given.keys():
-        return Known()
+        return Known(inferer="nnunet")
     plans, described = given["plans"], given["dataset_json"]
     try:
         configuration = _resolved(plans["configurations"], given["configuration"])
@@ -52,6 +52,7 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
         patch=(sides[0], sides[1], sides[2]),
         settings=settings,
         notes=notes,
+        inferer="nnunet",
     )
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from sea_peft.backbones.checkpoints import Checkpoint
+from sea_peft.data.sliding import Inferer
 
 Tensors = Mapping[str, torch.Tensor]
 Rename = Callable[[str], str | None]
@@ -20,7 +21,8 @@ class Known:
     """What is known of a checkpoint's training, from its origin or from the file itself; None where it is not.
 
     `labels`: class names in the order of the outputs, without the background. `recipe`: sea_peft.data.recipe.Recipe as JSON. `patch`:
-    voxels. `settings`: keyword arguments of the architecture. `notes`: sentences for the user.
+    voxels. `settings`: keyword arguments of the architecture. `notes`: sentences for the user. `inferer`: in whose way its windows are
+    placed and averaged.
     """
 
     labels: tuple[str, ...] | None = None
@@ -29,6 +31,7 @@ class Known:
     patch: tuple[int, int, int] | None = None
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    inferer: Inferer = "monai"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
