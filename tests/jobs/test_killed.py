@@ -44,7 +44,7 @@ def run(line: Line, home: str, counted: Connection, last: int | None) -> None:
 
 
 def visible(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.glob("*") if not p.name.startswith(".")} if folder.exists() else {}
+    return {p.name: p.read_bytes() for p in folder.glob("[!.]*") if p.is_file()}
 
 
 @pytest.mark.slow
