@@ -4,6 +4,7 @@ warning."""
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -28,6 +29,18 @@ EXPERIMENT = "sea_peft"
 # Relative to the runs root: a path would name people, and would be wrong once the folder was moved. MLflow reads it from the folder in
 # which it runs.
 ARTIFACTS = "mlartifacts"
+_VIEW = "dice"
+# How the UI shows the list of runs to whoever comes by our link: the three arms' Dice, and what they took
+_RUN_LIST = {
+    f"mlflow.sharedViewState.{_VIEW}": json.dumps(
+        {
+            "selectedColumns": [
+                *(f"metrics.`dice/{arm}`" for arm in ("unadapted", "head_only", "adapted")),
+                *(f"params.`{name}`" for name in ("policy", "shots", "budget_limit")),
+            ]
+        }
+    )
+}
 # What sqlite says of a store that is whole but cannot be used just now
 _PASSING = ("locked", "full", "readonly", "unable to open", "disk I/O")
 
@@ -142,6 +155,9 @@ def experiment_id(client: MlflowClient, runs_root: Path) -> str:
                 _make_experiment(client)
         _forget_places(store_path(runs_root))
         experiment = client.get_experiment_by_name(EXPERIMENT)
+    for key, value in _RUN_LIST.items():
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 
@@ -159,7 +175,7 @@ def artifacts(runs_root: Path, run: Run) -> Path:
 
 def _make_experiment(client: MlflowClient) -> None:
     # without the kind, the UI opens on its pages for language models
-    client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development"})
+    client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development", **_RUN_LIST})
 
 
 def _forget_places(path: Path) -> None:
@@ -218,14 +234,20 @@ def ui_page(runs_root: Path) -> str:
             "runs",
             "rebuild",
         )
-    return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+    identity, has_columns = experiment
+    columns = f"&viewStateShareKey={_VIEW}" if has_columns else ""
+    return f"#/experiments/{identity}/runs?workflowType=machine_learning{columns}"
 
 
-def _experiment_in(store: Path) -> int | None:
-    """Asks sqlite itself: MLflow would take seconds to be imported."""
+def _experiment_in(store: Path) -> tuple[int, bool] | None:
+    """Its id, and whether its list of runs has columns of ours. Asks sqlite itself: MLflow would take seconds to be imported."""
     if not store.is_file():
         return None
+    asked = (
+        "SELECT e.experiment_id, t.value IS NOT NULL FROM experiments e LEFT JOIN experiment_tags t "
+        "ON t.experiment_id = e.experiment_id AND t.key = ? WHERE e.name = ?"
+    )
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as connection:
-        rows = connection.execute("SELECT experiment_id FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchall()
-        return rows[0][0] if rows else None
+        found = connection.execute(asked, (*_RUN_LIST, EXPERIMENT)).fetchone()
+        return None if found is None else (found[0], bool(found[1]))
     return None
