@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,13 @@ _CLOSED = re.compile(
     r"(?:assistant|gateway[^/]*|webhooks|jobs|scorer|genai|issues/+invoke|mcp[^/]*|runs/+create-promptlab-run)(?:/|$)",
     re.IGNORECASE,
 )
+# Goes on to where the link leads, without the key, in a browser that believes to have opened MLflow's assistant before: it is closed here, and
+# would open by itself.
+_ENTRANCE = """<!doctype html><title>MLflow</title><script>
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+location.replace("/" + location.hash);
+</script>
+"""
 
 
 def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
@@ -88,8 +95,8 @@ def behind_a_door(application: Application, token: str) -> Application:
         cookie = f"seapeft_{port}"  # browsers tell cookies apart by host, not by port
         link = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
         if known(link):
-            there = [(b"location", b"/"), (b"set-cookie", f"{cookie}={token}; Path=/; HttpOnly; SameSite=Lax".encode())]
-            await _answer(send, 303, "", there)
+            kept = f"{cookie}={token}; Path=/; HttpOnly; SameSite=Lax"
+            await _answer(send, 200, _ENTRANCE, [(b"set-cookie", kept.encode())], "html")
         elif not (
             known(_cookie(headers.get("cookie", ""), cookie))
             or known(headers.get("authorization", "").removeprefix("Bearer "))
@@ -111,7 +118,9 @@ def _cookie(header: str, name: str) -> str:
     return cookies[name].value if name in cookies else ""
 
 
-async def _answer(send: Any, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"), *(headers or [])]
+async def _answer(
+    send: Any, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "plain"
+) -> None:
+    own = [(b"content-type", f"text/{kind}; charset=utf-8".encode()), (b"cache-control", b"no-store"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": own})
     await send({"type": "http.response.body", "body": text.encode()})
