@@ -34,7 +34,8 @@ BACKBONE = """
 from torch import nn
 from sea_peft.backbones import Architecture, register
 
-register(Architecture("pocket", lambda in_channels=1, out_channels=2: nn.Conv3d(in_channels, out_channels, 1), 1, 1, "-", "-", small={}))
+build = lambda in_channels=1, out_channels=2: nn.Conv3d(in_channels, out_channels, 1)
+register(Architecture(name="pocket", build=build, divisor=1, minimum=1, paper="-", licence="-", small={}))
 """
 
 

@@ -93,7 +93,7 @@ def test_a_partner_that_failed_fails_its_mixes(write_grid, tmp_path):
     path = write_grid(policies=["sea", "random_mix-1"], budgets=["1"])
     rows = run(path, Store("toy", tmp_path))
     assert [(row["exit_code"], row["error"][:12]) for row, _ in rows.values()] == [
-        (2, "--budget 1 c"),
+        (2, "A budget of "),
         (1, "its sea cell"),
     ]
 

@@ -35,14 +35,5 @@ class Pocket(nn.Module):
         return self.head(torch.relu(self.up(x + self.mix(x))))
 
 
-backbones.register(
-    backbones.Architecture(
-        name="pocket",
-        build=Pocket,
-        divisor=2,
-        minimum=8,
-        paper="this example",
-        licence="Apache-2.0",
-        small={"width": 8},
-    )
-)
+pocket = {"name": "pocket", "build": Pocket, "divisor": 2, "minimum": 8, "small": {"width": 8}}
+backbones.register(backbones.Architecture(**pocket, paper="this example", licence="Apache-2.0"))
