@@ -94,7 +94,7 @@ def _reuse(
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # trained or not makes no difference to time, but the identity would make equality easy
         for parameter in model.bank.parameters(opened):
-            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
     model.bank.activate(opened)
     stages: dict[str, list[str]] = {"all": list(opened)}
     for unit in opened if by_stage else ():

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ CASES, STEPS, SPACING = 4, 60, 10 / 3
 
 def measure() -> Path:
     """One adapter a target, scored at every overlap in turn, case by case. Writes JSON and Markdown."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for target in TARGETS:
         data = f"phantom:{target}@1.5"
         with tempfile.TemporaryDirectory() as folder:

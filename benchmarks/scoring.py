@@ -11,11 +11,10 @@ from sea_peft.jobs.setup import Setup
 
 def mean_test_dice(setup: Setup, cases: int) -> float:
     """Mean over labels of the mean over the first `cases` test cases, on their own grids."""
-    limits = setup.backbone.pretrained.limits
     per_case = {}
     for case in setup.split.test[:cases]:
         scan = prepare(case, setup.recipe, setup.dataset.channels)
-        output = probabilities(setup.model, scan, setup.settings.patch, limits, torch.device("cpu"))[0]
+        output = probabilities(setup.model, scan, setup.window, torch.device("cpu"))[0]
         stored = case.label()
         assert stored is not None, "the split holds labelled cases only"
         per_case[case.id] = dice_per_label(restore(output, scan.geometry), stored.array, setup.dataset.labels)

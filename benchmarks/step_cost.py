@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.cell import machine
 from benchmarks.store import RESULTS
@@ -91,7 +90,7 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
     images, labels = crops.batch(0, 2)
     for policy in ARMS:
         adapted = _setup(backbone, policy)
-        chooser = adapted.policy()
+        chooser = adapted.policy
         if chooser.needs_saliency(0):
             chooser.told_saliency(0, dict.fromkeys(chooser.needs_saliency(0), 1.0))
         units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
@@ -142,7 +141,12 @@ def _step(trainer: Trainer, units: Collection[str], crops: CropSampler, step: in
     trainer.train(units, crops, step, 1, lambda i: 1.0, lambda i, loss: None)
 
 
-def _stored(model: Adapted, criterion: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+def _stored(
+    model: Adapted,
+    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+) -> int:
     """Bytes that one forward keeps for the backward; one storage counts once, parameters not at all."""
     kept: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}

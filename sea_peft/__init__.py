@@ -1,6 +1,13 @@
 """Few-shot adaptation of frozen pretrained 3D segmentation networks, audited and allocated by the engine itself."""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr__` imports it
+    from sea_peft.backbones.typed import Typed
+    from sea_peft.jobs.adapt import adapt
+    from sea_peft.jobs.model import load_adapter
+    from sea_peft.jobs.setup import AdaptOptions
 
 __version__ = "0.1.0"
 
