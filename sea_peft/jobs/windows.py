@@ -78,8 +78,8 @@ def blended(
 
 
 def _weight(window: SlidingWindow) -> Tensor:
-    """How much each voxel of a window counts. MONAI bounds a gaussian from below by 1/1000 of its most, which holds for half of a cube; nnU-Net
-    by what half precision leaves of ten times it, and its middle is the voxel behind the cube's."""
+    """How much each voxel of a window counts. MONAI bounds a gaussian from below by 1/1000 of its most, which is reached beyond 0.46
+    of a side, in more than half of a cube; nnU-Net by what half precision leaves of ten times it, and its middle is the voxel behind the cube's."""
     if window.inferer == "monai":
         return torch.as_tensor(compute_importance_map(window.patch, mode="gaussian"))
     d, h, w = (torch.exp(-(((torch.arange(n) - n // 2) / (n / 8)) ** 2) / 2) for n in window.patch)
