@@ -18,6 +18,7 @@ import torch
 from benchmarks.cell import machine
 from benchmarks.store import RESULTS
 from sea_peft import AdaptOptions, adapt
+from sea_peft.backbones import batch_for_masks
 from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.jobs.inference import dice_per_label, probabilities
@@ -80,7 +81,9 @@ def _scores(predictor: Predictor, data: str) -> list[dict[str, float]]:
         for index, overlap in enumerate(OVERLAPS):
             window = SlidingWindow(patch=predictor.config.window.patch, overlap=overlap)
             began = time.process_time()
-            (found,) = probabilities(predictor.model, scan, window, torch.device("cpu"))
+            (found,) = probabilities(
+                predictor.model, scan, window, torch.device("cpu"), batch_for_masks(predictor.model.backbone)
+            )
             seconds[index].append(time.process_time() - began)
             found_dice = dice_per_label(restore(found, scan.geometry), stored.array, predictor.labels)
             dice[index].append(statistics.fmean(found_dice.values()))

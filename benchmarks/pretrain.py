@@ -24,7 +24,7 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 from sea_peft.atomic import write_text
-from sea_peft.backbones import architecture
+from sea_peft.backbones import architecture, batch_for_masks
 from sea_peft.backbones.weights import BUNDLED, load_pretrained
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare, restore
@@ -161,7 +161,9 @@ def source_dice(network: nn.Module, plan: Plan, cases: int) -> dict[str, float]:
     per_case = {}
     for case in dataset.test_cases:
         scan = prepare(case, plan.recipe, dataset.channels)
-        (found,) = probabilities(network, scan, SlidingWindow(patch=PATCH), torch.device("cpu"))
+        (found,) = probabilities(
+            network, scan, SlidingWindow(patch=PATCH), torch.device("cpu"), batch_for_masks(network)
+        )
         stored = case.label()
         assert stored is not None
         per_case[case.id] = dice_per_label(restore(found, scan.geometry), stored.array, dataset.labels)

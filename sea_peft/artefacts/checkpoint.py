@@ -34,7 +34,7 @@ class RunState(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     fold: int = Field(ge=0)
-    arm: Literal["head_only", "simple", "policy"]
+    arm: Literal["head_only", "policy"]
     events: int = Field(ge=0)
     baselines: dict[str, dict[str, Any]]
     held_out: dict[str, dict[str, dict[str, float]]]

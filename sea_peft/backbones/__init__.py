@@ -13,10 +13,10 @@ from sea_peft.backbones import (
     unet3d,
     unetr,
 )
+from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.limits import Limits
 from sea_peft.backbones.registry import Architecture, architecture, architectures, register
 from sea_peft.backbones.sites import KINDS, STAGES, Site, find_sites
-from sea_peft.backbones.unet3d import mixes_its_batch
 
 __all__ = [
     "KINDS",
@@ -26,12 +26,12 @@ __all__ = [
     "Site",
     "architecture",
     "architectures",
+    "batch_for_masks",
     "dynunet",
     "find_sites",
     "linknet",
     "mednext",
     "meshnet",
-    "mixes_its_batch",
     "nnunet",
     "obelisk",
     "register",

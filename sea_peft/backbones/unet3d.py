@@ -23,15 +23,6 @@ class BatchStatisticsNorm(nn.BatchNorm3d):
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
-def mixes_its_batch(network: nn.Module) -> bool:
-    """Whether what comes out for one scan depends on the others of its batch, so that only a batch of one says what a mask will be."""
-    return any(
-        isinstance(m, BatchStatisticsNorm)
-        or (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None)
-        for m in network.modules()
-    )
-
-
 class ConvNormRelu(nn.Module):
     """3³ convolution, batch norm, ReLU: [B, in, D, H, W] → [B, out, D, H, W]."""
 

@@ -14,7 +14,6 @@ from sea_peft.loop.events import Allocated, Audited, Compared, Event, Folded, Ru
 _PHASES = {
     "prepare": "prepare the shots",
     "head_only": "fit the head alone",
-    "simple": "search with a simple topology, to compare",
     "warmup": "search and refit",
     "search": "search and refit",
     "refit": "search and refit",

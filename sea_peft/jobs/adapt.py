@@ -38,12 +38,11 @@ from sea_peft.jobs.records import (
     run_started,
     write_case_names,
 )
-from sea_peft.jobs.scoring import ARMS, ArmScores, score, scored
+from sea_peft.jobs.scoring import ARMS, HEAD_ONLY, ArmScores, score, scored
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.outcome import Baseline, Outcome
-from sea_peft.loop.policies.fixed import simple_topology
 from sea_peft.loop.recommendation import recommend
 from sea_peft.loop.settings import Shots
 
@@ -225,10 +224,10 @@ class _Run:
 
     def _score_held_out(self) -> None:
         """The model as the search has left it, and what nothing else has scored there: the backbone, and a head that has nothing to fit."""
-        head = self.state.head_only if "head_only" not in self.state.held_out else None
+        head = self.state.head_only if HEAD_ONLY not in self.state.held_out else None
         found = score(self.setup, self.setup.split.audit, head, True, self.folder.path, self._told("held_out"))
         if head is not None and self.setup.space.head:  # it was not fitted: its scores are taken over from another run
-            del found.dice["head_only"]
+            del found.dice[HEAD_ONLY]
         self._keep_held_out(found)
 
     def _keep_held_out(self, found: ArmScores) -> None:
@@ -288,7 +287,7 @@ class _Run:
                 seconds=round(time.monotonic() - began, 3),
             )
         )
-        self._next_arm("head_only", fold=fold + 1, head_only=None)
+        self._next_arm(HEAD_ONLY, fold=fold + 1, head_only=None)
 
     @property
     def _without(self) -> str:
@@ -316,43 +315,36 @@ class _Run:
         return Shots(tuple(scans[:support]), tuple(scans[support:]))
 
     def _before_the_policy(self, shots: Shots, compared: bool | None = None) -> dict[str, torch.Tensor]:
-        """The arms that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned, and
-        for `sea` the simple topology, up to where its search ends. Head and bank are left as they were.
+        """The arm that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned. Head and
+        bank are left as they were.
 
-        `compared`: whether baselines are wanted at all; left out: where the policy is held against them.
+        `compared`: whether it is wanted as a baseline at all; left out: where the policy is held against it.
         """
         baselines = bool(self.baselines)
         compared = self.setup.policy.audits if compared is None else compared
-        if self.state.arm == "head_only" and (compared or (self.setup.space.head and not baselines)):
-            self._baseline("head_only", "head_only", shots, refit=not baselines)
-        if self.state.arm == "head_only":
+        if self.state.arm == HEAD_ONLY:
+            if compared or (self.setup.space.head and not baselines):
+                self._fit_head(shots, refit=not baselines)
             head = self.setup.model.head.state_dict()
-            fitted = {name: t.detach().cpu().clone() for name, t in head.items()}
-            self._next_arm("simple", head_only=fitted)
-        if self.state.arm == "simple":
-            if compared:
-                self._baseline("simple", simple_topology(self.setup.space), shots, refit=False)
-            self._next_arm("policy")
+            self._next_arm("policy", head_only={name: t.detach().cpu().clone() for name, t in head.items()})
         assert self.state.head_only is not None, "it was fitted, or left at zero, before"
         return self.state.head_only
 
-    def _baseline(self, arm: str, policy: str, shots: Shots, refit: bool) -> None:
-        """Search, and refit where it is to be scored, with a simpler policy; what its search led to is kept for the comparison."""
+    def _fit_head(self, shots: Shots, refit: bool) -> None:
+        """Search, and refit where it is to be scored, with the head alone; what its search led to is kept for the comparison."""
 
         def steps_only(event: events.Event) -> None:
             if isinstance(event, events.TrainingStep):
-                phase = arm if self.state.fold == len(self.setup.folds) else f"{self._without}, the head alone"
+                phase = HEAD_ONLY if self.state.fold == len(self.setup.folds) else f"{self._without}, the head alone"
                 self.listen(dataclasses.replace(event, phase=phase))
 
-        controller = self._controller(policy, shots, steps_only, arm)
+        controller = self._controller(HEAD_ONLY, shots, steps_only, HEAD_ONLY)
         controller.search()
-        if (
-            self.state.fold == len(self.setup.folds) and arm not in self.state.baselines
-        ):  # else it was resumed in the refit
+        if self.state.fold == len(self.setup.folds) and not self.state.baselines:  # else it was resumed in the refit
             baseline = controller.as_baseline()
             fields = {f.name: getattr(baseline, f.name) for f in dataclasses.fields(baseline)}
-            self.state = self.state.model_copy(update={"baselines": {**self.state.baselines, arm: fields}})
-            if arm == "head_only" and shots.audit:
+            self.state = self.state.model_copy(update={"baselines": {HEAD_ONLY: fields}})
+            if shots.audit:
                 head = self.setup.model.head.state_dict()
                 cases, told = self.setup.split.audit, self._told("held_out")
                 self._keep_held_out(

@@ -25,13 +25,15 @@ def probabilities(
     scan: Scan,
     window: SlidingWindow,
     device: torch.device,
+    batch: int,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Planes, ...]:
     """Softmax of `forward`'s logits over the whole scan, averaged over windows with gaussian weights (before the softmax where the window is
     nnU-Net's): one or several [K, D, H, W].
 
-    `window`: the one that the network was trained with. `folder`: where what does not fit into memory is kept meanwhile.
+    `window`: the one that the network was trained with. `batch`: windows at a time (`backbones.batch_for_masks`).
+    `folder`: where what does not fit into memory is kept meanwhile.
     `progress`: told (windows done, of).
 
     Raises:
@@ -53,7 +55,7 @@ def probabilities(
     outputs: list[Planes] = []
     depth, height, width = scan.image.shape[1:]
     try:
-        for slabs in blended(network, scan.image, window, device, progress):
+        for slabs in blended(network, scan.image, window, device, batch, progress):
             outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in slabs]
             for output, slab in zip(outputs, slabs, strict=True):
                 output.append(slab.softmax(dim=0) if of_logits else slab)

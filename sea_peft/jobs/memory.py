@@ -19,6 +19,7 @@ BASE_MEMORY = 700 << 20
 # While a case is read and prepared: file, voxels, foreground and label. Measured between 8 (window) and 17 (z-score)
 _READING_BYTES_PER_VOXEL = 17
 _HELD_LAYERS = 4  # outputs of the largest layer that are alive at once without gradients
+_WINDOWS = 3  # at most, that go through a network together
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def inference_need(
         reading = max(reading, math.prod(shape) * _READING_BYTES_PER_VOXEL * channels)
         prepared = max(prepared, scan_bytes(shape, spacing, recipe, channels))
         whole = max(whole, math.ceil(math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing)) * 4 * outputs)
-    windows = math.prod(patch) * activations.largest * _HELD_LAYERS
+    windows = math.prod(patch) * activations.largest * _HELD_LAYERS * _WINDOWS
     blending = min(whole, planes.DEFAULT_LIMIT) * 2
     memory = BASE_MEMORY + max(reading, blending + windows) + prepared
     return Need(int(memory), whole // 2 if whole > planes.DEFAULT_LIMIT else 0)

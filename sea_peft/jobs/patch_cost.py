@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.limits import Size
 from sea_peft.data.metrics import dice
 from sea_peft.data.prepare import Scan
@@ -45,7 +46,8 @@ def _unadapted(setup: Setup, scan: Scan, patch: Size, known: Sequence[int]) -> f
     """Mean Dice over the labels of these indices that are in the scan, on the recipe's grid."""
     model = setup.model.eval()
     with model.unadapted():
-        (found,) = probabilities(model, scan, setup.backbone.pretrained.card.window(patch), setup.device)
+        window, batch = setup.backbone.pretrained.card.window(patch), batch_for_masks(model.backbone)
+        (found,) = probabilities(model, scan, window, setup.device, batch)
     assert scan.label is not None
     label = scan.label.numpy()
     mask = np.concatenate([found.read(z, z + 1).argmax(dim=0).numpy() for z in range(len(label))])

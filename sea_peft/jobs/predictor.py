@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sea_peft.artefacts.adapter_file import CONFIG_NAME
+from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.planes import Planes
@@ -65,6 +66,7 @@ class Predictor:
         self.labels = {name: tuple(codes) for name, codes in self.config.labels.items()}
         self.channels = tuple(self.config.channels)
         self.recipe = self.config.recipe
+        self._batch = batch_for_masks(self.model.backbone)
 
     def probabilities(
         self,
@@ -79,7 +81,7 @@ class Predictor:
         is kept meanwhile. `progress`: told (windows done, of).
         """
         scan = prepare(case, self.recipe, channels or self.channels)
-        (output,) = probabilities(self.model, scan, self.config.window, self.device, folder, progress)
+        (output,) = probabilities(self.model, scan, self.config.window, self.device, self._batch, folder, progress)
         return output, scan
 
     def choice(self, network: str | None = None) -> str:

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.limits import Size
 from sea_peft.backbones.weights import Pretrained
 from sea_peft.data.cases import FileCase
@@ -215,7 +216,11 @@ class Search:
         x = self._fed(_padded(self._scaled(image, choice), shape), choice).flip([axis + 1 for axis in turned])
         network = self._pretrained.network
         slabs = blended(
-            lambda part: (network(part).softmax(dim=1),), x, SlidingWindow(patch=patch, overlap=_OVERLAP), self._device
+            lambda part: (network(part).softmax(dim=1),),
+            x,
+            SlidingWindow(patch=patch, overlap=_OVERLAP),
+            self._device,
+            batch_for_masks(network),
         )
         found = torch.cat([slab.argmax(0) for (slab,) in slabs]).flip(list(turned)).numpy()
         inner = _padded(wanted[None].float() + 1.0, shape)[0].numpy()

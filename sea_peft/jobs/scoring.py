@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.data.planes import Planes
@@ -24,7 +25,8 @@ from sea_peft.jobs.inference import (
 from sea_peft.jobs.setup import Setup
 from sea_peft.loop import events
 
-ARMS = ("unadapted", "head_only", "adapted")
+HEAD_ONLY = "head_only"
+ARMS = ("unadapted", HEAD_ONLY, "adapted")
 PerCase = dict[str, dict[str, float]]
 
 
@@ -86,7 +88,7 @@ def score(
                 outputs = _outputs(setup, unadapted_and_head(model), scan, folder)
             model.head.load_state_dict(with_units)
             half = (time.monotonic() - began) / 2
-            for arm, output in zip(("unadapted", "head_only"), outputs, strict=True):
+            for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
                 dice = dice_per_label(restore(output, scan.geometry), stored.array, labels)
                 scores.add(arm, name, dice, half)
         if adapted:
@@ -120,4 +122,4 @@ def _without(dice: Mapping[str, float], labels: Sequence[str]) -> dict[str, floa
 
 
 def _outputs(setup: Setup, forward: Forward, scan: Scan, folder: Path) -> tuple[Planes, ...]:
-    return probabilities(forward, scan, setup.window, setup.device, folder=folder)
+    return probabilities(forward, scan, setup.window, setup.device, batch_for_masks(setup.model.backbone), folder)

@@ -277,8 +277,8 @@ def prepare_run(
     )  # fmt: skip
     if options.time_limit is None:
         return setup
-    # the head alone trains as long as the policy, and a simple topology through the search, which is half of that
-    arms = (1.0 + (space.head > 0)) * (1 + len(setup.folds)) + 0.5 * policy.audits
+    # the head alone trains as long as the policy
+    arms = (1.0 + (space.head > 0)) * (1 + len(setup.folds))
     settings = dataclasses.replace(settings, time_limit=options.time_limit / arms)
     return dataclasses.replace(setup, settings=settings)
 

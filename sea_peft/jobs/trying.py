@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft.atomic import write_bytes, writing
+from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import load_pretrained, load_typed
 from sea_peft.data.cases import FileCase, safe_name
@@ -107,7 +108,7 @@ def try_backbone(
     for note in prepared.notes:
         if say is not None:
             say(f"{note}.")
-    (output,) = probabilities(network, prepared, card.window(), on)
+    (output,) = probabilities(network, prepared, card.window(), on, batch_for_masks(network))
     found, affine = restore(output, prepared.geometry), prepared.geometry.affine
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     names = card.labels[1:]

@@ -18,6 +18,7 @@ from torch import Tensor
 from sea_peft.data.sliding import SlidingWindow
 
 Network = Callable[[Tensor], tuple[Tensor, ...]]
+Place = tuple[slice, ...]
 
 
 @torch.no_grad()
@@ -26,16 +27,18 @@ def blended(
     image: Tensor,
     window: SlidingWindow,
     device: torch.device,
+    batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """The network's outputs over `image`, a few planes at a time.
 
     Args:
-        network: windows [1, C, *roi] → one or several outputs [1, K, *roi].
+        network: windows [B, C, *roi] → one or several outputs [B, K, *roi].
         image: [C, D, H, W] on the CPU; padded with 0 on both sides where it is smaller than the window.
         window: its patch is `roi` below.
         device: where the network is.
-        progress: told (done, of) after each window.
+        batch: at least so many windows go through it together, where a row of them has as many; never twice as many.
+        progress: told (windows done, of).
 
     Yields:
         The next planes of every output, float32 [K, n, H, W] on the CPU; together they make up D.
@@ -55,13 +58,14 @@ def blended(
     sums: list[Tensor] = []
     weights = torch.zeros(roi[0], *size[1:])
     for number, (start, row) in enumerate(rows):
-        for d, h, w in row:
-            outputs = network(image[None, :, d, h, w].to(device))
+        for together in _shared_out(row, batch):
+            outputs = network(torch.stack([image[:, d, h, w] for d, h, w in together]).to(device))
             sums = sums or [torch.zeros(y.shape[1], roi[0], *size[1:]) for y in outputs]
-            for total, output in zip(sums, outputs, strict=True):
-                total[:, :, h, w] += (output[0] * weight).float().cpu()
-            weights[:, h, w] += weight.cpu()
-            seen += 1
+            for i, (_, h, w) in enumerate(together):
+                for total, output in zip(sums, outputs, strict=True):
+                    total[:, :, h, w] += (output[i] * weight).float().cpu()
+                weights[:, h, w] += weight.cpu()
+            seen += len(together)
             if progress is not None:
                 progress(seen, len(places))
         done = (rows[number + 1][0] if number + 1 < len(rows) else size[0]) - start
@@ -77,6 +81,13 @@ def blended(
                 held.narrow(along, 0, roi[0] - done).copy_(kept)
 
 
+def _shared_out(row: Sequence[Place], batch: int) -> Iterator[Sequence[Place]]:
+    """The windows of a row in order, as evenly as can be, in batches of at least `batch`: a last one by itself is what costs most."""
+    parts = max(1, len(row) // batch)
+    for i in range(parts):
+        yield row[i * len(row) // parts : (i + 1) * len(row) // parts]
+
+
 def _weight(window: SlidingWindow) -> Tensor:
     """How much each voxel of a window counts. MONAI bounds a gaussian from below by 1/1000 of its most, which is reached beyond 0.46
     of a side, in more than half of a cube; nnU-Net by what half precision leaves of ten times it, and its middle is the voxel behind the cube's."""
@@ -86,7 +97,7 @@ def _weight(window: SlidingWindow) -> Tensor:
     return (d[:, None, None] * h[:, None] * w).clamp(min=2.0**-24 / 10)
 
 
-def _places(size: Sequence[int], window: SlidingWindow) -> list[tuple[slice, ...]]:
+def _places(size: Sequence[int], window: SlidingWindow) -> list[Place]:
     """Where the windows lie in a scan of `size`, ordered along D, then H, then W."""
     roi, share = window.patch, 1 - window.overlap
     if window.inferer == "monai":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sea_peft.adapters import Adapted
-from sea_peft.backbones import mixes_its_batch
+from sea_peft.backbones import batch_for_masks
 from sea_peft.data.crops import CropSampler, hold_out_labels
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
@@ -59,8 +59,7 @@ class Controller:
         self._search_crops = CropSampler(search, settings.patch, seed, settings.augmentation)
         self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1, settings.augmentation)
         images, labels = CropSampler(audit, settings.patch, seed + 2).fixed(settings.audit_patches)
-        batch = 1 if mixes_its_batch(model.backbone) else 2
-        self.auditor = Auditor(model, images, labels, batch, dice=settings.audit_dice)
+        self.auditor = Auditor(model, images, labels, batch_for_masks(model.backbone), dice=settings.audit_dice)
         self._started = time.monotonic()
         self.seconds = {"train": 0.0, "audit": 0.0, "allocate": 0.0}
         # what a checkpoint holds, beside tensors and the policy's own state

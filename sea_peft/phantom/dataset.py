@@ -17,7 +17,7 @@ from sea_peft.errors import DataError
 from sea_peft.phantom.sampling import label_map, sample
 from sea_peft.phantom.targets import SOURCES, TARGETS, Target
 
-SUPPORT_CASES, TEST_CASES = 12, 20
+SUPPORT_CASES, TEST_CASES = 12, 12
 # Patients are numbered, and a number is one patient in every target: the pretraining's lie below these
 FIRST_SUPPORT, FIRST_TEST = 1000, 2000
 _FINEST = 3.0  # times the default grid's resolution; more would only fill the memory

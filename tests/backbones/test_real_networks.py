@@ -47,7 +47,7 @@ def dice(image: Path, label: Path, codes: dict[str, int]) -> dict[str, float]:
         card.channels,
     )
     window = SlidingWindow(patch=card.patch, overlap=0.25)
-    (output,) = probabilities(pretrained.network, scan, window, torch.device("cpu"))
+    (output,) = probabilities(pretrained.network, scan, window, torch.device("cpu"), batch=1)
     found, wanted = restore(output, scan.geometry), read_volume(label).array
     scores = {}
     for name, code in codes.items():

@@ -101,7 +101,7 @@ def test_each_is_refused_in_one_sentence(pit, name, capfd):
     with pytest.raises(DataError, match=HOSTILE[name][1]) as caught:
         read_volume(pit / name)
     assert "\n" not in str(caught.value)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 20  # some of these took minutes, or for ever
     assert capfd.readouterr() == ("", "")
 
 
@@ -191,20 +191,24 @@ def test_a_dicom_bomb_is_not_inflated(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_the_cache_takes_as_long_for_each_of_many_volumes():
+def test_the_cache_looks_at_one_volume_a_read():
+    """However many it holds: 8,000 reads that each summed over everything took 9.5 s."""
+
+    class Seen(np.ndarray):
+        @property
+        def nbytes(self) -> int:
+            looks.append(1)
+            return super().nbytes
+
     class Tiny(ImageFile):
         def read(self) -> Volume:
-            return Volume(np.zeros((2, 2, 2)), np.eye(4))
+            return Volume(np.zeros((2, 2, 2)).view(Seen), np.eye(4))
 
-    def cpu(count: int) -> float:
-        cache = VolumeCache(1 << 30)
-        began = time.process_time()
-        for number in range(count):
-            cache.read(Tiny(Path(__file__), number))
-        return time.process_time() - began
-
-    cpu(100)
-    assert cpu(8000) < 12 * cpu(1000) + 0.1
+    looks: list[int] = []
+    cache = VolumeCache(1 << 30)
+    for number in range(200):
+        cache.read(Tiny(Path(__file__), number))
+    assert 0 < len(looks) <= 2 * 200
 
 
 def test_the_cache_forgets_the_oldest():

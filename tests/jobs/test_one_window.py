@@ -79,7 +79,7 @@ def test_patches_that_tile_an_audit_case_and_predict_score_the_same() -> None:
             logits = predictor.model(scan.image[None, :, d, h, w])
         seen = tiled[d, h, w]
         seen[seen < 0] = logits.argmax(dim=1)[0][seen < 0]
-    (whole,) = probabilities(predictor.model, scan, predictor.config.window, torch.device("cpu"))
+    (whole,) = probabilities(predictor.model, scan, predictor.config.window, torch.device("cpu"), batch=2)
     means = [_mean_dice(mask, scan.label, count) for mask in (tiled, whole.read(0, len(tiled)).argmax(dim=0))]
     assert means[0] == pytest.approx(means[1], abs=0.03)
     assert min(means) > 0.5  # both segment at all

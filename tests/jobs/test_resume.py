@@ -26,7 +26,7 @@ from sea_peft.loop import events
 KILLS_AT_LEAST = 20
 # Phase of a training step, or kind of an event → what a run is doing then.
 DOING = {
-    **{"run_started": "begin", "prepare": "begin", "head_only": "head_only", "simple": "simple", "warmup": "search"},
+    **{"run_started": "begin", "prepare": "begin", "head_only": "head_only", "warmup": "search"},
     **{
         "search": "search",
         "searched": "search",

@@ -23,11 +23,21 @@ def two(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("shape", [(23, 17, 40), (8, 8, 8), (5, 30, 6), (9, 8, 33)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
-def test_blending_agrees_with_monai(shape: tuple[int, ...], overlap: float) -> None:
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_blending_agrees_with_monai(shape: tuple[int, ...], overlap: float, batch: int) -> None:
     image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1))
     roi = (8, 8, 16)
     expected = sliding_window_inference(image[None], roi, 1, two, overlap=overlap, mode="gaussian")
-    slabs = list(blended(two, image, SlidingWindow(patch=roi, overlap=overlap), torch.device("cpu")))
+    sizes: list[int] = []
+
+    def network(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes.append(len(x))
+        return two(x)
+
+    slabs = list(blended(network, image, SlidingWindow(patch=roi, overlap=overlap), torch.device("cpu"), batch))
+    assert max(sizes) < 2 * batch
+    in_a_row = 1 if shape == (8, 8, 8) else 2  # each shape has as many along H and W
+    assert min(sizes) >= min(batch, in_a_row)
     for number, whole in enumerate(expected):
         ours = torch.cat([slab[number] for slab in slabs], dim=1)
         torch.testing.assert_close(ours, whole[0], atol=1e-5, rtol=1e-5)
@@ -87,7 +97,7 @@ def test_logits_are_averaged_where_the_window_is_nnunets_and_probabilities_elsew
     found = {}
     for inferer, before in (("monai", lambda y: y.softmax(dim=1)), ("nnunet", lambda y: y)):
         window, on = SlidingWindow(patch=roi, inferer=inferer), torch.device("cpu")
-        (planes,) = probabilities(logits, scan, window, on)
+        (planes,) = probabilities(logits, scan, window, on, batch=2)
         found[inferer] = planes.read(0, 20)
         averaged = torch.cat([y for (y,) in blended(lambda x, f=before: (f(logits(x)),), image, window, on)], dim=1)
         expected = averaged if inferer == "monai" else averaged.softmax(dim=0)

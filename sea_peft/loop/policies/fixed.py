@@ -161,14 +161,6 @@ for _entry in (
     register(_entry)
 
 
-def simple_topology(space: Space) -> str:
-    """The fixed topology that what `sea` found is held against: affine with LoRA r4 from the cheapest site up, where the
-    space has both; else the cheapest units. `sea` itself starts from cheap units, so that another set is the better check; at 0.1% and 0.3%
-    the cheapest units are the stronger rule (`python -m benchmarks run rivals_unet`)."""
-    on_offer = {(unit.family, unit.level) for unit in space.units}
-    return "affine_lora" if {("affine", 0), ("lora", 4)} <= on_offer else "cheapest"
-
-
 def _may_use(unit: Unit, offers: Mapping[str, Offer] | None, stages: tuple[str, ...] | None) -> bool:
     """Whether a topology of these offers and stages is about this unit: its family, level, placement and kind of site, and where it stands."""
     if stages is not None and unit.site.stage not in stages:
