@@ -130,10 +130,22 @@ def segresnet_vae(of: nn.Module) -> dict[str, Any]:
     return of.state_dict() | vae | {"vae_fc_up_sample.0.conv.weight": torch.randn(8, 2, 1, 1, 1)}
 
 
-def unetr_of_before(of: nn.Module) -> dict[str, Any]:
-    """MONAI's UNETR with what its transformer held unused: before 0.9 a class token, in 1.4 and 1.5 attention to a context."""
-    unused = {"patch_embedding.cls_token": torch.zeros(1, 1, 8), "blocks.0.cross_attn.to_q.weight": torch.randn(8, 8)}
-    return of.state_dict() | {f"vit.{key}": tensor for key, tensor in unused.items()}
+def unetr_of(version: str, of: nn.Module) -> dict[str, Any]:
+    """MONAI's UNETR of today as versions of MONAI wrote it: what was in the state dict then, and no output depended on.
+
+    `0.7`: a class token, and convolutions of skips whose widths are equal; nothing for another input until 1.4; a norm and attention there
+    from 1.4 on; the norm alone from 1.6 on. Names are those that issues about failing loads list.
+    """
+    own = of.state_dict()
+    if version == "1.4":
+        return own | {"vit.blocks.0.cross_attn.to_q.weight": torch.randn(8, 8)}
+    own = {key: tensor for key, tensor in own.items() if "norm_cross_attn" not in key}
+    if version == "0.7":
+        skips = [f"encoder{n}.1.conv3.conv.weight" for n in ("2.blocks.0", "2.blocks.1", "3.blocks.0")]
+        own |= {"vit.patch_embedding.cls_token": torch.zeros(1, 1, 8)} | {
+            key: torch.randn(4, 4, 1, 1, 1) for key in skips
+        }
+    return own
 
 
 CT = {"percentile_00_5": -1004.0, "percentile_99_5": 1588.0, "mean": -50.39, "std": 503.39}

@@ -1,7 +1,8 @@
 """SwinUNETR (Hatamizadeh et al. 2022, arXiv 2201.01266): MONAI's, with both orders of patch merging that checkpoints were trained with.
 
 MONAI before 1.5 gathered the eight neighbours of a patch in an order that took two of them twice and left two out. What was trained
-so must be run so: the tensors fit the corrected network as well and segment wrongly in it.
+so must be run so: the tensors fit the corrected network as well and segment wrongly in it. Version 2 (He et al. 2023, SwinUNETR-V2,
+MICCAI) has a residual block of convolutions in front of every stage of its transformer.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ def build(
     window_size: int = 7,
     mlp_ratio: float = 4.0,
     merging: str = "monai>=1.5",
+    use_v2: bool = False,
 ) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 32. With the default width of 48: 62.2 M parameters.
 
-    `merging`: the order of patch merging, a key of `MERGING_ORDERS`. Raises ValueError for another one.
+    `merging`: the order of patch merging, a key of `MERGING_ORDERS`. `use_v2`: version 2. Raises ValueError for another order.
     """
     from monai.networks.nets import SwinUNETR
 
@@ -70,11 +72,12 @@ def build(
         window_size=window_size,
         mlp_ratio=mlp_ratio,
         downsample=PatchMergingBefore15 if old else "merging",
+        use_v2=use_v2,
     )
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """Widths, depths and window of the transformer from its tensors."""
+    """Widths, depths, window and version of the transformer from its tensors."""
     patches = tensors.get("swinViT.patch_embed.proj.weight")
     if patches is None:
         return {}
@@ -89,6 +92,8 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
         widths["window_size"] = (
             1 + round(len(heads[0]) ** (1 / 3))
         ) // 2  # the table has a row for each of (2w - 1)³ offsets
+    if any(key.startswith("swinViT.layers1c.") for key in tensors):
+        widths["use_v2"] = True
     inner = tensors.get("swinViT.layers1.0.blocks.0.mlp.linear1.weight")
     if inner is not None:
         widths["mlp_ratio"] = inner.shape[0] / inner.shape[1]

@@ -2,6 +2,9 @@
 
 Its position embeddings are a tensor with one row a token, so a network takes patches of one size only. All of the transformer runs at
 the lowest resolution: there, `bottleneck` is what other networks call the encoder.
+
+Its transformer's blocks are built with a norm, and in MONAI 1.4 and 1.5 with weights, for attending to another input, which a UNETR does
+not have. They are left out here: outputs do not depend on them, and checkpoints from before MONAI 1.4 do not hold them.
 """
 
 from __future__ import annotations
@@ -26,17 +29,19 @@ def build(
     hidden_size: int = 768,
     mlp_dim: int = 3072,
     num_heads: int = 12,
+    proj_type: str = "conv",
 ) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W] with D, H, W = `img_size`. With the default widths: 92.8 M parameters.
 
-    Raises ValueError where `img_size` is no multiple of 16.
+    `proj_type`: what makes a token of 16³ voxels, `conv` (MONAI's default) or `perceptron` (the paper's). Raises ValueError for another
+    one, and where `img_size` is no multiple of 16.
     """
     from monai.networks.nets import UNETR
 
     size = per_axis(img_size)
     if any(n % _TOKEN for n in size):
         raise ValueError(f"img_size {size} is not made of multiples of {_TOKEN}")
-    return UNETR(
+    network = UNETR(
         in_channels=in_channels,
         out_channels=out_channels,
         img_size=size,
@@ -44,7 +49,11 @@ def build(
         hidden_size=hidden_size,
         mlp_dim=mlp_dim,
         num_heads=num_heads,
+        proj_type=proj_type,
     )
+    for block in network.vit.blocks:
+        del block.norm_cross_attn, block.cross_attn
+    return network
 
 
 def limits(kwargs: Mapping[str, Any]) -> Limits:
@@ -53,14 +62,16 @@ def limits(kwargs: Mapping[str, Any]) -> Limits:
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """Widths from the tensors, and the patch where the number of tokens is that of a cube."""
+    """Widths and what makes the tokens from the tensors, and the patch where the number of tokens is that of a cube."""
     tokens = tensors.get("vit.patch_embedding.position_embeddings")
     first, inner = tensors.get("encoder1.layer.conv1.conv.weight"), tensors.get("vit.blocks.0.mlp.linear1.weight")
     if tokens is None or first is None or inner is None:
         return {}
     side = round(tokens.shape[1] ** (1 / 3))
-    cube = {"img_size": [_TOKEN * side] * 3} if side**3 == tokens.shape[1] else {}
-    return cube | {"feature_size": first.shape[0], "hidden_size": tokens.shape[2], "mlp_dim": inner.shape[0]}
+    found: dict[str, object] = {"img_size": [_TOKEN * side] * 3} if side**3 == tokens.shape[1] else {}
+    if "vit.patch_embedding.patch_embeddings.1.weight" in tensors:
+        found["proj_type"] = "perceptron"
+    return found | {"feature_size": first.shape[0], "hidden_size": tokens.shape[2], "mlp_dim": inner.shape[0]}
 
 
 UNETR = register(

@@ -22,7 +22,7 @@ from foreign import (
     suprem_universal,
     swin_vit,
     swin_whole,
-    unetr_of_before,
+    unetr_of,
 )
 
 from sea_peft import cli
@@ -90,16 +90,42 @@ def test_tensors_without_a_place_are_refused(tensors: dict[str, torch.Tensor], t
 
 def test_networks_that_hold_all_of_ours_and_more_are_refused(tmp_path: Path) -> None:
     """They fit tensor by tensor and compute something else."""
-    from monai.networks.nets import SwinUNETR, UNet
+    from monai.networks.nets import UNet
 
-    second = SwinUNETR(in_channels=1, out_channels=3, feature_size=12, use_v2=True)
-    torch.save(second.state_dict(), tmp_path / "swin.pth")
-    with pytest.raises(WeightsError, match=r"\(100%\); 8 are not known \(swinViT\.layers1c\.0\."):
-        imported(tmp_path / "swin.pth", backbone="swinunetr", settings={"merging": "monai>=1.5"}, patch=(64, 64, 64))
     batch = UNet(3, 1, 3, channels=(4, 8, 16), strides=(2, 2), num_res_units=2, norm="batch")
     torch.save(batch.state_dict(), tmp_path / "unet.pth")
     with pytest.raises(WeightsError, match=r"\(100%\); \d+ are not known \(.*adn\.N\."):
         imported(tmp_path / "unet.pth", backbone="unet", settings={"channels": [4, 8, 16]}, patch=(32, 32, 32))
+
+
+@pytest.mark.parametrize(("version", "proj_type", "left_out"), [("0.7", "perceptron", 4), ("1.4", "conv", 25)])
+def test_unetr_of_every_monai(tmp_path: Path, version: str, proj_type: str, left_out: int) -> None:
+    """Made with MONAI's own network, and the same outputs; not verified against a real file."""
+    from monai.networks.nets import UNETR
+
+    of = UNETR(1, 3, 32, feature_size=2, hidden_size=8, mlp_dim=8, num_heads=2, proj_type=proj_type).eval()
+    torch.save(unetr_of(version, of), tmp_path / "net.pth")
+    result = imported(tmp_path / "net.pth", backbone="unetr", settings={"num_heads": 2}, patch=None)
+    assert len(result.left_out) == left_out
+    loaded = load_pretrained("mine")
+    x = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.network(x), of(x))
+
+
+def test_version_2_of_swinunetr(tmp_path: Path) -> None:
+    from monai.networks.nets import SwinUNETR
+
+    small = dict(architecture("swinunetr").small)
+    of = SwinUNETR(in_channels=1, out_channels=3, use_v2=True, **small).eval()
+    torch.save(of.state_dict(), tmp_path / "swin.pth")
+    imported(tmp_path / "swin.pth", backbone="swinunetr", settings={"merging": "monai>=1.5"}, patch=(64, 64, 64))
+    loaded = load_pretrained("mine")
+    x = torch.randn(1, 1, 64, 64, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.network(x), of(x))
+    sites = {site.path: site.stage for site in find_sites(loaded.network, loaded.example)}
+    assert {sites[f"swinViT.layers{n}c.0.layer.conv1.conv"] for n in (1, 2, 3)} == {"encoder"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +133,6 @@ def test_networks_that_hold_all_of_ours_and_more_are_refused(tmp_path: Path) -> 
     [
         ("dynunet", {"filters": (4, 8, 16, 16), "strides": (1, 2, 2, 2)}, dynunet_supervised, 4),
         ("segresnet", SMALL, segresnet_vae, 3),
-        ("unetr", dict(architecture("unetr").small), unetr_of_before, 2),
         ("mednext_s", {"init_filters": 4}, mednext_monai, 1),
         ("unet3d", {"width": 4}, fseft, 2),
         ("swinunetr", SWIN, swin_whole, 5),
@@ -120,8 +145,7 @@ def test_what_stands_beside_a_network_and_never_acts_on_its_outputs_is_left_out(
     of = network(backbone, **kwargs)
     torch.save(write(of), tmp_path / "net.pth")
     labels = None if write in (fseft, swin_whole) else GIVEN["labels"]
-    settings = {"num_heads": 2} if backbone == "unetr" else {}
-    result = imported(tmp_path / "net.pth", backbone=backbone, labels=labels, settings=settings, patch=None)
+    result = imported(tmp_path / "net.pth", backbone=backbone, labels=labels, patch=None)
     assert len(result.left_out) == left_out
     loaded = load_pretrained("mine")
     assert loaded.card.left_out == list(result.left_out)
