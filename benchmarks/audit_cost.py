@@ -64,7 +64,7 @@ def measure() -> Path:
 def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
     """What the default profile opens first, trained a few steps, on the default target's audit case."""
     setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%"), lambda sentence: None)
-    images, labels = CropSampler([_shots(setup).audit[0]], setup.settings.patch, 0).fixed(4)
+    images, labels = CropSampler([_shots(setup).audit[0]], setup.window, 0).fixed(4)
     policy = setup.fresh_policy()
     policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
     return _reuse(backbone, setup.model, policy.allocate(0).open, images, labels)

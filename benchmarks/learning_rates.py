@@ -63,7 +63,7 @@ def _trained(target: str, policy: str, family: str, rate: float) -> tuple[float,
     try:
         loss = Trainer(setup.model, setup.settings.batch_size).train(
             units,
-            CropSampler(shots, setup.settings.patch, setup.options.seed),
+            CropSampler(shots, setup.window, setup.options.seed),
             0,
             steps,
             functools.partial(warm_up_cosine, total=steps, over=steps // 10),

@@ -104,7 +104,7 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     network = architecture(plan.architecture).build(
         in_channels=len(channels), out_channels=len(labels) + 1, **plan.kwargs
     )
-    sampler = CropSampler(scans, PATCH, args.seed)
+    sampler = CropSampler(scans, SlidingWindow(patch=PATCH), args.seed)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, args.steps))

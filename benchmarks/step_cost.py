@@ -82,7 +82,7 @@ class _FineTuning:
 def _steps(backbone: str) -> list[dict[str, Any]]:
     setup = _setup(backbone, "affine")
     shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
-    crops = CropSampler(shots, setup.settings.patch, 0)
+    crops = CropSampler(shots, setup.window, 0)
     tuning = _FineTuning(setup.model, setup.settings.batch_size)
     steps: dict[str, Callable[[int], None]] = {}
     stored, parameters = {}, {}

@@ -74,7 +74,7 @@ class Study:
             return [prepare(case, self.setup.recipe, channels, labels) for case in cases]
 
         first, *others = prepared((*self.setup.split.audit, *self.setup.split.support))
-        self.all_shots = CropSampler([first, *others], self.setup.settings.patch, seed + 1)
+        self.all_shots = CropSampler([first, *others], self.setup.window, seed + 1)
         # the case that a run audits on, and the rest; then the same with another case held out
         self.held_out = self._held_out(first, others)
         self.held_out_next = self._held_out(others[0], [first, *others[1:]])
@@ -218,8 +218,8 @@ class Study:
 
     def _held_out(self, case: Scan, others: Sequence[Scan]) -> tuple[CropSampler, Patches]:
         """Crops of the others to train on, and patches of the case to audit on."""
-        size = self.setup.settings.patch
-        return CropSampler(others, size, self.seed), CropSampler([case], size, self.seed + 2).fixed(PATCHES)
+        window = self.setup.window
+        return CropSampler(others, window, self.seed), CropSampler([case], window, self.seed + 2).fixed(PATCHES)
 
     def _train(self, trainer: Trainer, units: Sequence[str], first: int, count: int) -> None:
         trainer.train(units, self.held_out[0], first, count, lambda i: warm_up(i, 5), lambda step, loss: None)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -132,6 +133,8 @@ def _behind_a_map(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     @functools.wraps(build)
     def mapped(*, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: object) -> nn.Module:
         network = build(**kwargs)
+        if not (math.isfinite(input_factor) and math.isfinite(input_offset) and input_factor):
+            raise ValueError(f"input_factor {input_factor} and input_offset {input_offset} leave nothing of a scan")
         if (input_factor, input_offset) != (1.0, 0.0):
             network.register_forward_pre_hook(functools.partial(_affine, input_factor, input_offset))
         return network

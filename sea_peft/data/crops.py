@@ -17,6 +17,7 @@ from sea_peft.data import augment
 from sea_peft.data.augmentation import GREY_VALUES, Augmentation
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.prepare import Scan
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DataError
 
 _POSITIONS_KEPT = 200_000  # voxels remembered per scan and label, evenly spread
@@ -40,7 +41,7 @@ class CropSampler:
 
     Args:
         scans: Labelled scans.
-        patch: Crop size `(d, h, w)` in voxels; a smaller scan is padded with 0 on both sides.
+        window: Its patch is the crop's size; a smaller scan is padded on both sides, as it is for prediction.
         seed: Seed of the run.
         augmentation: What is done to crops for training.
 
@@ -51,16 +52,16 @@ class CropSampler:
     def __init__(
         self,
         scans: Sequence[Scan],
-        patch: tuple[int, int, int],
+        window: SlidingWindow,
         seed: int,
         augmentation: Augmentation = GREY_VALUES,
     ) -> None:
         if not scans:
             raise DataError("no scan to crop from")
-        self._patch = patch
+        self._window, self._patch = window, window.patch
         self._seed = seed
         self._augmentation = augmentation
-        self._scans = [_padded(scan, patch) for scan in scans]
+        self._scans = [_padded(scan, window) for scan in scans]
 
     def batch(self, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """The crops of one step.
@@ -97,7 +98,9 @@ class CropSampler:
         held = self._scans[int(rng.integers(len(self._scans)))]
         box = self._box(held, index, rng)
         if rng.random() < self._augmentation.spatial_p:
-            image, label = _around(held, box, augment.box_for(self._augmentation, self._patch, held.spacing))
+            image, label = _around(
+                held, box, augment.box_for(self._augmentation, self._patch, held.spacing), self._window.pad
+            )
             image, label = augment.turn(self._augmentation, image, label, self._patch, held.spacing, rng)
         else:
             image, label = held.image[_all_channels(box)], held.label[box].clone()
@@ -109,8 +112,8 @@ def _stacked(crops: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.stack(labels)
 
 
-def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """The box of sides `wide` with the same middle as `box`, padded with 0 where it leaves the scan."""
+def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int], value: float) -> tuple[Tensor, Tensor]:
+    """The box of sides `wide` with the same middle as `box`; where it leaves the scan it holds the grey `value`, and no label."""
     inside, pads = [], []
     for span, side, n in zip(box, wide, held.label.shape, strict=True):
         start = (span.start + span.stop - side) // 2
@@ -118,19 +121,19 @@ def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int]) -
         pads.append((max(0, -start), max(0, start + side - n)))
     flat = [n for pair in reversed(pads) for n in pair]
     pad = torch.nn.functional.pad
-    return pad(held.image[_all_channels(inside)], flat), pad(held.label[tuple(inside)], flat)
+    return pad(held.image[_all_channels(inside)], flat, value=value), pad(held.label[tuple(inside)], flat)
 
 
 def _all_channels(box: Sequence[slice]) -> tuple[slice, ...]:
     return (slice(None), *box)
 
 
-def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def labelled_crop(scan: Scan, window: SlidingWindow) -> tuple[Tensor, Tensor]:
     """The crop around the middle of everything that is labelled in a scan (around the scan's own where nothing is).
 
     Args:
         scan: A labelled scan.
-        patch: Crop size in voxels; a smaller scan is padded with 0 on both sides.
+        window: Its patch is the crop's size; a smaller scan is padded on both sides.
 
     Returns:
         Image float32 `[C, d, h, w]` and label uint8 `[d, h, w]`.
@@ -138,10 +141,10 @@ def labelled_crop(scan: Scan, patch: tuple[int, int, int]) -> tuple[Tensor, Tens
     Raises:
         DataError: The scan has no label.
     """
-    held = _padded(scan, patch)
+    held = _padded(scan, window)
     labelled = torch.nonzero(held.label).double()
     middle = labelled.mean(dim=0) if len(labelled) else torch.tensor(held.label.shape) / 2
-    box = _box_around(tuple(int(m) for m in middle), held.label.shape, patch)
+    box = _box_around(tuple(int(m) for m in middle), held.label.shape, window.patch)
     return held.image[_all_channels(box)], held.label[box]
 
 
@@ -172,16 +175,16 @@ def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
     return replace(scan, label=kept), replace(scan, label=held)
 
 
-def _padded(scan: Scan, patch: tuple[int, int, int]) -> _Padded:
+def _padded(scan: Scan, window: SlidingWindow) -> _Padded:
     if scan.label is None:
         raise DataError(f"case {scan.id} has no label; crops need labelled cases")
     pads: list[int] = []
-    for wanted, has in zip(reversed(patch), reversed(scan.label.shape), strict=True):
+    for wanted, has in zip(reversed(window.patch), reversed(scan.label.shape), strict=True):
         missing = max(0, wanted - has)
         pads += [missing // 2, missing - missing // 2]
     image, label = scan.image, scan.label
     if any(pads):  # padding copies, and a scan that was spilled to disk must stay there
-        image, label = (torch.nn.functional.pad(tensor, pads) for tensor in (image, label))
+        image, label = torch.nn.functional.pad(image, pads, value=window.pad), torch.nn.functional.pad(label, pads)
     flat = label.numpy().ravel()
     positions = []
     for index in np.unique(flat[(flat > 0) & (flat != IGNORED)]):

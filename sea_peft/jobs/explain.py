@@ -125,7 +125,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
     config, device = run.predictor.config, run.predictor.device
     scan = prepare(shown.case, config.recipe, run.channels, run.predictor.labels)
-    image, label = labelled_crop(scan, config.window.patch)
+    image, label = labelled_crop(scan, config.window)
     return _Crop(image[None].to(device), label.to(device))
 
 

@@ -27,7 +27,7 @@ def cost_of_patch(setup: Setup, scan: Scan) -> str | None:
     `scan`: a prepared shot with its label. Its unadapted Dice is taken through both windows, over the labels that the backbone knows.
     """
     card = setup.backbone.pretrained.card
-    patch, own = setup.settings.patch, card.patch
+    patch, own = setup.window.patch, card.patch
     if not is_smaller(patch, own):
         return None
     small, full = ("×".join(map(str, sides)) for sides in (patch, own))

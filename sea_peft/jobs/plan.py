@@ -43,7 +43,7 @@ def plan(
         "policy": options.policy,
         "seed": options.seed,
         "steps": {"warmup": warmup, "search": sum(cycles), "cycles": len(cycles), "refit": refit},
-        "patch": list(setup.settings.patch),
+        "patch": list(setup.window.patch),
         "spacing": list(setup.recipe.spacing),
         "recipe": setup.recipe.model_dump(mode="json"),
         "device": str(setup.device),

@@ -111,7 +111,7 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
             shots=setup.shots,
             steps=setup.settings.steps,
             cycles=setup.settings.cycles,
-            patch=setup.settings.patch,
+            patch=setup.window.patch,
             recipe=setup.recipe,
             seed=o.seed,
             device=str(setup.device),

@@ -161,7 +161,7 @@ class Setup:
     @property
     def window(self) -> SlidingWindow:
         """What the network sees at once, in training, audits, scores and prediction."""
-        return self.backbone.pretrained.card.window(self.settings.patch)
+        return self.settings.window
 
     def fresh_policy(self, name: str | None = None) -> Policy:
         """The policy asked for, or the one called `name`, as it is before a run."""
@@ -170,7 +170,7 @@ class Setup:
 
     def need(self) -> Need:
         """Memory and disk that the run will take: the largest of training on the shots and scoring whole scans."""
-        network, patch = self.backbone.pretrained.network, self.settings.patch
+        network, patch = self.backbone.pretrained.network, self.window.patch
         activations = Activations.of(network, self.backbone.example)
         channels = len(self.dataset.channels)
         training = training_need(self.split.shots, self.recipe, channels, patch, self.settings.batch_size, activations)
@@ -377,7 +377,7 @@ def _loop_settings(
     settings = LoopSettings(
         steps=steps,
         cycles=cycles,
-        patch=patch,
+        window=backbone.pretrained.card.window(patch),
         time_limit=options.time_limit,
         augmentation=augmentation or load_augmentation(_augmentation(options.augment, phantom)),
     )

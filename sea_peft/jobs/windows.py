@@ -34,8 +34,8 @@ def blended(
 
     Args:
         network: windows [B, C, *roi] → one or several outputs [B, K, *roi].
-        image: [C, D, H, W] on the CPU; padded with 0 on both sides where it is smaller than the window.
-        window: its patch is `roi` below.
+        image: [C, D, H, W] on the CPU; padded on both sides where it is smaller than the window.
+        window: its patch is `roi` here.
         device: where the network is.
         batch: at least so many windows go through it together, where a row of them has as many; never twice as many.
         progress: told (windows done, of).
@@ -49,7 +49,7 @@ def blended(
     if size != list(shape):
         after = [s - n - b for s, n, b in zip(size, shape, before, strict=True)]
         pads = [n for b, a in reversed(list(zip(before, after, strict=True))) for n in (b, a)]
-        image = torch.nn.functional.pad(image, pads)
+        image = torch.nn.functional.pad(image, pads, value=window.pad)
     inner = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
     weight = _weight(window).to(device)
     places = _places(size, window)

@@ -56,9 +56,9 @@ class Controller:
             kept, held = hold_out_labels(shots.search[0])
             search, audit = (kept, *shots.search[1:]), (held,)
             self.independent = False
-        self._search_crops = CropSampler(search, settings.patch, seed, settings.augmentation)
-        self._refit_crops = CropSampler(shots.all, settings.patch, seed + 1, settings.augmentation)
-        images, labels = CropSampler(audit, settings.patch, seed + 2).fixed(settings.audit_patches)
+        self._search_crops = CropSampler(search, settings.window, seed, settings.augmentation)
+        self._refit_crops = CropSampler(shots.all, settings.window, seed + 1, settings.augmentation)
+        images, labels = CropSampler(audit, settings.window, seed + 2).fixed(settings.audit_patches)
         self.auditor = Auditor(model, images, labels, batch_for_masks(model.backbone), dice=settings.audit_dice)
         self._started = time.monotonic()
         self.seconds = {"train": 0.0, "audit": 0.0, "allocate": 0.0}

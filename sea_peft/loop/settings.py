@@ -7,20 +7,21 @@ import itertools
 
 from sea_peft.data.augmentation import GREY_VALUES, Augmentation
 from sea_peft.data.prepare import Scan
+from sea_peft.data.sliding import SlidingWindow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
     """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
-    `batch_size`: crops a step. `patch`: voxels of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft or hard.
-    `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `saliency_batches`: batches behind a
+    `batch_size`: crops a step. `window`: its patch is the size of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft
+    or hard. `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `saliency_batches`: batches behind a
     saliency. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits. Policies
     that are compared then have the same time, and not the same steps. `augmentation`: of crops for training; audits see scans as they are.
     """
 
     steps: int
     cycles: int
-    patch: tuple[int, int, int]
+    window: SlidingWindow
     batch_size: int = 2
     warmup_share: float = 0.08
     refit_share: float = 0.5

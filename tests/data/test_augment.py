@@ -14,6 +14,7 @@ from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.geometry import whole_geometry
 from sea_peft.data.prepare import Scan
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import UsageError
 
 PATCH = (16, 12, 8)
@@ -37,29 +38,29 @@ def _ball(shape=(60, 60, 60), radius=9.0, spacing=(1.0, 1.0, 1.0)) -> Scan:
 
 def test_the_same_seed_and_step_give_the_same_crop() -> None:
     scan = _ball()
-    first, again = (CropSampler([scan], PATCH, 3, FULL).batch(7, 4) for _ in range(2))
+    first, again = (CropSampler([scan], SlidingWindow(patch=PATCH), 3, FULL).batch(7, 4) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
-    assert not torch.equal(CropSampler([scan], PATCH, 4, FULL).batch(7, 4)[0], first[0])
+    assert not torch.equal(CropSampler([scan], SlidingWindow(patch=PATCH), 4, FULL).batch(7, 4)[0], first[0])
 
 
 def test_no_random_state_is_touched() -> None:
     before, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    CropSampler([_ball()], PATCH, 0, FULL).batch(0, 8)
+    CropSampler([_ball()], SlidingWindow(patch=PATCH), 0, FULL).batch(0, 8)
     assert torch.equal(before, torch.get_rng_state())
     np.testing.assert_array_equal(numbers, np.random.get_state()[1])  # noqa: NPY002
 
 
 def test_none_leaves_crops_as_they_are() -> None:
     scan = _scan(torch.rand(1, 20, 20, 20) + 1, torch.ones(20, 20, 20, dtype=torch.uint8))
-    images, _ = CropSampler([scan], PATCH, 0, NONE).batch(0, 6)
+    images, _ = CropSampler([scan], SlidingWindow(patch=PATCH), 0, NONE).batch(0, 6)
     windows = scan.image[0].unfold(0, 16, 1).unfold(1, 12, 1).unfold(2, 8, 1).reshape(-1, *PATCH)
     for image in images:
         assert bool((windows == image[0]).all(dim=(1, 2, 3)).any())
 
 
 def test_the_label_moves_with_the_image() -> None:
-    images, labels = CropSampler([_ball()], (24, 24, 24), 0, ALWAYS).batch(0, 10)
+    images, labels = CropSampler([_ball()], SlidingWindow(patch=(24, 24, 24)), 0, ALWAYS).batch(0, 10)
     inside = images[:, 0] > 0.5
     assert (inside == (labels == 1)).float().mean() > 0.99
     assert len({int(n) for n in labels.sum(dim=(1, 2, 3))}) > 5  # scaled, so not all of one size
@@ -99,7 +100,7 @@ def test_bodies_turn_in_mm_and_not_in_voxels() -> None:
 def test_voxels_that_do_not_count_stay_so() -> None:
     scan = _ball()
     scan.label[:30] = IGNORED
-    _, labels = CropSampler([scan], PATCH, 0, ALWAYS).batch(0, 10)
+    _, labels = CropSampler([scan], SlidingWindow(patch=PATCH), 0, ALWAYS).batch(0, 10)
     assert set(labels.unique().tolist()) <= {0, 1, IGNORED}
     assert IGNORED in labels
 

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from sea_peft.data.augmentation import NONE
 from sea_peft.data.codes import IGNORED
-from sea_peft.data.crops import CropSampler, hold_out_labels
+from sea_peft.data.crops import CropSampler, hold_out_labels, labelled_crop
 from sea_peft.data.geometry import whole_geometry
 from sea_peft.data.prepare import Scan
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DataError
 
 
@@ -22,23 +24,23 @@ def make(shape=(20, 18, 16), labels=2, seed=0, name="x"):
 
 def test_batches_are_a_function_of_seed_and_step():
     scans = [make(seed=s) for s in range(3)]
-    sampler = CropSampler(scans, (8, 8, 8), seed=5)
+    sampler = CropSampler(scans, SlidingWindow(patch=(8, 8, 8)), seed=5)
     first = [sampler.batch(step, 2) for step in range(6)]
     torch.manual_seed(99)
     np.random.default_rng()
     state = torch.get_rng_state()
-    again = CropSampler(scans, (8, 8, 8), seed=5)
+    again = CropSampler(scans, SlidingWindow(patch=(8, 8, 8)), seed=5)
     for step in (4, 0, 5, 2):
         for a, b in zip(again.batch(step, 2), first[step], strict=True):
             assert torch.equal(a, b)
     assert torch.equal(torch.get_rng_state(), state)
-    other = CropSampler(scans, (8, 8, 8), seed=6).batch(0, 2)
+    other = CropSampler(scans, SlidingWindow(patch=(8, 8, 8)), seed=6).batch(0, 2)
     assert not torch.equal(other[0], first[0][0])
     assert not torch.equal(first[0][0], first[1][0])
 
 
 def test_shapes_types_and_balance():
-    sampler = CropSampler([make()], (8, 6, 4), seed=0)
+    sampler = CropSampler([make()], SlidingWindow(patch=(8, 6, 4)), seed=0)
     image, label = sampler.batch(0, 40)
     assert image.shape == (40, 2, 8, 6, 4)
     assert label.shape == (40, 8, 6, 4)
@@ -51,7 +53,7 @@ def test_shapes_types_and_balance():
 def test_rare_labels_are_drawn_as_often_as_common_ones():
     scan = make(labels=1)
     scan.label[18, 16, 14] = 2
-    sampler = CropSampler([scan], (3, 3, 3), seed=1)
+    sampler = CropSampler([scan], SlidingWindow(patch=(3, 3, 3)), seed=1)
     _, label = sampler.batch(0, 200)
     rare = (label[::2].flatten(1) == 2).any(1).float().mean()
     assert 0.35 < float(rare) < 0.65
@@ -61,7 +63,7 @@ def test_jitter_stays_within_a_tenth_and_the_source_is_untouched():
     scan = make()
     scan.image.fill_(1.0)
     before = scan.image.clone()
-    image, _ = CropSampler([scan], (8, 8, 8), seed=0).batch(3, 50)
+    image, _ = CropSampler([scan], SlidingWindow(patch=(8, 8, 8)), seed=0).batch(3, 50)
     values = image.flatten(1)
     assert (values.amax(1) == values.amin(1)).all()
     assert 0.8 <= float(values.min()) < 0.95 < 1.05 < float(values.max()) <= 1.2
@@ -72,7 +74,7 @@ def test_fixed_crops_are_fixed_without_jitter_and_visit_each_scan():
     scans = [make(seed=s) for s in range(3)]
     for number, scan in enumerate(scans):
         scan.image.fill_(float(number))
-    sampler = CropSampler(scans, (8, 8, 8), seed=0)
+    sampler = CropSampler(scans, SlidingWindow(patch=(8, 8, 8)), seed=0)
     image, label = sampler.fixed(6)
     assert image[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
     assert torch.equal(sampler.fixed(6)[1], label)
@@ -81,7 +83,7 @@ def test_fixed_crops_are_fixed_without_jitter_and_visit_each_scan():
 
 def test_small_scans_are_padded_with_zero():
     scan = make(shape=(6, 18, 5), labels=1)
-    image, label = CropSampler([scan], (8, 8, 8), seed=0).fixed(2)
+    image, label = CropSampler([scan], SlidingWindow(patch=(8, 8, 8)), seed=0).fixed(2)
     assert image.shape == (2, 2, 8, 8, 8)
     assert (image[:, :, 0] == 0).all()
     assert (image[:, :, :, :, -1] == 0).all()
@@ -90,15 +92,17 @@ def test_small_scans_are_padded_with_zero():
 
 def test_scans_that_cannot_be_cropped():
     with pytest.raises(DataError, match="no scan"):
-        CropSampler([], (8, 8, 8), 0)
+        CropSampler([], SlidingWindow(patch=(8, 8, 8)), 0)
     scan = make(name="p7")
     with pytest.raises(DataError, match="case p7 has no label"):
-        CropSampler([Scan(id="p7", image=scan.image, label=None, geometry=scan.geometry)], (8, 8, 8), 0)
+        CropSampler(
+            [Scan(id="p7", image=scan.image, label=None, geometry=scan.geometry)], SlidingWindow(patch=(8, 8, 8)), 0
+        )
 
 
 def test_a_scan_with_nothing_labelled_still_gives_background():
     scan = make(labels=0)
-    _, label = CropSampler([scan], (8, 8, 8), 0).batch(0, 4)
+    _, label = CropSampler([scan], SlidingWindow(patch=(8, 8, 8)), 0).batch(0, 4)
     assert int(label.sum()) == 0
 
 
@@ -125,7 +129,23 @@ def test_crops_of_a_part_are_centred_on_voxels_that_count(part):
     scan = make(shape=(8, 60, 8), labels=0)
     scan.label[2:6, 5:55, 2:6] = 1
     half = hold_out_labels(scan)[part]
-    images, labels = CropSampler([half], (8, 9, 8), 0).batch(0, 40)
+    images, labels = CropSampler([half], SlidingWindow(patch=(8, 9, 8)), 0).batch(0, 40)
     assert images.shape[0] == 40
     assert bool((labels == IGNORED).any())
     assert int((labels[:, 4, 4, 4] == IGNORED).sum()) <= 4  # moved inward at the scan's ends
+
+
+def test_around_a_small_scan_stands_what_the_window_says():
+    """In crops, in the boxes that are turned, and in `labelled_crop`, as in prediction."""
+    scan, window = make((6, 6, 6)), SlidingWindow(patch=(10, 10, 10), pad=-3.0)
+    images, labels = CropSampler([scan], window, 0, NONE).batch(0, 4)
+    image, label = labelled_crop(scan, window)
+    for found, known in ((images[0], labels[0]), (image, label)):
+        outside = torch.ones(10, 10, 10, dtype=torch.bool)
+        outside[2:8, 2:8, 2:8] = False
+        assert bool((found[0][outside] == -3.0).all())
+        assert bool((known[outside] == 0).all())
+        torch.testing.assert_close(found[:, 2:8, 2:8, 2:8], scan.image)
+    turning = NONE.model_copy(update={"spatial_p": 1.0})
+    turned, _ = CropSampler([scan], window, 0, turning).batch(0, 4)
+    assert float((turned == -3.0).float().mean()) > 0.3

@@ -13,6 +13,7 @@ from sea_peft.data.geometry import whole_geometry
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, restore, restore_probability
 from sea_peft.data.recipe import Recipe
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.spill import ScanCache, scan_bytes
 from sea_peft.errors import DiskError
 
@@ -31,7 +32,7 @@ def test_spilled_scans_give_the_same_crops(tmp_path):
     kept = [cache.keep(scan) for scan in scans]
     assert kept[0] is scans[0]
     assert all(mapped_from(tmp_path, scan) for scan in kept[1:])
-    batches = (CropSampler(some, (8, 8, 8), 0).batch(3, 6) for some in (kept, scans))
+    batches = (CropSampler(some, SlidingWindow(patch=(8, 8, 8)), 0).batch(3, 6) for some in (kept, scans))
     for a, b in zip(*batches, strict=True):
         assert torch.equal(a, b)
 

@@ -332,7 +332,11 @@ def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
     loaded = load_pretrained("mine")
     assert loaded.card.labels == ["background", "liver", "spleen"]
     assert loaded.limits.divisor == (2, 4, 4)
-    assert loaded.card.window().inferer == "nnunet"
+    window, settings = loaded.card.window(), loaded.card.kwargs
+    assert window.inferer == "nnunet"
+    assert window.pad != 0.0
+    beyond_the_scan = settings["input_factor"] * window.pad + settings["input_offset"]
+    assert beyond_the_scan == pytest.approx(0, abs=1e-6), "as nnU-Net pads"
     assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(of.state_dict())
     x = loaded.example
     with torch.no_grad():

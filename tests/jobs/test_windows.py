@@ -103,3 +103,13 @@ def test_logits_are_averaged_where_the_window_is_nnunets_and_probabilities_elsew
         expected = averaged if inferer == "monai" else averaged.softmax(dim=0)
         torch.testing.assert_close(found[inferer].float(), expected, atol=2e-3, rtol=0)
     assert not torch.allclose(found["monai"].float(), found["nnunet"].float(), atol=0.02)
+
+
+def test_a_small_scan_is_padded_with_what_the_window_says() -> None:
+    image, seen = torch.rand(1, 6, 5, 4, generator=torch.Generator().manual_seed(1)), []
+    list(
+        blended(lambda x: seen.append(x) or (x,), image, SlidingWindow(patch=(8, 8, 8), pad=-3.0), torch.device("cpu"))
+    )
+    (window,) = seen
+    torch.testing.assert_close(window[0, :, 1:7, 1:6, 2:6], image)
+    assert int((window == -3.0).sum()) == 8**3 - image.numel()

@@ -11,6 +11,7 @@ from monai.metrics import compute_dice
 
 from sea_peft.adapters import Adapted
 from sea_peft.data.crops import CropSampler
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DataError
 from sea_peft.loop.audit import HARD, SOFT, Auditor, patch_dice
 
@@ -24,7 +25,7 @@ def _trained(names=("affine", "lora", "conv_adapter")) -> tuple[Adapted, list[st
 
 
 def _patches(count: int = 5):
-    return CropSampler([tiny.scan(1), tiny.scan(2)], (16, 16, 16), seed=3).fixed(count)
+    return CropSampler([tiny.scan(1), tiny.scan(2)], SlidingWindow(patch=(16, 16, 16)), seed=3).fixed(count)
 
 
 def _auditor(adapted: Adapted, **kwargs) -> Auditor:
@@ -209,7 +210,7 @@ def test_dice_of_a_set_is_that_of_a_model_with_only_it_open():
 def test_units_clear_of_their_cutoff_are_left_alone_and_the_others_measured_as_before():
     adapted, opened = _trained()
     opened = opened[::3]
-    images, labels = CropSampler([tiny.scan(1), tiny.scan(2)], (16, 16, 16), seed=3).fixed(12)
+    images, labels = CropSampler([tiny.scan(1), tiny.scan(2)], SlidingWindow(patch=(16, 16, 16)), seed=3).fixed(12)
     auditor = Auditor(adapted, images, labels, batch=2)
     whole = {row.unit: row for row in auditor.audit(_all(opened)).rows}
     far = {unit: whole[unit].delta + 1e3 * (whole[unit].standard_error + 1e-3) for unit in opened}

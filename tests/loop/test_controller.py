@@ -13,6 +13,7 @@ import torch
 from sea_peft.adapters import total_cost
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import hold_out_labels
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import BudgetError
 from sea_peft.loop import controller, events
 from sea_peft.loop.controller import Controller
@@ -24,7 +25,9 @@ from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.space import Space
 
 PATCH = (16, 16, 16)
-SETTINGS = LoopSettings(steps=20, cycles=3, patch=PATCH, batch_size=1, audit_patches=2, saliency_batches=1)
+SETTINGS = LoopSettings(
+    steps=20, cycles=3, window=SlidingWindow(patch=PATCH), batch_size=1, audit_patches=2, saliency_batches=1
+)
 SHOTS = Shots((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
 
 
@@ -366,6 +369,6 @@ def test_a_search_without_time_for_a_cycle_takes_the_cheapest_units_and_not_none
 def test_a_network_that_mixes_its_batch_is_audited_one_patch_at_a_time_as_masks_are_made(backbone, together):
     model = tiny.model(backbone)
     space = tiny.space_of(model)
-    settings = dataclasses.replace(SETTINGS, audit_patches=6, patch=(8, 8, 8))
+    settings = dataclasses.replace(SETTINGS, audit_patches=6, window=SlidingWindow(patch=(8, 8, 8)))
     audited = Controller(model, space, make_policy("affine", space, seed=0, cycles=3), SHOTS, settings, 0).auditor
     assert max(len(images) for images, _ in audited.batches) == together

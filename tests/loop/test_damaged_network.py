@@ -15,6 +15,7 @@ from sea_peft.backbones import find_sites
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.data.prepare import prepare
 from sea_peft.data.recipe import Recipe
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.policies import make_policy
@@ -33,7 +34,7 @@ SITES = (
     "model.1.submodule.2.1.conv.unit0.conv",
     "model.2.0.conv",
 )
-SETTINGS = LoopSettings(steps=60, cycles=3, patch=(32, 32, 32), refit_share=0.1)
+SETTINGS = LoopSettings(steps=60, cycles=3, window=SlidingWindow(patch=(32, 32, 32)), refit_share=0.1)
 
 
 def _damage(network: nn.Module, path: str) -> None:

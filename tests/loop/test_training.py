@@ -11,13 +11,14 @@ import tiny
 import torch
 
 from sea_peft.data.crops import CropSampler
+from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DivergedError
 from sea_peft.loop import training
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 
 def _crops() -> CropSampler:
-    return CropSampler([tiny.scan(1)], (16, 16, 16), seed=0)
+    return CropSampler([tiny.scan(1)], SlidingWindow(patch=(16, 16, 16)), seed=0)
 
 
 def _constant(_step: int) -> float:
