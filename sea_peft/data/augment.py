@@ -87,7 +87,10 @@ def recolour(spec: Augmentation, image: Tensor, rng: np.random.Generator) -> Ten
     if rng.random() < spec.noise_p:
         size = float(rng.uniform(0, spec.noise)) * float(image.std())
         image = image + size * torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-    return image * (1 + float(rng.uniform(-spec.gain, spec.gain))) + float(rng.uniform(-spec.shift, spec.shift))
+    # by the crop's own mean and deviation, so that the same change is as large whatever range the recipe maps to 0..1
+    mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
+    gain, shift = (float(rng.uniform(-most, most)) for most in (spec.gain, spec.shift))
+    return image + gain * (image - mean) + shift * deviation
 
 
 def _coarser(image: Tensor, shares: np.ndarray) -> Tensor:

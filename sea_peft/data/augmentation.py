@@ -21,8 +21,8 @@ class Augmentation(documents.Record):
         rotation: Largest angle about each axis, in degrees.
         scaling: Largest relative change of size along each axis, drawn for each axis alone.
         gamma: Largest factor g of a gamma curve with an exponent between 1/g and g, on grey values stretched to 0..1 and back.
-        gain: Grey values are multiplied by 1 ± this.
-        shift: And shifted by ± this, in units of the prepared grey values.
+        gain: Each channel's contrast, about its mean in the crop, is multiplied by 1 ± this.
+        shift: And its grey values are shifted by ± this, in standard deviations of the crop.
         noise: Largest standard deviation of white noise, as a share of the crop's own.
         blur: Largest sigma of a gaussian, in voxels.
         low_resolution: Smallest number of voxels along an axis, as a share, that the crop is sampled with and stretched back from.

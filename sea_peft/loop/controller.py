@@ -22,6 +22,7 @@ from sea_peft.loop.space import Space
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 _REFIT_CHECKPOINT_EVERY = 25
+_REFIT_WARM_UP = 10  # steps, at least, where half of the refit is as long
 
 
 class Controller:
@@ -84,7 +85,6 @@ class Controller:
             self._enter("search")
         if self._phase == "search":
             self._choose()
-            self._trainer.forget()
             self._refit = self._refit_steps()
             self._enter("refit")
 
@@ -93,9 +93,9 @@ class Controller:
         self.search()
         while self._refitted < self._refit:
             count = min(_REFIT_CHECKPOINT_EVERY, self._refit - self._refitted)
-            schedule = functools.partial(
-                warm_up_cosine, total=self._refit, over=self._refit // 10, start=self._refitted
-            )
+            # a set that has never been trained together: its first steps are small, however few there are
+            over = max(self._refit // 10, min(_REFIT_WARM_UP, self._refit // 2))
+            schedule = functools.partial(warm_up_cosine, total=self._refit, over=over, start=self._refitted)
             self._train("refit", self._cycle, Allocation(active=self._chosen), self._refit_crops, count, schedule)
             self._refitted += count
             self._enter("refit")

@@ -173,10 +173,6 @@ class Trainer:
         cuda = self.device.type == "cuda"
         return (tensor.pin_memory() if cuda else tensor).to(self.device, non_blocking=cuda)
 
-    def forget(self) -> None:
-        """Start the optimizer afresh: the refit has its own schedule."""
-        self._state = {}
-
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Optimizer state per tensor, copied to the CPU."""
         return {

@@ -59,14 +59,20 @@ def test_rare_labels_are_drawn_as_often_as_common_ones():
     assert 0.35 < float(rare) < 0.65
 
 
-def test_jitter_stays_within_a_tenth_and_the_source_is_untouched():
-    scan = make()
-    scan.image.fill_(1.0)
+@pytest.mark.parametrize("factor", [1.0, 0.01])
+def test_jitter_stays_within_a_tenth_of_each_channels_own_grey_values_and_the_source_is_untouched(factor):
+    """However wide the window is that the recipe maps to 0..1."""
+    scan, window = make(), SlidingWindow(patch=(8, 8, 8))
+    scan.image.mul_(factor)
     before = scan.image.clone()
-    image, _ = CropSampler([scan], SlidingWindow(patch=(8, 8, 8)), seed=0).batch(3, 50)
-    values = image.flatten(1)
-    assert (values.amax(1) == values.amin(1)).all()
-    assert 0.8 <= float(values.min()) < 0.95 < 1.05 < float(values.max()) <= 1.2
+    plain, _ = CropSampler([scan], window, 0, NONE).batch(3, 50)
+    image, _ = CropSampler([scan], window, 0).batch(3, 50)
+    mean, deviation = plain.mean((2, 3, 4)), plain.std((2, 3, 4))
+    gains = image.std((2, 3, 4)) / deviation
+    shifts = (image.mean((2, 3, 4)) - mean) / deviation
+    for found, about in ((gains, 1.0), (shifts, 0.0)):
+        assert -0.1 - 1e-5 <= float((found - about).min()) < -0.05
+        assert 0.05 < float((found - about).max()) <= 0.1 + 1e-5
     assert torch.equal(scan.image, before)
 
 

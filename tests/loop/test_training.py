@@ -112,8 +112,6 @@ def test_a_unit_that_comes_back_goes_on_with_its_own_momentum():
     assert step == [both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()]
     _steps(both, (a, b), 4, 1)
     assert both.state_dict()[f"{a}/{next(n for n, _ in back.bank[a].named_parameters())}"]["step"].item() == 3
-    both.forget()
-    assert both.state_dict() == {}
 
 
 def test_training_goes_on_from_its_state_as_if_it_had_not_stopped():
