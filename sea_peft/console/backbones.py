@@ -244,6 +244,8 @@ def backbones_try(
         )
     elif tried.own is not None and search:
         sentences.append(f"None of {tried.looked_at} other ways to turn and scale the scan fits clearly better.")
+    if tried.looked_at < tried.ways:
+        sentences.append(f"The time was over after {tried.looked_at} of {tried.ways} ways to turn and scale the scan.")
     document = {
         "weights": tried.weights,
         "case": tried.case,
@@ -255,6 +257,7 @@ def backbones_try(
         "read_as": vars(tried.own) if tried.own else None,
         "better": [vars(reading) for reading in tried.better],
         "looked_at": tried.looked_at,
+        "ways": tried.ways,
         "seconds": round(tried.seconds, 1),
     }
     places = facts([("mask", str(tried.mask)), ("picture", str(tried.picture))])

@@ -26,10 +26,11 @@ from sea_peft.errors import DataError
 from sea_peft.jobs import importing
 from sea_peft.jobs.windows import blended
 
-_SIDES = (1.0, 0.75, 0.5, 0.375)  # of the patch, for the first look: the largest that leaves time for the rest
-_FIRST_LOOK, _SECOND_LOOK = 0.4, 0.6  # shares of the time after which they end
-_KEPT, _VERIFIED = 8, 3
-_OVERLAP = 0.25  # a whole scan is only scored here
+_SIDES = (1 / 3, 1 / 2, 3 / 4)  # of the patch: crops of one look after another
+_KEPT = (16, 6)  # readings that are looked at again, in the second look and in the third
+_UNTIL = (0.4, 0.5, 0.6)  # shares of the time after which each look ends
+_VERIFIED = 3
+_OVERLAP = 0.1  # a whole scan is only scored here
 _ORDERS = ("RAS", "RSA", "ARS", "ASR", "SRA", "SAR")
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
@@ -80,6 +81,15 @@ class Scaling:
         return cls(importing.in_words(intensity, settings), intensity, factor, offset)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """What a reading reaches on a crop."""
+
+    orientation: str
+    scaling: Scaling
+    dice: float
+
+
 def confusion(found: np.ndarray, wanted: np.ndarray, rows: int, entries: int) -> np.ndarray:
     """Voxels [1 + entries, rows] by what the mask says and what the network says."""
     joint = wanted.astype(np.int64).ravel() * rows + found.astype(np.int64).ravel()
@@ -96,15 +106,16 @@ def dice_table(table: np.ndarray) -> np.ndarray:
 class Search:
     """Looks for the reading that fits a mask best, within a time.
 
-    First look: every orientation and scaling on one crop around the middle of the mask. Second: the best of these on a crop of the
-    patch's size, where the first was smaller. At last the best three on the whole scan.
+    First look: orientations and scalings on a small crop around the middle of the mask, of each scaling first those with two opposite
+    orientations for every order of axes, then the rest, that of the best scaling first. Then the best of these on larger crops. At last
+    the best on the whole scan, and those behind it as far as time goes.
 
     Args:
         pretrained: the network, on `device`.
         case: the scan.
         wanted: its mask.
         device: where the network is.
-        seconds: for all of it; where they are over, what was not looked at yet is left out.
+        seconds: for all of it; where they are over, what was not looked at yet is left out, but for the best on the whole scan.
     """
 
     def __init__(
@@ -116,41 +127,58 @@ class Search:
         self._scalings = self._choices([case.image(channel).array for channel in card.channels])
         self._case, self._began, self._seconds = case, time.monotonic(), seconds
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
-        self.looked_at = 0
+        self.ways, self.looked_at = len(_ORDERS) * 8 * len(self._scalings), 0
 
     def best(self, progress: Callable[[int, int], None] | None = None) -> list[Reading]:
         """Readings with their Dice on the whole scan, the best first; at least one."""
-        looks = [(order, scaling) for scaling in self._scalings for order in _ORDERS]
-        patch = self._pretrained.card.patch
-        crop = self._affordable(patch, 8 * len(looks))
-        found: list[tuple[float, str, Scaling]] = []
-        for done, (order, choice) in enumerate(looks, start=1):
-            for orientation, turned in _turns(order):
-                if found and self._passed(_FIRST_LOOK):
-                    break
-                found.append((self._on_crop(order, turned, choice, crop), orientation, choice))
-            if progress is not None:
-                progress(done, len(looks))
+        first, *larger = self._crops()
+        found = self._first_look(first, progress)
         self.looked_at = len(found)
-        found.sort(key=lambda item: -item[0])
-        if crop != patch:
-            again = []
-            for _, orientation, choice in found[:_KEPT]:
-                if self._passed(_SECOND_LOOK):
+        for crop, kept, until in zip(larger, _KEPT, _UNTIL[1:], strict=False):
+            again: list[_Look] = []
+            for look in found[:kept]:
+                if len(again) > 1 and self._passed(until):
                     break
-                again.append((self._on_crop(*_order_of(orientation), choice, patch), orientation, choice))
-            again.sort(key=lambda item: -item[0])
-            found = again or found
+                again.append(self._look(look.orientation, look.scaling, crop))
+            found = sorted(again, key=lambda look: -look.dice)
         verified: list[Reading] = []
-        for _, orientation, choice in found[:_VERIFIED]:
-            if verified and self._passed(1.0):
+        for look in found[:_VERIFIED]:
+            began = time.monotonic()
+            dice = self._on_scan(*_order_of(look.orientation), look.scaling)
+            verified.append(Reading(look.orientation, look.scaling.words, dice))
+            if self._passed(1.0, time.monotonic() - began):
                 break
-            dice = self._on_scan(*_order_of(orientation), choice)
-            verified.append(Reading(orientation, choice.words, dice))
         return sorted(verified, key=lambda reading: -reading.dice)
 
-    def _passed(self, share: float) -> bool:
-        return time.monotonic() - self._began > share * self._seconds
+    def _first_look(self, crop: Size, progress: Callable[[int, int], None] | None) -> list[_Look]:
+        """Every orientation with every scaling as far as time goes, the best first."""
+        opposite = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (0, 3)]
+        others = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (1, 2)]
+        found: list[_Look] = []
+
+        def look_at(orientations: Sequence[str], choice: Scaling) -> float:
+            """The best Dice of these, 0 where there is no time for any."""
+            best = 0.0
+            for orientation in orientations:
+                if found and self._passed(_UNTIL[0]):
+                    break
+                found.append(self._look(orientation, choice, crop))
+                best = max(best, found[-1].dice)
+                if progress is not None:
+                    progress(len(found), self.ways)
+            return best
+
+        reached = [(look_at(opposite, choice), choice) for choice in self._scalings]
+        for _, choice in sorted(reached, key=lambda pair: -pair[0]):
+            look_at(others, choice)
+        return sorted(found, key=lambda look: -look.dice)
+
+    def _look(self, orientation: str, choice: Scaling, crop: Size) -> _Look:
+        return _Look(orientation, choice, self._on_crop(*_order_of(orientation), choice, crop))
+
+    def _passed(self, share: float, more: float = 0.0) -> bool:
+        """Whether so much of the time is over, or would be after `more` seconds."""
+        return time.monotonic() + more - self._began > share * self._seconds
 
     def _choices(self, images: Sequence[np.ndarray]) -> list[Scaling]:
         """The card's own scaling, and those of published networks for such scans."""
@@ -230,23 +258,16 @@ class Search:
         )
         return self._wanted.score(table)[0]
 
-    def _affordable(self, patch: Size, looks: int) -> Size:
-        """The largest crop of which so many fit into the time of the first look; the smallest is timed."""
-        limits = self._pretrained.limits
+    def _crops(self) -> list[Size]:
+        """Crops from the smallest on; the network's one size where it takes no other."""
+        limits, patch = self._pretrained.limits, self._pretrained.card.patch
         sizes: list[Size] = []
         for share in _SIDES:
             d, h, w = (math.ceil(share * n) for n in patch)
             size = limits.exact or limits.holding((d, h, w))
             if size not in sizes and limits.fits_bottom(size):
                 sizes.append(size)
-        order, (_, turned) = _ORDERS[0], _turns(_ORDERS[0])[0]
-        began = time.monotonic()
-        self._view(order)
-        began = time.monotonic()
-        self._on_crop(order, turned, self._own, sizes[-1])
-        one = (time.monotonic() - began) / math.prod(sizes[-1])
-        left = _FIRST_LOOK * self._seconds - (time.monotonic() - self._began)
-        return next((size for size in sizes if one * math.prod(size) * looks <= left), sizes[-1])
+        return sizes or [patch]
 
 
 def _turns(order: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -37,7 +37,8 @@ Codes = Mapping[str, tuple[int, ...]]
 class Tried:
     """What came of it. `volumes`: millilitres by label. `dice`: by label, of those that the mask has. `codes`: the mask's codes for these.
     `named`: whether the user said so; else they are those that overlap most. `own`: how the card reads the scan. `better`: readings
-    that fit clearly better, the best first. `looked_at`: how many readings were tried. `own` is None where there was no mask."""
+    that fit clearly better, the best first. `looked_at`: how many of the `ways` to read it there was time for. `own` is None where there was
+    no mask."""
 
     weights: str
     case: str
@@ -50,6 +51,7 @@ class Tried:
     own: Reading | None
     better: tuple[Reading, ...]
     looked_at: int
+    ways: int
     seconds: float
 
 
@@ -121,7 +123,7 @@ def try_backbone(
     taken: dict[str, tuple[int, ...]] = {}
     own: Reading | None = None
     better: tuple[Reading, ...] = ()
-    looked_at = 0
+    looked_at = ways = 0
     if wanted is not None:
         table = confusion(found, wanted.indices, len(card.labels), len(wanted.entries))
         mean, rows = wanted.score(table)
@@ -132,10 +134,10 @@ def try_backbone(
         if seconds > 0:
             search = Search(pretrained, case, wanted, on, seconds)
             better = tuple(reading for reading in search.best(progress) if reading.dice > mean + _CLEARLY)
-            looked_at = search.looked_at
+            looked_at, ways = search.looked_at, search.ways
     return Tried(
         weights=card.name, case=case.id, mask=mask_file, picture=picture, volumes=volumes, dice=dice, codes=taken,
-        named=codes is not None, own=own, better=better, looked_at=looked_at, seconds=time.monotonic() - began,
+        named=codes is not None, own=own, better=better, looked_at=looked_at, ways=ways, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

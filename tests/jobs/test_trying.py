@@ -80,6 +80,12 @@ def test_the_right_reading_is_found_from_a_wrong_card(network, scan, tmp_path):
     assert tried.picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_search_without_time_verifies_the_best_that_it_saw(network, scan, tmp_path):
+    taken_in(network)
+    tried = try_backbone("mine", *scan, out=tmp_path / "out", seconds=1e-6)
+    assert (tried.looked_at, tried.ways, tried.better) == (1, 48 * 4, ())
+
+
 def test_a_right_card_has_nothing_to_look_for(network, scan, tmp_path, capsys):
     from sea_peft.jobs.importing import Unscaled
 
