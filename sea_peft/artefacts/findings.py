@@ -297,8 +297,7 @@ def unit_cells(rows: list[UnitRow]) -> Table:
         for row in rows
     )
     return Table(
-        ("unit", "stage", "parameters", "utility (Dice points)", "standard error", "state", "decision", "reason"),
-        cells,
+        ("unit", "stage", "parameters", "utility (Dice points)", "standard error", "state", "decision", "reason"), cells
     )
 
 

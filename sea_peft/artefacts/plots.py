@@ -88,9 +88,5 @@ def family_legend(figure: Figure, colours: Mapping[str, str], more: Sequence[Art
 
     handles = [*(Patch(color=colour, label=family) for family, colour in colours.items()), *more]
     figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), 6) or 1,
-        fontsize=8,
-        frameon=False,
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 6) or 1, fontsize=8, frameon=False
     )

@@ -18,19 +18,7 @@ from sea_peft.artefacts.record import ArmDice, BackboneIdentity, MlflowId
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.split import Tests
-from sea_peft.documents import (
-    Channels,
-    Count,
-    Dice,
-    Duration,
-    Labels,
-    Name,
-    Parameters,
-    Patch,
-    Record,
-    Seed,
-    Text,
-)
+from sea_peft.documents import Channels, Count, Dice, Duration, Labels, Name, Parameters, Patch, Record, Seed, Text
 from sea_peft.errors import UsageError
 
 CONFIG_VERSION = 2

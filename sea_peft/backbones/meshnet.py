@@ -28,10 +28,7 @@ class MeshNet(nn.Module):
         widths = [in_channels, *(width for _ in dilations)]
         layers: list[nn.Module] = []
         for (before, after), dilation in zip(itertools.pairwise(widths), dilations, strict=True):
-            layers += [
-                nn.Conv3d(before, after, 3, padding=dilation, dilation=dilation),
-                _ACTIVATIONS[activation](),
-            ]
+            layers += [nn.Conv3d(before, after, 3, padding=dilation, dilation=dilation), _ACTIVATIONS[activation]()]
         self.model = nn.Sequential(*layers, nn.Conv3d(widths[-1], out_channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

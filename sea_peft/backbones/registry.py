@@ -99,8 +99,7 @@ class Architecture:
             )
         if not limits.fits_sides(size):
             raise UsageError(
-                f"{self.name} takes patches whose sides are {limits.sides}, not {asked}; choose another patch.",
-                "patch",
+                f"{self.name} takes patches whose sides are {limits.sides}, not {asked}; choose another patch.", "patch"
             )
         if not limits.fits_bottom(size):
             raise UsageError(

@@ -18,12 +18,7 @@ from sea_peft.errors import WeightsError
 KINDS = ("linear", "conv", "transposed", "norm", "block")
 STAGES = ("stem", "encoder", "bottleneck", "decoder", "head")
 
-_NORMS = (
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.InstanceNorm3d,
-    nn.BatchNorm3d,
-)
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d)
 
 # A gradient of which less than this is left after summing over a channel is cancelled by a norm: measured, at most 1e-6 is left then,
 # and about 1e-4 and more elsewhere.

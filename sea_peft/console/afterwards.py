@@ -64,12 +64,7 @@ def inspect(
     history = History(events)
     rows = summarise(history, cycle, unit or "*")
     found = findings(history)
-    document = {
-        "headline": found.headline,
-        "helps": found.helps,
-        "cycle": cycle,
-        "units": [vars(row) for row in rows],
-    }
+    document = {"headline": found.headline, "helps": found.helps, "cycle": cycle, "units": [vars(row) for row in rows]}
     output.result(document, shown.headline(found), *shown.unit_lists(rows, everything=unit is not None))
 
 

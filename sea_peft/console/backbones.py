@@ -98,9 +98,7 @@ def backbones_info(
     }
     sites = [(stage, kind, n) for (stage, kind), n in info.sites.items()]
     output.result(
-        document,
-        facts(described.items()),
-        table("Sites", ("stage", "kind", "sites"), sites, right=("sites",)),
+        document, facts(described.items()), table("Sites", ("stage", "kind", "sites"), sites, right=("sites",))
     )
 
 

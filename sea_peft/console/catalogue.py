@@ -77,15 +77,9 @@ def data_check(
     about = facts(
         [
             ("data", f"{found.name} ({found.layout})"),
-            (
-                "labels",
-                ", ".join(f"{name}={','.join(map(str, codes))}" for name, codes in found.labels.items()),
-            ),
+            ("labels", ", ".join(f"{name}={','.join(map(str, codes))}" for name, codes in found.labels.items())),
             ("channels", ", ".join(found.channels)),
-            (
-                "cases",
-                f"{len(found.cases)} labelled, {len(found.test_cases)} test, {len(found.unlabelled)} unlabelled",
-            ),
+            ("cases", f"{len(found.cases)} labelled, {len(found.test_cases)} test, {len(found.unlabelled)} unlabelled"),
         ]
     )
     rows = [
@@ -124,12 +118,7 @@ def data_init(
 
     file, found = init_data(folder)
     labels = {name: list(codes) for name, codes in found.labels.items()}
-    document = {
-        "file": str(file),
-        "cases": len(found.cases),
-        "channels": list(found.channels),
-        "labels": labels,
-    }
+    document = {"file": str(file), "cases": len(found.cases), "channels": list(found.channels), "labels": labels}
     said = f"Wrote {file}: {len(found.cases)} labelled cases, channels {', '.join(found.channels)}, labels {', '.join(labels)}."
     output.result(document, cell(said + " Correct names there, then run `seapeft data check`."))
 
@@ -152,12 +141,7 @@ def data_phantom(
 
     with output.progress("render") as progress:
         made = make_phantoms(name, out, cases, progress)
-    document = {
-        "out": str(out),
-        "cases": len(made.cases),
-        "channels": list(made.channels),
-        "labels": list(made.labels),
-    }
+    document = {"out": str(out), "cases": len(made.cases), "channels": list(made.channels), "labels": list(made.labels)}
     output.result(document, cell(f"Wrote {len(made.cases)} cases of {name} to {out}."))
 
 

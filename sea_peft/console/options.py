@@ -10,8 +10,7 @@ import typer
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Weights = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file."),
+    str | None, typer.Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file.")
 ]
 Backbone = Annotated[
     str | None,

@@ -129,10 +129,7 @@ def plan_facts(plan: dict[str, Any]) -> list[Table]:
                 ("channels", ", ".join(data["channels"])),
                 ("cases", cases),
                 ("backbone", f"{plan['backbone']['weights']}, {plan['backbone']['parameters']:,} parameters"),
-                (
-                    "budget",
-                    f"{budget['limit']:,} parameters ({budget['limit'] / plan['backbone']['parameters']:.2%})",
-                ),
+                ("budget", f"{budget['limit']:,} parameters ({budget['limit'] / plan['backbone']['parameters']:.2%})"),
                 ("  head", f"{budget['head']:,} of these, {budget['capacity']:,} left for units"),
                 ("  units", f"{plan['units']['offered']} on offer, at most {plan['units']['fitting']} fit"),
                 (

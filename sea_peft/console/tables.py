@@ -11,13 +11,7 @@ from rich.text import Text
 
 from sea_peft.artefacts.words import visible
 
-_STATES = {
-    "ok": "green",
-    "warning": "bold yellow",
-    "problem": "bold red",
-    "done": "green",
-    "failed": "bold red",
-}
+_STATES = {"ok": "green", "warning": "bold yellow", "problem": "bold red", "done": "green", "failed": "bold red"}
 
 
 _MOST_ROWS = 500  # nobody reads more, and setting thousands of them takes longer than checking as many scans

@@ -60,10 +60,7 @@ def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
 
 
 def score(
-    predicted: np.ndarray,
-    reference: np.ndarray,
-    spacing: Sequence[float],
-    tolerance: float = DEFAULT_TOLERANCE_MM,
+    predicted: np.ndarray, reference: np.ndarray, spacing: Sequence[float], tolerance: float = DEFAULT_TOLERANCE_MM
 ) -> Scores:
     """All measures of one label.
 

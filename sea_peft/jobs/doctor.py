@@ -97,9 +97,7 @@ def _memory(runs: Path) -> Iterator[Check]:
     usable = min(total, int(text)) if text.isdigit() else total
     if usable < _LEAST_MEMORY:
         yield Check(
-            "memory",
-            "warning",
-            f"{_gigabytes(usable)}; the default run needs up to {_gigabytes(_LEAST_MEMORY)}",
+            "memory", "warning", f"{_gigabytes(usable)}; the default run needs up to {_gigabytes(_LEAST_MEMORY)}"
         )
     else:
         yield Check("memory", "ok", _gigabytes(usable) + (f" of {_gigabytes(total)}" if usable < total else ""))
@@ -163,9 +161,7 @@ def _network(runs: Path) -> Iterator[Check]:
 
     off = is_telemetry_disabled()
     yield Check(
-        "telemetry",
-        "ok" if off else "problem",
-        "off" if off else "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true",
+        "telemetry", "ok" if off else "problem", "off" if off else "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true"
     )
     foreign = [name for name in _FOREIGN_STORE if os.environ.get(name)]
     said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only, and answers whoever has the link that it prints"
@@ -180,9 +176,7 @@ def _weights(runs: Path) -> Iterator[Check]:
             yield Check(f"weights {name}", "problem", str(error), WeightsError)
         else:
             yield Check(
-                f"weights {name}",
-                "ok",
-                f"{loaded.parameters:,} parameters, hash {loaded.sha256[:12]}, verified",
+                f"weights {name}", "ok", f"{loaded.parameters:,} parameters, hash {loaded.sha256[:12]}, verified"
             )
 
 

@@ -33,11 +33,7 @@ from sea_peft.loop.events import RunStarted
 MEASURES = tuple(field.name for field in dataclasses.fields(Scores))
 CASES = ("all", "test")
 _UNNAMED = re.compile(r"label_\d+")  # what readers call the labels of a layout that names none
-_UNITS = {
-    "hd95": "hd95_mm",
-    "volume_difference": "volume_difference_ml",
-    "reference_volume": "reference_volume_ml",
-}
+_UNITS = {"hd95": "hd95_mm", "volume_difference": "volume_difference_ml", "reference_volume": "reference_volume_ml"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,10 +240,7 @@ def _roles(adapter: Path, data: str) -> dict[str, str]:
     folder = RunFolder(path)
     if not (folder.trace.is_file() and folder.config.is_file()):
         return {}
-    if (folder.read_config().data or f"phantom:{DEFAULT_TARGET}") not in (
-        data,
-        str(Path(data).resolve()),
-    ):
+    if (folder.read_config().data or f"phantom:{DEFAULT_TARGET}") not in (data, str(Path(data).resolve())):
         return {}
     started = read_trace(folder.trace)[0]
     assert isinstance(started, RunStarted), "a trace begins with it"

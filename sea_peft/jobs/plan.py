@@ -36,10 +36,7 @@ def plan(
             "sha256": setup.backbone.pretrained.sha256,
         },
         "budget": {"limit": setup.space.limit, "head": setup.space.head, "capacity": setup.space.capacity},
-        "units": {
-            "offered": len(setup.space.units),
-            "fitting": fitting(setup.space),
-        },
+        "units": {"offered": len(setup.space.units), "fitting": fitting(setup.space)},
         "policy": options.policy,
         "seed": options.seed,
         "steps": {"warmup": warmup, "search": sum(cycles), "cycles": len(cycles), "refit": refit},

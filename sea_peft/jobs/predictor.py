@@ -49,12 +49,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        adapter: Path,
-        typed: Typed = NOTHING,
-        device: str = "auto",
-        use: str | None = None,
-        verb: str = "predict",
+        self, adapter: Path, typed: Typed = NOTHING, device: str = "auto", use: str | None = None, verb: str = "predict"
     ) -> None:
         self.device = resolve_device(device)
         loaded = open_adapter(adapter_folder(adapter), typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
@@ -101,10 +96,7 @@ class Predictor:
         return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations)
 
     def label_map(
-        self,
-        case: Case,
-        channels: tuple[str, ...] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, case: Case, channels: tuple[str, ...] | None = None, progress: Callable[[int, int], None] | None = None
     ) -> np.ndarray:
         """Label indices uint8 [I, J, K] on the case's own grid, 1..L in the order of the labels."""
         output, scan = self.probabilities(case, channels, progress=progress)

@@ -14,14 +14,7 @@ from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
-from sea_peft.jobs.inference import (
-    Forward,
-    dice_per_label,
-    error_rates,
-    mean_dice,
-    probabilities,
-    unadapted_and_head,
-)
+from sea_peft.jobs.inference import Forward, dice_per_label, error_rates, mean_dice, probabilities, unadapted_and_head
 from sea_peft.jobs.setup import Setup
 from sea_peft.loop import events
 

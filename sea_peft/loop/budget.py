@@ -21,8 +21,7 @@ def parse_budget(text: str, parameters: int) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"{text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.",
-            "budget",
+            f"{text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.", "budget"
         )
     # exact decimals: 29% of 100 as floats would be 28
     number, unit = Fraction(match["number"]), match["unit"]

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sea_peft.phantom.shapes import (
-    Array,
-    Part,
-    Points,
-    Shape,
-    ellipsoid,
-    shrink,
-    tube,
-    within,
-)
+from sea_peft.phantom.shapes import Array, Part, Points, Shape, ellipsoid, shrink, tube, within
 
 _FAR = 1e3  # half-length in mm of what runs through the whole field of view
 _SPINE_Y = -44.0
