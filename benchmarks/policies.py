@@ -1,5 +1,5 @@
-"""Policies that exist for papers' comparisons alone: adapters at their papers' own sizes, random mixes of families, `sea` without each of its
-parts. Importing this registers them, as a package of one's own would."""
+"""Policies that exist for papers' comparisons alone: adapters at their papers' own sizes, ConvAdapter in its other places, adaptive ranks, random
+mixes of families, `sea` without each of its parts. Importing this registers them, as a package of one's own would."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import benchmarks.adaptive_rank  # noqa: F401  (registers itself)
 from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import UsageError
 from sea_peft.loop.policies import Entry, register, register_described
-from sea_peft.loop.policies.fixed import ENCODER, own_size, topology
+from sea_peft.loop.policies.fixed import ENCODER, one_family, own_size, topology
 from sea_peft.loop.policies.sea import Sea, SeaSettings
-from sea_peft.loop.policies.uniform import shuffled
+from sea_peft.loop.policies.uniform import affine_then_lora, shuffled
 from sea_peft.loop.ranking import RankingSettings
 from sea_peft.loop.space import Space
 from sea_peft.loop.utility import UtilitySettings
@@ -24,6 +25,29 @@ def _lora_then_full(space: Space, seed: int) -> list[Unit]:
     """LoRA up to the bottleneck, everything after it."""
     return [u for u in space.units if (u.family == "lora") == (u.site.stage in ENCODER)]
 
+
+def _affine_lora_lowest(space: Space, seed: int) -> list[Unit]:
+    """Affine everywhere and LoRA at its lowest rank everywhere, or from the cheapest site up where not all of it fits."""
+    return affine_then_lora(space, min((u.level for u in space.units if u.family == "lora"), default=0))
+
+
+def _conv_adapter(where: str, placement: str, kind: str, about: str, stages: tuple[str, ...] | None = None) -> Entry:
+    offer = Offer(placements=(placement,), kinds=(kind,))
+    return one_family(f"conv_adapter_{where}", "conv_adapter", offer, f"ConvAdapter {about}", stages)
+
+
+TOPOLOGIES = (
+    _conv_adapter("encoder", "parallel", "block", "beside the encoder's blocks", ENCODER),
+    _conv_adapter("block_sequential", "sequential", "block", "after every block"),
+    _conv_adapter("conv_parallel", "parallel", "conv", "beside every convolution"),
+    _conv_adapter("conv_sequential", "sequential", "conv", "after every convolution"),
+    topology(
+        "affine_lora_lowest",
+        "affine everywhere, LoRA at its lowest rank everywhere that fits",
+        _affine_lora_lowest,
+        offers={"affine": Offer(), "lora": Offer()},
+    ),
+)
 
 PAPERS = (
     own_size("lora_paper", "LoRA r16 at every convolution and linear layer (thesis)", {"lora": Offer(levels=(16,))}),
@@ -135,7 +159,7 @@ SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(
 )
 """Policy name → what it changes."""
 
-for _entry in PAPERS:
+for _entry in (*TOPOLOGIES, *PAPERS):
     register(_entry)
 register_described("random_mix", random_mix)
 for _name, _variant in SEA_VARIANTS.items():

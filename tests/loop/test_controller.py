@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+import benchmarks.policies  # noqa: F401  (adalora is registered there)
 from sea_peft.adapters import total_cost
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import hold_out_labels

@@ -5,12 +5,10 @@ Importing this registers them all; their order is that of `seapeft policies list
 
 from sea_peft.loop.policies import sea  # isort: skip
 from sea_peft.loop.policies import fixed  # isort: skip
-from sea_peft.loop.policies import adaptive_rank  # isort: skip
 from sea_peft.loop.policies.registry import Entry, make_policy, policies, policy_entry, register, register_described
 
 __all__ = [
     "Entry",
-    "adaptive_rank",
     "fixed",
     "make_policy",
     "policies",

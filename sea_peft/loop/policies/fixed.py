@@ -95,12 +95,11 @@ def own_size(name: str, about: str, offers: Mapping[str, Offer], stages: tuple[s
     return topology(name, said, uniform.everything, offers=offers, stages=stages, outside_budget=True)
 
 
-_BLOCKS = Offer(placements=("parallel",), kinds=("block",))
 _CONVOLUTIONS = ("conv", "transposed")
 
 # families whose plain name stands for less than all that they offer: where their papers have them
 _NARROWED = {
-    "conv_adapter": _BLOCKS,
+    "conv_adapter": Offer(placements=("parallel",), kinds=("block",)),
     "convnext": Offer(placements=("sequential",)),
     "compacter": Offer(kinds=("block",)),
     "houlsby": Offer(kinds=("block",)),
@@ -114,42 +113,16 @@ def _everywhere(family: str) -> Entry:
 
 
 register_source(lambda: {name: _everywhere(name) for name in families() if name != "full"})
-_CONV_ADAPTER = "conv_adapter"
 for _entry in (
     one_family("lora_linear", "lora", Offer(kinds=("linear",)), "LoRA at every linear layer"),
     one_family("lora_conv", "lora", Offer(kinds=_CONVOLUTIONS), "LoRA at every convolution"),
     one_family("lora_encoder", "lora", Offer(), "LoRA in the encoder", ENCODER),
     one_family("lora_decoder", "lora", Offer(), "LoRA in the decoder", DECODER),
-    one_family("conv_adapter_encoder", _CONV_ADAPTER, _BLOCKS, "ConvAdapter beside the encoder's blocks", ENCODER),
-    one_family(
-        "conv_adapter_block_sequential",
-        _CONV_ADAPTER,
-        Offer(placements=("sequential",), kinds=("block",)),
-        "ConvAdapter after every block",
-    ),
-    one_family(
-        "conv_adapter_conv_parallel",
-        _CONV_ADAPTER,
-        Offer(placements=("parallel",), kinds=("conv",)),
-        "ConvAdapter beside every convolution",
-    ),
-    one_family(
-        "conv_adapter_conv_sequential",
-        _CONV_ADAPTER,
-        Offer(placements=("sequential",), kinds=("conv",)),
-        "ConvAdapter after every convolution",
-    ),
     topology(
         "affine_lora",
         "affine everywhere, LoRA r4 from the cheapest site up",
         uniform.affine_lora,
         offers={"affine": Offer(), "lora": Offer(levels=(4,))},
-    ),
-    topology(
-        "affine_lora_lowest",
-        "affine everywhere, LoRA at its lowest rank everywhere that fits",
-        uniform.affine_lora_lowest,
-        offers={"affine": Offer(), "lora": Offer()},
     ),
     topology("cheapest", "cheapest unit first, over the whole audit space", uniform.cheapest),
     topology("uniform", "the same number of parameters for every site and family", uniform.equal_shares),

@@ -54,21 +54,16 @@ def equal_shares(space: Space, seed: int) -> list[Unit]:
     return chosen + room.fill(space.cheapest_first())
 
 
-def _affine_then(rank: int, space: Space) -> list[Unit]:
+def affine_lora(space: Space, seed: int) -> list[Unit]:
+    """Affine everywhere, LoRA r4 from the cheapest site up: the strongest fixed topology known when this was begun."""
+    return affine_then_lora(space, 4)
+
+
+def affine_then_lora(space: Space, rank: int) -> list[Unit]:
     """Affine at every norm, then LoRA of this rank from the cheapest site up."""
     affine = space.cheapest_first(u for u in space.units if u.family == "affine")
     lora = space.cheapest_first(u for u in space.units if u.family == "lora" and u.level == rank)
     return space.room().fill([*affine, *lora])
-
-
-def affine_lora(space: Space, seed: int) -> list[Unit]:
-    """Affine everywhere, LoRA r4 from the cheapest site up: the strongest fixed topology known when this was begun."""
-    return _affine_then(4, space)
-
-
-def affine_lora_lowest(space: Space, seed: int) -> list[Unit]:
-    """Affine everywhere and LoRA at its lowest rank everywhere, or from the cheapest site up where not all of it fits."""
-    return _affine_then(min((u.level for u in space.units if u.family == "lora"), default=0), space)
 
 
 def cheapest(space: Space, seed: int) -> list[Unit]:
