@@ -8,24 +8,10 @@ from functools import cached_property
 from typing import TypeVar
 
 from sea_peft.errors import UsageError
-from sea_peft.loop.events import (
-    Allocated,
-    Audited,
-    Compared,
-    Event,
-    Folded,
-    Ranked,
-    Recommended,
-    RunFinished,
-    RunStarted,
-    SaliencyMeasured,
-    Scored,
-    Searched,
-    TrainingStep,
-)
+from sea_peft.loop import events
 from sea_peft.loop.rows import Candidate, Ranking
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=events.Event)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,11 +19,11 @@ class Cycle:
     """The events of one cycle; those that have not happened (yet) are missing."""
 
     number: int
-    searched: list[Searched] = dataclasses.field(default_factory=list)
-    saliency_measured: SaliencyMeasured | None = None
-    audited: Audited | None = None
-    ranked: Ranked | None = None
-    allocated: Allocated | None = None
+    searched: list[events.Searched] = dataclasses.field(default_factory=list)
+    saliency_measured: events.SaliencyMeasured | None = None
+    audited: events.Audited | None = None
+    ranked: events.Ranked | None = None
+    allocated: events.Allocated | None = None
 
 
 class History:
@@ -48,19 +34,19 @@ class History:
         UsageError: there is no `RunStarted` among the events.
     """
 
-    def __init__(self, events: Iterable[Event]) -> None:
-        self.events = [event for event in events if not isinstance(event, TrainingStep)]
-        started = self._last(RunStarted)
+    def __init__(self, told: Iterable[events.Event]) -> None:
+        self.events = [event for event in told if not isinstance(event, events.TrainingStep)]
+        started = self._last(events.RunStarted)
         if started is None:
             raise UsageError("The trace is empty: the run ended before it began; start it again.")
         self.started = started
         self.cycles = self._in_cycles()
-        self.compared, self.recommended = self._last(Compared), self._last(Recommended)
-        self.finished = self._last(RunFinished)
-        self.folds = self._all(Folded)
-        self.scored = {event.arm: event for event in self._all(Scored) if event.on != "held_out"}
-        self.held_out = {event.arm: event for event in self._all(Scored) if event.on == "held_out"}
-        audited = self._last(Audited)
+        self.compared, self.recommended = self._last(events.Compared), self._last(events.Recommended)
+        self.finished = self._last(events.RunFinished)
+        self.folds = self._all(events.Folded)
+        self.scored = {event.arm: event for event in self._all(events.Scored) if event.on != "held_out"}
+        self.held_out = {event.arm: event for event in self._all(events.Scored) if event.on == "held_out"}
+        audited = self._last(events.Audited)
         self.independent = None if audited is None else audited.independent
 
     def _all(self, kind: type[E]) -> list[E]:
@@ -72,9 +58,11 @@ class History:
     def _in_cycles(self) -> list[Cycle]:
         cycles: dict[int, Cycle] = {}
         for event in self.events:
-            if isinstance(event, (Searched, SaliencyMeasured, Audited, Ranked, Allocated)):
+            if isinstance(
+                event, (events.Searched, events.SaliencyMeasured, events.Audited, events.Ranked, events.Allocated)
+            ):
                 cycle = cycles.setdefault(event.cycle, Cycle(number=event.cycle))
-                if isinstance(event, Searched):
+                if isinstance(event, events.Searched):
                     cycle.searched.append(event)
                 else:
                     setattr(cycle, event.kind, event)
@@ -95,7 +83,7 @@ class History:
         return sites
 
     @property
-    def allocations(self) -> list[Allocated]:
+    def allocations(self) -> list[events.Allocated]:
         """The allocations, oldest first."""
         return [cycle.allocated for cycle in self.cycles if cycle.allocated is not None]
 

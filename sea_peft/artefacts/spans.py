@@ -13,17 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.view import FINAL, is_final
-from sea_peft.loop.events import (
-    Allocated,
-    Audited,
-    Event,
-    Ranked,
-    RunFinished,
-    RunStarted,
-    SaliencyMeasured,
-    Scored,
-    Searched,
-)
+from sea_peft.loop import events
 
 if TYPE_CHECKING:
     from mlflow.tracing.client import TracingClient
@@ -116,14 +106,14 @@ def _spans(history: History) -> list[_Span]:
     spans, cycles = [root], dict[str, _Span]()
     now = 0.0
     for event in history.events:
-        if isinstance(event, RunStarted):
+        if isinstance(event, events.RunStarted):
             root.inputs = {
                 **{"policy": event.policy, "seed": event.seed, "limit": event.limit, "head": event.head},
                 **{"backbone_parameters": event.backbone_parameters, "units": len(event.units)},
                 "cases": {role: len(cases) for role, cases in event.split.items()},
             }
             continue
-        if isinstance(event, RunFinished):
+        if isinstance(event, events.RunFinished):
             root.outputs = {
                 "dice": {arm: scored.dice for arm, scored in history.scored.items()},
                 **{"active": event.active, "used": event.used, "reason": event.reason},
@@ -133,7 +123,7 @@ def _spans(history: History) -> list[_Span]:
         if stage not in cycles:
             cycles[stage] = _Span(path=("adapt", stage), start=now, end=now)
             spans.append(cycles[stage])
-        first = f"{event.kind} {event.arm}" if isinstance(event, Scored) else event.kind
+        first = f"{event.kind} {event.arm}" if isinstance(event, events.Scored) else event.kind
         taken = {span.path for span in spans}
         path = next(p for p in _numbered(("adapt", stage, first)) if p not in taken)
         end = now + getattr(event, "seconds", 0.0)
@@ -151,31 +141,31 @@ def _numbered(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield (*path[:-1], f"{path[-1]} {n}")
 
 
-def _stage(event: Event) -> str:
+def _stage(event: events.Event) -> str:
     """The span that an event is a part of."""
-    if isinstance(event, Scored):
+    if isinstance(event, events.Scored):
         return "held out" if event.on == "held_out" else "score"
-    if isinstance(event, Searched) and event.phase == "warmup":
+    if isinstance(event, events.Searched) and event.phase == "warmup":
         return "warm-up"
-    if isinstance(event, (Searched, SaliencyMeasured, Audited, Ranked, Allocated)):
+    if isinstance(event, (events.Searched, events.SaliencyMeasured, events.Audited, events.Ranked, events.Allocated)):
         return FINAL if is_final(event) else f"cycle {event.cycle}"
     return FINAL
 
 
-def _told(event: Event, history: History) -> tuple[dict[str, Any], dict[str, Any]]:
+def _told(event: events.Event, history: History) -> tuple[dict[str, Any], dict[str, Any]]:
     """What went into an event, and what came out of it."""
     fields = {key: value for key, value in event.as_dict().items() if key not in _LEFT_OUT}
-    if isinstance(event, Allocated):
+    if isinstance(event, events.Allocated):
         utility = {unit: rank.ema for unit, rank in history.ranking(event.cycle).items()}
         rows = [{"unit": row["unit"], "utility": utility.get(row["unit"]), **row} for row in fields["decisions"]]
         del fields["decisions"]
         return {"limit": fields.pop("limit")}, {**fields, **_some(rows)}
-    if isinstance(event, (Audited, Ranked)):
+    if isinstance(event, (events.Audited, events.Ranked)):
         return {}, {**{k: v for k, v in fields.items() if k != "rows"}, **_some(fields["rows"])}
-    if isinstance(event, Searched):
+    if isinstance(event, events.Searched):
         inputs = {key: fields.pop(key) for key in ("phase", "first_step", "last_step", "active", "probes")}
         return inputs, fields
-    if isinstance(event, SaliencyMeasured):
+    if isinstance(event, events.SaliencyMeasured):
         best = sorted(event.saliency.items(), key=lambda item: -item[1])
         return {}, _some([{"unit": unit, "saliency": value} for unit, value in best])
     return {}, fields

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.codes import MOST_CODE
-from sea_peft.data.layouts.files import did_you_mean
+from sea_peft.data.layouts.reading import did_you_mean
 from sea_peft.errors import DataError
 
 # Names that mean one MR sequence: BraTS until 2021, BraTS 2023 and BraTS-Africa, nnU-Net data sets

@@ -10,19 +10,8 @@ import torch
 from torch import nn
 
 from sea_peft import documents
-from sea_peft.backbones import Architecture, Limits, architecture
+from sea_peft.backbones import Architecture, Limits, architecture, fit
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
-from sea_peft.backbones.fit import (
-    LEAST_SHARE,
-    KeyReport,
-    blank_classifier,
-    classifier_keys,
-    compare_keys,
-    refusal,
-    under_first_names,
-    whole_numbers,
-    with_background,
-)
 from sea_peft.backbones.grey_values import as_they_are, hounsfield_units
 from sea_peft.backbones.keymaps import Known, Origin, choose_origin
 from sea_peft.backbones.limits import Size
@@ -91,7 +80,7 @@ class Imported:
     origin: str
     parameters: int
     settings: Mapping[str, object]
-    keys: KeyReport
+    keys: fit.KeyReport
     left_out: tuple[str, ...]
     new: tuple[str, ...]
     expects: tuple[Expected, ...]
@@ -144,10 +133,10 @@ def import_weights(
     network = _build(arch, kwargs)
     idle = {key for key in tensors.keys() - network.state_dict().keys() if source.idle(key)}
     tensors = {key: tensor for key, tensor in tensors.items() if key not in idle}
-    rows = classifier_keys(arch, kwargs)
+    rows = fit.classifier_keys(arch, kwargs)
     one_output = _has_one_output(tensors, rows, labels)
     if one_output:
-        tensors = with_background(tensors, rows)
+        tensors = fit.with_background(tensors, rows)
     left_out = sorted([*left_out, *idle])
     fitted, report, new = _fitted(checkpoint, arch, network, tensors, rows, named=labels is not None)
     load_strictly(network, fitted, name)
@@ -327,33 +316,33 @@ def _fitted(
     tensors: Mapping[str, torch.Tensor],
     rows: frozenset[str],
     named: bool,
-) -> tuple[dict[str, torch.Tensor], KeyReport, frozenset[str]]:
+) -> tuple[dict[str, torch.Tensor], fit.KeyReport, frozenset[str]]:
     """Every tensor of the network, the report on all but a new classifier, and the keys of that.
 
     `rows`: keys of the classifier. `named`: whether labels name its rows. Raises WeightsError for whatever is missing, not known, of
     another shape or not finite.
     """
     new = frozenset() if named else rows
-    found = {key: tensor for key, tensor in under_first_names(tensors, network).items() if key not in new}
-    as_built = {key: tensor for key, tensor in whole_numbers(network).items() if key not in found}
+    found = {key: tensor for key, tensor in fit.under_first_names(tensors, network).items() if key not in new}
+    as_built = {key: tensor for key, tensor in fit.whole_numbers(network).items() if key not in found}
     wanted = unique_tensors(network).items()
-    report = compare_keys(found, {key: tensor for key, tensor in wanted if key not in new and key not in as_built})
+    report = fit.compare_keys(found, {key: tensor for key, tensor in wanted if key not in new and key not in as_built})
     if report.lacking:
-        if report.share < LEAST_SHARE:
+        if report.share < fit.LEAST_SHARE:
             way_out = "choose the right --backbone, --origin or --setting"
         elif report.lacking <= rows:
             way_out = "a load must be complete, so give --labels with a name for each class of the checkpoint, or none for a new classifier"
         else:
             way_out = "a load must be complete, so give the labels, channels and settings that the checkpoint has"
-        raise refusal(checkpoint.file.name, arch.name, report, way_out)
+        raise fit.refusal(checkpoint.file.name, arch.name, report, way_out)
     if report.unexpected:  # the checkpoint's network computes with more than this one
         way_out = (
             "without them the network gives other outputs, so choose the --backbone, --origin or --setting that has a place for them, "
             "or give the checkpoint's own network as --backbone package.module:factory"
         )
-        raise refusal(checkpoint.file.name, arch.name, report, way_out)
+        raise fit.refusal(checkpoint.file.name, arch.name, report, way_out)
     for key in report.matched:
         if not torch.isfinite(found[key].float()).all():
             raise WeightsError(f"{checkpoint.file.name}: tensor {key} holds NaN or infinity; get the checkpoint again.")
     fitted = {key: found[key].float() if found[key].is_floating_point() else found[key] for key in report.matched}
-    return as_built | fitted | blank_classifier(new, network), report, new
+    return as_built | fitted | fit.blank_classifier(new, network), report, new

@@ -10,7 +10,7 @@ from sea_peft.data.cases import Dataset, FileCase, ImageFile
 from sea_peft.data.dicom.files import is_dicom
 from sea_peft.data.intensity import is_ct_name
 from sea_peft.data.layouts import READERS, nnunet
-from sea_peft.data.layouts.files import CHANNEL_SUFFIX, case_id, parse_channels, read_json, volumes_in
+from sea_peft.data.layouts.reading import CHANNEL_SUFFIX, case_id, parse_channels, read_json, volumes_in
 from sea_peft.data.select import pick_channels
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.errors import DataError, UsageError

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import case_id, unique_ids, volumes_in
+from sea_peft.data.layouts.reading import case_id, unique_ids, volumes_in
 from sea_peft.data.volumes import volume_stem
 from sea_peft.errors import DataError
 

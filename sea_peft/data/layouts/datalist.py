@@ -14,17 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import (
-    case_id,
-    did_you_mean,
-    found_labels,
-    ignored_codes,
-    parse_channels,
-    parse_labels,
-    read_json,
-    unique_ids,
-    unknown_keys,
-)
+from sea_peft.data.layouts import reading
 from sea_peft.data.volumes import volume_stem
 from sea_peft.errors import DataError
 
@@ -44,16 +34,16 @@ def read(path: Path) -> Dataset | None:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         return None
-    content = read_json(found)
+    content = reading.read_json(found)
     where = found.name
     if "training" not in content:
-        hint = did_you_mean("training", [key for key in content if key not in KNOWN_KEYS])
+        hint = reading.did_you_mean("training", [key for key in content if key not in KNOWN_KEYS])
         raise DataError(f"{where} has no list 'training'{hint and f' (it has {_quoted(hint)})'}; add it")
-    warnings = unknown_keys(where, content, KNOWN_KEYS)
+    warnings = reading.unknown_keys(where, content, KNOWN_KEYS)
     declared = content.get("channel_names", content.get("modality"))
-    channels = parse_channels(where, declared) if declared is not None else None
-    labels = parse_labels(where, content["labels"]) if "labels" in content else None
-    ignored = ignored_codes(where, content["labels"]) if "labels" in content else frozenset()
+    channels = reading.parse_channels(where, declared) if declared is not None else None
+    labels = reading.parse_labels(where, content["labels"]) if "labels" in content else None
+    ignored = reading.ignored_codes(where, content["labels"]) if "labels" in content else frozenset()
     root = found.parent
     candidates, width = [], len(channels) if channels else 0
     for section in ("training", "validation"):
@@ -61,13 +51,13 @@ def read(path: Path) -> Dataset | None:
     tests = _entries(where, "test", content.get("test", content.get("testing", [])), root, channels, ignored)
     warnings += sorted({w for _, _, odd in candidates + tests for w in odd})
     width = max([width, *(len(case.images) for case, _, _ in candidates)])
-    unique_ids(where, [case.id for case, _, _ in candidates])
+    reading.unique_ids(where, [case.id for case, _, _ in candidates])
     labelled = sorted((case for case, has_label, _ in candidates if has_label), key=lambda case: case.id)
     return Dataset(
         name=safe_name(root.resolve().name if found.name in _FILE_NAMES else found.stem),
         layout="datalist",
         channels=channels or _numbered_channels(width),
-        labels=labels if labels is not None else found_labels(labelled),
+        labels=labels if labels is not None else reading.found_labels(labelled),
         cases=tuple(labelled),
         test_cases=tuple(case for case, has_label, _ in tests if has_label),
         unlabelled=tuple(case for case, has_label, _ in candidates + tests if not has_label),
@@ -95,13 +85,13 @@ def _entries(
         entry = {"image": entry} if isinstance(entry, str) else entry
         spot = f"{where}: entry {number} of {section}"
         if not isinstance(entry, dict) or "image" not in entry:
-            hint = did_you_mean("image", entry) if isinstance(entry, dict) else ""
+            hint = reading.did_you_mean("image", entry) if isinstance(entry, dict) else ""
             raise DataError(f"{spot} has no 'image'{hint and f' (it has {_quoted(hint)})'}; add its path")
         images = _paths(spot, "image", entry["image"], root)
         label = entry.get("label")
         label_file = _paths(spot, "label", label, root)[0] if label else None
-        odd = unknown_keys(f"{where}: {section}", entry, KNOWN_ENTRY_KEYS)
-        named = case_id(str(entry["id"])) if entry.get("id") else _named_by(label_file or images[0])
+        odd = reading.unknown_keys(f"{where}: {section}", entry, KNOWN_ENTRY_KEYS)
+        named = reading.case_id(str(entry["id"])) if entry.get("id") else _named_by(label_file or images[0])
         case = FileCase(id=named, images=_channel_files(spot, images, channels), label_file=label_file, ignored=ignored)
         cases.append((case, label_file is not None, odd))
     return cases
@@ -110,7 +100,7 @@ def _entries(
 def _named_by(path: Path) -> str:
     """The file's own name, or its folder's where the file is called the same in every folder."""
     stem = volume_stem(path)
-    return case_id(path.parent.name if stem.lower() in _GENERIC_STEMS and path.parent.name else stem)
+    return reading.case_id(path.parent.name if stem.lower() in _GENERIC_STEMS and path.parent.name else stem)
 
 
 def _paths(spot: str, key: str, value: Any, root: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from sea_peft.data.cases import Dataset, DicomCase, ImageFile, safe_name
 from sea_peft.data.dicom.files import dicom_files, headers
 from sea_peft.data.dicom.segmentation import referenced_series, segment_names
 from sea_peft.data.dicom.series import Series, grouped
-from sea_peft.data.layouts.files import case_id, case_of_label, found_labels, label_folder, unique_ids, volumes_in
+from sea_peft.data.layouts.reading import case_id, case_of_label, found_labels, label_folder, unique_ids, volumes_in
 from sea_peft.data.wording import shown
 from sea_peft.errors import DataError
 

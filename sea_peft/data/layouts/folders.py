@@ -7,17 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, SlicerCase, safe_name
-from sea_peft.data.layouts.files import (
-    ROLE,
-    by_case,
-    case_id,
-    case_of_label,
-    child_folder,
-    found_labels,
-    label_folder,
-    unique_ids,
-    volumes_in,
-)
+from sea_peft.data.layouts import reading
 from sea_peft.data.layouts.slicer import segments_of
 from sea_peft.data.volumes import volume_stem
 
@@ -35,16 +25,16 @@ def read(root: Path) -> Dataset | None:
     """The data set at `root`, or None when it has neither the two folders nor pairs."""
     if not root.is_dir():
         return None
-    image_folder = child_folder(root, IMAGE_FOLDERS)
-    labels_in = label_folder(root)
+    image_folder = reading.child_folder(root, IMAGE_FOLDERS)
+    labels_in = reading.label_folder(root)
     if image_folder is not None and labels_in is not None:
-        labels = [(case_of_label(p), p) for p in volumes_in(labels_in)]
+        labels = [(reading.case_of_label(p), p) for p in reading.volumes_in(labels_in)]
         labelled = {case for case, _ in labels}
-        found = by_case(volumes_in(image_folder), lambda name: _without_role(name) in labelled)
+        found = reading.by_case(reading.volumes_in(image_folder), lambda name: _without_role(name) in labelled)
         images = [(_without_role(case), channel or 0, p) for case, channel, p in found]
     else:
-        volumes = volumes_in(root)
-        roles = [(m["case"], m["role"].lower(), p) for p in volumes if (m := ROLE.match(volume_stem(p)))]
+        volumes = reading.volumes_in(root)
+        roles = [(m["case"], m["role"].lower(), p) for p in volumes if (m := reading.ROLE.match(volume_stem(p)))]
         labels = [(case, p) for case, role, p in roles if role not in _IMAGE_ROLES]
         labelled = {case for case, _ in labels}
         images = [(case, 0, p) for case, role, p in roles if role in _IMAGE_ROLES]
@@ -55,12 +45,12 @@ def read(root: Path) -> Dataset | None:
 
 
 def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple[str, Path]]) -> Dataset:
-    unique_ids(root.name, [case for case, _ in labels])
+    reading.unique_ids(root.name, [case for case, _ in labels])
     label_files = dict(labels)
     files: dict[str, dict[str, ImageFile]] = {}
     flare = all(case.lower().startswith("flare22") for case, _, _ in images)
     numbers = sorted({channel for _, channel, _ in images})
-    unique_ids(root.name, [f"{case} (channel {channel})" for case, channel, _ in images])
+    reading.unique_ids(root.name, [f"{case} (channel {channel})" for case, channel, _ in images])
     names = ("CT",) if flare and numbers == [0] else _names(numbers)
     for case, channel, path in images:
         files.setdefault(case, {})[names[numbers.index(channel)]] = ImageFile(path)
@@ -78,10 +68,12 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
             named = {code: name for name, code in codes.items()}
             layers = 1 + max(layer for values in parts.values() for layer, _ in values)
             cases.append(
-                SlicerCase(case_id(case), channels, label_file=label, segments=parts, layers=layers, names=named)
+                SlicerCase(
+                    reading.case_id(case), channels, label_file=label, segments=parts, layers=layers, names=named
+                )
             )
         else:
-            cases.append(FileCase(id=case_id(case), images=channels, label_file=label))
+            cases.append(FileCase(id=reading.case_id(case), images=channels, label_file=label))
     labelled = [case for case in cases if case.labelled]
     declared = {name: (code,) for code, name in enumerate(FLARE22_LABELS, start=1)} if flare else None
     if segments:
@@ -91,7 +83,7 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
         name=safe_name(root.resolve().name),
         layout="folders",
         channels=names,
-        labels=declared or found_labels(labelled),
+        labels=declared or reading.found_labels(labelled),
         cases=tuple(labelled),
         unlabelled=tuple(case for case in cases if not case.labelled),
         codes=frozenset(code for group in declared.values() for code in group) if declared else None,
@@ -105,7 +97,7 @@ def _stray(label: Path, files: dict[str, dict[str, ImageFile]]) -> str:
 
 
 def _without_role(stem: str) -> str:
-    match = ROLE.match(stem)
+    match = reading.ROLE.match(stem)
     return match["case"] if match else stem
 
 

@@ -10,46 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import (
-    CHANNEL_SUFFIX,
-    by_case,
-    case_id,
-    did_you_mean,
-    ignored_codes,
-    parse_channels,
-    parse_labels,
-    read_json,
-    unknown_keys,
-    volumes_in,
-)
+from sea_peft.data.layouts import reading
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
+# "relase" is how several published data sets spell it
 KNOWN_KEYS = (
-    "channel_names",
-    "modality",
-    "labels",
-    "file_ending",
-    "numTraining",
-    "numTest",
-    "name",
-    "description",
-    "reference",
-    "licence",
-    "license",
-    "release",
-    "tensorImageSize",
-    "training",
-    "test",
-    "regions_class_order",
-    "dataset",
-    "citation",
-    "overwrite_image_reader_writer",
-    "converted_by",
-    "dataset_name",
-    "dim",
-    "relase",
-)  # fmt: skip  ("relase" is how several published data sets spell it)
+    "channel_names", "modality", "labels", "file_ending", "numTraining", "numTest", "name", "description", "reference", "licence",
+    "license", "release", "relase", "tensorImageSize", "training", "test", "regions_class_order", "dataset", "citation",
+    "overwrite_image_reader_writer", "converted_by", "dataset_name", "dim",
+)  # fmt: skip
 
 
 def read(root: Path) -> Dataset | None:
@@ -57,17 +27,17 @@ def read(root: Path) -> Dataset | None:
     description = root / "dataset.json"
     if not root.is_dir() or not description.is_file():
         return None
-    content = read_json(description)
+    content = reading.read_json(description)
     listed = "dataset" in content and "training" not in content
     if not listed and not (root / "imagesTr").is_dir():
         return None
     if not listed and not numbered(root, content):
         return None  # Decathlon: the same folders, but files without channel numbers
     where = f"{root.name}/dataset.json"
-    channels = parse_channels(where, _entry(where, content, "channel_names", "modality"))
-    labels = parse_labels(where, _entry(where, content, "labels"))
-    ignored = ignored_codes(where, content["labels"])
-    warnings = unknown_keys(where, content, KNOWN_KEYS)
+    channels = reading.parse_channels(where, _entry(where, content, "channel_names", "modality"))
+    labels = reading.parse_labels(where, _entry(where, content, "labels"))
+    ignored = reading.ignored_codes(where, content["labels"])
+    warnings = reading.unknown_keys(where, content, KNOWN_KEYS)
     ending = str(content.get("file_ending", "")).lower()
     labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending, ignored)
     if listed:
@@ -107,7 +77,7 @@ def _entry(where: str, content: dict[str, object], *names: str) -> object:
 
 def _nearest(name: str, content: dict[str, object]) -> str:
     strangers = [key for key in content if key not in KNOWN_KEYS]
-    hint = did_you_mean(name, strangers)
+    hint = reading.did_you_mean(name, strangers)
     return f" (is {hint.split(chr(39))[1]!r} a misspelling of it?)" if hint else ""
 
 
@@ -116,8 +86,11 @@ def numbered(root: Path, content: dict[str, object]) -> bool:
     files or is of nnU-Net v1. Numbers that belong to the cases' names, as in AMOS22, are none."""
     if "channel_names" in content and "training" not in content:
         return True
-    labels = {volume_stem(path) for path in volumes_in(root / "labelsTr")}
-    return any(channel is not None for _, channel, _ in by_case(volumes_in(root / "imagesTr"), labels.__contains__))
+    labels = {volume_stem(path) for path in reading.volumes_in(root / "labelsTr")}
+    return any(
+        channel is not None
+        for _, channel, _ in reading.by_case(reading.volumes_in(root / "imagesTr"), labels.__contains__)
+    )
 
 
 def _cases(
@@ -128,7 +101,7 @@ def _cases(
     labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     images: dict[str, dict[str, ImageFile]] = {}
     for path in _of_ending(root / image_folder, ending):
-        match = CHANNEL_SUFFIX.match(volume_stem(path))
+        match = reading.CHANNEL_SUFFIX.match(volume_stem(path))
         of_the_name = match is not None and match["case"] not in labels and volume_stem(path) in labels
         if match is None or of_the_name or int(match["channel"]) >= len(channels):
             warnings.append(
@@ -143,7 +116,7 @@ def _cases(
     ]
     cases = [
         FileCase(
-            id=case_id(case),
+            id=reading.case_id(case),
             images={c: files[c] for c in channels if c in files},
             label_file=labels.get(case),
             ignored=ignored,
@@ -167,9 +140,9 @@ def _listed_cases(
             raise DataError(f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label")
         files = [root / path for path in paths]
         sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
-        cases.append(FileCase(id=case_id(name), images=sources, label_file=files[-1], ignored=ignored))
+        cases.append(FileCase(id=reading.case_id(name), images=sources, label_file=files[-1], ignored=ignored))
     return sorted(cases, key=lambda case: case.id)
 
 
 def _of_ending(folder: Path, ending: str) -> list[Path]:
-    return [path for path in volumes_in(folder) if not ending or volume_suffix(path) == ending]
+    return [path for path in reading.volumes_in(folder) if not ending or volume_suffix(path) == ending]

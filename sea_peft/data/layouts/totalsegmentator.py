@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
-from sea_peft.data.layouts.files import case_id, volumes_in
+from sea_peft.data.layouts.reading import case_id, volumes_in
 from sea_peft.data.volumes import volume_stem
 
 _IMAGES = {"ct": "CT", "mri": "MR"}

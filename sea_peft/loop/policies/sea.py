@@ -6,24 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sea_peft.loop import knapsack
+from sea_peft.loop import knapsack, ranking
 from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies.registry import Entry, register
 from sea_peft.loop.policy import Allocation, Policy
-from sea_peft.loop.ranking import (
-    ACTIVE,
-    COOLING,
-    IDLE,
-    PROBE,
-    RankingSettings,
-    Standing,
-    is_demotable,
-    is_promotable,
-    move,
-    tick,
-    vote,
-)
+from sea_peft.loop.ranking import RankingSettings
 from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels, on_trial, prior
@@ -65,7 +53,7 @@ class Sea(Policy):
         super().__init__("sea", space)
         self.settings = settings
         self._units = space.by_id
-        self._standing = {u: Standing() for u in self._units}
+        self._standing = {u: ranking.Standing() for u in self._units}
         self._estimate = dict.fromkeys(self._units, UNMEASURED)
         self._saliency: dict[str, float] = {}
         self._prior: dict[str, float] = {}
@@ -90,7 +78,7 @@ class Sea(Policy):
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
         that is never audited keeps its place by saliency: it is not what the budget is short for. A unit's decision turns where it earns
         what the last allocation paid at least for as many parameters."""
-        on = self._in(ACTIVE, PROBE)
+        on = self._in(ranking.ACTIVE, ranking.PROBE)
         costly = sorted(on, key=lambda u: (-self._cost(u), u))
         owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._cost(u), u))
         chosen = costly[: self.settings.audit_units * 3 // 4]
@@ -106,14 +94,14 @@ class Sea(Policy):
         self._audited.update(dict.fromkeys(deltas, cycle))
         for unit in self._units:
             was = self._standing[unit].state
-            standing, cooled = tick(self._standing[unit])
+            standing, cooled = ranking.tick(self._standing[unit])
             reason = cooled or ""
             if unit in deltas:
                 self._estimate[unit] = observe(self._estimate[unit], *deltas[unit], s.utility)
-                standing, reason = vote(standing, deltas[unit][0], s.ranking)
-                if is_demotable(standing, s.ranking):
+                standing, reason = ranking.vote(standing, deltas[unit][0], s.ranking)
+                if ranking.is_demotable(standing, s.ranking):
                     reason += f"; {-standing.votes} votes against: cooling"
-                    standing = move(standing, COOLING, s.ranking)
+                    standing = ranking.move(standing, ranking.COOLING, s.ranking)
             self._standing[unit] = standing
             if unit in deltas or cooled:
                 delta = deltas[unit][0] if unit in deltas else None
@@ -127,7 +115,7 @@ class Sea(Policy):
         eligible = [
             self._item(u)
             for u, st in self._standing.items()
-            if st.state == ACTIVE or (is_promotable(st, s.ranking) and self._item(u).value > 0)
+            if st.state == ranking.ACTIVE or (ranking.is_promotable(st, s.ranking) and self._item(u).value > 0)
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
         found = knapsack.greedy(eligible, capacity)
@@ -137,13 +125,13 @@ class Sea(Policy):
         decisions = []
         for item in eligible:
             on, state = item.id in on_now, before[item.id]
-            self._move(item.id, ACTIVE if on else COOLING)
-            if on and state == ACTIVE:
+            self._move(item.id, ranking.ACTIVE if on else ranking.COOLING)
+            if on and state == ranking.ACTIVE:
                 decisions.append(self._decision(item.id, "keep", "still worth its cost"))
             elif on:
                 decisions.append(self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits"))
             else:
-                drop = "drop" if state == ACTIVE else "refuse"
+                drop = "drop" if state == ranking.ACTIVE else "refuse"
                 decisions.append(self._decision(item.id, drop, "others give more Dice per parameter"))
         probes, probe_decisions = self._probes()
         active = self.space.in_order(found.chosen)
@@ -176,7 +164,7 @@ class Sea(Policy):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._standing = {u: Standing(**st) for u, st in state["standing"].items()}
+        self._standing = {u: ranking.Standing(**st) for u, st in state["standing"].items()}
         self._estimate = {u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()}
         if state["saliency"]:
             self.told_saliency(0, state["saliency"])
@@ -190,7 +178,7 @@ class Sea(Policy):
         """Probes into what active units leave: those still under trial as far as the share for newcomers allows, best votes first; then
         untried units in the order of the trial and the longest untried in turn; then, where newcomers do not fill their share, the
         others under trial."""
-        room = self.space.room(taken=[self._units[u] for u in self._in(ACTIVE)])
+        room = self.space.room(taken=[self._units[u] for u in self._in(ranking.ACTIVE)])
         probes: list[str] = []
         decisions = []
 
@@ -198,12 +186,12 @@ class Sea(Policy):
             if not room.take(self._units[unit], keep):
                 return False
             probes.append(unit)
-            self._move(unit, PROBE)
+            self._move(unit, ranking.PROBE)
             decisions.append(self._decision(unit, "probe", reason))
             return True
 
-        incumbents = sorted(self._in(PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u))
-        untried = [u for u in self.trial if u not in self._tried and self._standing[u].state == IDLE]
+        incumbents = sorted(self._in(ranking.PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u))
+        untried = [u for u in self.trial if u not in self._tried and self._standing[u].state == ranking.IDLE]
         for_newcomers = int(self.space.capacity * self.settings.probe_share) if untried else 0
         waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
         owed = sorted(self._tried, key=lambda u: (self._tried[u], self._cost(u), u))
@@ -211,10 +199,10 @@ class Sea(Policy):
             take(unit, "by saliency")
         waiting = [u for u in waiting if not take(u, "still under trial")]
         for unit in owed:
-            if self._standing[unit].state == IDLE:
+            if self._standing[unit].state == ranking.IDLE:
                 take(unit, "by debt: longest untried")
         for unit in waiting:
-            self._move(unit, IDLE)
+            self._move(unit, ranking.IDLE)
             decisions.append(self._decision(unit, "drop", "on trial long enough: others have not been tried yet"))
         return self.space.in_order(probes), decisions
 
@@ -226,7 +214,7 @@ class Sea(Policy):
         """The unit as a knapsack item, with the exploration bonus and the incumbents' hysteresis. One outlier can push an incumbent's
         score below 0 for a whole window: it then competes with its hysteresis alone, and only votes can demote it."""
         worth = value(self._estimate[unit], self.settings.utility) or 0.0
-        if self._standing[unit].state == ACTIVE:
+        if self._standing[unit].state == ranking.ACTIVE:
             worth = max(worth, 0.0) + self.settings.ranking.hysteresis
         return self.space.item(unit, worth)
 
@@ -241,7 +229,7 @@ class Sea(Policy):
         return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)
 
     def _move(self, unit: str, state: str) -> None:
-        self._standing[unit] = move(self._standing[unit], state, self.settings.ranking)
+        self._standing[unit] = ranking.move(self._standing[unit], state, self.settings.ranking)
 
     def _cost(self, unit: str) -> int:
         return self.space.cost(self._units[unit])
