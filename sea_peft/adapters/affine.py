@@ -10,7 +10,6 @@ from torch import nn
 from sea_peft.adapters.base import Adapter, CannotMerge, modulate
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
-from sea_peft.backbones.sites import is_channels_last
 
 
 @register
@@ -33,7 +32,6 @@ class Affine(Adapter):
         super().__init__(site, module, level, placement, generator)
         self.scale = nn.Parameter(torch.zeros(site.out_channels))
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
-        self.channels_last = is_channels_last(module)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         own = self.site_tensors()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sea_peft.backbones import STAGES, Site
+from sea_peft.backbones.sites import is_channels_last
 
 
 class CannotMerge(Exception):
@@ -45,9 +46,12 @@ class Adapter(nn.Module):
         return True
 
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
-        """Build the unit for `module` at `site`; random initial values come from `generator` alone."""
+        """Build the unit for `module` at `site`; random initial values come from `generator` alone. `kind` is the site's, and
+        `channels_last` says whether channels are the last axis of what it gives."""
         super().__init__()
         self._site = (module,)  # in a tuple: a child would be saved with the unit
+        self.kind = site.kind
+        self.channels_last = is_channels_last(module)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x: the site's first input; y: its output (after the units before this one). Returns the new output, shaped like y."""

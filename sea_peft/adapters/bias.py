@@ -10,7 +10,6 @@ from torch import nn
 from sea_peft.adapters.base import Adapter, along_channels
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
-from sea_peft.backbones.sites import is_channels_last
 
 
 @register
@@ -32,7 +31,6 @@ class Bias(Adapter):
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
-        self.channels_last = is_channels_last(module)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return y + along_channels(self.shift, y, self.channels_last)

@@ -7,7 +7,6 @@ from torch import nn
 
 from sea_peft.adapters.base import Adapter, kaiming_uniform, pointwise, shift_parameter
 from sea_peft.backbones import Site
-from sea_peft.backbones.sites import is_channels_last
 
 
 class Bottleneck(Adapter):
@@ -22,7 +21,6 @@ class Bottleneck(Adapter):
 
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
-        self.channels_last = is_channels_last(module)
         self.down = nn.Parameter(kaiming_uniform((level, self.channels(site)), generator))
         self.down_bias = nn.Parameter(torch.zeros(level))
         self.up = nn.Parameter(torch.zeros(site.out_channels, level))

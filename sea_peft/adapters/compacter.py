@@ -11,7 +11,6 @@ from torch import nn
 from sea_peft.adapters.base import Adapter, pointwise, shift_parameter
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
-from sea_peft.backbones.sites import is_channels_last
 
 
 class _Hypercomplex(nn.Module):
@@ -57,7 +56,6 @@ class Compacter(Adapter):
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         width = site.out_channels // (4 * level) * level
-        self.channels_last = is_channels_last(module)
         self.down = _Hypercomplex(site.out_channels, width, level, generator)
         self.up = _Hypercomplex(width, site.out_channels, level, generator)
         nn.init.zeros_(self.up.right)

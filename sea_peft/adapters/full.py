@@ -40,7 +40,6 @@ class Full(Adapter):
 
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
-        self.kind = site.kind
         self.weight = nn.Parameter(torch.zeros_like(module.weight, requires_grad=True))  # type: ignore[arg-type]
         self.bias = None if module.bias is None else shift_parameter(site)
         self.geometry = convolution_geometry(module)

@@ -10,7 +10,6 @@ from torch import nn
 from sea_peft.adapters.base import Adapter, CannotMerge, modulate
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
-from sea_peft.backbones.sites import is_channels_last
 
 
 @register
@@ -36,8 +35,6 @@ class IA3(Adapter):
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
         self.scale = nn.Parameter(torch.zeros(site.out_channels))
-        self.channels_last = is_channels_last(module)
-        self.kind = site.kind
         self.groups = int(getattr(module, "groups", 1))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,6 @@ class LoRA(Adapter):
 
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
         super().__init__(site, module, level, placement, generator)
-        self.kind = site.kind
         rank = self.rank(site, level)
         self.factor = self.scaling(rank)
         self.down = nn.Parameter(self.initial_down(site, module, rank, generator))
