@@ -8,11 +8,10 @@ mutating headers).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sea_peft.data.stored import DEFLATE_MAX_RATIO, inflated_bytes, require_holdable, surplus_note
+from sea_peft.data.stored import DEFLATE_MAX_RATIO, Stored, file_beside, inflated_bytes, require_holdable, surplus_note
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
@@ -31,15 +30,6 @@ _ELEMENT_BYTES = {
 }  # fmt: skip
 _LONGEST_LINE = 4096
 _MOST_LINES = 500
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Where voxels lie: in `file` from `start` on, `size` bytes of it."""
-
-    file: Path
-    start: int
-    size: int
 
 
 def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
@@ -66,8 +56,9 @@ def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
                 f"{shown(path)} has the header entry {key} = {entries[key][:60]!r}; {count} numbers are needed: "
                 "export it again"
             )
-    data = _data_file(path, entries["ElementDataFile"])
-    stored = _Stored(data or path, 0 if data else start, (data or path).stat().st_size - (0 if data else start))
+    name = entries["ElementDataFile"]
+    inside = name == "LOCAL" and path.suffix.lower() == ".mha"
+    stored = Stored(path, start) if inside else Stored(file_beside(path, name, ("LIST", "LOCAL", ""), ".mha"), 0)
     surplus = _require_agreement(path, entries, stored, unpack)
     notes = [surplus_note(surplus)] if surplus else []
     if not any(key in entries for key in _DIRECTION):
@@ -78,7 +69,7 @@ def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _require_agreement(path: Path, entries: dict[str, str], stored: _Stored, unpack: bool) -> int:
+def _require_agreement(path: Path, entries: dict[str, str], stored: Stored, unpack: bool) -> int:
     """Refuse voxels of another length than the header promises. Returns how many bytes lie behind them."""
     shape = [float(word) for word in entries["DimSize"].split()]
     channels, skipped = (
@@ -110,9 +101,7 @@ def _require_agreement(path: Path, entries: dict[str, str], stored: _Stored, unp
         )
     if not unpack:
         return 0
-    with stored.file.open("rb") as file:
-        file.seek(stored.start)
-        found = inflated_bytes(stored.file, file, promised, None if packed is None else int(float(packed)))
+    found = inflated_bytes(stored, promised, None if packed is None else int(float(packed)))
     if found != promised:
         count = f"over {promised}" if found > promised else str(found)
         raise DataError(
@@ -139,18 +128,6 @@ def _header(path: Path, file: BinaryIO) -> dict[str, str]:
         if key == "ElementDataFile":
             break
     return entries
-
-
-def _data_file(path: Path, name: str) -> Path | None:
-    """The one file beside the header that holds the voxels, or None when they follow the header."""
-    if name == "LOCAL" and path.suffix.lower() == ".mha":
-        return None
-    plain = not set(name) & set("%/\\\0") and name not in ("LIST", "LOCAL", "")
-    if not plain or not (path.parent / name).is_file():
-        raise DataError(
-            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed: export it as .mha"
-        )
-    return path.parent / name
 
 
 def _are_numbers(text: str, count: int) -> bool:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 DEFAULT_TOLERANCE_MM = 2.0
 
@@ -124,7 +124,9 @@ def _surface_measures(
     """NSD and HD95."""
     if not predicted.any() or not reference.any():
         return (0.0 if predicted.any() or reference.any() else math.nan), math.nan
-    box = _bounding_box(predicted | reference)
+    # one voxel more on every side, so that no surface is made by cutting
+    (inside,) = find_objects((predicted | reference).view(np.uint8))
+    box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in inside)
     ours, theirs = (_surface(mask[box]) for mask in (predicted, reference))
     to_theirs = distance_transform_edt(~theirs, sampling=spacing)[ours]
     to_ours = distance_transform_edt(~ours, sampling=spacing)[theirs]
@@ -136,13 +138,3 @@ def _surface_measures(
 def _surface(mask: np.ndarray) -> np.ndarray:
     """Voxels of the mask with a face neighbour outside it (beyond the scan counts as outside)."""
     return mask & ~binary_erosion(mask)
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The mask's bounding box and one voxel around it, so that no surface is made by cutting."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(max(0, int(hit[0]) - 1), int(hit[-1]) + 2))
-    return tuple(box)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sea_peft.data.stored import DEFLATE_MAX_RATIO, inflated_bytes, require_holdable, surplus_note
+from sea_peft.data.stored import DEFLATE_MAX_RATIO, Stored, file_beside, inflated_bytes, require_holdable, surplus_note
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
@@ -101,17 +101,16 @@ def require_sound_nrrd(path: Path, unpack: bool = True) -> tuple[str, ...]:
         raise DataError(
             f"{shown(path)} stores {fields['type'][:40]!r}; one integer or floating-point number a voxel is needed"
         )
-    data = _data_file(path, fields)
-    stored = (data or path).stat().st_size - (0 if data else header.end)
+    stored = _stored(path, header)
     promised = math.prod(sizes) * element
-    packed = _require_holdable(path, fields, sizes, promised, element, stored)
+    packed = _require_holdable(path, fields, sizes, promised, element, stored.size)
     surplus: int | None = 0
     if packed and unpack:
-        surplus = _packed_surplus(path, sizes, promised, data or path, 0 if data else header.end)
+        surplus = _packed_surplus(path, sizes, promised, stored)
     elif fields["encoding"].lower() in _RAW and not _skips(fields):
-        surplus = stored - promised
+        surplus = stored.size - promised
     elif fields["encoding"].lower() in _TEXT and unpack:
-        _require_short_words(path, data or path, 0 if data else header.end)
+        _require_short_words(path, stored)
     notes = [] if surplus == 0 else [surplus_note(surplus)]
     return (*notes, *_left_open(fields))
 
@@ -144,11 +143,9 @@ def _skips(fields: Mapping[str, str]) -> bool:
     return "lineskip" in fields or "byteskip" in fields
 
 
-def _packed_surplus(path: Path, sizes: list[int], promised: int, data: Path, start: int) -> int | None:
+def _packed_surplus(path: Path, sizes: list[int], promised: int, stored: Stored) -> int | None:
     """Bytes behind the voxels in a packed stream, None where there are some that were not counted. Refuses fewer than promised."""
-    with data.open("rb") as file:
-        file.seek(start)
-        found = inflated_bytes(data, file, promised)
+    found = inflated_bytes(stored, promised)
     if found < promised:
         raise DataError(
             f"{shown(path)} is cut short: its header promises {promised} bytes of voxels ({times(sizes)}), but {found} are stored; "
@@ -157,10 +154,9 @@ def _packed_surplus(path: Path, sizes: list[int], promised: int, data: Path, sta
     return None if found > promised else 0
 
 
-def _require_short_words(path: Path, data: Path, start: int) -> None:
+def _require_short_words(path: Path, stored: Stored) -> None:
     """Refuse text that is none: ITK dies of a very long word."""
-    with data.open("rb") as file:
-        file.seek(start)
+    with stored.opened() as file:
         before = b""
         while chunk := file.read(_CHUNK):
             text = before + chunk
@@ -218,16 +214,12 @@ def _sizes(path: Path, fields: Mapping[str, str]) -> list[int]:
     return [int(word) for word in words]
 
 
-def _data_file(path: Path, fields: Mapping[str, str]) -> Path | None:
-    """The one file beside the header that holds the voxels, or None when they follow the header."""
-    name = fields.get("datafile")
+def _stored(path: Path, header: NrrdHeader) -> Stored:
+    """The voxels: in the one file beside the header that it names, or behind it."""
+    name = header.fields.get("datafile")
+    if name is None and path.suffix.lower() == ".nhdr":
+        raise DataError(f"{shown(path)} names no data file; export the scan as .nrrd")
     if name is None:
-        if path.suffix.lower() == ".nhdr":
-            raise DataError(f"{shown(path)} names no data file; export the scan as .nrrd")
-        return None
-    plain = not set(name) & set("%/\\\0") and name not in ("", "-", ".", "..") and not name.upper().startswith("LIST")
-    if not plain or not (path.parent / name).is_file():
-        raise DataError(
-            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed: export it as .nrrd"
-        )
-    return path.parent / name
+        return Stored(path, header.end)
+    lists = (name,) if name.upper().startswith("LIST") else ()
+    return Stored(file_beside(path, name, ("", "-", ".", "..", *lists), ".nrrd"), 0)

@@ -6,8 +6,10 @@ further than it promises.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,12 +44,47 @@ def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: in
         )
 
 
-def inflated_bytes(path: Path, file: BinaryIO, most: int, packed_bytes: int | None = None) -> int:
+@dataclass(frozen=True)
+class Stored:
+    """Where voxels lie: in `file`, from `start` on."""
+
+    file: Path
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Bytes from there to the end of the file."""
+        return self.file.stat().st_size - self.start
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The file, which stands where the voxels begin."""
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            yield file
+
+
+def file_beside(path: Path, name: str, no_names: Collection[str], whole: str) -> Path:
+    """The one file beside a header that holds its voxels. Raises `DataError` where what it names is none.
+
+    Args:
+        path: The header.
+        name: As it is written there.
+        no_names: What means something else there.
+        whole: The suffix of files that hold both.
+    """
+    if set(name) & set("%/\\\0") or name in no_names or not (path.parent / name).is_file():
+        raise DataError(
+            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed: export it as {whole}"
+        )
+    return path.parent / name
+
+
+def inflated_bytes(stored: Stored, most: int, packed_bytes: int | None = None) -> int:
     """How many bytes a zlib or gzip stream holds, counted no further than `most` + 1.
 
     Args:
-        path: For the sentence.
-        file: Stands where the stream begins.
+        stored: Where it lies.
         most: Where counting may end.
         packed_bytes: How long the stream is; None for all that is left of the file.
 
@@ -64,20 +101,21 @@ def inflated_bytes(path: Path, file: BinaryIO, most: int, packed_bytes: int | No
         return chunk
 
     try:
-        packed = more()
-        while packed and count <= most:
-            count += len(stream.decompress(packed, _CHUNK))
-            if not stream.eof:
-                packed = stream.unconsumed_tail or more()
-            elif stream.unused_data.startswith(_GZIP_MAGIC):  # gzip files may be strung together
-                packed, stream = stream.unused_data, zlib.decompressobj(_ZLIB_OR_GZIP)
-            else:
-                return count
+        with stored.opened() as file:
+            packed = more()
+            while packed and count <= most:
+                count += len(stream.decompress(packed, _CHUNK))
+                if not stream.eof:
+                    packed = stream.unconsumed_tail or more()
+                elif stream.unused_data.startswith(_GZIP_MAGIC):  # gzip files may be strung together
+                    packed, stream = stream.unused_data, zlib.decompressobj(_ZLIB_OR_GZIP)
+                else:
+                    return count
     except zlib.error:
         count = -1
     if count > most:
         return most + 1
-    raise DataError(f"{shown(path)} holds damaged or incomplete compressed voxels; export the scan again")
+    raise DataError(f"{shown(stored.file)} holds damaged or incomplete compressed voxels; export the scan again")
 
 
 def surplus_note(surplus: int | None) -> str:

@@ -7,12 +7,9 @@ sentence.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
 import tempfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,29 +137,13 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
         like = None
     array = _storable(volume.array)
     try:
-        with _atomic_path(path, suffix) as temporary:
-            if suffix in NIFTI_SUFFIXES:
-                write_nifti(temporary, array, volume.affine, like)
-            else:
-                write_itk(temporary, array, volume.affine, like)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as building:
+            made = Path(building) / f"volume{suffix}"
+            write = write_nifti if suffix in NIFTI_SUFFIXES else write_itk
+            write(made, array, volume.affine, like)
+            made.replace(path)
     except (OSError, RuntimeError) as error:
         raise DataError(f"cannot write {shown(path)} ({_reason(error)}); check free space and permissions") from error
-
-
-@contextlib.contextmanager
-def _atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield a temporary sibling of `path` that replaces it on success and vanishes on failure."""
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp made it private; the user's own umask decides
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _require_file(path: Path) -> None:
