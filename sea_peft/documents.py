@@ -151,6 +151,13 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         return bounded(file.read(most + 1), most)
 
 
+def as_json(value: object) -> Any:
+    """`value` in JSON types: records, dataclasses and mappings as objects, sequences as lists, NaN and infinity as null, the rest as text."""
+    return pydantic_core.to_jsonable_python(
+        value, inf_nan_mode="null", fallback=lambda v: dict(v) if isinstance(v, Mapping) else str(v)
+    )
+
+
 def _plain(value: Any) -> Any:
     """What JSON has a form for, of a mapping that is no dict (a read-only view of one, say)."""
     if isinstance(value, Mapping):

@@ -184,6 +184,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.trace, self.config, self.result = (self.path / f for f in ("trace.jsonl", "config.json", "result.json"))
+        self.report, self.page = self.path / "report.md", self.path / "report.html"  # of `adapt`, of `seapeft report`
+        self.explanation = self.path / "explain.json"  # the numbers of `seapeft report --explain`
+        self.adapter, self.checkpoint = self.path / "adapter", self.path / "checkpoint"
 
     @classmethod
     def create(cls, root: Path, name: str, *, today: datetime.date | None = None) -> RunFolder:
@@ -256,40 +260,6 @@ class RunFolder:
     def root(self) -> Path:
         """The runs root, which also holds the MLflow store."""
         return self.path.resolve().parent
-
-    @property
-    def trace(self) -> Path:
-        return self.path / "trace.jsonl"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.md"
-
-    @property
-    def page(self) -> Path:
-        """The HTML report of `seapeft report`."""
-        return self.path / "report.html"
-
-    @property
-    def explanation(self) -> Path:
-        """The numbers of `seapeft report --explain`."""
-        return self.path / "explain.json"
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint"
 
     def write_config(self, config: RunConfig) -> None:
         """`config.json`, readable by its owner alone: a run that is resumed has to know where the data are, and paths can name people."""

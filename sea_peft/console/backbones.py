@@ -44,7 +44,7 @@ def backbones_list(output: Output) -> None:
         )
         for row in rows
     ]
-    output.result([vars(row) for row in rows], table("", columns, cells, right=columns[1:]))
+    output.result(rows, table("", columns, cells, right=columns[1:]))
 
 
 @backbones.command("info")
@@ -169,20 +169,8 @@ def backbones_import(
         ("no part of it", list(imported.left_out)),
         ("new", list(imported.new)),
     ]
-    document = {
-        "name": imported.name,
-        "file": str(imported.file),
-        "origin": imported.origin,
-        "settings": dict(imported.settings),
-        "parameters": imported.parameters,
-        "matched": len(keys.matched),
-        "missing": list(keys.missing),
-        "misshaped": {key: [list(shape) for shape in shapes] for key, shapes in keys.misshaped.items()},
-        "unexpected": list(keys.unexpected),
-        "left_out": list(imported.left_out),
-        "new": list(imported.new),
-        "expects": [vars(expected) for expected in imported.expects],
-    }
+    document = {**vars(imported), **vars(keys), "matched": len(keys.matched)}
+    del document["keys"]
     expects = [(expected.what, expected.value, _BY[expected.by]) for expected in imported.expects]
     expected_table = table("Scans will be turned into", ("", "", "who says so"), expects)
     output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))

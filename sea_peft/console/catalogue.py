@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +54,7 @@ def policies_list(output: Output) -> None:
     from sea_peft.jobs.listing import list_policies
 
     rows = list_policies()
-    document = {"policies": [dataclasses.asdict(row) for row in rows]}
-    output.result(document, table("", ("policy", "places"), [(row.name, row.about) for row in rows]))
+    output.result({"policies": rows}, table("", ("policy", "places"), [(row.name, row.about) for row in rows]))
 
 
 @data.command("check")

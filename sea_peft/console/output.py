@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -58,8 +57,10 @@ class Output:
         """The result of a verb: `document` with --json, else the tables. Called once."""
         self.answered = True
         if self.json:
+            from sea_peft.documents import as_json
+
             unicode = (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
-            text = json.dumps(_plain(document), indent=2, ensure_ascii=not unicode, allow_nan=False)
+            text = json.dumps(as_json(document), indent=2, ensure_ascii=not unicode, allow_nan=False)
             print(_escaped(text), flush=True)
             return
         if self.results.is_terminal:
@@ -167,16 +168,3 @@ def bars(notes: Console) -> Progress:
         console=notes,
         transient=True,
     )
-
-
-def _plain(value: object) -> object:
-    """`value` as JSON knows it: no NaN or infinity, no tuples, no paths."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)

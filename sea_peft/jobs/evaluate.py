@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sea_peft import documents
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.atomic import write_bytes, write_text, writing
@@ -66,25 +67,19 @@ class Evaluation:
 
     def document(self) -> dict[str, object]:
         """Everything as JSON types; what is undefined is null."""
-        return {
-            "data": self.data,
-            "network": self.network,
-            "dice": _known(self.overall("dice")),
-            "mean": {measure: _known(self.overall(measure)) for measure in MEASURES},
-            "per_label": {
-                label: {measure: _known(self.mean(label, measure)) for measure in MEASURES} for label in self.labels
-            },
-            "per_case": {
-                case: {
-                    label: {name: _known(value) for name, value in dataclasses.asdict(scores).items()}
-                    for label, scores in by_label.items()
-                }
-                for case, by_label in self.cases.items()
-            },
-            "roles": dict(self.roles),
-            "failed": dict(self.failed),
-            "warnings": list(self.warnings),
-        }
+        return documents.as_json(
+            {
+                "data": self.data,
+                "network": self.network,
+                "dice": self.overall("dice"),
+                "mean": {measure: self.overall(measure) for measure in MEASURES},
+                "per_label": {label: {m: self.mean(label, m) for m in MEASURES} for label in self.labels},
+                "per_case": self.cases,
+                "roles": self.roles,
+                "failed": self.failed,
+                "warnings": self.warnings,
+            }
+        )
 
 
 def evaluate(
@@ -273,7 +268,3 @@ def _csv(evaluation: Evaluation) -> str:
             cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
             rows.writerow([case, label, *cells, evaluation.roles.get(case, "")])
     return text.getvalue()
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

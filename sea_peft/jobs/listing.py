@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+from sea_peft import documents
 from sea_peft.adapters import Unit, units_for
 from sea_peft.artefacts.profile import load_profile
 from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
@@ -89,12 +90,7 @@ class Offered:
 
     def document(self) -> dict[str, object]:
         """Everything as JSON types."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            **fields,
-            "families": [dataclasses.asdict(row) for row in self.families],
-            "units": [dataclasses.asdict(Candidate.of(unit)) for unit in self.units],
-        }
+        return documents.as_json({**vars(self), "units": [Candidate.of(unit) for unit in self.units]})
 
 
 def list_backbones() -> list[BackboneRow]:

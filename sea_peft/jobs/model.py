@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel
 
+from sea_peft import documents
 from sea_peft.adapters import Adapted, Unit, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.adapters.registry import Offer, unit_at
@@ -91,17 +90,12 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Bac
         )
     if typed.backbone is not None and typed.code is None and typed.backbone != card.architecture:
         raise WeightsError(f"This was made for {card.architecture}, not {typed.backbone}; leave --backbone out.")
-    if as_json(recorded.kwargs) != as_json(card.kwargs) or recorded.parameters != found.parameters:
+    if documents.as_json(recorded.kwargs) != documents.as_json(card.kwargs) or recorded.parameters != found.parameters:
         raise WeightsError(
             f"This says that its network is built with other settings than the card of weights {card.name}, whose tensors have its hash; "
             "get it again."
         )
     return _probed(found)
-
-
-def as_json(value: object) -> Any:
-    """`value` as it comes back from a JSON file: tuples become lists, models dictionaries, paths strings."""
-    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
 
 
 def look_at(typed: Typed) -> Backbone:

@@ -26,7 +26,6 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
-from sea_peft.jobs.model import as_json
 from sea_peft.jobs.scoring import ARMS
 from sea_peft.jobs.setup import AdaptOptions, Begun, Setup
 from sea_peft.loop.events import Recommended, RunStarted, Scored
@@ -77,7 +76,7 @@ def network_identity(setup: Setup) -> BackboneIdentity:
     card = pretrained.card
     return BackboneIdentity(
         architecture=card.architecture,
-        kwargs=as_json(card.kwargs),
+        kwargs=documents.as_json(card.kwargs),
         weights=card.name,
         sha256=pretrained.sha256,
         licence=card.licence,
@@ -100,7 +99,7 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
             name=name,
             data=_located(o.data),
             split=None if o.split is None else str(o.split.resolve()),
-            typed={name: value for name, value in as_json(asdict(o)).items() if value is not None},
+            typed={name: value for name, value in documents.as_json(asdict(o)).items() if value is not None},
             profile=setup.profile,
             augmentation=setup.settings.augmentation,
             budget=o.budget or "profile",
@@ -189,7 +188,7 @@ def run_started(setup: Setup) -> RunStarted:
         head=setup.space.head,
         backbone_parameters=setup.backbone.pretrained.parameters,
         units=[Candidate.of(unit) for unit in setup.space.units],
-        settings=as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
+        settings=documents.as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
         split={role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
     )
 
