@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from sea_peft import __version__
 from sea_peft.console import afterwards, backbones, catalogue, options, parse
@@ -47,13 +48,11 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", hidden=True)] = False,
-    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    json: Annotated[bool, Option("--json", hidden=True)] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", hidden=True)] = False,
+    verbose: Annotated[bool, Option("--verbose", "-v", hidden=True)] = False,
+    debug: Annotated[bool, Option("--debug", hidden=True)] = False,
 ) -> None:
     context.obj = {"json": json, "quiet": quiet, "verbose": verbose, "debug": debug}
 
@@ -63,42 +62,39 @@ def root(
 def adapt(
     output: Output,
     data: Annotated[
-        str | None,
-        typer.Argument(metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target."),
+        str | None, Argument(metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target.")
     ] = None,
     shots: Annotated[
-        int | None,
-        typer.Option(help="Labelled scans to train on, those that audits measure on included; by default 5."),
+        int | None, Option(help="Labelled scans to train on, those that audits measure on included; by default 5.")
     ] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's."),
+        str | None, Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's.")
     ] = None,
     profile: options.Profile = "default",
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     label: options.Labels = None,
     channel: options.Channels = None,
-    policy: Annotated[str, typer.Option(help="What chooses: sea, or a fixed topology to compare with.")] = "sea",
+    policy: Annotated[str, Option(help="What chooses: sea, or a fixed topology to compare with.")] = "sea",
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps in all; by default 480, and 120 on an embedded phantom.")
+        int | None, Option(help="Optimizer steps in all; by default 480, and 120 on an embedded phantom.")
     ] = None,
-    cycles: Annotated[int | None, typer.Option(help="Search cycles: train, audit, allocate; by default 3.")] = None,
-    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
+    cycles: Annotated[int | None, Option(help="Search cycles: train, audit, allocate; by default 3.")] = None,
+    patch: Annotated[Any, Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     spacing: Annotated[
-        Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")
+        Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw of shots, the initial values and the crops.")] = 0,
+    seed: Annotated[int, Option(help="Of the draw of shots, the initial values and the crops.")] = 0,
     device: options.Device = "auto",
     time_limit: Annotated[
         Any,
-        typer.Option(
+        Option(
             parser=parse.duration, metavar="20m|90s|2h", help="Most time for training and audits; scoring comes on top."
         ),
     ] = None,
     test: Annotated[
         Any,
-        typer.Option(
+        Option(
             parser=parse.tests,
             metavar="N|none|cv",
             help="Score on at most N test cases, on none, or on every shot by an adapter that never saw it; by default on all "
@@ -107,29 +103,29 @@ def adapt(
     ] = None,
     split: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON that names the cases: lists of ids under support, audit and test."),
+        Option(metavar="FILE", help="JSON that names the cases: lists of ids under support, audit and test."),
     ] = None,
     augment: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="default|full|grey|none|FILE",
             help="Random changes of training crops; grey: gain and shift alone, the default on phantoms; else full.",
         ),
     ] = "default",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder to make.")] = None,
+    out: Annotated[Path | None, Option(metavar="DIR", help="The run folder to make.")] = None,
     name: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="NAME", help="What the run is called. Left out: the date and a few digits, nothing of the data."
         ),
     ] = None,
     runs: options.Runs = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
+    resume: Annotated[Path | None, Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
     log_images: Annotated[
-        bool, typer.Option("--log-images", help="Log pictures of the best, median and worst test case into MLflow.")
+        bool, Option("--log-images", help="Log pictures of the best, median and worst test case into MLflow.")
     ] = False,
-    mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
+    mlflow: Annotated[bool, Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
 ) -> None:
     """Place adapters with a few labelled scans; leaves a run folder.
 
@@ -198,18 +194,16 @@ def adapt(
 def predict(
     output: Output,
     adapter: options.Adapter,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks go.")],
+    inputs: Annotated[list[Path], Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")],
+    out: Annotated[Path, Option(metavar="DIR", help="Where masks go.")],
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also one float32 volume for each label.")
-    ] = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Also a picture of three planes for each case.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results.")] = False,
+    probabilities: Annotated[bool, Option("--probabilities", help="Also one float32 volume for each label.")] = False,
+    preview: Annotated[bool, Option("--preview", help="Also a picture of three planes for each case.")] = False,
     dicom_seg: Annotated[
-        bool, typer.Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
+        bool, Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
     use: options.Use = None,
     channel: options.Channels = None,
@@ -249,17 +243,13 @@ def predict(
 def evaluate(
     output: Output,
     adapter: options.Adapter,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")
-    ] = None,
-    min_dice: Annotated[
-        float | None, typer.Option(metavar="DICE", help="Fail with exit code 7 below this mean.")
-    ] = None,
-    cases: Annotated[str, typer.Option(metavar="all|test", help="All labelled cases, or the test cases only.")] = "all",
+    data: Annotated[str, Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
+    out: Annotated[Path | None, Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")] = None,
+    min_dice: Annotated[float | None, Option(metavar="DICE", help="Fail with exit code 7 below this mean.")] = None,
+    cases: Annotated[str, Option(metavar="all|test", help="All labelled cases, or the test cases only.")] = "all",
     label: options.Labels = None,
     channel: options.Channels = None,
-    tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
+    tolerance: Annotated[float, Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from sea_peft.console import options
 from sea_peft.console import runs as shown
@@ -18,13 +18,11 @@ from sea_peft.errors import QualityGateError, UsageError
 @verb
 def inspect(
     output: Output,
-    run: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
-    cycle: Annotated[int | None, typer.Option(metavar="N", help="As it was after this cycle.")] = None,
-    unit: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")
-    ] = None,
+    run: Annotated[Path, Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
+    cycle: Annotated[int | None, Option(metavar="N", help="As it was after this cycle.")] = None,
+    unit: Annotated[str | None, Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")] = None,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Decide every allocation again from the trace, without the network.")
+        bool, Option("--replay", help="Decide every allocation again from the trace, without the network.")
     ] = False,
 ) -> None:
     """Show what was placed where and why, and what was refused.
@@ -73,18 +71,12 @@ def report(
     output: Output,
     run: options.Run,
     images: Annotated[
-        bool,
-        typer.Option(
-            "--images", help="With pictures of the best, median and worst test case, and of labels that lost."
-        ),
+        bool, Option("--images", help="With pictures of the best, median and worst test case, and of labels that lost.")
     ] = False,
     explain: Annotated[
-        bool,
-        typer.Option("--explain", help="With ProtoSeg and Grad-CAM: what the layers see, with and without adapters."),
+        bool, Option("--explain", help="With ProtoSeg and Grad-CAM: what the layers see, with and without adapters.")
     ] = False,
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
-    ] = False,
+    mlflow: Annotated[bool, Option("--mlflow", help="Also log the run into MLflow again, from its trace.")] = False,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
@@ -137,7 +129,7 @@ def report(
 def merge(
     output: Output,
     adapter: options.Adapter,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
+    out: Annotated[Path, Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
@@ -164,7 +156,7 @@ def merge(
 def ui(
     output: Output,
     runs: options.Runs = Path("runs"),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the stock MLflow UI over the run store, on 127.0.0.1.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from sea_peft.console import options, parse
 from sea_peft.console.output import Output
@@ -51,7 +52,7 @@ def backbones_list(output: Output) -> None:
 @verb
 def backbones_info(
     output: Output,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, Argument(metavar="NAME")],
     backbone: options.Backbone = None,
     weights: options.Weights = None,
 ) -> None:
@@ -106,41 +107,35 @@ def backbones_info(
 @verb
 def backbones_import(
     output: Output,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the weights will be called.")],
-    backbone: Annotated[str, typer.Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
-    origin: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")
-    ] = "auto",
+    file: Annotated[Path, Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
+    name: Annotated[str, Option("--as", metavar="NAME", help="What the weights will be called.")],
+    backbone: Annotated[str, Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
+    origin: Annotated[str, Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")] = "auto",
     labels: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="FILE|A,B,C",
             help="The classes in the order of the outputs, without the background. Nobody says: a new classifier.",
         ),
     ] = None,
-    channel: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A channel, in the order of the inputs.")
-    ] = None,
+    channel: Annotated[list[str] | None, Option(metavar="NAME", help="A channel, in the order of the inputs.")] = None,
     orientation: Annotated[
-        Any, typer.Option(parser=parse.orientation, metavar="CODES", help="Where D, H, W run to; nobody says: RAS.")
+        Any, Option(parser=parse.orientation, metavar="CODES", help="Where D, H, W run to; nobody says: RAS.")
     ] = None,
-    spacing: Annotated[
-        Any, typer.Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")
-    ] = None,
+    spacing: Annotated[Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")] = None,
     intensity: Annotated[
         Any,
-        typer.Option(
+        Option(
             parser=parse.intensity,
             metavar="SCALING",
             help="window:LOW,HIGH, percentile:LOW,HIGH, minmax, zscore or none; nobody says: zscore.",
         ),
     ] = None,
-    patch: Annotated[Any, typer.Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
+    patch: Annotated[Any, Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     setting: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the architecture, where the tensors do not tell.")
+        list[str] | None, Option(metavar="KEY=VALUE", help="Of the architecture, where the tensors do not tell.")
     ] = None,
-    licence: Annotated[str, typer.Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
+    licence: Annotated[str, Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
 ) -> None:
     """Take a foreign checkpoint in as weights, if its tensors are those of the architecture.
 
@@ -180,19 +175,18 @@ def backbones_import(
 @verb
 def backbones_try(
     output: Output,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Weights: a name of `backbones list`, or a file.")],
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A scan: a file, or a DICOM folder.")],
-    label: Annotated[Path | None, typer.Option(metavar="MASK", help="A label map on the scan's grid.")] = None,
+    name: Annotated[str, Argument(metavar="NAME", help="Weights: a name of `backbones list`, or a file.")],
+    scan: Annotated[Path, Argument(metavar="SCAN", help="A scan: a file, or a DICOM folder.")],
+    label: Annotated[Path | None, Option(metavar="MASK", help="A label map on the scan's grid.")] = None,
     named: Annotated[
         list[str] | None,
-        typer.Option("--class", metavar="NAME=CODES", help="A label of the network and its codes in the mask."),
+        Option("--class", metavar="NAME=CODES", help="A label of the network and its codes in the mask."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the mask and its picture go.")] = Path("tried"),
+    out: Annotated[Path, Option(metavar="DIR", help="Where the mask and its picture go.")] = Path("tried"),
     device: options.Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier mask and picture.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier mask and picture.")] = False,
     search: Annotated[
-        bool,
-        typer.Option("--search/--no-search", help="Look for the orientation and grey values that fit a mask best."),
+        bool, Option("--search/--no-search", help="Look for the orientation and grey values that fit a mask best.")
     ] = True,
 ) -> None:
     """Show what a network makes of a scan before anything is trained: its mask, a picture, and volumes.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from sea_peft.console import options
 from sea_peft.console.output import Output
@@ -25,7 +26,7 @@ def adapters_list(
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     profile: options.Profile = "default",
-    units: Annotated[bool, typer.Option("--units", help="Every unit with its cost.")] = False,
+    units: Annotated[bool, Option("--units", help="Every unit with its cost.")] = False,
 ) -> None:
     """Families, levels and placements on offer, and the units they make on a backbone, with costs."""
     from sea_peft.backbones.typed import Typed
@@ -61,10 +62,10 @@ def policies_list(output: Output) -> None:
 @verb
 def data_check(
     output: Output,
-    dataset: Annotated[str, typer.Argument(metavar="DATA", help="A data set, or phantom:NAME.")],
+    dataset: Annotated[str, Argument(metavar="DATA", help="A data set, or phantom:NAME.")],
     label: options.Labels = None,
     channel: options.Channels = None,
-    shots: Annotated[int | None, typer.Option(help="Also whether there are enough cases for as many shots.")] = None,
+    shots: Annotated[int | None, Option(help="Also whether there are enough cases for as many shots.")] = None,
 ) -> None:
     """Refuse or bless a data set: everything that is wrong with it, all at once."""
     from sea_peft.jobs.datajobs import check_data
@@ -108,9 +109,7 @@ def data_check(
 
 @data.command("init")
 @verb
-def data_init(
-    output: Output, folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans.")]
-) -> None:
+def data_init(output: Output, folder: Annotated[Path, Argument(metavar="DIR", help="A folder of scans.")]) -> None:
     """Write a datalist for a folder of scans, to be corrected by hand."""
     from sea_peft.jobs.datajobs import init_data
 
@@ -126,13 +125,10 @@ def data_init(
 def data_phantom(
     output: Output,
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="A target, for instance low-dose-ct, or source; NAME@1.5 for finer voxels."
-        ),
+        str, Argument(metavar="NAME", help="A target, for instance low-dose-ct, or source; NAME@1.5 for finer voxels.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
-    cases: Annotated[int, typer.Option(metavar="N", help="Labelled cases to write.")] = 8,
+    out: Annotated[Path, Option(metavar="DIR", help="The folder to make.")],
+    cases: Annotated[int, Option(metavar="N", help="Labelled cases to write.")] = 8,
 ) -> None:
     """Write embedded phantoms as NIfTI, in nnU-Net's folder layout."""
     from sea_peft.jobs.datajobs import make_phantoms

@@ -5,29 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Adapter = Annotated[Path, Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")]
+Run = Annotated[Path, Argument(metavar="RUN", help="A run folder.")]
 Weights = Annotated[
-    str | None, typer.Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file.")
+    str | None, Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file.")
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option(metavar="NAME|M:F", help="Architecture: a name of `backbones list`, or module:factory, which runs."),
+    Option(metavar="NAME|M:F", help="Architecture: a name of `backbones list`, or module:factory, which runs."),
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--label", metavar="NAME[=1,2,4]", help="A label, or codes taken together as one. Several allowed."),
+    Option("--label", metavar="NAME[=1,2,4]", help="A label, or codes taken together as one. Several allowed."),
 ]
 Channels = Annotated[
-    list[str] | None,
-    typer.Option("--channel", metavar="NAME", help="A channel, in the backbone's order. Several allowed."),
+    list[str] | None, Option("--channel", metavar="NAME", help="A channel, in the backbone's order. Several allowed.")
 ]
-Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and the MLflow store lie.")]
-Profile = Annotated[str, typer.Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]
+Runs = Annotated[Path, Option(metavar="DIR", help="Where runs and the MLflow store lie.")]
+Profile = Annotated[str, Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]
 Use = Annotated[
-    str | None,
-    typer.Option("--use", metavar="adapted|unadapted", help="Which network; left out: what the run recommends."),
+    str | None, Option("--use", metavar="adapted|unadapted", help="Which network; left out: what the run recommends.")
 ]

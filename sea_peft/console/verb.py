@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from sea_peft.console.output import Output
 from sea_peft.errors import DeviceError, DiskError, SeaPeftError
 
 _PANEL = "Output"
 _FLAGS: dict[str, object] = {
-    "json": typer.Option("--json", help="Exactly one JSON document on stdout.", rich_help_panel=_PANEL),
-    "quiet": typer.Option("--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL),
-    "verbose": typer.Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
-    "debug": typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
+    "json": Option("--json", help="Exactly one JSON document on stdout.", rich_help_panel=_PANEL),
+    "quiet": Option("--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL),
+    "verbose": Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
+    "debug": Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
 }
 # what to type for a setting of the library, where it is not called the same
 _TO_TYPE = {"labels": "--label", "channels": "--channel", "rebuild": "`seapeft report RUN --mlflow`"}

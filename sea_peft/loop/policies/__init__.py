@@ -7,13 +7,4 @@ from sea_peft.loop.policies import sea  # isort: skip
 from sea_peft.loop.policies import fixed  # isort: skip
 from sea_peft.loop.policies.registry import Entry, make_policy, policies, policy_entry, register, register_described
 
-__all__ = [
-    "Entry",
-    "fixed",
-    "make_policy",
-    "policies",
-    "policy_entry",
-    "register",
-    "register_described",
-    "sea",
-]
+__all__ = ["Entry", "fixed", "make_policy", "policies", "policy_entry", "register", "register_described", "sea"]
