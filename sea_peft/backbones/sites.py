@@ -18,7 +18,12 @@ from sea_peft.errors import WeightsError
 KINDS = ("linear", "conv", "transposed", "norm", "block")
 STAGES = ("stem", "encoder", "bottleneck", "decoder", "head")
 
-_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d)
+_LEAVES: dict[str, tuple[type[nn.Module], ...]] = {
+    "linear": (nn.Linear,),
+    "conv": (nn.Conv3d,),
+    "transposed": (nn.ConvTranspose3d,),
+    "norm": (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d),
+}
 
 # A gradient of which less than this is left after summing over a channel is cancelled by a norm: measured, at most 1e-6 is left then,
 # and about 1e-4 and more elsewhere.
@@ -63,15 +68,7 @@ class _Seen:
 
 def module_kind(module: nn.Module) -> str | None:
     """The kind of a leaf module, or None when no family acts on it."""
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, nn.Conv3d):
-        return "conv"
-    if isinstance(module, nn.ConvTranspose3d):
-        return "transposed"
-    if isinstance(module, _NORMS):
-        return "norm"
-    return None
+    return next((kind for kind, classes in _LEAVES.items() if isinstance(module, classes)), None)
 
 
 def is_channels_last(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,11 +127,14 @@ class FileCase(Case):
         return self._merged_masks() if self.masks else None
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        if not self.masks:
-            return self
-        masks = {c: p for c, p in self.masks.items() if c in codes}
-        partial = self.partial or len(masks) < len(self.masks)
-        return dataclasses.replace(self, masks=masks, partial=partial) if masks else None
+        return self._drawing("masks", codes) if self.masks else self
+
+    def _drawing(self, apart: str, codes: frozenset[int]) -> FileCase | None:
+        """This case with what is drawn for these codes alone. `apart`: the field that holds where each code is drawn."""
+        every = getattr(self, apart)
+        kept = {code: where for code, where in every.items() if code in codes}
+        changes: dict[str, Any] = {apart: kept, "partial": self.partial or len(kept) < len(every)}
+        return dataclasses.replace(self, **changes) if kept else None
 
     def _without_ignored(self, label: Volume) -> Volume:
         for code in sorted(self.ignored):
@@ -195,9 +199,7 @@ class SlicerCase(FileCase):
         return laid_on(dataclasses.replace(merged, notes=(*stored[0].notes, *merged.notes)), image.shape, image.affine)
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        segments = {c: s for c, s in self.segments.items() if c in codes}
-        partial = self.partial or len(segments) < len(self.segments)
-        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
+        return self._drawing("segments", codes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,11 +231,7 @@ class DicomCase(FileCase):
         return read_segmentation(self.segmentation, series.slices, self.segments, self.names)
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        if self.segmentation is None:
-            return self
-        segments = {c: s for c, s in self.segments.items() if c in codes}
-        partial = self.partial or len(segments) < len(self.segments)
-        return dataclasses.replace(self, segments=segments, partial=partial) if segments else None
+        return self if self.segmentation is None else self._drawing("segments", codes)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sea_peft import documents
 from sea_peft.backbones import Architecture, Limits, architecture, fit
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.backbones.grey_values import as_they_are, hounsfield_units
@@ -206,8 +205,7 @@ def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dic
         raise UsageError(
             f"Grey values of {', '.join(channels)} have no range of their own as those of a CT have; give --intensity none:LOW,HIGH."
         )
-    window, in_front = hounsfield_units() if intensity.range is None else as_they_are(*intensity.range)
-    return Window.model_validate(window), in_front
+    return hounsfield_units() if intensity.range is None else as_they_are(*intensity.range)
 
 
 def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> tuple[Recipe, dict[str, object]]:
@@ -216,7 +214,7 @@ def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> t
     Raises UsageError where nobody knows the voxel size."""
     if known.recipe is None and given.spacing is None:
         raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
-    base = documents.check(Recipe, known.recipe) if known.recipe is not None else Recipe(intensity=ZScore())
+    base = known.recipe or Recipe(intensity=ZScore())
     changes: dict[str, object] = {}
     if given.orientation is not None:
         changes["orientation"] = given.orientation

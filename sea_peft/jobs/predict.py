@@ -82,13 +82,8 @@ class _Files:
 
     @property
     def all(self) -> list[Path]:
-        return [
-            self.mask,
-            self.sidecar,
-            *([self.preview] if self.preview else []),
-            *([self.segmentation] if self.segmentation else []),
-            *self.probabilities.values(),
-        ]
+        asked = [path for path in (self.preview, self.segmentation) if path is not None]
+        return [self.mask, self.sidecar, *asked, *self.probabilities.values()]
 
 
 def _file_parts(labels: Sequence[str]) -> dict[str, str]:
@@ -173,25 +168,17 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
 
 
 def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress) -> CaseStatus:
-    began = time.monotonic()
+    began, error = time.monotonic(), None
+    volumes: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
     try:
         volumes, notes = _write_case(predictor, case, files, progress)
-    except Exception as error:
-        seconds, why = round(time.monotonic() - began, 3), reason(error)
-        return CaseStatus(
-            case=case.id, status="failed", mask=None, volumes={}, seconds=seconds, error=why, network=predictor.network
-        )
-    seconds = round(time.monotonic() - began, 3)
+    except Exception as unforeseen:
+        error = reason(unforeseen)
     return CaseStatus(
-        case=case.id,
-        status="done",
-        mask=files.mask.name,
-        volumes=volumes,
-        seconds=seconds,
-        error=None,
-        warnings=notes,
-        network=predictor.network,
-    )
+        case=case.id, status="failed" if error else "done", mask=None if error else files.mask.name, volumes=volumes,
+        seconds=round(time.monotonic() - began, 3), error=error, warnings=notes, network=predictor.network,
+    )  # fmt: skip
 
 
 def _write_case(

@@ -89,8 +89,8 @@ def test_nnunet_says_everything_itself(kind, tmp_path):
     assert origin.name == "nnunet"
     assert known.labels == ("liver", "spleen")
     assert known.channels == ("CT",)
-    assert known.recipe["orientation"] == "SPL"
-    assert known.recipe["spacing"] == [2.5, 0.8, 0.8]
+    assert known.recipe.orientation == "SPL"
+    assert known.recipe.spacing == (2.5, 0.8, 0.8)
     assert known.patch == (32, 32, 32)
     arch = architecture(f"nnunet_{kind}")
     again = arch.build(in_channels=1, out_channels=3, **arch.read_widths(checkpoint.tensors), **known.settings)
@@ -179,7 +179,7 @@ def test_btcv_has_monais_own_names_and_has_to_be_named(tmp_path):
     assert choose_origin("auto", checkpoint, "swinunetr").name == "plain"
     known = choose_origin("btcv", checkpoint, "swinunetr").know(checkpoint, "swinunetr")
     assert known.settings == {"merging": "monai<1.5"}
-    assert known.recipe["spacing"] == [1.5, 1.5, 2.0]
+    assert known.recipe.spacing == (1.5, 1.5, 2.0)
 
 
 @pytest.mark.parametrize(

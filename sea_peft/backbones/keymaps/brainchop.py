@@ -13,15 +13,11 @@ from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 from sea_peft.backbones.label_names import read_label_names
+from sea_peft.data.recipe import Percentile, Recipe
 from sea_peft.errors import UsageError
 
 _MOST_BYTES = 1 << 20
-_RECIPE = {
-    "orientation": "LIA",
-    "spacing": [1.0, 1.0, 1.0],
-    "intensity": {"kind": "percentile", "low": 0.0, "high": 99.5},
-    "crop_foreground": True,
-}
+_RECIPE = Recipe(orientation="LIA", spacing=(1.0, 1.0, 1.0), intensity=Percentile(low=0.0, high=99.5))
 _PATCH = (128, 128, 128)
 
 

@@ -33,13 +33,10 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
         sides, spacing = [int(side) for side in configuration["patch_size"]], configuration["spacing"]
         if len(sides) != 3:
             raise WeightsError(f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in.")
-        recipe = {
-            "orientation": "".join(_AXES[axis] for axis in order),
-            "spacing": [float(mm) for mm in spacing],
-            "intensity": intensity,
-            "crop_foreground": intensity["kind"] == "zscore",
-        }
-        documents.check(Recipe, recipe)
+        stated = {"orientation": "".join(_AXES[axis] for axis in order), "spacing": [float(mm) for mm in spacing]}
+        recipe = documents.check(
+            Recipe, {**stated, "intensity": intensity, "crop_foreground": intensity["kind"] == "zscore"}
+        )
         labels = _labels(described["labels"], checkpoint.file.name)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(

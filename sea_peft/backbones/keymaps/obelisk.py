@@ -10,6 +10,7 @@ from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.grey_values import hounsfield_units
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 from sea_peft.backbones.label_names import read_label_names
+from sea_peft.data.recipe import Recipe
 from sea_peft.errors import UsageError
 
 _PATCH = (144, 144, 144)
@@ -30,7 +31,7 @@ def _labels(checkpoint: Checkpoint) -> tuple[str, ...] | None:
 
 def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     intensity, settings = hounsfield_units()
-    recipe = {"orientation": "LAI", "spacing": [2.3, 1.7, 1.25], "intensity": intensity, "crop_foreground": True}
+    recipe = Recipe(orientation="LAI", spacing=(2.3, 1.7, 1.25), intensity=intensity)
     labels = _labels(checkpoint)
     notes = ("Labels are those of the description for ITK-SNAP beside it.",) if labels else ()
     return Known(labels=labels, channels=("CT",), recipe=recipe, patch=_PATCH, settings=settings, notes=notes)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from sea_peft.backbones.checkpoints import Checkpoint
+from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.sliding import Inferer
 
 Tensors = Mapping[str, torch.Tensor]
@@ -20,14 +21,14 @@ Rename = Callable[[str], str | None]
 class Known:
     """What is known of a checkpoint's training, from its origin or from the file itself; None where it is not.
 
-    `labels`: class names in the order of the outputs, without the background. `recipe`: sea_peft.data.recipe.Recipe as JSON. `patch`:
+    `labels`: class names in the order of the outputs, without the background. `recipe`: the preprocessing. `patch`:
     voxels. `settings`: keyword arguments of the architecture. `notes`: sentences for the user. `inferer`: in whose way its windows are
     placed and averaged.
     """
 
     labels: tuple[str, ...] | None = None
     channels: tuple[str, ...] | None = None
-    recipe: Mapping[str, object] | None = None
+    recipe: Recipe | None = None
     patch: tuple[int, int, int] | None = None
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -62,14 +63,7 @@ class Origin:
         return self.convert(kept), sorted(key for key, name in names.items() if name is None)
 
 
-CT_RECIPE = MappingProxyType(
-    {
-        "orientation": "RAS",
-        "spacing": [1.5, 1.5, 1.5],
-        "intensity": {"kind": "window", "low": -175.0, "high": 250.0},
-        "crop_foreground": True,
-    }
-)
+CT_RECIPE = Recipe(spacing=(1.5, 1.5, 1.5), intensity=Window(low=-175.0, high=250.0))
 """Abdominal CT as SuPreM, CLIP-driven and FSEFT prepare it: RAS, 1.5 mm, −175..250 HU scaled to 0..1."""
 
 CT_PATCH = (96, 96, 96)

@@ -56,6 +56,9 @@ BTCV = Origin(
     recognises=lambda _checkpoint: False,  # its keys are MONAI's own
     rename=_current,
     know=lambda _checkpoint, _backbone: Known(
-        recipe={**CT_RECIPE, "spacing": [1.5, 1.5, 2.0]}, patch=CT_PATCH, channels=("CT",), settings=OLD_MERGING
+        recipe=CT_RECIPE.model_copy(update={"spacing": (1.5, 1.5, 2.0)}),
+        patch=CT_PATCH,
+        channels=("CT",),
+        settings=OLD_MERGING,
     ),
 )
