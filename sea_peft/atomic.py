@@ -36,6 +36,12 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError(f"Cannot write {path}: {reason}.") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make it where it is not there. Raises DiskError."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` last through a power cut, where the platform can (Windows cannot open
     folders)."""

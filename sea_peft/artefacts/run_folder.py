@@ -229,8 +229,7 @@ class RunFolder:
                 "out",
                 "resume",
             )
-        with atomic.writing(path):
-            path.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(path)
         return cls(path)
 
     @classmethod

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -135,10 +136,7 @@ def _spans(history: History) -> list[_Span]:
 
 def _numbered(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     yield path
-    n = 1
-    while True:
-        n += 1
-        yield (*path[:-1], f"{path[-1]} {n}")
+    yield from ((*path[:-1], f"{path[-1]} {n}") for n in itertools.count(2))
 
 
 def _stage(event: events.Event) -> str:

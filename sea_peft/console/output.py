@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from sea_peft.artefacts.words import visible
+from sea_peft.data.progress import unwatched
 
 # What is piped or logged is not cut at 80 columns: nobody looks at it in a window
 _WIDTH_OF_A_FILE = 180
@@ -85,7 +86,7 @@ class Output:
         """A callback that takes (done, of), with fractions for a case at hand: a bar with the time left on a terminal, a line with
         it every few seconds elsewhere."""
         if self.quiet:
-            yield lambda done, of: None
+            yield unwatched
         elif self.notes.is_terminal:
             with bars(self.notes) as drawn:
                 task = drawn.add_task(what, total=None)

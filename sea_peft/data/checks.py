@@ -10,11 +10,11 @@ from sea_peft.data.case_check import CaseCheck, Finding, check_case
 from sea_peft.data.cases import Dataset
 from sea_peft.data.digest import data_digest
 from sea_peft.data.intensity import HOUNSFIELD_MINIMUM
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.split import require_enough
 from sea_peft.errors import DataError
 
 _RARE_NAMED = 10
-Progress = Callable[[int, int], None]  # cases done, cases in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Checked:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
 
-def check(dataset: Dataset, shots: int | None = None, progress: Progress | None = None) -> Checked:
+def check(dataset: Dataset, shots: int | None = None, progress: Progress = unwatched) -> Checked:
     """Check everything and report everything.
 
     Args:
@@ -58,7 +58,7 @@ def check(dataset: Dataset, shots: int | None = None, progress: Progress | None 
     return checked
 
 
-def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Progress | None = None) -> Checked:
+def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Callable[[int, int], None] = unwatched) -> Checked:
     """Check, and stop at the first case that is unfit.
 
     Every labelled case would become a support, audit or test case, so an error in any of them refuses the
@@ -81,7 +81,7 @@ def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Progress | Non
     return checked
 
 
-def _each_case(dataset: Dataset, progress: Progress | None) -> Iterator[CaseCheck]:
+def _each_case(dataset: Dataset, progress: Callable[[int, int], None]) -> Iterator[CaseCheck]:
     """Each labelled case's check, with duplicates of earlier cases added to its findings."""
     cases = (*dataset.cases, *dataset.test_cases)
     seen: dict[str, str] = {}
@@ -96,8 +96,7 @@ def _each_case(dataset: Dataset, progress: Progress | None) -> Iterator[CaseChec
             finding = Finding(case.id, "voxels", "error", sentence)
             entry = dataclasses.replace(entry, findings=(*entry.findings, finding))
         seen.update({h: case.id for h in entry.image_hashes.values() if h not in seen})
-        if progress is not None:
-            progress(done, len(cases))
+        progress(done, len(cases))
         yield entry
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import numpy as np
 from sea_peft import atomic
 from sea_peft.data.cases import Case, Dataset, FileCase, SlicerCase
 from sea_peft.data.layouts import open_dataset
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.errors import DataError
-
-Progress = Callable[[int, int], None]  # cases done, cases in all
 
 DATALIST_NAME = "datalist.json"
 ENDING = ".nii.gz"
@@ -51,7 +49,7 @@ def write_datalist(folder: Path | str) -> Path:
     return target
 
 
-def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | None = None) -> Path:
+def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress = unwatched) -> Path:
     """Write a data set as an nnU-Net v2 raw folder; it appears whole or not at all.
 
     Labelled cases go to imagesTr and labelsTr, test cases to imagesTs and labelsTs, all as `.nii.gz`.
@@ -72,12 +70,10 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress | Non
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
     try:
-        total = len(dataset.cases) + len(dataset.test_cases)
         parts = [("Tr", case) for case in dataset.cases] + [("Ts", case) for case in dataset.test_cases]
         for done, (part, case) in enumerate(parts, start=1):
             _write_case(partial, part, case, dataset)
-            if progress is not None:
-                progress(done, total)
+            progress(done, len(parts))
         content = {
             "name": dataset.name,
             "channel_names": {str(number): channel for number, channel in enumerate(dataset.channels)},

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sea_peft.artefacts.privacy import public_digest
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import Checked, check
 from sea_peft.data.layouts import open_dataset
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.select import select
 from sea_peft.data.write import write_datalist, write_nnunet_raw
 from sea_peft.errors import UsageError
 from sea_peft.jobs.setup import open_data
 from sea_peft.phantom import phantom_dataset
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +67,7 @@ def check_data(
     labels: Sequence[str] = (),
     channels: Sequence[str] = (),
     shots: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unwatched,
 ) -> DataReport:
     """Everything that is wrong or odd with a data set (a path, or `phantom:NAME`), all at once.
 
@@ -85,7 +84,7 @@ def init_data(folder: Path) -> tuple[Path, Dataset]:
     return file, open_dataset(folder)
 
 
-def make_phantoms(name: str, out: Path, cases: int, progress: Progress | None = None) -> Dataset:
+def make_phantoms(name: str, out: Path, cases: int, progress: Progress = unwatched) -> Dataset:
     """Write `cases` labelled phantoms of the target `name` as an nnU-Net folder.
 
     Raises:

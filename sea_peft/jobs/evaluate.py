@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,18 @@ import numpy as np
 from sea_peft import documents
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
-from sea_peft.atomic import write_bytes, write_text, writing
+from sea_peft.atomic import make_folder, write_bytes, write_text
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.grids import require_same_grid
 from sea_peft.data.metrics import DEFAULT_TOLERANCE_MM, Scores, mean, score_labels
 from sea_peft.data.prepare import label_indices
+from sea_peft.data.progress import Progress, unwatched, within
 from sea_peft.data.select import select
 from sea_peft.errors import UsageError
 from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inputs import matching_channels
-from sea_peft.jobs.predictor import Predictor, Progress, adapter_folder, reason, within
+from sea_peft.jobs.predictor import Predictor, adapter_folder, reason
 from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.setup import DEFAULT_TARGET, open_data
 from sea_peft.loop.events import RunStarted
@@ -93,7 +94,7 @@ def evaluate(
     cases: str = "all",
     tolerance: float = DEFAULT_TOLERANCE_MM,
     use: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unwatched,
 ) -> Evaluation:
     """Score an adapter on the labelled cases of a data set.
 
@@ -150,8 +151,7 @@ def evaluate(
             scored[name] = _score(predictor, case, theirs, ours, tolerance, within(progress, done - 1, len(picked)))
         except Exception as error:
             failed[name] = reason(error)
-        if progress is not None:
-            progress(done, len(picked))
+        progress(done, len(picked))
     present = {case: role for case, role in roles.items() if case in scored}
     return Evaluation(
         data=chosen.name,
@@ -167,8 +167,7 @@ def evaluate(
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Path]:
     """Write `scores.csv`, one row a case and label, `scores.json`, and the box plot `scores.png` into `out`. Raises DiskError."""
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     table, document, picture = (out / f"scores.{suffix}" for suffix in ("csv", "json", "png"))
     write_text(table, _csv(evaluation))
     write_text(document, json.dumps(evaluation.document(), indent=2, ensure_ascii=False) + "\n")
@@ -191,7 +190,7 @@ def _score(
     channels: tuple[str, ...],
     labels: Mapping[str, tuple[int, ...]],
     tolerance: float,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> dict[str, Scores]:
     stored = case.label()
     assert stored is not None, "only labelled cases are picked"

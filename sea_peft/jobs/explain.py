@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import nibabel.orientations as orientations
 import numpy as np
@@ -19,6 +19,7 @@ from sea_peft.artefacts.report import Picture
 from sea_peft.backbones import Site
 from sea_peft.data.crops import labelled_crop
 from sea_peft.data.prepare import prepare
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Recipe
 from sea_peft.explain.gradcam import class_maps, otsu
 from sea_peft.explain.layers import overlap
@@ -90,7 +91,7 @@ class Explanation:
         return made
 
 
-def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) -> Explanation:
+def explain(run: Revisited, progress: Progress = unwatched) -> Explanation:
     """Run ProtoSeg and Grad-CAM on one crop of each case, around what is labelled, with the adapters closed and open.
 
     Both states are guided by the adapted network's output, since the unadapted one may not know a label at all: what differs is the
@@ -114,8 +115,7 @@ def explain(run: Revisited, progress: Callable[[int, int], None] | None = None) 
         if shown.role == "Median" or cams is None:
             columns = {path: stage for path, stage in last.items() if path in maps}  # a list of tokens has no map
             cams = _cam_png(shown, crop, predictor.config.recipe, labels, columns, maps, seen)
-        if progress is not None:
-            progress(done, len(run.shown))
+        progress(done, len(run.shown))
     ability_of, attention_of = (
         {state: means.named(labels) for state, means in zip(STATES, each, strict=True)} for each in (ability, attention)
     )

@@ -18,6 +18,7 @@ from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case, safe_name
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import label_indices, restore
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.select import select
 from sea_peft.errors import DataError, SeaPeftError, UsageError
 from sea_peft.jobs.model import NETWORKS
@@ -128,7 +129,7 @@ def _lost_most(arms: Mapping[str, Scored], label: str) -> str:
     return max(both, key=lambda case: before[case][label] - after[case][label])
 
 
-def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = None) -> list[Picture]:
+def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Picture]:
     """Predict those cases again and draw them, and below them every label that lost, centred on it. The captions name no case."""
     made = []
     labels, of = list(run.predictor.labels), len(run.shown) + len(run.lost)
@@ -139,8 +140,7 @@ def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = 
         by = "" if run.network == "adapted" else " by the unadapted network"
         cases = count(run.of, "test case")
         made.append(Picture(f"{shown.role} of {cases}{by}: mean Dice {shown.mean:.3f}", png))
-        if progress is not None:
-            progress(len(made), of)
+        progress(len(made), of)
     for lost in run.lost:
         before, geometry = _predicted(run, lost.case, "unadapted")
         after, _ = _predicted(run, lost.case, "adapted")
@@ -150,8 +150,7 @@ def case_pictures(run: Revisited, progress: Callable[[int, int], None] | None = 
         made.append(
             Picture(f"{lost.label} lost by the adapter ({lost.drop}): the test case in which it lost most", png)
         )
-        if progress is not None:
-            progress(len(made), of)
+        progress(len(made), of)
     return made
 
 

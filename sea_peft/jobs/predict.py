@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft import __version__, documents
-from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, writing
+from sea_peft.atomic import make_folder, sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.case_check import image_findings
 from sea_peft.data.cases import FileCase
@@ -24,14 +24,14 @@ from sea_peft.data.dicom.segmentation import segmentation_bytes
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import restore, restore_probability
+from sea_peft.data.progress import Progress, unwatched, within
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.memory import needed
-from sea_peft.jobs.predictor import Predictor, Progress, reason, within
+from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.preview import preview_png
 
-WindowProgress = Callable[[int, int], None] | None
 _MAKER = "sea_peft"
 _LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
@@ -111,7 +111,7 @@ def predict(
     use: str | None = None,
     channels: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unwatched,
 ) -> list[CaseStatus]:
     """Predict every case in `inputs` into `out`: a mask, a sidecar `<case>.json` with the label names, and what else is asked for.
 
@@ -150,13 +150,11 @@ def predict(
     if say is not None:
         say(predictor.choice())
         say(needed(predictor.estimate(cases)))
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     statuses = []
     for done, case in enumerate(cases, start=1):
         statuses.append(_predict_case(predictor, case, targets[case.id], within(progress, done - 1, len(cases))))
-        if progress is not None:
-            progress(done, len(cases))
+        progress(done, len(cases))
     return statuses
 
 
@@ -167,7 +165,7 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
     return {name: index for index, name in enumerate(labels, start=1)}
 
 
-def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress) -> CaseStatus:
+def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress: Progress) -> CaseStatus:
     began, error = time.monotonic(), None
     volumes: dict[str, float] = {}
     notes: tuple[str, ...] = ()
@@ -182,7 +180,7 @@ def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress:
 
 
 def _write_case(
-    predictor: Predictor, case: FileCase, files: _Files, progress: WindowProgress
+    predictor: Predictor, case: FileCase, files: _Files, progress: Progress
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing, and
     what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has a mask is
@@ -208,7 +206,7 @@ def _write_case(
 
 
 def _make_case(
-    predictor: Predictor, case: FileCase, files: _Files, building: Path, progress: WindowProgress
+    predictor: Predictor, case: FileCase, files: _Files, building: Path, progress: Progress
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     notes = _input_notes(case)
     output, scan = predictor.probabilities(case, folder=building, progress=progress)

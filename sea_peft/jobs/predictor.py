@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.errors import SeaPeftError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Activations, Need, inference_need
@@ -68,7 +69,7 @@ class Predictor:
         case: Case,
         channels: tuple[str, ...] | None = None,
         folder: Path | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = unwatched,
     ) -> tuple[Planes, Scan]:
         """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first, and the scan they belong to.
 
@@ -96,21 +97,11 @@ class Predictor:
         return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations)
 
     def label_map(
-        self, case: Case, channels: tuple[str, ...] | None = None, progress: Callable[[int, int], None] | None = None
+        self, case: Case, channels: tuple[str, ...] | None = None, progress: Progress = unwatched
     ) -> np.ndarray:
         """Label indices uint8 [I, J, K] on the case's own grid, 1..L in the order of the labels."""
         output, scan = self.probabilities(case, channels, progress=progress)
         return restore(output, scan.geometry)
-
-
-Progress = Callable[[float, int], None]  # cases done, of; the case at hand counts by its windows
-
-
-def within(progress: Progress | None, done: int, of: int) -> Callable[[int, int], None] | None:
-    """What tells `progress` how far the case at hand is, after `done` of `of` cases."""
-    if progress is None:
-        return None
-    return lambda windows, all_windows: progress(done + 0.999 * windows / all_windows, of)
 
 
 def reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sea_peft.backbones.weights import Pretrained
 from sea_peft.data.cases import FileCase
 from sea_peft.data.intensity import foreground, looks_like_hounsfield, scaling
 from sea_peft.data.prepare import prepare
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Intensity, Percentile, Recipe, Window, ZScore
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DataError
@@ -129,7 +130,7 @@ class Search:
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
         self.ways, self.looked_at = len(_ORDERS) * 8 * len(self._scalings), 0
 
-    def best(self, progress: Callable[[int, int], None] | None = None) -> list[Reading]:
+    def best(self, progress: Progress = unwatched) -> list[Reading]:
         """Readings with their Dice on the whole scan, the best first; at least one."""
         first, *larger = self._crops()
         found = self._first_look(first, progress)
@@ -150,7 +151,7 @@ class Search:
                 break
         return sorted(verified, key=lambda reading: -reading.dice)
 
-    def _first_look(self, crop: Size, progress: Callable[[int, int], None] | None) -> list[_Look]:
+    def _first_look(self, crop: Size, progress: Progress) -> list[_Look]:
         """Every orientation with every scaling as far as time goes, the best first."""
         opposite = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (0, 3)]
         others = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (1, 2)]
@@ -164,8 +165,7 @@ class Search:
                     break
                 found.append(self._look(orientation, choice, crop))
                 best = max(best, found[-1].dice)
-                if progress is not None:
-                    progress(len(found), self.ways)
+                progress(len(found), self.ways)
             return best
 
         reached = [(look_at(opposite, choice), choice) for choice in self._scalings]

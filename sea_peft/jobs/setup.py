@@ -20,6 +20,7 @@ from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
 from sea_peft.data.layouts import open_dataset
+from sea_peft.data.progress import unwatched
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.sliding import SlidingWindow
@@ -244,7 +245,7 @@ def prepare_run(
         )
     digest = f"phantom:{dataset.name}"
     if not phantom:
-        checked = refuse_or_pass(_only_named(dataset, named), shots if named is None else None, progress)
+        checked = refuse_or_pass(_only_named(dataset, named), shots if named is None else None, progress or unwatched)
         dataset, digest = checked.usable, checked.digest
         warnings += [f.sentence for f in checked.findings if f.severity != "error"]
     parts = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sea_peft.atomic import write_bytes, writing
+from sea_peft.atomic import make_folder, write_bytes
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import load_pretrained, load_typed
@@ -17,6 +17,7 @@ from sea_peft.data.cases import FileCase, safe_name
 from sea_peft.data.codes import require_codes
 from sea_peft.data.grids import require_same_grid
 from sea_peft.data.prepare import prepare, restore
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
@@ -66,7 +67,7 @@ def try_backbone(
     overwrite: bool = False,
     seconds: float = SECONDS,
     say: Callable[[str], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unwatched,
 ) -> Tried:
     """The unadapted mask of one scan and its picture in `out`, the volumes of its labels, and with a mask Dice and the best reading.
 
@@ -115,8 +116,7 @@ def try_backbone(
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     names = card.labels[1:]
     volumes = {name: round(int(np.count_nonzero(found == i)) * millilitres, 3) for i, name in enumerate(names, start=1)}
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_bytes(picture, preview_png(case.image(card.channels[0]), {"": found}, names, prepared.geometry))
     write_volume(mask_file, Volume(found, affine))
     dice: dict[str, float] = {}

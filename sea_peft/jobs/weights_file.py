@@ -41,8 +41,7 @@ def save_weights(folder: Path, network: nn.Module, card: Mapping[str, object], h
     described = checked_card({**card, "sha256": hashlib.sha256(content).hexdigest()})
     file = folder / f"{described.name}.safetensors"
     path = file.with_suffix(".json")
-    with atomic.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(folder)
     atomic.write_text(path, described.model_dump_json(indent=2) + "\n")
     try:
         atomic.write_bytes(file, content)

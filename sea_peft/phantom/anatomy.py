@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_peft.phantom import bowel, torso
-from sea_peft.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
+from sea_peft.phantom.patient import Anatomy, Build, Pose, draw_waves
 from sea_peft.phantom.shapes import (
     Part,
-    Points,
     Shape,
     Vector,
+    as_vector,
     bumpy,
+    distance_at,
     ellipsoid,
     half_space,
     minus,
@@ -67,10 +68,8 @@ class _Draw:
         parts += self._kidney("right_kidney", 1) + self._kidney("left_kidney", -1)
         fundus_to_neck = self._move([(60, 50, -38), (57, 42, -26), (50, 30, -14)], 4)
         gallbladder = tube(fundus_to_neck, np.multiply([15, 13, 5], self._size("gallbladder", 0.15)))
-        parts += [
-            Part("gallbladder", shrink(gallbladder, -1.5), "bowel_wall"),
-            Part("gallbladder", gallbladder, "bile"),
-        ]
+        parts.append(Part("gallbladder", shrink(gallbladder, -1.5), "bowel_wall"))
+        parts.append(Part("gallbladder", gallbladder, "bile"))
         parts += torso.psoas(rng, self._size("psoas", 0.12))
         parts += torso.spine()
         parts += self._great_vessels()
@@ -129,7 +128,7 @@ class _Draw:
                 break
             r = rng.uniform(*build.lesion_radius)
             c = rng.uniform(liver.low, liver.high)
-            deep = float(liver.distance(_single(c))[0]) < -0.7 * r
+            deep = distance_at(liver, c) < -0.7 * r
             if deep and all(np.linalg.norm(c - c2) > r + r2 + 6 for c2, r2 in placed):
                 placed.append((c, r))
                 turn = rotation(rng.uniform(-90, 90), rng.uniform(-90, 90), rng.uniform(-90, 90))
@@ -149,11 +148,8 @@ class _Draw:
 
     def _stomach(self) -> list[Part]:
         rng, s = self.rng, self._size("stomach", 0.15)
-        fundus_to_pylorus: list[Vector] = [
-            *[(-52, -22, 70), (-62, 6, 50), (-58, 34, 22)],
-            *[(-34, 52, -4), (-2, 50, -16), (22, 40, -12)],
-        ]
-        path = self._move(fundus_to_pylorus, 5)
+        fundus: list[Vector] = [(-52, -22, 70), (-62, 6, 50), (-58, 34, 22)]
+        path = self._move([*fundus, (-34, 52, -4), (-2, 50, -16), (22, 40, -12)], 5)
         wall = self._bumpy(tube(path, np.multiply([24, 33, 29, 23, 18, 11], s)), 2)
         lumen = shrink(wall, rng.uniform(4.5, 6.5))
         # gas gathers at the front, because the patient lies on the back
@@ -206,10 +202,8 @@ class _Draw:
     def _great_vessels(self) -> list[Part]:
         rng = self.rng
         bend = rng.uniform(-6, 6)
-        aorta = [
-            *[(-12, -28, 125), (-10, -24, 90), (-8 + bend / 2, -14, 50)],
-            *[(-7 + bend, -9, 0), (-6 + bend, -6, -60), (-5, -5, -125)],
-        ]
+        chest = [(-12, -28, 125), (-10, -24, 90), (-8 + bend / 2, -14, 50)]
+        aorta = [*chest, (-7 + bend, -9, 0), (-6 + bend, -6, -60), (-5, -5, -125)]
         cava = [(20, 0, 100), (21, -6, 70), (22, -12, 40), (20, -10, 0), (18, -8, -60), (16, -6, -125)]
         ra, rc = self._size("aorta", 0.12), self._size("inferior_vena_cava", 0.14)
         offshoots = [
@@ -221,11 +215,6 @@ class _Draw:
         parts.append(Part("inferior_vena_cava", tube(cava, 11.5 * rc, (1.25, 1.0, 1.0)), "blood_vein"))
         parts.append(Part("aorta", tube(aorta, np.linspace(13.5, 10.5, 6) * ra), "blood_artery"))
         return parts
-
-
-def _single(p: NDArray[np.float64]) -> Points:
-    x, y, z = np.asarray(p, dtype=np.float32).reshape(3, 1)
-    return Points(x, y, z, np.zeros((3, 1), dtype=np.float32))
 
 
 def _near(rng: np.random.Generator, centre: Vector, by: float) -> Vector:

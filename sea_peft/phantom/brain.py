@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sea_peft.phantom.patient import Anatomy, Build, Pose, as_vector, draw_waves
+from sea_peft.phantom.patient import Anatomy, Build, Pose, draw_waves
 from sea_peft.phantom.shapes import (
     Part,
     Points,
     Shape,
+    as_vector,
     bumpy,
+    distance_at,
     ellipsoid,
     half_space,
     minus,
@@ -149,8 +151,7 @@ def _tumour(rng: np.random.Generator, build: Build, white: Shape) -> tuple[list[
     while True:
         side = float(rng.choice((-1, 1)))
         centre = np.array((side * rng.uniform(_OFF_MIDLINE, 46), rng.uniform(-52, 48), rng.uniform(-4, 42)))
-        x, y, z = centre.astype(np.float32).reshape(3, 1)
-        if float(white.distance(Points(x, y, z, np.zeros((3, 1), np.float32)))[0]) < -6:
+        if distance_at(white, centre) < -6:
             break
     turn = rotation(*rng.uniform(-90, 90, 3))
     spread = ellipsoid(centre, radius * rng.uniform(0.8, 1.2, 3) + rng.uniform(6, 20), turn)

@@ -78,8 +78,3 @@ def draw_waves(rng: np.random.Generator, n: int, length: tuple[float, float], we
         rng.uniform(0, 2 * np.pi, n),
         weight * rng.uniform(0.6, 1.0, n),
     )
-
-
-def as_vector(v: NDArray[np.float64]) -> Vector:
-    """Three floats, as frozen dataclasses hold them."""
-    return float(v[0]), float(v[1]), float(v[2])

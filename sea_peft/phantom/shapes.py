@@ -67,7 +67,7 @@ def ellipsoid(centre: ArrayLike, radii: ArrayLike, rotation: NDArray[np.float64]
         k1 = np.sqrt(sum((m[0] * x + m[1] * y + m[2] * z) ** 2 for m in inverse2))
         return (k0 * (k0 - 1) / np.maximum(k1, 1e-6)).astype(np.float32)
 
-    return Shape(distance, _vector(c - half), _vector(c + half))
+    return Shape(distance, as_vector(c - half), as_vector(c + half))
 
 
 def tube(points: ArrayLike, radii: ArrayLike, flatten: Vector = (1, 1, 1)) -> Shape:
@@ -96,15 +96,15 @@ def tube(points: ArrayLike, radii: ArrayLike, flatten: Vector = (1, 1, 1)) -> Sh
 
     reach = line[:, 3:4]
     low, high = ((line[:, :3] - reach) * squash).min(0), ((line[:, :3] + reach) * squash).max(0)
-    return Shape(distance, _vector(low), _vector(high))
+    return Shape(distance, as_vector(low), as_vector(high))
 
 
 def union(a: Shape, b: Shape, blend: float) -> Shape:
     """Smooth union (polynomial smooth minimum); `blend` in mm is the width of the fillet between the two."""
     return Shape(
         lambda p: smooth_min(a.distance(p), b.distance(p), blend),
-        _vector(np.minimum(a.low, b.low) - blend / 4),
-        _vector(np.maximum(a.high, b.high) + blend / 4),
+        as_vector(np.minimum(a.low, b.low) - blend / 4),
+        as_vector(np.maximum(a.high, b.high) + blend / 4),
     )
 
 
@@ -121,7 +121,7 @@ def within(a: Shape, b: Distance, blend: float = 1.0) -> Shape:
 def shrink(a: Shape, by: float) -> Shape:
     """`a` with its surface moved inwards by `by` mm (outwards if negative)."""
     grow = max(-by, 0.0)
-    low, high = _vector(np.subtract(a.low, grow)), _vector(np.add(a.high, grow))
+    low, high = as_vector(np.subtract(a.low, grow)), as_vector(np.add(a.high, grow))
     return Shape(lambda p: a.distance(p) + np.float32(by), low, high)
 
 
@@ -131,8 +131,8 @@ def bumpy(a: Shape, weights: ArrayLike) -> Shape:
     reach = float(np.abs(w).sum())
     return Shape(
         lambda p: a.distance(p) + np.tensordot(w, p.bumps, axes=1),
-        _vector(np.subtract(a.low, reach)),
-        _vector(np.add(a.high, reach)),
+        as_vector(np.subtract(a.low, reach)),
+        as_vector(np.add(a.high, reach)),
     )
 
 
@@ -168,5 +168,12 @@ def _catmull_rom(control: NDArray[np.float64], per_segment: int) -> NDArray[np.f
     return np.concatenate([*pieces, control[-1:]])
 
 
-def _vector(v: NDArray[np.floating]) -> Vector:
+def as_vector(v: NDArray[np.floating]) -> Vector:
+    """Three floats, as frozen dataclasses hold them."""
     return float(v[0]), float(v[1]), float(v[2])
+
+
+def distance_at(shape: Shape, place: ArrayLike) -> float:
+    """The signed distance of one place from the shape, bumps left out."""
+    x, y, z = np.asarray(place, dtype=np.float32).reshape(3, 1)
+    return float(shape.distance(Points(x, y, z, np.zeros((3, 1), dtype=np.float32)))[0])

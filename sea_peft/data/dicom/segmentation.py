@@ -196,18 +196,18 @@ def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool]
         (first.rows, plane.along_column, mirrored[1]),
     ):
         position = position + way * (counted - 1) * against
-    ways = [
+    along_row, along_column = (
         way * (-1 if against else 1)
         for way, against in zip((plane.along_row, plane.along_column), mirrored, strict=True)
-    ]
-    corners = np.array(
-        [position + i * (first.columns - 1) * ways[0] + j * (first.rows - 1) * ways[1] for i in (0, 1) for j in (0, 1)]
     )
-    offsets = np.array(
-        [i * (first.columns - 1) * own[0] + j * (first.rows - 1) * own[1] for i in (0, 1) for j in (0, 1)]
-    )
+
+    def corners(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        """Of the slice, from its first voxel on, by the ways along a row and a column."""
+        return np.array([i * (first.columns - 1) * row + j * (first.rows - 1) * column for i in (0, 1) for j in (0, 1)])
+
     places = np.array([part.position for part in ordered])
-    apart = np.linalg.norm(places[:, None, :] + offsets - corners, axis=2).max(axis=1)
+    here = position + corners(along_row, along_column)
+    apart = np.linalg.norm(places[:, None, :] + corners(*own) - here, axis=2).max(axis=1)
     nearest = int(apart.argmin())
     return mirrored, nearest if apart[nearest] <= GRID_TOLERANCE_MM else None
 

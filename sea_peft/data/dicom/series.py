@@ -93,17 +93,10 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
         single, copies = _each_once(parts)
         if copies:
             said.append(f"{shown(parts[0].path.parent)} holds {copies} copies of its images, which are taken once")
-        number = _whole(about[uid].get("SeriesNumber"))
-        frame = str(about[uid].get("FrameOfReferenceUID") or "")
-        found.append(
-            Series(
-                uid=uid,
-                modality=str(about[uid].get("Modality") or "image"),
-                number=number,
-                slices=tuple(single),
-                frame=frame,
-            )
-        )
+        header = about[uid]
+        modality, number = str(header.get("Modality") or "image"), _whole(header.get("SeriesNumber"))
+        frame = str(header.get("FrameOfReferenceUID") or "")
+        found.append(Series(uid=uid, modality=modality, number=number, slices=tuple(single), frame=frame))
     return found, said
 
 
