@@ -69,6 +69,11 @@ class Offer:
     placements: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
 
+    def holds(self, unit: Unit) -> bool:
+        """Whether this unit of the family is on offer."""
+        asked = ((unit.level, self.levels), (unit.placement, self.placements), (unit.site.kind, self.kinds))
+        return all(allowed is None or own in allowed for own, allowed in asked)
+
 
 def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
     """The audit space: every unit that the offers make at the sites, in execution order, then family, placement, level.

@@ -46,18 +46,6 @@ _CAPTIONS = {
     "dice_over_cycles": "Left: the audit cases while the search went on, with what they are compared with. Right: the test cases, which were "
     "never looked at before.",
 }
-_WORDS = {
-    "Dice": "overlap of a predicted mask with the labelled one, 0 (none) to 1 (the same). A Dice point is 0.01.",
-    "backbone": "the pretrained network. It stays as it came; adapters only add to what its layers give.",
-    "site": "one place in the backbone where an adapter can act.",
-    "unit": "one adapter that can be switched on: a family at a site, in one size (lora-4 is LoRA of rank 4).",
-    "cycle": "train for a while, then an audit, then choose again what is on.",
-    "audit": "switch a unit off for a moment, on scans that are not trained on, and see what Dice it costs.",
-    "utility": "what audits found for a unit, smoothed. Below 0: the scans were segmented better without it.",
-    "standard error": "how far the mean over patches of one audit may be off, as far as patches tell.",
-    "probe": "a unit on trial: trained inside the budget to be measured.",
-    "head only": "the same training, but of the last layer alone: what one gets without adapters.",
-}
 
 
 def report_markdown(result: Result | None, events: Iterable[Event], commands: Commands = UNKNOWN) -> str:
@@ -122,7 +110,6 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
             colours=family_colours(row.family for row in history.units.values()) | {"refused": REFUSED},
             letters=LETTERS,
             figures=drawn,
-            words=_WORDS,
             overlays=overlays,
             explanation=explanation,
             version=__version__,

@@ -66,8 +66,7 @@ def _fixed_statistics(network: nn.Module) -> Iterator[None]:
         parts = x.detach().reshape(len(x), groups, -1)
         deviation = (parts.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt().expand(parts.shape).reshape(x.shape)
         scale = 1.0 if module.weight is None else module.weight.detach().reshape(1, -1, *(1,) * (x.ndim - 2))
-        mapped: torch.Tensor = x / deviation * scale
-        return mapped
+        return x / deviation * scale
 
     handles = [module.register_forward_hook(hook) for module in network.modules() if _over_all(module)]
     try:

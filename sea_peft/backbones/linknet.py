@@ -50,8 +50,7 @@ class Down(nn.Module):
         self.block1, self.block2 = Block(in_channels, out_channels, stride), Block(out_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.block2(self.block1(x))
-        return y
+        return self.block2(self.block1(x))
 
 
 class Up(nn.Module):
@@ -66,8 +65,7 @@ class Up(nn.Module):
         self.conv2 = _norm_relu(nn.Conv3d(inner, out_channels, 1, bias=False), out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.conv2(self.tp_conv(self.conv1(x)))
-        return y
+        return self.conv2(self.tp_conv(self.conv1(x)))
 
 
 class LinkNet3d(nn.Module):
@@ -96,8 +94,7 @@ class LinkNet3d(nn.Module):
         x = self.up1(x) + second
         x = self.up2(x) + first
         x = self.up3(x) + start
-        logits: torch.Tensor = self.tp_conv2(self.conv(self.tp_conv1(x)))
-        return logits
+        return self.tp_conv2(self.conv(self.tp_conv1(x)))
 
 
 def build(in_channels: int = 1, out_channels: int = 2, width: int = 16) -> nn.Module:

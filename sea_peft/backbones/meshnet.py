@@ -32,8 +32,7 @@ class MeshNet(nn.Module):
         self.model = nn.Sequential(*layers, nn.Conv3d(widths[-1], out_channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(x)
-        return logits
+        return self.model(x)
 
 
 def build(

@@ -44,7 +44,7 @@ def _build(
     """
     from dynamic_network_architectures.architectures import unet
 
-    made: nn.Module = getattr(unet, network)(
+    return getattr(unet, network)(
         input_channels=in_channels,
         num_classes=out_channels,
         n_stages=len(features),
@@ -61,7 +61,6 @@ def _build(
         n_conv_per_stage_decoder=list(decoder_convs),
         **{name: list(depth) for name, depth in encoder.items()},
     )
-    return made
 
 
 def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = (2,) * 5, **plans: Any) -> nn.Module:

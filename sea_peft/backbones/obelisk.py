@@ -55,8 +55,7 @@ class ObeliskUNet(nn.Module):
         for name, skip in zip(_UP, reversed(skips), strict=True):
             up = F.interpolate(x, size=skip.shape[2:], mode="trilinear", align_corners=False)
             x = self._run(name, torch.cat((up, skip), dim=1))
-        logits: torch.Tensor = self.conv77U(x)
-        return logits
+        return self.conv77U(x)
 
 
 def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS, last: int = 9) -> nn.Module:

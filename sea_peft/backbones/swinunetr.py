@@ -39,8 +39,7 @@ class PatchMergingBefore15(nn.Module):
         d, h, w = x.shape[1:4]
         x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
         neighbours = [x[:, i::2, j::2, k::2] for i, j, k in MERGING_ORDERS["monai<1.5"]]
-        merged: torch.Tensor = self.reduction(self.norm(torch.cat(neighbours, dim=-1)))
-        return merged
+        return self.reduction(self.norm(torch.cat(neighbours, dim=-1)))
 
 
 def build(

@@ -43,8 +43,7 @@ class Down(nn.Module):
         self.ops = nn.Sequential(ConvNormRelu(in_channels, middle), ConvNormRelu(middle, out_channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.ops(x)
-        return y
+        return self.ops(x)
 
 
 class Up(nn.Module):
@@ -58,8 +57,7 @@ class Up(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.ops(torch.cat([self.up_conv(x), skip], dim=1))
-        return y
+        return self.ops(torch.cat([self.up_conv(x), skip], dim=1))
 
 
 class Out(nn.Module):
@@ -70,8 +68,7 @@ class Out(nn.Module):
         self.final_conv = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.final_conv(x)
-        return y
+        return self.final_conv(x)
 
 
 class UNet3D(nn.Module):
@@ -96,8 +93,7 @@ class UNet3D(nn.Module):
         x = self.down_tr512(F.max_pool3d(skip256, 2))
         x = self.up_tr256(x, skip256)
         x = self.up_tr128(x, skip128)
-        logits: torch.Tensor = self.out_tr(self.up_tr64(x, skip64))
-        return logits
+        return self.out_tr(self.up_tr64(x, skip64))
 
 
 def build(in_channels: int = 1, out_channels: int = 2, width: int = 64) -> nn.Module:

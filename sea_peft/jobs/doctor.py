@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -50,16 +50,7 @@ class Check:
 
 def doctor(runs: Path) -> list[Check]:
     """Look at versions, devices, memory, disk, the MLflow store of the runs root, telemetry and network, and the weights."""
-    checks: list[Callable[[Path], Iterator[Check]]] = [
-        _versions,
-        _devices,
-        _memory,
-        _disk,
-        _store,
-        _privacy,
-        _network,
-        _weights,
-    ]
+    checks = (_versions, _devices, _memory, _disk, _store, _privacy, _network, _weights)
     return [found for check in checks for found in check(runs)]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import nibabel.orientations as orientations
 import numpy as np
@@ -18,6 +17,7 @@ from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.report import Picture
 from sea_peft.backbones import Site
 from sea_peft.data.crops import labelled_crop
+from sea_peft.data.metrics import mean
 from sea_peft.data.prepare import prepare
 from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Recipe
@@ -66,7 +66,7 @@ class Explanation:
     def pictures(self, history: History) -> list[Picture]:
         """The figures for the report."""
         means = {
-            site: (_mean(self.ability["unadapted"][site].values()), _mean(self.ability["adapted"][site].values()))
+            site: (mean(self.ability["unadapted"][site].values()), mean(self.ability["adapted"][site].values()))
             for site in self.ability["adapted"]
         }
         over = f"mean over {len(self.labels)} labels and {self.cases} test cases"
@@ -159,8 +159,7 @@ def _cam_png(
     turn = orientations.ornt_transform(own, wanted)
 
     def upright(values: torch.Tensor) -> np.ndarray:
-        array: np.ndarray = orientations.apply_orientation(values.float().cpu().numpy(), turn)
-        return array
+        return orientations.apply_orientation(values.float().cpu().numpy(), turn)
 
     drawn = sorted((n for n in shown.dice if (crop.label == labels.index(n) + 1).any()), key=lambda n: -shown.dice[n])
     if len(drawn) > _MOST_ROWS:
@@ -196,14 +195,9 @@ class _Means:
 
     def named(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
         return {
-            path: {name: _mean(values) for name, values in zip(labels, zip(*cases, strict=True), strict=True)}
+            path: {name: mean(values) for name, values in zip(labels, zip(*cases, strict=True), strict=True)}
             for path, cases in self._values.items()
         }
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else float("nan")
 
 
 def _without_nan(scores: LayerDice) -> dict[str, object]:

@@ -100,8 +100,7 @@ def confusion(found: np.ndarray, wanted: np.ndarray, rows: int, entries: int) ->
 def dice_table(table: np.ndarray) -> np.ndarray:
     """Dice [entries, rows - 1] of every label of the mask with every class but the background."""
     total = table[1:].sum(1, keepdims=True) + table[:, 1:].sum(0, keepdims=True)
-    dice: np.ndarray = 2.0 * table[1:, 1:] / np.maximum(total, 1)
-    return dice
+    return 2.0 * table[1:, 1:] / np.maximum(total, 1)
 
 
 class Search:

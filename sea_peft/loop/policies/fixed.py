@@ -138,14 +138,4 @@ def _may_use(unit: Unit, offers: Mapping[str, Offer] | None, stages: tuple[str, 
     """Whether a topology of these offers and stages is about this unit: its family, level, placement and kind of site, and where it stands."""
     if stages is not None and unit.site.stage not in stages:
         return False
-    if offers is None:
-        return True
-    offer = offers.get(unit.family)
-    return offer is not None and all(
-        allowed is None or own in allowed
-        for own, allowed in (
-            (unit.level, offer.levels),
-            (unit.placement, offer.placements),
-            (unit.site.kind, offer.kinds),
-        )
-    )
+    return offers is None or (unit.family in offers and offers[unit.family].holds(unit))
