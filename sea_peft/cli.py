@@ -153,7 +153,7 @@ def adapt(
             planned = plan(given, output.say, progress)
         for sentence in planned["warnings"]:
             output.warn(sentence)
-        output.result(planned, *shown.plan_facts(planned))
+        output.result(planned, shown.plan_facts(planned))
         return
     folder = resume
 

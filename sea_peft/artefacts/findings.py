@@ -127,12 +127,8 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
         headline = f"The adapter scores higher, but not clearly over {_and(unsure)}: {against}.{harmed}"
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
     if not scores:
-        return (
-            None,
-            f"The adapter was scored without anything to compare it with: {against}.",
-            said,
-            recommended + advice,
-        )
+        headline = f"The adapter was scored without anything to compare it with: {against}."
+        return None, headline, said, recommended + advice
     unharmed = "unadapted" not in baselines or not _drops(adapted, baselines["unadapted"], _NOISE)
     return True if unharmed else None, f"The adapter helps: {against}.{harmed}", said, recommended + advice
 
@@ -248,15 +244,12 @@ def _budget(history: History) -> Table:
     started, last = history.started, next(reversed(history.allocations), None)
     used = history.finished.used if history.finished is not None else last.used if last is not None else 0
     share = used / started.backbone_parameters
+    units = f"{len(history.active)} of {len(started.units)} units on offer"
     rows = (
         ("limit", f"{started.limit:,}", f"{started.limit / started.backbone_parameters:.3%} of the backbone"),
         ("used", f"{used:,}", f"{share:.3%} of the backbone, {used / started.limit:.1%} of the limit"),
         ("by the head", f"{min(started.head, used):,}", "the last layer, which names the labels"),
-        (
-            "by units",
-            f"{history.cost(history.active):,}",
-            f"{len(history.active)} of {len(started.units)} units on offer",
-        ),
+        ("by units", f"{history.cost(history.active):,}", units),
         ("backbone", f"{started.backbone_parameters:,}", "frozen, none of them changed"),
     )
     return Table(("", "parameters", ""), rows)
@@ -265,10 +258,9 @@ def _budget(history: History) -> Table:
 def _placement(rows: list[UnitRow]) -> Table:
     on = [row for row in rows if row.on]
     families = sorted({row.family for row in on})
-    stages: list[str] = [
-        stage for stage in ("stem", "encoder", "bottleneck", "decoder", "head") if stage in {r.stage for r in rows}
-    ]
-    stages += sorted({row.stage for row in rows} - set(stages))
+    there = {row.stage for row in rows}
+    stages: list[str] = [stage for stage in ("stem", "encoder", "bottleneck", "decoder", "head") if stage in there]
+    stages += sorted(there.difference(stages))
 
     def cell(some: list[UnitRow]) -> str:
         return f"{len(some)} ({sum(row.cost for row in some):,})" if some else "–"
@@ -283,22 +275,14 @@ def _placement(rows: list[UnitRow]) -> Table:
 
 def unit_cells(rows: list[UnitRow]) -> Table:
     """Unit rows as cells: utility and standard error in Dice points."""
-    cells = tuple(
-        (
-            row.unit,
-            row.stage,
-            f"{row.cost:,}",
-            "unmeasured" if row.utility is None else f"{row.utility * 100:+.2f}",
-            "–" if row.standard_error is None else f"± {row.standard_error * 100:.2f}",
-            row.state,
-            row.decision or "–",
-            row.reason,
-        )
-        for row in rows
-    )
-    return Table(
-        ("unit", "stage", "parameters", "utility (Dice points)", "standard error", "state", "decision", "reason"), cells
-    )
+    cells = []
+    for row in rows:
+        utility = "unmeasured" if row.utility is None else f"{row.utility * 100:+.2f}"
+        error = "–" if row.standard_error is None else f"± {row.standard_error * 100:.2f}"
+        decision = row.decision or "–"
+        cells.append((row.unit, row.stage, f"{row.cost:,}", utility, error, row.state, decision, row.reason))
+    header = ("unit", "stage", "parameters", "utility (Dice points)", "standard error", "state", "decision", "reason")
+    return Table(header, tuple(cells))
 
 
 def _caveats(history: History, rows: list[UnitRow]) -> list[str]:

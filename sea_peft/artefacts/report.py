@@ -96,24 +96,22 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     drawn = [
         Picture(_CAPTIONS[name], svg(figure(history)), "image/svg+xml") for name, figure in figures.FIGURES.items()
     ]
-    return (
-        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable)
-        .from_string(template)
-        .render(
-            name=run_folder.title,
-            facts=_facts(result, history),
-            found=findings(
-                history, Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
-            ),
-            every=unit_cells(summarise(history)),
-            drawing=network_drawing(history),
-            colours=family_colours(row.family for row in history.units.values()) | {"refused": REFUSED},
-            letters=LETTERS,
-            figures=drawn,
-            overlays=overlays,
-            explanation=explanation,
-            version=__version__,
-        )
+    commands = Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable).from_string(
+        template
+    )
+    return page.render(
+        name=run_folder.title,
+        facts=_facts(result, history),
+        found=findings(history, commands),
+        every=unit_cells(summarise(history)),
+        drawing=network_drawing(history),
+        colours=family_colours(row.family for row in history.units.values()) | {"refused": REFUSED},
+        letters=LETTERS,
+        figures=drawn,
+        overlays=overlays,
+        explanation=explanation,
+        version=__version__,
     )
 
 

@@ -7,11 +7,10 @@ The first line is `run_started` and carries the version of the schema; the schem
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -187,14 +186,6 @@ def _named(event: Event) -> Iterator[str]:
         yield from getattr(event, name, ())
     for name in ("rows", "decisions"):
         yield from (row.unit for row in getattr(event, name, ()))
-
-
-def without_times(events: Iterable[Event]) -> list[Event]:
-    """The same events with every `seconds` set to 0, to compare two runs."""
-    return [
-        dataclasses.replace(event, seconds=0.0) if hasattr(event, "seconds") else event  # type: ignore[call-arg]
-        for event in events
-    ]
 
 
 def _event(line: bytes, where: str, first: bool) -> Event:

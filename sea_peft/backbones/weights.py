@@ -230,15 +230,9 @@ def _from_factory(arch: Architecture) -> Pretrained:
     assert arch.card is not None, "asked for a network that comes with its weights"
     network = arch.build().float().eval().requires_grad_(False)
     digest = tensor_hash(network)
-    own = {
-        "name": arch.name,
-        "architecture": arch.name,
-        "kwargs": {},
-        "licence": arch.licence,
-        "paper": arch.paper,
-        "sha256": digest,
-    }
-    return Pretrained(network, arch, checked_card({**own, **arch.card}), digest)
+    own = {"kwargs": {}, "licence": arch.licence, "paper": arch.paper, "sha256": digest}
+    card = checked_card({"name": arch.name, "architecture": arch.name, **own, **arch.card})
+    return Pretrained(network, arch, card, digest)
 
 
 def untrained(arch: Architecture) -> Pretrained:

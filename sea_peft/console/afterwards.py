@@ -52,7 +52,7 @@ def inspect(
             "same": all(r.same for r in replayed),
             "allocations": [{**vars(r), "same": r.same} for r in replayed],
         }
-        output.result(document, *shown.replay_tables(replayed))
+        output.result(document, shown.replay_table(replayed))
         if not document["same"]:
             raise QualityGateError(
                 f"{sum(not r.same for r in replayed)} of {len(replayed)} allocations come out differently: the trace was changed, or "

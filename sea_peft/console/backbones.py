@@ -27,24 +27,14 @@ def backbones_list(output: Output) -> None:
     """Weights with their architecture, parameters, hash and licence."""
     from sea_peft.jobs.listing import list_backbones
 
-    rows = list_backbones()
+    rows, cells = list_backbones(), []
     for row in rows:
         if row.problem:
             output.warn(row.problem)
+        own = (row.weights, row.architecture, *row.channels) if row.weights else (row.architecture, "no weights")
+        labels, spacing, digest = len(row.labels) or None, times(row.spacing or None), row.sha256 and row.sha256[:8]
+        cells.append((_named(*own, row.licence), row.parameters, labels, spacing, row.dice, digest))
     columns = ("backbone", "parameters", "labels", "mm", "Dice", "hash")
-    cells = [
-        (
-            _named(row.weights, row.architecture, *row.channels, row.licence)
-            if row.weights
-            else _named(row.architecture, "no weights", row.licence),
-            row.parameters,
-            len(row.labels) or None,
-            times(row.spacing or None),
-            row.dice,
-            row.sha256 and row.sha256[:8],
-        )
-        for row in rows
-    ]
     output.result(rows, table("", columns, cells, right=columns[1:]))
 
 

@@ -81,16 +81,10 @@ def data_check(
             ("cases", f"{len(found.cases)} labelled, {len(found.test_cases)} test, {len(found.unlabelled)} unlabelled"),
         ]
     )
-    rows = [
-        (
-            entry.case,
-            times(entry.shape),
-            times(entry.spacing),
-            sum(entry.voxels.values()) or None,
-            _worst(entry.findings),
-        )
-        for entry in checked.cases
-    ]
+    rows = []
+    for entry in checked.cases:
+        labelled = sum(entry.voxels.values()) or None
+        rows.append((entry.case, times(entry.shape), times(entry.spacing), labelled, _worst(entry.findings)))
     columns = ("case", "voxels", "mm", "labelled voxels", "state")
     cases = table("", columns, rows, right=("voxels", "mm", "labelled voxels"))
     held = [(name, f"{count} of {len(checked.cases)}", voxels) for name, (count, voxels) in report.counts.items()]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sea_peft.artefacts.words import visible
-from sea_peft.console.tables import facts, state, table
+from sea_peft.console.tables import facts, state, table, times
 
 if TYPE_CHECKING:
     from sea_peft.artefacts.commands import Commands
@@ -115,36 +115,25 @@ def _utility(row: UnitRow) -> str:
     return f"{row.utility * 100:+.2f}" + ("" if row.standard_error is None else f" ± {row.standard_error * 100:.2f}")
 
 
-def plan_facts(plan: dict[str, Any]) -> list[Table]:
+def plan_facts(plan: dict[str, Any]) -> Table:
     """What --dry-run prints."""
-    data, budget, steps = plan["data"], plan["budget"], plan["steps"]
-    size = "×".join(map(str, plan["patch"]))
+    data, budget, steps, backbone, units = (plan[part] for part in ("data", "budget", "steps", "backbone", "units"))
+    memory, disk = (f"{plan[what] / 2**30:.1f} GiB" for what in ("memory_bytes", "disk_bytes"))
     tests = {"cases": f"{data['test']} to test on", "cv": "each left out in turn", "none": "none to test on"}
-    cases = f"{data['support']} to train on, {data['audit']} to audit on, {tests[data['tested_on']]}"
-    return [
-        facts(
-            [
-                ("data", f"{data['name']} ({data['layout']})"),
-                ("labels", ", ".join(data["labels"])),
-                ("channels", ", ".join(data["channels"])),
-                ("cases", cases),
-                ("backbone", f"{plan['backbone']['weights']}, {plan['backbone']['parameters']:,} parameters"),
-                ("budget", f"{budget['limit']:,} parameters ({budget['limit'] / plan['backbone']['parameters']:.2%})"),
-                ("  head", f"{budget['head']:,} of these, {budget['capacity']:,} left for units"),
-                ("  units", f"{plan['units']['offered']} on offer, at most {plan['units']['fitting']} fit"),
-                (
-                    "steps",
-                    f"{steps['warmup']} warm-up, {steps['search']} in {steps['cycles']} cycles, {steps['refit']} refit",
-                ),
-                ("patch", f"{size} voxels of {'×'.join(f'{v:g}' for v in plan['spacing'])} mm"),
-                (
-                    "memory",
-                    f"about {plan['memory_bytes'] / 2**30:.1f} GiB, {plan['disk_bytes'] / 2**30:.1f} GiB of disk meanwhile, {plan['device']}",
-                ),
-            ],
-            title="Nothing was trained; this is what would be",
-        )
-    ]
+    pairs = {
+        "data": f"{data['name']} ({data['layout']})",
+        "labels": ", ".join(data["labels"]),
+        "channels": ", ".join(data["channels"]),
+        "cases": f"{data['support']} to train on, {data['audit']} to audit on, {tests[data['tested_on']]}",
+        "backbone": f"{backbone['weights']}, {backbone['parameters']:,} parameters",
+        "budget": f"{budget['limit']:,} parameters ({budget['limit'] / backbone['parameters']:.2%})",
+        "  head": f"{budget['head']:,} of these, {budget['capacity']:,} left for units",
+        "  units": f"{units['offered']} on offer, at most {units['fitting']} fit",
+        "steps": f"{steps['warmup']} warm-up, {steps['search']} in {steps['cycles']} cycles, {steps['refit']} refit",
+        "patch": f"{times(plan['patch'])} voxels of {times(plan['spacing'])} mm",
+        "memory": f"about {memory}, {disk} of disk meanwhile, {plan['device']}",
+    }
+    return facts(pairs.items(), title="Nothing was trained; this is what would be")
 
 
 def clock(seconds: float) -> str:
@@ -171,30 +160,18 @@ def unit_lists(rows: Sequence[UnitRow], everything: bool) -> list[UnitLines | Te
     return made
 
 
-def replay_tables(replayed: Sequence[Replayed]) -> list[Table]:
+def replay_table(replayed: Sequence[Replayed]) -> Table:
     """Every allocation of a trace: whether the policy chooses the same again, and what differs (+ now, - then)."""
-    rows = [
-        (
-            "final" if r.final else str(r.cycle),
-            r.units_on,
-            state("ok") if r.same else state("problem"),
-            f"{r.gap:.2%}",
-            [
-                *r.active_differs,
-                *(f"{unit} (probe)" for unit in r.probes_differ),
-                *(f"{unit} (rank)" for unit in r.ranks_differ),
-            ],
+    rows = []
+    for r in replayed:
+        probes, ranks = (
+            [f"{u} ({what})" for u in of] for what, of in (("probe", r.probes_differ), ("rank", r.ranks_differ))
         )
-        for r in replayed
-    ]
-    return [
-        table(
-            "Decided again from the trace",
-            ("cycle", "units on", "same", "behind the optimum", "differs"),
-            rows,
-            right=("units on",),
-        )
-    ]
+        differs = [*r.active_differs, *probes, *ranks]
+        same = state("ok" if r.same else "problem")
+        rows.append(("final" if r.final else str(r.cycle), r.units_on, same, f"{r.gap:.2%}", differs))
+    columns = ("cycle", "units on", "same", "behind the optimum", "differs")
+    return table("Decided again from the trace", columns, rows, right=("units on",))
 
 
 def prediction_table(statuses: Sequence[CaseStatus]) -> Table:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sea_peft.data.resample import ReadPlanes, interpolate, resampled
+from sea_peft.data.resample import ReadPlanes, resampled
 
 Box = tuple[slice, slice, slice]
 
@@ -62,12 +62,6 @@ class Geometry:
         """The cropped box in the oriented array."""
         d, h, w = (slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
         return d, h, w
-
-    def to_grid(self, values: Tensor) -> Tensor:
-        """Resample the cropped box `[d, h, w]` (float) linearly to the recipe's grid `[D, H, W]`."""
-        for axis in range(3):
-            values = interpolate(values, axis, self._box_coordinates(axis))
-        return values
 
     def boxed(self, array: np.ndarray) -> ReadPlanes:
         """Planes of the cropped box of the input array `[I, J, K]`, as float32 `[1, n, h, w]`."""

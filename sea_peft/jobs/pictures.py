@@ -108,17 +108,10 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
         return by_name[names[hashed]]
 
     shown = [ShownCase(roles[hashed], found(hashed), scored[hashed]) for hashed in reversed(ranked) if hashed in roles]
-    lost = [
-        LostLabel(label, drop, found(_lost_most(arms, label)))
-        for label, drop in (labels_lost(history).items() if arms else ())
-    ]
+    drops = labels_lost(history) if arms else {}
+    lost = tuple(LostLabel(label, drop, found(_lost_most(arms, label))) for label, drop in drops.items())
     return Revisited(
-        predictor=predictor,
-        network=network,
-        channels=dataset.channels,
-        shown=tuple(shown),
-        of=len(scored),
-        lost=tuple(lost),
+        predictor=predictor, network=network, channels=dataset.channels, shown=tuple(shown), of=len(scored), lost=lost
     )
 
 

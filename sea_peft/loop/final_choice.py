@@ -94,13 +94,9 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
             return Decision(unit, "add" if own is None else "keep", own, said)
         return Decision(unit, "refuse", own, f"{said}: {why_not(unit)}")
 
+    active, decisions = space.in_order(found.chosen), tuple(decided(unit) for unit in units)
     return Allocation(
-        active=space.in_order(found.chosen),
-        probes=(),
-        decisions=tuple(decided(unit) for unit in units),
-        value=found.value,
-        items=tuple(items),
-        capacity=space.capacity,
+        active=active, decisions=decisions, value=found.value, items=tuple(items), capacity=space.capacity
     )
 
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from sea_peft.artefacts.trace import TraceWriter, read_trace, without_times
+from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.errors import DiskError, UsageError
-from sea_peft.loop.events import RunFinished, Scored, TrainingStep
+from sea_peft.loop.events import Scored, TrainingStep
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 
@@ -131,14 +131,6 @@ def test_a_number_json_cannot_hold_is_not_written(tmp_path):
         with pytest.raises(ValueError, match="'scored' holds a value that JSON cannot"):
             trace(Scored(arm="adapted", dice=float("nan"), per_label={}, per_case={}, seconds=0.0))
         assert trace.count == 0
-
-
-def test_without_times_makes_two_runs_comparable(events):
-    slower = [Scored(arm="adapted", dice=0.5, per_label={}, per_case={}, seconds=1.0), RunFinished("done", [], 0, "")]
-    faster = [Scored(arm="adapted", dice=0.5, per_label={}, per_case={}, seconds=0.1), RunFinished("done", [], 0, "")]
-    assert slower != faster
-    assert without_times(slower) == without_times(faster)
-    assert without_times(events[:1]) == events[:1]
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path, events, monkeypatch):

@@ -14,8 +14,9 @@ import pytest
 import torch
 from disks import Disk
 from toys import install
+from traces import without_times
 
-from sea_peft.artefacts.trace import read_trace, without_times
+from sea_peft.artefacts.trace import read_trace
 from sea_peft.errors import DiskError, SeaPeftError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
 from sea_peft.jobs.setup import AdaptOptions

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from toys import install
+from traces import without_times
 
-from sea_peft.artefacts.trace import read_trace, without_times
+from sea_peft.artefacts.trace import read_trace
 from sea_peft.jobs.setup import AdaptOptions
 from sea_peft.loop import events
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from toys import install
+from traces import without_times
 
 from sea_peft.artefacts.adapter_file import read_adapter_config
 from sea_peft.artefacts.run_folder import Result, RunFolder
-from sea_peft.artefacts.trace import read_trace, without_times
+from sea_peft.artefacts.trace import read_trace
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError

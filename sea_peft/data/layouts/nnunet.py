@@ -114,15 +114,11 @@ def _cases(
         f"{label_folder}/{labels[c].name} is ignored: there is no image {image_folder}/{c}_0000{volume_suffix(labels[c])}"
         for c in sorted(set(labels) - set(images))
     ]
-    cases = [
-        FileCase(
-            id=reading.case_id(case),
-            images={c: files[c] for c in channels if c in files},
-            label_file=labels.get(case),
-            ignored=ignored,
-        )
-        for case, files in sorted(images.items())
-    ]
+    cases = []
+    for name, files in sorted(images.items()):
+        present = {c: files[c] for c in channels if c in files}
+        case = FileCase(id=reading.case_id(name), images=present, label_file=labels.get(name), ignored=ignored)
+        cases.append(case)
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
 
 
