@@ -83,9 +83,6 @@ def _final_module(backbone: nn.Module, sites: Sequence[Site], example: torch.Ten
     outputs: list[torch.Tensor] = []
     if not heads:
         return None
-    handle = backbone.get_submodule(heads[0]).register_forward_hook(lambda _m, _i, y: outputs.append(y))
-    try:
+    with backbone.get_submodule(heads[0]).register_forward_hook(lambda _m, _i, y: outputs.append(y)):
         final = backbone(example)
-    finally:
-        handle.remove()
     return heads[0] if len(outputs) == 1 and outputs[0] is final else None

@@ -68,12 +68,10 @@ def _fixed_statistics(network: nn.Module) -> Iterator[None]:
         scale = 1.0 if module.weight is None else module.weight.detach().reshape(1, -1, *(1,) * (x.ndim - 2))
         return x / deviation * scale
 
-    handles = [module.register_forward_hook(hook) for module in network.modules() if _over_all(module)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in filter(_over_all, network.modules()):
+            hooks.enter_context(module.register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _along(network: nn.Module, channels: int, limits: Limits, axis: int) -> tuple[int, bool]:

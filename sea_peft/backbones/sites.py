@@ -6,6 +6,7 @@ network's output; its stage and its place in the execution order come from the s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -158,12 +159,11 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
         return hook
 
     modes = {module: module.training for module in backbone.modules()}
-    handles = []
     try:
         backbone.eval()
-        for path, (kind, module) in candidates(backbone).items():
-            handles.append(module.register_forward_hook(hook_for(path, kind, module)))
-        with torch.enable_grad():
+        with torch.enable_grad(), contextlib.ExitStack() as hooks:
+            for path, (kind, module) in candidates(backbone).items():
+                hooks.enter_context(module.register_forward_hook(hook_for(path, kind, module)))
             output = backbone(example)
             _require_grid(output, example)
             weights = torch.randn(output.shape, generator=generator).to(output)
@@ -172,8 +172,6 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             objective = (output * weights).sum()
             gradients = torch.autograd.grad(objective, list(scales.values()), allow_unused=True) if scales else ()
     finally:
-        for handle in handles:
-            handle.remove()
         for module, mode in modes.items():
             module.training = mode
 

@@ -321,11 +321,8 @@ def no_larger(values: int, tensors: int) -> Iterator[None]:
             if min(left) < 0:
                 raise ValueError("these settings make a far larger network than the tensors are")
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
+    with register_module_parameter_registration_hook(count):
         yield
-    finally:
-        handle.remove()
 
 
 def tensor_hash(network: nn.Module) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from types import TracebackType
 
 from rich.progress import Progress, TaskID
 
@@ -41,9 +40,7 @@ class RunProgress:
             self._bars = self._open.enter_context(bars(self._output.notes))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._open.close()
 
     def __call__(self, event: Event) -> None:

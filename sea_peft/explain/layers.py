@@ -31,15 +31,11 @@ def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[N
 
         return hook
 
-    handles = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for path in paths:
             module = network.get_submodule(path)
-            handles.append(module.register_forward_hook(hook_for(path, is_channels_last(module))))
+            hooks.enter_context(module.register_forward_hook(hook_for(path, is_channels_last(module))))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,14 +47,10 @@ class Activations:
             if isinstance(output, torch.Tensor):
                 outputs.append(output.numel() * output.element_size())
 
-        leaves = [module for module in network.modules() if not list(module.children())]
-        handles = [leaf.register_forward_hook(count) for leaf in leaves]
-        try:
-            with torch.no_grad():
-                network(example)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), contextlib.ExitStack() as hooks:
+            for leaf in (module for module in network.modules() if not list(module.children())):
+                hooks.enter_context(leaf.register_forward_hook(count))
+            network(example)
         voxels = math.prod(example.shape[2:])
         return cls(sum(outputs) / voxels, max(outputs, default=0) / voxels)
 

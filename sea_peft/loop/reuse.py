@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -85,9 +84,7 @@ class BlockReuse:
         self._after = self._network.register_forward_hook(self._end)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._before.remove()
         self._after.remove()
         for module in self._modules.values():
@@ -115,10 +112,10 @@ class BlockReuse:
         )
         self._toggled.append(module)
         try:
-            yield
+            with handle:
+                yield
         finally:
             self._toggled.pop()
-            handle.remove()
 
     def _begin(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self._input is None:
