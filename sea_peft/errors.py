@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 
 class SeaPeftError(Exception):
     """Base of every expected error. The message is one sentence that names the way out.
@@ -84,3 +87,20 @@ class PartialFailure(SeaPeftError):
 
 class OutputError(PartialFailure):
     """What a network put out for a case is no number to go by."""
+
+
+@contextlib.contextmanager
+def refusing(kind: type[SeaPeftError], sentence: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn whatever is raised in here into an error of this kind, but for those that have their sentence already. Damaged bytes end a parser,
+    and settings that make no sense a constructor, in ways that no list of exception types covers."""
+    try:
+        yield
+    except SeaPeftError:
+        raise
+    except Exception as error:
+        raise kind(sentence(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or of what kind it is where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,7 @@ from sea_peft.backbones.registry import Architecture, architecture
 from sea_peft.backbones.typed import Typed, is_code
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import Inferer, SlidingWindow
-from sea_peft.errors import SeaPeftError, UsageError, WeightsError
+from sea_peft.errors import UsageError, WeightsError, first_line, refusing
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -180,15 +180,11 @@ def _load(card_path: Path, code: Architecture | None) -> Pretrained:
             f"Weights {card.name} do not match their card: sha256 {digest[:12]}…, the card says {card.sha256[:12]}…; "
             "get the two files again."
         )
-    try:
+    with refusing(
+        WeightsError,
+        lambda e: f"The card {card_path.name} does not fit {arch.name}: {first_line(e)}; correct its kwargs.",
+    ):
         network = _built(arch, card, tensors)
-    except SeaPeftError:
-        raise
-    except Exception as error:  # settings that make no sense end a constructor in as many ways as there are networks
-        said = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise WeightsError(
-            f"The card {card_path.name} does not fit {arch.name}: {said[0]}; correct its kwargs."
-        ) from error
     load_strictly(network, tensors, card.name)
     return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
 

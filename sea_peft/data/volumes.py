@@ -18,7 +18,7 @@ import numpy as np
 from sea_peft.data.itk import itk_grid, read_itk, write_itk
 from sea_peft.data.nifti import nifti_grid, read_nifti, write_nifti
 from sea_peft.data.wording import in_plain_words, shown, times
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, refusing
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -83,19 +83,14 @@ def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> 
     if suffix is None:
         raise DataError(f"{shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
     _require_file(path)
-    try:
+    with refusing(
+        DataError,
+        lambda e: f"{shown(path)} cannot be read as {suffix} ({_reason(e)}); export it again or take the case out",
+    ):
         if suffix in NIFTI_SUFFIXES:
             array, affine, notes = read_nifti(path)
         else:
             array, affine, notes = read_itk(path, vector=component is not None)
-    except DataError:
-        raise
-    # Parsers meet damaged bytes in ways that no list of exception types covers; each one means "unreadable".
-    except Exception as error:
-        reason = _reason(error)
-        raise DataError(
-            f"{shown(path)} cannot be read as {suffix} ({reason}); export it again or take the case out"
-        ) from error
     array = _one_volume(path, array, component, of)
     _require_sane(path, array, affine)
     return Volume(array, affine, notes)
@@ -104,15 +99,11 @@ def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> 
 def header_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """Shape and voxel size in mm of a volume's first three axes, by its header alone. Raises `DataError`."""
     _require_file(path)
-    try:
+    with refusing(
+        DataError, lambda e: f"{shown(path)} has a header that cannot be read ({_reason(e)}); export it again"
+    ):
         shape, spacing = (nifti_grid if volume_suffix(path) in NIFTI_SUFFIXES else itk_grid)(path)
         (i, j, k), (x, y, z) = shape[:3], spacing[:3]
-    except DataError:
-        raise
-    except Exception as error:  # as in `read_volume`
-        raise DataError(
-            f"{shown(path)} has a header that cannot be read ({_reason(error)}); export it again"
-        ) from error
     return (int(i), int(j), int(k)), (float(x), float(y), float(z))
 
 

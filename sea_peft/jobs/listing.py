@@ -12,7 +12,7 @@ from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture
 from sea_peft.backbones.field_of_view import FieldOfView, field_of_view
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, no_larger, read_card
-from sea_peft.errors import SeaPeftError, WeightsError
+from sea_peft.errors import SeaPeftError, WeightsError, first_line, refusing
 from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import parse_budget
 from sea_peft.loop.policies import policies
@@ -210,14 +210,14 @@ def _parameters(card: Card) -> int | None:
     if is_code(card.architecture):
         return None
     channels = {"in_channels": len(card.channels), "out_channels": len(card.labels)}
-    try:
-        with no_larger(_MOST_PARAMETERS, _MOST_TENSORS):
-            return architecture(card.architecture).parameters({**channels, **card.kwargs})
-    except SeaPeftError:
-        raise
-    except Exception as error:  # settings that make no sense end a constructor in as many ways as there are networks
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"The card of weights {card.name} does not fit {card.architecture}: {said}.") from error
+    with (
+        refusing(
+            WeightsError,
+            lambda e: f"The card of weights {card.name} does not fit {card.architecture}: {first_line(e)}.",
+        ),
+        no_larger(_MOST_PARAMETERS, _MOST_TENSORS),
+    ):
+        return architecture(card.architecture).parameters({**channels, **card.kwargs})
 
 
 def fitting(space: Space) -> int:

@@ -20,7 +20,7 @@ from sea_peft.backbones import Site, find_sites
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import Pretrained, cards, load_pretrained, load_typed, untrained
 from sea_peft.data.recipe import Recipe
-from sea_peft.errors import DeviceError, SeaPeftError, UsageError, WeightsError
+from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,16 +108,11 @@ def look_at(typed: Typed) -> Backbone:
 
 def _probed(pretrained: Pretrained) -> Backbone:
     """The network with its sites. Raises WeightsError where it cannot run: a card's settings may fit its tensors and make no sense."""
-    try:
-        sites = find_sites(pretrained.network, pretrained.example)
-    except SeaPeftError:
-        raise
-    except Exception as error:  # whatever its layers raise
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(
-            f"The network of weights {pretrained.card.name} does not run ({said}); correct its card."
-        ) from error
-    return Backbone(pretrained, sites)
+    name = pretrained.card.name
+    with refusing(
+        WeightsError, lambda e: f"The network of weights {name} does not run ({first_line(e)}); correct its card."
+    ):
+        return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
 
 
 def audit_space(backbone: Backbone, offers: Mapping[str, Offer]) -> tuple[Unit, ...]:

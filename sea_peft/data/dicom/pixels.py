@@ -17,7 +17,7 @@ from sea_peft.data.capture_stdout import capture_stdout
 from sea_peft.data.dicom.files import required
 from sea_peft.data.itk import harmless
 from sea_peft.data.wording import shown
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, refusing
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -35,33 +35,33 @@ def stored_values(path: Path) -> np.ndarray:
         DataError: They are damaged, cut short, or compressed in a way that is not known.
     """
     pydicom = required("pydicom", [path])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote values, which may name a patient
-            image = pydicom.dcmread(path)
-            rows, columns, allocated, bits = (
-                int(image[tag].value) for tag in ("Rows", "Columns", "BitsAllocated", "BitsStored")
+    with (
+        refusing(
+            DataError,
+            lambda _: (
+                f"{shown(path.parent)} has slices that cannot be decoded ({path.name}); export the series again, uncompressed"
+            ),
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # they quote values, which may name a patient
+        image = pydicom.dcmread(path)
+        rows, columns, allocated, bits = (
+            int(image[tag].value) for tag in ("Rows", "Columns", "BitsAllocated", "BitsStored")
+        )
+        signed = bool(int(image.PixelRepresentation))
+        if allocated not in (8, 16, 32) or not 1 <= bits <= allocated:
+            raise DataError(
+                f"{shown(path)} stores {bits} of {allocated} bits a voxel, which is not read; export the series again"
             )
-            signed = bool(int(image.PixelRepresentation))
-            if allocated not in (8, 16, 32) or not 1 <= bits <= allocated:
-                raise DataError(
-                    f"{shown(path)} stores {bits} of {allocated} bits a voxel, which is not read; export the series again"
-                )
-            syntax = image.file_meta.TransferSyntaxUID
-            if syntax.is_compressed:
-                raw = _decoded(image, path)
-            else:
-                order = "<" if syntax.is_little_endian else ">"
-                kind = np.dtype(f"{order}u{allocated // 8}")
-                raw = np.frombuffer(image.PixelData, kind, rows * columns)
-            raw = raw.reshape(rows, columns)
-    except DataError:
-        raise
-    # Parsers meet damaged bytes in ways that no list of exception types covers
-    except Exception as error:
-        raise DataError(
-            f"{shown(path.parent)} has slices that cannot be decoded ({path.name}); export the series again, uncompressed"
-        ) from error
+        syntax = image.file_meta.TransferSyntaxUID
+        if syntax.is_compressed:
+            raw = _decoded(image, path)
+        else:
+            order = "<" if syntax.is_little_endian else ">"
+            kind = np.dtype(f"{order}u{allocated // 8}")
+            raw = np.frombuffer(image.PixelData, kind, rows * columns)
+        raw = raw.reshape(rows, columns)
     # What lies above the stored bits is no grey value
     values = raw.astype(np.uint32) << (32 - bits)
     return values.view(np.int32) >> (32 - bits) if signed else (values >> (32 - bits)).view(np.int32)

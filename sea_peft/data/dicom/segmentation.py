@@ -17,7 +17,7 @@ from sea_peft.data.nifti import GRID_TOLERANCE_MM
 from sea_peft.data.overlaps import LabelMap
 from sea_peft.data.volumes import Volume
 from sea_peft.data.wording import shown
-from sea_peft.errors import DataError
+from sea_peft.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -85,7 +85,7 @@ def read_segmentation(
         array, notes = labels.finished()
     except Exception as error:  # highdicom and pydicom raise many kinds for damaged or foreign files
         raise DataError(
-            f"{shown(path)} cannot be laid over its series ({_first_line(error)}); export it again with the series as its source"
+            f"{shown(path)} cannot be laid over its series ({first_line(error)[:200].rstrip('.')}); export it again with the series as its source"
         ) from error
     return Volume(array, series_affine(ordered), notes)
 
@@ -270,8 +270,3 @@ def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping
     content = io.BytesIO()
     made.save_as(content)
     return content.getvalue()
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text[:200].rstrip(".")
