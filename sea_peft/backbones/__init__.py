@@ -1,6 +1,6 @@
 """Backbones: frozen pretrained networks, their sites and their weights. Importing this registers every architecture."""
 
-from sea_peft.backbones import (
+from sea_peft.backbones import (  # noqa: F401  (each registers its own)
     dynunet,
     linknet,
     mednext,
@@ -27,17 +27,6 @@ __all__ = [
     "architecture",
     "architectures",
     "batch_for_masks",
-    "dynunet",
     "find_sites",
-    "linknet",
-    "mednext",
-    "meshnet",
-    "nnunet",
-    "obelisk",
     "register",
-    "segresnet",
-    "swinunetr",
-    "unet",
-    "unet3d",
-    "unetr",
 ]
