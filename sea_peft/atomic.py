@@ -1,7 +1,5 @@
 """Writing files whole or not at all, and saying in one sentence why it could not be done."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import glob

@@ -1,7 +1,5 @@
 """The command line: parse, call a job, show what it returns. Nothing heavy is imported before a verb runs."""
 
-from __future__ import annotations
-
 import shlex
 import signal
 import sys

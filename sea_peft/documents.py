@@ -5,8 +5,6 @@ A card, an adapter's config, a run's config, its result and its trace are `Recor
 range for every number. Nothing here, and nothing that reads through here, looks a name up as code or as a path.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping

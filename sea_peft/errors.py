@@ -1,7 +1,5 @@
 """Errors a user can act on: one sentence each, with the exit code that `seapeft` ends with."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 

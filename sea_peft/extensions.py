@@ -6,8 +6,6 @@ A package names modules under `sea_peft.families`, `sea_peft.backbones` or `sea_
     gain = "my_package.gain"
 """
 
-from __future__ import annotations
-
 from importlib import metadata
 
 from sea_peft.errors import UsageError

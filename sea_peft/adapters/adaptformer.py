@@ -1,7 +1,5 @@
 """AdaptFormer: a bottleneck beside the MLP of a transformer block."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """Affine: the scale and shift of a norm layer, as deltas."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The bank: holds the units of one backbone and opens and closes their gates, without touching the backbone."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Bias (BitFit): a change of the biases that the backbone has."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

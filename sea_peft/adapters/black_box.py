@@ -1,7 +1,5 @@
 """Spatial black-box adapter: two convolutions on the features that the last layer classifies."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """What AdaptFormer and Houlsby's adapter share: down to a few channels, an activation, up again."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

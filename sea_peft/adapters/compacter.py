@@ -1,7 +1,5 @@
 """Compacter: a serial bottleneck whose matrices are sums of Kronecker products."""
 
-from __future__ import annotations
-
 import math
 
 import torch

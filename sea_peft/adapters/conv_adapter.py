@@ -1,7 +1,5 @@
 """ConvAdapter: a depth-wise then point-wise convolution beside, or after, a residual block or a convolution."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """ConvNeXt-style adapter of PEFT-MedNeXt: a small MedNeXt block after, or beside, a block of the backbone."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """Full: a full-rank change of a site's weight. Fine-tuning as units, for comparison; no budget profile offers it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The target head: the backbone's own classes kept, new labels added, everything stored as deltas."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

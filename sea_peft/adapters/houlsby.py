@@ -1,7 +1,5 @@
 """Serial bottleneck adapter (Houlsby): a residual bottleneck after a sub-layer."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """(IA)³: a learnt factor for every channel of an activation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Which units can act at all: a unit whose parameters cannot change the output is not offered."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

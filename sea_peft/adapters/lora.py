@@ -1,7 +1,5 @@
 """LoRA for linear, convolution and transposed convolution: a low-rank change of the weight, computed as a branch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Variants of LoRA: another start, another scale, a rank that follows the site. Families of their own, on offer when asked for by name."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """THE registry: family × site × level × placement → unit. Every backbone and every policy goes through it."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """SSF: scale and shift of features after every operation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Residual 1×1×1 adapter (TSA): a pointwise convolution beside a convolution."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The network as the HTML report draws it: one box per site in execution order, grouped by stage and block, coloured by what is placed there."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What a run found, in plain words and small tables: the content that the Markdown and the HTML report
 share."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """The events of one run, put in order for reading: what figures, tables, report and inspect all look at."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from functools import cached_property

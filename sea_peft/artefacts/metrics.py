@@ -5,8 +5,6 @@ Cycles are the steps (of the refit: optimizer steps). Nothing here names a patie
 reach MLflow at all, options by a list of those that are safe, and a value that looks like a path is withheld.
 """
 
-from __future__ import annotations
-
 import json
 import posixpath
 import re

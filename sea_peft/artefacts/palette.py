@@ -1,7 +1,5 @@
 """One colour per adapter family, the same in every figure of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 # Okabe-Ito first (told apart under the common colour blindnesses), then darker and lighter relatives of it

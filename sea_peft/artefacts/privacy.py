@@ -1,8 +1,6 @@
 """What must not leave the run folder: file paths can carry names of patients and hospitals, and the digest of the data is
 the key of case hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

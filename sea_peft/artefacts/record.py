@@ -1,7 +1,5 @@
 """The record of a run: the parts that `config.json`, the trace, `result.json` and `adapter_config.json` share, so that each is said in one way."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The report: Markdown that a person reads first, and one HTML page that works offline."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 from collections.abc import Iterable, Sequence

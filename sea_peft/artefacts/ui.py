@@ -4,8 +4,6 @@ MLflow's page has no login, and since 3.x it opens with an assistant and with ga
 on 127.0.0.1 alone, to whoever has the link that was printed; what would pass on what it is asked answers 404.
 """
 
-from __future__ import annotations
-
 import hmac
 import os
 import re

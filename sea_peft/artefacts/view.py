@@ -1,7 +1,5 @@
 """The allocation as rows of plain data: `seapeft inspect`, the report and the MLflow tables render them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from fnmatch import fnmatchcase

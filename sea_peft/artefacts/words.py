@@ -1,8 +1,6 @@
 """Other people's words: names of labels, channels, cases, layers and files come from files that strangers made, and go to terminals,
 Markdown and HTML. Here they become what can only be read."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

@@ -1,7 +1,5 @@
 """How many crops may go through a network together."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from sea_peft.backbones.unet3d import BatchStatisticsNorm

@@ -1,7 +1,5 @@
 """Reading foreign checkpoints without running anything that is in them."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import re

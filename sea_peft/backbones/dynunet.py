@@ -1,7 +1,5 @@
 """DynUNet: MONAI's U-Net in the shape of nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z), deep supervision off."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How far a network looks: which voxels of its input can change one voxel of its output."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

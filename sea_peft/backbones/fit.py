@@ -1,7 +1,5 @@
 """How the tensors of a checkpoint fit a network, and what stands in for a classifier that it does not have."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Grey values that a network takes as they are: a recipe scales them to 0..1, and the network undoes that in front."""
 
-from __future__ import annotations
-
 from sea_peft.data.recipe import Window
 
 _HOUNSFIELD = (-1024.0, 3071.0)  # of a scanner that stores 12 bits; air, and so what pads a scan, is the low end

@@ -1,8 +1,6 @@
 """Names of a network's classes, from the files that lie beside checkpoints: JSON, ITK-SNAP's label description, 3D Slicer's colour table,
 or one name a line."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The input sizes that a network takes, axis by axis: stages that do not halve every axis ask less of some."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The stem and the first stage shrink the input by 4, three more stages by 8; its 
 those of deepbet's TorchScript, whose tensors fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

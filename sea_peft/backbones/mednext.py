@@ -4,8 +4,6 @@ MONAI ends it in a transposed convolution of kernel 1, which is a 1³ convolutio
 target's head can read the features in front of it; checkpoints of both shapes are taken in (`keymaps.mednext`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

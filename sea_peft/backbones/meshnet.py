@@ -4,8 +4,6 @@ Every layer but the last is a 3³ convolution and an activation; what each voxel
 of brainchop. There are no strides and no skips, so a patch costs as much at every layer.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 

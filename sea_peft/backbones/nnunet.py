@@ -4,8 +4,6 @@ They are built by the package `dynamic-network-architectures`, which nnU-Net its
 package registers each convolution under two names and the encoder once more inside the decoder; tensors are counted once.
 """
 
-from __future__ import annotations
-
 import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence

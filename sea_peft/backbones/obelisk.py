@@ -6,8 +6,6 @@ classifier. Every convolution is 3³, with batch norm and a leaky ReLU of slope 
 authors' checkpoints.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The architectures: name → how to build it, what sizes it takes, where it comes from. One entry, one place."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

@@ -1,7 +1,5 @@
 """SegResNet: residual encoder-decoder with group norm (Myronenko 2018, arXiv 1810.11654), in the shape of the SuPreM checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -4,8 +4,6 @@ Nothing here guesses from names. A module is a site when it fired in the probe a
 network's output; its stage and its place in the execution order come from the same forward.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """What the strides of a U-Net's stages ask of its input."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ so must be run so: the tensors fit the corrected network as well and segment wro
 MICCAI) has a residual block of convolutions in front of every stage of its transformer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -5,8 +5,6 @@ tensors hang together. Only the last two are read, by an unpickler that knows te
 classes becomes an inert record of its attributes.
 """
 
-from __future__ import annotations
-
 import collections
 import io
 import math

@@ -1,7 +1,5 @@
 """What the user typed of a network, apart from what files say of it. Code is imported here and nowhere else, and only what was typed."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

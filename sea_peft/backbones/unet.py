@@ -1,7 +1,5 @@
 """Residual U-Net (Kerfoot et al. 2019), MONAI's UNet with two residual units a level: several times faster than SegResNet on a CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ hand in training and evaluation alike; the running statistics are only carried a
 is in its batch, and inference is to run with a batch of one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -7,8 +7,6 @@ Its transformer's blocks are built with a norm, and in MONAI 1.4 and 1.5 with we
 not have. They are left out here: outputs do not depend on them, and checkpoints from before MONAI 1.4 do not hold them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pretrained weights: a safetensors file and a card that says what they are, where they come from and how to feed them."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """The verbs for what is there already: a run, an adapter, the store, the installation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

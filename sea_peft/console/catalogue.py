@@ -1,7 +1,5 @@
 """The verbs in groups: adapters, policies, data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

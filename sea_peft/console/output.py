@@ -1,7 +1,5 @@
 """Where everything that a verb says goes: results to stdout; progress, sentences and warnings to stderr."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

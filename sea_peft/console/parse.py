@@ -1,7 +1,5 @@
 """Words of the command line → values. Each raises typer.BadParameter, which names the flag."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

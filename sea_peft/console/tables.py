@@ -1,7 +1,5 @@
 """Results as tables for a terminal, 80 columns wide where it can be."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """What all verbs have in common: the flags about output, before or after the verb, and what becomes of errors."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import inspect

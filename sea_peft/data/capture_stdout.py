@@ -1,7 +1,5 @@
 """What C++ libraries print: kept from the terminal, and handed on as notes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

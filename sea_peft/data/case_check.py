@@ -4,8 +4,6 @@ Severities: an `error` makes the data unfit and `adapt` stops; `skip` leaves the
 label map is sound, but holds none of the chosen labels); a `warning` is only said.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

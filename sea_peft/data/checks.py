@@ -1,7 +1,5 @@
 """Refusing bad data before any training: every case of a data set, and the data set as a whole."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Codes in a stored label map: which there are, and whether they are whole numbers at all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -4,8 +4,6 @@ Content digests are made of voxels and geometry only, never of paths or names. C
 salted hashes; salt and names stay in a local map.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from collections.abc import Iterable

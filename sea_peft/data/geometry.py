@@ -6,8 +6,6 @@ separable, and both grids share their centre, so nothing shifts; an axis that al
 is untouched.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Whether two volumes lie on one grid, and whether a volume holds numbers only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Grey values: which scaling a data set gets, and the scaling itself."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

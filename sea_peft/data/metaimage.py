@@ -5,8 +5,6 @@ it run for ever, and voxels that inflate to another length than the header says 
 mutating headers).
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import BinaryIO

@@ -20,8 +20,6 @@ NSD and HD95 equal MONAI's `compute_surface_dice` and `compute_hausdorff_distanc
 come from one pair of distance maps of the common bounding box, which takes a fraction of the time.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

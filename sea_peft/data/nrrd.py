@@ -4,8 +4,6 @@ ITK's reader follows a `data file:` wherever it points, ends the whole program a
 in text, and takes a time that grows with the square of the number of keys (SimpleITK 2.5).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping

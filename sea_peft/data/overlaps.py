@@ -3,8 +3,6 @@
 A tumour that is drawn inside its organ would vanish if the organ were painted over it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """From a case to tensors by the recipe, and from the network's output back to the case's own grid."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How far a job is, told to whoever watches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[float, int], None]

@@ -1,7 +1,5 @@
 """Separable linear interpolation, whole or a few planes at a time, so that memory does not grow with the scan."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Choosing labels and channels by name, from the command line's words."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence

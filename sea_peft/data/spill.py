@@ -1,7 +1,5 @@
 """Prepared scans within a memory limit: what does not fit lies in files and is read crop by crop."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Sequence

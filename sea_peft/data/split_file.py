@@ -1,7 +1,5 @@
 """A split that the user wrote down: JSON with the ids of support, audit and test cases."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A small file can promise, or inflate to, more than memory holds. So the header c
 further than it promises.
 """
 
-from __future__ import annotations
-
 import contextlib
 import zlib
 from collections.abc import Collection, Iterable, Iterator

@@ -5,8 +5,6 @@ convention; NRRD and MetaImage are converted from LPS). Whatever cannot be read 
 sentence.
 """
 
-from __future__ import annotations
-
 import gzip
 import tempfile
 import zlib

@@ -1,7 +1,5 @@
 """Paths and shapes as they appear in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

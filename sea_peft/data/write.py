@@ -1,7 +1,5 @@
 """Writing data sets: a datalist for a folder that has none, and nnU-Net raw folders from any cases."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

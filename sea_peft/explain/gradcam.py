@@ -4,8 +4,6 @@ Selvaraju et al.: Grad-CAM, ICCV 2017, arXiv 1610.02391; for segmentation, with 
 Vinogradova, Dibrov, Myers: Seg-Grad-CAM, AAAI 2020, arXiv 2002.11434.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The outputs of a network's layers, on their way through a forward."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 

@@ -4,8 +4,6 @@ Sheng He, Yanfang Feng, P. Ellen Grant, Yangming Ou: Segmentation ability map: I
 segmentation. Medical Image Analysis 84 (2023) 102726, arXiv 2212.09206.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A box plot of scores over cases, for each label: what `evaluate --out` draws beside its table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

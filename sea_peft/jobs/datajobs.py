@@ -1,7 +1,5 @@
 """`seapeft data check`, `data init`, `data phantom`: look at a data set, describe one, make one."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`seapeft doctor`: is this machine and this installation fit for a run? Everything is tried, not only looked up."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import platform

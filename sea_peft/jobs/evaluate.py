@@ -1,7 +1,5 @@
 """`seapeft evaluate`: predict labelled cases in memory and score them on their own grids."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

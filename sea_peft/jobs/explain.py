@@ -1,7 +1,5 @@
 """Looking inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and worst test case."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

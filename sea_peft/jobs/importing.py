@@ -1,7 +1,5 @@
 """`seapeft backbones import`: a foreign checkpoint of a known architecture becomes weights with a card, if its tensors fit."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From the files and folders that predict is given to cases, with the adapter's channels found by name where there are names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`seapeft backbones list | info`, `seapeft adapters list` and `seapeft policies list`: what there is, counted on the real networks."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 

@@ -1,7 +1,5 @@
 """`seapeft merge`: the backbone with an adapter and its head folded in, as plain weights, checked against the adapted network."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import shlex

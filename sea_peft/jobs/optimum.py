@@ -1,7 +1,5 @@
 """The exact optimum of a knapsack, as a yardstick for the greedy one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a patch smaller than the one that the weights were trained with costs, measured on one shot before anything is trained."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

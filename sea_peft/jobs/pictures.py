@@ -1,7 +1,5 @@
 """Pictures of a run's best, median and worst test case, predicted and labelled, for its report."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import statistics

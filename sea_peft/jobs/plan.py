@@ -1,7 +1,5 @@
 """`seapeft adapt --dry-run`: everything resolved and checked, nothing trained and nothing written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

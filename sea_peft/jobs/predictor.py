@@ -1,7 +1,5 @@
 """An adapter on its backbone that turns cases into label maps: what predict, evaluate and the report's overlays share."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from collections.abc import Sequence

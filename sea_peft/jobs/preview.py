@@ -1,7 +1,5 @@
 """Pictures of scans: a prediction in three planes with its labels in colour, and heat maps over one plane."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 

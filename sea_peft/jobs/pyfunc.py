@@ -3,8 +3,6 @@
 MLflow finds this module by its name in the file `MLmodel` beside the adapter (`sea_peft.artefacts.tracker`), and calls `_load_pyfunc`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas

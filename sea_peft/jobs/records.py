@@ -1,7 +1,5 @@
 """What a run puts down about itself: `config.json`, `cases.json`, its first event, its result, and the adapter's config."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import platform

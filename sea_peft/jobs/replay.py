@@ -1,7 +1,5 @@
 """Deciding again: a policy is fed what its trace says was measured, and must choose what the trace says was chosen. No network is built."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The three arms on whole scans: on the test cases, which a run reads once and last, and on scans that were held out."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Everything a run needs, resolved and checked before anything is trained or written."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`seapeft backbones try`: what a network makes of one scan before anything is trained, and how it wants the scan turned and scaled."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence

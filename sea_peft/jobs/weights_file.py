@@ -1,7 +1,5 @@
 """Pretrained weights as two files: the tensors, and beside them the card that says what they are."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Mapping

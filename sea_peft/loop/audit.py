@@ -1,7 +1,5 @@
 """The audit: exact on/off ablation of units on fixed patches, in Dice. The same state audited twice gives the same numbers."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import statistics

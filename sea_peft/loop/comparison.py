@@ -1,7 +1,5 @@
 """What was found against what simpler policies reach, before it ships. Pure, over plain numbers: hard Dice on every audit patch."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Sequence

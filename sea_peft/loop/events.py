@@ -18,8 +18,6 @@ or more. A killed run's trace ends anywhere. From `run_started`, `saliency_measu
 alone every `ranked` and `allocated` can be worked out again (`seapeft inspect RUN --replay`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable

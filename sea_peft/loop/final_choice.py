@@ -1,7 +1,5 @@
 """The final choice of `sea`: what was tried, less what audits speak against, more of what they speak for. Pure, over plain data."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Mapping

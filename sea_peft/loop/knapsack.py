@@ -3,8 +3,6 @@
 This is the multiple-choice knapsack problem: of the levels of one family at one site at most one is taken.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import heapq
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """What a run of the loop leaves behind: for who ships it, and for a run that is compared with it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

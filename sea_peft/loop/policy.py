@@ -1,7 +1,5 @@
 """The conversation of the loop with what chooses the active set."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ One noisy audit neither promotes nor demotes: a unit moves when enough audits ha
 off for an ablation is no transition, so an audit can lose nobody's votes. Thresholds are in Dice.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 IDLE, PROBE, ACTIVE, COOLING = "idle", "probe", "active", "cooling"

@@ -3,8 +3,6 @@
 The search and the final choice never see a test case; this is the one decision that may rest on them, and it changes no adapter.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import statistics

@@ -1,7 +1,5 @@
 """What a run of the loop is told: how its steps are shared out, and the labelled scans it has."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 

@@ -1,7 +1,5 @@
 """What `sea` tries, at which levels and in which order. Pure, over plain data."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 

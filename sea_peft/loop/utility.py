@@ -1,7 +1,5 @@
 """Utility: what repeated noisy audits say of one unit. Pure `(estimate, observation) → estimate` over plain numbers, in Dice."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Sequence

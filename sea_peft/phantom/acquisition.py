@@ -4,8 +4,6 @@ A scanner acts on the tissue values of the parts, in this order: what the tissue
 slice thickness, artefacts, noise. `ct` and `mr` are small models of the physics, each documented where it stands.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

@@ -6,8 +6,6 @@ sizes, organ positions, surface bumps and a smooth deformation of the whole. Par
 parts over earlier ones, so neighbours touch without gaps.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

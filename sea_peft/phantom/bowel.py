@@ -1,7 +1,5 @@
 """Bowel: colon and loops of small bowel. They have no label and look like stomach and duodenum."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

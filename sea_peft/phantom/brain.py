@@ -5,8 +5,6 @@ stripping is drawn. Positions and sizes are those of a schematic adult; every ca
 tumour. Parts are painted in order, later parts over earlier ones.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sea_peft.phantom.patient import Anatomy, Build, Pose, draw_waves

@@ -1,7 +1,5 @@
 """Computed tomography: HU by contrast phase, point spread, kernel, noise with its spectrum, beam hardening, streaks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

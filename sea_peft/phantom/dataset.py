@@ -1,7 +1,5 @@
 """Phantom cases and data sets: rendered in memory when first asked for, always the same for a number."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import zlib

@@ -1,7 +1,5 @@
 """Magnetic resonance: one or several sequences of one visit, from the same tissues, coils and patient. Magnitude images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

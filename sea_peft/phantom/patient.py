@@ -1,7 +1,5 @@
 """What a patient is made of: the structures that have a label, the build, and the drawn anatomy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -8,8 +8,6 @@ T1 shortens at lower field. For all but free water it is taken to follow a power
 Bottomley's, Med Phys 11:425, 1984); T2 hardly changes and is left as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

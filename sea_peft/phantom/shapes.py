@@ -4,8 +4,6 @@ Every shape is a function of position, so that one anatomy can be sampled on any
 tubes and planes and first-order near the surface for ellipsoids, which is all that sub-voxel edges need.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise

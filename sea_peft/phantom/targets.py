@@ -1,7 +1,5 @@
 """The sources that the bundled weights were trained on, and targets that each differ for one reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType

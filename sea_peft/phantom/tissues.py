@@ -13,8 +13,6 @@ Chosen round numbers for 120 kVp, in the ranges of common practice:
 Between patients they vary; `ct` draws that spread.
 """
 
-from __future__ import annotations
-
 import csv
 from importlib import resources
 

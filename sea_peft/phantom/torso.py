@@ -1,7 +1,5 @@
 """What the organs lie in: skin, fat, muscle wall, chest with lungs and ribs, spine, psoas, and the table."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sea_peft.phantom.shapes import Array, Part, Points, Shape, ellipsoid, shrink, tube, within

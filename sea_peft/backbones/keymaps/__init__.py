@@ -1,7 +1,5 @@
 """Foreign checkpoints: one file for each origin with its keys → ours. Facts are from the public sources named there."""
 
-from __future__ import annotations
-
 import difflib
 
 from sea_peft.backbones.checkpoints import Checkpoint

@@ -5,8 +5,6 @@ They take a T1-weighted head at 1 mm, 256 voxels a side, its axes left, inferior
 Some name their classes in `colormap.json`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sea_peft import documents

@@ -4,8 +4,6 @@ deepbet resizes a head to 256 voxels a side, which is about 1 mm, and clips at t
 convolution, so that how the rest is scaled makes no difference. The script ends in a softmax, which is no tensor.
 """
 
-from __future__ import annotations
-
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 from sea_peft.data.recipe import Percentile, Recipe
 

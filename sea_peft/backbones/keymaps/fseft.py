@@ -1,7 +1,5 @@
 """FSEFT (Silva-Rodríguez et al. 2023, arXiv 2303.17051): SwinUNETR or SuPreM's U-Net with a classifier of their own."""
 
-from __future__ import annotations
-
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import CT_PATCH, CT_RECIPE, OLD_MERGING, Known, Origin
 

@@ -4,8 +4,6 @@ Both end in a transposed convolution of kernel 1, ours in a convolution; the wei
 outputs of deep supervision are left out.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

@@ -1,7 +1,5 @@
 """MONAI bundles, and networks of MONAI's or of any origin whose keys are the backbone's own."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -4,8 +4,6 @@ Labels, channels, voxel size, patch and grey-value scaling are read from there. 
 SimpleITK's order (z, y, x), which for scans ordered as DICOM is superior, posterior, left.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

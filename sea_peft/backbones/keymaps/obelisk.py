@@ -4,8 +4,6 @@ Axes are left, anterior, inferior; a body is 144 voxels a side, of about 2.3, 1.
 lies beside the checkpoints.
 """
 
-from __future__ import annotations
-
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.grey_values import hounsfield_units
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep

@@ -1,7 +1,5 @@
 """What an origin of checkpoints is: whose they are, how their keys become ours, and what is known of how they were trained."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

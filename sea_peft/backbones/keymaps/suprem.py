@@ -4,8 +4,6 @@ U-Net and SwinUNETR lie under `backbone.` beside the parts that turn text into a
 class. The transformers were trained with the patch merging of MONAI before 1.5.
 """
 
-from __future__ import annotations
-
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import CT_PATCH, CT_RECIPE, OLD_MERGING, Known, Origin
 

@@ -4,8 +4,6 @@ The self-supervised `model_swinvit.pt` holds the transformer alone, under older 
 pretraining's heads beside it. All were trained with the patch merging of MONAI before 1.5.
 """
 
-from __future__ import annotations
-
 import re
 
 from sea_peft.backbones.checkpoints import Checkpoint

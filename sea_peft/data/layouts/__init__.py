@@ -4,8 +4,6 @@ A reader is a function `read(path) -> Dataset | None`: None when the folder is n
 `DataError` when it is but something in it is wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Sources: https://www.med.upenn.edu/cbica/brats2021; https://www.synapse.org/brat
 https://doi.org/10.7937/v8h6-8x67 (BraTS-Africa).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

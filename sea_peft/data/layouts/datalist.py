@@ -7,8 +7,6 @@ used, because shots are drawn by seed.
 Sources: http://medicaldecathlon.com; https://github.com/Project-MONAI/tutorials/tree/main/auto3dseg.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

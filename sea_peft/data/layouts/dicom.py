@@ -4,8 +4,6 @@ are called like it.
 Codes 1, 2, … follow the segments' labels in alphabetical order. Structure sets (RTSTRUCT) are not read.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

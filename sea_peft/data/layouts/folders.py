@@ -2,8 +2,6 @@
 `X_image.nrrd` + `X_label.nrrd` side by side, or 3D Slicer's `X.nrrd` + `X.seg.nrrd`. Files match by name; `_0000` marks a channel where
 the labels go without it. Segmentations of 3D Slicer bring the names of their segments along."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, SlicerCase, safe_name

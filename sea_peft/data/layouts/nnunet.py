@@ -5,8 +5,6 @@ and v1 (`modality`, labels as code → name). Images of `imagesTs` are test case
 Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name

@@ -1,7 +1,5 @@
 """What every layout reader needs: listing volumes, reading JSON, and finding labels that nobody declared."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

@@ -3,8 +3,6 @@
 Source: https://apidocs.slicer.org/main/classvtkMRMLSegmentationStorageNode.html.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -4,8 +4,6 @@ binary mask per structure. Codes 1, 2, … follow the masks' names in alphabetic
 Sources: https://doi.org/10.5281/zenodo.10047292 (CT), https://doi.org/10.5281/zenodo.14710732 (MR).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name

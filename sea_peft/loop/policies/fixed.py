@@ -1,7 +1,5 @@
 """The fixed topologies: the same units from the first step to the last. A registered family has its uniform topology by itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The policies by name. One factory makes them all; packages beside this one and the benchmarks register theirs here."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

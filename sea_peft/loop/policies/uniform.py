@@ -1,7 +1,5 @@
 """Topologies that treat every site alike: one family everywhere, one size everywhere, one share of the budget everywhere; and chance."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
