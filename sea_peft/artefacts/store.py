@@ -31,16 +31,11 @@ EXPERIMENT = "sea_peft"
 ARTIFACTS = "mlartifacts"
 _VIEW = "dice"
 # How the UI shows the list of runs to whoever comes by our link: the three arms' Dice, and what they took
-_RUN_LIST = {
-    f"mlflow.sharedViewState.{_VIEW}": json.dumps(
-        {
-            "selectedColumns": [
-                *(f"metrics.`dice/{arm}`" for arm in ("unadapted", "head_only", "adapted")),
-                *(f"params.`{name}`" for name in ("policy", "shots", "budget_limit")),
-            ]
-        }
-    )
-}
+_COLUMNS = [
+    *(f"metrics.`dice/{arm}`" for arm in ("unadapted", "head_only", "adapted")),
+    *(f"params.`{name}`" for name in ("policy", "shots", "budget_limit")),
+]
+_RUN_LIST = {f"mlflow.sharedViewState.{_VIEW}": json.dumps({"selectedColumns": _COLUMNS})}
 # What sqlite says of a store that is whole but cannot be used just now
 _PASSING = ("locked", "full", "readonly", "unable to open", "disk I/O")
 

@@ -157,13 +157,5 @@ def console(stderr: bool = False) -> Console:
 
 def bars(notes: Console) -> Progress:
     """Progress bars on stderr, gone when they are done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=notes,
-        transient=True,
-    )
+    done = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*done, TextColumn("left"), TimeRemainingColumn(), console=notes, transient=True)

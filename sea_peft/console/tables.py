@@ -17,14 +17,7 @@ _MOST_ROWS = 500  # nobody reads more, and setting thousands of them takes longe
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
     """A table with a title. Columns named in `right` hold numbers and do not wrap. Of very many rows the last line says how many more there are."""
-    made = Table(
-        title=visible(title) or None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-    )
+    made = _titled(title)
     for name in columns:
         number = name in right
         made.add_column(visible(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
@@ -38,19 +31,19 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 def facts(pairs: Iterable[tuple[str, object]], title: str = "") -> Table:
     """Names and values, one a line."""
-    made = Table(
-        title=visible(title) or None,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        show_header=False,
-        pad_edge=False,
-    )
+    made = _titled(title, header=False)
     made.add_column(no_wrap=True, style="dim")
     made.add_column(overflow="fold")
     for name, value in pairs:
         made.add_row(visible(name), cell(value))
     return made
+
+
+def _titled(title: str, header: bool = True) -> Table:
+    return Table(
+        title=visible(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD if header else None,
+        show_header=header, pad_edge=False, show_edge=False,
+    )  # fmt: skip
 
 
 def cell(value: object) -> Text:

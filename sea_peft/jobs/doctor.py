@@ -84,12 +84,9 @@ def _memory(runs: Path) -> Iterator[Check]:
     limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use of it
     text = limit.read_text().strip() if limit.is_file() else "max"
     usable = min(total, int(text)) if text.isdigit() else total
-    if usable < _LEAST_MEMORY:
-        yield Check(
-            "memory", "warning", f"{_gigabytes(usable)}; the default run needs up to {_gigabytes(_LEAST_MEMORY)}"
-        )
-    else:
-        yield Check("memory", "ok", _gigabytes(usable) + (f" of {_gigabytes(total)}" if usable < total else ""))
+    few, said = usable < _LEAST_MEMORY, f" of {_gigabytes(total)}" if usable < total else ""
+    said = f"; the default run needs up to {_gigabytes(_LEAST_MEMORY)}" if few else said
+    yield Check("memory", "warning" if few else "ok", _gigabytes(usable) + said)
 
 
 def _disk(runs: Path) -> Iterator[Check]:

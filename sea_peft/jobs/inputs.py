@@ -89,16 +89,14 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
 def _from_dataset(dataset: Dataset, wanted: Sequence[str], named: Sequence[str]) -> list[FileCase]:
     names = pick_channels(dataset, named) if named else matching_channels(dataset, wanted)
     pairs = list(zip(wanted, names, strict=True))
-    return [
-        FileCase(id=case.id, images=images)
-        for case in (*dataset.cases, *dataset.test_cases, *dataset.unlabelled)
-        if isinstance(case, FileCase)
+    cases = []
+    for case in (*dataset.cases, *dataset.test_cases, *dataset.unlabelled):
+        own = case.images if isinstance(case, FileCase) else {}
+        images = {ours: own[theirs] for ours, theirs in pairs if theirs in own}
         # a DICOM study has a case for every series, of which only some are of the adapter's kind
-        and (
-            (images := {ours: case.images[theirs] for ours, theirs in pairs if theirs in case.images})
-            or dataset.layout != "dicom"
-        )
-    ]
+        if isinstance(case, FileCase) and (images or dataset.layout != "dicom"):
+            cases.append(FileCase(id=case.id, images=images))
+    return cases
 
 
 def _grouped(files: Sequence[Path], wanted: Sequence[str], named: Sequence[str]) -> list[FileCase]:

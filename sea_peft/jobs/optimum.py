@@ -16,13 +16,11 @@ def optimum(items: Sequence[Item], capacity: int) -> float:
     if not worth:
         return 0.0
     same = np.array([[item.group == group for item in worth] for group in {item.group for item in worth}], dtype=float)
+    within = LinearConstraint(np.array([[item.cost for item in worth]], dtype=float), ub=capacity)
     with capture_stdout([]):  # the solver writes to the process's stdout even when told not to
         solution = milp(
             -np.array([item.value for item in worth]),
-            constraints=[
-                LinearConstraint(np.array([[item.cost for item in worth]], dtype=float), ub=capacity),
-                LinearConstraint(same, ub=1),
-            ],
+            constraints=[within, LinearConstraint(same, ub=1)],
             integrality=np.ones(len(worth)),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 0.0},

@@ -99,13 +99,7 @@ def _gap(found: Allocation) -> float:
 def _unit(row: Candidate) -> Unit:
     """A unit from its row in the trace; channels and strides, which no policy looks at, are not kept there."""
     site = Site(
-        path=row.site,
-        kind=row.kind,
-        in_channels=0,
-        out_channels=0,
-        stride=(1.0, 1.0, 1.0),
-        stage=row.stage,
-        order=row.order,
+        path=row.site, kind=row.kind, in_channels=0, out_channels=0, stride=(1, 1, 1), stage=row.stage, order=row.order
     )
     return Unit(family=row.family, level=row.level, placement=row.placement, site=site, cost=row.cost)
 
