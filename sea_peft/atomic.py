@@ -61,10 +61,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     with writing(folder):
         for path in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _remove(path)
 
 
 def unfinished(path: Path) -> Path:
@@ -72,8 +69,12 @@ def unfinished(path: Path) -> Path:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = left.name.split(".")[-2]
         if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            _remove(left)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

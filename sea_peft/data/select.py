@@ -121,11 +121,9 @@ def _names(dataset: Dataset) -> str:
 def _channel(dataset: Dataset, name: str) -> str:
     wanted = name.strip().lower()
     same = next((group for group in CHANNEL_SYNONYMS if wanted in group), frozenset())
-    for known in dataset.channels:
-        if known.lower() == wanted:
-            return known
-    for known in dataset.channels:
-        if known.lower() in same:
-            return known
+    for names in ({wanted}, same):
+        for known in dataset.channels:
+            if known.lower() in names:
+                return known
     hint = did_you_mean(name, dataset.channels)
     raise DataError(f"{dataset.name} has no channel {name!r}{hint or ';'} it has {', '.join(dataset.channels)}")

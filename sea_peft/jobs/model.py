@@ -1,12 +1,9 @@
 """From names to networks: a pretrained backbone with its sites, an adapted model on it, an adapter folder and back."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,10 +18,6 @@ from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import Pretrained, cards, load_pretrained, load_typed, untrained
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 NETWORKS = ("adapted", "unadapted")
 

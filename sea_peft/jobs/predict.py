@@ -21,7 +21,6 @@ from sea_peft.data.case_check import image_findings
 from sea_peft.data.cases import FileCase
 from sea_peft.data.dicom.files import required
 from sea_peft.data.dicom.segmentation import segmentation_bytes
-from sea_peft.data.geometry import Geometry
 from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import restore, restore_probability
 from sea_peft.data.progress import Progress, unwatched, within
@@ -227,7 +226,10 @@ def _make_case(
         index = 1 + list(values).index(label)
         write_volume(building / path.name, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
     if files.preview is not None:
-        write_bytes(building / files.preview.name, _preview(case, predictor, scan.geometry, indices))
+        image = case.image(predictor.channels[0])
+        write_bytes(
+            building / files.preview.name, preview_png(image, {"": indices}, list(predictor.labels), scan.geometry)
+        )
     if files.segmentation is not None:
         write_bytes(
             building / files.segmentation.name,
@@ -248,11 +250,6 @@ def _input_notes(case: FileCase) -> tuple[str, ...]:
                 raise DataError(finding.sentence)
             notes.append(finding.sentence)
     return tuple(notes)
-
-
-def _preview(case: FileCase, predictor: Predictor, geometry: Geometry, indices: np.ndarray) -> bytes:
-    image = case.image(predictor.channels[0])
-    return preview_png(image, {"": indices}, list(predictor.labels), geometry)
 
 
 def _sidecar(

@@ -351,18 +351,11 @@ def _own_weights(data: str | None, backbone: str | None) -> str | None:
     return own if read_card(cards()[own]).architecture == backbone else None
 
 
-def _augmentation(asked: str, phantom: bool) -> str:
-    """What `default` stands for."""
-    if asked != "default":
-        return asked
-    return "grey" if phantom else "full"
-
-
 def _loop_settings(
     options: AdaptOptions, backbone: Backbone, entry: Entry, augmentation: Augmentation | None
 ) -> LoopSettings:
     phantom = _phantom_name(options.data or _DEFAULT_DATA) is not None
-    default = PHANTOM_STEPS if phantom else DEFAULT_STEPS
+    default, usual = (PHANTOM_STEPS, "grey") if phantom else (DEFAULT_STEPS, "full")
     steps = default if options.steps is None else options.steps
     cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
     if entry.cycles is not None:
@@ -378,7 +371,7 @@ def _loop_settings(
         cycles=cycles,
         window=backbone.pretrained.card.window(patch),
         time_limit=options.time_limit,
-        augmentation=augmentation or load_augmentation(_augmentation(options.augment, phantom)),
+        augmentation=augmentation or load_augmentation(usual if options.augment == "default" else options.augment),
     )
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:

@@ -1,17 +1,12 @@
 """The budget: how many parameters may be trained, and whether they open enough sites for a choice."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from sea_peft.errors import BudgetError, UsageError
-
-if TYPE_CHECKING:
-    from sea_peft.loop.space import Space
+from sea_peft.loop.space import Space
 
 _FORM = re.compile(r"(?P<number>\d{1,18}(\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>%|k|M)?")
 

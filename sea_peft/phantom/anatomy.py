@@ -40,10 +40,7 @@ def draw_abdomen(case: int, build: Build) -> Anatomy:
     )
     warp = tuple(draw_waves(rng, 3, (160, 340), 3.2 * size) for _ in range(3))
     bumps = tuple(draw_waves(rng, 4, (45 * size, 90 * size), 0.5) for _ in range(3))
-    parts = _Draw(rng, build).parts()
-    return Anatomy(
-        case=case, pose=pose, warp=(warp[0], warp[1], warp[2]), bumps=(bumps[0], bumps[1], bumps[2]), parts=tuple(parts)
-    )
+    return Anatomy(case=case, pose=pose, warp=warp, bumps=bumps, parts=tuple(_Draw(rng, build).parts()))
 
 
 class _Draw:

@@ -42,13 +42,7 @@ def draw_brain(case: int, build: Build) -> Anatomy:
     warp = tuple(draw_waves(rng, 3, (90, 200), 1.6) for _ in range(3))
     gyri = tuple(draw_waves(rng, 10, (15, 27), 0.45) for _ in range(2))
     coarse = draw_waves(rng, 5, (30, 60), 0.5)
-    return Anatomy(
-        case=case,
-        pose=pose,
-        warp=(warp[0], warp[1], warp[2]),
-        bumps=(gyri[0], gyri[1], coarse),
-        parts=tuple(_parts(rng, build)),
-    )
+    return Anatomy(case=case, pose=pose, warp=warp, bumps=(*gyri, coarse), parts=tuple(_parts(rng, build)))
 
 
 def _parts(rng: np.random.Generator, build: Build) -> list[Part]:

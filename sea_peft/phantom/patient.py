@@ -62,8 +62,8 @@ class Anatomy:
 
     case: int
     pose: Pose
-    warp: tuple[Waves, Waves, Waves]  # displacement along x, y, z in mm
-    bumps: tuple[Waves, Waves, Waves]
+    warp: tuple[Waves, ...]  # displacement along x, y, z in mm
+    bumps: tuple[Waves, ...]  # three
     parts: tuple[Part, ...]
 
 
