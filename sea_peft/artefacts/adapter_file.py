@@ -148,7 +148,6 @@ def save_adapter(
     """
     from safetensors.torch import save
 
-    folder = Path(folder)
     stored = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     specs = {name: _spec(tensor) for name, tensor in stored.items()}
     config = config.model_copy(update={"tensors": specs})
@@ -164,7 +163,7 @@ def save_adapter(
             if report is not None:
                 atomic.write_text(building / "report.md", report)
             if trace is not None:
-                atomic.write_bytes(building / "trace.jsonl", Path(trace).read_bytes())
+                atomic.write_bytes(building / "trace.jsonl", trace.read_bytes())
             if folder.exists():
                 os.rename(folder, replaced)
             os.rename(building, folder)
@@ -191,7 +190,6 @@ def load_adapter_files(folder: Path) -> tuple[AdapterConfig, dict[str, torch.Ten
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = Path(folder)
     config = read_adapter_config(folder)
     values = sum(math.prod(spec.shape) for spec in config.tensors.values())
     if (folder / MODEL_NAME).is_file() and (folder / MODEL_NAME).stat().st_size > 8 * values + _LARGEST_HEADER:
@@ -225,7 +223,6 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     Raises:
         WeightsError: there is none, or it is not as this or an older sea_peft writes it.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise WeightsError(f"There is no adapter folder {folder}: give the folder that holds {CONFIG_NAME}.")
     path = folder / CONFIG_NAME

@@ -183,7 +183,7 @@ class RunFolder:
     """The files of one run, by name; they are written whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+        self.path = path
         self.trace, self.config, self.result = (self.path / f for f in ("trace.jsonl", "config.json", "result.json"))
         self.report, self.page = self.path / "report.md", self.path / "report.html"  # of `adapt`, of `seapeft report`
         self.explanation = self.path / "explain.json"  # the numbers of `seapeft report --explain`
@@ -201,7 +201,6 @@ class RunFolder:
         Raises:
             DiskError: the folder cannot be made.
         """
-        root = Path(root)
         begins = dated(re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "run", today)
         with atomic.writing(root):
             root.mkdir(parents=True, exist_ok=True)
@@ -222,7 +221,6 @@ class RunFolder:
             UsageError: it exists and is not an empty folder: a run folder is never used twice.
             DiskError: the folder cannot be made.
         """
-        path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(
                 f"{path} exists and is not an empty folder: choose another folder, or resume the run in it.",

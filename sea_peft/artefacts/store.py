@@ -46,7 +46,7 @@ class UnusableStore(RuntimeError):
 
 def store_path(runs_root: Path) -> Path:
     """The sqlite file of a runs root."""
-    return Path(runs_root).resolve() / "mlflow.db"
+    return runs_root.resolve() / "mlflow.db"
 
 
 def store_uri(runs_root: Path) -> str:
@@ -165,7 +165,7 @@ def artifacts(runs_root: Path, run: Run) -> Path:
     place = f"{ARTIFACTS}/{run.info.run_id}/artifacts"
     if run.info.artifact_uri != place or not run.info.run_id.isalnum():
         raise UnusableStore(f"it keeps artifacts in {run.info.artifact_uri} instead of {place}")
-    return Path(runs_root) / place
+    return runs_root / place
 
 
 def _make_experiment(client: MlflowClient) -> None:

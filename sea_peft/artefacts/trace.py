@@ -36,7 +36,7 @@ class TraceWriter:
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
-        self.path = Path(path)
+        self.path = path
         self._ends: list[int] = []  # byte offset after each complete line
         with writing(self.path):
             self._file = self.path.open("ab" if append else "xb", buffering=0)
@@ -136,7 +136,6 @@ def read_trace(path: Path) -> list[Event]:
     Raises:
         UsageError: no such file, not a trace, or a trace of another version.
     """
-    path = Path(path)
     events: list[Event] = []
     known: frozenset[str] = frozenset()
     try:

@@ -1,5 +1,6 @@
 """Looking inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and worst test case."""
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -27,6 +28,7 @@ from sea_peft.jobs.preview import Heat, heat_png
 
 STATES = ("unadapted", "adapted")
 _MOST_ROWS = 3
+Measured = dict[str, dict[str, list[list[float]]]]  # state → site → case → Dice of every label
 LayerDice = dict[str, dict[str, dict[str, float]]]  # state → site → label → Dice
 
 
@@ -98,26 +100,28 @@ def explain(run: Revisited, progress: Progress = unwatched) -> Explanation:
     model, predictor = run.predictor.model, run.predictor
     labels, paths = tuple(predictor.labels), [site.path for site in model.sites]
     last = _last_of_stages(model.sites)
-    ability, attention = ([_Means() for _ in STATES] for _ in range(2))
+    ability: Measured = {state: collections.defaultdict(list) for state in STATES}
+    attention: Measured = {state: collections.defaultdict(list) for state in STATES}
     cams = None
     for done, shown in enumerate(run.shown, start=1):
         crop = _crop(run, shown)
         with torch.no_grad():
             guide = model(crop.image).softmax(dim=1)[0, 1:]
-        for i, state in enumerate(STATES):
+        for state in STATES:
             with model.unadapted() if state == "unadapted" else contextlib.nullcontext():
-                ability[i].add(segmentation_abilities(model, paths, crop.image, guide, crop.label))
+                abilities = segmentation_abilities(model, paths, crop.image, guide, crop.label)
                 maps = class_maps(model, list(last), crop.image)
             seen = {path: [_inside(m) for m in of_label] for path, of_label in maps.items()}
-            attention[i].add({path: [_dice(m, n, crop) for n, m in enumerate(each, 1)] for path, each in seen.items()})
+            for path, values in abilities.items():
+                ability[state][path].append(values)
+            for path, each in seen.items():
+                attention[state][path].append([_dice(m, n, crop) for n, m in enumerate(each, 1)])
         if shown.role == "Median" or cams is None:
             columns = {path: stage for path, stage in last.items() if path in maps}  # a list of tokens has no map
             cams = _cam_png(shown, crop, predictor.config.recipe, labels, columns, maps, seen)
         progress(done, len(run.shown))
-    ability_of, attention_of = (
-        {state: means.named(labels) for state, means in zip(STATES, each, strict=True)} for each in (ability, attention)
-    )
-    return Explanation(labels=labels, cases=len(run.shown), ability=ability_of, attention=attention_of, cams=cams)
+    by_layer, by_map = (_means(measured, labels) for measured in (ability, attention))
+    return Explanation(labels=labels, cases=len(run.shown), ability=by_layer, attention=by_map, cams=cams)
 
 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
@@ -181,21 +185,15 @@ def _cam_png(
     return heat_png(upright(crop.image[0, 0]), spacing, rows) if rows and columns else None
 
 
-class _Means:
-    """Means over cases, label by label, of what the cases have."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[list[float]]] = {}
-
-    def add(self, of_case: dict[str, list[float]]) -> None:
-        for path, values in of_case.items():
-            self._values.setdefault(path, []).append(values)
-
-    def named(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
-        return {
+def _means(of_cases: Measured, labels: Sequence[str]) -> LayerDice:
+    """Over cases, label by label, of what the cases have."""
+    return {
+        state: {
             path: {name: mean(values) for name, values in zip(labels, zip(*cases, strict=True), strict=True)}
-            for path, cases in self._values.items()
+            for path, cases in by_path.items()
         }
+        for state, by_path in of_cases.items()
+    }
 
 
 def _without_nan(scores: LayerDice) -> dict[str, object]:

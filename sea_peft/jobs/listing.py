@@ -6,7 +6,7 @@ import dataclasses
 from sea_peft import documents
 from sea_peft.adapters import Unit, units_for
 from sea_peft.artefacts.profile import load_profile
-from sea_peft.backbones import KINDS, STAGES, Architecture, Limits, architecture, architectures
+from sea_peft.backbones import KINDS, STAGES, Limits, architecture, architectures
 from sea_peft.backbones.field_of_view import FieldOfView, field_of_view
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, no_larger, read_card
@@ -112,16 +112,15 @@ def list_backbones() -> list[BackboneRow]:
     used = {row.architecture for row in rows}
     rows += [
         BackboneRow(
-            architecture=arch.name, origin="no weights", parameters=_default_parameters(arch), licence=arch.licence
+            architecture=arch.name,
+            origin="no weights",
+            licence=arch.licence,
+            parameters=arch.parameters({}) if arch.installed else None,
         )
         for arch in architectures().values()
         if arch.name not in used
     ]
     return rows
-
-
-def _default_parameters(arch: Architecture) -> int | None:
-    return arch.parameters({}) if arch.installed else None
 
 
 def backbone_info(name: str, typed: Typed = NOTHING) -> BackboneInfo:

@@ -54,7 +54,7 @@ def read(path: Path) -> Dataset | None:
     return Dataset(
         name=safe_name(root.resolve().name if found.name in _FILE_NAMES else found.stem),
         layout="datalist",
-        channels=channels or _numbered_channels(width),
+        channels=channels or reading.unnamed_channels(range(width)),
         labels=labels if labels is not None else reading.found_labels(labelled),
         cases=tuple(labelled),
         test_cases=tuple(case for case, has_label, _ in tests if has_label),
@@ -66,10 +66,6 @@ def read(path: Path) -> Dataset | None:
 
 def _quoted(hint: str) -> str:
     return hint.split("'")[1] + ", a misspelling?"
-
-
-def _numbered_channels(count: int) -> tuple[str, ...]:
-    return ("image",) if count <= 1 else tuple(f"channel_{i}" for i in range(count))
 
 
 def _entries(
@@ -110,7 +106,7 @@ def _paths(spot: str, key: str, value: Any, root: Path) -> list[Path]:
 
 def _channel_files(spot: str, images: list[Path], channels: Sequence[str] | None) -> dict[str, ImageFile]:
     if channels is None:
-        return dict(zip(_numbered_channels(len(images)), map(ImageFile, images), strict=True))
+        return dict(zip(reading.unnamed_channels(range(len(images))), map(ImageFile, images), strict=True))
     if len(images) == 1 and len(channels) > 1:  # the Decathlon's 4D files
         return {name: ImageFile(images[0], component, len(channels)) for component, name in enumerate(channels)}
     if len(images) != len(channels):

@@ -49,7 +49,7 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
     flare = all(case.lower().startswith("flare22") for case, _, _ in images)
     numbers = sorted({channel for _, channel, _ in images})
     reading.unique_ids(root.name, [f"{case} (channel {channel})" for case, channel, _ in images])
-    names = ("CT",) if flare and numbers == [0] else _names(numbers)
+    names = ("CT",) if flare and numbers == [0] else reading.unnamed_channels(numbers)
     for case, channel, path in images:
         files.setdefault(case, {})[names[numbers.index(channel)]] = ImageFile(path)
     segments = {case: held for case, path in label_files.items() if (held := segments_of(path))}
@@ -97,7 +97,3 @@ def _stray(label: Path, files: dict[str, dict[str, ImageFile]]) -> str:
 def _without_role(stem: str) -> str:
     match = reading.ROLE.match(stem)
     return match["case"] if match else stem
-
-
-def _names(numbers: list[int]) -> tuple[str, ...]:
-    return ("image",) if len(numbers) == 1 else tuple(f"channel_{n}" for n in numbers)

@@ -140,6 +140,11 @@ def parse_channels(where: str, channels: object) -> tuple[str, ...]:
     return names
 
 
+def unnamed_channels(numbers: Sequence[int]) -> tuple[str, ...]:
+    """What channels of these numbers are called that nobody names: `image` where there is one alone."""
+    return ("image",) if len(numbers) <= 1 else tuple(f"channel_{n}" for n in numbers)
+
+
 def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
     """Labels of a layout that declares none: `label_<code>` for every code in at most twenty label maps.
 
