@@ -33,7 +33,7 @@ class ConvNormRelu(nn.Module):
         return F.relu(self.bn1(self.conv1(x)))
 
 
-class Down(nn.Module):
+class DownTransition(nn.Module):
     """Two convolutions; gives [B, out, D, H, W] before pooling."""
 
     def __init__(self, in_channels: int, middle: int, out_channels: int) -> None:
@@ -44,7 +44,7 @@ class Down(nn.Module):
         return self.ops(x)
 
 
-class Up(nn.Module):
+class UpTransition(nn.Module):
     """Upsampling by two beside the skip, then two convolutions: [B, in, D, H, W], [B, out, 2D, 2H, 2W] → [B, out, 2D, 2H, 2W]."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -75,13 +75,13 @@ class UNet3D(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
         super().__init__()
         w = width
-        self.down_tr64 = Down(in_channels, w // 2, w)
-        self.down_tr128 = Down(w, w, 2 * w)
-        self.down_tr256 = Down(2 * w, 2 * w, 4 * w)
-        self.down_tr512 = Down(4 * w, 4 * w, 8 * w)
-        self.up_tr256 = Up(8 * w, 4 * w)
-        self.up_tr128 = Up(4 * w, 2 * w)
-        self.up_tr64 = Up(2 * w, w)
+        self.down_tr64 = DownTransition(in_channels, w // 2, w)
+        self.down_tr128 = DownTransition(w, w, 2 * w)
+        self.down_tr256 = DownTransition(2 * w, 2 * w, 4 * w)
+        self.down_tr512 = DownTransition(4 * w, 4 * w, 8 * w)
+        self.up_tr256 = UpTransition(8 * w, 4 * w)
+        self.up_tr128 = UpTransition(4 * w, 2 * w)
+        self.up_tr64 = UpTransition(2 * w, w)
         self.out_tr = Out(w, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
