@@ -71,10 +71,8 @@ def utility_against_cost(history: History) -> Figure:
         colour = colours[row.family]
         cost, error = max(row.cost, 1), 100 * (row.standard_error or 0.0)
         axes.errorbar(cost, utility, error, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.7)
-        if row.on:
-            axes.plot(cost, utility, "o", ms=7, color=colour)
-        else:
-            axes.plot(cost, utility, "o", ms=5, color=colour, mfc="white")
+        look = {"ms": 7} if row.on else {"ms": 5, "mfc": "white"}
+        axes.plot(cost, utility, "o", color=colour, **look)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -93,12 +91,8 @@ def utility_against_cost(history: History) -> Figure:
         axes.set_ylim(limits)
     axes.set_xlabel("parameters of the unit")
     axes.set_ylabel("utility (Dice points lost without it)")
-    unmeasured = len(history.units) - len(rows)
-    axes.set_title(
-        f"Utility against cost ({unmeasured} of {len(history.units)} units were never measured)",
-        fontsize=11,
-        loc="left",
-    )
+    unmeasured = f"{len(history.units) - len(rows)} of {len(history.units)} units were never measured"
+    axes.set_title(f"Utility against cost ({unmeasured})", fontsize=11, loc="left")
     family_legend(figure, colours, handles)
     return figure
 

@@ -125,11 +125,8 @@ def _facts(result: Result | None, history: History) -> str:
         count(sum(not a.final for a in history.allocations), "cycle"),
     ]
     if result is not None:
-        facts += [
-            result.device,
-            f"{result.seconds.total / 60:.1f} minutes",
-            f"peak memory {result.peak_memory_bytes / 2**30:.1f} GiB",
-        ]
+        peak = f"peak memory {result.peak_memory_bytes / 2**30:.1f} GiB"
+        facts += [result.device, f"{result.seconds.total / 60:.1f} minutes", peak]
     return ", ".join(facts)
 
 

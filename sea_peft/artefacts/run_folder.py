@@ -222,11 +222,8 @@ class RunFolder:
             DiskError: the folder cannot be made.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"{path} exists and is not an empty folder: choose another folder, or resume the run in it.",
-                "out",
-                "resume",
-            )
+            said = f"{path} exists and is not an empty folder: choose another folder, or resume the run in it."
+            raise UsageError(said, "out", "resume")
         atomic.make_folder(path)
         return cls(path)
 

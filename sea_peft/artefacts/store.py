@@ -223,12 +223,8 @@ def ui_page(runs_root: Path) -> str:
     """
     experiment = _experiment_in(store_path(runs_root))
     if experiment is None:
-        raise UsageError(
-            f"No run is logged in {runs_root}: run `seapeft adapt` first, name another runs folder, or log a run that lies there "
-            "from its trace.",
-            "runs",
-            "rebuild",
-        )
+        way_on = "run `seapeft adapt` first, name another runs folder, or log a run that lies there from its trace"
+        raise UsageError(f"No run is logged in {runs_root}: {way_on}.", "runs", "rebuild")
     identity, has_columns = experiment
     columns = f"&viewStateShareKey={_VIEW}" if has_columns else ""
     return f"#/experiments/{identity}/runs?workflowType=machine_learning{columns}"

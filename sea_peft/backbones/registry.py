@@ -91,20 +91,14 @@ class Architecture:
         asked = ",".join(map(str, size))
         if limits.exact is not None and tuple(size) != limits.exact:
             only = ",".join(map(str, limits.exact))
-            raise UsageError(
-                f"{self.name} takes patches of {only} only, the size its position embeddings belong to, not {asked}; give a patch of {only}.",
-                "patch",
-            )
+            why = f"takes patches of {only} only, the size its position embeddings belong to"
+            raise UsageError(f"{self.name} {why}, not {asked}; give a patch of {only}.", "patch")
         if not limits.fits_sides(size):
-            raise UsageError(
-                f"{self.name} takes patches whose sides are {limits.sides}, not {asked}; choose another patch.", "patch"
-            )
+            why = f"takes patches whose sides are {limits.sides}"
+            raise UsageError(f"{self.name} {why}, not {asked}; choose another patch.", "patch")
         if not limits.fits_bottom(size):
-            raise UsageError(
-                f"{self.name} shrinks patches by {in_words(limits.divisor)} and needs {limits.bottom} voxels at its bottom, which "
-                f"{asked} does not leave; choose a larger patch.",
-                "patch",
-            )
+            why = f"shrinks patches by {in_words(limits.divisor)} and needs {limits.bottom} voxels at its bottom"
+            raise UsageError(f"{self.name} {why}, which {asked} does not leave; choose a larger patch.", "patch")
 
     def example(self, in_channels: int, kwargs: Mapping[str, object] | None = None) -> torch.Tensor:
         """A small random input [1, C, D, H, W] for probing the network built with `kwargs`, the same at every call."""

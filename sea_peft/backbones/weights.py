@@ -151,19 +151,15 @@ def load_typed(typed: Typed) -> Pretrained:
         if arch.card is not None:
             return _from_factory(arch)
         if code is not None:
-            raise WeightsError(
-                f"{code.name} has no card to say what its labels and channels are; set {code.name.partition(':')[2]}.card, or give weights.",
-                "weights",
-            )
+            way_on = f"set {code.name.partition(':')[2]}.card, or give weights"
+            raise WeightsError(f"{code.name} has no card to say what its labels and channels are; {way_on}.", "weights")
         if arch.weights is None:
             raise UsageError(f"Backbone {arch.name} comes with no weights; give weights by name or file.", "weights")
         return load_pretrained(arch.weights)
     found = load_pretrained(typed.weights, code) if typed.weights in cards() else _load(_card_of(typed.weights), code)
     if asked is not None and found.architecture.name != asked.name:
-        raise WeightsError(
-            f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave the backbone out.",
-            "backbone",
-        )
+        said = f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave the backbone out."
+        raise WeightsError(said, "backbone")
     return found
 
 
@@ -192,11 +188,9 @@ def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
     if code is not None and card.architecture == code.name:
         return code
     if is_code(card.architecture):
-        raise WeightsError(
-            f"The card of weights {card.name} names code as its network ({card.architecture}), and code that a file names is never run; where you "
-            "have that code and trust it, give MODULE:FACTORY as the backbone.",
-            "backbone",
-        )
+        said = f"The card of weights {card.name} names code as its network ({card.architecture}), and code that a file names is never run"
+        way_on = "where you have that code and trust it, give MODULE:FACTORY as the backbone"
+        raise WeightsError(f"{said}; {way_on}.", "backbone")
     try:
         return architecture(card.architecture)
     except UsageError as error:
@@ -296,11 +290,9 @@ def _require_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Te
     )  # fmt: skip
     if missing or unexpected or misshaped:
         first = (missing or unexpected or misshaped)[0]
-        raise WeightsError(
-            f"Weights {name} do not fit their network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
-            f"{len(misshaped)} of another shape (first: {first}); import them again with the right backbone.",
-            "backbone",
-        )
+        found = f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshaped)} of another shape"
+        said = f"Weights {name} do not fit their network: {found} (first: {first}); import them again with the right backbone."
+        raise WeightsError(said, "backbone")
 
 
 @contextlib.contextmanager

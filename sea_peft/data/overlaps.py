@@ -56,12 +56,9 @@ class LabelMap:
             if len(both := np.intersect1d(wanted[a], wanted[b], assume_unique=True))
         ]
         for code in wanted:
-            if not np.count_nonzero(flat[wanted[code]] == code) == len(wanted[code]) and not (flat == code).any():
-                raise DataError(
-                    f"nothing is left of {self._about(code)}: smaller structures cover all of it; take a mask out, or choose one of "
-                    "the labels",
-                    "labels",
-                )
+            if np.count_nonzero(flat[wanted[code]] == code) != len(wanted[code]) and not (flat == code).any():
+                covered = f"nothing is left of {self._about(code)}: smaller structures cover all of it"
+                raise DataError(f"{covered}; take a mask out, or choose one of the labels", "labels")
         notes = [
             f"has {count} voxels that are both {self._about(a)} and {self._about(b)}; they are taken for "
             f"{self._names[min((a, b), key=lambda code: (self._counts[code], code))]}, the smaller one"

@@ -45,11 +45,8 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
     for (a, a_codes), (b, b_codes) in combinations(chosen.items(), 2):
         shared = sorted(set(a_codes) & set(b_codes))
         if shared:
-            raise DataError(
-                f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))}), and a voxel "
-                f"can carry one label only: choose {a} or {b}",
-                "labels",
-            )
+            overlap = f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))})"
+            raise DataError(f"{overlap}, and a voxel can carry one label only: choose {a} or {b}", "labels")
     picked = pick_channels(dataset, channels) or dataset.channels
     codes = frozenset(code for group in chosen.values() for code in group)
     cases = [(case, case.with_codes(codes)) for case in dataset.cases]

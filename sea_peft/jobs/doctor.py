@@ -55,16 +55,14 @@ def doctor(runs: Path) -> list[Check]:
 def _versions(runs: Path) -> Iterator[Check]:
     yield Check("sea_peft", "ok", __version__)
     yield Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_DICOM):
         try:
             yield Check(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Check(name, "problem", "not installed; run `pip install sea_peft` again")
-    for name in _DICOM:
-        try:
-            yield Check(name, "ok", metadata.version(name))
-        except metadata.PackageNotFoundError:
-            yield Check(name, "ok", f"not installed, only needed for DICOM: {INSTALL}")
+            if name in _DICOM:
+                yield Check(name, "ok", f"not installed, only needed for DICOM: {INSTALL}")
+            else:
+                yield Check(name, "problem", "not installed; run `pip install sea_peft` again")
 
 
 def _devices(runs: Path) -> Iterator[Check]:
@@ -95,11 +93,8 @@ def _disk(runs: Path) -> Iterator[Check]:
     if not os.access(there, os.W_OK):
         yield Check("disk", "problem", f"{there} is not writable; choose another folder with --runs")
     elif free < _LEAST_DISK:
-        yield Check(
-            "disk",
-            "warning",
-            f"{_gigabytes(free)} free in {there}; MLflow and checkpoints want {_gigabytes(_LEAST_DISK)}",
-        )
+        wanted = f"MLflow and checkpoints want {_gigabytes(_LEAST_DISK)}"
+        yield Check("disk", "warning", f"{_gigabytes(free)} free in {there}; {wanted}")
     else:
         yield Check("disk", "ok", f"{_gigabytes(free)} free in {there}")
 
@@ -145,10 +140,10 @@ def _network(runs: Path) -> Iterator[Check]:
     # in the state in which every run loads it: `_store` has opened a store
     from mlflow.telemetry.utils import is_telemetry_disabled
 
-    off = is_telemetry_disabled()
-    yield Check(
-        "telemetry", "ok" if off else "problem", "off" if off else "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true"
-    )
+    if is_telemetry_disabled():
+        yield Check("telemetry", "ok", "off")
+    else:
+        yield Check("telemetry", "problem", "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true")
     foreign = [name for name in _FOREIGN_STORE if os.environ.get(name)]
     said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only, and answers whoever has the link that it prints"
     yield Check("network", "ok", said + (f" ({', '.join(foreign)} is set and not used)" if foreign else ""))
@@ -161,9 +156,8 @@ def _weights(runs: Path) -> Iterator[Check]:
         except SeaPeftError as error:
             yield Check(f"weights {name}", "problem", str(error), WeightsError)
         else:
-            yield Check(
-                f"weights {name}", "ok", f"{loaded.parameters:,} parameters, hash {loaded.sha256[:12]}, verified"
-            )
+            said = f"{loaded.parameters:,} parameters, hash {loaded.sha256[:12]}, verified"
+            yield Check(f"weights {name}", "ok", said)
 
 
 def _gigabytes(count: int) -> str:

@@ -105,7 +105,5 @@ def _unit(row: Candidate) -> Unit:
 
 
 def _differences(then: Sequence[str], again: Sequence[str]) -> tuple[str, ...]:
-    return (
-        *(f"-{unit}" for unit in sorted(set(then) - set(again))),
-        *(f"+{unit}" for unit in sorted(set(again) - set(then))),
-    )
+    gone, came = set(then) - set(again), set(again) - set(then)
+    return (*(f"-{unit}" for unit in sorted(gone)), *(f"+{unit}" for unit in sorted(came)))

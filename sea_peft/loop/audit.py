@@ -177,10 +177,5 @@ class Auditor:
 
     def _require_patches(self) -> None:
         if not self.batches:
-            raise DataError(
-                "The audit patches hold no labelled voxel, so there is no Dice to measure; try another seed, a larger "
-                "patch or more shots.",
-                "seed",
-                "patch",
-                "shots",
-            )
+            said = "The audit patches hold no labelled voxel, so there is no Dice to measure; try another seed, a larger patch or more shots."
+            raise DataError(said, "seed", "patch", "shots")

@@ -47,10 +47,8 @@ _NO_CHOICE = 2  # sites, of which one is hardly ever another's rival
 def _within(count: int, text: str, parameters: int) -> int:
     """A count that the backbone has. Raises UsageError where it has fewer parameters: that many cannot be a budget for adapting it."""
     if count > parameters:
-        raise UsageError(
-            f"A budget of {text} is more than the backbone's {parameters:,} parameters; write a smaller count or a share such as 1%.",
-            "budget",
-        )
+        said = f"A budget of {text} is more than the backbone's {parameters:,} parameters; write a smaller count or a share such as 1%."
+        raise UsageError(said, "budget")
     return count
 
 

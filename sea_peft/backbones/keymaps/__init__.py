@@ -52,8 +52,6 @@ def choose_origin(name: str, checkpoint: Checkpoint, backbone: str) -> Origin:
         raise UsageError(f"No origin is called {name!r}.{hint} There are auto, {', '.join(ORIGINS)}.")
     origin = ORIGINS[name]
     if origin.backbones and backbone not in origin.backbones:
-        raise WeightsError(
-            f"Checkpoints of {name} are of {', '.join(origin.backbones)}, not {backbone}; choose another backbone.",
-            "backbone",
-        )
+        said = f"Checkpoints of {name} are of {', '.join(origin.backbones)}, not {backbone}; choose another backbone."
+        raise WeightsError(said, "backbone")
     return origin

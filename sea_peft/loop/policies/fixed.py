@@ -73,12 +73,8 @@ def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> 
     """Why a policy that may use these units has none to open."""
     if not tuple(units):
         return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another policy.", "policy")
-    return BudgetError(
-        f"Policy {name} fits no unit into {space.capacity:,} parameters on this backbone and profile; "
-        "raise the budget or choose another policy.",
-        "budget",
-        "policy",
-    )
+    room = f"fits no unit into {space.capacity:,} parameters on this backbone and profile"
+    return BudgetError(f"Policy {name} {room}; raise the budget or choose another policy.", "budget", "policy")
 
 
 def one_family(name: str, family: str, offer: Offer, about: str, stages: tuple[str, ...] | None = None) -> Entry:
