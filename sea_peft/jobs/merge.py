@@ -125,10 +125,8 @@ def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: 
         if tensor.shape == wanted.shape:
             continue
         if key.rpartition(".")[0] in used or tensor.shape[1:] != wanted.shape[1:]:
-            raise WeightsError(
-                f"The head cannot be merged: {key} has a row for each class too, and new labels have none there; "
-                "use the adapter as it is."
-            )
+            why = f"{key} has a row for each class too, and new labels have none there"
+            raise WeightsError(f"The head cannot be merged: {why}; use the adapter as it is.")
         more = len(wanted) - len(tensor)
         grown[key] = torch.cat([tensor, tensor[:1].expand(more, *tensor.shape[1:])])
     return grown

@@ -32,10 +32,8 @@ class PhantomCase(Case):
 
     def image(self, channel: str) -> Volume:
         if channel not in self.channels:
-            raise DataError(
-                f"case {self.id}: channel {channel} is missing (it has {', '.join(self.channels)}); "
-                "choose another channel"
-            )
+            missing = f"channel {channel} is missing (it has {', '.join(self.channels)})"
+            raise DataError(f"case {self.id}: {missing}; choose another channel")
         return self._volumes[0][channel]
 
     def label(self) -> Volume:
