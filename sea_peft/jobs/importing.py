@@ -210,9 +210,10 @@ def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> t
     """The origin's recipe with what the user says instead, and the settings of the map in front of the network that belongs to it.
 
     Raises UsageError where nobody knows the voxel size."""
-    if known.recipe is None and given.spacing is None:
+    said = known.recipe.model_fields_set if known.recipe is not None else set()
+    if "spacing" not in said and given.spacing is None:
         raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
-    base = known.recipe or Recipe(intensity=ZScore())
+    base = (known.recipe or Recipe()).model_copy(update={} if "intensity" in said else {"intensity": ZScore()})
     changes: dict[str, object] = {}
     if given.orientation is not None:
         changes["orientation"] = given.orientation
@@ -239,13 +240,13 @@ def _expected(
     def by(said: object, by_origin: object) -> str:
         return "you" if said is not None else "origin" if by_origin is not None else "assumed"
 
-    exact = arch.limits_of({}).exact
+    exact, of_origin = arch.limits_of({}).exact, known.recipe.model_fields_set if known.recipe is not None else set()
     rows = [
         ("labels", ", ".join(labels or ()) or "none", by(given.labels, known.labels or known.recipe or not labels or None)),
         ("channels", ", ".join(channels), by(given.channels, known.channels)),
-        ("orientation", recipe.orientation, by(given.orientation, known.recipe)),
-        ("spacing", " × ".join(f"{mm:g}" for mm in recipe.spacing) + " mm", by(given.spacing, known.recipe)),
-        ("intensity", in_words(recipe.intensity, settings), by(given.intensity, known.recipe)),
+        ("orientation", recipe.orientation, by(given.orientation, "orientation" in of_origin or None)),
+        ("spacing", " × ".join(f"{mm:g}" for mm in recipe.spacing) + " mm", by(given.spacing, "spacing" in of_origin or None)),
+        ("intensity", in_words(recipe.intensity, settings), by(given.intensity, "intensity" in of_origin or None)),
         ("patch", " × ".join(map(str, patch)), by(given.patch, known.patch or exact)),
     ]  # fmt: skip
     return tuple(Expected(*row) for row in rows)

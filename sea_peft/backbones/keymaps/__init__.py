@@ -4,10 +4,11 @@ import difflib
 
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.brainchop import BRAINCHOP
+from sea_peft.backbones.keymaps.bundle import BUNDLE
 from sea_peft.backbones.keymaps.deepbet import DEEPBET
 from sea_peft.backbones.keymaps.fseft import FSEFT
 from sea_peft.backbones.keymaps.mednext import MEDNEXT, MONAI_MEDNEXT
-from sea_peft.backbones.keymaps.monai import BUNDLE, PLAIN
+from sea_peft.backbones.keymaps.monai import PLAIN
 from sea_peft.backbones.keymaps.nnunet import NNUNET
 from sea_peft.backbones.keymaps.obelisk import OBELISK
 from sea_peft.backbones.keymaps.origin import Known, Origin

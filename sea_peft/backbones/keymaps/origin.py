@@ -19,9 +19,9 @@ Rename = Callable[[str], str | None]
 class Known:
     """What is known of a checkpoint's training, from its origin or from the file itself; None where it is not.
 
-    `labels`: class names in the order of the outputs, without the background. `recipe`: the preprocessing. `patch`:
-    voxels. `settings`: keyword arguments of the architecture. `notes`: sentences for the user. `inferer`: in whose way its windows are
-    placed and averaged.
+    `labels`: class names in the order of the outputs, without the background. `recipe`: the preprocessing, of which the fields that
+    are set are known. `patch`: voxels. `settings`: keyword arguments of the architecture. `notes`: sentences for the user. `inferer`: in
+    whose way its windows are placed and averaged.
     """
 
     labels: tuple[str, ...] | None = None
