@@ -7,7 +7,7 @@ convolution, so that how the rest is scaled makes no difference. The script ends
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 from sea_peft.data.recipe import Percentile, Recipe
 
-_RECIPE = Recipe(spacing=(1.0, 1.0, 1.0), intensity=Percentile(low=0.5, high=99.5))
+_RECIPE = Recipe(orientation="RAS", spacing=(1.0, 1.0, 1.0), intensity=Percentile(low=0.5, high=99.5))
 
 DEEPBET = Origin(
     name="deepbet",

@@ -61,7 +61,7 @@ class Origin:
         return self.convert(kept), sorted(key for key, name in names.items() if name is None)
 
 
-CT_RECIPE = Recipe(spacing=(1.5, 1.5, 1.5), intensity=Window(low=-175.0, high=250.0))
+CT_RECIPE = Recipe(orientation="RAS", spacing=(1.5, 1.5, 1.5), intensity=Window(low=-175.0, high=250.0))
 """Abdominal CT as SuPreM, CLIP-driven and FSEFT prepare it: RAS, 1.5 mm, −175..250 HU scaled to 0..1."""
 
 CT_PATCH = (96, 96, 96)
