@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from sea_peft import documents
@@ -27,11 +27,13 @@ _NEUTRAL = frozenset((
 _SCALINGS = frozenset(("ScaleIntensityRange", "ScaleIntensityRangePercentiles", "ScaleIntensity", "NormalizeIntensity"))
 _BY_SCAN = frozenset(("ScaleIntensity", "NormalizeIntensity"))  # each undoes whatever factor and offset came before it
 
-Transform = tuple[str, dict[str, Any]]
+Said = dict[str, Any]
+"""What a document of the bundle says, or a part of it: JSON types."""
+Transform = tuple[str, Said]
 """Name and arguments."""
 
 
-def _document(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def _document(checkpoint: Checkpoint, name: str) -> Said:
     """A JSON file of the bundle that the checkpoint lies in (`models/model.pt`), {} where there is none."""
     path = checkpoint.file.parent.parent / "configs" / name
     try:
@@ -41,12 +43,12 @@ def _document(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+def _metadata(checkpoint: Checkpoint) -> Said:
     read = _document(checkpoint, "metadata.json")
     return read if "monai_version" in read else {}
 
 
-def _named(described: Any) -> tuple[str, ...] | None:
+def _named(described: object) -> tuple[str, ...] | None:
     """Names of `channel_def`, in the order of their numbers."""
     names = described.get("channel_def") if isinstance(described, dict) else None
     if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))) or not names:
@@ -54,27 +56,28 @@ def _named(described: Any) -> tuple[str, ...] | None:
     return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
-def _size(sides: Any) -> tuple[int, int, int] | None:
+def _size(sides: object) -> tuple[int, int, int] | None:
     """Three sides of a patch, None for anything else."""
-    whole = isinstance(sides, list) and len(sides) == 3 and all(type(n) is int and 8 <= n <= 1024 for n in sides)
-    return (sides[0], sides[1], sides[2]) if whole else None
+    if not isinstance(sides, list) or len(sides) != 3 or not all(type(n) is int and 8 <= n <= 1024 for n in sides):
+        return None
+    return sides[0], sides[1], sides[2]
 
 
-def _resolved(value: Any, config: Mapping[str, Any]) -> Any:
+def _resolved(value: object, config: Said) -> Any:
     """A value with the reference that it may be (`@name`, `@name#name`) followed; `_UNSAID` where an expression or nothing stands."""
     for _ in range(_DEEPEST):
         if not isinstance(value, str) or value[:1] not in ("@", "$"):
             return value
         if value[0] == "$":
             return _UNSAID
-        found: Any = config
+        found: object = config
         for part in value[1:].replace("::", "#").split("#"):
             found = found.get(part, _UNSAID) if isinstance(found, dict) else _UNSAID
         value = found
     return _UNSAID
 
 
-def _transforms(listed: Any, config: Mapping[str, Any], depth: int = 0) -> Iterator[Transform]:
+def _transforms(listed: object, config: Said, depth: int = 0) -> Iterator[Transform]:
     """Name and arguments of the transforms that change the image, without the suffix of those that work on dictionaries."""
     listed = _resolved(listed, config)
     if depth > _DEEPEST or isinstance(listed, str):
@@ -90,9 +93,9 @@ def _transforms(listed: Any, config: Mapping[str, Any], depth: int = 0) -> Itera
             yield name, {key: _resolved(value, config) for key, value in listed.items()}
 
 
-def _geometry(transforms: list[Transform]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _geometry(transforms: list[Transform]) -> tuple[Said, tuple[str, ...]]:
     """Orientation and spacing of the recipe as far as they are said, and sentences about what is not taken over."""
-    found: dict[str, Any] = {}
+    found: Said = {}
     for name, said in transforms:
         if name == "Orientation" and isinstance(said.get("axcodes"), str):
             found["orientation"] = said["axcodes"]
@@ -110,7 +113,7 @@ def _geometry(transforms: list[Transform]) -> tuple[dict[str, Any], tuple[str, .
     return found, ()
 
 
-def _scaled(name: str, said: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any, tuple[str, ...]] | None:
+def _scaled(name: str, said: Said) -> tuple[Said, Any, Any, tuple[str, ...]] | None:
     """The recipe's intensity, what the network sees its 0 and 1 as, and sentences; None where no recipe does it."""
     low, high = said.get("b_min"), said.get("b_max")
     notes: tuple[str, ...] = ()
@@ -140,7 +143,7 @@ def _scaled(name: str, said: Mapping[str, Any]) -> tuple[dict[str, Any], Any, An
     return {"kind": "percentile", "low": said.get("lower"), "high": said.get("upper")}, low, high, notes
 
 
-def _grey_values(transforms: list[Transform]) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+def _grey_values(transforms: list[Transform]) -> tuple[Said, Said, tuple[str, ...]]:
     """Intensity of the recipe and settings of the network, both {} where nothing or nothing that a recipe does is said; sentences."""
     strange = [name for name, _ in transforms if name not in _NEUTRAL | _SCALINGS]
     notes = (f"The bundle's preprocessing also has {', '.join(strange)}, which no recipe does.",) if strange else ()
@@ -165,7 +168,7 @@ def _grey_values(transforms: list[Transform]) -> tuple[dict[str, Any], dict[str,
     return intensity, settings, (*notes, *more)
 
 
-def _prepared(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+def _prepared(config: Said) -> tuple[Said, Said, tuple[str, ...]]:
     """What the inference's transforms say: a recipe as far as it goes, settings of the network, sentences."""
     transforms = list(_transforms(config.get("preprocessing"), config))
     recipe, notes = _geometry(transforms)
@@ -175,7 +178,7 @@ def _prepared(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return recipe, settings, (*notes, *more)
 
 
-def _network(config: Mapping[str, Any], backbone: str) -> dict[str, Any]:
+def _network(config: Said, backbone: str) -> Said:
     """Settings of the architecture that leave no trace in tensors and stand in `network_def`."""
     defined = _resolved(config.get("network_def"), config)
     heads = _resolved(defined.get("num_heads", 12), config) if isinstance(defined, dict) else None
