@@ -258,7 +258,7 @@ def test_only_the_command_line_and_the_jobs_options_make_what_is_typed() -> None
     assert makers <= {
         "backbones/typed.py", "cli.py", "console/afterwards.py", "console/backbones.py", "console/catalogue.py", "jobs/setup.py",
     }  # fmt: skip
-    assert importers <= {"__init__.py", "backbones/typed.py", "data/dicom/files.py"}
+    assert importers <= {"__init__.py", "adapters/__init__.py", "backbones/typed.py", "data/dicom/files.py"}
 
 
 # -- nothing is believed unread ----------------------------------------------------------------------------
