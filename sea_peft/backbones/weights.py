@@ -59,9 +59,8 @@ class Card(documents.Record):
     def window(self, patch: tuple[int, int, int] | None = None) -> SlidingWindow:
         """The window through which the network sees a scan: of its own patch, or of another."""
         pad = 0.0
-        if (
-            self.inferer == "nnunet"
-        ):  # it pads with 0 behind its normalisation, which is the map in front of the network here
+        # nnU-Net pads with 0 behind its normalisation, which is the map in front of the network here
+        if self.inferer == "nnunet":
             factor, offset = self.kwargs.get("input_factor", 1.0), self.kwargs.get("input_offset", 0.0)
             assert isinstance(factor, int | float), "checked where the network is built"
             assert isinstance(offset, int | float), "checked where the network is built"
