@@ -30,7 +30,7 @@ class Bank:
         self._adapters: dict[str, Adapter] = {}
         self._active: frozenset[str] = frozenset()
         self._changes: dict[str, frozenset[str] | None] = {}
-        self._at: dict[str, Acting] = {}
+        self._at: dict[str, tuple[list[str], Acting]] = {}
 
     def __getitem__(self, unit_id: str) -> Adapter:
         """The module of a unit, on the backbone's device."""
@@ -56,10 +56,13 @@ class Bank:
         for unit_id in self._in_order(wanted):
             self[unit_id]  # an unknown id is refused before anything is closed
             at.setdefault(self.units[unit_id].site.path, []).append(unit_id)
-        for acting in self._at.values():
-            acting.detach()
+        # sites whose units stay are left alone: an audit closes one unit of hundreds at a time
+        kept = {path: now for path, now in self._at.items() if at.get(path) == now[0]}
+        for path, (_, acting) in self._at.items():
+            if path not in kept:
+                acting.detach()
         self._active = wanted
-        self._at = {path: self._acting(path, unit_ids) for path, unit_ids in at.items()}
+        self._at = {path: kept.get(path) or (unit_ids, self._acting(path, unit_ids)) for path, unit_ids in at.items()}
 
     def _acting(self, path: str, unit_ids: Sequence[str]) -> Acting:
         """Let these units act at this module path, until they are detached."""
@@ -102,7 +105,8 @@ class Bank:
     def acts_before(self, *unit_ids: str) -> bool:
         """Whether closing these open units of one site together changes, without gradients, what the site's module is given or the weights
         that it runs with, and not only what becomes of the module's output."""
-        return self._at[self.units[unit_ids[0]].site.path].runs_otherwise_without([self[u] for u in unit_ids])
+        _, acting = self._at[self.units[unit_ids[0]].site.path]
+        return acting.runs_otherwise_without([self[u] for u in unit_ids])
 
     def inherit(self, unit_ids: Iterable[str]) -> None:
         """Those of these units that were never built begin with what the largest smaller level of their site, family and placement has

@@ -35,20 +35,20 @@ def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Te
     `logits`: [B, 1 + L, D, H, W]; `label`: [B, D, H, W], 0 the background, `IGNORED` where a voxel does not count. `kind`: "hard" takes the
     argmax, "soft" the softmax: 2·Σ p·r / (Σ p + Σ r). A patch without any label gives NaN.
     """
-    classes = logits.shape[1]
-    counted = label != IGNORED
+    counted = (label != IGNORED)[:, None]
     axes = (2, 3, 4)
-
-    def one_hot(index: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(index.long(), classes).movedim(-1, 1).to(logits.dtype)
-
-    p = (logits.softmax(dim=1) if kind == SOFT else one_hot(logits.argmax(dim=1))) * counted[:, None]
-    r = one_hot(label.where(counted, 0)) * counted[:, None]
+    r = _one_hot(label.where(counted[:, 0], 0), logits) * counted
+    p = (logits.softmax(dim=1) if kind == SOFT else _one_hot(logits.argmax(dim=1), logits)) * counted
     # float64 sums: two nearly equal Dice values are subtracted later
     both = (p * r).sum(axes, dtype=torch.float64)[:, 1:]
     reference = r.sum(axes, dtype=torch.float64)[:, 1:]
     dice = 2 * both / (p.sum(axes, dtype=torch.float64)[:, 1:] + reference).clamp_min(1e-8)
     return torch.where(reference > 0, dice, torch.nan).nanmean(dim=1)
+
+
+def _one_hot(index: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The classes of `index`, [B, D, H, W], in the shape and dtype of the logits."""
+    return torch.zeros_like(logits).scatter_(1, index[:, None].long(), 1)
 
 
 def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[int]:
