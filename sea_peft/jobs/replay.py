@@ -42,7 +42,7 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
     """Every allocation of a trace, decided again by the policy's own ranking and knapsack from the saliencies and audits in the trace.
 
     Raises:
-        UsageError: the trace is empty, or its policy or its settings are not known to this version.
+        UsageError: the trace is empty or damaged, or its policy or its settings are not known to this version.
     """
     started = History(events).started
     policy = _policy(started)
@@ -101,7 +101,10 @@ def _unit(row: Candidate) -> Unit:
     site = Site(
         path=row.site, kind=row.kind, in_channels=0, out_channels=0, stride=(1, 1, 1), stage=row.stage, order=row.order
     )
-    return Unit(family=row.family, level=row.level, placement=row.placement, site=site, cost=row.cost)
+    unit = Unit(family=row.family, level=row.level, placement=row.placement, site=site, cost=row.cost)
+    if unit.id != row.unit:
+        raise UsageError(f"The trace says of unit {row.unit!r} that it is {unit.id!r}: it is damaged.")
+    return unit
 
 
 def _differences(then: Sequence[str], again: Sequence[str]) -> tuple[str, ...]:

@@ -69,6 +69,16 @@ def test_settings_of_another_version_are_refused(runs: Path) -> None:
         replay([dataclasses.replace(started, settings=odd), *rest])
 
 
+def test_a_unit_that_is_not_what_its_name_says_is_damage(runs: Path) -> None:
+    started, *rest = read_trace(runs / "sea" / "trace.jsonl")
+    assert isinstance(started, RunStarted)
+    first, *others = started.units
+    for odd in ({"site": "elsewhere"}, {"family": "tsa"}, {"level": first.level + 1}):
+        units = [dataclasses.replace(first, **odd), *others]
+        with pytest.raises(UsageError, match="it is damaged"):
+            replay([dataclasses.replace(started, units=units), *rest])
+
+
 def test_replay_goes_with_no_other_question(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", str(runs / "sea"), "--replay", "--cycle", "1"]) == 2
     assert "give it without --cycle" in capsys.readouterr().err
