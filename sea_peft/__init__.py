@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr__` imports it
     from sea_peft.backbones.typed import Typed
-    from sea_peft.jobs.adapt import adapt
+    from sea_peft.jobs.adapt import adapt, resume
+    from sea_peft.jobs.evaluate import evaluate
+    from sea_peft.jobs.merge import merge
     from sea_peft.jobs.model import load_adapter
+    from sea_peft.jobs.predict import predict
     from sea_peft.jobs.setup import AdaptOptions
+    from sea_peft.jobs.wrapping import wrap
 
 __version__ = "0.1.0"
 
@@ -19,9 +23,16 @@ _LAZY = {
     "AdaptOptions": "sea_peft.jobs.setup",
     "Typed": "sea_peft.backbones.typed",
     "adapt": "sea_peft.jobs.adapt",
+    "evaluate": "sea_peft.jobs.evaluate",
     "load_adapter": "sea_peft.jobs.model",
+    "merge": "sea_peft.jobs.merge",
+    "predict": "sea_peft.jobs.predict",
+    "resume": "sea_peft.jobs.adapt",
+    "wrap": "sea_peft.jobs.wrapping",
 }
-__all__ = ["AdaptOptions", "Typed", "__version__", "adapt", "load_adapter"]
+__all__ = [
+    "AdaptOptions", "Typed", "__version__", "adapt", "evaluate", "load_adapter", "merge", "predict", "resume", "wrap",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -53,6 +53,10 @@ class Adapted(nn.Module):
         self.backbone.eval()
         return self
 
+    def trainable(self) -> list[nn.Parameter]:
+        """What an optimizer gets: the parameters of the open units, and the head's."""
+        return [*self.bank.parameters(self.bank.active), *self.head.parameters()]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.backbone(x)
         return self.head(self.take_features(logits), logits, self.head_gate)

@@ -85,7 +85,7 @@ def adapt(
     name = options.name or setup.neutral_name
     # whoever chose --out may have named a patient in it
     config = run_config(setup, dated(name) if options.out else None)
-    folder = RunFolder.create_at(options.out) if options.out else RunFolder.create(options.runs, name)
+    folder = RunFolder.create_at(Path(options.out)) if options.out else RunFolder.create(Path(options.runs), name)
     say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
     folder.write_config(
@@ -96,7 +96,7 @@ def adapt(
 
 
 def resume(
-    path: Path,
+    path: str | Path,
     listen: events.Callback = events.ignore,
     say: Say = _silent,
     warn: Say = _silent,
@@ -111,7 +111,7 @@ def resume(
             damaged; the data have changed; another process is at it. Nothing but trace lines that the checkpoint does not know is then gone.
     """
     began = time.monotonic()
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(Path(path))
     config = folder.read_config()
     if folder.result.is_file():
         if not folder.checkpoint.exists():

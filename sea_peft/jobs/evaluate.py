@@ -25,7 +25,8 @@ from sea_peft.data.select import select
 from sea_peft.errors import UsageError
 from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inputs import matching_channels
-from sea_peft.jobs.predictor import Predictor, adapter_folder, reason
+from sea_peft.jobs.model import adapter_folder
+from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.setup import DEFAULT_TARGET, open_data
 from sea_peft.loop.events import RunStarted

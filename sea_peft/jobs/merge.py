@@ -16,8 +16,7 @@ from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
-from sea_peft.jobs.model import open_adapter
-from sea_peft.jobs.predictor import adapter_folder
+from sea_peft.jobs.model import adapter_folder, open_adapter
 from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
 # Folding changes the order of float32 sums, which moves logits by millionths; more than this is a mistake.

@@ -11,7 +11,7 @@ from sea_peft import documents
 from sea_peft.adapters import Adapted, Unit, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.adapters.registry import Offer, unit_at
-from sea_peft.artefacts.adapter_file import AdapterConfig, load_adapter_files
+from sea_peft.artefacts.adapter_file import CONFIG_NAME, AdapterConfig, load_adapter_files
 from sea_peft.artefacts.record import BackboneIdentity
 from sea_peft.backbones import Site, find_sites
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
@@ -150,9 +150,15 @@ class Loaded:
     backbone: Backbone
 
 
-def load_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
-    """An adapter folder on its backbone, ready to predict; as `open_adapter`."""
-    loaded = open_adapter(folder, typed, use)
+def adapter_folder(path: Path) -> Path:
+    """`path` itself, or the adapter inside it where `path` is a run folder."""
+    inside = path / "adapter"
+    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
+
+
+def load_adapter(folder: str | Path, typed: Typed = NOTHING, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
+    """An adapter folder, or the one in a run folder, on its backbone, ready to predict; as `open_adapter`."""
+    loaded = open_adapter(adapter_folder(Path(folder)), typed, use)
     return loaded.model, loaded.config
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sea_peft.artefacts.adapter_file import CONFIG_NAME
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
@@ -18,15 +17,9 @@ from sea_peft.data.progress import Progress, unwatched
 from sea_peft.errors import SeaPeftError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Activations, Need, inference_need
-from sea_peft.jobs.model import NETWORKS, open_adapter, resolve_device
+from sea_peft.jobs.model import NETWORKS, adapter_folder, open_adapter, resolve_device
 
 _LOG = logging.getLogger(__name__)
-
-
-def adapter_folder(path: Path) -> Path:
-    """`path` itself, or the adapter inside it where `path` is a run folder."""
-    inside = path / "adapter"
-    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
 
 
 class Predictor:

@@ -96,7 +96,7 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
             id=uuid.uuid4().hex,
             name=name,
             data=_located(o.data),
-            split=None if o.split is None else str(o.split.resolve()),
+            split=None if o.split is None else str(Path(o.split).resolve()),
             typed={name: value for name, value in documents.as_json(asdict(o)).items() if value is not None},
             profile=setup.profile,
             augmentation=setup.settings.augmentation,

@@ -76,12 +76,12 @@ class AdaptOptions:
     device: str = "auto"
     time_limit: float | None = None
     augment: str = "default"
-    out: Path | None = None
-    runs: Path = Path("runs")
+    out: str | Path | None = None
+    runs: str | Path = Path("runs")
     log_images: bool = False
     mlflow: bool = True
     test: Tests = None
-    split: Path | None = None
+    split: str | Path | None = None
     name: str | None = None
 
     @property
@@ -284,7 +284,7 @@ def prepare_run(
 
 def _wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
     """How many shots are asked for, and the cases of the split file where there is one. Raises UsageError."""
-    named = None if options.split is None else read_split(options.split)
+    named = None if options.split is None else read_split(Path(options.split))
     shots = options.shots if options.shots is not None else DEFAULT_SHOTS if named is None else named.shots
     if shots < 1:
         raise UsageError(f"--shots {shots} is not a number of labelled scans; ask for 1 or more.")

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from foreign import network, suprem_universal
+from monai.networks.nets import UNETR
 
+import sea_peft
 from sea_peft import AdaptOptions, Typed, adapt, load_adapter
 from sea_peft.backbones.weights import load_pretrained
-from sea_peft.errors import WeightsError
+from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.importing import import_weights
 
 
@@ -55,3 +57,47 @@ def test_a_users_own_network_that_comes_with_its_weights_is_adapted(toy: Path, t
         load_adapter(Path(result.run) / "adapter")
     _, config = load_adapter(Path(result.run) / "adapter", Typed("own_network:factory"))
     assert config.backbone.architecture == "own_network:factory"
+
+
+def test_any_network_is_wrapped_and_trained_in_a_loop_of_ones_own() -> None:
+    network = UNETR(
+        in_channels=1, out_channels=3, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48, num_heads=3
+    )
+    crop = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        plain = network.eval()(crop)
+    model = sea_peft.wrap(network, crop, budget="5%")
+    assert sum(p.numel() for p in model.trainable()) <= 0.05 * sum(p.numel() for p in network.parameters())
+    with torch.no_grad(), model.unadapted():
+        assert torch.allclose(model(crop), plain, atol=1e-5)
+    optimizer = torch.optim.AdamW(model.trainable(), lr=1e-2)
+    reference = torch.ones(1, 32, 32, 32, dtype=torch.long)
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(model(crop), reference)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"policy": "sea"}, "sea decides while it trains"),
+        ({"policy": "nothing"}, "No policy is called"),
+        ({"budget": "1"}, "can mean 100% or one parameter"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_said(asked: dict[str, str], said: str) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 2, 1))
+    with pytest.raises(UsageError, match=said):
+        sea_peft.wrap(network, torch.zeros(1, 1, 8, 8, 8), **{"budget": "50%", **asked})
+
+
+def test_a_network_of_one_output_cannot_be_wrapped() -> None:
+    with pytest.raises(UsageError, match="one output channel"):
+        sea_peft.wrap(torch.nn.Conv3d(1, 1, 1), torch.zeros(1, 1, 8, 8, 8), budget="50%")
