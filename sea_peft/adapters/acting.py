@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sea_peft.adapters.base import Adapter, CannotMerge
+from sea_peft.backbones.growth import missing
+from sea_peft.backbones.unet3d import BatchStatisticsNorm
 
 Form = Literal["cheapest", "folded", "branches"]
 
@@ -21,6 +23,7 @@ _PLAIN = frozenset(
     kind.forward
     for kind in (
         nn.Linear, nn.Conv3d, nn.ConvTranspose3d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d,
+        BatchStatisticsNorm,
     )
 )  # fmt: skip
 # What oneDNN's convolutions round output channels up to.
@@ -36,14 +39,10 @@ def own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return dict(module.named_parameters(recurse=False))
 
 
-def _acting_tensors(module: nn.Module, like: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors that the module's forward computes with, those included that a norm without parameters has not: a scale of ones and a
-    shift of zeros, which units can be folded into while it runs. `like`: a tensor of the dtype and on the device that are wanted."""
-    own = own_tensors(module)
-    channels = getattr(module, "num_features", None) or getattr(module, "num_channels", None)
-    if own or not isinstance(module, nn.InstanceNorm3d | nn.BatchNorm3d | nn.GroupNorm) or channels is None:
-        return own
-    return {"weight": like.new_ones(channels), "bias": like.new_zeros(channels)}
+def acting_tensors(module: nn.Module, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors that the module's forward computes with, those included that a norm may lack: a scale of ones and a shift of zeros, which
+    units can be folded into while it runs. `like`: a tensor of the dtype and on the device that are wanted."""
+    return own_tensors(module) | {name: value.to(like) for name, value in missing(module).items()}
 
 
 def _stride(module: nn.Module) -> float:
@@ -64,14 +63,15 @@ def changed_by(adapter: Adapter, module: nn.Module) -> frozenset[str] | None:
         return None
     try:
         with torch.no_grad():
-            own = _acting_tensors(module, next(adapter.parameters()))
-            names = frozenset(adapter.merged(own))
+            own = acting_tensors(module, next(adapter.parameters()))
+            merged = adapter.merged(own)
     except (
         CannotMerge,
         KeyError,
     ):  # a weight that is computed from others, as by weight norm, is no tensor of the module
         return None
-    return names if names <= own.keys() else None
+    fits = all(name in own and tensor.shape == own[name].shape for name, tensor in merged.items())
+    return frozenset(merged) if fits else None
 
 
 def folded(tensors: Mapping[str, torch.Tensor], adapters: Sequence[Adapter]) -> dict[str, torch.Tensor]:
@@ -203,7 +203,7 @@ class Acting:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """What the module's forward would compute with."""
-        return _acting_tensors(self._module, next(self._late[0].parameters()))
+        return acting_tensors(self._module, next(self._late[0].parameters()))
 
     def _branches(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for adapter in self._late[self._now :]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from sea_peft.adapters.base import Adapter, CannotMerge, modulate
+from sea_peft.adapters.base import Adapter, modulate
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
 
@@ -16,7 +16,7 @@ class Affine(Adapter):
 
     Source: Frankle et al. 2020 (arXiv 2003.00152); "affine-LN" of FSEFT (arXiv 2303.17051), learning rate 1e-2. Cost 2·C.
     The norm is computed anew from x, because (y − β)/γ is not exact where γ is near zero; so at a norm with parameters this family
-    acts first and replaces y.
+    acts first and replaces y. Merged into a norm that has neither, they become its own.
 
     Shapes: scale [C], shift [C].
     """
@@ -39,6 +39,4 @@ class Affine(Adapter):
         return self.recomputed(x, {"weight": own["weight"] + self.scale, "bias": shift})
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if "weight" not in tensors or "bias" not in tensors:
-            raise CannotMerge("affine at a norm that has no scale and shift of its own has no tensor to be folded into")
         return {"weight": tensors["weight"] + self.scale, "bias": tensors["bias"] + self.shift}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from sea_peft.adapters.acting import Acting, Form, changed_by, is_plain, own_tensors
+from sea_peft.adapters.acting import Acting, Form, acting_tensors, changed_by, is_plain, own_tensors
 from sea_peft.adapters.base import Adapter, CannotMerge
 from sea_peft.adapters.registry import Unit, families
 
@@ -137,19 +137,22 @@ class Bank:
             self[unit_id].load_state_dict(state, strict=True)
 
     def merged(self, unit_ids: Collection[str]) -> dict[str, torch.Tensor]:
-        """Backbone tensors, by state-dict key, with these units folded in: only those that change.
+        """Backbone tensors, by state-dict key, with these units folded in: only those that change. The backbone may have to grow before it can
+        hold them (`backbones.growth`): norms get the scale and the shift that they lack, and shapes may be larger.
 
         Raises CannotMerge, naming the unit, when one of them cannot be folded exactly.
         """
         changed: dict[str, torch.Tensor] = {}
-        for unit_id in self._in_order(unit_ids):
-            path = self.units[unit_id].site.path
+        # what a block gains stands beside what its modules compute, so theirs come first
+        for unit_id in sorted(self._in_order(unit_ids), key=lambda u: self.units[u].site.kind == "block"):
+            path, block = self.units[unit_id].site.path, self.units[unit_id].site.kind == "block"
             module = self.backbone.get_submodule(path)
-            own = own_tensors(module)
-            now = {name: changed.get(f"{path}.{name}", tensor.detach()) for name, tensor in own.items()}
+            own = dict(module.named_parameters()) if block else own_tensors(module)
+            here = own if block else acting_tensors(module, next(self[unit_id].parameters()))
+            now = {name: changed.get(f"{path}.{name}", tensor.detach()) for name, tensor in here.items()}
             try:
                 tensors = self[unit_id].merged(now)
-                if not is_plain(module):
+                if not block and not is_plain(module):
                     raise CannotMerge(f"a {type(module).__name__} does with its tensors what only its own code knows")
                 if shared := {name for name in tensors.keys() & own.keys() if self._holders(own[name]) > 1}:
                     raise CannotMerge(f"another module computes with its {sorted(shared)[0]} too")

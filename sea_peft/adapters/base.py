@@ -28,7 +28,7 @@ class Adapter(nn.Module):
     family asks for it); `levels`, the sizes on offer, `(0,)` where the family has one size; `placements`, `("",)` where it has one;
     `on_input`, whether it acts on what the site is given rather than on what it returns (y is x itself then); `learning_rate`, AdamW's,
     with the source in the family's docstring; `order`, in which units of one site act, those that compute the site's output anew first and
-    families of one order by name.
+    families of one order by name; `merged_within`, how far from it a merged unit is at most, as a share of what it adds to its site's output.
     """
 
     family: ClassVar[str]
@@ -39,6 +39,7 @@ class Adapter(nn.Module):
     on_input: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 1e-3
     order: ClassVar[int] = 100
+    merged_within: ClassVar[float] = 1e-5
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
@@ -79,7 +80,8 @@ class Adapter(nn.Module):
         nothing, which leaves the identity."""
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The site's own tensors (`weight`, `bias`, as far as it has them) with this unit folded in: only those that change.
+        """The site's own tensors (`weight`, `bias`, as far as it has them or could, as a norm) with this unit folded in: only those that change.
+        Those of a block are its modules', by their names in it. They may be larger than they were (`backbones.growth`).
 
         Raises CannotMerge where that is not exact.
         """

@@ -9,6 +9,7 @@ from torch import nn
 from sea_peft.adapters.base import Adapter, convolution_geometry, pads_with_zeros, shift_parameter
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
+from sea_peft.backbones.growth import without_groups
 
 _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "linear": F.linear,
@@ -46,7 +47,9 @@ class Full(Adapter):
         return y + _OPERATIONS[self.kind](x, self.weight, self.bias, **self.geometry)
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        folded = {"weight": tensors["weight"] + self.weight}
+        weight = tensors["weight"]
+        grown = weight.shape != self.weight.shape  # another unit has made the kernel dense
+        folded = {"weight": weight + (without_groups(self.weight, self.geometry["groups"]) if grown else self.weight)}
         if self.bias is not None:
             folded["bias"] = tensors["bias"] + self.bias
         return folded

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from sea_peft.adapters.base import Adapter, CannotMerge, pointwise
+from sea_peft.adapters.base import Adapter, pointwise
 from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
+from sea_peft.backbones.growth import without_groups
 
 
 @register
@@ -45,9 +46,7 @@ class TSA(Adapter):
         return y + pointwise(x, self.weight, None, channels_last=False, stride=self.stride)[:, :, :d, :h, :w]
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if self.groups > 1:
-            raise CannotMerge("its site's kernel is grouped, and the adapter mixes channels of all groups")
-        weight = tensors["weight"].clone()
+        weight = without_groups(tensors["weight"], self.groups)  # the adapter mixes channels of all groups
         i, j, k = self.tap
         weight[:, :, i, j, k] += self.weight
         return {"weight": weight}

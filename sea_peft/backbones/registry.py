@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sea_peft import extensions
+from sea_peft.backbones.growth import growing
 from sea_peft.backbones.limits import Limits, in_words, per_axis
 from sea_peft.errors import UsageError
 
@@ -113,7 +114,7 @@ def register(architecture: Architecture) -> Architecture:
     """Put an architecture on offer. The conformance suite takes it in by itself."""
     if architecture.name in _ARCHITECTURES:
         raise ValueError(f"architecture {architecture.name!r} is registered twice")
-    made = dataclasses.replace(architecture, build=_behind_a_map(architecture.build))
+    made = dataclasses.replace(architecture, build=growing(_behind_a_map(architecture.build)))
     _ARCHITECTURES[architecture.name] = made
     return made
 

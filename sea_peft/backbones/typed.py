@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from sea_peft.backbones.growth import growing
 from sea_peft.backbones.limits import per_axis
 from sea_peft.backbones.registry import Architecture, architecture
 from sea_peft.errors import WeightsError
@@ -85,7 +86,7 @@ def _from_factory(spec: str) -> Architecture:
 
     return Architecture(
         name=spec,
-        build=build,
+        build=growing(build),
         divisor=_declared(factory, "divisor", spec),
         minimum=_declared(factory, "minimum", spec),
         paper=getattr(factory, "paper", "given by the user"),

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sea_peft.adapters import Adapted
 from sea_peft.adapters.base import CannotMerge
 from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
+from sea_peft.backbones.growth import LAST, grown_further, growth
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
@@ -42,7 +44,8 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
     """Fold the units and the head of an adapter into its backbone and write `out` with its card beside it.
 
     The result has the backbone's outputs and one more for every label that was new to it, so it is used like any other weights, here
-    (`--weights`) or in plain MONAI. `use`: "adapted" folds in an adapter that its run recommends not to use.
+    (`--weights`) or in plain MONAI. Where something has no tensor to be folded into the network grows, and the card says by what.
+    `use`: "adapted" folds in an adapter that its run recommends not to use.
 
     Raises:
         UsageError: `out` is no .safetensors file, or exists; the adapter is not to be used.
@@ -64,11 +67,12 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
     card, arch = pretrained.card, pretrained.architecture
     changed = _folded(model)
     new = [name for name, row in zip(config.labels, config.head.rows, strict=True) if row is None]
-    described = _card(card, config, out.stem, [*card.labels, *new])
+    described = _card(card, config, out.stem, [*card.labels, *new], growth(model.backbone, changed))
     network = arch.build(
         in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
     )
-    folded = unique_tensors(model.backbone) | changed
+    # what grows is not there yet, and gets what it grows by
+    folded = unique_tensors(network.eval()) | unique_tensors(model.backbone) | changed
     load_strictly(network.eval(), _with_idle_rows(folded, network, model), out.stem)
     difference, largest, agreement = _compare(model, network, arch.example(len(card.channels), described["kwargs"]))
     if difference > _TOLERANCE * max(1.0, largest):
@@ -95,20 +99,20 @@ def _folded(model: Adapted) -> dict[str, torch.Tensor]:
         changed = model.bank.merged(model.bank.active)
     except CannotMerge as reason:
         raise WeightsError(f"{reason}; predict with the adapter as it is.") from reason
-    if model.head_path is None:
-        raise WeightsError(
-            "The head cannot be merged: this backbone does not end in a convolution that it could be folded into."
-        )
-    last = model.backbone.get_submodule(model.head_path)
-    weight, bias = (getattr(last, name) for name in ("weight", "bias"))
+    if model.head_path is None:  # it acts on the logits, and becomes a convolution behind them
+        path, classes = LAST, model.head.classes
+        weight, bias = torch.eye(classes)[:, :, None, None, None], torch.zeros(classes)
+    else:
+        path, last = model.head_path, model.backbone.get_submodule(model.head_path)
+        weight, bias = (getattr(last, name) for name in ("weight", "bias"))
     if bias is None:
-        raise WeightsError(f"The head cannot be merged: {model.head_path} has no bias that its own could be added to.")
+        raise WeightsError(f"The head cannot be merged: {path} has no bias that its own could be added to.")
     new = model.head.new
     # a new label starts as the background's row with a share of its odds (TargetHead)
     rows = torch.cat([weight, weight[:1].expand(new, *weight.shape[1:])])
     shifts = torch.cat([bias, bias[:1].expand(new) + math.log(NEW_LABEL_ODDS)])
-    changed[f"{model.head_path}.weight"] = (rows + model.head.weight).detach()
-    changed[f"{model.head_path}.bias"] = (shifts + model.head.bias).detach()
+    changed[f"{path}.weight"] = (rows + model.head.weight).detach()
+    changed[f"{path}.bias"] = (shifts + model.head.bias).detach()
     return changed
 
 
@@ -147,12 +151,14 @@ def _compare(model: Adapted, network: nn.Module, example: torch.Tensor) -> tuple
     return difference, largest, min(equal)
 
 
-def _card(card: Card, config: AdapterConfig, name: str, labels: list[str]) -> dict[str, Any]:
+def _card(card: Card, config: AdapterConfig, name: str, labels: list[str], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`more`: what the network has to grow by, beyond what the card says already."""
     made = {"adapter": config.policy, "units": len(config.units), "shots": config.shots, "seed": config.seed}
+    kwargs: dict[str, Any] = {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")}
     return {
         **card.model_dump(exclude={"sha256", "dice", "training"}),
         "name": name,
-        "kwargs": {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")},
+        "kwargs": kwargs | ({"grown": grown_further(kwargs.get("grown", {}), more)} if more else {}),
         "labels": labels,
         "channels": list(config.channels),
         "recipe": config.recipe.model_dump(mode="json"),

@@ -80,10 +80,13 @@ def test_tsa_does_not_fit_a_pointwise_kernel_nor_one_whose_output_is_larger():
         assert not families()["tsa"].fits(site, module, 0, "")
 
 
-def test_tsa_beside_a_grouped_convolution_cannot_be_merged():
-    module, x = prepared(nn.Conv3d(4, 4, 3, padding=1, groups=4)), random((2, 4, 6, 6, 6), seed=1)
-    with pytest.raises(CannotMerge, match="grouped"):
-        adapter_at("tsa", module, x).merged(dict(module.named_parameters()))
+@pytest.mark.parametrize("groups", [2, 4])
+def test_tsa_beside_a_grouped_convolution_is_one_without_groups(groups):
+    module, x = prepared(nn.Conv3d(4, 8, 3, padding=1, groups=groups)), random((2, 4, 6, 6, 6), seed=1)
+    adapter = adapter_at("tsa", module, x)
+    dense = nn.Conv3d(4, 8, 3, padding=1).double()
+    dense.load_state_dict({"bias": module.bias, **adapter.merged(dict(module.named_parameters()))})
+    torch.testing.assert_close(dense(x), adapter(x, module(x)), rtol=1e-12, atol=1e-12)
 
 
 # -- affine, bias, full against the module's own tensors, changed ------------------------------------------

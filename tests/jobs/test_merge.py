@@ -108,17 +108,70 @@ def test_the_adapter_is_left_as_it_was(adapter: Path, weights: Path, tmp_path: P
     load_adapter(adapter, Typed(weights=str(weights)))
 
 
-@pytest.mark.parametrize("name", ["dynunet", "nnunet_plain", "mednext_s"])
-def test_tensors_under_several_names_are_folded_under_all_of_them(name: str, tmp_path: Path) -> None:
+def small(name: str, folder: Path) -> Path:
+    """Weights of the small version of an architecture, with random values."""
     arch = architecture(name)
     if not arch.installed:
         pytest.skip(f"{name} needs {arch.needs.package}")
+    limits = arch.limits_of(arch.small)
+    side = limits.exact or limits.holding((16, 16, 16))
     card = {
         "name": "small", "architecture": name, "kwargs": dict(arch.small), "labels": ["background", "organ", "other"],
-        "channels": ["CT"], "recipe": Recipe().model_dump(mode="json"), "patch": (16, 16, 16), "licence": "CC0-1.0",
+        "channels": ["CT"], "recipe": Recipe().model_dump(mode="json"), "patch": side, "licence": "CC0-1.0",
     }  # fmt: skip
-    own = save_weights(tmp_path, network(name, **arch.small), card, half=False).with_suffix(".safetensors")
+    return save_weights(folder, network(name, **arch.small), card, half=False).with_suffix(".safetensors")
+
+
+@pytest.mark.parametrize("name", ["dynunet", "nnunet_plain", "mednext_s"])
+def test_tensors_under_several_names_are_folded_under_all_of_them(name: str, tmp_path: Path) -> None:
+    own = small(name, tmp_path)
     adapter = make_adapter(tmp_path / "a", own, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
     merged = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(own)))
     assert merged.labels == ("background", "organ", "other", "spot")
     assert merged.difference <= 1e-3 * max(1.0, merged.largest)
+
+
+@pytest.mark.parametrize(
+    ("name", "families", "grown"),
+    [
+        ("unet", ("affine", "lora"), {"norms", "outputs"}),
+        pytest.param("unetr", ("affine", "adaptformer"), {"wider"}, marks=pytest.mark.slow),
+        ("mednext_s", ("tsa",), {"dense"}),
+    ],
+)
+def test_a_network_grows_by_what_has_no_tensor_to_be_folded_into(name, families, grown, tmp_path):
+    own = small(name, tmp_path)
+    adapter = make_adapter(tmp_path / "a", own, {"organ": [1]}, ["CT"], families)
+    merged = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(own)))
+    assert merged.difference <= 1e-3 * max(1.0, merged.largest)
+    loaded = load_typed(Typed(weights=str(merged.file)))
+    assert set(loaded.card.kwargs["grown"]) == grown
+    model, _ = load_adapter(adapter, Typed(weights=str(own)))
+    x = torch.randn(1, 1, *loaded.card.patch, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        adapted, plain = model(x), loaded.network(x)
+    theirs = torch.stack([plain[:, (0, 2)].logsumexp(1), plain[:, 1]], dim=1)
+    torch.testing.assert_close(theirs, adapted, rtol=1e-4, atol=1e-4)
+    # what was merged is a backbone like any other, and may grow further
+    again = make_adapter(tmp_path / "b", merged.file, {"organ": [1]}, ["CT"], families)
+    twice = merge(again, tmp_path / "n.safetensors", Typed(weights=str(merged.file)))
+    assert load_typed(Typed(weights=str(twice.file))).card.kwargs["grown"].keys() == grown
+
+
+def test_a_grown_unet_is_monais_with_affine_norms_and_a_convolution(tmp_path):
+    from monai.networks.nets import UNet
+    from safetensors.torch import load_file
+
+    own = small("unet", tmp_path)
+    adapter = make_adapter(tmp_path / "a", own, {"organ": [1]}, ["CT"], ("affine", "lora"))
+    merged = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(own)))
+    affine = ("instance", {"affine": True})
+    plain = UNet(3, 1, 3, channels=(4, 8, 16), strides=(2, 2), num_res_units=2, norm=affine).eval()
+    tensors = load_file(merged.file)
+    head = {name: tensors.pop(f"grown_last.{name}") for name in ("weight", "bias")}
+    plain.load_state_dict(tensors)
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.nn.functional.conv3d(plain(x), **head), load_typed(Typed(weights=str(merged.file))).network(x)
+        )

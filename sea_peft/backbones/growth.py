@@ -1,0 +1,152 @@
+"""What a network may hold beyond its architecture, so that every change of what it computes can be written into its own tensors.
+
+Norms without a scale and a shift get them, grouped convolutions one kernel over all channels, MLPs more hidden units, and outputs that are no
+convolution's own a pointwise one behind them. All but the last leave the network's outputs as they are until somebody writes to what grew.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+LAST = "grown_last"
+"""What the convolution behind the outputs is called in the network."""
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d)
+
+
+def growing(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """`build` for a network that may be grown: with `grown`, what `growth` gave, as one more keyword argument."""
+
+    def grown_network(*, grown: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+        if grown is None:
+            return build(**kwargs)
+        own = {"out_channels": grown["outputs"]} if "outputs" in grown else {}
+        network = build(**{**kwargs, **own})
+        grow(network, **grown, rows=kwargs.get("out_channels"))
+        return network
+
+    return grown_network
+
+
+def grow(
+    network: nn.Module,
+    norms: bool = False,
+    dense: Sequence[str] = (),
+    wider: Mapping[str, int] | None = None,
+    outputs: int | None = None,
+    rows: int | None = None,
+) -> None:
+    """Make room in a network, in place.
+
+    Args:
+        network: its tensors outside of these places are left alone.
+        norms: whether every norm gets the scale and the shift that it lacks, as MONAI's and torch's own norms have with `affine`.
+        dense: module paths of grouped convolutions that become ungrouped ones.
+        wider: module path of an MLP (`mlp_layers`) → how many hidden units it gets.
+        outputs: channels that the network has put out so far, where a convolution is to make `rows` of them.
+
+    Raises ValueError where a path is none of that, AttributeError where there is none.
+    """
+    for module in network.modules() if norms else ():
+        for name, value in missing(module).items():
+            setattr(module, name, nn.Parameter(value))
+    for path in dense:
+        module = network.get_submodule(path)
+        if not isinstance(module, nn.Conv3d) or module.groups == 1:
+            raise ValueError(f"{path} is no grouped convolution")
+        module.weight = nn.Parameter(without_groups(module.weight.detach(), module.groups))
+        module.groups = 1
+    for path, more in (wider or {}).items():
+        layers = mlp_layers(network.get_submodule(path))
+        if layers is None or more < 1:
+            raise ValueError(f"{path} is no MLP that could have {more} hidden units more")
+        first, second = layers.values()
+        first.weight = _grown(first.weight, 0, more)
+        second.weight = _grown(second.weight, 1, more)
+        if first.bias is not None:
+            first.bias = _grown(first.bias, 0, more)
+        first.out_features = second.in_features = len(first.weight)
+    if outputs is not None:
+        network.add_module(LAST, nn.Conv3d(outputs, rows or outputs, 1))
+        network.register_forward_hook(lambda grown, _inputs, output: grown.get_submodule(LAST)(output))
+
+
+def _grown(tensor: torch.Tensor, axis: int, more: int) -> nn.Parameter:
+    """The tensor with that many zeros more along an axis."""
+    shape = [more if i == axis else n for i, n in enumerate(tensor.shape)]
+    return nn.Parameter(torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=axis))
+
+
+def growth(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What of a network has to grow before it can hold these tensors, by state-dict key, for `grow`; empty where nothing has. More rows of a
+    classifier are not meant: with those it is built."""
+    own = dict(network.named_parameters(remove_duplicate=False))
+    found: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        path = key.rpartition(".")[0]
+        if path == LAST and key not in own:
+            found["outputs"] = tensors[f"{LAST}.weight"].shape[1]
+        elif key not in own:
+            found["norms"] = True
+        elif tensor.shape == own[key].shape:
+            continue
+        elif getattr(network.get_submodule(path), "groups", 1) > 1:
+            found.setdefault("dense", []).append(path)
+        elif tensor.ndim == 2 and len(tensor) > len(own[key]):
+            while path and mlp_layers(network.get_submodule(path)) is None:
+                path = path.rpartition(".")[0]
+            found.setdefault("wider", {})[path] = len(tensor) - len(own[key])
+    return found
+
+
+def grown_further(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a network grow as `first` and then `then` do."""
+    wider = dict(first.get("wider", {}))
+    for path, more in then.get("wider", {}).items():
+        wider[path] = wider.get(path, 0) + more
+    both = {
+        "norms": first.get("norms", False) or then.get("norms", False),
+        "dense": [*first.get("dense", ()), *then.get("dense", ())],
+        "wider": wider,
+        "outputs": first.get("outputs") or then.get("outputs"),
+    }
+    return {what: value for what, value in both.items() if value}
+
+
+def missing(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The scale of ones and the shift of zeros [C], as far as a norm lacks them; nothing for other modules."""
+    if not isinstance(module, _NORMS):
+        return {}
+    if isinstance(module, nn.LayerNorm):
+        shape = tuple(module.normalized_shape)
+    else:
+        shape = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
+    made = {"weight": torch.ones(shape), "bias": torch.zeros(shape)}
+    # what is computed from others, as by a parametrization, is registered nowhere and is not missing
+    return {name: value for name, value in made.items() if module._parameters.get(name, value) is None}
+
+
+def without_groups(kernel: torch.Tensor, groups: int) -> torch.Tensor:
+    """The kernel [out, in / groups, ...] of a grouped convolution as [out, in, ...], zero where a group does not see a channel."""
+    rows, columns = kernel.shape[0] // groups, kernel.shape[1]
+    dense = kernel.new_zeros(kernel.shape[0], columns * groups, *kernel.shape[2:])
+    for group in range(groups):
+        out = slice(group * rows, (group + 1) * rows)
+        dense[out, group * columns : (group + 1) * columns] = kernel[out]
+    return dense
+
+
+def mlp_layers(block: nn.Module) -> dict[str, nn.Linear] | None:
+    """The two linear layers of a block that is linear, activation, linear, by their names in it; None for other blocks.
+
+    Only with activations a for which a(k·z)/k becomes ReLU(z) as k grows, and with nothing else in it but dropout.
+    """
+    inside = {name: module for name, module in block.named_modules() if not list(module.children())}
+    layers = {name: module for name, module in inside.items() if isinstance(module, nn.Linear)}
+    bent = sum(isinstance(module, nn.GELU | nn.SiLU | nn.ReLU) for module in inside.values())
+    quiet = sum(isinstance(module, nn.Dropout | nn.Identity) for module in inside.values())
+    if len(layers) != 2 or bent != 1 or len(inside) != 3 + quiet:
+        return None
+    first, second = layers.values()
+    return layers if first.out_features == second.in_features else None
