@@ -19,9 +19,11 @@ from sea_peft.console.output import Output, abandon, prepare_streams
 from sea_peft.console.progress import RunProgress
 from sea_peft.console.tables import cell
 from sea_peft.console.verb import Interrupted, error_document, outcome, verb
+from sea_peft.console.verbs import Verbs
+from sea_peft.data.wording import count
 from sea_peft.errors import PartialFailure, QualityGateError, UsageError
 
-app = typer.Typer(
+app = Verbs(
     name="seapeft",
     help="Adapt a frozen pretrained 3D segmentation network to a few labelled scans, under a parameter budget.\n\n"
     "Research software, not a medical device.",
@@ -63,7 +65,8 @@ def adapt(
         str | None, Argument(metavar="DATA", help="A data set, or phantom:NAME. Left out: the embedded default target.")
     ] = None,
     shots: Annotated[
-        int | None, Option(help="Labelled scans to train on, those that audits measure on included; by default 5.")
+        int | None,
+        Option(metavar="N", help="Labelled scans to train on, those that audits measure on included; by default 5."),
     ] = None,
     budget: Annotated[
         str | None, Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's.")
@@ -73,16 +76,20 @@ def adapt(
     weights: options.Weights = None,
     label: options.Labels = None,
     channel: options.Channels = None,
-    policy: Annotated[str, Option(help="What chooses: sea, or a fixed topology to compare with.")] = "sea",
+    policy: Annotated[
+        str, Option(metavar="NAME", help="What chooses: sea, or a fixed topology to compare with.")
+    ] = "sea",
     steps: Annotated[
-        int | None, Option(help="Optimizer steps in all; by default 480, and 120 on an embedded phantom.")
+        int | None, Option(metavar="N", help="Optimizer steps in all; by default 480, and 120 on an embedded phantom.")
     ] = None,
-    cycles: Annotated[int | None, Option(help="Search cycles: train, audit, allocate; by default 3.")] = None,
+    cycles: Annotated[
+        int | None, Option(metavar="N", help="Search cycles: train, audit, allocate; by default 3.")
+    ] = None,
     patch: Annotated[Any, Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     spacing: Annotated[
         Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")
     ] = None,
-    seed: Annotated[int, Option(help="Of the draw of shots, the initial values and the crops.")] = 0,
+    seed: Annotated[int, Option(metavar="N", help="Of the draw of shots, the initial values and the crops.")] = 0,
     device: options.Device = "auto",
     time_limit: Annotated[
         Any,
@@ -106,8 +113,9 @@ def adapt(
     augment: Annotated[
         str,
         Option(
-            metavar="default|full|grey|none|FILE",
-            help="Random changes of training crops; grey: gain and shift alone, the default on phantoms; else full.",
+            metavar="NAME|FILE",
+            help="Random changes of training crops: full, none, grey (gain and shift alone), or a file; the default is grey on "
+            "phantoms, else full.",
         ),
     ] = "default",
     out: Annotated[Path | None, Option(metavar="DIR", help="The run folder to make.")] = None,
@@ -232,7 +240,7 @@ def predict(
     output.result(document, shown.prediction_table(statuses), cell(f"Masks are in {out}."))
     if failed:
         raise PartialFailure(
-            f"{len(failed)} of {len(statuses)} cases could not be predicted; their reasons stand above."
+            f"{len(failed)} of {count(len(statuses), 'case')} could not be predicted; the reasons stand above."
         )
 
 
@@ -275,7 +283,7 @@ def evaluate(
         output.warn(f"{case}: {why}")
     if scores.shots and cases == "all":
         output.warn(
-            f"{len(scores.shots)} of the {len(scores.cases)} cases were shots of this run, so the Dice on them is no measure of "
+            f"Of {count(len(scores.cases), 'case')}, {len(scores.shots)} served as shots of this run, so the Dice on them is no measure of "
             "what to expect; --cases test leaves them out."
         )
     document = scores.document()
@@ -284,7 +292,7 @@ def evaluate(
         output.say(f"Wrote {', '.join(map(str, written))}.")
     output.result(document, *shown.evaluation_tables(scores))
     if scores.failed:
-        raise PartialFailure(f"{len(scores.failed)} cases could not be scored; their reasons stand above.")
+        raise PartialFailure(f"{count(len(scores.failed), 'case')} could not be scored; the reasons stand above.")
     dice = scores.overall("dice")
     if min_dice is not None and not dice >= min_dice:
         raise QualityGateError(f"The mean Dice of {dice:.4f} is below --min-dice {min_dice:g}.")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.view import UnitRow, summarise
+from sea_peft.data.wording import count
 from sea_peft.loop.comparison import UNADAPTED
 from sea_peft.loop.events import Event, Scored
 from sea_peft.loop.recommendation import LEAST_DICE, Difference, difference
@@ -335,8 +336,3 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def count(n: int, noun: str) -> str:
-    """`n` and its noun, in the plural where there is not exactly one."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")

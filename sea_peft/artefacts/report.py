@@ -9,7 +9,7 @@ from sea_peft import __version__
 from sea_peft.artefacts import figures
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.drawing import LETTERS, network_drawing
-from sea_peft.artefacts.findings import UNKNOWN, Table, count, findings, unit_cells
+from sea_peft.artefacts.findings import UNKNOWN, Table, findings, unit_cells
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.palette import REFUSED, family_colours
 from sea_peft.artefacts.plots import svg
@@ -17,6 +17,7 @@ from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import summarise
 from sea_peft.artefacts.words import code, markdown, visible
+from sea_peft.data.wording import count
 from sea_peft.loop.events import Event
 
 

@@ -10,6 +10,7 @@ from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table
 from sea_peft.console.verb import verb
+from sea_peft.data.wording import count
 from sea_peft.errors import QualityGateError, UsageError
 
 
@@ -53,7 +54,7 @@ def inspect(
         output.result(document, shown.replay_table(replayed))
         if not document["same"]:
             raise QualityGateError(
-                f"{sum(not r.same for r in replayed)} of {len(replayed)} allocations come out differently: the trace was changed, or "
+                f"{sum(not r.same for r in replayed)} of {count(len(replayed), 'allocation')} did not come out the same: the trace was changed, or "
                 "written by another version of sea_peft."
             )
         return
@@ -142,7 +143,7 @@ def merge(
     merged = job(adapter, out, Typed(backbone, weights), use)
     found = [
         ("file", str(merged.file)),
-        ("folded", f"{merged.units} units and the head into {merged.tensors_changed} tensors"),
+        ("folded", f"{count(merged.units, 'unit')} and the head into {count(merged.tensors_changed, 'tensor')}"),
         ("outputs", list(merged.labels)),
         ("check", f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"),
         ("", f"{merged.agreement:.4%} of voxels get the same label"),
@@ -154,7 +155,7 @@ def merge(
 def ui(
     output: Output,
     runs: options.Runs = Path("runs"),
-    port: Annotated[int, Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, Option(min=1, max=65535, metavar="N", help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the stock MLflow UI over the run store, on 127.0.0.1.
 

@@ -13,12 +13,13 @@ from sea_peft.console import options, parse
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, table, times
 from sea_peft.console.verb import verb
+from sea_peft.console.verbs import Verbs
 
 if TYPE_CHECKING:
     from sea_peft.backbones import Limits
     from sea_peft.backbones.field_of_view import FieldOfView
 
-backbones = typer.Typer(help="Architectures and pretrained weights.", no_args_is_help=True)
+backbones = Verbs(help="Architectures and pretrained weights.", no_args_is_help=True)
 
 
 @backbones.command("list")

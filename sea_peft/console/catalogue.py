@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from sea_peft.console import options
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table, times
 from sea_peft.console.verb import verb
+from sea_peft.console.verbs import Verbs
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
-adapters = typer.Typer(help="Adapter families and the units they make.", no_args_is_help=True)
-policies = typer.Typer(help="What can choose the adapters: sea, and fixed topologies.", no_args_is_help=True)
-data = typer.Typer(help="Check, describe and make data sets.", no_args_is_help=True)
+adapters = Verbs(help="Adapter families and the units they make.", no_args_is_help=True)
+policies = Verbs(help="What can choose the adapters: sea, and fixed topologies.", no_args_is_help=True)
+data = Verbs(help="Check, describe and make data sets.", no_args_is_help=True)
 
 
 @adapters.command("list")
@@ -40,8 +41,8 @@ def adapters_list(
         every = [(u.id, u.site.stage, u.site.kind, u.cost) for u in offered.units]
         made.append(table("Units", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
     summary = (
-        f"{len(offered.units)} units on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
-        f"{offered.budget} is {offered.limit:,}: at most {offered.fits} units fit, the cheapest first, less what the head takes."
+        f"{count(len(offered.units), 'unit')} on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
+        f"{offered.budget} is {offered.limit:,}: at most {count(offered.fits, 'unit')} fit, the cheapest first, less what the head takes."
     )
     output.result(offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary))
 
@@ -63,7 +64,9 @@ def data_check(
     dataset: Annotated[str, Argument(metavar="DATA", help="A data set, or phantom:NAME.")],
     label: options.Labels = None,
     channel: options.Channels = None,
-    shots: Annotated[int | None, Option(help="Also whether there are enough cases for as many shots.")] = None,
+    shots: Annotated[
+        int | None, Option(metavar="N", help="Also whether there are enough cases for as many shots.")
+    ] = None,
 ) -> None:
     """Refuse or bless a data set: everything that is wrong with it, all at once."""
     from sea_peft.jobs.datajobs import check_data
@@ -85,13 +88,13 @@ def data_check(
         rows.append((entry.case, times(entry.shape), times(entry.spacing), labelled, _worst(entry.findings)))
     columns = ("case", "voxels", "mm", "labelled voxels", "state")
     cases = table("", columns, rows, right=("voxels", "mm", "labelled voxels"))
-    held = [(name, f"{count} of {len(checked.cases)}", voxels) for name, (count, voxels) in report.counts.items()]
+    held = [(name, f"{holding} of {len(checked.cases)}", voxels) for name, (holding, voxels) in report.counts.items()]
     labels = table("", ("label", "in cases", "voxels"), held, right=("in cases", "voxels"))
     styles = {"error": "problem", "skip": "warning", "warning": "warning"}
     findings = [(state(styles[finding.severity]), finding.sentence) for finding in checked.findings]
     tables = [about, cases, labels, *([table("Findings", ("", ""), findings)] if findings else [])]
     usable = len(checked.usable.cases) + len(checked.usable.test_cases)
-    verdict = f"{usable} of {len(checked.cases)} labelled cases can be used."
+    verdict = f"{usable} of {count(len(checked.cases), 'labelled case')} can be used."
     output.result(report.document(), *tables, cell(verdict))
     if checked.errors:
         first = checked.errors[0].sentence
@@ -108,7 +111,7 @@ def data_init(output: Output, folder: Annotated[Path, Argument(metavar="DIR", he
     file, found = init_data(folder)
     labels = {name: list(codes) for name, codes in found.labels.items()}
     document = {"file": str(file), "cases": len(found.cases), "channels": list(found.channels), "labels": labels}
-    said = f"Wrote {file}: {len(found.cases)} labelled cases, channels {', '.join(found.channels)}, labels {', '.join(labels)}."
+    said = f"Wrote {file}: {count(len(found.cases), 'labelled case')}, channels {', '.join(found.channels)}, labels {', '.join(labels)}."
     output.result(document, cell(said + " Correct names there, then run `seapeft data check`."))
 
 
@@ -128,7 +131,7 @@ def data_phantom(
     with output.progress("render") as progress:
         made = make_phantoms(name, out, cases, progress)
     document = {"out": str(out), "cases": len(made.cases), "channels": list(made.channels), "labels": list(made.labels)}
-    output.result(document, cell(f"Wrote {len(made.cases)} cases of {name} to {out}."))
+    output.result(document, cell(f"Wrote {count(len(made.cases), 'case')} of {name} to {out}."))
 
 
 def _worst(findings: tuple) -> object:

@@ -8,6 +8,7 @@ import time
 from rich.progress import Progress, TaskID
 
 from sea_peft.console.output import Output, bars, time_left
+from sea_peft.data.wording import count
 from sea_peft.loop.events import Allocated, Audited, Compared, Event, Folded, RunStarted, Searched, TrainingStep
 
 _PHASES = {
@@ -49,7 +50,7 @@ class RunProgress:
         elif isinstance(event, RunStarted):
             self._offered = len(event.units)
             self._output.say(
-                f"{len(event.units)} units on offer, at most {event.limit:,} of {event.backbone_parameters:,} parameters "
+                f"{count(len(event.units), 'unit')} on offer, at most {event.limit:,} of {event.backbone_parameters:,} parameters "
                 f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
             )
         elif isinstance(event, Searched) and event.phase == "refit":
@@ -58,13 +59,13 @@ class RunProgress:
             name = "warm-up" if event.phase == "warmup" else f"cycle {event.cycle}"
             probes = f", {len(event.probes)} of them probes" if event.probes else ""
             self._output.say(
-                f"{name}: {len(event.active) + len(event.probes)} units trained{probes}, loss {event.loss:.3f} "
+                f"{name}: {count(len(event.active) + len(event.probes), 'unit')} trained{probes}, loss {event.loss:.3f} "
                 f"({event.seconds:.0f} s)"
             )
         elif isinstance(event, Audited):
             caveat = "" if event.independent else ", not independent of the training scan"
             self._output.say(
-                f"cycle {event.cycle}: {len(event.rows)} units audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
+                f"cycle {event.cycle}: {count(len(event.rows), 'unit')} audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
                 f"({event.seconds:.0f} s)"
             )
         elif isinstance(event, Allocated) and not event.final and event.cycle == 0 and 0 < event.trial < self._offered:
@@ -72,12 +73,16 @@ class RunProgress:
                 f"the cycles have room to try {event.trial} of these units; the others, of less saliency for their cost, are left out"
             )
         elif isinstance(event, Allocated) and event.final:
-            self._output.say(f"chosen: {len(event.active)} units, {event.used:,} of {event.limit:,} parameters")
+            self._output.say(
+                f"chosen: {count(len(event.active), 'unit')}, {event.used:,} of {event.limit:,} parameters"
+            )
         elif isinstance(event, Compared):
             stands = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items())
             self._output.say(f"at the end of the search, on audit patches: {stands}")
         elif isinstance(event, Folded):
-            self._output.say(f"without shot {event.fold + 1}: {len(event.active)} units ({event.seconds:.0f} s)")
+            self._output.say(
+                f"without shot {event.fold + 1}: {count(len(event.active), 'unit')} ({event.seconds:.0f} s)"
+            )
 
     def checked(self, done: int, of: int) -> None:
         """A case of the data set was checked; for the `progress` of a job."""

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sea_peft.artefacts.words import visible
 from sea_peft.console.tables import facts, state, table, times
+from sea_peft.data.wording import count
 
 if TYPE_CHECKING:
     from sea_peft.artefacts.commands import Commands
@@ -44,8 +45,9 @@ def run_facts(result: Result) -> Table:
     share = f"{budget.fraction:.2%} of the backbone's {budget.backbone_parameters:,}"
     units = f"{result.units.active} of {result.units.offered} units on offer"
     cases = f"{result.support_cases} trained on, {result.audit_cases} audited on"
-    tests = f"{result.test_cases} test case{'' if result.test_cases == 1 else 's'}"
-    tests = {"cases": tests, "cv": "each left out in turn", "none": "no test case"}[result.test]
+    tests = {"cases": count(result.test_cases, "test case"), "cv": "each left out in turn", "none": "no test case"}[
+        result.test
+    ]
     return facts(
         [
             ("budget", f"{budget.used:,} of {budget.limit:,} parameters, {share}"),
@@ -150,7 +152,9 @@ def unit_lists(rows: Sequence[UnitRow], everything: bool) -> list[UnitLines | Te
     """What is on, and what is not: all of it, or the first that were measured or refused."""
     on, off = [row for row in rows if row.on], [row for row in rows if not row.on]
     judged = off if everything else [r for r in off if r.utility is not None or r.decision == "refuse"][:REFUSED_SHOWN]
-    made: list[UnitLines | Text] = [UnitLines(f"{len(on)} units are on (utility in Dice points)", on)] if on else []
+    made: list[UnitLines | Text] = (
+        [UnitLines(f"On: {count(len(on), 'unit')} (utility in Dice points)", on)] if on else []
+    )
     made += [UnitLines("Off", judged)] if judged else []
     if len(judged) < len(off):
         unmeasured = sum(row.utility is None for row in off)
@@ -200,8 +204,7 @@ def evaluation_tables(scores: Evaluation) -> list[Table]:
     cases = table("", ("case", "label", *names, *roles), [r[: 8 + len(roles)] for r in rows], right=names)
     means = [(label, *(_score(scores.mean(label, m), m) for m in measures)) for label in scores.labels]
     means.append(("mean", *(_score(scores.overall(m), m) for m in measures)))
-    count = f"{len(scores.cases)} case{'' if len(scores.cases) == 1 else 's'}"
-    title = f"Mean over {count} of {scores.data}"
+    title = f"Mean over {count(len(scores.cases), 'case')} of {scores.data}"
     return [cases, table(title, ("label", *names), means, right=names)]
 
 

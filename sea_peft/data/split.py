@@ -10,6 +10,7 @@ import numpy as np
 
 from sea_peft.data.cases import Case, Dataset
 from sea_peft.data.split_file import NamedCases
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
 Tests = int | Literal["none", "cv"] | None
@@ -110,13 +111,14 @@ def split_as_named(dataset: Dataset, named: NamedCases, seed: int, test: Tests =
 
 def require_enough(dataset: Dataset, shots: int) -> None:
     """Refuse a number of shots that the labelled cases cannot give. Raises `DataError`."""
-    count = len(dataset.cases)
+    usable = len(dataset.cases)
     if shots < 1:
         raise DataError(f"{shots} shots were asked for; at least 1 labelled case is needed")
-    if shots > count:
+    if shots > usable:
+        asked = f"{count(shots, 'shot')} {'was' if shots == 1 else 'were'} asked for"
         raise DataError(
-            f"{shots} shots were asked for, but {dataset.name} has {count} usable labelled case{'' if count == 1 else 's'}; "
-            + (f"ask for at most {count} or label more" if count else "label some first")
+            f"{asked}, but {dataset.name} has {count(usable, 'usable labelled case')}; "
+            + (f"ask for at most {usable} or label more" if usable else "label some first")
         )
 
 

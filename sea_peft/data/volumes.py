@@ -15,7 +15,7 @@ import numpy as np
 
 from sea_peft.data.itk import itk_grid, read_itk, write_itk
 from sea_peft.data.nifti import nifti_grid, read_nifti, write_nifti
-from sea_peft.data.wording import in_plain_words, shown, times
+from sea_peft.data.wording import count, in_plain_words, shown, times
 from sea_peft.errors import DataError, refusing
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -174,7 +174,7 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None, of: int) -
     found = array.shape[3] if array.ndim == 4 else 1
     if component is not None and found != of and array.ndim <= 4:
         raise DataError(
-            f"{shown(path)} holds {found} channel{'' if found == 1 else 's'}, but {of} are declared; correct the channel names in the "
+            f"{shown(path)} holds {count(found, 'channel')}, but {of} are declared; correct the channel names in the "
             "JSON file, or list one file per channel"
         )
     if component is not None and array.ndim == 4:

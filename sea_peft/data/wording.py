@@ -14,6 +14,11 @@ def times(shape: Iterable[object]) -> str:
     return "×".join(str(n) for n in shape)
 
 
+def count(n: int, noun: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def in_plain_words(shape: Sequence[int]) -> str:
     """Why a file of these axes holds no single volume, as a part of a sentence."""
     axes = f"has {len(shape)} axes ({times(shape)}); a 3D volume is needed"

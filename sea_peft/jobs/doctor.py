@@ -15,6 +15,7 @@ from sea_peft import __version__
 from sea_peft.artefacts import store
 from sea_peft.backbones.weights import cards, load_pretrained
 from sea_peft.data.dicom.files import INSTALL
+from sea_peft.data.wording import count
 from sea_peft.errors import DeviceError, SeaPeftError, WeightsError
 
 _PACKAGES = (
@@ -115,7 +116,7 @@ def _store(runs: Path) -> Iterator[Check]:
         yield Check("MLflow store", "problem", said)
         return
     who = _readers(path)
-    yield Check("MLflow store", "ok", f"{path}, {len(logged)} run{'' if len(logged) == 1 else 's'}, readable by {who}")
+    yield Check("MLflow store", "ok", f"{path}, {count(len(logged), 'run')}, readable by {who}")
 
 
 def _readers(path: Path) -> str:
@@ -160,5 +161,5 @@ def _weights(runs: Path) -> Iterator[Check]:
             yield Check(f"weights {name}", "ok", said)
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -22,6 +22,7 @@ from sea_peft.data.metrics import DEFAULT_TOLERANCE_MM, Scores, mean, score_labe
 from sea_peft.data.prepare import label_indices
 from sea_peft.data.progress import Progress, unwatched, within
 from sea_peft.data.select import select
+from sea_peft.data.wording import count
 from sea_peft.errors import UsageError
 from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inputs import matching_channels
@@ -177,8 +178,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Pat
         }
         for measure in MEASURES
     }
-    count = len(evaluation.cases)
-    about = f"{evaluation.data}: {count} case{'' if count == 1 else 's'}, in brackets those where a score is defined"
+    about = f"{evaluation.data}: {count(len(evaluation.cases), 'case')}, in brackets those where a score is defined"
     write_bytes(picture, boxplot_png(by_measure, evaluation.labels, about))
     return table, document, picture
 

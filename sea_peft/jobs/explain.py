@@ -20,6 +20,7 @@ from sea_peft.data.metrics import mean
 from sea_peft.data.prepare import prepare
 from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Recipe
+from sea_peft.data.wording import count
 from sea_peft.explain.gradcam import class_maps, otsu
 from sea_peft.explain.layers import overlap
 from sea_peft.explain.protoseg import segmentation_abilities
@@ -69,7 +70,7 @@ class Explanation:
             site: (mean(self.ability["unadapted"][site].values()), mean(self.ability["adapted"][site].values()))
             for site in self.ability["adapted"]
         }
-        over = f"mean over {len(self.labels)} labels and {self.cases} test cases"
+        over = f"mean over {count(len(self.labels), 'label')} and {count(self.cases, 'test case')}"
         made = [
             Picture(
                 "ProtoSeg: how well a label could be drawn from one layer's features alone, by which of two averages (inside or "

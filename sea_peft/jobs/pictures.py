@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sea_peft.artefacts.findings import count, labels_lost
+from sea_peft.artefacts.findings import labels_lost
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.report import Picture
 from sea_peft.artefacts.run_folder import RunFolder
@@ -18,6 +18,7 @@ from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.select import select
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError, SeaPeftError, UsageError
 from sea_peft.jobs.model import NETWORKS
 from sea_peft.jobs.predictor import Predictor

@@ -185,7 +185,7 @@ def test_evaluate_agrees_with_the_run(call: Call, run_folder: Path, toy: Path, w
         found = {label: row["dice"] for label, row in scores["per_case"][names[hashed]].items()}
         assert found == pytest.approx(dice, abs=1e-9)
     code, _, err = call("evaluate", run_folder, toy, "--weights", weights)
-    assert "2 of the 5 cases were shots of this run" in err
+    assert "Of 5 cases, 2 served as shots of this run" in err
 
 
 def test_evaluate_as_a_gate(call: Call, adapter: Path, toy: Path, weights: Path) -> None:
