@@ -3,7 +3,8 @@
 Three steps, each invertible: axes are permuted and flipped to the recipe's orientation (no interpolation),
 the foreground box is cut out, and the box is resampled to the recipe's spacing. Resampling is linear and
 separable, and both grids share their centre, so nothing shifts; an axis that already has the recipe's spacing
-is untouched.
+is untouched. In nnU-Net's way both grids share their ends instead, so a voxel may be a little off the recipe's
+spacing, and along the axis of thick slices the nearest slice is taken.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sea_peft.data.as_nnunet import thick_axis
+from sea_peft.data.recipe import Resampler
 from sea_peft.data.resample import ReadPlanes, resampled
 
 Box = tuple[slice, slice, slice]
@@ -32,6 +35,8 @@ class Geometry:
         size: Oriented voxels of the cropped box.
         step: Input voxels per recipe voxel along D, H, W (1 = this axis is not resampled).
         grid: Recipe voxels `(D, H, W)`.
+        resampler: In whose way the box is resampled.
+        nearest: The axis along which the nearest voxel is taken, on the way to the recipe's grid and on the way back.
     """
 
     shape: tuple[int, int, int]
@@ -42,6 +47,8 @@ class Geometry:
     size: tuple[int, int, int]
     step: tuple[float, float, float]
     grid: tuple[int, int, int]
+    resampler: Resampler = "linear"
+    nearest: tuple[int | None, int | None] = (None, None)
 
     def oriented(self, array: np.ndarray) -> np.ndarray:
         """A view of the input array `[I, J, K]` with the recipe's axes, before cropping."""
@@ -145,16 +152,22 @@ class Geometry:
     def _box_coordinates(self, axis: int) -> Tensor:
         """Where the recipe's voxels lie in the box, in box voxels."""
         n, m, step = self.size[axis], self.grid[axis], self.step[axis]
-        return (torch.arange(m, dtype=torch.float64) + 0.5 - m / 2) * step + (n / 2 - 0.5)
+        at = (torch.arange(m, dtype=torch.float64) + 0.5 - m / 2) * step + (n / 2 - 0.5)
+        return (at + 0.5).floor() if axis == self.nearest[0] else at
 
     def _grid_coordinates(self, axis: int) -> Tensor:
         """Where the box's voxels lie in the recipe's grid, in recipe voxels."""
         n, m, step = self.size[axis], self.grid[axis], self.step[axis]
-        return (torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) / step + (m / 2 - 0.5)
+        at = (torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) / step + (m / 2 - 0.5)
+        return (at + 0.5).floor() if axis == self.nearest[1] else at
 
 
 def whole_geometry(
-    shape: tuple[int, int, int], affine: np.ndarray, orientation: str, spacing: tuple[float, float, float]
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    orientation: str,
+    spacing: tuple[float, float, float],
+    resampler: Resampler = "linear",
 ) -> Geometry:
     """The geometry of an uncropped scan.
 
@@ -163,6 +176,7 @@ def whole_geometry(
         affine: Input affine, RAS+ mm. Oblique axes go to the nearest body axis; the grid is not rotated.
         orientation: Axis codes of the recipe, for instance `RAS`.
         spacing: Voxel size of the recipe along D, H, W in millimetres.
+        resampler: In whose way the scan will be resampled.
     """
     from nibabel import orientations
 
@@ -178,9 +192,14 @@ def whole_geometry(
     size = (shape[d], shape[h], shape[w])
     step = (spacing[0] / lengths[d], spacing[1] / lengths[h], spacing[2] / lengths[w])
     flipped = (flips[0], flips[1], flips[2])
+    nearest: tuple[int | None, int | None] = (None, None)
+    if resampler == "nnunet":
+        own = [float(lengths[axis]) for axis in axes]
+        nearest = thick_axis(own, list(spacing)), thick_axis(list(spacing), own)
     whole = Geometry(
-        shape=shape, affine=affine, axes=(d, h, w), flips=flipped, start=(0, 0, 0), size=size, step=step, grid=size
-    )
+        shape=shape, affine=affine, axes=(d, h, w), flips=flipped, start=(0, 0, 0), size=size, step=step, grid=size,
+        resampler=resampler, nearest=nearest,
+    )  # fmt: skip
     return crop(whole, (0, 0, 0), size)
 
 
@@ -189,5 +208,7 @@ def crop(geometry: Geometry, start: tuple[int, int, int], size: tuple[int, int, 
     # A spacing that differs in the last digits only is the same spacing: do not blur for it
     steps = [1.0 if abs(s - 1) * n < 0.05 else float(s) for s, n in zip(geometry.step, size, strict=True)]
     d, h, w = (max(1, round(n / s)) for s, n in zip(steps, size, strict=True))
+    if geometry.resampler == "nnunet":
+        steps = [n / m for n, m in zip(size, (d, h, w), strict=True)]
     step = (steps[0], steps[1], steps[2])
     return dataclasses.replace(geometry, start=start, size=size, step=step, grid=(d, h, w))

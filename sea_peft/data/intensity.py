@@ -77,7 +77,9 @@ def foreground(array: np.ndarray, intensity: Intensity) -> np.ndarray:
     return ~padding
 
 
-def scaling(array: np.ndarray, inside: np.ndarray, intensity: Intensity, where: str) -> tuple[float, float]:
+def scaling(
+    array: np.ndarray, inside: np.ndarray, intensity: Intensity, where: str, sample: int = _SAMPLE
+) -> tuple[float, float]:
     """`(offset, factor)` so that `(x - offset) * factor` is the scaled grey value.
 
     Args:
@@ -85,6 +87,7 @@ def scaling(array: np.ndarray, inside: np.ndarray, intensity: Intensity, where: 
         inside: Its foreground (see `foreground`).
         intensity: The scaling.
         where: Case and channel, for the error sentence.
+        sample: The most voxels to look at.
 
     Raises:
         DataError: The foreground is empty or holds a single grey value.
@@ -92,7 +95,7 @@ def scaling(array: np.ndarray, inside: np.ndarray, intensity: Intensity, where: 
     if isinstance(intensity, Window):
         return intensity.low, 1.0 / (intensity.high - intensity.low)
     values = array[inside]
-    values = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)
+    values = values[:: max(1, values.size // sample)].astype(np.float64)
     if values.size and isinstance(intensity, Percentile):
         low, high = np.percentile(values, (intensity.low, intensity.high)).tolist()
         # A few grey levels (a synthetic scan, a mask as image) can put both percentiles on one of them

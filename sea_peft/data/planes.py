@@ -53,6 +53,11 @@ class Planes:
         made.shape, made._memory, made._filled = (k, d, h, w), values, d
         return made
 
+    @property
+    def least(self) -> float:
+        """The smallest value above 0 that is kept in full: float32's in memory, float16's last step in a file."""
+        return torch.finfo(torch.float32).tiny if self._memory is not None else 2.0**-24
+
     def append(self, planes: Tensor) -> None:
         """Add the next planes, float32 `[K, n, H, W]`. Raises `DiskError` when the disk is full."""
         if self._memory is not None:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sea_peft.data import as_nnunet
 from sea_peft.data.cases import Case
 from sea_peft.data.codes import MOST_CODE, require_codes
 from sea_peft.data.geometry import Box, Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
 from sea_peft.data.intensity import foreground, is_ct_name, looks_like_hounsfield, not_hounsfield, scaling
 from sea_peft.data.planes import Planes
-from sea_peft.data.recipe import Recipe, Window
+from sea_peft.data.recipe import Recipe, Window, ZScore
 from sea_peft.data.resample import ReadPlanes
 from sea_peft.errors import DataError
 
@@ -62,8 +63,8 @@ def prepare(
     for channel, volume in volumes.items():
         require_finite(case.id, channel, volume)
         require_same_grid(case.id, f"channel {channel}", volume, f"channel {channels[0]}", first)
-    masks = {channel: foreground(volume.array, recipe.intensity) for channel, volume in volumes.items()}
-    geometry = whole_geometry(first.shape, first.affine, recipe.orientation, recipe.spacing)
+    masks = _foregrounds({channel: volume.array for channel, volume in volumes.items()}, recipe)
+    geometry = whole_geometry(first.shape, first.affine, recipe.orientation, recipe.spacing, recipe.resampler)
     if recipe.crop_foreground:
         body = np.logical_or.reduce(list(masks.values()))
         geometry = _cropped(geometry, body, recipe)
@@ -118,20 +119,21 @@ def restore(probabilities: Planes | Tensor, geometry: Geometry) -> np.ndarray:
     """Bring the network's output back to the input's own grid.
 
     Args:
-        probabilities: `[K, D, H, W]` on the recipe's grid, background first. They are resampled linearly; the
-            strongest label wins.
+        probabilities: `[K, D, H, W]` on the recipe's grid, background first. They are resampled linearly (in
+            nnU-Net's way, their logarithms); the strongest label wins.
         geometry: The scan's geometry.
 
     Returns:
         uint8 `[I, J, K]` label indices, 0 = background and outside the cropped box.
     """
     planes = probabilities if isinstance(probabilities, Planes) else Planes.of(probabilities)
+    strengths = _strengths(planes, geometry)
 
     # Resampling is linear, so the lead over the background can be resampled instead of both, and only near
     # the voxels where some label leads
     def lead(start: int, stop: int) -> Tensor:
-        values = planes.read(start, stop)
-        return values[1:].float() - values[:1]
+        values = strengths(start, stop)
+        return values[1:] - values[:1]
 
     oriented = np.zeros(geometry.oriented_shape, dtype=np.uint8)
     box = oriented[geometry.box]
@@ -157,9 +159,21 @@ def restore_probability(probabilities: Planes | Tensor, index: int, geometry: Ge
     planes = probabilities if isinstance(probabilities, Planes) else Planes.of(probabilities)
     oriented = np.full(geometry.oriented_shape, 1.0 if index == 0 else 0.0, dtype=np.float32)
     box = oriented[geometry.box]
-    for part, slab in geometry.slabs(lambda a, b: planes.read(a, b)[index : index + 1], 1):
-        box[part] = slab[0].numpy()
+    if geometry.resampler == "nnunet":
+        for part, slab in geometry.slabs(_strengths(planes, geometry), planes.shape[0]):
+            box[part] = slab.softmax(dim=0)[index].numpy()
+    else:
+        for part, slab in geometry.slabs(lambda a, b: planes.read(a, b)[index : index + 1], 1):
+            box[part] = slab[0].numpy()
     return geometry.to_input(oriented)
+
+
+def _strengths(planes: Planes, geometry: Geometry) -> ReadPlanes:
+    """What is resampled of probabilities: they themselves, or, as nnU-Net does with logits, from which they differ by one number a voxel, their
+    logarithms."""
+    if geometry.resampler == "nnunet":
+        return lambda a, b: planes.read(a, b).clamp(min=planes.least).log()
+    return planes.read
 
 
 def _leading_box(lead: ReadPlanes, shape: tuple[int, int, int, int]) -> Box | None:
@@ -202,8 +216,19 @@ def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
     return crop(geometry, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
 
 
+def _foregrounds(channels: Mapping[str, np.ndarray], recipe: Recipe) -> dict[str, np.ndarray]:
+    """The body in each channel, or what nnU-Net takes for it in all."""
+    if recipe.resampler == "nnunet":
+        return dict.fromkeys(channels, as_nnunet.body(list(channels.values())))
+    return {channel: foreground(array, recipe.intensity) for channel, array in channels.items()}
+
+
 def _fill(grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> None:
-    """Bring one channel to the recipe's grid `[D, H, W]` and grey values, in place and a few planes at a time."""
+    """Bring one channel to the recipe's grid `[D, H, W]` and grey values, in place."""
+    if recipe.resampler == "nnunet":
+        grid.copy_(_scaled_first(array, inside, geometry, recipe, where))
+        return
+    # a few planes at a time
     offset, factor = scaling(array, inside, recipe.intensity, where)
     for part, slab in geometry.grid_slabs(geometry.boxed(array), 1):
         grid[part] = (slab[0] - offset) * factor
@@ -212,3 +237,18 @@ def _fill(grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometr
     if recipe.intensity.kind != "window":
         for part, slab in geometry.grid_slabs(geometry.boxed(inside), 1):
             grid[part][slab[0] < 0.5] = 0.0  # outside the body stays 0
+
+
+def _scaled_first(array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> Tensor:
+    """One channel in nnU-Net's way, which scales and clips grey values before it resamples: `[D, H, W]`."""
+    box = geometry.oriented(array)[geometry.box]
+    body = geometry.oriented(inside)[geometry.box]
+    if isinstance(recipe.intensity, ZScore) and recipe.intensity.over == "box":
+        body = np.ones_like(body)
+    offset, factor = scaling(box, body, recipe.intensity, where, sample=box.size)
+    values = (torch.from_numpy(np.array(box, dtype=np.float32, order="C")) - offset) * factor
+    if recipe.intensity.kind != "zscore":
+        values.clamp_(0.0, 1.0)
+    if recipe.intensity.kind != "window":
+        values[torch.from_numpy(~body)] = 0.0
+    return as_nnunet.resized(values, geometry.grid, geometry.nearest[0])

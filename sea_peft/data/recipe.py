@@ -26,9 +26,10 @@ class Window(Record):
 
 
 class ZScore(Record):
-    """Zero mean and unit variance inside the foreground of each channel; 0 outside."""
+    """Zero mean and unit variance inside the foreground of each channel, and 0 outside; or over all of the cropped box."""
 
     kind: Literal["zscore"] = "zscore"
+    over: Literal["foreground", "box"] = Field(default="foreground", exclude_if=lambda over: over == "foreground")
 
 
 class Percentile(Record):
@@ -46,6 +47,8 @@ class Percentile(Record):
 
 
 Intensity = Annotated[Window | ZScore | Percentile, Field(discriminator="kind")]
+Resampler = Literal["linear", "nnunet"]
+"""Whose resampling: linear interpolation about a scan's centre; or nnU-Net's preprocessor's (`as_nnunet`), which brings logits back."""
 _Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 
 
@@ -59,6 +62,7 @@ class Recipe(Record):
         crop_foreground: Whether to cut away what surrounds the foreground (`intensity.foreground` says what
             it is).
         margin: Millimetres kept around the foreground.
+        resampler: In whose way scans are resampled; nnU-Net's foreground is what is not 0.
     """
 
     orientation: str = Field(default="RAS", pattern="^[RLAPSI]{3}$")
@@ -66,6 +70,8 @@ class Recipe(Record):
     intensity: Intensity = Window(low=-175.0, high=250.0)
     crop_foreground: bool = True
     margin: float = Field(default=10.0, ge=0, le=1000)
+    # not written where it is the usual one: records say of a network only what is particular to it
+    resampler: Resampler = Field(default="linear", exclude_if=lambda resampler: resampler == "linear")
 
     @model_validator(mode="after")
     def _three_axes(self) -> Recipe:

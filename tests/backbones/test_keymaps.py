@@ -31,6 +31,7 @@ from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.keymaps import ORIGINS, choose_origin
 from sea_peft.backbones.swinunetr import MERGING_ORDERS, PatchMergingBefore15
 from sea_peft.backbones.weights import unique_tensors
+from sea_peft.data.recipe import ZScore
 from sea_peft.errors import UsageError, WeightsError
 
 SEGRESNET = {"init_filters": 8}
@@ -91,6 +92,9 @@ def test_nnunet_says_everything_itself(kind, tmp_path):
     assert known.channels == ("CT",)
     assert known.recipe.orientation == "SPL"
     assert known.recipe.spacing == (2.5, 0.8, 0.8)
+    assert known.recipe.resampler == "nnunet"
+    assert (known.recipe.crop_foreground, known.recipe.margin) == (True, 0.0)
+    assert known.notes == ()
     assert known.patch == (32, 32, 32)
     arch = architecture(f"nnunet_{kind}")
     again = arch.build(in_channels=1, out_channels=3, **arch.read_widths(checkpoint.tensors), **known.settings)
@@ -136,11 +140,27 @@ def test_nnunet_networks_that_cannot_be_taken_in_are_refused(tmp_path):
             origin.know(read_checkpoint(tmp_path / "net.pth"), "nnunet_plain")
 
 
+def test_nnunets_z_scores_are_over_what_its_plans_say(tmp_path):
+    pytest.importorskip("dynamic_network_architectures")
+    content = nnunet(network("nnunet_plain", **NNUNET), scheme="ZScoreNormalization")
+    plans = content["init_args"]["plans"]["configurations"]["3d_lowres"]
+    for in_body, over in ((False, "box"), (True, "foreground")):
+        plans["use_mask_for_norm"] = [in_body]
+        torch.save(content, tmp_path / "net.pth")
+        known = ORIGINS["nnunet"].know(read_checkpoint(tmp_path / "net.pth"), "nnunet_plain")
+        assert known.recipe.intensity == ZScore(over=over)
+    plans["resampling_fn_data"] = "resample_torch_fornnunet"
+    torch.save(content, tmp_path / "net.pth")
+    known = ORIGINS["nnunet"].know(read_checkpoint(tmp_path / "net.pth"), "nnunet_plain")
+    assert "resampled by resample_data_or_seg_to_shape, resample_torch_fornnunet of order 3" in known.notes[0]
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda plans, _: plans["configurations"].update({"3d_fullres": {"inherits_from": "3d_fullres"}}),
         lambda plans, _: plans["configurations"]["3d_lowres"].update(patch_size=["a", 32, 32]),
+        lambda plans, _: plans["configurations"]["3d_lowres"].update(resampling_fn_data_kwargs=3),
         lambda plans, _: plans["configurations"]["3d_lowres"].update(patch_size=[float("inf"), 32, 32]),
         lambda plans, _: plans["configurations"]["3d_fullres"].update(spacing=[float("nan"), 1, 1]),
         lambda plans, _: plans.update(transpose_forward=[0, 0, 0]),

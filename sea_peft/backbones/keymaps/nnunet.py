@@ -14,6 +14,7 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.errors import WeightsError
 
 _AXES = "SPL"
+_RESAMPLING = "resample_data_or_seg_to_shape"
 
 
 def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
@@ -26,15 +27,15 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
         channels = tuple(
             str(name) for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0]))
         )
-        intensity, settings, notes = _grey_values(plans, configuration, len(channels))
+        intensity, settings = _grey_values(plans, configuration, len(channels))
+        notes = _other_resampling(configuration)
         order = plans["transpose_forward"]
         sides, spacing = [int(side) for side in configuration["patch_size"]], configuration["spacing"]
         if len(sides) != 3:
             raise WeightsError(f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in.")
         stated = {"orientation": "".join(_AXES[axis] for axis in order), "spacing": [float(mm) for mm in spacing]}
-        recipe = documents.check(
-            Recipe, {**stated, "intensity": intensity, "crop_foreground": intensity["kind"] == "zscore"}
-        )
+        as_nnunet = {"resampler": "nnunet", "crop_foreground": True, "margin": 0.0}
+        recipe = documents.check(Recipe, {**stated, **as_nnunet, "intensity": intensity})
         labels = _labels(described["labels"], checkpoint.file.name)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(
@@ -58,6 +59,18 @@ def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
     return own if parent is None else {**_resolved(configurations, parent), **own}
 
 
+def _other_resampling(configuration: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note where the plans resample in another way than nnU-Net's usual."""
+    used = {configuration.get(f"resampling_fn_{what}", _RESAMPLING) for what in ("data", "probabilities")}
+    order = configuration.get("resampling_fn_data_kwargs", {}).get("order", 3)
+    if used == {_RESAMPLING} and order == 3:
+        return ()
+    listed = ", ".join(sorted(used))
+    return (
+        f"The checkpoint's scans were resampled by {listed} of order {order}; here they are by nnU-Net's usual function, cubically.",
+    )
+
+
 def _labels(labels: Mapping[str, Any], file: str) -> tuple[str, ...]:
     """Names in the order of the outputs; the label to ignore has none."""
     if not all(isinstance(code, int) for code in labels.values()):
@@ -70,8 +83,8 @@ def _labels(labels: Mapping[str, Any], file: str) -> tuple[str, ...]:
 
 def _grey_values(
     plans: Mapping[str, Any], configuration: Mapping[str, Any], channels: int
-) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Intensity of the recipe, settings of the network, notes.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Intensity of the recipe, settings of the network.
 
     nnU-Net clips CT to percentiles [l, h] of the training data and makes it (x − m)/s; a recipe makes it (x − l)/(h − l). The network
     gets the map from the one to the other in front: factor (h − l)/s, offset (l − m)/s.
@@ -82,12 +95,14 @@ def _grey_values(
         low, high = float(of["percentile_00_5"]), float(of["percentile_99_5"])
         mean, deviation = float(of["mean"]), max(float(of["std"]), 1e-8)
         settings = {"input_factor": (high - low) / deviation, "input_offset": (low - mean) / deviation}
-        return {"kind": "window", "low": low, "high": high}, settings, ()
+        return {"kind": "window", "low": low, "high": high}, settings
     if schemes == {"ZScoreNormalization"}:
-        if all(configuration.get("use_mask_for_norm", [False])):
-            return {"kind": "zscore"}, {}, ()
-        note = "The checkpoint's z-scores were taken over whole scans; here they are taken over the foreground of each."
-        return {"kind": "zscore"}, {}, (note,)
+        in_body = set(configuration["use_mask_for_norm"])
+        if len(in_body) > 1:
+            raise WeightsError(
+                "The checkpoint's z-scores are over the body in some channels only, which no recipe here does."
+            )
+        return {"kind": "zscore", "over": "foreground" if in_body == {True} else "box"}, {}
     listed = ", ".join(sorted(schemes))
     raise WeightsError(
         f"The checkpoint scales grey values by {listed} over {channels} channels, which no recipe here does."
