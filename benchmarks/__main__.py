@@ -14,6 +14,7 @@ from benchmarks.store import Store
 # verb, which is the module's name → what it measures
 _MEASUREMENTS = {
     "audit_cost": "what audits and allocations cost",
+    "ideas": "which changes of the recipe pay, on the development set",
     "overlap": "what the overlap of neighbouring windows is worth",
     "step_cost": "what a training step costs, adapters against full fine-tuning",
     "learning_rates": "which learning rate a family wants",
