@@ -41,7 +41,7 @@ def wrap(
         seed: of the adapters' initial values.
 
     Returns:
-        The adapted module: [B, C, D, H, W] → logits [B, 1 + labels, D, H, W]. It trains `model.trainable()`.
+        The adapted module, from [B, C, D, H, W] to logits [B, 1 + labels, D, H, W]; `model.trainable()` is what an optimizer gets.
 
     Raises:
         UsageError: the policy is unknown or audits; the network has one output channel only.
@@ -51,7 +51,7 @@ def wrap(
         >>> import torch
         >>> from monai.networks.nets import UNet
         >>> import sea_peft
-        >>> network = UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=(8, 16), strides=(2,))
+        >>> network = UNet(3, in_channels=1, out_channels=3, channels=(8, 16), strides=(2,))
         >>> model = sea_peft.wrap(network, torch.zeros(1, 1, 16, 16, 16), budget="10%")
         >>> optimizer = torch.optim.AdamW(model.trainable(), lr=1e-2)
         >>> model(torch.zeros(2, 1, 16, 16, 16)).shape
