@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Sequence
 
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.names import block
 from sea_peft.artefacts.palette import REFUSED, UNDECIDED, family_colours
 from sea_peft.artefacts.view import UnitRow, summarise
 
@@ -33,24 +34,22 @@ def network_drawing(history: History) -> Drawing:
     for row in summarise(history):
         units.setdefault(row.site, []).append(row)
     colours = family_colours(row.family for row in history.units.values())
-    boxes = {site: _box(site, first.kind, units[site], colours) for site, first in history.sites.items()}
+    boxes = {
+        site: _box(site, first.kind, history.names[site], units[site], colours) for site, first in history.sites.items()
+    }
     return [
-        (stage, [(block, [boxes[site] for site in sites]) for block, sites in itertools.groupby(inside, _block)])
+        (stage, [(path, [boxes[site] for site in sites]) for path, sites in itertools.groupby(inside, block)])
         for stage, inside in itertools.groupby(history.sites, lambda site: history.sites[site].stage)
     ]
 
 
-def _block(site: str) -> str:
-    return ".".join(site.split(".")[:2])
-
-
-def _box(site: str, kind: str, rows: Sequence[UnitRow], colours: dict[str, str]) -> Box:
+def _box(site: str, kind: str, name: str, rows: Sequence[UnitRow], colours: dict[str, str]) -> Box:
     on = sorted({row.family for row in rows if row.on})
     measured = any(row.utility is not None for row in rows)
     refused = measured or any(row.decision == "refuse" for row in rows)
     fills = [colours[family] for family in on] or [REFUSED if refused else UNDECIDED]
     stripes = (f"{fill} {100 * i / len(fills):.0f}% {100 * (i + 1) / len(fills):.0f}%" for i, fill in enumerate(fills))
-    tips = (f"{site} ({kind})", *map(_tip, rows))
+    tips = (f"{site} ({kind}), {name}", *map(_tip, rows))
     return Box(
         letter=LETTERS.get(kind, kind[:1].upper()),
         fill=f"linear-gradient(90deg, {', '.join(stripes)})",

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TypeVar
 
+from sea_peft.artefacts.names import short_names
 from sea_peft.errors import UsageError
 from sea_peft.loop import events
 from sea_peft.loop.rows import Candidate, Ranking
@@ -79,6 +80,11 @@ class History:
         for row in self.units.values():
             sites.setdefault(row.site, row)
         return sites
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Site → its short name, as `short_names` gives it."""
+        return short_names((site, row.stage, row.kind) for site, row in self.sites.items())
 
     @property
     def allocations(self) -> list[events.Allocated]:

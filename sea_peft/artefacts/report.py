@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
@@ -11,6 +12,7 @@ from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.drawing import LETTERS, network_drawing
 from sea_peft.artefacts.findings import UNKNOWN, Table, findings, unit_cells
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.names import in_short
 from sea_peft.artefacts.palette import REFUSED, family_colours
 from sea_peft.artefacts.plots import svg
 from sea_peft.artefacts.run_folder import Result, RunFolder
@@ -96,13 +98,13 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
         Picture(_CAPTIONS[name], svg(figure(history)), "image/svg+xml") for name, figure in figures.FIGURES.items()
     ]
     commands = Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable).from_string(
-        template
-    )
-    return page.render(
+    pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable)
+    pages.filters["in_short"] = functools.partial(in_short, names=history.names)
+    return pages.from_string(template).render(
         name=run_folder.title,
         facts=_facts(result, history),
         found=findings(history, commands),
+        names=history.names,
         every=unit_cells(summarise(history)),
         drawing=network_drawing(history),
         colours=family_colours(row.family for row in history.units.values()) | {"refused": REFUSED},

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.names import in_short
 from sea_peft.errors import UsageError
 from sea_peft.loop.events import Allocated, Event, Searched
 from sea_peft.loop.rows import Decision, Ranking
@@ -39,7 +40,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     Args:
         events: a trace, or its history.
         cycle: a cycle with an allocation; None: the end of the run (or the last allocation while it runs).
-        pattern: glob over unit ids, matched case-sensitively.
+        pattern: glob over unit ids and their short forms, matched case-sensitively.
 
     Raises:
         UsageError: the run has no such cycle, or no unit fits the pattern.
@@ -56,7 +57,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     ranking = history.ranking(cycle)
     rows = []
     for unit, candidate in history.units.items():
-        if not fnmatchcase(unit, pattern):
+        if not (fnmatchcase(unit, pattern) or fnmatchcase(in_short(unit, history.names), pattern)):
             continue
         rank, decided = ranking.get(unit), decisions.get(unit)
         rows.append(
@@ -79,7 +80,10 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
         )
     if not rows and history.units:
         example = next(iter(history.units))
-        raise UsageError(f"No unit fits {pattern!r}: unit names look like {example!r}, and * stands for anything.")
+        short = in_short(example, history.names)
+        raise UsageError(
+            f"No unit fits {pattern!r}: units are called {short!r} or {example!r}, and * stands for anything."
+        )
     return sorted(rows, key=lambda row: (not row.on, row.utility is None, -(row.utility or 0.0)))
 
 

@@ -19,7 +19,10 @@ def inspect(
     output: Output,
     run: Annotated[Path, Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
     cycle: Annotated[int | None, Option(metavar="N", help="As it was after this cycle.")] = None,
-    unit: Annotated[str | None, Option(metavar="GLOB", help="Only these units; '*' for every one on offer.")] = None,
+    unit: Annotated[
+        str | None, Option(metavar="GLOB", help="Only these units, such as 'lora-*@dec*'; '*' for every one on offer.")
+    ] = None,
+    full: options.Full = False,
     replay: Annotated[
         bool, Option("--replay", help="Decide every allocation again from the trace, without the network.")
     ] = False,
@@ -61,8 +64,9 @@ def inspect(
     history = History(events)
     rows = summarise(history, cycle, unit or "*")
     found = findings(history)
+    names = {} if full else history.names
     document = {"headline": found.headline, "helps": found.helps, "cycle": cycle, "units": [vars(row) for row in rows]}
-    output.result(document, shown.headline(found), *shown.unit_lists(rows, everything=unit is not None))
+    output.result(document, shown.headline(found), *shown.unit_lists(rows, names, everything=unit is not None))
 
 
 @verb

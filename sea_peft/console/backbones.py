@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.padding import Padding
 from rich.text import Text
 from typer import Argument, Option
 
+from sea_peft.artefacts.words import visible
 from sea_peft.console import options, parse
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, table, times
@@ -25,18 +28,37 @@ backbones = Verbs(help="Architectures and pretrained weights.", no_args_is_help=
 @backbones.command("list")
 @verb
 def backbones_list(output: Output) -> None:
-    """Weights with their architecture, parameters, hash and licence."""
+    """Weights and architectures, with parameters and licence."""
     from sea_peft.jobs.listing import list_backbones
 
-    rows, cells = list_backbones(), []
+    rows = list_backbones()
     for row in rows:
         if row.problem:
             output.warn(row.problem)
-        own = (row.weights, row.architecture, *row.channels) if row.weights else (row.architecture, "no weights")
-        labels, spacing, digest = len(row.labels) or None, times(row.spacing or None), row.sha256 and row.sha256[:8]
-        cells.append((_named(*own, row.licence), row.parameters, labels, spacing, row.dice, digest))
-    columns = ("backbone", "parameters", "labels", "mm", "Dice", "hash")
-    output.result(rows, table("", columns, cells, right=columns[1:]))
+    of_weights = [
+        (
+            _named(row.weights, row.architecture, *row.channels, row.licence),
+            row.parameters,
+            len(row.labels) or None,
+            times(row.spacing or None),
+            row.dice,
+            row.sha256 and row.sha256[:8],
+        )
+        for row in rows
+        if row.weights
+    ]
+    of_architectures = [(row.architecture, row.parameters, row.licence) for row in rows if not row.weights]
+    columns, networks = ("--weights", "parameters", "labels", "mm", "Dice", "hash"), ("--backbone", "parameters")
+    output.result(
+        rows,
+        table("Weights: pretrained networks", columns, of_weights, right=columns[1:]),
+        table(
+            "Architectures at their default widths, untrained",
+            (*networks, "licence"),
+            of_architectures,
+            right=networks[1:],
+        ),
+    )
 
 
 @backbones.command("info")
@@ -280,5 +302,7 @@ def _looks(view: FieldOfView) -> str:
     return f"{seen}, and its norms see the whole patch" if view.statistics else seen
 
 
-def _named(name: str, *about: str) -> Text:
-    return Text.assemble((name, "bold"), ("\n  " + ", ".join(word for word in about if word), "dim"))
+def _named(name: str, *about: str) -> Group:
+    """A name, and under it what there is to say of it."""
+    said = Text(visible(", ".join(word for word in about if word)), style="dim")
+    return Group(Text(visible(name), style="bold"), Padding(said, (0, 0, 0, 2)))

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+from rich.text import Text
 from typer import Argument, Option
 
+from sea_peft.artefacts.names import in_short
+from sea_peft.artefacts.words import visible
 from sea_peft.console import options
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table, times
@@ -26,6 +29,7 @@ def adapters_list(
     weights: options.Weights = None,
     profile: options.Profile = "default",
     units: Annotated[bool, Option("--units", help="Every unit with its cost.")] = False,
+    full: options.Full = False,
 ) -> None:
     """Families, levels and placements on offer, and the units they make on a backbone, with costs."""
     from sea_peft.backbones.typed import Typed
@@ -33,18 +37,34 @@ def adapters_list(
 
     offered = list_adapters(Typed(backbone, weights), profile)
     columns = ("units", "sites", "number", "cheapest", "dearest", "all", "fit")
+    narrow = output.results.width < 100
     rows = [
-        (row.prefix, row.kinds, row.units, row.cheapest, row.dearest, row.total, row.fits) for row in offered.families
+        (
+            _folded(row.prefix) if narrow else row.prefix,
+            row.kinds,
+            row.units,
+            row.cheapest,
+            row.dearest,
+            row.total,
+            row.fits,
+        )
+        for row in offered.families
     ]
     made = [table("", columns, rows, right=columns[2:])]
     if units:
-        every = [(u.id, u.site.stage, u.site.kind, u.cost) for u in offered.units]
+        names = {} if full else offered.names
+        every = [(in_short(u.id, names), u.site.stage, u.site.kind, u.cost) for u in offered.units]
         made.append(table("Units", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
     summary = (
         f"{count(len(offered.units), 'unit')} on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
         f"{offered.budget} is {offered.limit:,}: at most {count(offered.fits, 'unit')} fit, the cheapest first, less what the head takes."
     )
     output.result(offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary))
+
+
+def _folded(prefix: str) -> Text:
+    """`conv_adapter.parallel-16` on two lines."""
+    return Text(visible(prefix).replace(".", ".\n  "))
 
 
 @policies.command("list")
@@ -54,7 +74,7 @@ def policies_list(output: Output) -> None:
     from sea_peft.jobs.listing import list_policies
 
     rows = list_policies()
-    output.result({"policies": rows}, table("", ("policy", "places"), [(row.name, row.about) for row in rows]))
+    output.result({"policies": rows}, table("", ("--policy", "places"), [(row.name, row.about) for row in rows]))
 
 
 @data.command("check")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sea_peft.artefacts.names import in_short
 from sea_peft.artefacts.words import visible
 from sea_peft.console.tables import facts, state, table, times
 from sea_peft.data.wording import count
@@ -80,24 +81,36 @@ def _command(line: str) -> Text:
 
 
 class UnitLines:
-    """Units one a line, and below them why: once where the reason is the same for several. Utility and standard error in Dice points."""
+    """Units one a line, and below them why: once where the reason is the same for several. Utility and standard error in Dice points.
 
-    def __init__(self, title: str, rows: Sequence[UnitRow]) -> None:
-        self._title, self._rows = title, rows
+    `names`: short names of sites, empty for module paths in full. A unit that leaves no room for its numbers has a line of its own.
+    """
+
+    def __init__(self, title: str, rows: Sequence[UnitRow], names: Mapping[str, str]) -> None:
+        self._title, self._rows, self._names = title, rows, names
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells = [
-            (visible(row.unit), row.stage, f"{row.cost:,}", _utility(row), row.decision or row.state)
+            (
+                visible(in_short(row.unit, self._names)),
+                visible(row.stage),
+                f"{row.cost:,}",
+                _utility(row),
+                row.decision or row.state,
+            )
             for row in self._rows
         ]
-        lines = [("unit", "stage", "parameters", "utility", ""), *cells]
+        lines = [("unit", "stage", "parameters", "utility", "decision"), *cells]
         widths = [max(len(line[column]) for line in lines) for column in range(5)]
         wide = sum(widths) + 8 <= options.max_width  # the stage goes first where there is no room
+        own_line = sum(widths) - widths[1] + 6 > options.max_width
 
         def line(values: Sequence[str], style: str) -> Text:
             unit, stage, cost, utility, state = (
                 f"{v:{'>' if i in (2, 3) else ''}{w}}" for i, (v, w) in enumerate(zip(values, widths, strict=True))
             )
+            if own_line:
+                return Text(f"{values[0]}\n" + "  ".join(("    " + cost, utility, state)).rstrip(), style=style)
             shown = (unit, stage, cost, utility, state) if wide else (unit, cost, utility, state)
             return Text("  ".join(shown).rstrip(), style=style, no_wrap=True)
 
@@ -107,8 +120,8 @@ class UnitLines:
             members = list(group)
             for row, values in members:
                 yield line(values, "bold" if row.on else "")
-            count = f"these {len(members)}: " if len(members) > 1 else ""
-            yield Padding(Text(count + visible(reason), style="dim"), (0, 0, 0, 4))
+            these = f"these {len(members)}: " if len(members) > 1 else ""
+            yield Padding(Text(these + visible(in_short(reason, self._names)), style="dim"), (0, 0, 0, 4))
 
 
 def _utility(row: UnitRow) -> str:
@@ -148,14 +161,14 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def unit_lists(rows: Sequence[UnitRow], everything: bool) -> list[UnitLines | Text]:
-    """What is on, and what is not: all of it, or the first that were measured or refused."""
+def unit_lists(rows: Sequence[UnitRow], names: Mapping[str, str], everything: bool) -> list[UnitLines | Text]:
+    """What is on, and what is not: all of it, or the first that were measured or refused. `names`: as for `UnitLines`."""
     on, off = [row for row in rows if row.on], [row for row in rows if not row.on]
     judged = off if everything else [r for r in off if r.utility is not None or r.decision == "refuse"][:REFUSED_SHOWN]
     made: list[UnitLines | Text] = (
-        [UnitLines(f"On: {count(len(on), 'unit')} (utility in Dice points)", on)] if on else []
+        [UnitLines(f"On: {count(len(on), 'unit')} (utility in Dice points)", on, names)] if on else []
     )
-    made += [UnitLines("Off", judged)] if judged else []
+    made += [UnitLines("Off", judged, names)] if judged else []
     if len(judged) < len(off):
         unmeasured = sum(row.utility is None for row in off)
         made.append(

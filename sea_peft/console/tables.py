@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -46,9 +47,9 @@ def _titled(title: str, header: bool = True) -> Table:
     )  # fmt: skip
 
 
-def cell(value: object) -> Text:
+def cell(value: object) -> RenderableType:
     """Anything as one cell: numbers with separators, lists with commas, a dash for what is not there."""
-    if isinstance(value, Text):
+    if isinstance(value, Text | Group):
         return value
     if value is None or value in ("", (), []) or (isinstance(value, float) and math.isnan(value)):
         return Text("–", style="dim")

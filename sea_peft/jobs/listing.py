@@ -5,6 +5,7 @@ import dataclasses
 
 from sea_peft import documents
 from sea_peft.adapters import Unit, units_for
+from sea_peft.artefacts.names import short_names
 from sea_peft.artefacts.profile import load_profile
 from sea_peft.backbones import KINDS, STAGES, Limits, architecture, architectures
 from sea_peft.backbones.field_of_view import FieldOfView, field_of_view
@@ -23,7 +24,7 @@ _MOST_PARAMETERS, _MOST_TENSORS = 4 * 10**9, 20_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRow:
-    """Weights, or an architecture that comes without any (`weights` None), at its default widths. `parameters`: None where the card
+    """Weights, or an architecture (`weights` None) at its default widths. `parameters`: None where the card
     cannot be read or a package is missing."""
 
     architecture: str
@@ -86,13 +87,19 @@ class Offered:
     units: tuple[Unit, ...]
     fits: int
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Site → its short name, as a run with this offer calls it."""
+        sites = sorted({unit.site.path: unit.site for unit in self.units}.values(), key=lambda site: site.order)
+        return short_names((site.path, site.stage, site.kind) for site in sites)
+
     def document(self) -> dict[str, object]:
         """Everything as JSON types."""
         return documents.as_json({**vars(self), "units": [Candidate.of(unit) for unit in self.units]})
 
 
 def list_backbones() -> list[BackboneRow]:
-    """All weights that are there, then the architectures that have none."""
+    """All weights that are there, then every architecture."""
     rows = []
     for name, path in cards().items():
         origin = "bundled" if path.parent == BUNDLED else "imported"
@@ -109,16 +116,14 @@ def list_backbones() -> list[BackboneRow]:
                 dice=card.dice.get("mean"), licence=card.licence, sha256=card.sha256,
             )
         )  # fmt: skip
-    used = {row.architecture for row in rows}
     rows += [
         BackboneRow(
             architecture=arch.name,
-            origin="no weights",
+            origin="architecture",
             licence=arch.licence,
             parameters=arch.parameters({}) if arch.installed else None,
         )
         for arch in architectures().values()
-        if arch.name not in used
     ]
     return rows
 

@@ -42,7 +42,7 @@ def test_state_follows_the_allocation(events):
 
 def test_pattern_is_a_glob_over_unit_ids(events):
     assert {row.family for row in summarise(events, pattern="lora@*")} == {"lora"}
-    with pytest.raises(UsageError, match=r"No unit fits 'nothing\*': unit names look like"):
+    with pytest.raises(UsageError, match=r"No unit fits 'nothing\*': units are called"):
         summarise(events, pattern="nothing*")
 
 

@@ -135,16 +135,31 @@ def test_units_fit_the_width(width: int) -> None:
         )
 
     rows = [
-        row("conv_adapter.parallel-16@down_layers.3.4", "a reason " * 30),
+        row("conv_adapter.parallel-16@encoder.down_layers.3.4", "a reason " * 30),
         row("lora-4@up_samples.0.0.conv", "twice"),
         row("affine@x", "twice"),
     ]
     screen = io.StringIO()
-    Console(file=screen, width=width).print(UnitLines("On", rows))
+    Console(file=screen, width=width).print(UnitLines("On", rows, {"encoder.down_layers.3.4": "enc3.conv4"}))
     lines = screen.getvalue().splitlines()
     assert max(map(len, lines)) <= width
+    assert any("conv_adapter.parallel-16@enc3.conv4  " in line and "12,345" in line for line in lines)
     assert any("these 2: twice" in line for line in lines)
     assert ("bottleneck" in screen.getvalue()) == (width == 160)
+
+
+def test_a_path_that_leaves_no_room_loses_no_column() -> None:
+    unit = f"lora-4@{'.'.join(['submodule'] * 8)}"
+    row = UnitRow(
+        unit=unit, stage="decoder", site="s", family="lora", level=4, cost=12_345, state="active", on=True, utility=0.0123,
+        standard_error=0.002, score=0.01, audits=3, decision="keep", reason="twice",
+    )  # fmt: skip
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(UnitLines("On", [row], {}))
+    text = screen.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    for words in (unit, "12,345", "+1.23 ± 0.20", "keep"):
+        assert words in text.replace("\n", "") or words in text
 
 
 def test_clock() -> None:

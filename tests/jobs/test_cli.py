@@ -126,7 +126,7 @@ def test_dry_run_writes_nothing(call: Call, toy: Path, weights: Path, tmp_path: 
 def test_inspect_says_why_and_why_not(call: Call, run_folder: Path) -> None:
     code, out, _ = call("inspect", run_folder, "--unit", "*")
     assert code == 0
-    assert "are on" in out
+    assert "On: " in out
     code, out, _ = call("inspect", run_folder / "adapter", "--json")
     document = json.loads(out)
     assert document["units"]
