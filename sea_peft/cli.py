@@ -298,7 +298,14 @@ def evaluate(
         raise QualityGateError(f"The mean Dice of {dice:.4f} is below --min-dice {min_dice:g}.")
 
 
-for command in (afterwards.inspect, afterwards.report, afterwards.merge, afterwards.ui, afterwards.doctor):
+for command in (
+    afterwards.inspect,
+    afterwards.report,
+    afterwards.merge,
+    afterwards.export,
+    afterwards.ui,
+    afterwards.doctor,
+):
     app.command()(command)
 
 

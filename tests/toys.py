@@ -25,7 +25,6 @@ from sea_peft.backbones import architecture
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import user_weights
 from sea_peft.data.recipe import Recipe, Window
-from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
 from sea_peft.jobs.weights_file import save_weights
@@ -127,7 +126,7 @@ def make_adapter(
         labels=labels,
         channels=channels,
         recipe=card.recipe,
-        window=SlidingWindow(patch=card.patch),
+        window=card.window(),
         head=HeadShape(rows=rows, classes=len(card.labels), on_features=model.head.on_features),
         units=[
             AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)

@@ -156,6 +156,39 @@ def merge(
 
 
 @verb
+def export(
+    output: Output,
+    adapter: options.Adapter,
+    to: Annotated[
+        str, Option(metavar="bundle|nnunet|onnx|torch", help="For MONAI, nnU-Net, ONNX runtimes, or torch.export.")
+    ],
+    out: Annotated[Path, Option(metavar="DIR", help="The folder to make.")],
+    source: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="The checkpoint that an nnU-Net was imported from; its plans go along."),
+    ] = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    use: options.Use = None,
+) -> None:
+    """Write the adapted network for other tools.
+
+    The receiving tool predicts a made-up scan with it first; where its mask is not that of predict, nothing is written.
+    """
+    from sea_peft.backbones.typed import Typed
+    from sea_peft.jobs.export import export as job
+
+    made = job(adapter, to, out, typed=Typed(backbone, weights), use=use, source=source, say=output.say)
+    found = [
+        ("folder", str(made.folder)),
+        ("files", list(made.files)),
+        ("network", made.network),
+        ("check", f"{made.agreement:.4%} of voxels of a trial scan as predict labels them"),
+    ]
+    output.result(vars(made), facts(found))
+
+
+@verb
 def ui(
     output: Output,
     runs: options.Runs = Path("runs"),

@@ -18,7 +18,7 @@ from sea_peft.backbones.growth import LAST, grown_further, growth
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
-from sea_peft.jobs.model import adapter_folder, open_adapter
+from sea_peft.jobs.model import Loaded, adapter_folder, open_adapter
 from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
 # Folding changes the order of float32 sums, which moves logits by millionths; more than this is a mistake.
@@ -62,35 +62,59 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
             "the same."
         )
     command = f"seapeft merge {shlex.quote(str(adapter))} --out {shlex.quote(str(out))}"
-    loaded = open_adapter(adapter_folder(adapter), typed, "adapted", command)
+    folded = fold(open_adapter(adapter_folder(adapter), typed, "adapted", command), out.stem)
+    written = save_weights(out.parent, folded.network, folded.card, half=False)
+    return Merged(
+        file=written.with_suffix(".safetensors"),
+        card=written,
+        labels=tuple(folded.card["labels"]),
+        units=folded.units,
+        tensors_changed=folded.tensors_changed,
+        difference=folded.difference,
+        largest=folded.largest,
+        agreement=folded.agreement,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folded:
+    """The merged network with its card's fields, and the numbers of `Merged`."""
+
+    network: nn.Module
+    card: dict[str, Any]
+    units: int
+    tensors_changed: int
+    difference: float
+    largest: float
+    agreement: float
+
+
+def fold(loaded: Loaded, name: str) -> Folded:
+    """Units and head folded into a network of its own, in eval mode; `name`: of the card. The adapter's gates are open.
+
+    Raises WeightsError where something cannot be folded, or the check failed.
+    """
     model, config, pretrained = loaded.model, loaded.config, loaded.backbone.pretrained
     card, arch = pretrained.card, pretrained.architecture
     changed = _folded(model)
-    new = [name for name, row in zip(config.labels, config.head.rows, strict=True) if row is None]
-    described = _card(card, config, out.stem, [*card.labels, *new], growth(model.backbone, changed))
+    new = [label for label, row in zip(config.labels, config.head.rows, strict=True) if row is None]
+    described = _card(card, config, name, [*card.labels, *new], growth(model.backbone, changed))
     network = arch.build(
         in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
-    )
+    ).eval()
     # what grows is not there yet, and gets what it grows by
-    folded = unique_tensors(network.eval()) | unique_tensors(model.backbone) | changed
-    load_strictly(network.eval(), _with_idle_rows(folded, network, model), out.stem)
+    folded = unique_tensors(network) | unique_tensors(model.backbone) | changed
+    load_strictly(network, _with_idle_rows(folded, network, model), name)
     difference, largest, agreement = _compare(model, network, arch.example(len(card.channels), described["kwargs"]))
     if difference > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
             f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
             "use the adapter as it is."
         )
-    written = save_weights(out.parent, network, described, half=False)
-    return Merged(
-        file=written.with_suffix(".safetensors"),
-        card=written,
-        labels=tuple(described["labels"]),
-        units=len(config.units),
-        tensors_changed=len(changed),
-        difference=difference,
-        largest=largest,
-        agreement=agreement,
-    )
+    return Folded(
+        network=network, card=described, units=len(config.units), tensors_changed=len(changed), difference=difference,
+        largest=largest, agreement=agreement,
+    )  # fmt: skip
 
 
 def _folded(model: Adapted) -> dict[str, torch.Tensor]:

@@ -34,6 +34,7 @@ class Predictor:
 
     Attributes:
         network: which of the two it is.
+        loaded: the adapter on its backbone.
 
     Raises:
         WeightsError: the adapter or the weights are refused.
@@ -45,7 +46,7 @@ class Predictor:
     ) -> None:
         self.device = resolve_device(device)
         loaded = open_adapter(adapter_folder(adapter), typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
-        self.model, self.config = loaded.model, loaded.config
+        self.loaded, self.model, self.config = loaded, loaded.model, loaded.config
         self.network = use or self.config.recommended.network
         self.model.to(self.device)
         for unit in self.model.bank.built:

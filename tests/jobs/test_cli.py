@@ -19,7 +19,20 @@ from sea_peft.console.verb import outcome
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import BudgetError
 
-VERBS = ["adapt", "predict", "evaluate", "inspect", "report", "merge", "backbones", "adapters", "data", "ui", "doctor"]
+VERBS = [
+    "adapt",
+    "predict",
+    "evaluate",
+    "inspect",
+    "report",
+    "merge",
+    "export",
+    "backbones",
+    "adapters",
+    "data",
+    "ui",
+    "doctor",
+]
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -1,0 +1,101 @@
+"""`--to nnunet`: a model folder for `nnUNetv2_predict_from_modelfolder`, where the backbone came from an nnU-Net."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sea_peft import atomic
+from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
+from sea_peft.data.volumes import read_volume, write_volume
+from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.exporting.described import write_json
+from sea_peft.jobs.exporting.trial import Trial, run_tool
+from sea_peft.jobs.merge import fold
+from sea_peft.jobs.predict import mask_values
+from sea_peft.jobs.predictor import Predictor
+
+_TOOL = "nnUNetv2_predict_from_modelfolder"
+
+
+def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None) -> float:
+    """Write the folder, and let nnU-Net predict the trial's scan with it.
+
+    `source`: the checkpoint that the backbone was imported from; its plans and its data set's description go along. Classes are the backbone's with
+    the new labels behind them: a voxel goes to the strongest class, where `predict` gives it to a label that is stronger than all others together.
+
+    Raises:
+        UsageError: nnU-Net is not installed, the backbone did not come from one, or its checkpoint is not given.
+        WeightsError: it is another checkpoint; the adapter cannot be merged; or masks differ.
+    """
+    card, tool = predictor.loaded.backbone.pretrained.card, shutil.which(_TOOL)
+    if card.origin != "nnunet":
+        raise UsageError(
+            f"Weights {card.name} did not come from an nnU-Net, which cannot run them; export --to bundle, onnx or torch."
+        )
+    if tool is None:
+        raise UsageError(
+            "An nnU-Net folder is checked by nnU-Net itself, which is not installed; `pip install nnunetv2`."
+        )
+    if source is None:
+        raise UsageError(
+            "An nnU-Net folder has the plans of the network that was adapted; give the checkpoint that was imported, --source checkpoint_final.pth."
+        )
+    if predictor.network != "adapted":
+        raise UsageError(
+            f"The run recommends the unadapted network ({predictor.config.recommended.evidence}), which you have; --use adapted exports the "
+            "other."
+        )
+    checkpoint = read_checkpoint(source)
+    if checkpoint.sha256 != card.source_sha256:
+        raise WeightsError(
+            f"{source.name} is not the checkpoint that weights {card.name} were imported from; give that one."
+        )
+    folded = fold(predictor.loaded, card.name)
+    classes = folded.card["labels"]
+    dataset = _written(checkpoint, folder, classes, folded.network.state_dict())
+    scans, out = trial.folder.with_name("scans"), trial.folder.with_name("masks")
+    scans.mkdir()
+    for path in trial.scans:
+        stored = scans / f"{path.name.removesuffix('.nii.gz')}{dataset['file_ending']}"
+        write_volume(stored, read_volume(path))
+    command = [
+        tool, "-i", str(scans), "-o", str(out), "-m", str(folder), "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1",
+        "--disable_progress_bar",
+    ]  # fmt: skip
+    places = {f"nnUNet_{name}": str(trial.folder) for name in ("raw", "preprocessed", "results")}
+    run_tool(command, _TOOL, folder.parent, {**os.environ, **places})
+    ours = mask_values(predictor.labels)
+    rows = predictor.config.head.rows
+    fresh = iter(range(len(card.labels), len(classes)))
+    values = {next(fresh) if row is None else row: ours[name] for name, row in zip(ours, rows, strict=True)}
+    return trial.agreement(out / f"trial{dataset['file_ending']}", _TOOL, values)
+
+
+def _written(
+    checkpoint: Checkpoint, folder: Path, classes: list[str], tensors: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Write plans, description and checkpoint. Returns the description. Raises WeightsError where the checkpoint lacks them."""
+    try:
+        given = checkpoint.content["init_args"]
+        plans, dataset = dict(given["plans"]), dict(given["dataset_json"])
+        dataset["labels"] = {name: code for code, name in enumerate(classes)}
+        dataset["file_ending"] = str(dataset["file_ending"])
+        kept = {
+            "network_weights": tensors,
+            "trainer_name": str(checkpoint.content["trainer_name"]),
+            "init_args": {"configuration": given["configuration"], "fold": 0, "plans": plans, "dataset_json": dataset},
+            "inference_allowed_mirroring_axes": None,  # it was adapted, and is predicted with here, without mirroring
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{checkpoint.file.name} lacks what nnU-Net writes beside its tensors ({error}).") from error
+    write_json(folder / "plans.json", plans)
+    write_json(folder / "dataset.json", dataset)
+    (folder / "fold_0").mkdir()
+    stream = io.BytesIO()
+    torch.save(kept, stream)
+    atomic.write_bytes(folder / "fold_0" / "checkpoint_final.pth", stream.getvalue())
+    return dataset

@@ -1,0 +1,81 @@
+"""What an export is tried on before its folder appears: a scan that was made up, and whether the receiving tool's mask of it is `predict`'s."""
+
+import dataclasses
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sea_peft.data.cases import FileCase, ImageFile
+from sea_peft.data.recipe import Window
+from sea_peft.data.volumes import Volume, read_volume, write_volume
+from sea_peft.errors import WeightsError
+from sea_peft.jobs.predict import mask_values
+from sea_peft.jobs.predictor import Predictor
+
+AGREEMENT = 0.999
+"""Least share of voxels in which a mask made by the receiving tool must be `predict`'s."""
+OFF_GRID = (1.1, 0.93, 1.0)
+"""Voxel size in that of the recipe with which a scan is resampled."""
+ON_GRID = (1.0, 1.0, 1.0)
+_WINDOWS = 1.2  # sides of the scan, so that windows overlap
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trial:
+    """The scan's files, one a channel, alone in `folder`; and `predict`'s mask of it, as stored [I, J, K]."""
+
+    folder: Path
+    scans: tuple[Path, ...]
+    mask: np.ndarray
+
+    @classmethod
+    def of(cls, predictor: Predictor, folder: Path, size: tuple[float, float, float] = OFF_GRID) -> "Trial":
+        """A scan with smooth shapes in an ellipsoid, stored as DICOM orders axes, and its mask. `size`: of its voxels, in the recipe's."""
+        scans = _write_scan(predictor, folder, size)
+        images = {name: ImageFile(path) for name, path in zip(predictor.channels, scans, strict=True)}
+        indices = predictor.label_map(FileCase(id="trial", images=images))
+        return cls(folder, scans, np.array([0, *mask_values(predictor.labels).values()])[indices])
+
+    def agreement(self, mask: Path, tool: str, values: dict[int, int] | None = None) -> float:
+        """The share of voxels in which a mask file has the label that it should. `values`: what the tool wrote → what `predict` writes, where
+        that is not the same. Raises WeightsError where the share is too low."""
+        theirs = np.rint(read_volume(mask).array).astype(int)
+        if values is not None:
+            theirs = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
+        share = float(np.mean(self.mask == theirs)) if self.mask.shape == theirs.shape else 0.0
+        if share < AGREEMENT:
+            raise WeightsError(
+                f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so nothing was written; use the adapter as it is."
+            )
+        return share
+
+
+def run_tool(command: Sequence[str], tool: str, cwd: Path, env: dict[str, str] | None = None) -> None:
+    """Run the receiving tool. Raises WeightsError with the last of what it said where it fails."""
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1][:300]
+        raise WeightsError(
+            f"{tool} cannot run what was exported ({said}), so nothing was written; use the adapter as it is."
+        )
+
+
+def _write_scan(predictor: Predictor, folder: Path, size: tuple[float, float, float]) -> tuple[Path, ...]:
+    from scipy.ndimage import gaussian_filter
+
+    recipe, rng, scans = predictor.recipe, np.random.default_rng(0), []
+    spacing = [mm * share for mm, share in zip(recipe.spacing, size, strict=True)]
+    sides = zip(predictor.config.window.patch, size, strict=True)
+    shape = [max(8, round(_WINDOWS * side / share)) for side, share in sides]
+    low, high = (recipe.intensity.low, recipe.intensity.high) if isinstance(recipe.intensity, Window) else (1.0, 1000.0)
+    outside = low - 500.0 if low < 0 else 0.0
+    at = np.indices(shape, dtype=np.float32)
+    inside = sum(((axis / n - 0.5) / 0.48) ** 2 for axis, n in zip(at, shape, strict=True)) <= 1
+    for number in range(len(predictor.channels)):
+        smooth = gaussian_filter(rng.normal(size=shape), sigma=[max(1.0, n / 12) for n in shape])
+        grey = np.where(inside, low + (high - low) * (smooth - smooth.min()) / np.ptp(smooth), outside)
+        scans.append(folder / f"trial_{number:04d}.nii.gz")
+        write_volume(scans[-1], Volume(grey.astype(np.float32), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])))
+    return tuple(scans)
