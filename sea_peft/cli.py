@@ -211,6 +211,20 @@ def predict(
     dicom_seg: Annotated[
         bool, Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
+    statistics: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="One CSV for all scans: volumes, grey values, parts; cases that are in it are not predicted again.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        Option(
+            metavar="RULE",
+            help="Connected parts to keep: largest, N, min-ml=X or all; LABEL=RULE for one label. Several allowed.",
+        ),
+    ] = None,
     use: options.Use = None,
     channel: options.Channels = None,
 ) -> None:
@@ -224,8 +238,8 @@ def predict(
     with output.progress("predict") as progress:
         statuses = job(
             adapter, inputs, out, typed=Typed(backbone, weights), device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, dicom_seg=dicom_seg, use=use, channels=tuple(channel or ()), say=output.say,
-            progress=progress,
+            preview=preview, dicom_seg=dicom_seg, use=use, channels=tuple(channel or ()), statistics=statistics,
+            keep=tuple(keep or ()), say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,14 @@ from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import restore, restore_probability
 from sea_peft.data.progress import Progress, unwatched, within
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import find_cases
+from sea_peft.jobs.keeping import Keep, keep_parts, keeps
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.preview import preview_png
+from sea_peft.jobs.statistics import confidences, digest_of, earlier, measured, require_ours, write_table
 
 _MAKER = "sea_peft"
 _LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
@@ -109,6 +113,8 @@ def predict(
     dicom_seg: bool = False,
     use: str | None = None,
     channels: Sequence[str] = (),
+    statistics: Path | None = None,
+    keep: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> list[CaseStatus]:
@@ -128,6 +134,9 @@ def predict(
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         channels: what the inputs call the adapter's channels, in the adapter's order, when they cannot be matched by name: a name of their
             data set, or the number in their file names.
+        statistics: a CSV with a row for every case and label, complete after every case. Cases that have a mask by the same adapter, made
+            for such a table from the same files, are not predicted again: an interrupted cohort goes on.
+        keep: which connected parts of masks are kept, rules as for `keeping.keeps`; the others become background.
         say: gets sentences for the user: which network is used and why, and the memory that will be needed.
         progress: called with (cases done, of), the case at hand by its windows.
 
@@ -142,19 +151,73 @@ def predict(
     predictor = Predictor(adapter, typed, device, use)
     cases = find_cases(inputs, predictor.channels, channels)
     labels = tuple(predictor.labels)
+    keeping = keeps(keep, labels)
     targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}
-    _refuse_to_replace(cases, targets, overwrite)
+    before: dict[str, dict[str, Any]] = {}
+    if statistics is not None:
+        require_ours(statistics, predictor.channels)
+        before = {} if overwrite else _before(predictor, cases, targets, keeping)
+    left = [case for case in cases if case.id not in before]
+    _refuse_to_replace(left, {case.id: targets[case.id] for case in left}, overwrite)
     if dicom_seg:
         _require_series(cases)
     if say is not None:
         say(predictor.choice())
-        say(needed(predictor.estimate(cases)))
+        if keeping:
+            say("Kept of masks: " + ", ".join(f"{label} {rule}" for label, rule in keeping.items()) + ".")
+        if before:
+            say(
+                f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite predicts all again."
+            )
+        if left:
+            say(needed(predictor.estimate(left)))
     make_folder(out)
-    statuses = []
+    statuses, sidecars = [], {}
     for done, case in enumerate(cases, start=1):
-        statuses.append(_predict_case(predictor, case, targets[case.id], within(progress, done - 1, len(cases))))
+        if case.id in before:
+            sidecars[case.id] = before[case.id]
+            statuses.append(_kept(case, before[case.id]))
+        else:
+            status, sidecar = _predict_case(
+                predictor,
+                case,
+                targets[case.id],
+                keeping,
+                statistics is not None,
+                within(progress, done - 1, len(cases)),
+            )
+            statuses.append(status)
+            if sidecar is not None:
+                sidecars[case.id] = sidecar
+        if statistics is not None and (case.id not in before or done == len(cases)):
+            write_table(statistics, predictor.channels, sidecars)
         progress(done, len(cases))
     return statuses
+
+
+def _before(
+    predictor: Predictor, cases: Sequence[FileCase], targets: Mapping[str, _Files], keeping: Mapping[str, Keep]
+) -> dict[str, dict[str, Any]]:
+    """Case → the sidecar of an earlier prediction that is what would be made now."""
+    found = {}
+    for case in cases:
+        files = targets[case.id]
+        if not all(path.is_file() for path in files.all):
+            continue
+        wanted = {
+            "adapter": _adapter(predictor), "network": predictor.network, "channels": list(predictor.channels),
+            "kept": {label: str(rule) for label, rule in keeping.items()}, "input_sha256": digest_of(case),
+        }  # fmt: skip
+        if (sidecar := earlier(files.sidecar, files.mask, wanted)) is not None:
+            found[case.id] = sidecar
+    return found
+
+
+def _kept(case: FileCase, sidecar: Mapping[str, Any]) -> CaseStatus:
+    return CaseStatus(
+        case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=0.0, error=None,
+        network=sidecar["network"],
+    )  # fmt: skip
 
 
 def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -164,26 +227,41 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
     return {name: index for index, name in enumerate(labels, start=1)}
 
 
-def _predict_case(predictor: Predictor, case: FileCase, files: _Files, progress: Progress) -> CaseStatus:
-    began, error = time.monotonic(), None
+def _predict_case(
+    predictor: Predictor,
+    case: FileCase,
+    files: _Files,
+    keeping: Mapping[str, Keep],
+    statistics: bool,
+    progress: Progress,
+) -> tuple[CaseStatus, dict[str, Any] | None]:
+    """What became of the case, and its sidecar where it was predicted."""
+    began, error, sidecar = time.monotonic(), None, None
     volumes: dict[str, float] = {}
     notes: tuple[str, ...] = ()
     try:
-        volumes, notes = _write_case(predictor, case, files, progress)
+        sidecar, notes = _write_case(predictor, case, files, keeping, statistics, progress)
+        volumes = sidecar["volumes_ml"]
     except Exception as unforeseen:
         error = reason(unforeseen)
-    return CaseStatus(
+    status = CaseStatus(
         case=case.id, status="failed" if error else "done", mask=None if error else files.mask.name, volumes=volumes,
         seconds=round(time.monotonic() - began, 3), error=error, warnings=notes, network=predictor.network,
     )  # fmt: skip
+    return status, sidecar
 
 
 def _write_case(
-    predictor: Predictor, case: FileCase, files: _Files, progress: Progress
-) -> tuple[dict[str, float], tuple[str, ...]]:
+    predictor: Predictor,
+    case: FileCase,
+    files: _Files,
+    keeping: Mapping[str, Keep],
+    statistics: bool,
+    progress: Progress,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing, and
     what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has a mask is
-    whole and of one prediction, and what has none is nothing. Returns the labels' volumes and the scan's notes."""
+    whole and of one prediction, and what has none is nothing. Returns the sidecar's content and the scan's notes."""
     out, name = files.mask.parent, files.sidecar.stem
     if too_long := next(filter(_too_long, files.all), None):
         raise DataError(
@@ -193,7 +271,7 @@ def _write_case(
         building = unfinished(out / name)
         building.mkdir()
     try:
-        written = _make_case(predictor, case, files, building, progress)
+        written = _make_case(predictor, case, files, keeping, statistics, building, progress)
         with writing(out):
             files.mask.unlink(missing_ok=True)
             for path in reversed(files.all):
@@ -205,25 +283,36 @@ def _write_case(
 
 
 def _make_case(
-    predictor: Predictor, case: FileCase, files: _Files, building: Path, progress: Progress
-) -> tuple[dict[str, float], tuple[str, ...]]:
+    predictor: Predictor,
+    case: FileCase,
+    files: _Files,
+    keeping: Mapping[str, Keep],
+    statistics: bool,
+    building: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     notes = _input_notes(case)
     output, scan = predictor.probabilities(case, folder=building, progress=progress)
     affine, like = scan.geometry.affine, _source(case)
     indices = restore(output, scan.geometry)
     values = mask_values(predictor.labels)
+    millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+    numbers = list(values)
+    indices = keep_parts(indices, {1 + numbers.index(label): rule for label, rule in keeping.items()}, millilitres)
     kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16
     mask = np.array([0, *values.values()], dtype=kind)[indices]
-    millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     volumes = {
         name: round(np.count_nonzero(indices == index) * millilitres, 3) for index, name in enumerate(values, start=1)
     }
-    write_text(
-        building / files.sidecar.name,
-        json.dumps(_sidecar(predictor, files, values, volumes), indent=2, ensure_ascii=False) + "\n",
-    )
+    sidecar = _sidecar(predictor, files, values, volumes, keeping)
+    if statistics:
+        grey = {channel: np.asarray(case.image(channel).array) for channel in predictor.channels}
+        found, trust = measured(indices, numbers, grey, millilitres), confidences(output, numbers)
+        sidecar["statistics"] = {label: {**of, "confidence": trust[label]} for label, of in found.items()}
+        sidecar["input_sha256"] = digest_of(case)
+    write_text(building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
     for label, path in files.probabilities.items():
-        index = 1 + list(values).index(label)
+        index = 1 + numbers.index(label)
         write_volume(building / path.name, Volume(restore_probability(output, index, scan.geometry), affine), like=like)
     if files.preview is not None:
         image = case.image(predictor.channels[0])
@@ -236,7 +325,7 @@ def _make_case(
             segmentation_bytes(mask, next(iter(case.images.values())).slices, values),
         )
     write_volume(building / files.mask.name, Volume(mask, affine), like=like)
-    return volumes, notes
+    return sidecar, notes
 
 
 def _input_notes(case: FileCase) -> tuple[str, ...]:
@@ -253,9 +342,12 @@ def _input_notes(case: FileCase) -> tuple[str, ...]:
 
 
 def _sidecar(
-    predictor: Predictor, files: _Files, values: Mapping[str, int], volumes: Mapping[str, float]
-) -> dict[str, object]:
-    config = predictor.config
+    predictor: Predictor,
+    files: _Files,
+    values: Mapping[str, int],
+    volumes: Mapping[str, float],
+    keeping: Mapping[str, Keep],
+) -> dict[str, Any]:
     return {
         "mask": files.mask.name,
         "labels": {"background": 0, **values},
@@ -264,15 +356,23 @@ def _sidecar(
         "dicom_seg": files.segmentation.name if files.segmentation else None,
         "channels": list(predictor.channels),
         "network": predictor.network,
-        "recommended": config.recommended.model_dump(),
-        "adapter": {
-            "policy": config.policy,
-            "units": len(config.units),
-            "weights": config.backbone.weights,
-            "backbone_sha256": config.backbone.sha256,
-        },
+        "recommended": predictor.config.recommended.model_dump(),
+        "kept": {label: str(rule) for label, rule in keeping.items()},
+        "adapter": _adapter(predictor),
         "made_by": f"{_MAKER} {__version__}",
         "note": "Research software, not a medical device: a qualified person must check every mask.",
+    }
+
+
+def _adapter(predictor: Predictor) -> dict[str, Any]:
+    """What made a mask."""
+    config = predictor.config
+    return {
+        "policy": config.policy,
+        "units": len(config.units),
+        "weights": config.backbone.weights,
+        "backbone_sha256": config.backbone.sha256,
+        "sha256": predictor.sha256,
     }
 
 

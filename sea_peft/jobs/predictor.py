@@ -1,5 +1,6 @@
 """An adapter on its backbone that turns cases into label maps: what predict, evaluate and the report's overlays share."""
 
+import hashlib
 import logging
 import shlex
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sea_peft.artefacts.adapter_file import MODEL_NAME
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
@@ -35,6 +37,7 @@ class Predictor:
     Attributes:
         network: which of the two it is.
         loaded: the adapter on its backbone.
+        sha256: of the adapter's tensors' file.
 
     Raises:
         WeightsError: the adapter or the weights are refused.
@@ -45,8 +48,10 @@ class Predictor:
         self, adapter: Path, typed: Typed = NOTHING, device: str = "auto", use: str | None = None, verb: str = "predict"
     ) -> None:
         self.device = resolve_device(device)
-        loaded = open_adapter(adapter_folder(adapter), typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
+        folder = adapter_folder(adapter)
+        loaded = open_adapter(folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
         self.loaded, self.model, self.config = loaded, loaded.model, loaded.config
+        self.sha256 = hashlib.sha256((folder / MODEL_NAME).read_bytes()).hexdigest()
         self.network = use or self.config.recommended.network
         self.model.to(self.device)
         for unit in self.model.bank.built:

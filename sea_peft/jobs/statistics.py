@@ -1,0 +1,130 @@
+"""Numbers of masks for a cohort: one CSV with a row for every scan and label, from what stands in the sidecars."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft import documents
+from sea_peft.atomic import write_text
+from sea_peft.data.cases import FileCase
+from sea_peft.data.planes import Planes
+from sea_peft.errors import UsageError
+from sea_peft.jobs.keeping import parts
+
+_PLANE_VALUES = 1 << 25  # looked at together
+_FIRST = ["case", "label", "volume_ml"]
+_LAST = ["components", "touches_border", "confidence", "network", "kept"]
+
+
+def measured(
+    indices: np.ndarray, labels: Sequence[str], channels: Mapping[str, np.ndarray], millilitres: float
+) -> dict[str, dict[str, Any]]:
+    """Label → its numbers in one mask.
+
+    Args:
+        indices: label indices [I, J, K], 1..L in the order of `labels`.
+        channels: grey values [I, J, K] as they are stored.
+        millilitres: of a voxel.
+
+    Returns:
+        `volume_ml`; `mean`, the mean grey value by channel (None for an empty mask); `components`, parts whose voxels share no corner;
+        `touches_border`, whether the mask reaches the scan's first or last plane along any axis.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for index, label in enumerate(labels, start=1):
+        mask = indices == index
+        count = int(np.count_nonzero(mask))
+        ends = (mask.take((0, -1), axis=axis).any() for axis in range(3))
+        found[label] = {
+            "volume_ml": round(count * millilitres, 3),
+            "mean": {
+                name: float(f"{grey[mask].mean(dtype=np.float64):.6g}") if count else None
+                for name, grey in channels.items()
+            },
+            "components": parts(mask)[1],
+            "touches_border": bool(any(ends)),
+        }
+    return found
+
+
+def confidences(probabilities: Planes, labels: Sequence[str]) -> dict[str, float | None]:
+    """Label → 2·Σp·m / (Σp + Σm), p its probability and m the network's own mask, on the network's grid; None where m is empty.
+
+    The Dice that a mask would have if probabilities were right: it ranks masks, and is too high by several points.
+    """
+    count, depth, height, width = probabilities.shape
+    of_p, of_m, of_both = np.zeros(count), np.zeros(count), np.zeros(count)
+    step = max(1, _PLANE_VALUES // (count * height * width))
+    for start in range(0, depth, step):
+        p = probabilities.read(start, start + step).numpy()
+        winner = p.argmax(axis=0)
+        for index in range(1, count):
+            m = winner == index
+            of_p[index] += p[index].sum(dtype=np.float64)
+            of_m[index] += np.count_nonzero(m)
+            of_both[index] += p[index][m].sum(dtype=np.float64)
+    return {
+        label: round(float(2 * of_both[i] / (of_p[i] + of_m[i])), 4) if of_m[i] else None
+        for i, label in enumerate(labels, start=1)
+    }
+
+
+def digest_of(case: FileCase) -> str:
+    """sha256 over the files of a case, channel by channel."""
+    digest = hashlib.sha256()
+    for channel in sorted(case.images):
+        for file in case.images[channel].files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def earlier(sidecar: Path, mask: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier prediction has written of a case, where its mask is there and all that it depends on is what is wanted now: values of
+    the sidecar by their keys. None where it has to be predicted."""
+    if not mask.is_file():
+        return None
+    try:
+        found = documents.load(documents.read_bytes(sidecar))
+    except (OSError, ValueError):
+        return None
+    same = isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items())
+    return found if same and isinstance(found.get("statistics"), dict) and found.get("mask") == mask.name else None
+
+
+def require_ours(table: Path, channels: Sequence[str]) -> None:
+    """Raise UsageError where the CSV would replace another file."""
+    if not table.exists():
+        return
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            first = next(csv.reader(file), [])
+    except (OSError, ValueError, csv.Error):
+        first = []
+    if first != _header(channels):
+        raise UsageError(f"{table} exists and is no table of this adapter's statistics; choose another --statistics.")
+
+
+def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the whole CSV. `by_case`: case → its sidecar. Raises DiskError."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(_header(channels))
+    for case, sidecar in by_case.items():
+        for label, of in sidecar["statistics"].items():
+            means = [of["mean"].get(channel) for channel in channels]
+            rows.writerow(
+                [
+                    case, label, of["volume_ml"], *means, of["components"], "yes" if of["touches_border"] else "no",
+                    of["confidence"], sidecar["network"], sidecar["kept"].get(label, "all"),
+                ]
+            )  # fmt: skip
+    write_text(table, text.getvalue())
+
+
+def _header(channels: Sequence[str]) -> list[str]:
+    return [*_FIRST, *(f"mean_{channel}" for channel in channels), *_LAST]
