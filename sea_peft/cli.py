@@ -211,6 +211,9 @@ def predict(
     dicom_seg: Annotated[
         bool, Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
+    seg_nrrd: Annotated[
+        bool, Option("--seg-nrrd", help="Also a segmentation for 3D Slicer, with names and colours.")
+    ] = False,
     statistics: Annotated[
         Path | None,
         Option(
@@ -238,7 +241,7 @@ def predict(
     with output.progress("predict") as progress:
         statuses = job(
             adapter, inputs, out, typed=Typed(backbone, weights), device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, dicom_seg=dicom_seg, use=use, channels=tuple(channel or ()), statistics=statistics,
+            preview=preview, dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics,
             keep=tuple(keep or ()), say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,8 +99,10 @@ def _reader(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
-    """Write compressed voxels with the affine, or with the exact geometry of the file `like`."""
+def write_itk(
+    path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None, keys: Mapping[str, str] | None = None
+) -> None:
+    """Write compressed voxels with the affine, or with the exact geometry of the file `like`. `keys`: entries of the header beside that."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
@@ -116,4 +118,6 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | No
     image.SetSpacing(spacing)
     image.SetDirection(direction)
     image.SetOrigin(origin)
+    for key, value in (keys or {}).items():
+        image.SetMetaData(key, value)
     sitk.WriteImage(image, str(path), useCompression=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sea_peft import __version__, documents
+from sea_peft.artefacts.palette import family_colours
 from sea_peft.atomic import make_folder, sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.case_check import image_findings
@@ -25,6 +26,7 @@ from sea_peft.data.dicom.segmentation import segmentation_bytes
 from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import restore, restore_probability
 from sea_peft.data.progress import Progress, unwatched, within
+from sea_peft.data.slicer import write_segments
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
@@ -63,11 +65,19 @@ class _Files:
     sidecar: Path
     preview: Path | None
     segmentation: Path | None
+    slicer: Path | None
     probabilities: Mapping[str, Path]
 
     @classmethod
     def of(
-        cls, case: FileCase, out: Path, labels: Sequence[str], probabilities: bool, preview: bool, dicom_seg: bool
+        cls,
+        case: FileCase,
+        out: Path,
+        labels: Sequence[str],
+        probabilities: bool,
+        preview: bool,
+        dicom_seg: bool,
+        seg_nrrd: bool,
     ) -> _Files:
         suffix = volume_suffix(_source(case)) or ".nii.gz"
         suffix = _WRITTEN_AS.get(suffix, suffix)
@@ -78,6 +88,7 @@ class _Files:
             sidecar=out / f"{name}.json",
             preview=out / f"{name}.png" if preview else None,
             segmentation=out / f"{name}.dcm" if dicom_seg else None,
+            slicer=out / f"{name}.seg.nrrd" if seg_nrrd else None,
             probabilities={
                 label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()
             },
@@ -85,7 +96,7 @@ class _Files:
 
     @property
     def all(self) -> list[Path]:
-        asked = [path for path in (self.preview, self.segmentation) if path is not None]
+        asked = [path for path in (self.preview, self.segmentation, self.slicer) if path is not None]
         return [self.mask, self.sidecar, *asked, *self.probabilities.values()]
 
 
@@ -111,6 +122,7 @@ def predict(
     probabilities: bool = False,
     preview: bool = False,
     dicom_seg: bool = False,
+    seg_nrrd: bool = False,
     use: str | None = None,
     channels: Sequence[str] = (),
     statistics: Path | None = None,
@@ -131,6 +143,7 @@ def predict(
         probabilities: also one float32 volume a label.
         preview: also a PNG with three planes.
         dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
+        seg_nrrd: also a segmentation for 3D Slicer, with the labels' names and colours.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         channels: what the inputs call the adapter's channels, in the adapter's order, when they cannot be matched by name: a name of their
             data set, or the number in their file names.
@@ -152,7 +165,7 @@ def predict(
     cases = find_cases(inputs, predictor.channels, channels)
     labels = tuple(predictor.labels)
     keeping = keeps(keep, labels)
-    targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg) for case in cases}
+    targets = {case.id: _Files.of(case, out, labels, probabilities, preview, dicom_seg, seg_nrrd) for case in cases}
     before: dict[str, dict[str, Any]] = {}
     if statistics is not None:
         require_ours(statistics, predictor.channels)
@@ -324,6 +337,9 @@ def _make_case(
             building / files.segmentation.name,
             segmentation_bytes(mask, next(iter(case.images.values())).slices, values),
         )
+    if files.slicer is not None:
+        colours = family_colours(numbers)
+        write_segments(building / files.slicer.name, Volume(mask, affine), values, colours, like)
     write_volume(building / files.mask.name, Volume(mask, affine), like=like)
     return sidecar, notes
 
@@ -354,6 +370,7 @@ def _sidecar(
         "volumes_ml": dict(volumes),
         "probabilities": {label: path.name for label, path in files.probabilities.items()},
         "dicom_seg": files.segmentation.name if files.segmentation else None,
+        "seg_nrrd": files.slicer.name if files.slicer else None,
         "channels": list(predictor.channels),
         "network": predictor.network,
         "recommended": predictor.config.recommended.model_dump(),
