@@ -185,6 +185,8 @@ def predict(
         if left:
             say(needed(predictor.estimate(left)))
     make_folder(out)
+    if statistics is not None:
+        make_folder(statistics.parent)
     statuses, sidecars = [], {}
     for done, case in enumerate(cases, start=1):
         if case.id in before:

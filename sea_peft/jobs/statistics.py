@@ -92,8 +92,20 @@ def earlier(sidecar: Path, mask: Path, wanted: Mapping[str, Any]) -> dict[str, A
         found = documents.load(documents.read_bytes(sidecar))
     except (OSError, ValueError):
         return None
-    same = isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items())
-    return found if same and isinstance(found.get("statistics"), dict) and found.get("mask") == mask.name else None
+    if not isinstance(found, dict) or any(
+        found.get(key) != value for key, value in {**wanted, "mask": mask.name}.items()
+    ):
+        return None
+    numbers, volumes = found.get("statistics"), found.get("volumes_ml")
+    if not (isinstance(numbers, dict) and isinstance(volumes, dict)) or numbers.keys() != volumes.keys():
+        return None
+    return found if all(map(_is_of_one_label, numbers.values())) else None
+
+
+def _is_of_one_label(numbers: object) -> bool:
+    """Whether these are what `measured` and `confidences` give for a label, and not what somebody has edited."""
+    keys = {"volume_ml", "mean", "components", "touches_border", "confidence"}
+    return isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
 
 
 def require_ours(table: Path, channels: Sequence[str]) -> None:

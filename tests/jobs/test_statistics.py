@@ -95,7 +95,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_path, monkeypatch):
-    typed, out, table = Typed(weights=str(weights)), tmp_path / "out", tmp_path / "numbers.csv"
+    typed, out, table = Typed(weights=str(weights)), tmp_path / "out", tmp_path / "tables" / "numbers.csv"
     scans = sorted((toy / "imagesTr").glob("*.nii.gz"))[:3]
 
     def run(names: list[Path], **further: object) -> list[str]:
@@ -140,6 +140,12 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
     assert json.loads((out / "toy_0.json").read_text())["kept"] == {"organ": "largest", "spot": "largest"}
     assert run(scans, keep=["largest"]) == []
     assert len(rows_of(table)) == 6
+    # a sidecar that somebody has edited is no earlier prediction
+    edited = json.loads((out / "toy_1.json").read_text())
+    edited["statistics"]["organ"] = 3
+    (out / "toy_1.json").write_text(json.dumps(edited))
+    with pytest.raises(UsageError, match=r"toy_1.* exists already"):
+        run(scans, keep=["largest"])
 
 
 def test_a_table_of_somebody_elses_is_not_replaced(adapter, weights, toy, tmp_path):
