@@ -110,7 +110,7 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
     harmed = f" It lost on {', '.join(f'{label} ({drop})' for label, drop in drops.items())}." if drops else ""
     if drops:
         advice.append(Advice(f"To look at {_and(drops)}:", commands.pictures))
-    if adapted.on == "held_out":
+    if adapted.held_out:
         headline = f"Not scored on unseen scans. Before the refit: {against}.{harmed}"
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
     if max(arm.dice for arm in arms.values() if arm.dice is not None) < LEAST_DICE:
@@ -199,6 +199,8 @@ def _steps(history: History) -> int:
 
 def _scans(scored: Scored) -> str:
     cases = len(scored.per_case)
+    if scored.on == "held_out_labels":
+        return "the held-out labels of the one shot"
     if scored.on == "held_out":
         return f"{count(cases, 'scan')} held out while searching"
     return count(cases, "test case") if scored.on == "test" else f"{count(cases, 'shot')}, each left out in turn"
@@ -226,6 +228,8 @@ def _title(history: History) -> str:
             if history.tested_on == "test"
             else "Dice of every shot, by an adapter that never saw it"
         )
+    if any(scored.on == "held_out_labels" for scored in history.held_out.values()):
+        return "Dice on the held-out labels of the one shot, before the refit"
     scans = max((len(scored.per_case) for scored in history.held_out.values()), default=1)
     return f"Dice on the check scan{'' if scans == 1 else 's'}, before the refit"
 

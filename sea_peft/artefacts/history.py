@@ -27,7 +27,7 @@ class Cycle:
 
 class History:
     """What is known of a run so far; `events` in the order in which they happened, without training steps. `scored`: arm → its score on the
-    test cases or by leave-one-out; `held_out`: on the scans held out while searching.
+    test cases or by leave-one-out; `held_out`: on the scans or labels held out while searching.
 
     Raises:
         UsageError: there is no `RunStarted` among the events.
@@ -43,8 +43,8 @@ class History:
         self.compared, self.recommended = self._last(events.Compared), self._last(events.Recommended)
         self.finished = self._last(events.RunFinished)
         self.folds = self._all(events.Folded)
-        self.scored = {event.arm: event for event in self._all(events.Scored) if event.on != "held_out"}
-        self.held_out = {event.arm: event for event in self._all(events.Scored) if event.on == "held_out"}
+        self.scored = {event.arm: event for event in self._all(events.Scored) if not event.held_out}
+        self.held_out = {event.arm: event for event in self._all(events.Scored) if event.held_out}
         audited = self._last(events.Audited)
         self.independent = None if audited is None else audited.independent
 

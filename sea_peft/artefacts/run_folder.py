@@ -153,8 +153,8 @@ class AuditCost(Record):
 
 class Result(Record):
     """`result.json`, and what `seapeft adapt --json` prints. `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or
-    nothing. `held_out`: null at one shot, where no scan is held out. `recommended`: null in runs of earlier versions. `sensitivity`,
-    `specificity`: by label, mean over scored cases."""
+    nothing. `held_out`: on the scans held out while searching, or, at one shot, on its held-out labels. `recommended`: null in runs of
+    earlier versions. `sensitivity`, `specificity`: by label, mean over scored cases."""
 
     status: Name
     shots: Count

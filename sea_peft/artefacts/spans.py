@@ -142,7 +142,7 @@ def _numbered(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def _stage(event: events.Event) -> str:
     """The span that an event is a part of."""
     if isinstance(event, events.Scored):
-        return "held out" if event.on == "held_out" else "score"
+        return "held out" if event.held_out else "score"
     if isinstance(event, events.Searched) and event.phase == "warmup":
         return "warm-up"
     if isinstance(event, (events.Searched, events.SaliencyMeasured, events.Audited, events.Ranked, events.Allocated)):

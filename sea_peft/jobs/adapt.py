@@ -38,7 +38,7 @@ from sea_peft.jobs.records import (
     run_started,
     write_case_names,
 )
-from sea_peft.jobs.scoring import ARMS, HEAD_ONLY, ArmScores, score, scored
+from sea_peft.jobs.scoring import ARMS, HEAD_ONLY, ArmScores, score, score_held_out_labels, scored
 from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
@@ -205,32 +205,38 @@ class _Run:
         arms = {arm: made[arm] for arm in ARMS if arm in made}
         for event in arms.values():
             self._emit(event)
-        recommended = self._recommended(arms)
+        recommended = recommend(setup.new_labels, arms, self._on_held_out())
         self._emit(recommended)
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, outcome.reason))
         rates = scores.mean_rates(tuple(setup.dataset.labels))
         return self._ship(outcome, adapted, Reached(arms, self._on_held_out(), rates, recommended))
 
     def _policy(self, shots: Shots) -> Outcome:
-        """What was asked for, to the end; after its search the three arms are scored on the scans held out until then."""
+        """What was asked for, to the end; after its search the three arms are scored on what was held out until then."""
         controller = self._controller(self.setup.options.policy, shots, self._emit, "policy")
         controller.search()
-        if shots.audit and "adapted" not in self.state.held_out:  # a run that is resumed in the refit has it already
-            self._timed("test", self._score_held_out)
+        if "adapted" not in self.state.held_out:  # a run that is resumed in the refit has it already
+            # what nothing else has scored there: the backbone, and a head that has nothing to fit
+            head = self.state.head_only if HEAD_ONLY not in self.state.held_out else None
+            self._score_held_out(shots, head, adapted=True)
             kept = ArmScores(self.state.held_out, seconds=dict.fromkeys(self.state.held_out, 0.0))
-            for event in scored(self.setup, kept, "held_out").values():
+            for event in scored(self.setup, kept, "held_out" if shots.audit else "held_out_labels").values():
                 self._emit(event)
         return controller.run()
 
-    def _score_held_out(self) -> None:
-        """The model as the search has left it, and what nothing else has scored there: the backbone, and a head that has nothing to fit."""
-        head = self.state.head_only if HEAD_ONLY not in self.state.held_out else None
-        found = score(self.setup, self.setup.split.audit, head, True, self.folder.path, self._told("held_out"))
-        if head is not None and self.setup.space.head:  # it was not fitted: its scores are taken over from another run
-            del found.dice[HEAD_ONLY]
-        self._keep_held_out(found)
-
-    def _keep_held_out(self, found: ArmScores) -> None:
+    def _score_held_out(self, shots: Shots, head: Mapping[str, torch.Tensor] | None, adapted: bool) -> None:
+        """As the search has left them: on the scans that it did not train on, or, at one shot, on the labels."""
+        folder, told = self.folder.path, self._told("held_out")
+        found = self._timed(
+            "test",
+            lambda: (
+                score(self.setup, self.setup.split.audit, head, adapted, folder, told)
+                if shots.audit
+                else score_held_out_labels(self.setup, shots.search[0], head, adapted, folder, told)
+            ),
+        )
+        if adapted and head is not None and self.setup.space.head:
+            del found.dice[HEAD_ONLY]  # it was not fitted: its scores are taken over from another run
         self.state = self.state.model_copy(update={"held_out": {**self.state.held_out, **found.dice}})
 
     def _scores(self, head_only: Mapping[str, torch.Tensor]) -> ArmScores:
@@ -247,13 +253,8 @@ class _Run:
                 together.add_rates(case, fold.rates)
         return together
 
-    def _recommended(self, arms: Mapping[str, events.Scored]) -> events.Recommended:
-        compared = [event for event in self.past if isinstance(event, events.Compared)]
-        last = compared[-1] if compared else None
-        return recommend(self.setup.new_labels, arms, self._on_held_out(), last, self.setup.policy.name)
-
     def _on_held_out(self) -> dict[str, events.Scored]:
-        return {e.arm: e for e in self.past if isinstance(e, events.Scored) and e.on == "held_out"}
+        return {e.arm: e for e in self.past if isinstance(e, events.Scored) and e.held_out}
 
     def _fold(self, split: Split, shots: Shots) -> None:
         """Search and refit without one of the shots, and score the arms on that one."""
@@ -344,12 +345,7 @@ class _Run:
             baseline = controller.as_baseline()
             fields = {f.name: getattr(baseline, f.name) for f in dataclasses.fields(baseline)}
             self.state = self.state.model_copy(update={"baselines": {HEAD_ONLY: fields}})
-            if shots.audit:
-                head = self.setup.model.head.state_dict()
-                cases, told = self.setup.split.audit, self._told("held_out")
-                self._keep_held_out(
-                    self._timed("test", lambda: score(self.setup, cases, head, False, self.folder.path, told))
-                )
+            self._score_held_out(shots, self.setup.model.head.state_dict(), adapted=False)
         if refit:
             controller.run()
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.data.cases import Case
+from sea_peft.data.codes import IGNORED
+from sea_peft.data.crops import hold_out_labels
 from sea_peft.data.digest import case_hash
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
@@ -45,6 +48,17 @@ class ArmScores:
         return {rate: mean_dice(self.rates.get(rate, {}), labels)[1] for rate in ("sensitivity", "specificity")}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """One scan to be scored. `name`: its hashed id. `masks`: the network's output → what was predicted, as label indices, and the
+    reference, in the values that `labels` gives by name."""
+
+    name: str
+    scan: Scan
+    masks: Callable[[Planes], tuple[np.ndarray, np.ndarray]]
+    labels: Mapping[str, tuple[int, ...]]
+
+
 def score(
     setup: Setup,
     cases: Sequence[Case],
@@ -63,33 +77,70 @@ def score(
         folder: where outputs that do not fit into memory are kept meanwhile.
         told: called with (cases done, of).
     """
-    model, labels = setup.model, setup.dataset.labels
-    with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
-    scores = ArmScores()
-    model.eval()
-    for done, case in enumerate(cases, start=1):
-        scan = prepare(case, setup.recipe, setup.dataset.channels)
-        stored = case.label()
+
+    def asked(case: Case) -> _Asked:
+        scan, stored = prepare(case, setup.recipe, setup.dataset.channels), case.label()
         assert stored is not None, "the split holds labelled cases only"
-        name = case_hash(case.id, setup.salt)
+        name, reference = case_hash(case.id, setup.salt), stored.array
+        return _Asked(name, scan, lambda output: (restore(output, scan.geometry), reference), setup.dataset.labels)
+
+    return _score(setup, map(asked, cases), len(cases), head_only, adapted, folder, told)
+
+
+def score_held_out_labels(
+    setup: Setup,
+    shot: Scan,
+    head_only: Mapping[str, torch.Tensor] | None,
+    adapted: bool,
+    folder: Path,
+    told: Callable[[int, int], None],
+) -> ArmScores:
+    """The same at one shot, where no scan is held out: windows over the whole scan, and of its voxels those whose labels were
+    (`hold_out_labels`), on the recipe's grid. Crops around them would not tell what a network finds where there is nothing."""
+    held = hold_out_labels(shot)[1].label
+    assert held is not None
+    counted = held != IGNORED
+    indices = {label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)}
+
+    def masks(output: Planes) -> tuple[np.ndarray, np.ndarray]:
+        depth = output.shape[1]
+        predicted = torch.cat([output.read(z, z + 1).argmax(dim=0) for z in range(depth)])
+        return predicted[counted].numpy(), held[counted].numpy()
+
+    asked = _Asked(case_hash(shot.id, setup.salt), shot, masks, indices)
+    return _score(setup, [asked], 1, head_only, adapted, folder, told)
+
+
+def _score(
+    setup: Setup,
+    scans: Iterable[_Asked],
+    count: int,
+    head_only: Mapping[str, torch.Tensor] | None,
+    adapted: bool,
+    folder: Path,
+    told: Callable[[int, int], None],
+) -> ArmScores:
+    model, scores = setup.model, ArmScores()
+    with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
+    model.eval()
+    for done, asked in enumerate(scans, start=1):
         if head_only is not None:
             began = time.monotonic()
             model.head.load_state_dict(head_only)
             with model.bank.only(()):
-                outputs = _outputs(setup, unadapted_and_head(model), scan, folder)
+                outputs = _outputs(setup, unadapted_and_head(model), asked.scan, folder)
             model.head.load_state_dict(with_units)
             half = (time.monotonic() - began) / 2
             for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
-                dice = dice_per_label(restore(output, scan.geometry), stored.array, labels)
-                scores.add(arm, name, dice, half)
+                scores.add(arm, asked.name, dice_per_label(*asked.masks(output), asked.labels), half)
         if adapted:
             began = time.monotonic()
-            (output,) = _outputs(setup, model, scan, folder)
+            (output,) = _outputs(setup, model, asked.scan, folder)
             seconds = time.monotonic() - began
-            predicted = restore(output, scan.geometry)
-            scores.add("adapted", name, dice_per_label(predicted, stored.array, labels), seconds)
-            scores.add_rates(name, error_rates(predicted, stored.array, labels))
-        told(done, len(cases))
+            masks = asked.masks(output)
+            scores.add("adapted", asked.name, dice_per_label(*masks, asked.labels), seconds)
+            scores.add_rates(asked.name, error_rates(*masks, asked.labels))
+        told(done, count)
     return scores
 
 

@@ -13,8 +13,8 @@ These classes are the schema of the trace, which holds one of them a line as `{"
     scored (unadapted, head_only, adapted)  recommended  run_finished
 
 Events with ? come only from policies that ask for them. With --test cv a `folded` for each of the shots comes right after `run_started`. Between
-the final allocation and the refit stand the scores of the scans that were held out while searching (`scored` with `on` held_out), at two shots
-or more. A killed run's trace ends anywhere. From `run_started`, `saliency_measured` and `audited`
+the final allocation and the refit stand the scores of the scans that were held out while searching (`scored` with `on` held_out), or, at one
+shot, of its held-out labels (held_out_labels). A killed run's trace ends anywhere. From `run_started`, `saliency_measured` and `audited`
 alone every `ranked` and `allocated` can be worked out again (`seapeft inspect RUN --replay`).
 """
 
@@ -35,7 +35,7 @@ new version; readers refuse every version but their own, and every field that th
 
 
 _Network = Annotated[str, Field(pattern="^(un)?adapted$")]
-_ScoredOn = Annotated[str, Field(pattern="^(test|cv|held_out)$")]
+_ScoredOn = Annotated[str, Field(pattern="^(test|cv|held_out|held_out_labels)$")]
 _Cycle = Annotated[int, Field(ge=-1, le=10**6)]
 Split = dict[Name, list[Name]]
 PerCase = dict[Name, dict[Name, Dice]]
@@ -163,7 +163,7 @@ class Compared(Event):
 class Scored(Event):
     """Score of one arm (unadapted, head_only, adapted) on whole scans. `per_case`: hashed id → label → Dice; `dice` is null when the arm
     cannot predict the labels. `on`: the test cases ("test"); the shots, each by what was fitted without it ("cv"); the scans held out while
-    searching, by what the search had led to before the refit ("held_out")."""
+    searching, by what the search had led to before the refit ("held_out"); at one shot, that scan's held-out labels ("held_out_labels")."""
 
     arm: Name
     dice: Dice | None
@@ -171,6 +171,11 @@ class Scored(Event):
     per_case: PerCase
     seconds: Duration
     on: _ScoredOn = "test"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether this is of the search, and not of what ships."""
+        return self.on.startswith("held_out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from sea_peft.loop.comparison import UNADAPTED
-from sea_peft.loop.events import Compared, Recommended, Scored
+from sea_peft.loop.events import Recommended, Scored
 
 ADAPTED = "adapted"
 LEAST_DICE = 0.05
 """Where no arm reaches this, none of them finds anything, and a difference says nothing."""
-_CLEAR = 2.0  # standard errors by which crops of the one shot must speak for the adapter,
-_GAIN = 0.10  # and Dice: knowing its scan alone gives some
+_GAIN = 0.10  # Dice by which the one shot's own held-out labels must speak for the adapter: knowing its scan gives some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,51 +51,37 @@ def difference(ours: Scored, theirs: Scored) -> Difference:
     return _difference(ours.dice - theirs.dice, pairs)
 
 
-def recommend(
-    new_labels: Sequence[str],
-    scored: Mapping[str, Scored],
-    held_out: Mapping[str, Scored],
-    compared: Compared | None,
-    policy: str,
-) -> Recommended:
+def recommend(new_labels: Sequence[str], scored: Mapping[str, Scored], held_out: Mapping[str, Scored]) -> Recommended:
     """Recommend the unadapted network where the evidence speaks against the adapter.
 
-    Whole scans speak against it where its mean Dice is lower by more than the standard error of the paired differences: test cases or
+    Scans speak against it where its mean Dice is lower by more than the standard error of the paired differences: test cases or
     scans left out in turn (`scored`), else those held out while searching (`held_out`). Fewer than three have no such error, and any
-    lower mean counts. At one shot without a test case there is no second scan: crops around held-out labels of that one scan
-    (`compared`) are nearer to what was trained on than any new scan will be, so the adapter must be ahead there by ten Dice points and by
-    twice the standard error.
+    lower mean counts. At one shot without a test case there is no second scan: the held-out labels of that one scan are nearer to what was
+    trained on than any new scan will be, so the adapter must be ahead there by ten Dice points.
 
     Args:
         new_labels: labels that the unadapted network cannot predict. With one of them it is never recommended.
         scored, held_out: arm → its score.
-        compared: the candidates at the end of the search.
-        policy: the name of the adapter's policy in `compared`.
     """
     for arms in (scored, held_out):
         ours, theirs = arms.get(ADAPTED), arms.get(UNADAPTED)
         if ours is None or ours.dice is None:
             continue
-        scans = _scans(len(ours.per_case), ours.on)
+        scans = _scans(ours)
         if theirs is None or theirs.dice is None or new_labels:
             return _for_new(new_labels, f"{scans}: Dice {ours.dice:.2f}")
         if _blind([arm.dice for arm in arms.values() if arm.dice is not None]):
             return Recommended(ADAPTED, f"cannot tell: no arm reaches Dice {LEAST_DICE} on {scans}")
         found = difference(ours, theirs)
+        if ours.on == "held_out_labels":
+            clear = found.mean > _GAIN
+            said = f"{scans}: {found.in_points}, not independent" + ("" if clear else " and not clear enough")
+            return Recommended(ADAPTED if clear else UNADAPTED, said)
         against = found.mean < -(found.error or 0.0)
         return Recommended(UNADAPTED if against else ADAPTED, f"{scans}: {found.in_points}")
     if new_labels:
         return _for_new(new_labels, "nothing else was scored")
-    crops = {} if compared is None else compared.per_patch
-    if policy not in crops or UNADAPTED not in crops:
-        return Recommended(UNADAPTED, "nothing speaks for the adapter: no scan was held out, and none was scored")
-    if _blind([statistics.fmean(values) for values in crops.values()]):
-        return Recommended(ADAPTED, f"cannot tell: no arm reaches Dice {LEAST_DICE} on held-out labels of the one shot")
-    pairs = [a - b for a, b in zip(crops[policy], crops[UNADAPTED], strict=True)]
-    found = _difference(statistics.fmean(pairs), pairs)
-    clear = found.error is not None and found.mean > max(_GAIN, _CLEAR * found.error)
-    said = f"{found.cases} crops around held-out labels of the one shot: {found.in_points}, not independent"
-    return Recommended(ADAPTED if clear else UNADAPTED, said + ("" if clear else " and not clear enough"))
+    return Recommended(UNADAPTED, "nothing speaks for the adapter: no scan was held out, and none was scored")
 
 
 def _difference(mean: float, pairs: Sequence[float]) -> Difference:
@@ -112,8 +97,12 @@ def _for_new(labels: Sequence[str], said: str) -> Recommended:
     return Recommended(ADAPTED, f"the unadapted network cannot predict {', '.join(labels)}; {said}")
 
 
-def _scans(count: int, on: str) -> str:
+def _scans(scored: Scored) -> str:
+    count = len(scored.per_case)
     s = "" if count == 1 else "s"
-    if on == "test":
-        return f"{count} test case{s}"
-    return f"{count} shot{s}, each left out in turn" if on == "cv" else f"{count} scan{s} held out while searching"
+    return {
+        "test": f"{count} test case{s}",
+        "cv": f"{count} shot{s}, each left out in turn",
+        "held_out": f"{count} scan{s} held out while searching",
+        "held_out_labels": "the held-out labels of the one shot",
+    }[scored.on]

@@ -155,6 +155,9 @@ def test_a_run_without_test_cases_says_so_and_shows_what_was_held_out():
     assert found.dice.rows
     assert found.scored_on == "Dice on the check scans, before the refit"
     assert any(a.command.endswith("--test cv") for a in found.advice)
+    labels = findings(without_tests(make_events(shots=1), "held_out_labels"))
+    assert "on the held-out labels of the one shot" in labels.headline
+    assert labels.scored_on == "Dice on the held-out labels of the one shot, before the refit"
     bare = findings(without_tests(make_events(shots=1)))
     assert bare.headline.startswith("Not scored on unseen scans")
     assert not bare.dice.rows

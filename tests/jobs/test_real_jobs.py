@@ -102,7 +102,7 @@ def test_one_shot_does_no_harm_to_a_network_that_is_good_already(
     )  # fmt: skip
     assert result.dice.unadapted is not None
     history = History(read_trace(tmp_path / "run" / "trace.jsonl"))
-    without_tests = recommend((), {}, {}, history.compared, "sea")
+    without_tests = recommend((), {}, history.held_out)
     for recommended in (history.recommended, without_tests):
         assert recommended is not None
         dice = {"adapted": result.dice.adapted, "unadapted": result.dice.unadapted}[recommended.network]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from monai.inferers import sliding_window_inference
 from toys import install
 from traces import without_times
 
@@ -16,6 +18,10 @@ from sea_peft.artefacts.adapter_file import read_adapter_config
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.backbones.typed import Typed
+from sea_peft.data.codes import IGNORED
+from sea_peft.data.crops import hold_out_labels
+from sea_peft.data.digest import case_hash
+from sea_peft.data.prepare import prepare
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
@@ -23,6 +29,7 @@ from sea_peft.jobs.evaluate import evaluate
 from sea_peft.jobs.merge import merge
 from sea_peft.jobs.pictures import case_pictures, revisit
 from sea_peft.jobs.predict import predict
+from sea_peft.jobs.scoring import score_held_out_labels
 from sea_peft.jobs.setup import AdaptOptions, prepare_run
 from sea_peft.loop import events
 
@@ -174,8 +181,34 @@ def test_all_labelled_scans_can_be_shots(toy, weights, tmp_path, shots):
     warned: list[str] = []
     result = adapt(options(data, weights, tmp_path / "run", shots=shots), warn=warned.append)
     assert (result.shots, result.test, result.dice.adapted) == (shots, "none", None)
-    assert (result.held_out is None) == (shots == 1)
+    assert result.held_out is not None
+    assert result.held_out.adapted is not None
+    scored = [e for e in read_trace(tmp_path / "run" / "trace.jsonl") if isinstance(e, events.Scored)]
+    assert {e.on for e in scored} == {"held_out_labels" if shots == 1 else "held_out"}
     assert any("not scored on unseen scans: no labelled scan is left" in sentence for sentence in warned)
+
+
+def test_held_out_labels_are_scored_through_windows_over_the_whole_scan(toy, weights, tmp_path):
+    """By hand: MONAI's sliding window over the shot, and of its voxels those whose labels were held out."""
+    setup = prepare_run(options(toy, weights, tmp_path / "run", shots=1), lambda _: None)
+    (case,) = setup.split.shots
+    shot = prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)
+    head = {name: torch.zeros_like(t) for name, t in setup.model.head.state_dict().items()}
+    head["bias"][setup.model.head.rows[0]] = 20.0  # the organ everywhere
+    found = score_held_out_labels(setup, shot, head, False, tmp_path, lambda done, of: None).dice
+    setup.model.head.load_state_dict(head)
+    held = hold_out_labels(shot)[1].label.numpy()
+    for arm, gate in (("unadapted", False), ("head_only", True)):
+        setup.model.head_gate = gate
+        with torch.no_grad():
+            planes = sliding_window_inference(
+                shot.image[None], setup.window.patch, 1, lambda x: setup.model(x).softmax(dim=1), overlap=setup.window.overlap,
+                mode="gaussian",
+            )  # fmt: skip
+        p, r = (a[held != IGNORED] == 1 for a in (planes[0].argmax(dim=0).numpy(), shot.label.numpy()))
+        expected = 2 * (p & r).sum() / (p.sum() + r.sum())
+        assert found[arm][case_hash(case.id, setup.salt)]["organ"] == pytest.approx(expected)
+    assert expected > 0
 
 
 def test_a_split_file_names_the_cases_and_their_number(toy, weights, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sea_peft.loop.events import Compared, Recommended, Scored
+from sea_peft.loop.events import Recommended, Scored
 from sea_peft.loop.recommendation import difference, recommend
 
 
@@ -26,11 +26,6 @@ def arms(unadapted: Sequence[float], adapted: Sequence[float], on: str = "test")
     }
 
 
-def on_crops(unadapted: Sequence[float], adapted: Sequence[float]) -> Compared:
-    crops = {"sea": list(adapted), "unadapted": list(unadapted)}
-    return Compared({name: statistics.fmean(values) for name, values in crops.items()}, "sea", "", crops)
-
-
 @pytest.mark.parametrize(
     ("unadapted", "adapted", "network"),
     [
@@ -46,55 +41,54 @@ def on_crops(unadapted: Sequence[float], adapted: Sequence[float]) -> Compared:
 @pytest.mark.parametrize("on", ["test", "cv", "held_out"])
 def test_whole_scans_speak_against_the_adapter_beyond_their_error(unadapted, adapted, network, on):
     found = arms(unadapted, adapted, on)
-    told = recommend((), found if on != "held_out" else {}, found if on == "held_out" else {}, None, "sea")
+    told = recommend((), found if on != "held_out" else {}, found if on == "held_out" else {})
     assert told.network == network
     assert told.evidence.startswith(f"{len(adapted)} " + {"test": "test case", "cv": "shot", "held_out": "scan"}[on])
 
 
 def test_the_evidence_is_in_points_with_its_error():
-    told = recommend((), arms([0.60, 0.62, 0.61], [0.80, 0.85, 0.81]), {}, None, "sea")
+    told = recommend((), arms([0.60, 0.62, 0.61], [0.80, 0.85, 0.81]), {})
     assert told == Recommended("adapted", "3 test cases: +21.0 ± 1.0 points")
 
 
 def test_test_cases_go_before_what_was_held_out_while_searching():
     better, worse = arms([0.6] * 3, [0.7] * 3), arms([0.7] * 3, [0.6] * 3, "held_out")
-    assert recommend((), better, worse, None, "sea").network == "adapted"
-    assert recommend((), {}, worse, None, "sea").network == "unadapted"
+    assert recommend((), better, worse).network == "adapted"
+    assert recommend((), {}, worse).network == "unadapted"
 
 
 def test_where_no_arm_finds_anything_there_is_no_verdict():
-    told = recommend((), arms([0.02, 0.03, 0.04], [0.0, 0.0, 0.0]), {}, None, "sea")
+    told = recommend((), arms([0.02, 0.03, 0.04], [0.0, 0.0, 0.0]), {})
     assert told.network == "adapted"
     assert told.evidence == "cannot tell: no arm reaches Dice 0.05 on 3 test cases"
-    assert recommend((), {}, {}, on_crops([0.01] * 4, [0.0] * 4), "sea").network == "adapted"
+    assert recommend((), {}, arms([0.01], [0.0], "held_out_labels")).network == "adapted"
 
 
 def test_an_unadapted_network_that_cannot_predict_a_label_is_never_recommended():
     worse = arms([0.9] * 3, [0.5] * 3)
-    told = recommend(("spot",), worse, {}, None, "sea")
+    told = recommend(("spot",), worse, {})
     assert told.network == "adapted"
     assert "cannot predict spot" in told.evidence
-    assert recommend(("spot",), {}, {}, on_crops([0.9] * 3, [0.1] * 3), "sea").network == "adapted"
+    assert recommend(("spot",), {}, arms([0.9], [0.1], "held_out_labels")).network == "adapted"
 
 
 @pytest.mark.parametrize(
     ("unadapted", "adapted", "network"),
     [
-        ([0.40, 0.42, 0.44, 0.41], [0.70, 0.75, 0.71, 0.72], "adapted"),
-        ([0.80, 0.80, 0.80, 0.80], [0.83, 0.84, 0.83, 0.84], "unadapted"),  # no more than knowing the one scan gives
-        ([0.50, 0.50, 0.50, 0.50], [0.95, 0.30, 0.95, 0.30], "unadapted"),  # its error is as large
-        ([0.80] * 4, [0.70] * 4, "unadapted"),
-        ([0.40], [0.80], "unadapted"),  # one crop has no error at all
+        (0.40, 0.70, "adapted"),
+        (0.80, 0.84, "unadapted"),  # no more than knowing the one scan gives
+        (0.80, 0.70, "unadapted"),
     ],
 )
 def test_one_scan_alone_must_speak_for_the_adapter_clearly(unadapted, adapted, network):
-    told = recommend((), {}, {}, on_crops(unadapted, adapted), "sea")
+    told = recommend((), {}, arms([unadapted], [adapted], "held_out_labels"))
     assert told.network == network
+    assert told.evidence.startswith("the held-out labels of the one shot: ")
     assert "not independent" in told.evidence
 
 
 def test_without_any_evidence_the_network_stays_as_it_was():
-    assert recommend((), {}, {}, None, "sea").network == "unadapted"
+    assert recommend((), {}, {}).network == "unadapted"
 
 
 def test_a_difference_counts_labels_that_the_other_arm_lacks_as_nothing():
