@@ -4,6 +4,7 @@ Norms without a scale and a shift get them, grouped convolutions one kernel over
 convolution's own a pointwise one behind them. All but the last leave the network's outputs as they are until somebody writes to what grew.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d)
 def growing(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """`build` for a network that may be grown: with `grown`, what `growth` gave, as one more keyword argument."""
 
+    @functools.wraps(build)
     def grown_network(*, grown: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
         if grown is None:
             return build(**kwargs)
