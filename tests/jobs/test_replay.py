@@ -44,7 +44,7 @@ def test_another_measurement_is_another_decision(
     assert cli.run(["inspect", str(tmp_path), "--replay"]) == 7
     told = capsys.readouterr()
     assert "problem" in told.out
-    assert "come out differently: the trace was changed" in told.err
+    assert "did not come out the same: the trace was changed" in told.err
 
 
 def _with_one_delta_turned(event: Event) -> Event:
