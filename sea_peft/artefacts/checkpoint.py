@@ -24,7 +24,7 @@ class RunState(BaseModel):
         fold: which of the parts of leave-one-out is being fitted, from 0; as many as there are: the run itself.
         arm: which of the arms is being trained.
         events: how many the trace holds.
-        baselines: arm → what its search led to (the fields of `sea_peft.loop.outcome.Baseline`).
+        baseline: hard Dice of every audit patch at the end of the head's own search, None until then.
         held_out: arm → case → label → Dice of the scans held out while searching.
         head_only: tensors of the head that was fitted alone, None until it is.
         controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
@@ -36,7 +36,7 @@ class RunState(BaseModel):
     fold: int = Field(ge=0)
     arm: Literal["head_only", "policy"]
     events: int = Field(ge=0)
-    baselines: dict[str, dict[str, Any]]
+    baseline: list[float] | None
     held_out: dict[str, dict[str, dict[str, float]]]
     head_only: dict[str, Any] | None
     controller: dict[str, object] | None
@@ -47,7 +47,7 @@ class RunState(BaseModel):
         """Of a run that has done nothing yet."""
         seconds = {"data": 0.0, "test": 0.0, "before": 0.0}
         return cls(
-            fold=0, arm="head_only", events=0, baselines={}, held_out={}, head_only=None, controller=None, seconds=seconds
+            fold=0, arm="head_only", events=0, baseline=None, held_out={}, head_only=None, controller=None, seconds=seconds
         )  # fmt: skip
 
 

@@ -341,10 +341,8 @@ class _Run:
 
         controller = self._controller(HEAD_ONLY, shots, steps_only, HEAD_ONLY)
         controller.search()
-        if self.state.fold == len(self.setup.folds) and not self.state.baselines:  # else it was resumed in the refit
-            baseline = controller.as_baseline()
-            fields = {f.name: getattr(baseline, f.name) for f in dataclasses.fields(baseline)}
-            self.state = self.state.model_copy(update={"baselines": {HEAD_ONLY: fields}})
+        if self.state.fold == len(self.setup.folds) and self.state.baseline is None:  # else it was resumed in the refit
+            self.state = self.state.model_copy(update={"baseline": list(controller.as_baseline().dice)})
             self._score_held_out(shots, self.setup.model.head.state_dict(), adapted=False)
         if refit:
             controller.run()
@@ -368,10 +366,11 @@ class _Run:
             self.state = self.state.model_copy(update=stands)
             save_checkpoint(self.folder.checkpoint, self.state)
 
+        kept = self.state.baseline if arm == "policy" and setup.policy.audits else None
         controller = Controller(
             setup.model, setup.space, setup.fresh_policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
-            baselines=[Baseline(**r) for r in self.state.baselines.values()] if arm == "policy" and setup.policy.audits else (),
+            baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)),
         )  # fmt: skip
         if self.state.arm == arm and self.state.controller is not None:
             with belonging(self.folder.checkpoint):

@@ -1,4 +1,4 @@
-"""What was found against what simpler policies reach, before it ships. Pure, over plain numbers: hard Dice on every audit patch."""
+"""What was found against what a simpler policy reaches, before it ships. Pure, over plain numbers: hard Dice on every audit patch."""
 
 import dataclasses
 import statistics
@@ -21,18 +21,18 @@ class Verdict:
     per_patch: dict[str, list[float]]
 
 
-def compare(
-    name: str, ours: Sequence[float], baselines: Sequence[Baseline], unadapted: Sequence[float] | None
-) -> Verdict:
-    """Hold what policy `name` found against its baselines and the unadapted backbone (None where that knows none of the labels).
+def compare(name: str, ours: Sequence[float], baseline: Baseline | None, unadapted: Sequence[float] | None) -> Verdict:
+    """Hold what policy `name` found against its baseline, where there is one, and the unadapted backbone (None where that knows none of the
+    labels).
 
     A baseline that is ahead is named and not shipped instead, however clear its lead: patches of one case say nothing of how cases differ,
     and at the end of a search half of what was found has learnt for one cycle alone, while a baseline has trained one set all along.
     """
-    means = {name: statistics.fmean(ours)} | {r.name: statistics.fmean(r.dice) for r in baselines}
-    per_patch = {name: list(ours)} | {r.name: list(r.dice) for r in baselines}
+    means, per_patch = {name: statistics.fmean(ours)}, {name: list(ours)}
     chosen, reason = name, "hard Dice on the audit patches at the end of the search"
-    for baseline in baselines:
+    if baseline is not None:
+        means[baseline.name] = statistics.fmean(baseline.dice)
+        per_patch[baseline.name] = list(baseline.dice)
         if means[baseline.name] > means[name]:
             clear = " by more than two standard errors of the patches" if clearly_better(baseline.dice, ours) else ""
             reason += f"; {baseline.name} is ahead{clear}"

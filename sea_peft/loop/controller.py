@@ -43,10 +43,10 @@ class Controller:
         callback: events.Callback = events.ignore,
         save: Callable[[Mapping[str, Any]], None] | None = None,
         train_head: bool = True,
-        baselines: Sequence[Baseline] = (),
+        baseline: Baseline | None = None,
     ) -> None:
         self.model, self.space, self.policy, self.settings = model, space, policy, settings
-        self.baselines = tuple(baselines)
+        self.baseline = baseline
         self.callback = callback
         self._save = save
         self._trainer = Trainer(model, settings.batch_size, train_head)
@@ -207,13 +207,13 @@ class Controller:
             self._compare(searched)
 
     def _compare(self, searched: Sequence[str]) -> None:
-        """What was found against the backbone as it came and against simpler policies, before it is refitted.
+        """What was found against the unadapted backbone and against the baseline, before it is refitted.
 
         `searched`: the units that the last cycle trained. They stand for the final choice, which has not been trained together yet,
-        while baselines' units have been all along.
+        while the baseline has trained one set all along.
         """
         unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
-        verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.baselines, unadapted)
+        verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.baseline, unadapted)
         self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason, verdict.per_patch))
 
     def _train(
