@@ -24,7 +24,8 @@ from sea_peft.adapters.liveness import acting
 from sea_peft.backbones import Site, architecture, find_sites
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
-from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.loop import events, knapsack
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.controller import Controller

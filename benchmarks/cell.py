@@ -83,7 +83,7 @@ def _adapted(
     cell: Cell, policy: str, baselines: Mapping[str, Any] | None, scratch: Path, watch: Watch
 ) -> dict[str, Any]:
     from sea_peft.jobs.adapt import adapt
-    from sea_peft.jobs.setup import AdaptOptions
+    from sea_peft.jobs.options import AdaptOptions
     from sea_peft.loop.events import Scored
 
     data = cell.data if cell.fold is None else str(_without_one(Path(cell.data), cell.fold, scratch))

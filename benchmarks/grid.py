@@ -8,7 +8,7 @@
     policies = ["sea", "affine_lora", "random_mix-1"]
     unbound = ["full"]                     # run once, whatever the budgets
     leave_one_out = false                  # one cell per case left out as the test; for data sets of few cases
-    [options]                              # fields of sea_peft.jobs.setup.AdaptOptions
+    [options]                              # fields of sea_peft.jobs.options.AdaptOptions
     backbone = "unet"
 
 `random_mix-N` is the N-th random subset with the mix of families that `sea` chose in the same comparison.

@@ -17,7 +17,8 @@ from benchmarks.store import RESULTS
 from sea_peft.adapters.registry import families
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import prepare_run
 from sea_peft.loop.training import Trainer, warm_up_cosine
 
 TARGETS = ("low-dose-ct", "mr-t1", "novel-organs")

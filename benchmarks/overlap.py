@@ -23,7 +23,7 @@ from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.jobs.inference import dice_per_label, probabilities
 from sea_peft.jobs.predictor import Predictor
-from sea_peft.jobs.setup import open_data
+from sea_peft.jobs.target import open_data
 
 TARGETS = ("low-dose-ct", "mr-t1", "paediatric-ct")
 OVERLAPS = (0.0, 0.25, 0.5)

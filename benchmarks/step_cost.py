@@ -21,7 +21,8 @@ from benchmarks.store import RESULTS
 from sea_peft.adapters import Adapted
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
-from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.loop.training import Trainer
 
 ROUNDS = 5

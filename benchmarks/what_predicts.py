@@ -27,7 +27,8 @@ from benchmarks.store import RESULTS
 from sea_peft.adapters import Unit, total_cost
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import Scan, prepare
-from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.loop.audit import HARD, SOFT, Auditor
 from sea_peft.loop.policies import make_policy
 from sea_peft.loop.space import Space

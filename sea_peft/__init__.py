@@ -9,8 +9,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr_
     from sea_peft.jobs.evaluate import evaluate
     from sea_peft.jobs.merge import merge
     from sea_peft.jobs.model import load_adapter
+    from sea_peft.jobs.options import AdaptOptions
     from sea_peft.jobs.predict import predict
-    from sea_peft.jobs.setup import AdaptOptions
     from sea_peft.jobs.wrapping import wrap
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _LAZY = {
-    "AdaptOptions": "sea_peft.jobs.setup",
+    "AdaptOptions": "sea_peft.jobs.options",
     "Typed": "sea_peft.backbones.typed",
     "adapt": "sea_peft.jobs.adapt",
     "evaluate": "sea_peft.jobs.evaluate",

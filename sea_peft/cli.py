@@ -145,8 +145,8 @@ def adapt(
     from sea_peft.artefacts.run_folder import RunFolder
     from sea_peft.artefacts.trace import read_trace
     from sea_peft.jobs import adapt as job
+    from sea_peft.jobs.options import AdaptOptions
     from sea_peft.jobs.plan import plan
-    from sea_peft.jobs.setup import AdaptOptions
 
     given = AdaptOptions(
         data=data, shots=shots, budget=budget, profile=profile, backbone=backbone, weights=weights, labels=tuple(label or ()),

@@ -27,6 +27,7 @@ from sea_peft.data.split import Split
 from sea_peft.errors import DiskError, UsageError
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.patch_cost import cost_of_patch
 from sea_peft.jobs.pictures import images_for_mlflow
 from sea_peft.jobs.records import (
@@ -39,7 +40,7 @@ from sea_peft.jobs.records import (
     write_case_names,
 )
 from sea_peft.jobs.scoring import ARMS, HEAD_ONLY, ArmScores, score, score_held_out_labels, scored
-from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.loop import events
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.outcome import Baseline, Outcome

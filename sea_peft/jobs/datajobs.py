@@ -12,7 +12,7 @@ from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.select import select
 from sea_peft.data.write import write_datalist, write_nnunet_raw
 from sea_peft.errors import UsageError
-from sea_peft.jobs.setup import open_data
+from sea_peft.jobs.target import open_data
 from sea_peft.phantom import phantom_dataset
 
 

@@ -29,7 +29,7 @@ from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.model import adapter_folder
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.records import read_case_names
-from sea_peft.jobs.setup import DEFAULT_TARGET, open_data
+from sea_peft.jobs.target import DEFAULT_TARGET, open_data
 from sea_peft.loop.events import RunStarted
 
 MEASURES = tuple(field.name for field in dataclasses.fields(Scores))

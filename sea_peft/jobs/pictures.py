@@ -24,7 +24,7 @@ from sea_peft.jobs.model import NETWORKS
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.records import read_case_names
-from sea_peft.jobs.setup import open_data
+from sea_peft.jobs.target import open_data
 from sea_peft.loop.events import Scored
 
 

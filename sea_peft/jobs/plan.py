@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sea_peft.jobs.listing import fitting
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import prepare_run
 
 
 def plan(

@@ -24,8 +24,9 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.digest import case_hash
 from sea_peft.errors import UsageError
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.scoring import ARMS
-from sea_peft.jobs.setup import AdaptOptions, Begun, Setup
+from sea_peft.jobs.setup import Begun, Setup
 from sea_peft.loop.events import Recommended, RunStarted, Scored
 from sea_peft.loop.outcome import Outcome
 from sea_peft.loop.rows import Candidate

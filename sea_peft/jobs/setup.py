@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,83 +10,27 @@ from sea_peft.adapters import Adapted
 from sea_peft.artefacts.privacy import paths_in, public_digest
 from sea_peft.artefacts.profile import Profile, load_profile
 from sea_peft.artefacts.record import BackboneIdentity
-from sea_peft.backbones.typed import Typed
-from sea_peft.backbones.weights import cards, read_card
-from sea_peft.data.augmentation import Augmentation, load_augmentation
+from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import refuse_or_pass
 from sea_peft.data.intensity import choose_intensity
-from sea_peft.data.layouts import open_dataset
 from sea_peft.data.progress import unwatched
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.select import select
 from sea_peft.data.sliding import SlidingWindow
-from sea_peft.data.split import Split, Tests, split, split_as_named
-from sea_peft.data.split_file import NamedCases, read_split
+from sea_peft.data.split import Split, split, split_as_named
+from sea_peft.data.split_file import NamedCases
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
-from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_backbone, open_recorded, resolve_device
+from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recorded, resolve_device
+from sea_peft.jobs.options import AdaptOptions, loop_settings, wanted_cases
+from sea_peft.jobs.target import open_asked, open_data
 from sea_peft.loop.budget import check_feasible, parse_budget
-from sea_peft.loop.policies import Entry, make_policy, policy_entry
+from sea_peft.loop.policies import make_policy, policy_entry
 from sea_peft.loop.policy import Policy
 from sea_peft.loop.settings import LoopSettings
 from sea_peft.loop.space import Space
-from sea_peft.phantom import phantom_dataset, phantom_target
-
-DEFAULT_TARGET = "low-dose-ct"
-_DEFAULT_DATA = f"phantom:{DEFAULT_TARGET}"
-# An embedded phantom is there for a first look: two minutes on a CPU, too short for more than grey values to be varied (0.868 instead of
-# 0.881 on the default target). Scans of one's own are worth four times as many steps.
-DEFAULT_STEPS = 480
-PHANTOM_STEPS = 120
-DEFAULT_SHOTS = 5
-DEFAULT_CYCLES = 3
-_MOST_CYCLES, _MOST_STEPS = 10_000, 10**9
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptOptions:
-    """What `seapeft adapt` was asked for, as given: None where the default is to be taken.
-
-    `data`: a path, `phantom:NAME`, or None for the embedded default target. `spacing`: mm, None for the weights' own. `time_limit`:
-    seconds for training and audits of all that is compared; preparing and scoring come on top. `runs`: the runs root,
-    which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
-    none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
-    that names the cases (`sea_peft.data.split_file`). `augment`: `full`, `grey`, `none` or a TOML file
-    (`sea_peft.data.augmentation`); by default `full` on scans of one's own and `grey` on phantoms. `name`: what the run is called, None for
-    a name that says nothing of the data on disk.
-    """
-
-    data: str | None = None
-    shots: int | None = None
-    budget: str | None = None
-    profile: str = "default"
-    backbone: str | None = None
-    weights: str | None = None
-    labels: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
-    policy: str = "sea"
-    steps: int | None = None
-    cycles: int | None = None
-    patch: tuple[int, int, int] | None = None
-    spacing: tuple[float, float, float] | None = None
-    seed: int = 0
-    device: str = "auto"
-    time_limit: float | None = None
-    augment: str = "default"
-    out: str | Path | None = None
-    runs: str | Path = Path("runs")
-    log_images: bool = False
-    mlflow: bool = True
-    test: Tests = None
-    split: str | Path | None = None
-    name: str | None = None
-
-    @property
-    def typed(self) -> Typed:
-        """The network as it was typed. Nothing that a file says goes into `backbone` and `weights`."""
-        return Typed(self.backbone, self.weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +133,7 @@ def prepare_run(
     Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then.
     """
     entry = policy_entry(options.policy)
-    shots, named = _wanted_cases(options)
+    shots, named = wanted_cases(options)
     if not 0 <= options.seed < 2**63:
         raise UsageError(f"--seed {options.seed} is out of range; give a whole number from 0 up to below 2^63.")
     if options.name is not None and not 0 < len(options.name.strip()) <= 60:
@@ -201,10 +144,10 @@ def prepare_run(
     if begun is not None:
         profile, backbone = begun.profile, open_recorded(begun.network, options.typed, begun.command)
     else:
-        profile, backbone = load_profile(options.profile), _asked_backbone(options)
+        profile, backbone = load_profile(options.profile), open_asked(options.data, options.typed)
     pretrained = backbone.pretrained
     limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
-    settings = _loop_settings(options, backbone, entry, None if begun is None else begun.augmentation)
+    settings = loop_settings(options, backbone, entry, None if begun is None else begun.augmentation)
     units = audit_space(backbone, profile.offers() if entry.offers is None else entry.offers)
 
     opened = open_data(options.data)
@@ -282,25 +225,6 @@ def prepare_run(
     return dataclasses.replace(setup, settings=settings)
 
 
-def _wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
-    """How many shots are asked for, and the cases of the split file where there is one. Raises UsageError."""
-    named = None if options.split is None else read_split(Path(options.split))
-    shots = options.shots if options.shots is not None else DEFAULT_SHOTS if named is None else named.shots
-    if shots < 1:
-        raise UsageError(f"--shots {shots} is not a number of labelled scans; ask for 1 or more.")
-    if named is not None and shots != named.shots:
-        raise UsageError(
-            f"--shots {shots} and {named.file}, which names {named.shots} support and audit cases, do not agree; leave --shots out."
-        )
-    if options.test == "cv" and shots == 1:
-        raise UsageError("--test cv leaves out one shot after the other and trains on the rest, so it needs --shots 2.")
-    if isinstance(options.test, str) and options.test not in ("none", "cv"):
-        raise UsageError(f"--test {options.test} is not known; give a number of test cases, none or cv.")
-    if isinstance(options.test, int) and options.test < 1:
-        raise UsageError(f"--test {options.test} is not a number of test cases; ask for 1 or more, none or cv.")
-    return shots, named
-
-
 def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
     """The data set without the cases that a split file leaves out; all of it where the file leaves the test open, or there is none."""
     if named is None or named.test is None:
@@ -318,65 +242,3 @@ def _channels_by_name(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
         return matching_channels(dataset, wanted)
     except DataError:
         return ()
-
-
-def open_data(data: str | None) -> Dataset:
-    """A path, `phantom:NAME`, or None for the embedded default target."""
-    data = data or _DEFAULT_DATA
-    name = _phantom_name(data)
-    return open_dataset(Path(data)) if name is None else phantom_dataset(name)
-
-
-def _phantom_name(data: str) -> str | None:
-    """NAME of `phantom:NAME`; None for a path."""
-    kind, _, name = data.partition(":")
-    return name if kind == "phantom" else None
-
-
-def _asked_backbone(options: AdaptOptions) -> Backbone:
-    """What the user typed, or what the embedded target brings along."""
-    own = None if options.weights else _own_weights(options.data, options.backbone)
-    if own is None:
-        return open_backbone(options.typed)
-    return open_backbone(Typed(options.backbone, own))
-
-
-def _own_weights(data: str | None, backbone: str | None) -> str | None:
-    """The weights that an embedded target brings along because the default ones do not know its region of the body, where they are for
-    the architecture asked for; None otherwise."""
-    name = _phantom_name(data or _DEFAULT_DATA)
-    own = None if name is None else phantom_target(name).region.weights
-    if own is None or backbone is None:
-        return own
-    return own if read_card(cards()[own]).architecture == backbone else None
-
-
-def _loop_settings(
-    options: AdaptOptions, backbone: Backbone, entry: Entry, augmentation: Augmentation | None
-) -> LoopSettings:
-    phantom = _phantom_name(options.data or _DEFAULT_DATA) is not None
-    default, usual = (PHANTOM_STEPS, "grey") if phantom else (DEFAULT_STEPS, "full")
-    steps = default if options.steps is None else options.steps
-    cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
-    if entry.cycles is not None:
-        cycles = entry.cycles
-    if not 1 <= cycles <= _MOST_CYCLES:
-        raise UsageError(f"--cycles {cycles}: choose 1 to {_MOST_CYCLES:,}.")
-    if steps > _MOST_STEPS:
-        raise UsageError(f"--steps {steps} would never end; ask for {_MOST_STEPS:,} at most.")
-    patch = options.patch or backbone.pretrained.card.patch
-    backbone.pretrained.architecture.check_size(patch, backbone.pretrained.card.kwargs)
-    settings = LoopSettings(
-        steps=steps,
-        cycles=cycles,
-        window=backbone.pretrained.card.window(patch),
-        time_limit=options.time_limit,
-        augmentation=augmentation or load_augmentation(usual if options.augment == "default" else options.augment),
-    )
-    least = cycles + 2
-    if steps < least or min(settings.plan()[1]) < 1:
-        raise UsageError(
-            f"--steps {steps} is too few for {cycles} cycles with a warm-up and a refit; ask for at least {4 * cycles + 4} steps "
-            "or fewer --cycles."
-        )
-    return settings

@@ -19,7 +19,7 @@ from mutations import as_bytes, damaged, mutated
 from toys import make_adapter, tiny_weights, toy_dataset
 
 from sea_peft.jobs.adapt import adapt
-from sea_peft.jobs.setup import AdaptOptions
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.loop import events
 
 COMMAND = Path(sys.executable).with_name("seapeft")

@@ -19,7 +19,7 @@ from traces import without_times
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.errors import DiskError, SeaPeftError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
-from sea_peft.jobs.setup import AdaptOptions
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.loop import events
 
 AT_A_DISK = r"Cannot write .*{}: the disk is full: .*; what the run has written is kept, and `seapeft adapt --resume .*` goes on"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sea_peft.errors import UsageError
-from sea_peft.jobs.setup import AdaptOptions, Setup, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import Setup, prepare_run
 
 
 def _set_up(toy: Path, weights: Path, folder: Path, head: str, labels: tuple[str, ...] = ()) -> Setup:

@@ -19,9 +19,11 @@ from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.model import load_adapter
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.predict import predict
 from sea_peft.jobs.predictor import Predictor
-from sea_peft.jobs.setup import AdaptOptions, open_data, prepare_run
+from sea_peft.jobs.setup import prepare_run
+from sea_peft.jobs.target import open_data
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "runs" / "example"
 BOXES = {"larger than a patch along one axis": (60, 48, 32), "smaller than a patch": (40, 52, 20)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from sea_peft.data.prepare import prepare
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.patch_cost import cost_of_patch
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.setup import prepare_run
 
 
 def _cost(**options) -> str | None:

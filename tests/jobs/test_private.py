@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sea_peft import cli
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import prepare_run
 
 TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", "--budget", "20%", "-q"]
 

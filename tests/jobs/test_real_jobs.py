@@ -14,7 +14,7 @@ from sea_peft.artefacts.trace import read_trace
 from sea_peft.data.volumes import read_volume
 from sea_peft.jobs.adapt import adapt
 from sea_peft.jobs.importing import import_weights
-from sea_peft.jobs.setup import AdaptOptions
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.loop.recommendation import recommend
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -21,7 +21,7 @@ from toys import install
 from traces import without_times
 
 from sea_peft.artefacts.trace import read_trace
-from sea_peft.jobs.setup import AdaptOptions
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.loop import events
 
 KILLS_AT_LEAST = 20

@@ -27,10 +27,11 @@ from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.adapt import adapt, resume
 from sea_peft.jobs.evaluate import evaluate
 from sea_peft.jobs.merge import merge
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.pictures import case_pictures, revisit
 from sea_peft.jobs.predict import predict
 from sea_peft.jobs.scoring import score_held_out_labels
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.setup import prepare_run
 from sea_peft.loop import events
 
 

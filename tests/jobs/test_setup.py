@@ -11,7 +11,8 @@ from toys import AFFINE, toy_scan
 
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.errors import UsageError
-from sea_peft.jobs.setup import AdaptOptions, prepare_run
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import prepare_run
 
 
 def _weights(data: str, backbone: str | None = None) -> str:

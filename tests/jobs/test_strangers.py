@@ -21,7 +21,7 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import load_typed
 from sea_peft.errors import WeightsError
 from sea_peft.jobs.adapt import adapt
-from sea_peft.jobs.setup import AdaptOptions
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.loop import events
 
 Call = Callable[..., tuple[int, str, str]]
@@ -256,7 +256,8 @@ def test_only_the_command_line_and_the_jobs_options_make_what_is_typed() -> None
             ):
                 importers.add(name)
     assert makers <= {
-        "backbones/typed.py", "cli.py", "console/afterwards.py", "console/backbones.py", "console/catalogue.py", "jobs/setup.py",
+        "backbones/typed.py", "cli.py", "console/afterwards.py", "console/backbones.py", "console/catalogue.py", "jobs/options.py",
+        "jobs/target.py",
     }  # fmt: skip
     assert importers <= {"__init__.py", "adapters/__init__.py", "backbones/typed.py", "data/dicom/files.py"}
 

@@ -1,0 +1,117 @@
+"""What a run is asked for, and what of that can be said without looking at the data."""
+
+import dataclasses
+from pathlib import Path
+
+from sea_peft.backbones.typed import Typed
+from sea_peft.data.augmentation import Augmentation, load_augmentation
+from sea_peft.data.split import Tests
+from sea_peft.data.split_file import NamedCases, read_split
+from sea_peft.errors import UsageError
+from sea_peft.jobs.model import Backbone
+from sea_peft.jobs.target import phantom_name
+from sea_peft.loop.policies import Entry
+from sea_peft.loop.settings import LoopSettings
+
+# An embedded phantom is there for a first look: two minutes on a CPU, too short for more than grey values to be varied (0.868 instead of
+# 0.881 on the default target). Scans of one's own are worth four times as many steps.
+DEFAULT_STEPS = 480
+PHANTOM_STEPS = 120
+DEFAULT_SHOTS = 5
+DEFAULT_CYCLES = 3
+_MOST_CYCLES, _MOST_STEPS = 10_000, 10**9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptOptions:
+    """What `seapeft adapt` was asked for, as given: None where the default is to be taken.
+
+    `data`: a path, `phantom:NAME`, or None for the embedded default target. `spacing`: mm, None for the weights' own. `time_limit`:
+    seconds for training and audits of all that is compared; preparing and scoring come on top. `runs`: the runs root,
+    which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
+    none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
+    that names the cases (`sea_peft.data.split_file`). `augment`: `full`, `grey`, `none` or a TOML file
+    (`sea_peft.data.augmentation`); by default `full` on scans of one's own and `grey` on phantoms. `name`: what the run is called, None for
+    a name that says nothing of the data on disk.
+    """
+
+    data: str | None = None
+    shots: int | None = None
+    budget: str | None = None
+    profile: str = "default"
+    backbone: str | None = None
+    weights: str | None = None
+    labels: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    policy: str = "sea"
+    steps: int | None = None
+    cycles: int | None = None
+    patch: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    seed: int = 0
+    device: str = "auto"
+    time_limit: float | None = None
+    augment: str = "default"
+    out: str | Path | None = None
+    runs: str | Path = Path("runs")
+    log_images: bool = False
+    mlflow: bool = True
+    test: Tests = None
+    split: str | Path | None = None
+    name: str | None = None
+
+    @property
+    def typed(self) -> Typed:
+        """The network as it was typed. Nothing that a file says goes into `backbone` and `weights`."""
+        return Typed(self.backbone, self.weights)
+
+
+def wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
+    """How many shots are asked for, and the cases of the split file where there is one. Raises UsageError."""
+    named = None if options.split is None else read_split(Path(options.split))
+    shots = options.shots if options.shots is not None else DEFAULT_SHOTS if named is None else named.shots
+    if shots < 1:
+        raise UsageError(f"--shots {shots} is not a number of labelled scans; ask for 1 or more.")
+    if named is not None and shots != named.shots:
+        raise UsageError(
+            f"--shots {shots} and {named.file}, which names {named.shots} support and audit cases, do not agree; leave --shots out."
+        )
+    if options.test == "cv" and shots == 1:
+        raise UsageError("--test cv leaves out one shot after the other and trains on the rest, so it needs --shots 2.")
+    if isinstance(options.test, str) and options.test not in ("none", "cv"):
+        raise UsageError(f"--test {options.test} is not known; give a number of test cases, none or cv.")
+    if isinstance(options.test, int) and options.test < 1:
+        raise UsageError(f"--test {options.test} is not a number of test cases; ask for 1 or more, none or cv.")
+    return shots, named
+
+
+def loop_settings(
+    options: AdaptOptions, backbone: Backbone, entry: Entry, augmentation: Augmentation | None
+) -> LoopSettings:
+    """Steps, cycles, window and augmentation of a run. `augmentation`: of the run that is gone on with. Raises UsageError."""
+    phantom = phantom_name(options.data) is not None
+    default, usual = (PHANTOM_STEPS, "grey") if phantom else (DEFAULT_STEPS, "full")
+    steps = default if options.steps is None else options.steps
+    cycles = DEFAULT_CYCLES if options.cycles is None else options.cycles
+    if entry.cycles is not None:
+        cycles = entry.cycles
+    if not 1 <= cycles <= _MOST_CYCLES:
+        raise UsageError(f"--cycles {cycles}: choose 1 to {_MOST_CYCLES:,}.")
+    if steps > _MOST_STEPS:
+        raise UsageError(f"--steps {steps} would never end; ask for {_MOST_STEPS:,} at most.")
+    patch = options.patch or backbone.pretrained.card.patch
+    backbone.pretrained.architecture.check_size(patch, backbone.pretrained.card.kwargs)
+    settings = LoopSettings(
+        steps=steps,
+        cycles=cycles,
+        window=backbone.pretrained.card.window(patch),
+        time_limit=options.time_limit,
+        augmentation=augmentation or load_augmentation(usual if options.augment == "default" else options.augment),
+    )
+    least = cycles + 2
+    if steps < least or min(settings.plan()[1]) < 1:
+        raise UsageError(
+            f"--steps {steps} is too few for {cycles} cycles with a warm-up and a refit; ask for at least {4 * cycles + 4} steps "
+            "or fewer --cycles."
+        )
+    return settings
