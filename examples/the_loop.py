@@ -21,7 +21,7 @@ from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.jobs.inference import dice_per_label, probabilities
 from sea_peft.jobs.model import audit_space, matching_rows, open_backbone
-from sea_peft.jobs.setup import open_data
+from sea_peft.jobs.target import open_data
 from sea_peft.loop.audit import Auditor
 from sea_peft.loop.policies import make_policy
 from sea_peft.loop.space import Space
