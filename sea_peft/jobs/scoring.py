@@ -103,9 +103,8 @@ def score_held_out_labels(
     indices = {label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)}
 
     def masks(output: Planes) -> tuple[np.ndarray, np.ndarray]:
-        depth = output.shape[1]
-        predicted = torch.cat([output.read(z, z + 1).argmax(dim=0) for z in range(depth)])
-        return predicted[counted].numpy(), held[counted].numpy()
+        planes = (output.read(z, z + 1).argmax(dim=0)[counted[z : z + 1]] for z in range(output.shape[1]))
+        return torch.cat(list(planes)).numpy(), held[counted].numpy()
 
     asked = _Asked(case_hash(shot.id, setup.salt), shot, masks, indices)
     return _score(setup, [asked], 1, head_only, adapted, folder, told)

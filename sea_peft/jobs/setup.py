@@ -117,7 +117,7 @@ class Setup:
         channels = len(self.dataset.channels)
         training = training_need(self.split.shots, self.recipe, channels, patch, self.settings.batch_size, activations)
         outputs = 2 * (len(self.dataset.labels) + 1)  # the unadapted and the head-only arm are scored together
-        scored = (*self.split.test, *(self.split.shots if self.folds else self.split.audit))
+        scored = (*self.split.test, *(self.split.shots if self.folds or not self.split.audit else self.split.audit))
         scoring = inference_need(scored, self.recipe, channels, outputs, patch, activations)
         return Need(max(training.memory, scoring.memory), training.disk + scoring.disk)
 

@@ -11,13 +11,14 @@ from toys import AFFINE, toy_scan
 
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.errors import UsageError
+from sea_peft.jobs import setup
 from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.setup import prepare_run
 
 
 def _weights(data: str, backbone: str | None = None) -> str:
-    setup = prepare_run(AdaptOptions(data=data, backbone=backbone, policy="affine"), say=lambda _: None)
-    return setup.backbone.pretrained.card.name
+    resolved = prepare_run(AdaptOptions(data=data, backbone=backbone, policy="affine"), say=lambda _: None)
+    return resolved.backbone.pretrained.card.name
 
 
 @pytest.mark.parametrize("backbone", [None, "unet"])
@@ -73,6 +74,15 @@ def _channels(data: Path, asked: tuple[str, ...] = ()) -> tuple[tuple[str, ...],
     options = AdaptOptions(data=str(data), weights="phantom_brain_unet", shots=1, channels=asked, policy="affine")
     setup = prepare_run(options, say=lambda _: None)
     return setup.dataset.channels, [sentence for sentence in setup.warnings if "channels" in sentence]
+
+
+def test_at_one_shot_the_scan_that_is_scored_whole_counts_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+    real = setup.inference_need
+    monkeypatch.setattr(setup, "inference_need", lambda cases, *rest: asked.append(tuple(cases)) or real(cases, *rest))
+    one = prepare_run(AdaptOptions(backbone="unet", shots=1, test="none"), lambda _: None)
+    one.need()
+    assert asked == [one.split.shots]
 
 
 def test_channels_go_to_the_input_of_their_name_whatever_the_order_of_the_data(tmp_path: Path) -> None:
