@@ -13,8 +13,9 @@ from toys import AFFINE, SHAPE, make_adapter, toy_scan
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError, WeightsError
+from sea_peft.jobs.case_results import mask_values
 from sea_peft.jobs.inputs import find_cases
-from sea_peft.jobs.predict import mask_values, predict
+from sea_peft.jobs.predict import predict
 
 
 def test_mask_lies_on_the_input_grid(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sea_peft.data.volumes import read_volume
 from sea_peft.errors import UsageError
 from sea_peft.jobs.keeping import Keep, keep_parts, keeps
 from sea_peft.jobs.predict import predict
+from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.statistics import confidences, measured
 
 
@@ -100,8 +101,6 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
 
     def run(names: list[Path], **further: object) -> list[str]:
         """Which cases were really predicted."""
-        from sea_peft.jobs.predictor import Predictor
-
         seen: list[str] = []
         real = Predictor.probabilities
 
@@ -146,6 +145,21 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
     (out / "toy_1.json").write_text(json.dumps(edited))
     with pytest.raises(UsageError, match=r"toy_1.* exists already"):
         run(scans, keep=["largest"])
+
+
+def test_an_interrupted_cohort_leaves_the_table_of_what_is_done(adapter, weights, toy, tmp_path, monkeypatch):
+    real, table = Predictor.probabilities, tmp_path / "numbers.csv"
+
+    def until_the_third(self, case, *given, **named):
+        if case.id == "toy_2":
+            raise KeyboardInterrupt
+        return real(self, case, *given, **named)
+
+    monkeypatch.setattr(Predictor, "probabilities", until_the_third)
+    scans = sorted((toy / "imagesTr").glob("*.nii.gz"))[:3]
+    with pytest.raises(KeyboardInterrupt):
+        predict(adapter, scans, tmp_path / "out", typed=Typed(weights=str(weights)), statistics=table)
+    assert [row["case"] for row in rows_of(table)] == ["toy_0", "toy_0", "toy_1", "toy_1"]
 
 
 def test_a_table_of_somebody_elses_is_not_replaced(adapter, weights, toy, tmp_path):

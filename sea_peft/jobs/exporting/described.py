@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_peft import __version__, atomic
-from sea_peft.jobs.predict import mask_values
+from sea_peft.jobs.case_results import mask_values
 from sea_peft.jobs.predictor import Predictor
 
 NAME = "network.json"

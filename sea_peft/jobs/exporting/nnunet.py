@@ -12,10 +12,10 @@ from sea_peft import atomic
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
 from sea_peft.data.volumes import read_volume, write_volume
 from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.case_results import mask_values
 from sea_peft.jobs.exporting.described import write_json
 from sea_peft.jobs.exporting.trial import Trial, run_tool
 from sea_peft.jobs.merge import fold
-from sea_peft.jobs.predict import mask_values
 from sea_peft.jobs.predictor import Predictor
 
 _TOOL = "nnUNetv2_predict_from_modelfolder"

@@ -11,7 +11,7 @@ from sea_peft.data.cases import FileCase, ImageFile
 from sea_peft.data.recipe import Window
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import WeightsError
-from sea_peft.jobs.predict import mask_values
+from sea_peft.jobs.case_results import mask_values
 from sea_peft.jobs.predictor import Predictor
 
 AGREEMENT = 0.999

@@ -1,0 +1,248 @@
+"""What a prediction leaves of one case: its mask, the sidecar that says what made it, and what else was asked for; whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sea_peft import __version__, documents
+from sea_peft.artefacts.palette import family_colours
+from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, writing
+from sea_peft.data.case_check import image_findings
+from sea_peft.data.cases import FileCase
+from sea_peft.data.dicom.segmentation import segmentation_bytes
+from sea_peft.data.grids import require_finite
+from sea_peft.data.prepare import restore, restore_probability
+from sea_peft.data.progress import Progress
+from sea_peft.data.slicer import write_segments
+from sea_peft.data.volumes import Volume, volume_suffix, write_volume
+from sea_peft.errors import DataError
+from sea_peft.jobs.keeping import Keep, keep_parts
+from sea_peft.jobs.predictor import Predictor
+from sea_peft.jobs.preview import preview_png
+from sea_peft.jobs.statistics import confidences, digest_of, measured
+
+_MAKER = "sea_peft"
+_LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
+_WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFiles:
+    """Where one case's results go. Names come from the case; folders in a case's name do not."""
+
+    mask: Path
+    sidecar: Path
+    preview: Path | None
+    segmentation: Path | None
+    slicer: Path | None
+    probabilities: Mapping[str, Path]
+
+    @classmethod
+    def of(
+        cls,
+        case: FileCase,
+        out: Path,
+        labels: Sequence[str],
+        probabilities: bool,
+        preview: bool,
+        dicom_seg: bool,
+        seg_nrrd: bool,
+    ) -> CaseFiles:
+        """The files of a case in the folder `out`; the flags say which of the optional ones are asked for."""
+        suffix = volume_suffix(_source(case)) or ".nii.gz"
+        suffix = _WRITTEN_AS.get(suffix, suffix)
+        name = re.sub(r"[/\\\0]", "_", case.id)
+        wanted = labels if probabilities else ()
+        return cls(
+            mask=out / f"{name}{suffix}",
+            sidecar=out / f"{name}.json",
+            preview=out / f"{name}.png" if preview else None,
+            segmentation=out / f"{name}.dcm" if dicom_seg else None,
+            slicer=out / f"{name}.seg.nrrd" if seg_nrrd else None,
+            probabilities={
+                label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()
+            },
+        )
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file, the mask first."""
+        asked = [path for path in (self.preview, self.segmentation, self.slicer) if path is not None]
+        return [self.mask, self.sidecar, *asked, *self.probabilities.values()]
+
+
+def _file_parts(labels: Sequence[str]) -> dict[str, str]:
+    """Label → what a file name says of it: letters of any script, and a number where two would be one."""
+    parts: dict[str, str] = {}
+    for label in labels:
+        plain = re.sub(r"[^\w.-]+", "_", label).strip("._-")[:40] or "label"
+        taken = {part.casefold() for part in parts.values()}
+        names = (plain if n == 1 else f"{plain}_{n}" for n in itertools.count(1))
+        parts[label] = next(name for name in names if name.casefold() not in taken)
+    return parts
+
+
+def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The value of each label in a mask: its own code where every label has exactly one, else 1..L in the order of the labels."""
+    if all(len(codes) == 1 for codes in labels.values()):
+        return {name: codes[0] for name, codes in labels.items()}
+    return {name: index for index, name in enumerate(labels, start=1)}
+
+
+@dataclass(frozen=True, eq=False)
+class CaseWriter:
+    """Predicts cases and writes what is asked for of each. `keeping`: label → which parts of its masks are kept. `statistics`: whether sidecars
+    hold the numbers of `statistics.measured` and what they depend on."""
+
+    predictor: Predictor
+    keeping: Mapping[str, Keep]
+    statistics: bool
+
+    def write(self, case: FileCase, files: CaseFiles, progress: Progress) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing,
+        and what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has
+        a mask is whole and of one prediction, and what has none is nothing.
+
+        Returns:
+            The sidecar's content, and what is odd about the scan.
+
+        Raises:
+            DataError: the scan is unfit, or a name too long.
+            DiskError, OutputError: something cannot be written, or the network's output is no number.
+        """
+        out, name = files.mask.parent, files.sidecar.stem
+        if long := next(filter(too_long, files.all), None):
+            raise DataError(
+                f"a result would be called {long.name}, which is too long for a file name; give the scan a shorter one"
+            )
+        with writing(out):
+            building = unfinished(out / name)
+            building.mkdir()
+        try:
+            written = self._make(case, files, building, progress)
+            with writing(out):
+                files.mask.unlink(missing_ok=True)
+                for path in reversed(files.all):
+                    os.replace(building / path.name, path)
+                sync_folder(out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return written
+
+    def same(self, case: FileCase) -> dict[str, Any]:
+        """What the sidecar of an earlier prediction must say for its mask to be the one that would be made now."""
+        return {**self._made_by(), "input_sha256": digest_of(case)}
+
+    def _make(
+        self, case: FileCase, files: CaseFiles, building: Path, progress: Progress
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        predictor, notes = self.predictor, _input_notes(case)
+        output, scan = predictor.probabilities(case, folder=building, progress=progress)
+        affine, like = scan.geometry.affine, _source(case)
+        values = mask_values(predictor.labels)
+        labels = list(values)
+        millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+        keep = {1 + labels.index(label): rule for label, rule in self.keeping.items()}
+        indices = keep_parts(restore(output, scan.geometry), keep, millilitres)
+        kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16
+        mask = np.array([0, *values.values()], dtype=kind)[indices]
+        sidecar = self._sidecar(files, values, _volumes(indices, labels, millilitres))
+        if self.statistics:
+            grey = {channel: np.asarray(case.image(channel).array) for channel in predictor.channels}
+            found, trust = measured(indices, labels, grey, millilitres), confidences(output, labels)
+            sidecar["statistics"] = {label: {**of, "confidence": trust[label]} for label, of in found.items()}
+            sidecar["input_sha256"] = digest_of(case)
+        write_text(building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
+        for label, path in files.probabilities.items():
+            probability = restore_probability(output, 1 + labels.index(label), scan.geometry)
+            write_volume(building / path.name, Volume(probability, affine), like=like)
+        if files.preview is not None:
+            image = case.image(predictor.channels[0])
+            write_bytes(
+                building / files.preview.name, preview_png(image, {"": indices}, list(predictor.labels), scan.geometry)
+            )
+        if files.segmentation is not None:
+            slices = next(iter(case.images.values())).slices
+            write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))
+        if files.slicer is not None:
+            write_segments(building / files.slicer.name, Volume(mask, affine), values, family_colours(labels), like)
+        write_volume(building / files.mask.name, Volume(mask, affine), like=like)
+        return sidecar, notes
+
+    def _sidecar(self, files: CaseFiles, values: Mapping[str, int], volumes: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "mask": files.mask.name,
+            "labels": {"background": 0, **values},
+            "volumes_ml": dict(volumes),
+            "probabilities": {label: path.name for label, path in files.probabilities.items()},
+            "dicom_seg": files.segmentation.name if files.segmentation else None,
+            "seg_nrrd": files.slicer.name if files.slicer else None,
+            "recommended": self.predictor.config.recommended.model_dump(),
+            **self._made_by(),
+            "made_by": f"{_MAKER} {__version__}",
+            "note": "Research software, not a medical device: a qualified person must check every mask.",
+        }
+
+    def _made_by(self) -> dict[str, Any]:
+        """What a mask depends on, beside the scan."""
+        predictor, config = self.predictor, self.predictor.config
+        return {
+            "channels": list(predictor.channels),
+            "network": predictor.network,
+            "kept": {label: str(rule) for label, rule in self.keeping.items()},
+            "adapter": {
+                "policy": config.policy,
+                "units": len(config.units),
+                "weights": config.backbone.weights,
+                "backbone_sha256": config.backbone.sha256,
+                "sha256": predictor.sha256,
+            },
+        }
+
+
+def _volumes(indices: np.ndarray, labels: Sequence[str], millilitres: float) -> dict[str, float]:
+    counts = np.bincount(indices.ravel(), minlength=1 + len(labels)).tolist()
+    return {label: round(voxels * millilitres, 3) for label, voxels in zip(labels, counts[1:], strict=False)}
+
+
+def _input_notes(case: FileCase) -> tuple[str, ...]:
+    """What is odd about the scan, as `data check` says it. Raises `DataError` for what makes it unfit."""
+    notes = []
+    for channel in case.channels:
+        volume = case.image(channel)
+        require_finite(case.id, channel, volume)
+        for finding in image_findings(case.id, channel, volume):
+            if finding.severity == "error":
+                raise DataError(finding.sentence)
+            notes.append(finding.sentence)
+    return tuple(notes)
+
+
+def _source(case: FileCase) -> Path:
+    """The file whose grid the results take: that of the first channel."""
+    return next(iter(case.images.values())).path
+
+
+def mask_of(sidecar: Path) -> str | None:
+    """The name of the mask that a sidecar of `predict` belongs to; None where it is no such sidecar."""
+    try:
+        found = documents.load(documents.read_bytes(sidecar))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(found, dict) and str(found.get("made_by")).startswith(f"{_MAKER} ")
+    return str(found.get("mask")) if ours else None
+
+
+def too_long(path: Path) -> bool:
+    """Whether no file system in use takes a file of this name."""
+    return len(os.fsencode(path.name)) > _LONGEST_NAME
