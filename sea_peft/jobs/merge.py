@@ -26,18 +26,24 @@ _TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Merged:
-    """What was written, and how far its target logits lie from the adapted network's on random inputs. `largest`: the largest logit, to
-    judge `difference` by; `agreement`: share of voxels that get the same label."""
+class Check:
+    """How far a merged network's target logits lie from the adapted one's on random inputs. `largest`: the largest logit, to judge
+    `difference` by; `agreement`: share of voxels that get the same label."""
 
-    file: Path
-    card: Path
-    labels: tuple[str, ...]
     units: int
     tensors_changed: int
     difference: float
     largest: float
     agreement: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merged(Check):
+    """What was written."""
+
+    file: Path
+    card: Path
+    labels: tuple[str, ...]
 
 
 def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = None) -> Merged:
@@ -68,25 +74,17 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
         file=written.with_suffix(".safetensors"),
         card=written,
         labels=tuple(folded.card["labels"]),
-        units=folded.units,
-        tensors_changed=folded.tensors_changed,
-        difference=folded.difference,
-        largest=folded.largest,
-        agreement=folded.agreement,
+        **vars(folded.check),
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Folded:
-    """The merged network with its card's fields, and the numbers of `Merged`."""
+    """The merged network, its card's fields, and how it was checked."""
 
     network: nn.Module
     card: dict[str, Any]
-    units: int
-    tensors_changed: int
-    difference: float
-    largest: float
-    agreement: float
+    check: Check
 
 
 def fold(loaded: Loaded, name: str) -> Folded:
@@ -111,10 +109,14 @@ def fold(loaded: Loaded, name: str) -> Folded:
             f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
             "use the adapter as it is."
         )
-    return Folded(
-        network=network, card=described, units=len(config.units), tensors_changed=len(changed), difference=difference,
-        largest=largest, agreement=agreement,
-    )  # fmt: skip
+    check = Check(
+        units=len(config.units),
+        tensors_changed=len(changed),
+        difference=difference,
+        largest=largest,
+        agreement=agreement,
+    )
+    return Folded(network, described, check)
 
 
 def _folded(model: Adapted) -> dict[str, torch.Tensor]:
