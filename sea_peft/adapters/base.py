@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ class CannotMerge(Exception):
     """This family, or this unit at its site, cannot be folded into the backbone's tensors. The message says why."""
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, abc.ABC):
     """One unit's module: `forward(x, y)` gets its site's first input x and output y and returns the new output, shaped like y.
 
     What every family must keep (tests/adapters/test_conformance.py proves it for whatever is registered): freshly built it is the
@@ -54,9 +55,9 @@ class Adapter(nn.Module):
         self.kind = site.kind
         self.channels_last = is_channels_last(module)
 
+    @abc.abstractmethod
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x: the site's first input; y: its output (after the units before this one). Returns the new output, shaped like y."""
-        raise NotImplementedError
 
     def site_tensors(self) -> dict[str, torch.Tensor]:
         """The site's own tensors by name, as the backbone has them, whatever is folded into them just now. Never to be written to."""

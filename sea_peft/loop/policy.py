@@ -1,5 +1,6 @@
 """The conversation of the loop with what chooses the active set."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ class Allocation:
         return (*self.active, *self.probes)
 
 
-class Policy:
+class Policy(abc.ABC):
     """Chooses the active set, cycle by cycle, from what the loop tells it. Pure decisions: no tensors, no training.
 
     A policy says in `allocate` and `final` what is on; whatever else the loop asks and tells it is answered by doing nothing, unless it
@@ -44,19 +45,19 @@ class Policy:
         self.name = name
         self.space = space
 
+    @abc.abstractmethod
     def allocate(self, cycle: int) -> Allocation:
         """The set to train in this cycle."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def final(self) -> Allocation:
         """The set to refit and ship."""
-        raise NotImplementedError
 
     def needs_saliency(self, cycle: int) -> Sequence[str]:
         """Units whose saliency the loop should measure before this cycle's allocation; empty for none."""
         return ()
 
-    def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
+    def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:  # noqa: B027  (most policies ask for none)
         """What was asked for by `needs_saliency`."""
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
