@@ -20,12 +20,12 @@ from benchmarks.cell import machine
 from benchmarks.store import RESULTS
 from sea_peft import AdaptOptions
 from sea_peft.adapters import families
-from sea_peft.data.prepare import prepare
 from sea_peft.jobs.inference import mean_dice
 from sea_peft.jobs.scoring import score
-from sea_peft.jobs.setup import Setup, prepare_run
+from sea_peft.jobs.setup import prepare_run
+from sea_peft.jobs.shots import prepared_shots
 from sea_peft.loop.controller import Controller
-from sea_peft.loop.settings import Shots
+from sea_peft.loop.events import ignore
 
 STEPS, SEED = 120, 0
 HIPPOCAMPUS = "../shared/data/real/msd_hippocampus"
@@ -39,11 +39,10 @@ TARGETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Idea:
-    """`about`: what is changed, in words. `policy`: that chooses the units. `settings`: fields of `LoopSettings`. `rate`: factor on the
-    learning rates of the units, not on the head's."""
+    """`about`: what is changed, in words. `settings`: fields of `LoopSettings`. `rate`: factor on the learning rates of the units, not on
+    the head's."""
 
     about: str
-    policy: str = "cheapest"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rate: float = 1.0
 
@@ -79,7 +78,7 @@ def _run(idea: Idea, data: str, asked: Mapping[str, Any]) -> dict[str, float]:
     options = AdaptOptions(
         data=data,
         backbone="unet",
-        policy=idea.policy,
+        policy="cheapest",
         steps=STEPS,
         shots=5,
         budget="1%",
@@ -87,17 +86,29 @@ def _run(idea: Idea, data: str, asked: Mapping[str, Any]) -> dict[str, float]:
         mlflow=False,
         **asked,
     )
-    setup = prepare_run(options, lambda sentence: None)
+    setup = prepare_run(options, _unsaid)
     setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, **idea.settings))
-    scans = [prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels) for case in setup.split.shots]
-    support = len(setup.split.support)
-    shots = Shots(tuple(scans[:support]), tuple(scans[support:]))
-    began = time.process_time()
-    with _rates(idea.rate):
-        Controller(
-            setup.model, setup.space, setup.fresh_policy(), shots, setup.settings, SEED, train_head=setup.space.head > 0
-        ).run()
-    return {"dice": round(_dice(setup), 4), "seconds": round(time.process_time() - began, 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        shots = prepared_shots(setup, Path(folder), ignore, _unsaid)
+        began = time.process_time()
+        with _rates(idea.rate):
+            Controller(
+                setup.model,
+                setup.space,
+                setup.fresh_policy(),
+                shots,
+                setup.settings,
+                SEED,
+                train_head=setup.space.head > 0,
+            ).run()
+        seconds = time.process_time() - began
+        scores = score(setup, setup.split.test, None, True, Path(folder), lambda done, of: None)
+    dice, _ = mean_dice(scores.dice["adapted"], tuple(setup.dataset.labels))
+    return {"dice": round(dice, 4), "seconds": round(seconds, 1)}
+
+
+def _unsaid(_sentence: str) -> None:
+    """Sentences for a user, of which there is none."""
 
 
 @contextlib.contextmanager
@@ -111,12 +122,6 @@ def _rates(factor: float) -> Iterator[None]:
     finally:
         for family, rate in before.items():
             family.learning_rate = rate
-
-
-def _dice(setup: Setup) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        scores = score(setup, setup.split.test, None, True, Path(folder), lambda done, of: None)
-    return mean_dice(scores.dice["adapted"], tuple(setup.dataset.labels))[0]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
