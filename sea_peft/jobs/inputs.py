@@ -1,7 +1,7 @@
 """From the files and folders that predict is given to cases, with the adapter's channels found by name where there are names."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sea_peft.data.cases import Dataset, FileCase, ImageFile
@@ -18,7 +18,12 @@ _NUMBER = re.compile(r"(channel_|_)?(?P<number>\d{1,4})")
 _UNNAMED = re.compile(r"image|channel_\d+")
 
 
-def find_cases(inputs: Iterable[Path], channels: Sequence[str], named: Sequence[str] = ()) -> list[FileCase]:
+def find_cases(
+    inputs: Iterable[Path],
+    channels: Sequence[str],
+    named: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
+) -> list[FileCase]:
     """The cases in files and folders, each with its images under the adapter's channel names, sorted by id.
 
     A folder is a data set in a known layout, or it holds scans. Files whose names differ in `_0000`, `_0001`, … only are the channels
@@ -29,6 +34,7 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str], named: Sequence[
         channels: The adapter's channels.
         named: What the inputs call them, in the same order: a name of their data set, or a number of their file names. Empty where names
             and order tell it.
+        say: Gets what a data set's reader passed over, took once or left open, each a sentence.
 
     Raises:
         DataError: a path does not exist, a folder holds no scan, channels do not fit, or two cases have one name.
@@ -45,6 +51,9 @@ def find_cases(inputs: Iterable[Path], channels: Sequence[str], named: Sequence[
         if path.is_dir():
             dataset = next((found for read in READERS.values() if (found := read(path)) is not None), None)
             if dataset is not None:
+                if say is not None:
+                    for warning in dataset.warnings:
+                        say(f"{warning}.")
                 cases += _from_dataset(dataset, channels, named)
                 continue
             scans = volumes_in(path)

@@ -77,7 +77,8 @@ def predict(
         statistics: a CSV with a row for every case and label, written as it grows and at the end, however that comes. Cases that have a mask
             by the same adapter, made for such a table from the same files, are not predicted again: an interrupted cohort goes on.
         keep: which connected parts of masks are kept, rules as for `keeping.keeps`; the others become background.
-        say: gets sentences for the user: which network is used and why, and the memory that will be needed.
+        say: gets sentences for the user: what was passed over among the inputs, which network is used and why, and the memory that will be
+            needed.
         progress: called with (cases done, of), the case at hand by its windows.
 
     Returns:
@@ -89,7 +90,7 @@ def predict(
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
     predictor = Predictor(adapter, typed, device, use)
-    cases = find_cases(inputs, predictor.channels, channels)
+    cases = find_cases(inputs, predictor.channels, channels, say)
     labels = tuple(predictor.labels)
     keeping = keeps(keep, labels)
     writer = CaseWriter(predictor, keeping, statistics is not None)

@@ -94,7 +94,7 @@ def try_backbone(
         raise UsageError(
             f"{card.name} has an untrained classifier, so there is no mask to look at; import it with --labels, or adapt it."
         )
-    cases = find_cases([scan], card.channels)
+    cases = find_cases([scan], card.channels, say=say)
     if len(cases) != 1:
         raise UsageError(f"{scan} holds {len(cases)} scans; give one of them.")
     case = cases[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_only_series_of_the_adapters_kind(series: Path) -> None:
     first = sorted((series / "p0" / "ct").iterdir())[0]
     with pytest.raises(DataError, match="it is one DICOM file: give its folder"):
         find_cases([first], ["CT"])
+
+
+def test_what_was_taken_once_or_passed_over_is_said(series: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    find_cases([series], ["CT"], say=said.append)
+    assert said == []
+    shutil.copytree(series / "p1" / "ct", tmp_path / "ct")
+    for file in sorted((tmp_path / "ct").iterdir()):
+        shutil.copy(file, file.with_name(f"copy of {file.name}"))
+    (case,) = find_cases([tmp_path / "ct"], ["CT"], say=said.append)
+    slices = len(list((series / "p1" / "ct").iterdir()))
+    assert case.images["CT"].slices is not None
+    assert len(case.images["CT"].slices) == slices
+    (sentence,) = said
+    assert sentence.endswith(f"holds {slices} copies of its images, which are taken once.")
 
 
 def test_dicom_seg_needs_a_series(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
