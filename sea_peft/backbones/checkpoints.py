@@ -20,6 +20,7 @@ _START = 512  # bytes that say what a file is
 _IN_FOLDERS = (
     "models/model.pt",  # a MONAI bundle
     "fold_*/checkpoint_final.pth",  # a trained nnU-Net
+    "*__*__*/fold_*/checkpoint_final.pth",  # the folder of its data set
     "checkpoint_final.pth",
     "model.safetensors",  # model hubs
     "pytorch_model.bin",

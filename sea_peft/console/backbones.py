@@ -17,10 +17,14 @@ from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, table, times
 from sea_peft.console.verb import verb
 from sea_peft.console.verbs import Verbs
+from sea_peft.errors import PartialFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sea_peft.backbones import Limits
     from sea_peft.backbones.field_of_view import FieldOfView
+    from sea_peft.jobs.importing_parts import Part
 
 backbones = Verbs(help="Architectures and pretrained weights.", no_args_is_help=True)
 
@@ -120,7 +124,13 @@ def backbones_info(
 @verb
 def backbones_import(
     output: Output,
-    file: Annotated[Path, Argument(metavar="FILE", help="A safetensors file, or a torch file of plain tensors.")],
+    file: Annotated[
+        Path,
+        Argument(
+            metavar="FILE",
+            help="A safetensors file, a torch file of plain tensors, or a folder of them as nnU-Net, MONAI and hubs make it.",
+        ),
+    ],
     name: Annotated[str, Option("--as", metavar="NAME", help="What the weights will be called.")],
     backbone: Annotated[str, Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
     origin: Annotated[str, Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")] = "auto",
@@ -154,15 +164,19 @@ def backbones_import(
 
     Labels, channels, orientation, voxel size, grey values and patch are those of the checkpoint's origin where you do not give them; what
     nobody says is assumed, and said to be. Origins: suprem, clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, obelisk,
-    brainchop, deepbet, monai-bundle, plain.
+    brainchop, deepbet, monai-bundle, plain. Of nnU-Net's results folder every network is taken in, each under NAME and its data set's number.
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.importing import Given, import_weights
+    from sea_peft.jobs.importing_parts import import_parts, parts_in
 
     given = Given(
         labels=_label_names(labels), channels=channel, orientation=orientation, spacing=spacing,
         intensity=_scaling(intensity), patch=patch, settings=parse.settings(setting or ()), licence=licence,
     )  # fmt: skip
+    if parts_in(file):
+        _show_parts(output, import_parts(file, name, Typed(backbone), given, origin))
+        return
     imported = import_weights(file, name, Typed(backbone), given, origin)
     for sentence in imported.said:
         output.say(sentence)
@@ -182,6 +196,25 @@ def backbones_import(
     expects = [(expected.what, expected.value, _BY[expected.by]) for expected in imported.expects]
     expected_table = table("Scans will be turned into", ("", "", "who says so"), expects)
     output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))
+
+
+def _show_parts(output: Output, parts: Sequence[Part]) -> None:
+    """Which network holds which label. Raises PartialFailure where some could not be taken in."""
+    taken = [(part, part.imported) for part in parts if part.imported is not None]
+    refused = [part for part in parts if part.imported is None]
+    for sentence in dict.fromkeys(sentence for _, imported in taken for sentence in imported.said):
+        output.say(sentence)
+    for part in refused:
+        output.warn(f"{part.folder}: {part.refused}")
+    rows = [(part.name, part.folder.parts[0], ", ".join(imported.labels)) for part, imported in taken]
+    document = {
+        "networks": [{"name": p.name, "folder": str(p.folder), "labels": list(i.labels)} for p, i in taken],
+        "refused": [{"folder": str(p.folder), "why": p.refused} for p in refused],
+    }
+    shown = table("Networks", ("weights", "data set", "labels"), rows)
+    output.result(document, shown, cell("Use the one that holds your label, or the nearest to it: --weights NAME."))
+    if refused:
+        raise PartialFailure(f"{len(refused)} of {len(parts)} networks were not taken in; the reasons are above.")
 
 
 @backbones.command("try")

@@ -67,8 +67,9 @@ class Expected:
 class Imported:
     """Where the weights lie now, and what the checkpoint held.
 
-    `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network, which outputs do not depend on. `new`: keys of
-    a classifier that is not the checkpoint's. `expects`: what scans will be turned into, and who says so. `said`: sentences for the user.
+    `labels`: what it segments. `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network, which outputs do not
+    depend on. `new`: keys of a classifier that is not the checkpoint's. `expects`: what scans will be turned into, and who says so. `said`:
+    sentences for the user.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Imported:
     card: Path
     origin: str
     parameters: int
+    labels: tuple[str, ...]
     settings: Mapping[str, object]
     keys: fit.KeyReport
     left_out: tuple[str, ...]
@@ -178,7 +180,7 @@ def import_weights(
         raise DiskError(f"{str(error).rstrip('.')}, which XDG_DATA_HOME sets.") from error
     return Imported(
         name=name, file=written.with_suffix(".safetensors"), card=written, origin=source.name,
-        parameters=sum(p.numel() for p in network.parameters()), settings=settings, keys=report,
+        parameters=sum(p.numel() for p in network.parameters()), labels=tuple(labels or ()), settings=settings, keys=report,
         left_out=tuple(left_out), new=tuple(sorted(new)), expects=expects, said=tuple(said),
     )  # fmt: skip
 

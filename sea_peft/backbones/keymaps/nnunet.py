@@ -1,7 +1,8 @@
 """nnU-Net v2's `checkpoint_final.pth`: the network's tensors, and beside them the plans and the data set's description.
 
 Labels, channels, voxel size, patch and grey-value scaling are read from there. nnU-Net does not turn scans: it takes a scan's axes in
-SimpleITK's order (z, y, x), which for scans ordered as DICOM is superior, posterior, left.
+SimpleITK's order (z, y, x), which for scans ordered as DICOM is superior, posterior, left. TotalSegmentator (Wasserthal et al. 2023,
+doi 10.1148/ryai.230024) turns a scan's x, y, z to right, anterior, superior before its nnU-Net reads it.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from sea_peft.backbones.keymaps.origin import Known, Origin, keep
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import WeightsError
 
-_AXES = "SPL"
+_AXES, _TOTALSEGMENTATOR_AXES = "SPL", "SAR"
 _RESAMPLING = "resample_data_or_seg_to_shape"
 
 
@@ -28,12 +29,19 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
             str(name) for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0]))
         )
         intensity, settings = _grey_values(plans, configuration, len(channels))
+        total = "TotalSegmentator" in str(plans.get("dataset_name"))
         notes = _other_resampling(configuration)
+        if total:
+            notes = (
+                *notes,
+                "It is TotalSegmentator's by its data set, and so are its axes: every scan is turned to them.",
+            )
         order = plans["transpose_forward"]
         sides, spacing = [int(side) for side in configuration["patch_size"]], configuration["spacing"]
         if len(sides) != 3:
             raise WeightsError(f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in.")
-        stated = {"orientation": "".join(_AXES[axis] for axis in order), "spacing": [float(mm) for mm in spacing]}
+        axes = _TOTALSEGMENTATOR_AXES if total else _AXES
+        stated = {"orientation": "".join(axes[axis] for axis in order), "spacing": [float(mm) for mm in spacing]}
         as_nnunet = {"resampler": "nnunet", "crop_foreground": True, "margin": 0.0}
         recipe = documents.check(Recipe, {**stated, **as_nnunet, "intensity": intensity})
         labels = _labels(described["labels"], checkpoint.file.name)

@@ -1,0 +1,66 @@
+"""`seapeft backbones import` of a folder of several networks: nnU-Net's results, as TotalSegmentator keeps its five parts in."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from sea_peft.backbones.typed import Typed
+from sea_peft.errors import SeaPeftError
+from sea_peft.jobs.importing import Given, Imported, import_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One network of the folder. `folder`: below the one that was given. `imported` is None where it is refused, and `refused` says why."""
+
+    folder: Path
+    name: str
+    imported: Imported | None
+    refused: str = ""
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """The trained networks in nnU-Net's results folder (`DatasetXXX_Name/Trainer__Plans__Configuration`), sorted; [] for any other."""
+    return sorted(found for found in folder.glob("Dataset*/*__*__*") if any(found.glob("fold_*/checkpoint_final.pth")))
+
+
+def import_parts(folder: Path, name: str, backbone: str | Typed, given: Given, origin: str = "auto") -> list[Part]:
+    """Take every network of the folder in, as `name_291`, `name_292`, … by the numbers of their data sets. One that cannot be taken does not
+    stop the others.
+
+    Args: as of `import_weights`.
+
+    Raises:
+        UsageError, WeightsError: none can be taken; what stopped the first.
+    """
+    networks = parts_in(folder)
+    parts = []
+    first: SeaPeftError | None = None
+    for network, called in zip(networks, _names(networks, name), strict=True):
+        below = network.relative_to(folder)
+        try:
+            imported = import_weights(network, called, backbone, given, origin)
+        except SeaPeftError as error:
+            first = first or error
+            parts.append(Part(folder=below, name=called, imported=None, refused=str(error)))
+        else:
+            parts.append(Part(folder=below, name=called, imported=imported))
+    if first is not None and all(part.imported is None for part in parts):
+        raise first
+    return parts
+
+
+def _names(networks: Sequence[Path], name: str) -> list[str]:
+    """What each will be called: by its data set's number, and by its configuration and all of its folder where a data set has several."""
+    numbers = [network.parent.name.removeprefix("Dataset").partition("_")[0] for network in networks]
+    ways = [
+        numbers,
+        [f"{number}_{network.name.split('__')[2]}" for number, network in zip(numbers, networks, strict=True)],
+        [f"{number}_{network.name}" for number, network in zip(numbers, networks, strict=True)],
+    ]
+    counts = [collections.Counter(way) for way in ways]
+    return [
+        f"{name}_{next((way[i] for way, count in zip(ways, counts, strict=True) if count[way[i]] == 1), ways[-1][i])}"
+        for i in range(len(networks))
+    ]
