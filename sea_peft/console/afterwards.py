@@ -202,6 +202,7 @@ def ui(
     from sea_peft.artefacts.ui import open_ui
 
     def opened(link: str) -> None:
+        output.rest()
         output.say(f"MLflow UI over {runs}: {link}")
         output.say(
             "Whoever has this link can read and change the store while it runs: pass it on to nobody. Ctrl-C ends it."

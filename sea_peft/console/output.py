@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.segment import Segment
+from rich.status import Status
+from rich.table import Column
 from rich.text import Text
 
 from sea_peft.artefacts.words import visible
@@ -35,6 +37,7 @@ class Output:
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.json, self.quiet, self.verbose = json, quiet, verbose
         self.answered = False
+        self._at_work: Status | None = None
         self.results, self.notes = console(), console(stderr=True)
         handler = logging.StreamHandler()
         handler.setFormatter(_Formatter("%(name)s: %(message)s"))
@@ -42,6 +45,23 @@ class Output:
         logging.captureWarnings(verbose)
         if not verbose:
             warnings.simplefilter("ignore")  # those of libraries; ours are sentences
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Something turns on a terminal from the first moment on: loading torch and MONAI alone takes seconds. Until `rest`."""
+        if self.notes.is_terminal and not self.quiet:
+            self._at_work = self.notes.status("working …", spinner_style="dim")
+            self._at_work.start()
+        try:
+            yield
+        finally:
+            self.rest()
+
+    def rest(self) -> None:
+        """Nothing turns any more: there is a result, a bar that says more, or nothing to wait for."""
+        if self._at_work is not None:
+            self._at_work.stop()
+            self._at_work = None
 
     def say(self, sentence: str) -> None:
         """A sentence about what is going on."""
@@ -55,6 +75,7 @@ class Output:
     def result(self, document: object, *tables: RenderableType) -> None:
         """The result of a verb: `document` with --json, else the tables. Called once."""
         self.answered = True
+        self.rest()
         if self.json:
             from sea_peft.documents import as_json
 
@@ -77,7 +98,7 @@ class Output:
         for number, shown in enumerate(tables):
             if number:
                 self.results.print()
-            self.results.print(shown)
+            self.results.print(shown, crop=False)  # a command that is longer than a line is shown whole
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
@@ -86,6 +107,7 @@ class Output:
         if self.quiet:
             yield unwatched
         elif self.notes.is_terminal:
+            self.rest()
             with bars(self.notes) as drawn:
                 task = drawn.add_task(what, total=None)
                 yield lambda done, of: drawn.update(task, completed=done, total=of)
@@ -125,8 +147,31 @@ def time_left(seconds: float, done: float, of: int) -> str:
     """`, about 40 s left` after `seconds` of work; nothing at the start and at the end."""
     if not 0 < done < of:
         return ""
-    left = seconds / done * (of - done)
-    return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"
+    return f", about {timer(seconds / done * (of - done))} left"
+
+
+def timer(seconds: float) -> str:
+    """`0:08`, `2:05`, `1:12:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Count(ProgressColumn):
+    """`3 of 8`; nothing until it is known of how many."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{int(task.completed)} of {int(task.total)}", justify="right")
+
+
+class _Times(ProgressColumn):
+    """Each time with its name: `0:20 so far, 1:20 left`, and `took 1:40` in the end. No time is left of what is not `estimated`."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(f"took {timer(task.finished_time or 0.0)}")
+        left = task.time_remaining if task.fields.get("estimated", True) else None
+        return Text(f"{timer(task.elapsed or 0.0)} so far" + ("" if left is None else f", {timer(left)} left"))
 
 
 class _Console(Console):
@@ -156,6 +201,12 @@ def console(stderr: bool = False) -> Console:
 
 
 def bars(notes: Console) -> Progress:
-    """Progress bars on stderr, gone when they are done."""
-    done = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*done, TextColumn("left"), TimeRemainingColumn(), console=notes, transient=True)
+    """Progress bars on stderr, gone when they are done. What turns says that the process is alive."""
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        _Count(Column(no_wrap=True)),
+        _Times(Column(no_wrap=True)),
+    )
+    return Progress(*columns, console=notes, transient=True, expand=True)

@@ -11,6 +11,7 @@ from sea_peft.console.output import Output, bars, time_left
 from sea_peft.data.wording import count
 from sea_peft.loop.events import Allocated, Audited, Compared, Event, Folded, RunStarted, Searched, TrainingStep
 
+_CHECK = "check the data"
 _PHASES = {
     "prepare": "prepare the shots",
     "head_only": "fit the head alone",
@@ -35,10 +36,14 @@ class RunProgress:
         self._phase = ""
         self._began, self._first = 0.0, 0  # of the phase: when, and after which step
         self._offered = 0
+        self._parts: list[str] = []  # of the run, in order, as far as they are known
+        self._whole = TaskID(0)
 
     def __enter__(self) -> RunProgress:
         if self._output.notes.is_terminal and not self._output.quiet:
+            self._output.rest()
             self._bars = self._open.enter_context(bars(self._output.notes))
+            self._whole = self._bars.add_task("read the data set", total=None, estimated=False)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -49,6 +54,7 @@ class RunProgress:
             self._step(event)
         elif isinstance(event, RunStarted):
             self._offered = len(event.units)
+            self._know(event)
             self._output.say(
                 f"{count(len(event.units), 'unit')} on offer, at most {event.limit:,} of {event.backbone_parameters:,} parameters "
                 f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
@@ -86,7 +92,27 @@ class RunProgress:
 
     def checked(self, done: int, of: int) -> None:
         """A case of the data set was checked; for the `progress` of a job."""
-        self._show("check the data", done, of)
+        self._show(_CHECK, done, of)
+
+    def _know(self, event: RunStarted) -> None:
+        """The parts of the run, now that it is known: what was shown so far was the first of them."""
+        there = {"head_only": event.head > 0, "test": bool(event.split.get("test"))}
+        names = (name for phase, name in _PHASES.items() if phase != "held_out" and there.get(phase, True))
+        self._parts = list(dict.fromkeys((_CHECK, *names)))
+        if self._bars is not None:
+            for what, task in self._tasks.items():
+                self._bars.update(task, description=self._named(what))
+
+    def _named(self, what: str) -> str:
+        """With its place among the parts; what comes in between, or as often as there are shots, has none."""
+        return f"part {1 + self._parts.index(what)} of {len(self._parts)}: {what}" if what in self._parts else what
+
+    def _parts_done(self) -> int:
+        """Those before the one at hand, and that one too once it is finished: a phantom, for one, is not checked."""
+        assert self._bars is not None
+        finished = {task.id for task in self._bars.tasks if task.finished}
+        begun = [number for number, part in enumerate(self._parts) if part in self._tasks]
+        return begun[-1] + (self._tasks[self._parts[begun[-1]]] in finished) if begun else 0
 
     def _step(self, event: TrainingStep) -> None:
         self._show(_PHASES.get(event.phase, event.phase), event.step, event.of)
@@ -94,8 +120,10 @@ class RunProgress:
     def _show(self, what: str, done: int, of: int) -> None:
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=of, completed=done - 1)
+                self._tasks[what] = self._bars.add_task(self._named(what), total=of, completed=done - 1)
+                self._bars.update(self._whole, description="in all", total=len(self._parts) or None)
             self._bars.update(self._tasks[what], completed=done)
+            self._bars.update(self._whole, completed=self._parts_done())
             return
         now = time.monotonic()
         if what != self._phase or done >= of or now >= self._next_line:
@@ -103,4 +131,4 @@ class RunProgress:
                 self._began, self._first = now, done - 1
             self._phase, self._next_line = what, now + _SECONDS_BETWEEN_LINES
             left = time_left(now - self._began, done - self._first, of - self._first) if now > self._began else ""
-            self._output.say(f"{what}: {done} of {of}{left}")
+            self._output.say(f"{self._named(what)}: {done} of {of}{left}")

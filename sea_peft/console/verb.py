@@ -47,7 +47,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         flags.pop("debug")  # the business of whoever catches the error
         output = Output(**flags)
         try:
-            function(output, **given)
+            with output.at_work():
+                function(output, **given)
         except (KeyboardInterrupt, Exception) as error:
             told = Interrupted("Interrupted.") if isinstance(error, KeyboardInterrupt) else error
             if output.json and not output.answered:

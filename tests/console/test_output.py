@@ -5,20 +5,33 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import ProgressSample
 
+from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.view import UnitRow
-from sea_peft.console.output import Lines, Output
+from sea_peft.console.output import Lines, Output, bars, timer
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.runs import UnitLines, clock
+from sea_peft.console.runs import UnitLines, clock, next_steps
 from sea_peft.console.tables import table
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
 
 EVENTS = [
-    RunStarted(policy="sea", seed=0, limit=100, head=10, backbone_parameters=10_000, units=[], settings={}, split={}),
+    RunStarted(
+        policy="sea",
+        seed=0,
+        limit=100,
+        head=10,
+        backbone_parameters=10_000,
+        units=[],
+        settings={},
+        split={"test": ["c"]},
+    ),
     TrainingStep("head_only", 1, 2, 0.5),
     TrainingStep("head_only", 2, 2, 0.4),
     TrainingStep("warmup", 1, 4, 0.5),
@@ -60,7 +73,14 @@ def test_bars_on_a_terminal() -> None:
         for event in EVENTS:
             listen(event)
     text = screen.getvalue()
-    for words in ("check the data", "fit the head alone", "search and refit", "score on test cases", "left"):
+    for words in (
+        "read the data set",
+        "part 1 of 5: check the data",
+        "part 3 of 5: fit the head alone",
+        "part 4 of 5: search and refit",
+    ):
+        assert words in text
+    for words in ("part 5 of 5: score on test cases", "so far", "in all"):
         assert words in text
     assert "not independent" in text
 
@@ -71,7 +91,7 @@ def test_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
             listen(event)
     caught = capsys.readouterr()
     assert caught.out == ""
-    assert "search and refit: 4 of 4" in caught.err
+    assert "part 4 of 5: search and refit: 4 of 4" in caught.err
     assert "\x1b" not in caught.err
 
 
@@ -160,6 +180,50 @@ def test_a_path_that_leaves_no_room_loses_no_column() -> None:
     assert max(map(len, text.splitlines())) <= 80
     for words in (unit, "12,345", "+1.23 ± 0.20", "keep"):
         assert words in text.replace("\n", "") or words in text
+
+
+def test_every_time_of_a_bar_has_a_name() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    drawn = bars(console)
+    drawn.add_task("work", total=10)
+    (task,) = drawn.tasks
+    (*_, times) = drawn.columns
+    task.start_time = task.get_time() - 20
+    assert times.render(task).plain == "0:20 so far"
+    drawn.update(task.id, completed=1)
+    task._progress.append(ProgressSample(task.get_time() - 1, 0))
+    task._progress.append(ProgressSample(task.get_time(), 0.1))
+    assert re.fullmatch(r"0:20 so far, \d+:\d\d left", times.render(task).plain)
+    drawn.update(task.id, completed=10)
+    assert times.render(task).plain.startswith("took 0:2")
+    assert [timer(s) for s in (8.2, 125, 4320)] == ["0:08", "2:05", "1:12:00"]
+
+
+def test_something_turns_until_there_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    screen = on_terminal(output)
+    with output.at_work():
+        for _ in range(100):
+            if "working" in screen.getvalue():
+                break
+            time.sleep(0.02)
+        assert "working" in screen.getvalue()
+        output.result({}, "done")
+        before = screen.getvalue()
+        output.rest()
+    assert screen.getvalue() == before
+    assert "\x1b[?25h" in before  # the cursor is back
+    with Output(quiet=True).at_work(), Output().at_work():
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_a_command_longer_than_a_line_is_shown_whole() -> None:
+    output, screen = Output(), io.StringIO()
+    output.results = Console(file=screen, force_terminal=True, width=80, highlight=False, markup=False)
+    commands = Commands(run="runs/" + "x" * 90)
+    output.result({}, next_steps(commands))
+    assert commands.inspect in screen.getvalue()
 
 
 def test_clock() -> None:

@@ -111,7 +111,9 @@ def test_adapt_ends_in_a_table(call: Call, toy: Path, weights: Path, tmp_path: P
     assert err == ""
     for words in ("unadapted", "head only", "adapted", "organ", "budget", "head", "seapeft inspect"):
         assert words in out
-    assert max(map(len, out.splitlines())) < 200
+    assert (
+        max(len(line) for line in out.splitlines() if "seapeft" not in line) < 200
+    )  # commands are whole, however long
 
 
 def test_a_label_that_no_shot_holds_is_said(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
