@@ -16,7 +16,7 @@ _BETTER, _WORSE = "#0072B2", "#D55E00"
 
 
 def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]]) -> Figure:
-    """Left: segmentation ability of every layer, unadapted and adapted. Right: the parameters placed at that layer.
+    """Left: segmentation ability of every layer, unadapted and adapted. Right: the cost of what was placed at that layer.
 
     Args:
         history: the run.
@@ -48,7 +48,7 @@ def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]
     left.set_ylim(max(len(sites), 1) - 0.5, -0.5)
     left.set_xlim(0, 1)
     left.set_xlabel("segmentation ability (Dice, 0 to 1)")
-    right.set_xlabel("parameters placed there")
+    right.set_xlabel(f"{history.started.cost_kind.many} placed there")
     right.xaxis.set_major_formatter("{x:,.0f}")
     right.xaxis.set_major_locator(MaxNLocator(3))
     for axes in (left, right):

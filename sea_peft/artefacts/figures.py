@@ -58,11 +58,12 @@ def active_sites(history: History) -> Figure:
 
 
 def utility_against_cost(history: History) -> Figure:
-    """Utility (EMA of ΔDice, bars: standard error) of every measured unit against its parameters, and the cut-off: the smallest knapsack value
-    per parameter that was chosen in the last allocation."""
+    """Utility (EMA of ΔDice, bars: standard error) of every measured unit against its cost, and the cut-off: the smallest knapsack value
+    per cost that was chosen in the last allocation."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    kind = history.started.cost_kind
     rows = [(row, 100 * row.utility) for row in summarise(history) if row.utility is not None]
     colours = family_colours(row.family for row in history.units.values())
     figure = blank(9, 5)
@@ -86,10 +87,10 @@ def utility_against_cost(history: History) -> Figure:
     ]
     if ratio is not None and rows:
         costs = np.geomspace(*axes.get_xlim(), 200)
-        label = f"cut-off: {ratio * 1e5:.2g} Dice points per 1,000 parameters"
+        label = f"cut-off: {ratio * 1e5:.2g} Dice points per 1,000 {kind.many}"
         handles += axes.plot(costs, 100 * ratio * costs, "--", color="black", lw=1, label=label)
         axes.set_ylim(limits)
-    axes.set_xlabel("parameters of the unit")
+    axes.set_xlabel(f"{kind.many} of the unit")
     axes.set_ylabel("utility (Dice points lost without it)")
     unmeasured = f"{len(history.units) - len(rows)} of {len(history.units)} units were never measured"
     axes.set_title(f"Utility against cost ({unmeasured})", fontsize=11, loc="left")
@@ -98,7 +99,7 @@ def utility_against_cost(history: History) -> Figure:
 
 
 def budget_ledger(history: History) -> Figure:
-    """Trainable parameters per cycle: head, active units by family, probes; and the limit."""
+    """What is spent per cycle: head, active units by family, probes; and the limit."""
     colours = family_colours(row.family for row in history.units.values())
     allocations = history.allocations
     cycles = [allocated.cycle for allocated in allocations]
@@ -120,7 +121,7 @@ def budget_ledger(history: History) -> Figure:
     axes.axhline(history.started.limit, color="#B2182B", lw=1.2, label=f"limit {history.started.limit:,}")
     cycle_axis(axes, cycles, _final(history))
     axes.set_ylim(0, max([history.started.limit, *bottom]) * 1.08)
-    axes.set_ylabel("trainable parameters")
+    axes.set_ylabel(history.started.cost_kind.many)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_title("Where the budget went", fontsize=11, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -68,8 +68,8 @@ def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) ->
         dice=_dice(history),
         budget=_budget(history),
         placement=_placement(rows),
-        placed=unit_cells([row for row in rows if row.on][:_MOST_UNITS]),
-        refused=unit_cells(measured_off[:_MOST_UNITS]),
+        placed=unit_cells(history, [row for row in rows if row.on][:_MOST_UNITS]),
+        refused=unit_cells(history, measured_off[:_MOST_UNITS]),
         caveats=tuple(_caveats(history, rows)),
     )
 
@@ -255,7 +255,7 @@ def _budget(history: History) -> Table:
         ("by units", f"{history.cost(history.active):,}", units),
         ("backbone", f"{started.backbone_parameters:,}", "frozen, none of them changed"),
     )
-    return Table(("", "parameters", ""), rows)
+    return Table(("", started.cost_kind.many, ""), rows)
 
 
 def _placement(rows: list[UnitRow]) -> Table:
@@ -276,15 +276,16 @@ def _placement(rows: list[UnitRow]) -> Table:
     return Table(("stage", *families, "all"), tuple(table))
 
 
-def unit_cells(rows: list[UnitRow]) -> Table:
-    """Unit rows as cells: utility and standard error in Dice points."""
+def unit_cells(history: History, rows: list[UnitRow]) -> Table:
+    """Unit rows of a run as cells: utility and standard error in Dice points."""
     cells = []
     for row in rows:
         utility = "unmeasured" if row.utility is None else f"{row.utility * 100:+.2f}"
         error = "–" if row.standard_error is None else f"± {row.standard_error * 100:.2f}"
         decision = row.decision or "–"
         cells.append((row.unit, row.stage, f"{row.cost:,}", utility, error, row.state, decision, row.reason))
-    header = ("unit", "stage", "parameters", "utility (Dice points)", "standard error", "state", "decision", "reason")
+    many = history.started.cost_kind.many
+    header = ("unit", "stage", many, "utility (Dice points)", "standard error", "state", "decision", "reason")
     return Table(header, tuple(cells))
 
 
@@ -306,7 +307,8 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
     elif history.independent and audit == 1:
         said.append("All utilities rest on 1 audit case: what helps there may not help on the next patient.")
     if history.finished is not None and history.finished.used > history.started.limit:
-        said.append("This policy trains more parameters than the budget allows: it is there to be compared with.")
+        many = history.started.cost_kind.many
+        said.append(f"This policy takes more {many} than the budget allows: it is there to be compared with.")
     arms = history.scored or history.held_out
     unadapted, adapted = (arms.get(arm) for arm in ("unadapted", "adapted"))
     if unadapted is not None and unadapted.dice is not None and adapted is not None:

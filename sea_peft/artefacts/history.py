@@ -112,6 +112,6 @@ class History:
         return rows
 
     def cost(self, units: Iterable[str]) -> int:
-        """Parameters of some units together, without the head."""
+        """What some units take together, without the head."""
         known = self.units
         return sum(known[unit].cost for unit in units)

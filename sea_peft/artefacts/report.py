@@ -41,9 +41,9 @@ _CAPTIONS = {
     "active_sites": "A row for every place in the network, in the order in which a scan passes through it; a column for every cycle. "
     "The last column is what was shipped.",
     "utility_against_cost": "Every measured unit: how many Dice points the audit cases lose when it is switched off (bars: standard error over "
-    "patches), and how many parameters it takes. Units above the dashed line give more per parameter than the last one that still fitted.",
+    "patches), and how many {many} it takes. Units above the dashed line give more per {one} than the last one that still fitted.",
     "utilities_over_cycles": "How the same numbers moved from audit to audit.",
-    "budget_ledger": "What the trainable parameters were spent on in every cycle; nothing may cross the red line.",
+    "budget_ledger": "What the {many} were spent on in every cycle; nothing may cross the red line.",
     "dice_over_cycles": "Left: the audit cases while the search went on, with what they are compared with. Right: the test cases, which were "
     "never looked at before.",
 }
@@ -67,7 +67,7 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
     sections = {
         found.scored_on: found.dice,
         "Budget": found.budget,
-        "What was placed where: units (parameters)": found.placement,
+        f"What was placed where: units ({history.started.cost_kind.many})": found.placement,
         "Why these": found.placed,
         "Why not those": found.refused,
     }
@@ -94,8 +94,10 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     history = History(read_trace(run_folder.trace))
     result = run_folder.read_result() if run_folder.result.exists() else None
     template = resources.files("sea_peft.artefacts").joinpath("report.html.j2").read_text("utf-8")
+    kind = history.started.cost_kind
     drawn = [
-        Picture(_CAPTIONS[name], svg(figure(history)), "image/svg+xml") for name, figure in figures.FIGURES.items()
+        Picture(_CAPTIONS[name].format(one=kind.one, many=kind.many), svg(figure(history)), "image/svg+xml")
+        for name, figure in figures.FIGURES.items()
     ]
     commands = Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
     pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable)
@@ -103,9 +105,10 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     return pages.from_string(template).render(
         name=run_folder.title,
         facts=_facts(result, history),
+        cost=kind.many,
         found=findings(history, commands),
         names=history.names,
-        every=unit_cells(summarise(history)),
+        every=unit_cells(history, summarise(history)),
         drawing=network_drawing(history),
         colours=family_colours(row.family for row in history.units.values()) | {"refused": REFUSED},
         letters=LETTERS,

@@ -20,6 +20,7 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.data.split import Tests
 from sea_peft.documents import Channels, Count, Dice, Duration, Labels, Name, Parameters, Patch, Record, Seed, Text
 from sea_peft.errors import UsageError
+from sea_peft.loop.cost import PARAMETERS, Cost
 
 CONFIG_VERSION = 2
 _Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; names of anything else are no paths
@@ -108,14 +109,18 @@ def _of_version_1(config: dict[str, object]) -> dict[str, object]:
 
 
 class Budget(Record):
-    """Parameters: what may be trained, what is, the head's share, and `used` over the backbone's
-    parameters."""
+    """What may be spent, what is, the head's share, and `used` over what the backbone has, in what the budget counts (`cost_kind`)."""
 
     limit: Count
     used: Count
     head: Count
     fraction: Annotated[float, Field(ge=0, le=1e6)]
     backbone_parameters: Parameters
+
+    @property
+    def cost_kind(self) -> Cost:
+        """What these numbers count."""
+        return PARAMETERS
 
 
 class UnitCounts(Record):

@@ -110,7 +110,7 @@ def _spans(history: History) -> list[_Span]:
         if isinstance(event, events.RunStarted):
             root.inputs = {
                 **{"policy": event.policy, "seed": event.seed, "limit": event.limit, "head": event.head},
-                **{"backbone_parameters": event.backbone_parameters, "units": len(event.units)},
+                **{f"backbone_{event.cost_kind.many}": event.backbone_parameters, "units": len(event.units)},
                 "cases": {role: len(cases) for role, cases in event.split.items()},
             }
             continue

@@ -66,7 +66,8 @@ def inspect(
     found = findings(history)
     names = {} if full else history.names
     document = {"headline": found.headline, "helps": found.helps, "cycle": cycle, "units": [vars(row) for row in rows]}
-    output.result(document, shown.headline(found), *shown.unit_lists(rows, names, everything=unit is not None))
+    costs = history.started.cost_kind.many
+    output.result(document, shown.headline(found), *shown.unit_lists(rows, names, costs, everything=unit is not None))
 
 
 @verb

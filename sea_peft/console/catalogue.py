@@ -53,10 +53,10 @@ def adapters_list(
     made = [table("", columns, rows, right=columns[2:])]
     if units:
         names = {} if full else offered.names
-        every = [(in_short(u.id, names), u.site.stage, u.site.kind, u.cost) for u in offered.units]
+        every = [(in_short(u.unit, names), u.stage, u.kind, u.cost) for u in offered.units]
         made.append(table("Units", ("unit", "stage", "kind", "cost"), every, right=("cost",)))
     summary = (
-        f"{count(len(offered.units), 'unit')} on {offered.weights} ({offered.parameters:,} parameters), costs in parameters. A budget of "
+        f"{count(len(offered.units), 'unit')} on {offered.weights} ({offered.parameters:,} parameters), costs in {offered.costs}. A budget of "
         f"{offered.budget} is {offered.limit:,}: at most {count(offered.fits, 'unit')} fit, the cheapest first, less what the head takes."
     )
     output.result(offered.document(), cell(f"Profile {offered.profile}. {offered.about}"), *made, cell(summary))

@@ -35,7 +35,7 @@ class RunProgress:
         self._next_line = 0.0
         self._phase = ""
         self._began, self._first = 0.0, 0  # of the phase: when, and after which step
-        self._offered = 0
+        self._offered, self._counts = 0, ""
         self._parts: list[str] = []  # of the run, in order, as far as they are known
         self._whole = TaskID(0)
 
@@ -53,10 +53,10 @@ class RunProgress:
         if isinstance(event, TrainingStep):
             self._step(event)
         elif isinstance(event, RunStarted):
-            self._offered = len(event.units)
+            self._offered, self._counts = len(event.units), event.cost_kind.many
             self._know(event)
             self._output.say(
-                f"{count(len(event.units), 'unit')} on offer, at most {event.limit:,} of {event.backbone_parameters:,} parameters "
+                f"{count(len(event.units), 'unit')} on offer, at most {event.limit:,} of {event.backbone_parameters:,} {self._counts} "
                 f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
             )
         elif isinstance(event, Searched) and event.phase == "refit":
@@ -80,7 +80,7 @@ class RunProgress:
             )
         elif isinstance(event, Allocated) and event.final:
             self._output.say(
-                f"chosen: {count(len(event.active), 'unit')}, {event.used:,} of {event.limit:,} parameters"
+                f"chosen: {count(len(event.active), 'unit')}, {event.used:,} of {event.limit:,} {self._counts}"
             )
         elif isinstance(event, Compared):
             stands = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items())

@@ -51,7 +51,7 @@ def run_facts(result: Result) -> Table:
     ]
     return facts(
         [
-            ("budget", f"{budget.used:,} of {budget.limit:,} parameters, {share}"),
+            ("budget", f"{budget.used:,} of {budget.limit:,} {budget.cost_kind.many}, {share}"),
             ("  head", f"{budget.head:,} of these"),
             ("  units", f"{budget.used - budget.head:,} of these, in {units}"),
             ("shots", f"{result.shots} ({cases}); {tests}"),
@@ -84,10 +84,11 @@ class UnitLines:
     """Units one a line, and below them why: once where the reason is the same for several. Utility and standard error in Dice points.
 
     `names`: short names of sites, empty for module paths in full. A unit that leaves no room for its numbers has a line of its own.
+    `costs`: what the costs count.
     """
 
-    def __init__(self, title: str, rows: Sequence[UnitRow], names: Mapping[str, str]) -> None:
-        self._title, self._rows, self._names = title, rows, names
+    def __init__(self, title: str, rows: Sequence[UnitRow], names: Mapping[str, str], costs: str) -> None:
+        self._title, self._rows, self._names, self._costs = title, rows, names, costs
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells = [
@@ -100,7 +101,7 @@ class UnitLines:
             )
             for row in self._rows
         ]
-        lines = [("unit", "stage", "parameters", "utility", "decision"), *cells]
+        lines = [("unit", "stage", self._costs, "utility", "decision"), *cells]
         widths = [max(len(line[column]) for line in lines) for column in range(5)]
         wide = sum(widths) + 8 <= options.max_width  # the stage goes first where there is no room
         own_line = sum(widths) - widths[1] + 6 > options.max_width
@@ -141,7 +142,7 @@ def plan_facts(plan: dict[str, Any]) -> Table:
         "channels": ", ".join(data["channels"]),
         "cases": f"{data['support']} to train on, {data['audit']} to audit on, {tests[data['tested_on']]}",
         "backbone": f"{backbone['weights']}, {backbone['parameters']:,} parameters",
-        "budget": f"{budget['limit']:,} parameters ({budget['limit'] / backbone['parameters']:.2%})",
+        "budget": f"{budget['limit']:,} {budget['counts']} ({budget['limit'] / budget['whole']:.2%})",
         "  head": f"{budget['head']:,} of these, {budget['capacity']:,} left for units",
         "  units": f"{units['offered']} on offer, at most {units['fitting']} fit",
         "steps": f"{steps['warmup']} warm-up, {steps['search']} in {steps['cycles']} cycles, {steps['refit']} refit",
@@ -161,14 +162,16 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def unit_lists(rows: Sequence[UnitRow], names: Mapping[str, str], everything: bool) -> list[UnitLines | Text]:
-    """What is on, and what is not: all of it, or the first that were measured or refused. `names`: as for `UnitLines`."""
+def unit_lists(
+    rows: Sequence[UnitRow], names: Mapping[str, str], costs: str, everything: bool
+) -> list[UnitLines | Text]:
+    """What is on, and what is not: all of it, or the first that were measured or refused. `names`, `costs`: as for `UnitLines`."""
     on, off = [row for row in rows if row.on], [row for row in rows if not row.on]
     judged = off if everything else [r for r in off if r.utility is not None or r.decision == "refuse"][:REFUSED_SHOWN]
     made: list[UnitLines | Text] = (
-        [UnitLines(f"On: {count(len(on), 'unit')} (utility in Dice points)", on, names)] if on else []
+        [UnitLines(f"On: {count(len(on), 'unit')} (utility in Dice points)", on, names, costs)] if on else []
     )
-    made += [UnitLines("Off", judged, names)] if judged else []
+    made += [UnitLines("Off", judged, names, costs)] if judged else []
     if len(judged) < len(off):
         unmeasured = sum(row.utility is None for row in off)
         made.append(

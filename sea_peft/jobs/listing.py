@@ -14,6 +14,7 @@ from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, no_larg
 from sea_peft.errors import SeaPeftError, WeightsError, first_line, refusing
 from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import parse_budget
+from sea_peft.loop.cost import PARAMETERS
 from sea_peft.loop.policies import policies
 from sea_peft.loop.rows import Candidate
 from sea_peft.loop.space import Space
@@ -58,7 +59,7 @@ class BackboneInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FamilyRow:
-    """One family at one level and placement on one backbone. `units`: how many it makes; `cheapest`, `dearest`, `total`: parameters of
+    """One family at one level and placement on one backbone. `units`: how many it makes; `cheapest`, `dearest`, `total`: costs of
     these and of all of them; `fits`: how many go into the profile's budget, cheapest first; `prefix`: what their ids begin with."""
 
     family: str
@@ -75,7 +76,7 @@ class FamilyRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Offered:
-    """What a budget profile puts on offer on a backbone."""
+    """What a budget profile puts on offer on a backbone. `costs`: what its budget counts."""
 
     profile: str
     about: str
@@ -84,18 +85,19 @@ class Offered:
     budget: str
     limit: int
     families: tuple[FamilyRow, ...]
-    units: tuple[Unit, ...]
+    units: tuple[Candidate, ...]
     fits: int
+    costs: str
 
     @property
     def names(self) -> dict[str, str]:
         """Site → its short name, as a run with this offer calls it."""
-        sites = sorted({unit.site.path: unit.site for unit in self.units}.values(), key=lambda site: site.order)
-        return short_names((site.path, site.stage, site.kind) for site in sites)
+        sites = sorted({unit.site: unit for unit in self.units}.values(), key=lambda unit: unit.order)
+        return short_names((unit.site, unit.stage, unit.kind) for unit in sites)
 
     def document(self) -> dict[str, object]:
         """Everything as JSON types."""
-        return documents.as_json({**vars(self), "units": [Candidate.of(unit) for unit in self.units]})
+        return documents.as_json(vars(self))
 
 
 def list_backbones() -> list[BackboneRow]:
@@ -164,23 +166,23 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
         if _trained(opened.pretrained)
         else units_for(network, opened.sites, offers.offers())
     )
-    limit = parse_budget(offers.budget, opened.pretrained.parameters)
+    space = Space(units, parse_budget(offers.budget, PARAMETERS.of_backbone(opened.pretrained)), head=0)
     groups: dict[tuple[str, int, str], list[Unit]] = {}
     for unit in units:
         groups.setdefault((unit.family, unit.level, unit.placement), []).append(unit)
     rows = [
         FamilyRow(
             family=family, level=level, placement=placement, kinds=tuple(sorted({u.site.kind for u in made})),
-            units=len(made), cheapest=min(u.cost for u in made), dearest=max(u.cost for u in made),
-            total=sum(u.cost for u in made), fits=fitting(Space(tuple(made), limit, head=0)),
+            units=len(made), cheapest=min(map(space.cost, made)), dearest=max(map(space.cost, made)),
+            total=space.total(made), fits=fitting(dataclasses.replace(space, units=tuple(made))),
             prefix=made[0].id.partition("@")[0],
         )
         for (family, level, placement), made in sorted(groups.items())
     ]  # fmt: skip
     return Offered(
         profile=offers.name, about=offers.about, weights=_called(opened.pretrained),
-        parameters=opened.pretrained.parameters, budget=offers.budget, limit=limit, families=tuple(rows),
-        units=units, fits=fitting(Space(units, limit, head=0)),
+        parameters=opened.pretrained.parameters, budget=offers.budget, limit=space.limit, families=tuple(rows),
+        units=tuple(Candidate.of(unit, space.cost(unit)) for unit in units), fits=fitting(space), costs=PARAMETERS.many,
     )  # fmt: skip
 
 

@@ -185,8 +185,8 @@ def run_started(setup: Setup) -> RunStarted:
         seed=setup.options.seed,
         limit=setup.space.limit,
         head=setup.space.head,
-        backbone_parameters=setup.backbone.pretrained.parameters,
-        units=[Candidate.of(unit) for unit in setup.space.units],
+        backbone_parameters=setup.whole,
+        units=[Candidate.of(unit, setup.space.cost(unit)) for unit in setup.space.units],
         settings=documents.as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
         split={role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
     )
@@ -196,7 +196,7 @@ def run_result(
     setup: Setup, outcome: Outcome, reached: Reached, folder: Path, seconds: Mapping[str, float], total: float
 ) -> files.Result:
     """What the run ended with. `seconds`: spent on `data` and on `test`; `total`: on everything, with what went before a resume."""
-    adapted, parameters = reached.arms.get("adapted"), setup.backbone.pretrained.parameters
+    adapted = reached.arms.get("adapted")
     return files.Result(
         status="done",
         shots=setup.shots,
@@ -207,8 +207,8 @@ def run_result(
             limit=setup.space.limit,
             used=outcome.used,
             head=setup.space.head,
-            fraction=outcome.used / parameters,
-            backbone_parameters=parameters,
+            fraction=outcome.used / setup.whole,
+            backbone_parameters=setup.whole,
         ),
         units=files.UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
         dice=files.DiceScores(

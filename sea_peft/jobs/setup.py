@@ -27,6 +27,7 @@ from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recor
 from sea_peft.jobs.options import AdaptOptions, loop_settings, wanted_cases
 from sea_peft.jobs.target import open_asked, open_data
 from sea_peft.loop.budget import check_feasible, parse_budget
+from sea_peft.loop.cost import PARAMETERS
 from sea_peft.loop.policies import make_policy, policy_entry
 from sea_peft.loop.policy import Policy
 from sea_peft.loop.settings import LoopSettings
@@ -84,6 +85,11 @@ class Setup:
         """What the data may be called in front of others: a phantom by its name, data on disk (whose folder can be called after a patient)
         by the first digits of what is written of their digest."""
         return self.dataset.name if self.dataset.layout == "phantom" else self.public_digest[:8]
+
+    @property
+    def whole(self) -> int:
+        """What the backbone has of what the budget counts."""
+        return self.space.kind.of_backbone(self.backbone.pretrained)
 
     @property
     def shots(self) -> int:
@@ -146,7 +152,9 @@ def prepare_run(
     else:
         profile, backbone = load_profile(options.profile), open_asked(options.data, options.typed)
     pretrained = backbone.pretrained
-    limit = parse_budget(options.budget or profile.budget, pretrained.parameters)
+    kind = PARAMETERS
+    whole = kind.of_backbone(pretrained)
+    limit = parse_budget(options.budget or profile.budget, whole, kind)
     settings = loop_settings(options, backbone, entry, None if begun is None else begun.augmentation)
     units = audit_space(backbone, profile.offers() if entry.offers is None else entry.offers)
 
@@ -171,9 +179,9 @@ def prepare_run(
             'set head = "new" there or choose another --profile.'
         )
     model.head.keeps_known = profile.head == "new"
-    head = 0 if profile.head == "frozen" else model.head.cost
-    space = Space(units, limit, head)
-    no_choice = check_feasible(space, pretrained.parameters) if entry.offers is None else None
+    head = 0 if profile.head == "frozen" else kind.of_head(model.head)
+    space = Space(units, limit, head, kind)
+    no_choice = check_feasible(space, whole) if entry.offers is None else None
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
     warnings = list(dataset.warnings) if phantom else []

@@ -1,4 +1,4 @@
-"""The budget: how many parameters may be trained, and whether they open enough sites for a choice."""
+"""The budget: how much of a cost may be spent on what is trained, and whether that opens enough sites for a choice."""
 
 import itertools
 import math
@@ -6,13 +6,18 @@ import re
 from fractions import Fraction
 
 from sea_peft.errors import BudgetError, UsageError
+from sea_peft.loop.cost import PARAMETERS, Cost
 from sea_peft.loop.space import Space
 
 _FORM = re.compile(r"(?P<number>\d{1,18}(\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>%|k|M)?")
 
 
-def parse_budget(text: str, parameters: int) -> int:
-    """`1%`, `0.01`, `47k` or `47000` → trainable parameters, given the backbone's. Raises UsageError where it can be read two ways."""
+def parse_budget(text: str, whole: int, kind: Cost = PARAMETERS) -> int:
+    """`1%`, `0.01`, `47k` or `47000` → the most that may be spent, given the backbone's `whole`.
+
+    Raises:
+        UsageError: it can be read two ways, or is more than the backbone has.
+    """
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(
@@ -23,9 +28,9 @@ def parse_budget(text: str, parameters: int) -> int:
     if unit == "%":
         share = number / 100
     elif unit and number:
-        return _within(int(number * {"k": 1_000, "M": 1_000_000}[unit]), text, parameters)
+        return _within(int(number * {"k": 1_000, "M": 1_000_000}[unit]), text, whole, kind)
     elif number == 1:
-        raise UsageError(f"A budget of {text} can mean 100% or one parameter; write 1% for one per cent.", "budget")
+        raise UsageError(f"A budget of {text} can mean 100% or one {kind.one}; write 1% for one per cent.", "budget")
     elif number < 1:
         share = number
     else:
@@ -33,27 +38,27 @@ def parse_budget(text: str, parameters: int) -> int:
             raise UsageError(
                 f"A budget of {text} is neither a share below 1 nor a whole count; write {text}% or a count.", "budget"
             )
-        return _within(int(number), text, parameters)
+        return _within(int(number), text, whole, kind)
     if not 0 < share <= 1:
         raise UsageError(
-            f"A budget of {text} is not between 0 and 100% of the backbone's {parameters:,} parameters.", "budget"
+            f"A budget of {text} is not between 0 and 100% of the backbone's {whole:,} {kind.many}.", "budget"
         )
-    return int(share * parameters)
+    return int(share * whole)
 
 
 _NO_CHOICE = 2  # sites, of which one is hardly ever another's rival
 
 
-def _within(count: int, text: str, parameters: int) -> int:
-    """A count that the backbone has. Raises UsageError where it has fewer parameters: that many cannot be a budget for adapting it."""
-    if count > parameters:
-        said = f"A budget of {text} is more than the backbone's {parameters:,} parameters; write a smaller count or a share such as 1%."
+def _within(count: int, text: str, whole: int, kind: Cost) -> int:
+    """A count that the backbone has. Raises UsageError where it has less: that much cannot be a budget for adapting it."""
+    if count > whole:
+        said = f"A budget of {text} is more than the backbone's {whole:,} {kind.many}; write a smaller count or a share such as 1%."
         raise UsageError(said, "budget")
     return count
 
 
-def check_feasible(space: Space, parameters: int) -> str | None:
-    """Whether a budget opens enough sites for a choice. `parameters`: the backbone's.
+def check_feasible(space: Space, whole: int) -> str | None:
+    """Whether a budget opens enough sites for a choice. `whole`: what the backbone has of what the budget counts.
 
     Returns:
         None, or a sentence for the user where hardly any site can be opened beside the head, with the budgets that open more.
@@ -67,20 +72,20 @@ def check_feasible(space: Space, parameters: int) -> str | None:
     if not space.fits([cheapest]):
         need = space.used([cheapest.id])
         raise BudgetError(
-            f"A budget of {space.limit:,} parameters fits no unit: the head takes {space.head:,} and the cheapest unit "
-            f"{space.cost(cheapest):,}; ask for at least {need:,} ({need / parameters:.4%} of the backbone)."
+            f"A budget of {space.limit:,} {space.kind.many} fits no unit: the head takes {space.head:,} and the cheapest unit "
+            f"{space.cost(cheapest):,}; ask for at least {need:,} ({need / whole:.4%} of the backbone)."
         )
     costs: dict[str, int] = {}
     for unit in space.units:
-        costs[unit.site.path] = min(unit.cost, costs.get(unit.site.path, unit.cost))
+        costs[unit.site.path] = min(space.cost(unit), costs.get(unit.site.path, space.cost(unit)))
     sites = len(costs)
     totals = list(itertools.accumulate(sorted(costs.values()), initial=space.head))  # of the head and 0, 1, 2, … sites
     opened = sum(total <= space.limit for total in totals) - 1
     if opened > _NO_CHOICE or opened == sites:
         return None
     more = sorted({n for n in (math.ceil(sites / 4), math.ceil(sites / 2), sites) if n > opened})
-    ladder = ", ".join(f"{n} with {totals[n]:,} ({totals[n] / parameters:.1%})" for n in more)
+    ladder = ", ".join(f"{n} with {totals[n]:,} ({totals[n] / whole:.1%})" for n in more)
     return (
-        f"A budget of {space.limit:,} parameters opens {opened} of the {sites} sites beside the head's {space.head:,}, which leaves nothing to "
-        f"choose. Sites that a budget opens: {ladder}; ask for one of these."
+        f"A budget of {space.limit:,} {space.kind.many} opens {opened} of the {sites} sites beside the head's {space.head:,}, which leaves "
+        f"nothing to choose. Sites that a budget opens: {ladder}; ask for one of these."
     )

@@ -270,10 +270,12 @@ class Controller:
         )
 
     def _check_budget(self, allocation: Allocation) -> int:
-        """Everything trainable counted, at any moment. Returns the parameters used."""
+        """Everything trainable counted, at any moment. Returns what is used."""
         used = self.space.used(allocation.open)
         if not (self.policy.outside_budget or self.space.fits(self.space.by_id[u] for u in allocation.open)):
-            raise BudgetError(f"Policy {self.policy.name} asked for {used:,} parameters of {self.space.limit:,}.")
+            raise BudgetError(
+                f"Policy {self.policy.name} asked for {used:,} {self.space.kind.many} of {self.space.limit:,}."
+            )
         return used
 
     def _enter(self, phase: str) -> None:

@@ -27,6 +27,7 @@ import pydantic
 from pydantic import Field
 
 from sea_peft.documents import STRICT, Count, Dice, Duration, Facts, Name, Number, Parameters, Seed, Text
+from sea_peft.loop.cost import PARAMETERS, Cost
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 SCHEMA_VERSION = 3
@@ -59,7 +60,8 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """First event: what is on offer and under which rules. `split`: hashed case ids per role."""
+    """First event: what is on offer and under which rules. `limit`, `head`, `backbone_parameters`: most that may be spent, the head's share and
+    the backbone's whole, in what the budget counts (`cost_kind`). `split`: hashed case ids per role."""
 
     policy: Name
     seed: Seed
@@ -70,6 +72,11 @@ class RunStarted(Event):
     settings: Facts
     split: Split
     version: int = SCHEMA_VERSION
+
+    @property
+    def cost_kind(self) -> Cost:
+        """What the costs in this trace count."""
+        return PARAMETERS
 
 
 @dataclasses.dataclass(frozen=True)

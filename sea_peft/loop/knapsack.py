@@ -28,7 +28,7 @@ class Choice:
 
 
 def greedy(items: Iterable[Item], capacity: int) -> Choice:
-    """Again and again the affordable exchange that adds most value per added parameter: a new item, or a larger level for a smaller one;
+    """Again and again the affordable exchange that adds most value for its added cost: a new item, or a larger level for a smaller one;
     or the best single item, if that alone is worth more. Only items of positive value are taken. The order of `items` does not matter:
     ties go to the cheaper, then to the smaller id. Never above `capacity`, and never below half of the optimum.
 

@@ -28,7 +28,7 @@ class _Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(_Row):
-    """A unit on offer. `site`: path of its module; `order`: the site's place in the network's execution; `cost`: its trainable parameters."""
+    """A unit on offer. `site`: path of its module; `order`: the site's place in the network's execution; `cost`: what it takes of the budget."""
 
     unit: Name
     family: Name
@@ -41,12 +41,12 @@ class Candidate(_Row):
     cost: Count
 
     @classmethod
-    def of(cls, unit: Unit) -> Candidate:
-        """The row of a unit."""
+    def of(cls, unit: Unit, cost: int) -> Candidate:
+        """The row of a unit that takes `cost` of the budget."""
         site = unit.site
         return cls(
             unit=unit.id, family=unit.family, level=unit.level, placement=unit.placement, site=site.path, kind=site.kind,
-            stage=site.stage, order=site.order, cost=unit.cost,
+            stage=site.stage, order=site.order, cost=cost,
         )  # fmt: skip
 
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from sea_peft.adapters import Unit
+from sea_peft.loop.cost import PARAMETERS, Cost
 from sea_peft.loop.knapsack import Item
 
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """The units on offer, the most that may be spent on what is trained, and what of that the head takes.
-
-    `costs`: unit id → what it takes of the budget, where that is not its parameters but something else that adds up; whole numbers from 1 up,
-    as `limit` and `head` are then.
-    """
+    """The units on offer, the most that may be spent on what is trained, and what of that the head takes. `kind`: of cost; what all these
+    numbers count."""
 
     units: tuple[Unit, ...]
     limit: int
     head: int
-    costs: Mapping[str, int] | None = None
+    kind: Cost = PARAMETERS
 
     @property
     def capacity(self) -> int:
@@ -40,7 +38,7 @@ class Space:
 
     def cost(self, unit: Unit) -> int:
         """What this unit takes of the budget."""
-        return unit.cost if self.costs is None else self.costs[unit.id]
+        return self.kind.of_unit(unit)
 
     def total(self, units: Iterable[Unit]) -> int:
         """What these units take together."""

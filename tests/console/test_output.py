@@ -160,7 +160,9 @@ def test_units_fit_the_width(width: int) -> None:
         row("affine@x", "twice"),
     ]
     screen = io.StringIO()
-    Console(file=screen, width=width).print(UnitLines("On", rows, {"encoder.down_layers.3.4": "enc3.conv4"}))
+    Console(file=screen, width=width).print(
+        UnitLines("On", rows, {"encoder.down_layers.3.4": "enc3.conv4"}, "parameters")
+    )
     lines = screen.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert any("conv_adapter.parallel-16@enc3.conv4  " in line and "12,345" in line for line in lines)
@@ -175,7 +177,7 @@ def test_a_path_that_leaves_no_room_loses_no_column() -> None:
         standard_error=0.002, score=0.01, audits=3, decision="keep", reason="twice",
     )  # fmt: skip
     screen = io.StringIO()
-    Console(file=screen, width=80).print(UnitLines("On", [row], {}))
+    Console(file=screen, width=80).print(UnitLines("On", [row], {}, "parameters"))
     text = screen.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     for words in (unit, "12,345", "+1.23 ± 0.20", "keep"):

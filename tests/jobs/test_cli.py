@@ -133,6 +133,9 @@ def test_dry_run_writes_nothing(call: Call, toy: Path, weights: Path, tmp_path: 
     assert planned["data"]["new_labels"] == ["spot"]
     assert planned["steps"]["warmup"] + planned["steps"]["search"] + planned["steps"]["refit"] == 8
     assert planned["memory_bytes"] > 0
+    assert planned["budget"]["counts"] == "parameters"
+    assert planned["budget"]["limit"] == int(0.2 * planned["budget"]["whole"])
+    assert planned["budget"]["whole"] == planned["backbone"]["parameters"]
     assert list(tmp_path.iterdir()) == []
     code, out, _ = call("adapt", toy, "--weights", weights, "--budget", "20%", "--dry-run", *TINY)
     assert "Nothing was trained" in out

@@ -73,7 +73,7 @@ def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> 
     """Why a policy that may use these units has none to open."""
     if not tuple(units):
         return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another policy.", "policy")
-    room = f"fits no unit into {space.capacity:,} parameters on this backbone and profile"
+    room = f"fits no unit into {space.capacity:,} {space.kind.many} on this backbone and profile"
     return BudgetError(f"Policy {name} {room}; raise the budget or choose another policy.", "budget", "policy")
 
 

@@ -57,7 +57,7 @@ class Sea(Policy):
         self._prior: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
-        self._price = 0.0  # least Dice per parameter that the last allocation paid, 0 where the budget left nobody out
+        self._price = 0.0  # least Dice per cost that the last allocation paid, 0 where the budget left nobody out
         self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Sea(Policy):
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
         that is never audited keeps its place by saliency: it is not what the budget is short for. A unit's decision turns where it earns
-        what the last allocation paid at least for as many parameters."""
+        what the last allocation paid at least for the same cost."""
         on = self._in(ranking.ACTIVE, ranking.PROBE)
         costly = sorted(on, key=lambda u: (-self._cost(u), u))
         owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._cost(u), u))
@@ -130,7 +130,7 @@ class Sea(Policy):
                 decisions.append(self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits"))
             else:
                 drop = "drop" if state == ranking.ACTIVE else "refuse"
-                decisions.append(self._decision(item.id, drop, "others give more Dice per parameter"))
+                decisions.append(self._decision(item.id, drop, f"others give more Dice per {self.space.kind.one}"))
         probes, probe_decisions = self._probes()
         active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
@@ -205,7 +205,7 @@ class Sea(Policy):
         return self.space.in_order(probes), decisions
 
     def _density(self, unit: str) -> float:
-        """What the unit is worth per parameter, as far as audits say; 0 while unmeasured."""
+        """What the unit is worth for its cost, as far as audits say; 0 while unmeasured."""
         return self._item(unit).value / self._cost(unit)
 
     def _item(self, unit: str) -> Item:
