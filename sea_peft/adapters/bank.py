@@ -103,14 +103,20 @@ class Bank:
         return [p for unit_id in sorted(unit_ids) for p in self[unit_id].parameters()]
 
     def acts_before(self, *unit_ids: str) -> bool:
-        """Whether closing these open units of one site together changes, without gradients, what the site's module is given or the weights
-        that it runs with, and not only what becomes of the module's output."""
+        """Whether closing these open units changes how their site's module runs: its input, or the weights that it runs with.
+
+        False where only the module's output is changed afterwards. The units belong to one site and are closed together. Holds without
+        gradients, when units are folded into the weights.
+        """
         _, acting = self._at[self.units[unit_ids[0]].site.path]
         return acting.runs_otherwise_without([self[u] for u in unit_ids])
 
     def inherit(self, unit_ids: Iterable[str]) -> None:
-        """Those of these units that were never built begin with what the largest smaller level of their site, family and placement has
-        learnt, where there is one."""
+        """Start units that were never built from what a smaller level has learnt.
+
+        Each takes over the tensors of the largest smaller level at the same site, of the same family and placement. Where no such level was
+        built, the unit starts fresh.
+        """
         for unit in [self.units[u] for u in unit_ids if u not in self._adapters]:
             smaller = [
                 s for s in (self.units[u] for u in self.built)

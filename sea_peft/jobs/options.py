@@ -24,15 +24,34 @@ _MOST_CYCLES, _MOST_STEPS = 10_000, 10**9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptOptions:
-    """What `seapeft adapt` was asked for, as given: None where the default is to be taken.
+    """The options of `seapeft adapt` as the user gave them. None: the default is taken.
 
-    `data`: a path, `phantom:NAME`, or None for the embedded default target. `spacing`: mm, None for the weights' own. `time_limit`:
-    seconds for training and audits of all that is compared; preparing and scoring come on top. `runs`: the runs root,
-    which also holds the MLflow store. `shots`: 5 where neither it nor `split` is given. `test`: score on at most so many test cases; on
-    none ("none"); by leaving out each of the shots in turn ("cv"); None: on all labelled cases that are no shots. `split`: a JSON file
-    that names the cases (`sea_peft.data.split_file`). `augment`: `full`, `grey`, `none` or a TOML file
-    (`sea_peft.data.augmentation`); by default `full` on scans of one's own and `grey` on phantoms. `name`: what the run is called, None for
-    a name that says nothing of the data on disk.
+    Attributes:
+        data: a path, `phantom:NAME`, or None for the embedded default target.
+        shots: labelled scans to use; None: those of `split`, else 5.
+        budget: a share (`1%`) or a count (`47k`); None: the profile's.
+        profile: name or file of a budget profile.
+        backbone: name of an architecture, or `package.module:factory`.
+        weights: name or file of weights.
+        labels: `NAME=CODES` or names; empty: all of the data set.
+        channels: names, in the backbone's order; empty: matched by name.
+        policy: what chooses the active set.
+        steps: optimizer steps, warm-up and refit included.
+        cycles: audits during the search.
+        patch: voxels along each axis; None: the weights' own.
+        spacing: mm along each axis; None: the weights' own.
+        seed: of everything random.
+        device: `auto`, `cpu`, `cuda[:N]` or `mps`.
+        time_limit: seconds for training and audits of all arms together; preparing and scoring come on top.
+        augment: `full`, `grey`, `none` or a TOML file (`sea_peft.data.augmentation`); by default `grey` on phantoms and `full` on scans.
+        out: the run folder; None: a new one in `runs`.
+        runs: the folder of all runs, which also holds the MLflow store.
+        log_images: whether MLflow gets pictures of scans.
+        mlflow: whether MLflow is told of the run at all.
+        test: how many test cases to score on at most; `none`; `cv`: every shot by an adapter fitted without it; None: every labelled case
+            that is no shot.
+        split: a JSON file that names the cases (`sea_peft.data.split_file`).
+        name: what the run is called; None: a name that says nothing about data on disk.
     """
 
     data: str | None = None

@@ -34,8 +34,14 @@ from sea_peft.loop.rows import Candidate
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """What a run came to, in Dice. `arms`: by name, on test cases or by leave-one-out; empty where nothing was scored. `held_out`: by name,
-    on the scans held out while searching. `rates`: the adapted arm's `sensitivity` and `specificity`, by label."""
+    """The scores of a run, and what they recommend.
+
+    Attributes:
+        arms: arm → its score on test cases or by leave-one-out; empty where nothing was scored.
+        held_out: arm → its score on the scans held out while searching.
+        rates: `sensitivity` and `specificity` of the adapted arm → label → rate.
+        recommended: the network that predictions use, and why.
+    """
 
     arms: Mapping[str, Scored]
     held_out: Mapping[str, Scored]
@@ -132,8 +138,10 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
 
 
 def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tuple[AdaptOptions, Begun]:
-    """The options of a run, for going on with it, and what it was begun with. The network is what the user typed now, or what the run's own
-    hash finds among the installed weights; where data lie is all that is taken from the file as a path.
+    """What resuming a run needs from its `config.json`: its options, and what it was begun with.
+
+    The network is the one that the user types now, or the installed weights with the hash of the run's. The only paths taken from the file
+    are those of the data and of the split file.
 
     Raises:
         UsageError: an earlier version began the run.
@@ -195,7 +203,7 @@ def run_started(setup: Setup) -> RunStarted:
 def run_result(
     setup: Setup, outcome: Outcome, reached: Reached, folder: Path, seconds: Mapping[str, float], total: float
 ) -> files.Result:
-    """What the run ended with. `seconds`: spent on `data` and on `test`; `total`: on everything, with what went before a resume."""
+    """`result.json`. `seconds`: spent on `data` and on `test`; `total`: on everything, the time before a resume included."""
     adapted = reached.arms.get("adapted")
     return files.Result(
         status="done",

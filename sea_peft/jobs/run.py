@@ -196,10 +196,14 @@ class Run:
         return lambda done, of: self.listen(events.TrainingStep(phase, done, of, 0.0))
 
     def _before_the_policy(self, shots: Shots, compared: bool | None = None) -> dict[str, torch.Tensor]:
-        """The arm that a policy is compared with, at the same steps and crops: the head fitted alone, whose tensors are returned. Head and
-        bank are left as they were.
+        """Fit the head alone, with the steps and crops that the policy gets too. Head and bank are then reset.
 
-        `compared`: whether it is wanted as a baseline at all; left out: where the policy is held against it.
+        Args:
+            shots: the scans to fit it on.
+            compared: whether it is needed as a baseline; None: where the policy is compared with one.
+
+        Returns:
+            The head's tensors, zero where it was not fitted.
         """
         baselines = bool(self.baselines)
         compared = self.setup.policy.audits if compared is None else compared

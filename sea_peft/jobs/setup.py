@@ -46,8 +46,24 @@ class Begun:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Setup:
-    """A run, resolved. `rows`: for every target label the backbone's output row, None where it is new to the backbone. `policy`: as
-    it is before a run. `digest`: of the data, the `salt` that case ids are hashed with. `warnings`: sentences for the user."""
+    """A run with everything resolved that it needs.
+
+    Attributes:
+        options: what was asked for.
+        profile: what was on offer, and the usual budget.
+        backbone: the pretrained network and its sites.
+        dataset: the cases, with the labels and channels that were asked for.
+        split: the cases by role.
+        digest: of the data; case ids are hashed with it (`salt`).
+        recipe: how scans are prepared.
+        rows: for every target label the backbone's output row, None where it is new to the backbone.
+        model: the backbone with its adapters and head.
+        space: the units on offer under their budget.
+        settings: of the loop.
+        policy: the one asked for, as it is before a run.
+        device: where the model is.
+        warnings: sentences for the user.
+    """
 
     options: AdaptOptions
     profile: Profile
@@ -82,8 +98,10 @@ class Setup:
 
     @property
     def neutral_name(self) -> str:
-        """What the data may be called in front of others: a phantom by its name, data on disk (whose folder can be called after a patient)
-        by the first digits of what is written of their digest."""
+        """A name for the data that others may see: a phantom's own name, or the first digits of the public digest.
+
+        The name of a folder on disk is never used, since it can hold the name of a patient.
+        """
         return self.dataset.name if self.dataset.layout == "phantom" else self.public_digest[:8]
 
     @property
@@ -134,9 +152,16 @@ def prepare_run(
     progress: Callable[[int, int], None] | None = None,
     begun: Begun | None = None,
 ) -> Setup:
-    """Resolve and check everything. `begun`: what the run that is gone on with says of its network, its profile and its augmentation.
+    """Resolve and check everything that a run needs. Nothing is written.
 
-    Raises a SeaPeftError with the exit code of what is wrong; nothing has been written by then.
+    Args:
+        options: what was asked for.
+        say: gets sentences for the user.
+        progress: told (done, of) while the data set is checked.
+        begun: of a run that is resumed: its network, profile and augmentation.
+
+    Raises:
+        SeaPeftError: what is wrong, with its exit code.
     """
     entry = policy_entry(options.policy)
     shots, named = wanted_cases(options)

@@ -19,8 +19,15 @@ SOFT, HARD = "soft", "hard"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditResult:
-    """`dice_on`: mean Dice of the audited kind with every gate as it is; `hard_dice`: the same as hard Dice. `patches`: that there are;
-    `forwards`: patch forwards done, the reference pass included."""
+    """What an audit found.
+
+    Attributes:
+        dice_on: mean Dice with every gate as it is, of the kind that was audited.
+        hard_dice: the same as hard Dice.
+        rows: what was measured of each unit.
+        patches: how many patches there are.
+        forwards: how many patch forwards were done, those of the reference pass included.
+    """
 
     dice_on: float
     hard_dice: float

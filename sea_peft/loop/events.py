@@ -60,8 +60,17 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """First event: what is on offer and under which rules. `limit`, `head`, `backbone_parameters`: most that may be spent, the head's share and
-    the backbone's whole, in what the budget counts (`cost_kind`). `split`: hashed case ids per role."""
+    """First event: what is on offer and under which rules.
+
+    Attributes:
+        limit: the most that may be spent, as `cost_kind` counts.
+        head: what the head takes of it.
+        backbone_parameters: what the backbone has of the same.
+        units: every unit on offer.
+        settings: those of the loop and of the policy.
+        split: role → hashed case ids.
+        version: of this schema.
+    """
 
     policy: Name
     seed: Seed
@@ -168,9 +177,16 @@ class Compared(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scored(Event):
-    """Score of one arm (unadapted, head_only, adapted) on whole scans. `per_case`: hashed id → label → Dice; `dice` is null when the arm
-    cannot predict the labels. `on`: the test cases ("test"); the shots, each by what was fitted without it ("cv"); the scans held out while
-    searching, by what the search had led to before the refit ("held_out"); at one shot, that scan's held-out labels ("held_out_labels")."""
+    """Score of one arm on whole scans.
+
+    Attributes:
+        arm: `unadapted`, `head_only` or `adapted`.
+        dice: mean Dice, null when the arm cannot predict the labels.
+        per_label: label → mean Dice.
+        per_case: hashed id → label → Dice.
+        on: what was scored. `test`: the test cases. `cv`: the shots, each by an adapter that was fitted without it. `held_out`: the scans
+            held out while searching, after the search and before the refit. `held_out_labels`: at one shot, that scan's held-out labels.
+    """
 
     arm: Name
     dice: Dice | None
@@ -187,9 +203,16 @@ class Scored(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folded(Event):
-    """One part of leave-one-out: everything searched and fitted without one of the shots, and scored on it. `split`: hashed ids of the scans
-    that were trained on (support), audited on and scored (test). `active`, `used`: of the adapter. `dice`: arm → label → Dice of the scored
-    scan. `rates`: the adapter's sensitivity and specificity → label → rate."""
+    """One part of leave-one-out: a whole search and refit without one of the shots, scored on that shot.
+
+    Attributes:
+        fold: its number, from 0.
+        split: role → hashed ids of the scans trained on (`support`), audited on (`audit`) and scored (`test`).
+        active: ids of the units in the adapter.
+        used: what these and the head take of the budget.
+        dice: arm → label → Dice of the scored scan.
+        rates: `sensitivity` and `specificity` of the adapter → label → rate.
+    """
 
     fold: Count
     split: Split

@@ -14,8 +14,13 @@ from sea_peft.loop.utility import Estimate, UtilitySettings, iqr, median, score
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has left behind. `estimates`: unit → what audits say. `prior`: base (`Levels`) → its saliency against its family's. `trial`: the
-    units that the cycles could try."""
+    """What a search has learnt.
+
+    Attributes:
+        estimates: unit → what its audits say.
+        prior: base (`Levels`) → its saliency relative to its family's.
+        trial: the units that the cycles could try.
+    """
 
     estimates: Mapping[str, Estimate]
     prior: Mapping[str, float]

@@ -6,8 +6,16 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished loop leaves behind in the model: the chosen units, trained, with their gates open. `seconds`: spent on `train`, `audit` and
-    `allocate`. `reason`: why it ended."""
+    """The result of a finished loop. The model then has the chosen units trained, with their gates open.
+
+    Attributes:
+        active: ids of the chosen units.
+        used: what they and the head take of the budget.
+        patches: patch forwards of all audits.
+        naive_patches: patch forwards that audits of every unit on every patch would have taken.
+        seconds: time spent on `train`, `audit` and `allocate`.
+        reason: why the loop ended.
+    """
 
     active: tuple[str, ...]
     used: int

@@ -30,10 +30,13 @@ class Allocation:
 class Policy(abc.ABC):
     """Chooses the active set, cycle by cycle, from what the loop tells it. Pure decisions: no tensors, no training.
 
-    A policy says in `allocate` and `final` what is on; whatever else the loop asks and tells it is answered by doing nothing, unless it
-    says otherwise. `audits`: whether the loop should audit for it, and hold what it finds against simpler policies. `outside_budget`: a
-    comparison that the budget does not bind (full fine-tuning). `settings`: a frozen dataclass of plain values that it follows, None where
-    it has none. `trial`: the units that it will try in all cycles together.
+    A policy must define `allocate` and `final`, which say what is on. Every other method is a hook that does nothing unless it is overridden.
+
+    Attributes:
+        audits: whether the loop audits for it, and compares what it finds with the baseline.
+        outside_budget: whether the budget does not bind it, as in full fine-tuning, which is there for comparison.
+        settings: a frozen dataclass of plain values, None where it has none.
+        trial: the units that it will try in all cycles together.
     """
 
     audits = False
