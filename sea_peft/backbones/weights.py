@@ -123,6 +123,16 @@ def checked_card(fields: Mapping[str, object]) -> Card:
         raise WeightsError(f"The card of weights {fields.get('name')} is not valid: {error}.") from error
 
 
+def card_of(weights: str | None) -> Card:
+    """The card of weights by name or file; None: of those that are used where none are asked for. The network is not built.
+
+    Raises WeightsError as `read_card`, and where there are no such weights.
+    """
+    name = weights or architecture("segresnet").weights
+    assert name is not None, "the default architecture is bundled with weights"
+    return read_card(cards()[name] if name in cards() else _card_of(name))
+
+
 def load_pretrained(name: str, code: Architecture | None = None) -> Pretrained:
     """Installed weights by their name, which may come from a file: it is no path, and it runs nothing. Every tensor must be there and fit.
 

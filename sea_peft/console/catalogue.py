@@ -87,12 +87,15 @@ def data_check(
     shots: Annotated[
         int | None, Option(metavar="N", help="Also whether there are enough cases for as many shots.")
     ] = None,
+    weights: options.Weights = None,
 ) -> None:
     """Refuse or bless a data set: everything that is wrong with it, all at once."""
     from sea_peft.jobs.datajobs import check_data
 
     with output.progress("check") as progress:
-        report = check_data(dataset, tuple(label or ()), tuple(channel or ()), shots, progress)
+        report = check_data(dataset, tuple(label or ()), tuple(channel or ()), shots, progress, weights)
+    if report.unknown:
+        output.warn(report.unknown)
     found, checked = report.dataset, report.checked
     about = facts(
         [

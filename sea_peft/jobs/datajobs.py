@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sea_peft.artefacts.privacy import public_digest
+from sea_peft.backbones.weights import Card, card_of
 from sea_peft.data.cases import Dataset
 from sea_peft.data.checks import Checked, check
 from sea_peft.data.layouts import open_dataset
@@ -12,16 +13,20 @@ from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.select import select
 from sea_peft.data.write import write_datalist, write_nnunet_raw
 from sea_peft.errors import UsageError
+from sea_peft.jobs.model import matching_rows
 from sea_peft.jobs.target import open_data
 from sea_peft.phantom import phantom_dataset
+
+_NAMED = 12  # labels in one sentence
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataReport:
-    """A data set and everything that its check found."""
+    """A data set and everything that its check found. `unknown`: a sentence where the weights know none of its labels."""
 
     dataset: Dataset
     checked: Checked
+    unknown: str | None = None
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -56,6 +61,7 @@ class DataReport:
                 }
                 for entry in self.checked.cases
             ],
+            "labels_unknown": self.unknown,
             "findings": [dataclasses.asdict(finding) for finding in self.checked.findings],
         }
 
@@ -66,14 +72,34 @@ def check_data(
     channels: Sequence[str] = (),
     shots: int | None = None,
     progress: Progress = unwatched,
+    weights: str | None = None,
 ) -> DataReport:
     """Everything that is wrong or odd with a data set (a path, or `phantom:NAME`), all at once.
 
+    `weights`: a name or file, to compare the names of the labels with; None: the default ones.
+
     Raises:
         DataError: it cannot be opened at all, or a label or channel is not there.
+        WeightsError: there are no such weights.
     """
     dataset = select(open_data(data), labels, channels)
-    return DataReport(dataset, check(dataset, shots, progress))
+    unknown = None if dataset.layout == "phantom" else _unknown_labels(dataset, card_of(weights))
+    return DataReport(dataset, check(dataset, shots, progress), unknown)
+
+
+def _unknown_labels(dataset: Dataset, card: Card) -> str | None:
+    """What to do where no label has a name that the weights know, which is usual where masks bring codes and no names."""
+    names = list(dataset.labels)
+    if not names or any(row is not None for row in matching_rows(card.labels, names)):
+        return None
+    theirs, codes = card.labels[1:], next(iter(dataset.labels.values()))
+    known = ", ".join(theirs[:_NAMED]) + (f" and {len(theirs) - _NAMED} more" if len(theirs) > _NAMED else "")
+    ours = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    example = f"--label {theirs[0] if theirs else 'NAME'}={','.join(map(str, codes))}"
+    return (
+        f"{card.name} knows none of the labels by name ({ours}), so each would be learnt from nothing; it knows {known}. Where one of these is "
+        f"meant, name it, for instance {example}."
+    )
 
 
 def init_data(folder: Path) -> tuple[Path, Dataset]:

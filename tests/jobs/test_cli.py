@@ -231,10 +231,11 @@ def test_predict(call: Call, adapter: Path, toy: Path, weights: Path, tmp_path: 
     assert call("predict", adapter, scans, "--out", tmp_path / "m", "--weights", weights)[0] == 2
 
 
-def test_data_verbs(call: Call, toy: Path, tmp_path: Path) -> None:
-    code, out, _ = call("data", "check", toy, "--shots", "2")
+def test_data_verbs(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+    code, out, err = call("data", "check", toy, "--shots", "2", "--weights", weights)
     assert code == 0
     assert "5 of 5 labelled cases can be used" in out
+    assert err == "check: 5 of 5\n"
     pair = tmp_path / "two"
     for folder in ("images", "labels"):
         (pair / folder).mkdir(parents=True)
@@ -242,6 +243,13 @@ def test_data_verbs(call: Call, toy: Path, tmp_path: Path) -> None:
         image, label = toy_scan(number)
         write_volume(pair / "images" / f"c{number}.nii.gz", Volume(image, AFFINE))
         write_volume(pair / "labels" / f"c{number}.nii.gz", Volume(label, AFFINE))
+    code, out, err = call("data", "check", pair)
+    assert code == 0
+    assert "phantom_segresnet knows none of the labels by name (label_1, label_2)" in err
+    assert "it knows liver, spleen" in err
+    named = ("--label", "liver=1", "--label", "other=2")
+    assert "by name" not in call("data", "check", pair, *named)[2]
+    assert call("data", "check", pair, "--weights", "nothing")[0] == 5
     code, out, _ = call("data", "init", pair, "--json")
     assert code == 0
     assert json.loads(out)["cases"] == 2
