@@ -147,9 +147,17 @@ def plan_facts(plan: dict[str, Any]) -> Table:
         "  units": f"{units['offered']} on offer, at most {units['fitting']} fit",
         "steps": f"{steps['warmup']} warm-up, {steps['search']} in {steps['cycles']} cycles, {steps['refit']} refit",
         "patch": f"{times(plan['patch'])} voxels of {times(plan['spacing'])} mm",
+        "time": f"about {roughly(plan['seconds']['total'])} on this machine ({plan['seconds']['step']:.2g} s a step, measured)",
         "memory": f"about {memory}, {disk} of disk meanwhile, {plan['device']}",
     }
     return facts(pairs.items(), title="Nothing was trained; this is what would be")
+
+
+def roughly(seconds: float) -> str:
+    """`40 seconds`, `9 minutes`, `2.5 hours`: no more digits than an estimate has."""
+    if seconds < 90:
+        return f"{max(10, 10 * round(seconds / 10))} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
 def clock(seconds: float) -> str:

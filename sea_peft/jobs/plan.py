@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from sea_peft.jobs.duration import expected
 from sea_peft.jobs.listing import fitting
 from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.setup import prepare_run
@@ -11,8 +12,10 @@ from sea_peft.jobs.setup import prepare_run
 def plan(
     options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """What a run with these options would do, as JSON types. Refuses what `adapt` would refuse, with the same errors."""
+    """What a run with these options would do and how long it would take here, as JSON types. Refuses what `adapt` would refuse, with the
+    same errors."""
     setup = prepare_run(options, say, progress)
+    duration = expected(setup)
     warmup, cycles, refit = setup.settings.plan()
     card, need = setup.backbone.pretrained.card, setup.need()
     return {
@@ -51,5 +54,6 @@ def plan(
         "device": str(setup.device),
         "memory_bytes": need.memory,
         "disk_bytes": need.disk,
+        "seconds": {"step": round(duration.step, 3), "total": round(duration.total, 1)},
         "warnings": list(setup.warnings),
     }

@@ -97,6 +97,11 @@ def _weight(window: SlidingWindow) -> Tensor:
     return (d[:, None, None] * h[:, None] * w).clamp(min=2.0**-24 / 10)
 
 
+def windows_in(shape: Sequence[int], window: SlidingWindow) -> int:
+    """How many windows a scan of this shape takes."""
+    return len(_places([max(r, n) for r, n in zip(window.patch, shape, strict=True)], window))
+
+
 def _places(size: Sequence[int], window: SlidingWindow) -> list[Place]:
     """Where the windows lie in a scan of `size`, ordered along D, then H, then W."""
     roi, share = window.patch, 1 - window.overlap

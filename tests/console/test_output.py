@@ -17,7 +17,7 @@ from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.view import UnitRow
 from sea_peft.console.output import Lines, Output, bars, timer
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.runs import UnitLines, clock, next_steps
+from sea_peft.console.runs import UnitLines, clock, next_steps, roughly
 from sea_peft.console.tables import table
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
 
@@ -229,4 +229,7 @@ def test_a_command_longer_than_a_line_is_shown_whole() -> None:
 
 
 def test_clock() -> None:
+    assert [roughly(s) for s in (3, 44, 89.9, 91, 540, 8000)] == [
+        "10 seconds", "40 seconds", "90 seconds", "2 minutes", "9 minutes", "2.2 hours",
+    ]  # fmt: skip
     assert [clock(s) for s in (8.2, 125, 4320)] == ["8 s", "2 min 05 s", "1 h 12 min"]

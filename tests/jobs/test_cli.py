@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -136,9 +137,11 @@ def test_dry_run_writes_nothing(call: Call, toy: Path, weights: Path, tmp_path: 
     assert planned["budget"]["counts"] == "parameters"
     assert planned["budget"]["limit"] == int(0.2 * planned["budget"]["whole"])
     assert planned["budget"]["whole"] == planned["backbone"]["parameters"]
+    assert 8 * planned["seconds"]["step"] < planned["seconds"]["total"] < 600
     assert list(tmp_path.iterdir()) == []
     code, out, _ = call("adapt", toy, "--weights", weights, "--budget", "20%", "--dry-run", *TINY)
     assert "Nothing was trained" in out
+    assert re.search(r"time +about \d+ (seconds|minutes) on this machine \([\d.]+ s a step, measured\)", out)
 
 
 def test_inspect_says_why_and_why_not(call: Call, run_folder: Path) -> None:

@@ -1,0 +1,39 @@
+"""How long a run will take: as often as the run has what is timed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sea_peft.jobs import duration
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.setup import Setup, prepare_run
+
+
+@pytest.fixture
+def setup(toy, weights) -> Setup:
+    options = AdaptOptions(
+        data=str(toy), weights=str(weights), shots=2, steps=8, cycles=1, patch=(16, 16, 16), budget="20%", test=1
+    )
+    return prepare_run(options, print)
+
+
+def test_every_part_of_the_run_counts(setup, monkeypatch) -> None:
+    monkeypatch.setattr(duration, "_seconds", lambda work: (work(), 1.0)[1])
+    whole = duration.expected(setup)
+    assert whole.step == 1.0
+    units = len(setup.space.room().fill(setup.space.cheapest_first()))
+    # 8 steps and 4 batches of saliency, the head alone, 2 looks at every unit; 1 held-out and 1 test scan
+    assert whole.total > 8 + 4 + 8 + 2 * units + 2 * 2
+    limited = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, time_limit=3.0))
+    assert whole.total - duration.expected(limited).total == pytest.approx(8 + 4 + 2 * units - 3, abs=1.0)
+
+
+def test_measuring_leaves_the_network_as_it_was(setup) -> None:
+    before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
+    duration.expected(setup)
+    after = setup.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not setup.model.bank.active
