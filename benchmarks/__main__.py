@@ -16,6 +16,7 @@ _MEASUREMENTS = {
     "audit_cost": "what audits and allocations cost",
     "ideas": "which changes of the recipe pay, on the development set",
     "overlap": "what the overlap of neighbouring windows is worth",
+    "quality": "what predict --qc expects of masks and flags, against the truth",
     "step_cost": "what a training step costs, adapters against full fine-tuning",
     "learning_rates": "which learning rate a family wants",
     "what_predicts": "which way of valuing units chooses the best set",

@@ -228,6 +228,10 @@ def predict(
             help="Connected parts to keep: largest, N, min-ml=X or all; LABEL=RULE for one label. Several allowed.",
         ),
     ] = None,
+    qc: Annotated[
+        bool,
+        Option("--qc", help="Also qc.csv and qc.html: the Dice to expect, and flags; exit code 7 where there are any."),
+    ] = False,
     use: options.Use = None,
     channel: options.Channels = None,
 ) -> None:
@@ -242,7 +246,7 @@ def predict(
         statuses = job(
             adapter, inputs, out, typed=Typed(backbone, weights), device=device, overwrite=overwrite, probabilities=probabilities,
             preview=preview, dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics,
-            keep=tuple(keep or ()), say=output.say, progress=progress,
+            keep=tuple(keep or ()), qc=qc, say=output.say, progress=progress,
         )  # fmt: skip
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:
@@ -252,12 +256,17 @@ def predict(
         "out": str(out),
         "done": len(statuses) - len(failed),
         "failed": len(failed),
-        "cases": [vars(status) for status in statuses],
+        "cases": [{**vars(status), "qc": status.qc.as_json() if status.qc else None} for status in statuses],
     }
+    flagged = [status.case for status in statuses if status.qc is not None and status.qc.flags]
     output.result(document, shown.prediction_table(statuses), cell(f"Masks are in {out}."))
     if failed:
         raise PartialFailure(
             f"{len(failed)} of {count(len(statuses), 'case')} could not be predicted; the reasons stand above."
+        )
+    if flagged:
+        raise QualityGateError(
+            f"{len(flagged)} of {count(len(statuses), 'mask')} should be looked at before they are used; {out / 'qc.html'} says why."
         )
 
 

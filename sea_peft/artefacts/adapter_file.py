@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sea_peft import atomic, documents
+from sea_peft.artefacts.quality import Quality
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape, NoPaths
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
@@ -25,7 +26,7 @@ from sea_peft.errors import WeightsError
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 CONFIG_NAME = "adapter_config.json"
 MODEL_NAME = "adapter_model.safetensors"
 _LARGEST_HEADER = 64 << 20  # of a safetensors file
@@ -59,7 +60,12 @@ def _patch_alone(config: dict[str, object]) -> dict[str, object]:
     return {**rest, "window": {"patch": config["patch"], "overlap": 0.25}, "recommended": recommended}
 
 
-UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone}
+def _without_quality(config: dict[str, object]) -> dict[str, object]:
+    """Version 3 did not say what its run had seen."""
+    return {**config, "quality": None}
+
+
+UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone, 3: _without_quality}
 """Version n → function that turns a config of version n into one of version n + 1. Version 1 is the first."""
 
 
@@ -90,8 +96,8 @@ class TensorSpec(Record):
 
 
 class AdapterConfig(NoPaths):
-    """`adapter_config.json`. `labels`: name → codes in the order of the output rows; `tensors` is filled in
-    on saving."""
+    """`adapter_config.json`. `labels`: name → codes in the order of the output rows; `quality`: null in adapters of version 3 and before;
+    `tensors` is filled in on saving."""
 
     format_version: int = FORMAT_VERSION
     sea_peft_version: Name
@@ -107,6 +113,7 @@ class AdapterConfig(NoPaths):
     policy: Name
     seed: Seed
     shots: Annotated[int, Field(ge=0, le=10**6)]
+    quality: Quality | None = None
     tensors: dict[Name, TensorSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")

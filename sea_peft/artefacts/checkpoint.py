@@ -26,6 +26,7 @@ class RunState(BaseModel):
         events: how many the trace holds.
         baseline: hard Dice of every audit patch at the end of the head's own search, None until then.
         held_out: arm → case → label → Dice of the scans held out while searching.
+        confidence: arm → case → label → the arm's confidence in its masks of these.
         head_only: tensors of the head that was fitted alone, None until it is.
         controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
         seconds: spent on `data` and `test`, and on everything `before` this process.
@@ -38,6 +39,7 @@ class RunState(BaseModel):
     events: int = Field(ge=0)
     baseline: list[float] | None
     held_out: dict[str, dict[str, dict[str, float]]]
+    confidence: dict[str, dict[str, dict[str, float]]]
     head_only: dict[str, Any] | None
     controller: dict[str, object] | None
     seconds: dict[str, float]
@@ -47,7 +49,8 @@ class RunState(BaseModel):
         """Of a run that has done nothing yet."""
         seconds = {"data": 0.0, "test": 0.0, "before": 0.0}
         return cls(
-            fold=0, arm="head_only", events=0, baseline=None, held_out={}, head_only=None, controller=None, seconds=seconds
+            fold=0, arm="head_only", events=0, baseline=None, held_out={}, confidence={}, head_only=None, controller=None,
+            seconds=seconds,
         )  # fmt: skip
 
 

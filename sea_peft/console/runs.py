@@ -207,12 +207,21 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
     labels = list(dict.fromkeys(label for status in statuses for label in status.volumes))
     few = labels if len(labels) <= 3 else []
     columns = [f"{label} (ml)" for label in few] or ["labels found"]
+    checked = any(status.qc is not None for status in statuses)
     rows = []
     for status in statuses:
         found = sum(volume > 0 for volume in status.volumes.values())
         values = [f"{status.volumes[label]:.1f}" if label in status.volumes else None for label in few]
-        rows.append((status.case, state(status.status), status.mask, *(values or [f"{found} of {len(labels)}"])))
-    return table("", ("case", "status", "mask", *columns), rows, right=columns)
+        qc = (
+            []
+            if not checked
+            else [None, None]
+            if status.qc is None
+            else [f"{status.qc.mean:.2f}", str(len(status.qc.flags) or "")]
+        )
+        rows.append((status.case, state(status.status), status.mask, *(values or [f"{found} of {len(labels)}"]), *qc))
+    right = [*columns, *(["expected Dice", "flags"] if checked else [])]
+    return table("", ("case", "status", "mask", *right), rows, right=right)
 
 
 def evaluation_tables(scores: Evaluation) -> list[Table]:

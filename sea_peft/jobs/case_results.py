@@ -16,6 +16,7 @@ import numpy as np
 
 from sea_peft import __version__, documents
 from sea_peft.artefacts.palette import family_colours
+from sea_peft.artefacts.quality import Quality
 from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.data.case_check import image_findings
 from sea_peft.data.cases import FileCase
@@ -26,10 +27,12 @@ from sea_peft.data.progress import Progress
 from sea_peft.data.slicer import write_segments
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
 from sea_peft.errors import DataError
+from sea_peft.jobs.inference import confidences
 from sea_peft.jobs.keeping import Keep, keep_parts
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
-from sea_peft.jobs.statistics import confidences, digest_of, measured
+from sea_peft.jobs.quality import judge, look_at_prediction
+from sea_peft.jobs.statistics import digest_of, measured
 
 _MAKER = "sea_peft"
 _LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
@@ -102,11 +105,12 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
 @dataclass(frozen=True, eq=False)
 class CaseWriter:
     """Predicts cases and writes what is asked for of each. `keeping`: label → which parts of its masks are kept. `statistics`: whether sidecars
-    hold the numbers of `statistics.measured` and what they depend on."""
+    hold the numbers of `statistics.measured` and what they depend on. `qc`: what predictions are held against, where they are (`--qc`)."""
 
     predictor: Predictor
     keeping: Mapping[str, Keep]
     statistics: bool
+    qc: Quality | None = None
 
     def write(self, case: FileCase, files: CaseFiles, progress: Progress) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing,
@@ -157,10 +161,14 @@ class CaseWriter:
         kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16
         mask = np.array([0, *values.values()], dtype=kind)[indices]
         sidecar = self._sidecar(files, values, _volumes(indices, labels, millilitres))
+        sure = confidences(output, labels) if self.statistics or self.qc is not None else {}
+        if self.qc is not None:
+            look = look_at_prediction(scan, output, labels, predictor.recipe.spacing)
+            sidecar["qc"] = judge(self.qc, predictor.network, look, sure, predictor.channels).as_json()
         if self.statistics:
             grey = {channel: np.asarray(case.image(channel).array) for channel in predictor.channels}
-            found, trust = measured(indices, labels, grey, millilitres), confidences(output, labels)
-            sidecar["statistics"] = {label: {**of, "confidence": trust[label]} for label, of in found.items()}
+            found = measured(indices, labels, grey, millilitres)
+            sidecar["statistics"] = {label: {**of, "confidence": sure[label]} for label, of in found.items()}
             sidecar["input_sha256"] = digest_of(case)
         write_text(building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         for label, path in files.probabilities.items():

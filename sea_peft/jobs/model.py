@@ -12,6 +12,7 @@ from sea_peft.adapters import Adapted, Unit, units_for
 from sea_peft.adapters.liveness import acting
 from sea_peft.adapters.registry import Offer, unit_at
 from sea_peft.artefacts.adapter_file import CONFIG_NAME, AdapterConfig, load_adapter_files
+from sea_peft.artefacts.quality import Network
 from sea_peft.artefacts.record import BackboneIdentity
 from sea_peft.backbones import Site, find_sites
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
@@ -19,7 +20,7 @@ from sea_peft.backbones.weights import Pretrained, cards, load_pretrained, load_
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, refusing
 
-NETWORKS = ("adapted", "unadapted")
+NETWORKS: tuple[Network, ...] = ("adapted", "unadapted")
 
 
 @dataclasses.dataclass(frozen=True)

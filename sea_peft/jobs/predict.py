@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_peft.atomic import make_folder
+from sea_peft.artefacts.quality import Quality
+from sea_peft.atomic import make_folder, write_text
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import FileCase
 from sea_peft.data.dicom.files import required
@@ -20,13 +21,18 @@ from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.keeping import keeps
 from sea_peft.jobs.memory import needed
 from sea_peft.jobs.predictor import Predictor, reason
+from sea_peft.jobs.qc_files import qc_page, require_own_table, write_qc
+from sea_peft.jobs.quality import Judged
 from sea_peft.jobs.statistics import earlier, require_ours, write_table
+
+_QC_TABLE = "qc.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseStatus:
     """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
-    `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted."""
+    `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted; `qc`: what `--qc` says of
+    it, None where it was not asked for."""
 
     case: str
     status: str
@@ -36,6 +42,7 @@ class CaseStatus:
     error: str | None
     warnings: tuple[str, ...] = ()
     network: str = "adapted"
+    qc: Judged | None = None
 
 
 def predict(
@@ -54,6 +61,7 @@ def predict(
     channels: Sequence[str] = (),
     statistics: Path | None = None,
     keep: Sequence[str] = (),
+    qc: bool = False,
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> list[CaseStatus]:
@@ -77,6 +85,7 @@ def predict(
         statistics: a CSV with a row for every case and label, written as it grows and at the end, however that comes. Cases that have a mask
             by the same adapter, made for such a table from the same files, are not predicted again: an interrupted cohort goes on.
         keep: which connected parts of masks are kept, rules as for `keeping.keeps`; the others become background.
+        qc: also what Dice to expect of each mask, and flags: `qc.csv`, `qc.html` and a preview of each case.
         say: gets sentences for the user: what was passed over among the inputs, which network is used and why, and the memory that will be
             needed.
         progress: called with (cases done, of), the case at hand by its windows.
@@ -86,15 +95,19 @@ def predict(
 
     Raises:
         DataError: an input does not exist or holds no scan, or is no DICOM series where a DICOM-SEG is asked for.
-        UsageError: results exist, or would replace an input or a file that is no result.
+        UsageError: results exist, or would replace an input or a file that is no result; `qc` of an adapter that does not say what its run saw.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
     predictor = Predictor(adapter, typed, device, use)
     cases = find_cases(inputs, predictor.channels, channels, say)
     labels = tuple(predictor.labels)
     keeping = keeps(keep, labels)
-    writer = CaseWriter(predictor, keeping, statistics is not None)
-    targets = {case.id: CaseFiles.of(case, out, labels, probabilities, preview, dicom_seg, seg_nrrd) for case in cases}
+    writer = CaseWriter(predictor, keeping, statistics is not None, _known(predictor) if qc else None)
+    if qc:
+        require_own_table(out / _QC_TABLE)
+    targets = {
+        case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, seg_nrrd) for case in cases
+    }
     before: dict[str, dict[str, Any]] = {}
     if statistics is not None:
         require_ours(statistics, predictor.channels)
@@ -137,7 +150,24 @@ def predict(
     finally:
         if statistics is not None:
             write_table(statistics, predictor.channels, sidecars)
+        if qc:
+            _write_qc(out, statuses, {case: f"{files.sidecar.stem}.png" for case, files in targets.items()})
     return statuses
+
+
+def _known(predictor: Predictor) -> Quality:
+    """What the adapter's run saw."""
+    if predictor.config.quality is None:
+        raise UsageError(
+            "This adapter was made before `--qc`, so it does not say what its run saw; adapt again, or leave --qc out."
+        )
+    return predictor.config.quality
+
+
+def _write_qc(out: Path, statuses: Sequence[CaseStatus], pictures: Mapping[str, str]) -> None:
+    judged = {status.case: status.qc for status in statuses if status.qc is not None}
+    write_qc(out / _QC_TABLE, judged)
+    write_text(out / "qc.html", qc_page(judged, pictures))
 
 
 def _before(
@@ -149,7 +179,7 @@ def _before(
         files = targets[case.id]
         if all(path.is_file() for path in files.all):
             sidecar = earlier(files.sidecar, files.mask, writer.same(case))
-            if sidecar is not None:
+            if sidecar is not None and (writer.qc is None or Judged.from_json(sidecar.get("qc")) is not None):
                 found[case.id] = sidecar
     return found
 
@@ -157,7 +187,7 @@ def _before(
 def _kept(case: FileCase, sidecar: Mapping[str, Any]) -> CaseStatus:
     return CaseStatus(
         case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=0.0, error=None,
-        network=sidecar["network"],
+        network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
     )  # fmt: skip
 
 
@@ -174,7 +204,7 @@ def _predict_case(
     status = CaseStatus(
         case=case.id, status="failed" if error else "done", mask=None if error else files.mask.name,
         volumes=sidecar["volumes_ml"] if sidecar else {}, seconds=round(time.monotonic() - began, 3), error=error, warnings=notes,
-        network=writer.predictor.network,
+        network=writer.predictor.network, qc=Judged.from_json(sidecar.get("qc")) if sidecar else None,
     )  # fmt: skip
     return status, sidecar
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sea_peft.artefacts.adapter_file import MODEL_NAME
+from sea_peft.artefacts.quality import Network
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
@@ -52,7 +53,7 @@ class Predictor:
         loaded = open_adapter(folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
         self.loaded, self.model, self.config = loaded, loaded.model, loaded.config
         self.sha256 = hashlib.sha256((folder / MODEL_NAME).read_bytes()).hexdigest()
-        self.network = use or self.config.recommended.network
+        self.network: Network = self.config.recommended.network if use is None else NETWORKS[NETWORKS.index(use)]
         self.model.to(self.device)
         for unit in self.model.bank.built:
             self.model.bank[unit].to(self.device)

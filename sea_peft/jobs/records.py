@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from sea_peft import __version__, documents
 from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommendation
+from sea_peft.artefacts.quality import Quality
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.atomic import PRIVATE, write_text
@@ -49,8 +50,8 @@ class Reached:
     recommended: Recommended
 
 
-def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) -> AdapterConfig:
-    """What `adapter_config.json` says of these units and of how the run ended."""
+def adapter_config(setup: Setup, active: Sequence[str], result: files.Result, known: Quality) -> AdapterConfig:
+    """What `adapter_config.json` says of these units, of how the run ended and of what it saw."""
     dice = result.dice
     assert result.recommended is not None, "every run ends with one"
     card = setup.backbone.pretrained.card
@@ -72,6 +73,7 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result) ->
         policy=setup.options.policy,
         seed=setup.options.seed,
         shots=setup.shots,
+        quality=known,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from sea_peft.artefacts.adapter_file import save_adapter
 from sea_peft.artefacts.checkpoint import RunState, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
 from sea_peft.artefacts.commands import Commands
+from sea_peft.artefacts.quality import Network, Quality
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
@@ -21,9 +22,10 @@ from sea_peft.atomic import remove_leftovers
 from sea_peft.data.digest import case_hash
 from sea_peft.data.split import Split
 from sea_peft.errors import DiskError
-from sea_peft.jobs.model import adapter_tensors
+from sea_peft.jobs.model import NETWORKS, adapter_tensors
 from sea_peft.jobs.patch_cost import cost_of_patch
 from sea_peft.jobs.pictures import images_for_mlflow
+from sea_peft.jobs.quality import Look, look_at_shot, quality
 from sea_peft.jobs.records import Reached, adapter_config, run_result, run_started
 from sea_peft.jobs.scoring import ARMS, HEAD_ONLY, ArmScores, score, score_held_out_labels, scored
 from sea_peft.jobs.setup import Setup
@@ -106,7 +108,15 @@ class Run:
         self._emit(recommended)
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, outcome.reason))
         rates = scores.mean_rates(tuple(setup.dataset.labels))
-        return self._ship(outcome, adapted, Reached(arms, self._on_held_out(), rates, recommended))
+        known = quality(self._looks(shots), tuple(setup.dataset.labels), self._confidence(), self.state.held_out)
+        return self._ship(outcome, adapted, Reached(arms, self._on_held_out(), rates, recommended), known)
+
+    def _looks(self, shots: Shots) -> list[Look]:
+        return [look_at_shot(shot, tuple(self.setup.dataset.labels), self.setup.recipe.spacing) for shot in shots.all]
+
+    def _confidence(self) -> dict[Network, Mapping[str, Mapping[str, float]]]:
+        """Of the networks that predict, on what was held out."""
+        return {network: self.state.confidence[network] for network in NETWORKS if network in self.state.confidence}
 
     def _policy(self, shots: Shots) -> Outcome:
         """What was asked for, to the end; after its search the three arms are scored on what was held out until then."""
@@ -134,7 +144,12 @@ class Run:
         )
         if adapted and head is not None and self.setup.space.head:
             del found.dice[HEAD_ONLY]  # it was not fitted: its scores are taken over from another run
-        self.state = self.state.model_copy(update={"held_out": {**self.state.held_out, **found.dice}})
+        self.state = self.state.model_copy(
+            update={
+                "held_out": {**self.state.held_out, **found.dice},
+                "confidence": {**self.state.confidence, **found.confidence},
+            }
+        )
 
     def _scores(self, head_only: Mapping[str, torch.Tensor]) -> ArmScores:
         """The three arms on the test cases, or put together from leave-one-out."""
@@ -261,13 +276,13 @@ class Run:
                 controller.load_state_dict(self.state.controller)
         return controller
 
-    def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached) -> Result:
+    def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached, known: Quality) -> Result:
         """Adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
         result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
         commands = Commands.of(self.folder.read_config().typed, code=setup.options.typed.code)
         report = report_markdown(result, read_trace(self.folder.trace), commands)
-        config = adapter_config(setup, outcome.active, result)
+        config = adapter_config(setup, outcome.active, result, known)
         save_adapter(self.folder.adapter, config, tensors, report=report, trace=self.folder.trace)
         self.folder.write_report(report)
         if self.tracker is not None:

@@ -15,7 +15,15 @@ from sea_peft.data.crops import hold_out_labels
 from sea_peft.data.digest import case_hash
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
-from sea_peft.jobs.inference import Forward, dice_per_label, error_rates, mean_dice, probabilities, unadapted_and_head
+from sea_peft.jobs.inference import (
+    Forward,
+    confidences,
+    dice_per_label,
+    error_rates,
+    mean_dice,
+    probabilities,
+    unadapted_and_head,
+)
 from sea_peft.jobs.setup import Setup
 from sea_peft.loop import events
 
@@ -26,16 +34,26 @@ PerCase = dict[str, dict[str, float]]
 
 @dataclasses.dataclass
 class ArmScores:
-    """What was measured so far, by hashed case and label: `dice` of every arm, and the adapted arm's `sensitivity` and `specificity` in
-    `rates`. `seconds`: by arm."""
+    """What was measured so far, by hashed case and label: `dice` and `confidence` (`inference.confidences`; masks that are empty have none) of
+    every arm and, in `rates`, `sensitivity` and `specificity` of the adapted one. `seconds`: by arm."""
 
     dice: dict[str, PerCase] = dataclasses.field(default_factory=dict)
+    confidence: dict[str, PerCase] = dataclasses.field(default_factory=dict)
     rates: dict[str, PerCase] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, arm: str, case: str, dice: Mapping[str, float], seconds: float = 0.0) -> None:
+    def add(
+        self,
+        arm: str,
+        case: str,
+        dice: Mapping[str, float],
+        confidence: Mapping[str, float | None] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
         """One more case of one arm."""
         self.dice.setdefault(arm, {})[case] = dict(dice)
+        sure = {label: value for label, value in (confidence or {}).items() if value is not None}
+        self.confidence.setdefault(arm, {})[case] = sure
         self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
 
     def add_rates(self, case: str, rates: Mapping[str, Mapping[str, float]]) -> None:
@@ -51,12 +69,17 @@ class ArmScores:
 @dataclasses.dataclass(frozen=True)
 class _Asked:
     """One scan to be scored. `name`: its hashed id. `masks`: the network's output → what was predicted, as label indices, and the
-    reference, in the values that `labels` gives by name."""
+    reference, in the values that `labels` gives by name. `counted`: which voxels are, on the network's grid; None for all."""
 
     name: str
     scan: Scan
     masks: Callable[[Planes], tuple[np.ndarray, np.ndarray]]
     labels: Mapping[str, tuple[int, ...]]
+    counted: np.ndarray | None = None
+
+    def confidences(self, output: Planes) -> dict[str, float | None]:
+        """Label → the network's confidence in its mask of what is counted."""
+        return confidences(output, list(self.labels), self.counted)
 
 
 def score(
@@ -106,7 +129,7 @@ def score_held_out_labels(
         planes = (output.read(z, z + 1).argmax(dim=0)[counted[z : z + 1]] for z in range(output.shape[1]))
         return torch.cat(list(planes)).numpy(), held[counted].numpy()
 
-    asked = _Asked(case_hash(shot.id, setup.salt), shot, masks, indices)
+    asked = _Asked(case_hash(shot.id, setup.salt), shot, masks, indices, counted.numpy())
     return _score(setup, [asked], 1, head_only, adapted, folder, told)
 
 
@@ -131,13 +154,15 @@ def _score(
             model.head.load_state_dict(with_units)
             half = (time.monotonic() - began) / 2
             for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
-                scores.add(arm, asked.name, dice_per_label(*asked.masks(output), asked.labels), half)
+                dice, sure = dice_per_label(*asked.masks(output), asked.labels), asked.confidences(output)
+                scores.add(arm, asked.name, dice, sure, half)
         if adapted:
             began = time.monotonic()
             (output,) = _outputs(setup, model, asked.scan, folder)
             seconds = time.monotonic() - began
             masks = asked.masks(output)
-            scores.add("adapted", asked.name, dice_per_label(*masks, asked.labels), seconds)
+            dice = dice_per_label(*masks, asked.labels)
+            scores.add("adapted", asked.name, dice, asked.confidences(output), seconds)
             scores.add_rates(asked.name, error_rates(*masks, asked.labels))
         told(done, count)
     return scores

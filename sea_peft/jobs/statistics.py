@@ -12,11 +12,9 @@ import numpy as np
 from sea_peft import documents
 from sea_peft.atomic import write_text
 from sea_peft.data.cases import FileCase
-from sea_peft.data.planes import Planes
 from sea_peft.errors import UsageError
 from sea_peft.jobs.keeping import parts
 
-_PLANE_VALUES = 1 << 25  # looked at together
 _FIRST = ["case", "label", "volume_ml"]
 _LAST = ["components", "touches_border", "confidence", "network", "kept"]
 
@@ -52,28 +50,6 @@ def measured(
     return found
 
 
-def confidences(probabilities: Planes, labels: Sequence[str]) -> dict[str, float | None]:
-    """Label → 2·Σp·m / (Σp + Σm), p its probability and m the network's own mask, on the network's grid; None where m is empty.
-
-    The Dice that a mask would have if probabilities were right: it ranks masks, and is too high by several points.
-    """
-    count, depth, height, width = probabilities.shape
-    of_p, of_m, of_both = np.zeros(count), np.zeros(count), np.zeros(count)
-    step = max(1, _PLANE_VALUES // (count * height * width))
-    for start in range(0, depth, step):
-        p = probabilities.read(start, start + step).numpy()
-        winner = p.argmax(axis=0)
-        for index in range(1, count):
-            m = winner == index
-            of_p[index] += p[index].sum(dtype=np.float64)
-            of_m[index] += np.count_nonzero(m)
-            of_both[index] += p[index][m].sum(dtype=np.float64)
-    return {
-        label: round(float(2 * of_both[i] / (of_p[i] + of_m[i])), 4) if of_m[i] else None
-        for i, label in enumerate(labels, start=1)
-    }
-
-
 def digest_of(case: FileCase) -> str:
     """sha256 over the files of a case, channel by channel."""
     digest = hashlib.sha256()
@@ -103,7 +79,7 @@ def earlier(sidecar: Path, mask: Path, wanted: Mapping[str, Any]) -> dict[str, A
 
 
 def _is_of_one_label(numbers: object) -> bool:
-    """Whether these are what `measured` and `confidences` give for a label, and not what somebody has edited."""
+    """Whether these are what `measured` and `inference.confidences` give for a label, and not what somebody has edited."""
     keys = {"volume_ml", "mean", "components", "touches_border", "confidence"}
     return isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
 

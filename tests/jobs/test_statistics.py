@@ -14,10 +14,11 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.planes import Planes
 from sea_peft.data.volumes import read_volume
 from sea_peft.errors import UsageError
+from sea_peft.jobs.inference import confidences
 from sea_peft.jobs.keeping import Keep, keep_parts, keeps
 from sea_peft.jobs.predict import predict
 from sea_peft.jobs.predictor import Predictor
-from sea_peft.jobs.statistics import confidences, measured
+from sea_peft.jobs.statistics import measured
 
 
 def two_blobs() -> np.ndarray:

@@ -1,0 +1,94 @@
+"""What the adapter's own run saw: what predictions of other scans are held against. No scan is told apart in it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sea_peft.artefacts.record import NoPaths
+from sea_peft.documents import Count, Dice, Name, Number, Record
+
+QUANTILES = (1, 5, 25, 50, 75, 95, 99)
+"""Percentiles of a channel's grey values that are kept, after the recipe."""
+
+Position = tuple[Number, Number, Number]
+Range = tuple[Number, Number]
+Network = Literal["adapted", "unadapted"]
+_USUAL_ERROR, _WEIGHT, _LABEL_WEIGHT = 2.2, 0.5, 0.2
+_LEAST, _MOST = 0.6, 1.7  # of the expected error, on 95% of the development set's masks
+
+
+class SeenLabel(Record):
+    """One label in the shots.
+
+    Attributes:
+        shots: How many hold it.
+        log_volume: Mean of the natural logarithms of its volumes in ml.
+        log_volume_deviation: Their standard deviation.
+        position: Mean of its centre minus the centre of all labels, in mm along the recipe's axes.
+        position_deviation: The standard deviation of these.
+    """
+
+    shots: Count
+    log_volume: Number
+    log_volume_deviation: Number
+    position: Position
+    position_deviation: Position
+
+
+class Trust(Record):
+    """One label's mask in a scan that was held out: the network's confidence in it (0 where it is empty), and its Dice."""
+
+    confidence: Dice
+    dice: Dice
+
+
+class SeenChannel(Record):
+    """One channel in the shots, after the recipe. `quantiles`: lowest and highest of each of `QUANTILES`. `roughness`: lowest and highest
+    mean difference of neighbours, in standard deviations of the scan."""
+
+    quantiles: Annotated[tuple[Range, ...], Field(min_length=len(QUANTILES), max_length=len(QUANTILES))]
+    roughness: Range
+
+
+class Quality(NoPaths):
+    """What a run saw of its shots, and how its networks did on scans that were held out while it searched.
+
+    Attributes:
+        labels: By name; labels that no shot holds are left out.
+        channels: In the order of the adapter's.
+        held_out: Network → label → trust, a mapping for each scan.
+    """
+
+    labels: dict[Name, SeenLabel]
+    channels: Annotated[list[SeenChannel], Field(min_length=1, max_length=64)]
+    held_out: dict[Network, Annotated[list[dict[Name, Trust]], Field(max_length=10_000)]]
+
+    def expected_dice(self, network: Network, label: str, confidence: float) -> tuple[float, float, float]:
+        """What Dice to expect of a mask, and its 95% interval.
+
+        Dice falls short of 1 by a factor of what confidence does. The factor is this label's on held-out scans, drawn towards that of all labels
+        and towards 2.2, which four development targets had; the interval is what their masks had.
+        """
+        error, doubt = _USUAL_ERROR * _WEIGHT, _WEIGHT
+        own_error, own_doubt = 0.0, 0.0
+        for scan in self.held_out.get(network, []):
+            error += sum(1 - trust.dice for trust in scan.values())
+            doubt += sum(1 - trust.confidence for trust in scan.values())
+            if label in scan:
+                own_error += 1 - scan[label].dice
+                own_doubt += 1 - scan[label].confidence
+        factor = (own_error + _LABEL_WEIGHT * error / doubt) / (own_doubt + _LABEL_WEIGHT)
+        short = factor * (1 - confidence)
+        dice, low, high = (max(0.0, 1 - short * times) for times in (1.0, _MOST, _LEAST))
+        return dice, low, high
+
+    def usual_confidence(self, network: Network) -> float | None:
+        """Mean over labels and held-out scans; None where there was none."""
+        scans = [scan for scan in self.held_out.get(network, []) if scan]
+        if not scans:
+            return None
+        means = [math.fsum(trust.confidence for trust in scan.values()) / len(scan) for scan in scans]
+        return math.fsum(means) / len(means)
