@@ -186,6 +186,13 @@ def test_all_labelled_scans_can_be_shots(toy, weights, tmp_path, shots):
     assert result.held_out.adapted is not None
     scored = [e for e in read_trace(tmp_path / "run" / "trace.jsonl") if isinstance(e, events.Scored)]
     assert {e.on for e in scored} == {"held_out_labels" if shots == 1 else "held_out"}
+    known = read_adapter_config(tmp_path / "run" / "adapter").quality
+    assert known is not None
+    assert known.labels["organ"].shots == shots
+    held_out = {e.arm: e for e in scored}
+    for network, (trust,) in known.held_out.items():
+        assert trust["organ"].dice == held_out[network].per_label["organ"]
+    assert known.held_out.keys() == {"adapted", "unadapted"}
     assert any("not scored on unseen scans: no labelled scan is left" in sentence for sentence in warned)
 
 
