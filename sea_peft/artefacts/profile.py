@@ -10,6 +10,7 @@ from pydantic import Field
 from sea_peft import documents
 from sea_peft.documents import Name, Record, Text
 from sea_peft.errors import UsageError
+from sea_peft.loop.cost import PARAMETERS, Cost
 
 if TYPE_CHECKING:
     from sea_peft.adapters import Offer
@@ -32,6 +33,11 @@ class Profile(Record):
     budget: Name = "1%"
     head: Literal["train", "new", "frozen"] = "train"
     families: dict[Name, FamilyOffer]
+
+    @property
+    def cost_kind(self) -> Cost:
+        """What its budget counts."""
+        return PARAMETERS
 
     def offers(self) -> dict[str, Offer]:
         """Family name → offer, as the registry takes it."""

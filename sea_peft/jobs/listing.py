@@ -14,7 +14,6 @@ from sea_peft.backbones.weights import BUNDLED, Card, Pretrained, cards, no_larg
 from sea_peft.errors import SeaPeftError, WeightsError, first_line, refusing
 from sea_peft.jobs.model import audit_space, look_at
 from sea_peft.loop.budget import parse_budget
-from sea_peft.loop.cost import PARAMETERS
 from sea_peft.loop.policies import policies
 from sea_peft.loop.rows import Candidate
 from sea_peft.loop.space import Space
@@ -166,7 +165,9 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
         if _trained(opened.pretrained)
         else units_for(network, opened.sites, offers.offers())
     )
-    space = Space(units, parse_budget(offers.budget, PARAMETERS.of_backbone(opened.pretrained)), head=0)
+    kind = offers.cost_kind
+    limit = parse_budget(offers.budget, kind.of_backbone(network, opened.example), kind)
+    space = Space(units, limit, head=0, kind=kind, costs=kind.of_units(units, network, opened.example))
     groups: dict[tuple[str, int, str], list[Unit]] = {}
     for unit in units:
         groups.setdefault((unit.family, unit.level, unit.placement), []).append(unit)
@@ -182,7 +183,7 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
     return Offered(
         profile=offers.name, about=offers.about, weights=_called(opened.pretrained),
         parameters=opened.pretrained.parameters, budget=offers.budget, limit=space.limit, families=tuple(rows),
-        units=tuple(Candidate.of(unit, space.cost(unit)) for unit in units), fits=fitting(space), costs=PARAMETERS.many,
+        units=tuple(Candidate.of(unit, space.cost(unit)) for unit in units), fits=fitting(space), costs=kind.many,
     )  # fmt: skip
 
 

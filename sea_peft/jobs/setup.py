@@ -27,7 +27,6 @@ from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recor
 from sea_peft.jobs.options import AdaptOptions, loop_settings, wanted_cases
 from sea_peft.jobs.target import open_asked, open_data
 from sea_peft.loop.budget import check_feasible, parse_budget
-from sea_peft.loop.cost import PARAMETERS
 from sea_peft.loop.policies import make_policy, policy_entry
 from sea_peft.loop.policy import Policy
 from sea_peft.loop.settings import LoopSettings
@@ -59,6 +58,7 @@ class Setup:
         rows: for every target label the backbone's output row, None where it is new to the backbone.
         model: the backbone with its adapters and head.
         space: the units on offer under their budget.
+        whole: what the backbone has of what the budget counts.
         settings: of the loop.
         policy: the one asked for, as it is before a run.
         device: where the model is.
@@ -75,6 +75,7 @@ class Setup:
     rows: tuple[int | None, ...]
     model: Adapted
     space: Space
+    whole: int
     settings: LoopSettings
     policy: Policy
     device: torch.device
@@ -103,11 +104,6 @@ class Setup:
         The name of a folder on disk is never used, since it can hold the name of a patient.
         """
         return self.dataset.name if self.dataset.layout == "phantom" else self.public_digest[:8]
-
-    @property
-    def whole(self) -> int:
-        """What the backbone has of what the budget counts."""
-        return self.space.kind.of_backbone(self.backbone.pretrained)
 
     @property
     def shots(self) -> int:
@@ -177,11 +173,12 @@ def prepare_run(
     else:
         profile, backbone = load_profile(options.profile), open_asked(options.data, options.typed)
     pretrained = backbone.pretrained
-    kind = PARAMETERS
-    whole = kind.of_backbone(pretrained)
+    kind = profile.cost_kind
+    whole = kind.of_backbone(pretrained.network, backbone.example)
     limit = parse_budget(options.budget or profile.budget, whole, kind)
     settings = loop_settings(options, backbone, entry, None if begun is None else begun.augmentation)
     units = audit_space(backbone, profile.offers() if entry.offers is None else entry.offers)
+    costs = kind.of_units(units, pretrained.network, backbone.example)
 
     opened = open_data(options.data)
     by_name = options.channels or _channels_by_name(opened, pretrained.card.channels)
@@ -204,8 +201,8 @@ def prepare_run(
             'set head = "new" there or choose another --profile.'
         )
     model.head.keeps_known = profile.head == "new"
-    head = 0 if profile.head == "frozen" else kind.of_head(model.head)
-    space = Space(units, limit, head, kind)
+    head = 0 if profile.head == "frozen" else kind.of_head(model.head, pretrained.network, backbone.example)
+    space = Space(units, limit, head, kind, costs)
     no_choice = check_feasible(space, whole) if entry.offers is None else None
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
@@ -247,7 +244,7 @@ def prepare_run(
     policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles)
     setup = Setup(
         options=options, profile=profile, backbone=backbone, dataset=dataset, split=parts, digest=digest,
-        recipe=recipe, rows=rows, model=model, space=space, settings=settings, policy=policy, device=device,
+        recipe=recipe, rows=rows, model=model, space=space, whole=whole, settings=settings, policy=policy, device=device,
         warnings=tuple(warnings),
     )  # fmt: skip
     if options.time_limit is None:

@@ -65,11 +65,14 @@ def wrap(
     if not rows:
         raise UsageError("The network has one output channel; give one for the background and one for each label.")
     sites = find_sites(network, example)
-    on_offer = load_profile(profile).offers() if entry.offers is None else entry.offers
+    offers = load_profile(profile)
+    kind, on_offer = offers.cost_kind, offers.offers() if entry.offers is None else entry.offers
     units = acting(network, units_for(network, sites, on_offer), example)
+    limit = parse_budget(budget, kind.of_backbone(network, example), kind)
+    costs = kind.of_units(units, network, example)
     model = Adapted(network, sites, units, rows, classes, example, seed)
-    limit = parse_budget(budget, sum(p.numel() for p in network.parameters()))
-    made = make_policy(policy, Space(units, limit, model.head.cost), seed=seed, cycles=1)
+    space = Space(units, limit, kind.of_head(model.head, network, example), kind, costs)
+    made = make_policy(policy, space, seed=seed, cycles=1)
     if made.audits:
         raise UsageError(
             f"Policy {policy} decides while it trains: choose another one, or run sea_peft.adapt.", "policy"

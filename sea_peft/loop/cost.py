@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from sea_peft.adapters import Unit
     from sea_peft.adapters.head import TargetHead
-    from sea_peft.backbones.weights import Pretrained
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """One kind of cost: whole numbers that add up.
+    """One kind of cost: whole numbers that add up. All are counted on a network and an input [B, C, D, H, W] that it takes.
 
     Attributes:
         one: what it is called, in the singular.
-        of_unit: what a unit takes of a budget, at least 1.
+        of_units: unit id → what it takes of a budget, at least 1.
         of_head: what the head takes.
         of_backbone: what a budget in per cent is a share of.
     """
 
     one: str
-    of_unit: Callable[[Unit], int]
-    of_head: Callable[[TargetHead], int]
-    of_backbone: Callable[[Pretrained], int]
+    of_units: Callable[[Iterable[Unit], nn.Module, torch.Tensor], dict[str, int]]
+    of_head: Callable[[TargetHead, nn.Module, torch.Tensor], int]
+    of_backbone: Callable[[nn.Module, torch.Tensor], int]
 
     @property
     def many(self) -> str:
@@ -36,8 +38,8 @@ class Cost:
 
 PARAMETERS = Cost(
     "parameter",
-    of_unit=lambda unit: unit.cost,
-    of_head=lambda head: head.cost,
-    of_backbone=lambda pretrained: pretrained.parameters,
+    of_units=lambda units, _network, _example: {unit.id: unit.cost for unit in units},
+    of_head=lambda head, _network, _example: head.cost,
+    of_backbone=lambda network, _example: sum(p.numel() for p in network.parameters()),
 )
 """What is trainable: the real `numel`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sea_peft.adapters import Unit
 from sea_peft.loop.cost import PARAMETERS, Cost
@@ -13,13 +13,21 @@ from sea_peft.loop.knapsack import Item
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """The units on offer, the most that may be spent on what is trained, and what of that the head takes. `kind`: of cost; what all these
-    numbers count."""
+    """The units on offer under a budget.
+
+    Attributes:
+        units: on offer.
+        limit: the most that may be spent on what is trained.
+        head: what of that the head takes.
+        kind: what all these numbers count.
+        costs: unit id → what it takes; None: what the unit says itself.
+    """
 
     units: tuple[Unit, ...]
     limit: int
     head: int
     kind: Cost = PARAMETERS
+    costs: Mapping[str, int] | None = None
 
     @property
     def capacity(self) -> int:
@@ -38,7 +46,7 @@ class Space:
 
     def cost(self, unit: Unit) -> int:
         """What this unit takes of the budget."""
-        return self.kind.of_unit(unit)
+        return unit.cost if self.costs is None else self.costs[unit.id]
 
     def total(self, units: Iterable[Unit]) -> int:
         """What these units take together."""
