@@ -2,6 +2,7 @@
 
 from sea_peft.backbones import (  # noqa: F401  (each registers its own)
     dynunet,
+    hippodeep,
     linknet,
     mednext,
     meshnet,

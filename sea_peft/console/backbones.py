@@ -164,7 +164,8 @@ def backbones_import(
 
     Labels, channels, orientation, voxel size, grey values and patch are those of the checkpoint's origin where you do not give them; what
     nobody says is assumed, and said to be. Origins: suprem, clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, obelisk,
-    brainchop, deepbet, monai-bundle, plain. Of nnU-Net's results folder every network is taken in, each under NAME and its data set's number.
+    brainchop, deepbet, hippodeep, monai-bundle, plain. Of nnU-Net's results folder every network is taken in, each under NAME and its data
+    set's number.
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.importing import Given, import_weights

@@ -521,7 +521,7 @@ def test_a_study_with_extras(study):
     text = "\n".join(dataset.warnings)
     assert "dose.dcm is a colour picture, not a scan" in text
     assert "rs.dcm is a structure set (RTSTRUCT), which is not read; convert it to DICOM-SEG or NIfTI" in text
-    assert "holds 1 copies of its images, which are taken once" in text
+    assert "holds one of its images twice, taken once" in text
     os.remove(root / "p" / "seg.dcm")
     with pytest.raises(DataError, match=r"no labelled one: .*RTSTRUCT"):
         open_dataset(root)

@@ -102,7 +102,7 @@ def test_what_was_taken_once_or_passed_over_is_said(series: Path, tmp_path: Path
     assert case.images["CT"].slices is not None
     assert len(case.images["CT"].slices) == slices
     (sentence,) = said
-    assert sentence.endswith(f"holds {slices} copies of its images, which are taken once.")
+    assert sentence.endswith(f"holds {slices} copies of its images, taken once.")
 
 
 def test_dicom_seg_needs_a_series(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:

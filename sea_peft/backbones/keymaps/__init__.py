@@ -7,6 +7,7 @@ from sea_peft.backbones.keymaps.brainchop import BRAINCHOP
 from sea_peft.backbones.keymaps.bundle import BUNDLE
 from sea_peft.backbones.keymaps.deepbet import DEEPBET
 from sea_peft.backbones.keymaps.fseft import FSEFT
+from sea_peft.backbones.keymaps.hippodeep import HIPPODEEP
 from sea_peft.backbones.keymaps.mednext import MEDNEXT, MONAI_MEDNEXT
 from sea_peft.backbones.keymaps.monai import PLAIN
 from sea_peft.backbones.keymaps.nnunet import NNUNET
@@ -32,6 +33,7 @@ ORIGINS: dict[str, Origin] = {
         OBELISK,
         BRAINCHOP,
         DEEPBET,
+        HIPPODEEP,
         BUNDLE,
         PLAIN,
     )

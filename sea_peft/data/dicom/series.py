@@ -92,7 +92,8 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
             raise problems[uid]
         single, copies = _each_once(parts)
         if copies:
-            said.append(f"{shown(parts[0].path.parent)} holds {copies} copies of its images, which are taken once")
+            twice = "one of its images twice" if copies == 1 else f"{copies} copies of its images"
+            said.append(f"{shown(parts[0].path.parent)} holds {twice}, taken once")
         header = about[uid]
         modality, number = str(header.get("Modality") or "image"), _whole(header.get("SeriesNumber"))
         frame = str(header.get("FrameOfReferenceUID") or "")
