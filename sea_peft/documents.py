@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 import pydantic_core
+import yaml
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints
 
 if sys.version_info >= (3, 11):
@@ -23,7 +24,7 @@ else:
 T = TypeVar("T")
 
 MOST_BYTES = 16 << 20
-_LARGEST_TOML = 1 << 20
+_LARGEST_BY_HAND = 1 << 20
 _MOST_ITEMS = 1_000_000
 _MOST_NAMED = 120  # characters of a stranger's key in a sentence
 _LARGEST_SETTING = 8192
@@ -126,12 +127,34 @@ def load(data: bytes) -> Any:
 
 def load_toml(path: Path) -> dict[str, object]:
     """A TOML document, as a user writes one by hand. Raises OSError, and Invalid for what is no TOML, too deep or too large."""
-    data = read_bytes(path, _LARGEST_TOML)
+    data = read_bytes(path, _LARGEST_BY_HAND)
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Invalid(f"it is not valid TOML: {said}") from error
+
+
+class _Plain(yaml.SafeLoader):
+    """Data alone, each part where it stands: a few lines of references to references can stand for more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise Invalid("it repeats parts by reference (*name), which is not read")
+        return super().compose_node(parent, index)
+
+
+def load_yaml(path: Path) -> Any:
+    """JSON types of a YAML document, as a user writes one by hand. Raises OSError, and Invalid for what is no YAML, too deep or too large, and
+    for tags that make objects and parts by reference."""
+    data = read_bytes(path, _LARGEST_BY_HAND)
+    try:
+        return pydantic_core.from_json(pydantic_core.to_json(yaml.load(data, _Plain)))
+    except Invalid:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:_MOST_NAMED]
+        raise Invalid(f"it is not valid YAML: {said}") from error
 
 
 def bounded(data: bytes, most: int = MOST_BYTES) -> bytes:

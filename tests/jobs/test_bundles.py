@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from foreign import network
 
 from sea_peft.backbones import architecture
@@ -78,6 +79,37 @@ def test_a_bundle_says_all_that_an_import_asks(tmp_path):
     loaded, of = load_pretrained("mine"), network("segresnet", **architecture("segresnet").small)
     with torch.no_grad():
         assert torch.equal(loaded.network(loaded.example), of(2.0 * loaded.example - 1.0))
+
+
+def test_a_bundle_may_be_written_in_yaml(tmp_path):
+    folder = bundle(tmp_path, RAS, HALF, RANGE)
+    written = folder / "configs" / "inference.json"
+    written.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(written.read_text())))
+    written.unlink()
+    _, said = imported(folder)
+    assert {by for _, by in said.values()} == {"origin"}
+    assert (said["spacing"][0], said["intensity"][0]) == ("1.5 × 1.5 × 2 mm", "window:-57,164")
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ("a: &a [x, x]\nb: [*a, *a]\n", "it repeats parts by reference"),
+        ("a: !!python/object/apply:os.system ['touch made']\n", "could not determine a constructor"),
+        ("a: " + "[" * 3000 + "\n", "nested too deeply"),
+        ("a: {\n", "it is not valid YAML"),
+    ],
+)
+def test_yaml_is_data_or_said_not_to_be_read(tmp_path, monkeypatch, part, why):
+    monkeypatch.chdir(tmp_path)
+    folder = bundle(tmp_path, RAS, HALF, RANGE)
+    written = folder / "configs" / "inference.json"
+    written.with_suffix(".yaml").write_text(part + yaml.safe_dump(json.loads(written.read_text())))
+    written.unlink()
+    result, said = imported(folder, spacing=(1.0, 1.0, 1.0), patch=(32, 32, 32))
+    assert any("inference.yaml is not taken into account" in sentence and why in sentence for sentence in result.said)
+    assert said["orientation"][1] == "assumed"
+    assert not Path("made").exists()
 
 
 def test_what_the_network_sees_is_what_monais_transforms_make(tmp_path):

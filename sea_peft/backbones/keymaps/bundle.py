@@ -1,4 +1,5 @@
-"""MONAI bundles: `configs/metadata.json` says what a network's inputs and outputs are, `configs/inference.json` how scans are prepared for it.
+"""MONAI bundles: `configs/metadata.json` says what a network's inputs and outputs are, `configs/inference.json` (or `.yaml`) how scans are
+prepared for it.
 
 Both are read and nothing in them is run: a value that an expression (`$…`) computes is one that the bundle does not say. What the transforms
 of the inference say is taken over where a recipe does the same, and said where it does not.
@@ -20,6 +21,7 @@ from sea_peft.errors import WeightsError
 
 _DEEPEST = 8  # references to references, and lists of transforms in lists of transforms
 _UNSAID = object()
+_ENDINGS = (".json", ".yaml", ".yml")  # of configurations, as MONAI reads them
 _NEUTRAL = frozenset((
     "LoadImage", "EnsureChannelFirst", "AddChannel", "AsChannelFirst", "EnsureType", "ToTensor", "CastToType", "ToDevice", "SelectItems",
     "CropForeground", "SpatialPad", "DivisiblePad", "Orientation", "Spacing",
@@ -33,18 +35,22 @@ Transform = tuple[str, Said]
 """Name and arguments."""
 
 
-def _document(checkpoint: Checkpoint, name: str) -> Said:
-    """A JSON file of the bundle that the checkpoint lies in (`models/model.pt`), {} where there is none."""
-    path = checkpoint.file.parent.parent / "configs" / name
+def _document(checkpoint: Checkpoint, name: str) -> tuple[Said, tuple[str, ...]]:
+    """A configuration of the bundle that the checkpoint lies in (`models/model.pt`), JSON or YAML, {} where there is none that can be read; and
+    a sentence about one that cannot."""
+    configs = checkpoint.file.parent.parent / "configs"
+    path = next((found for end in _ENDINGS if (found := configs / f"{name}{end}").is_file()), None)
+    if path is None:
+        return {}, ()
     try:
-        read = documents.load(documents.read_bytes(path))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
+        read = documents.load(documents.read_bytes(path)) if path.suffix == ".json" else documents.load_yaml(path)
+    except (OSError, ValueError) as error:
+        return {}, (f"The bundle's {path.name} is not taken into account: {error}.",)
+    return (read, ()) if isinstance(read, dict) else ({}, ())
 
 
 def _metadata(checkpoint: Checkpoint) -> Said:
-    read = _document(checkpoint, "metadata.json")
+    read, _ = _document(checkpoint, "metadata")
     return read if "monai_version" in read else {}
 
 
@@ -187,8 +193,9 @@ def _network(config: Said, backbone: str) -> Said:
 
 def _know(checkpoint: Checkpoint, backbone: str) -> Known:
     """With which MONAI a bundle was made settles the order of patch merging of a SwinUNETR."""
-    metadata, config = _metadata(checkpoint), _document(checkpoint, "inference.json")
+    metadata, (config, unread) = _metadata(checkpoint), _document(checkpoint, "inference")
     found, settings, notes = _prepared(config)
+    notes = (*unread, *notes)
     try:
         recipe = documents.check(Recipe, found)
     except documents.Invalid as error:
