@@ -9,6 +9,9 @@ from pathlib import PurePath
 from typing import Any
 
 # option of a run → its flag, in the order in which they are printed
+_Options = Mapping[str, Any]  # of the command line, by name
+
+
 _FLAGS = {
     "backbone": "--backbone", "weights": "--weights", "labels": "--label", "channels": "--channel", "shots": "--shots",
     "split": "--split", "test": "--test", "budget": "--budget", "profile": "--profile", "policy": "--policy", "steps": "--steps",
@@ -29,12 +32,12 @@ class Commands:
         built_from: the flag that verbs need to build the backbone again, or nothing.
     """
 
-    options: Mapping[str, Any] | None = None
+    options: _Options | None = None
     run: str = "RUN"
     built_from: str = ""
 
     @classmethod
-    def of(cls, typed: Mapping[str, Any], run: str | None = None, code: str | None = None) -> Commands:
+    def of(cls, typed: _Options, run: str | None = None, code: str | None = None) -> Commands:
         """For a run that was begun with these options (`config.json: typed`). `run`: its folder, for the user's own terminal; None: for a
         report, which carries no paths. `code`: the `module:factory` that was typed in this very command; one that stands in a file alone is
         not put into a line to paste."""
@@ -53,7 +56,7 @@ class Commands:
         """The run once more, with these options instead."""
         if self.options is None:
             words = ["seapeft", "adapt", "…"]
-            options: Mapping[str, Any] = {}
+            options: _Options = {}
         else:
             options = self.options
             words = ["seapeft", "adapt", *([str(options["data"])] if "data" in options else [])]

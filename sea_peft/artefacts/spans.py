@@ -19,6 +19,7 @@ from sea_peft.loop import events
 if TYPE_CHECKING:
     from mlflow.tracing.client import TracingClient
 
+_Told = dict[str, Any]  # what a span shows, as JSON types
 _LEFT_OUT = ("event", "seconds", "cycle", "per_case", "per_patch", "split")  # no case reaches MLflow, not even hashed
 _MOST_ROWS = 200  # in one span; the trace itself has them all
 
@@ -30,8 +31,8 @@ class _Span:
     path: tuple[str, ...]
     start: float
     end: float
-    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: _Told = dataclasses.field(default_factory=dict)
+    outputs: _Told = dataclasses.field(default_factory=dict)
 
 
 def log_spans(
@@ -96,7 +97,7 @@ def log_spans(
     client.log_spans(experiment, [Span(span) for span in made])
 
 
-def _preview(outputs: dict[str, Any]) -> str | None:
+def _preview(outputs: _Told) -> str | None:
     dice = [f"{arm} {value:.3f}" for arm, value in outputs.get("dice", {}).items() if value is not None]
     return f"Dice {', '.join(dice)}" if dice else None
 
@@ -150,7 +151,7 @@ def _stage(event: events.Event) -> str:
     return FINAL
 
 
-def _told(event: events.Event, history: History) -> tuple[dict[str, Any], dict[str, Any]]:
+def _told(event: events.Event, history: History) -> tuple[_Told, _Told]:
     """What went into an event, and what came out of it."""
     fields = {key: value for key, value in event.as_dict().items() if key not in _LEFT_OUT}
     if isinstance(event, events.Allocated):
@@ -169,6 +170,6 @@ def _told(event: events.Event, history: History) -> tuple[dict[str, Any], dict[s
     return {}, fields
 
 
-def _some(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _some(rows: list[_Told]) -> _Told:
     left = len(rows) - _MOST_ROWS
     return {"rows": rows[:_MOST_ROWS], **({"more_rows_in_the_trace": left} if left > 0 else {})}

@@ -19,6 +19,8 @@ from sea_peft.artefacts import store
 from sea_peft.errors import PortError
 
 _Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
 Application = Callable[
     [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
 ]
@@ -85,7 +87,7 @@ def behind_a_door(application: Application, token: str) -> Application:
     def known(given: str) -> bool:
         return hmac.compare_digest(given.encode(), token.encode())
 
-    async def door(scope: _Message, receive: Any, send: Any) -> None:
+    async def door(scope: _Message, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -117,7 +119,7 @@ def _cookie(header: str, name: str) -> str:
 
 
 async def _answer(
-    send: Any, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "plain"
+    send: _Send, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "plain"
 ) -> None:
     own = [(b"content-type", f"text/{kind}; charset=utf-8".encode()), (b"cache-control", b"no-store"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": own})

@@ -1,12 +1,11 @@
 """DynUNet: MONAI's U-Net in the shape of nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z), deep supervision off."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.limits import Limits, Settings
 from sea_peft.backbones.registry import Architecture, register
 from sea_peft.backbones.strides import Strides, limits_of_strides
 
@@ -42,7 +41,7 @@ def build(
     )
 
 
-def limits(kwargs: Mapping[str, Any]) -> Limits:
+def limits(kwargs: Settings) -> Limits:
     """Sides are multiples of the product of the strides along their axis."""
     return limits_of_strides(kwargs.get("strides", _STRIDES))
 

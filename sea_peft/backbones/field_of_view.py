@@ -58,7 +58,7 @@ def _over_all(module: nn.Module) -> bool:
 def _fixed_statistics(network: nn.Module) -> Iterator[None]:
     """Norms over all that the network is given, as maps of single voxels: their mean and deviation pass no gradient on."""
 
-    def hook(module: Any, inputs: tuple[Any, ...], _output: Any) -> torch.Tensor:
+    def hook(module: Any, inputs: tuple[torch.Tensor, ...], _output: object) -> torch.Tensor:
         x: torch.Tensor = inputs[0]
         groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
         parts = x.detach().reshape(len(x), groups, -1)

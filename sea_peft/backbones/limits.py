@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Size = tuple[int, int, int]
+Settings = Mapping[str, Any]  # what an architecture is built with, by name
 """One whole number for each of the axes D, H, W."""
 
 

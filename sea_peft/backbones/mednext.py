@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.limits import Limits, Settings
 from sea_peft.backbones.registry import Architecture, register
 from sea_peft.backbones.strides import limits_of_strides
 
@@ -107,7 +107,7 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return widths if downs == expansion[: len(downs)] else widths | {"down_expansion": downs}
 
 
-def limits(kwargs: Mapping[str, Any]) -> Limits:
+def limits(kwargs: Settings) -> Limits:
     """Every stage down to the bottleneck halves the input; its group norms have one channel a group."""
     return limits_of_strides((2,) * (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2))
 

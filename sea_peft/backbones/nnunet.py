@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.limits import Limits, Settings
 from sea_peft.backbones.registry import Architecture, Needed, register
 from sea_peft.backbones.strides import Strides, limits_of_strides
 
@@ -77,7 +77,7 @@ def build_resenc(
     return _build("ResidualEncoderUNet", decoder_convs, {"n_blocks_per_stage": blocks}, **plans)
 
 
-def limits(kwargs: Mapping[str, Any]) -> Limits:
+def limits(kwargs: Settings) -> Limits:
     """Sides are multiples of the product of the strides along their axis."""
     return limits_of_strides(kwargs.get("strides", _STRIDES))
 

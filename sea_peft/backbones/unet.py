@@ -1,11 +1,10 @@
 """Residual U-Net (Kerfoot et al. 2019), MONAI's UNet with two residual units a level: several times faster than SegResNet on a CPU."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
-from sea_peft.backbones.limits import Limits
+from sea_peft.backbones.limits import Limits, Settings
 from sea_peft.backbones.registry import Architecture, register
 from sea_peft.backbones.strides import limits_of_strides
 
@@ -27,7 +26,7 @@ def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] =
     )
 
 
-def limits(kwargs: Mapping[str, Any]) -> Limits:
+def limits(kwargs: Settings) -> Limits:
     """Every stage but the first halves the input."""
     return limits_of_strides((2,) * (len(kwargs.get("channels", _CHANNELS)) - 1))
 

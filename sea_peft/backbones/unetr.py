@@ -8,12 +8,11 @@ not have. They are left out here: outputs do not depend on them, and checkpoints
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from sea_peft.backbones.limits import Limits, per_axis
+from sea_peft.backbones.limits import Limits, Settings, per_axis
 from sea_peft.backbones.registry import Architecture, register
 
 _TOKEN = 16
@@ -54,7 +53,7 @@ def build(
     return network
 
 
-def limits(kwargs: Mapping[str, Any]) -> Limits:
+def limits(kwargs: Settings) -> Limits:
     """The one size that the position embeddings belong to."""
     return Limits(per_axis(_TOKEN), per_axis(_TOKEN), exact=per_axis(kwargs.get("img_size", 96)))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sea_peft.backbones import Limits
     from sea_peft.backbones.field_of_view import FieldOfView
+    from sea_peft.jobs.importing import Scaling
     from sea_peft.jobs.importing_parts import Part
 
 backbones = Verbs(help="Architectures and pretrained weights.", no_args_is_help=True)
@@ -308,7 +309,7 @@ def _label_names(labels: str | None) -> list[str] | None:
     return names
 
 
-def _scaling(intensity: tuple[str, tuple[float, float] | None] | None) -> Any:
+def _scaling(intensity: tuple[str, tuple[float, float] | None] | None) -> Scaling | None:
     """What `--intensity` asks for."""
     from sea_peft.data.recipe import Percentile, Window, ZScore
     from sea_peft.jobs.importing import Unscaled

@@ -3,8 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -88,11 +88,11 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress = unw
     return out
 
 
-def _codes(dataset: Dataset) -> dict[str, Any]:
+def _codes(dataset: Dataset) -> dict[str, object]:
     return {name: codes[0] if len(codes) == 1 else list(codes) for name, codes in dataset.labels.items()}
 
 
-def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
+def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, object]:
     # values of segments mean something else in each file
     if not isinstance(case, FileCase) or isinstance(case, SlicerCase) or case.masks or case.in_slices:
         raise DataError(
@@ -103,13 +103,13 @@ def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"case {case.id}: channel {missing[0]} is missing; add the file or take the case out")
     files = [case.images[channel].path.relative_to(folder).as_posix() for channel in dataset.channels]
-    entry: dict[str, Any] = {"id": case.id, "image": files[0] if len(files) == 1 else files}
+    entry: dict[str, object] = {"id": case.id, "image": files[0] if len(files) == 1 else files}
     if case.label_file is not None:
         entry["label"] = case.label_file.relative_to(folder).as_posix()
     return entry
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     atomic.write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,8 +31,7 @@ from sea_peft.jobs.keeping import Keep, keep_parts
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.quality import judge, look_at_prediction
-from sea_peft.jobs.shades import shades
-from sea_peft.jobs.statistics import digest_of, measured
+from sea_peft.jobs.statistics import Sidecar, digest_of, measured
 
 _MAKER = "sea_peft"
 _LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
@@ -113,7 +111,7 @@ class CaseWriter:
     statistics: bool
     qc: Quality | None = None
 
-    def write(self, case: FileCase, files: CaseFiles, progress: Progress) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def write(self, case: FileCase, files: CaseFiles, progress: Progress) -> tuple[Sidecar, tuple[str, ...]]:
         """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing,
         and what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has
         a mask is whole and of one prediction, and what has none is nothing.
@@ -144,13 +142,13 @@ class CaseWriter:
             shutil.rmtree(building, ignore_errors=True)
         return written
 
-    def same(self, case: FileCase) -> dict[str, Any]:
+    def same(self, case: FileCase) -> Sidecar:
         """What the sidecar of an earlier prediction must say for its mask to be the one that would be made now."""
         return {**self._made_by(), "input_sha256": digest_of(case)}
 
     def _make(
         self, case: FileCase, files: CaseFiles, building: Path, progress: Progress
-    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+    ) -> tuple[Sidecar, tuple[str, ...]]:
         predictor, notes = self.predictor, _input_notes(case)
         output, scan = predictor.probabilities(case, folder=building, progress=progress)
         affine, like = scan.geometry.affine, _source(case)
@@ -177,9 +175,9 @@ class CaseWriter:
             write_volume(building / path.name, Volume(probability, affine), like=like)
         if files.preview is not None:
             image = case.image(predictor.channels[0])
-            shown = shades(np.asarray(image.array), predictor.channels[0], predictor.recipe.intensity)
-            picture = preview_png(image, {"": indices}, list(predictor.labels), scan.geometry, shown)
-            write_bytes(building / files.preview.name, picture)
+            write_bytes(
+                building / files.preview.name, preview_png(image, {"": indices}, list(predictor.labels), scan.geometry)
+            )
         if files.segmentation is not None:
             slices = next(iter(case.images.values())).slices
             write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))
@@ -188,7 +186,7 @@ class CaseWriter:
         write_volume(building / files.mask.name, Volume(mask, affine), like=like)
         return sidecar, notes
 
-    def _sidecar(self, files: CaseFiles, values: Mapping[str, int], volumes: Mapping[str, float]) -> dict[str, Any]:
+    def _sidecar(self, files: CaseFiles, values: Mapping[str, int], volumes: Mapping[str, float]) -> Sidecar:
         return {
             "mask": files.mask.name,
             "labels": {"background": 0, **values},
@@ -202,7 +200,7 @@ class CaseWriter:
             "note": "Research software, not a medical device: a qualified person must check every mask.",
         }
 
-    def _made_by(self) -> dict[str, Any]:
+    def _made_by(self) -> Sidecar:
         """What a mask depends on, beside the scan."""
         predictor, config = self.predictor, self.predictor.config
         return {

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sea_peft.artefacts.quality import Quality
 from sea_peft.atomic import make_folder, write_text
@@ -23,7 +22,7 @@ from sea_peft.jobs.memory import needed
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.qc_files import qc_page, require_own_table, write_qc
 from sea_peft.jobs.quality import Judged
-from sea_peft.jobs.statistics import earlier, require_ours, write_table
+from sea_peft.jobs.statistics import Sidecar, earlier, require_ours, write_table
 
 _QC_TABLE = "qc.csv"
 
@@ -108,7 +107,7 @@ def predict(
     targets = {
         case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, seg_nrrd) for case in cases
     }
-    before: dict[str, dict[str, Any]] = {}
+    before: dict[str, Sidecar] = {}
     if statistics is not None:
         require_ours(statistics, predictor.channels)
         before = {} if overwrite else _before(writer, cases, targets)
@@ -130,7 +129,7 @@ def predict(
     if statistics is not None:
         make_folder(statistics.parent)
     statuses: list[CaseStatus] = []
-    sidecars: dict[str, dict[str, Any]] = {}
+    sidecars: dict[str, Sidecar] = {}
     due = 0
     try:
         for done, case in enumerate(cases, start=1):
@@ -170,9 +169,7 @@ def _write_qc(out: Path, statuses: Sequence[CaseStatus], pictures: Mapping[str, 
     write_text(out / "qc.html", qc_page(judged, pictures))
 
 
-def _before(
-    writer: CaseWriter, cases: Sequence[FileCase], targets: Mapping[str, CaseFiles]
-) -> dict[str, dict[str, Any]]:
+def _before(writer: CaseWriter, cases: Sequence[FileCase], targets: Mapping[str, CaseFiles]) -> dict[str, Sidecar]:
     """Case → the sidecar of an earlier prediction that is what would be made now."""
     found = {}
     for case in cases:
@@ -184,7 +181,7 @@ def _before(
     return found
 
 
-def _kept(case: FileCase, sidecar: Mapping[str, Any]) -> CaseStatus:
+def _kept(case: FileCase, sidecar: Sidecar) -> CaseStatus:
     return CaseStatus(
         case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=0.0, error=None,
         network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
@@ -193,7 +190,7 @@ def _kept(case: FileCase, sidecar: Mapping[str, Any]) -> CaseStatus:
 
 def _predict_case(
     writer: CaseWriter, case: FileCase, files: CaseFiles, progress: Progress
-) -> tuple[CaseStatus, dict[str, Any] | None]:
+) -> tuple[CaseStatus, Sidecar | None]:
     """What became of the case, and its sidecar where it was predicted."""
     began, error, sidecar = time.monotonic(), None, None
     notes: tuple[str, ...] = ()

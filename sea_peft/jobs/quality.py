@@ -141,7 +141,7 @@ class Judged:
         """Mean of the expected Dice over labels; 0 for an empty mask."""
         return float(np.mean([dice for dice, _, _ in self.expected.values()])) if self.expected else 0.0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """For the sidecar."""
         return {
             "expected_dice": {label: [round(v, 4) for v in of] for label, of in self.expected.items()},

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +36,7 @@ from sea_peft.loop.outcome import Baseline, Outcome
 from sea_peft.loop.recommendation import recommend
 from sea_peft.loop.settings import Shots
 
+_T = TypeVar("_T")
 Say = Callable[[str], None]
 
 
@@ -255,7 +256,7 @@ class Run:
     def _controller(self, policy: str, shots: Shots, callback: events.Callback, arm: str) -> Controller:
         setup = self.setup
 
-        def save(state: Mapping[str, Any]) -> None:
+        def save(state: Mapping[str, object]) -> None:
             stands = {
                 "arm": arm,
                 "events": self.trace.count,
@@ -301,7 +302,7 @@ class Run:
             self.tracker(event)
         self.listen(event)
 
-    def _timed(self, what: str, work: Callable[[], Any]) -> Any:
+    def _timed(self, what: str, work: Callable[[], _T]) -> _T:
         began = time.monotonic()
         done = work()
         self.seconds[what] += time.monotonic() - began

@@ -15,13 +15,14 @@ from sea_peft.data.cases import FileCase
 from sea_peft.errors import UsageError
 from sea_peft.jobs.keeping import parts
 
+Sidecar = dict[str, Any]  # what is written beside a mask, as JSON types
 _FIRST = ["case", "label", "volume_ml"]
 _LAST = ["components", "touches_border", "confidence", "network", "kept"]
 
 
 def measured(
     indices: np.ndarray, labels: Sequence[str], channels: Mapping[str, np.ndarray], millilitres: float
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Sidecar]:
     """Label → its numbers in one mask.
 
     Args:
@@ -33,7 +34,7 @@ def measured(
         `volume_ml`; `mean`, the mean grey value by channel (None for an empty mask); `components`, parts whose voxels share no corner;
         `touches_border`, whether the mask reaches the scan's first or last plane along any axis.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Sidecar] = {}
     for index, label in enumerate(labels, start=1):
         mask = indices == index
         count = int(np.count_nonzero(mask))
@@ -59,7 +60,7 @@ def digest_of(case: FileCase) -> str:
     return digest.hexdigest()
 
 
-def earlier(sidecar: Path, mask: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+def earlier(sidecar: Path, mask: Path, wanted: Sidecar) -> Sidecar | None:
     """What an earlier prediction has written of a case, where its mask is there and all that it depends on is what is wanted now: values of
     the sidecar by their keys. None where it has to be predicted."""
     if not mask.is_file():
@@ -97,7 +98,7 @@ def require_ours(table: Path, channels: Sequence[str]) -> None:
         raise UsageError(f"{table} exists and is no table of this adapter's statistics; choose another --statistics.")
 
 
-def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Mapping[str, Any]]) -> None:
+def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar]) -> None:
     """Write the whole CSV. `by_case`: case → its sidecar. Raises DiskError."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

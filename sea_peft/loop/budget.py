@@ -46,7 +46,7 @@ def parse_budget(text: str, whole: int, kind: Cost = PARAMETERS) -> int:
     return int(share * whole)
 
 
-_NO_CHOICE = 2  # sites, of which one is hardly ever another's rival
+_NO_CHOICE = 2  # sites: too few for one to take another's place
 
 
 def _within(count: int, text: str, whole: int, kind: Cost) -> int:

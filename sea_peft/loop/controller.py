@@ -41,7 +41,7 @@ class Controller:
         settings: LoopSettings,
         seed: int,
         callback: events.Callback = events.ignore,
-        save: Callable[[Mapping[str, Any]], None] | None = None,
+        save: Callable[[Mapping[str, object]], None] | None = None,
         train_head: bool = True,
         baseline: Baseline | None = None,
     ) -> None:
@@ -117,7 +117,7 @@ class Controller:
         """What the search has led to, for another policy to be compared with."""
         return Baseline(self.policy.name, self.auditor.dice_of(self._chosen))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Everything `load_state_dict` needs: JSON types, and tensors under `adapters`, `head` and `optimizer`."""
         bank = self.model.bank
         return {

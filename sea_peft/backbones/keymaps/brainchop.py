@@ -9,7 +9,7 @@ from typing import Any
 
 from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
-from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.backbones.keymaps.origin import Known, Origin, Said, keep
 from sea_peft.backbones.label_names import read_label_names
 from sea_peft.data.recipe import Percentile, Recipe
 from sea_peft.errors import UsageError
@@ -28,7 +28,7 @@ def _described(checkpoint: Checkpoint) -> object:
         return None
 
 
-def _settings(described: Any) -> dict[str, Any]:
+def _settings(described: Any) -> Said:
     """Dilations and activation by `model.json`, {} where it is not as brainchop writes it."""
     try:
         kernels = [layer["kernel_size"] for layer in described["layers"]]

@@ -15,7 +15,7 @@ from typing import Any
 from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.monai import idle
-from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.backbones.keymaps.origin import Known, Origin, Said, keep
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import WeightsError
 
@@ -29,8 +29,6 @@ _NEUTRAL = frozenset((
 _SCALINGS = frozenset(("ScaleIntensityRange", "ScaleIntensityRangePercentiles", "ScaleIntensity", "NormalizeIntensity"))
 _BY_SCAN = frozenset(("ScaleIntensity", "NormalizeIntensity"))  # each undoes whatever factor and offset came before it
 
-Said = dict[str, Any]
-"""What a document of the bundle says, or a part of it: JSON types."""
 Transform = tuple[str, Said]
 """Name and arguments."""
 

@@ -6,11 +6,10 @@ doi 10.1148/ryai.230024) turns a scan's x, y, z to right, anterior, superior bef
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from sea_peft import documents
 from sea_peft.backbones.checkpoints import Checkpoint
-from sea_peft.backbones.keymaps.origin import Known, Origin, keep
+from sea_peft.backbones.keymaps.origin import Known, Origin, Said, keep
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import WeightsError
 
@@ -60,14 +59,14 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     )
 
 
-def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _resolved(configurations: Said, name: str) -> Said:
     """A configuration with what it inherits."""
     own = dict(configurations[name])
     parent = own.pop("inherits_from", None)
     return own if parent is None else {**_resolved(configurations, parent), **own}
 
 
-def _other_resampling(configuration: Mapping[str, Any]) -> tuple[str, ...]:
+def _other_resampling(configuration: Said) -> tuple[str, ...]:
     """A note where the plans resample in another way than nnU-Net's usual."""
     used = {configuration.get(f"resampling_fn_{what}", _RESAMPLING) for what in ("data", "probabilities")}
     order = configuration.get("resampling_fn_data_kwargs", {}).get("order", 3)
@@ -79,7 +78,7 @@ def _other_resampling(configuration: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _labels(labels: Mapping[str, Any], file: str) -> tuple[str, ...]:
+def _labels(labels: Said, file: str) -> tuple[str, ...]:
     """Names in the order of the outputs; the label to ignore has none."""
     if not all(isinstance(code, int) for code in labels.values()):
         raise WeightsError(
@@ -89,9 +88,7 @@ def _labels(labels: Mapping[str, Any], file: str) -> tuple[str, ...]:
     return tuple(named[code] for code in sorted(named))
 
 
-def _grey_values(
-    plans: Mapping[str, Any], configuration: Mapping[str, Any], channels: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _grey_values(plans: Said, configuration: Said, channels: int) -> tuple[Said, Said]:
     """Intensity of the recipe, settings of the network.
 
     nnU-Net clips CT to percentiles [l, h] of the training data and makes it (x − m)/s; a recipe makes it (x − l)/(h − l). The network

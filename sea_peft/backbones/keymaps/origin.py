@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -11,6 +12,8 @@ from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.sliding import Inferer
 
 Tensors = Mapping[str, torch.Tensor]
+Said = dict[str, Any]
+"""What a file says beside its tensors, as JSON types."""
 Rename = Callable[[str], str | None]
 """A checkpoint's key → the backbone's, or None for what is no part of it."""
 

@@ -1,6 +1,7 @@
 """What an exported network needs to be told of: the JSON file beside it, and the files that run it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def described(predictor: Predictor) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
     """A JSON file for people and tools."""
     atomic.write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

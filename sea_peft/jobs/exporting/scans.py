@@ -12,6 +12,7 @@ import numpy as np
 from nibabel import orientations
 
 Recipe = Mapping[str, Any]
+Part = Mapping[str, Any]  # of a recipe
 _SAMPLE = 1_000_000  # values from which percentiles, means and deviations are taken
 _LEAST_PADDING = 0.01
 
@@ -78,7 +79,7 @@ def to_mask(probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, val
     return np.ascontiguousarray(turned.transpose(np.argsort(axes)))
 
 
-def blended(network: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: Mapping[str, Any]) -> np.ndarray:
+def blended(network: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: Part) -> np.ndarray:
     """Probabilities [1 + L, D, H, W] of a scan [C, D, H, W], seen through overlapping windows.
 
     `network`: a window [1, C, *patch] → logits [1, 1 + L, *patch]. Probabilities are averaged with gaussian weights, or logits where the window is
@@ -109,7 +110,7 @@ def _channel(
     inside: np.ndarray,
     boxed: Callable[[np.ndarray], np.ndarray],
     steps: Sequence[float],
-    intensity: Mapping[str, Any],
+    intensity: Part,
 ) -> np.ndarray:
     """One channel on the network's grid, scaled."""
     offset, factor = _scaling(array, inside, intensity)
@@ -128,7 +129,7 @@ def _channel(
     return grid
 
 
-def _scaling(array: np.ndarray, inside: np.ndarray, intensity: Mapping[str, Any]) -> tuple[float, float]:
+def _scaling(array: np.ndarray, inside: np.ndarray, intensity: Part) -> tuple[float, float]:
     """(offset, factor): (x − offset)·factor is the scaled grey value."""
     if intensity["kind"] == "window":
         return intensity["low"], 1.0 / (intensity["high"] - intensity["low"])
@@ -144,7 +145,7 @@ def _scaling(array: np.ndarray, inside: np.ndarray, intensity: Mapping[str, Any]
     return low, 1.0 / (high - low)
 
 
-def _foreground(array: np.ndarray, intensity: Mapping[str, Any]) -> np.ndarray:
+def _foreground(array: np.ndarray, intensity: Part) -> np.ndarray:
     """What counts as body: what lies above the window, or does not hold the value that the scan is padded with."""
     if intensity["kind"] == "window":
         return array > intensity["low"]
@@ -192,7 +193,7 @@ def _interpolated(values: np.ndarray, at: Sequence[np.ndarray]) -> np.ndarray:
     return values
 
 
-def _weight(window: Mapping[str, Any]) -> np.ndarray:
+def _weight(window: Part) -> np.ndarray:
     """How much each voxel of a window counts: MONAI's gaussian, or nnU-Net's."""
     ours = window["inferer"] == "monai"
     sides = [(np.arange(n) - ((n - 1) / 2 if ours else n // 2)) / (n / 8) for n in window["patch"]]
@@ -201,7 +202,7 @@ def _weight(window: Mapping[str, Any]) -> np.ndarray:
     return weight.clip(min=max(float(weight.min()), 1e-3) if ours else 2.0**-24 / 10)
 
 
-def _places(size: Sequence[int], window: Mapping[str, Any]) -> list[tuple[slice, slice, slice]]:
+def _places(size: Sequence[int], window: Part) -> list[tuple[slice, slice, slice]]:
     """Where windows lie: in steps of one length but for the last, as MONAI's, or evenly spread, as nnU-Net's."""
     share, starts = 1 - window["overlap"], []
     for n, r in zip(size, window["patch"], strict=True):

@@ -119,7 +119,7 @@ for _entry in (
         offers={"affine": Offer(), "lora": Offer(levels=(4,))},
     ),
     topology("cheapest", "cheapest unit first, over the whole audit space", uniform.cheapest),
-    topology("uniform", "the same number of parameters for every site and family", uniform.equal_shares),
+    topology("uniform", "an equal share of the budget for every site and family", uniform.equal_shares),
     topology("random", "random subset of the audit space", uniform.random),
     topology("head_only", "the head alone", uniform.nothing, offers={}),
     own_size("full", "full fine-tuning", {"full": Offer(), "affine": Offer()}),
