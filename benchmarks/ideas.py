@@ -131,11 +131,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "# Changes of the recipe on the development set",
         "",
         f"Made by `python -m benchmarks ideas`: UNet, five shots, 1%, cheapest first, {STEPS} steps of two crops, seed {SEED}; mean Dice over "
-        "labels on 10 phantom or 40 hippocampus cases, and in brackets the difference in points. One seed: a difference below a point says "
-        "nothing by itself.",
+        "labels on 10 phantom or 40 hippocampus cases, and in brackets the difference in points; CPU seconds of a run, one thread. One seed: a "
+        "difference below a point says nothing by itself.",
         "",
-        "| change | " + " | ".join(data.rpartition(":")[2].rpartition("/")[2] for data in TARGETS) + " | mean |",
-        "|---|" + "---|" * (len(TARGETS) + 1),
+        "| change | " + " | ".join(data.rpartition(":")[2].rpartition("/")[2] for data in TARGETS) + " | mean | seconds |",
+        "|---|" + "---|" * (len(TARGETS) + 2),
     ]
     for name, idea in IDEAS.items():
         there = [(data, dice[name, data]) for data in TARGETS if (name, data) in dice and (first, data) in dice]
@@ -144,5 +144,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         gains = [100 * (value - dice[first, data]) for data, value in there]
         cells = {data: f"{value:.3f} ({gain:+.1f})" for (data, value), gain in zip(there, gains, strict=True)}
         mean = f"{statistics.fmean(value for _, value in there):.3f} ({statistics.fmean(gains):+.1f})"
-        lines.append(f"| {idea.about} | " + " | ".join(cells.get(data, "–") for data in TARGETS) + f" | {mean} |")
+        seconds = statistics.fmean(row["seconds"] for row in rows if row["idea"] == name)
+        lines.append(
+            f"| {idea.about} | " + " | ".join(cells.get(data, "–") for data in TARGETS) + f" | {mean} | {seconds:.0f} |"
+        )
     return "\n".join(lines) + "\n"
