@@ -134,7 +134,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "labels on 10 phantom or 40 hippocampus cases, and in brackets the difference in points; CPU seconds of a run, one thread. One seed: a "
         "difference below a point says nothing by itself.",
         "",
-        "| change | " + " | ".join(data.rpartition(":")[2].rpartition("/")[2] for data in TARGETS) + " | mean | seconds |",
+        "| change | "
+        + " | ".join(data.rpartition(":")[2].rpartition("/")[2] for data in TARGETS)
+        + " | mean | seconds |",
         "|---|" + "---|" * (len(TARGETS) + 2),
     ]
     for name, idea in IDEAS.items():
