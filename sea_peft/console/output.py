@@ -138,6 +138,8 @@ class Lines:
 
     def __call__(self, done: float, of: int) -> None:
         now = time.monotonic()
+        if done == 0:  # only now the work begins whose time is told
+            self._began = now
         if done >= of or now >= self._next:
             self._output.say(f"{self._what}: {int(done)} of {of}{time_left(now - self._began, done, of)}")
             self._next = now + _SECONDS_BETWEEN_LINES

@@ -131,6 +131,7 @@ class Search:
 
     def best(self, progress: Progress = unwatched) -> list[Reading]:
         """Readings with their Dice on the whole scan, the best first; at least one."""
+        progress(0, self.ways)
         first, *larger = self._crops()
         found = self._first_look(first, progress)
         self.looked_at = len(found)

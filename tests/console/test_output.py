@@ -116,6 +116,17 @@ def test_progress_lines_end_with_the_last(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "predict: 100 of 100\n"
 
 
+def test_what_came_before_the_work_is_no_part_of_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter((0.0, 73.0, 90.0))  # made, begins, 17 done
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    lines = Lines(Output(), "look")
+    lines(0, 192)
+    lines(17, 192)
+    assert "17 of 192, about 2:55 left" in capsys.readouterr().err
+
+
 def test_json_is_one_document_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
     document = {"dice": math.nan, "path": Path("a/b"), "sizes": (1, 2), "name": "Müller"}
     Output(json=True).result(document, "not shown")
