@@ -31,6 +31,7 @@ from sea_peft.jobs.keeping import Keep, keep_parts
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.quality import judge, look_at_prediction
+from sea_peft.jobs.shades import shades
 from sea_peft.jobs.statistics import Sidecar, digest_of, measured
 
 _MAKER = "sea_peft"
@@ -175,9 +176,9 @@ class CaseWriter:
             write_volume(building / path.name, Volume(probability, affine), like=like)
         if files.preview is not None:
             image = case.image(predictor.channels[0])
-            write_bytes(
-                building / files.preview.name, preview_png(image, {"": indices}, list(predictor.labels), scan.geometry)
-            )
+            shown = shades(np.asarray(image.array), predictor.channels[0], predictor.recipe.intensity)
+            picture = preview_png(image, {"": indices}, list(predictor.labels), scan.geometry, shown)
+            write_bytes(building / files.preview.name, picture)
         if files.segmentation is not None:
             slices = next(iter(case.images.values())).slices
             write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))

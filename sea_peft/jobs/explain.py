@@ -10,6 +10,7 @@ import nibabel.orientations as orientations
 import numpy as np
 import torch
 
+from sea_peft.artefacts.adapter_file import AdapterConfig
 from sea_peft.artefacts.explained import ability_figure
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.plots import svg
@@ -19,13 +20,13 @@ from sea_peft.data.crops import labelled_crop
 from sea_peft.data.metrics import mean
 from sea_peft.data.prepare import prepare
 from sea_peft.data.progress import Progress, unwatched
-from sea_peft.data.recipe import Recipe
 from sea_peft.data.wording import count
 from sea_peft.explain.gradcam import class_maps, otsu
 from sea_peft.explain.layers import overlap
 from sea_peft.explain.protoseg import segmentation_abilities
 from sea_peft.jobs.pictures import Revisited, ShownCase
 from sea_peft.jobs.preview import Heat, heat_png
+from sea_peft.jobs.shades import scaled_shades
 
 STATES = ("unadapted", "adapted")
 _MOST_ROWS = 3
@@ -84,8 +85,9 @@ class Explanation:
             made.append(
                 Picture(
                     "Grad-CAM of the adapted network on the median case: where in the picture each label's score comes from, seen from "
-                    "the last layer of every stage. The brighter, the more. Dice: the map above Otsu's threshold against the label. Early layers "
-                    "see surroundings rather than organs. A map that misses the label is a reason to look closer, not a proof of a mistake.",
+                    "the last layer of every stage; air is left out. Dice: the map above Otsu's threshold against the label. Early layers "
+                    "see surroundings rather than organs; dots in a grid are made by the network's own upsampling. A map that misses the label is "
+                    "a reason to look closer, not a proof of a mistake.",
                     self.cams,
                 )
             )
@@ -119,7 +121,7 @@ def explain(run: Revisited, progress: Progress = unwatched) -> Explanation:
                 attention[state][path].append([_dice(m, n, crop) for n, m in enumerate(each, 1)])
         if shown.role == "Median" or cams is None:
             columns = {path: stage for path, stage in last.items() if path in maps}  # a list of tokens has no map
-            cams = _cam_png(shown, crop, predictor.config.recipe, labels, columns, maps, seen)
+            cams = _cam_png(shown, crop, predictor.config, labels, columns, maps, seen)
         progress(done, len(run.shown))
     by_layer, by_map = (_means(measured, labels) for measured in (ability, attention))
     return Explanation(labels=labels, cases=len(run.shown), ability=by_layer, attention=by_map, cams=cams)
@@ -151,13 +153,14 @@ def _dice(inside: torch.Tensor | None, index: int, crop: _Crop) -> float:
 def _cam_png(
     shown: ShownCase,
     crop: _Crop,
-    recipe: Recipe,
+    config: AdapterConfig,
     labels: Sequence[str],
     columns: dict[str, str],
     maps: dict[str, list[torch.Tensor | None]],
     seen: dict[str, list[torch.Tensor | None]],
 ) -> bytes | None:
     """The maps of the labels with the case's best, middle and worst Dice, a column for every stage that has maps (path → stage)."""
+    recipe = config.recipe
     own, wanted = (orientations.axcodes2ornt(tuple(code)) for code in (recipe.orientation, "RAS"))
     turn = orientations.ornt_transform(own, wanted)
 
@@ -183,7 +186,12 @@ def _cam_png(
             )
         rows.append((name, upright(crop.label == index + 1) > 0.5, heats))
     spacing = [recipe.spacing[int(axis)] for axis in np.argsort(turn[:, 0])]
-    return heat_png(upright(crop.image[0, 0]), spacing, rows) if rows and columns else None
+    grey = upright(crop.image[0, 0])
+    return (
+        heat_png(grey, spacing, rows, scaled_shades(grey, config.channels[0], recipe.intensity))
+        if rows and columns
+        else None
+    )
 
 
 def _means(of_cases: Measured, labels: Sequence[str]) -> LayerDice:

@@ -24,6 +24,7 @@ from sea_peft.jobs.model import NETWORKS
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.records import read_case_names
+from sea_peft.jobs.shades import shades
 from sea_peft.jobs.target import open_data
 from sea_peft.loop.events import Scored
 
@@ -127,8 +128,7 @@ def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Pictur
     labels, of = list(run.predictor.labels), len(run.shown) + len(run.lost)
     for shown in run.shown:
         mask, geometry = _predicted(run, shown.case, run.network)
-        masks = {"predicted": mask, "labelled": _labelled(run, shown.case)}
-        png = preview_png(shown.case.image(run.channels[0]), masks, labels, geometry)
+        png = _drawn(run, shown.case, {"predicted": mask}, geometry)
         by = "" if run.network == "adapted" else " by the unadapted network"
         cases = count(run.of, "test case")
         made.append(Picture(f"{shown.role} of {cases}{by}: mean Dice {shown.mean:.3f}", png))
@@ -136,9 +136,8 @@ def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Pictur
     for lost in run.lost:
         before, geometry = _predicted(run, lost.case, "unadapted")
         after, _ = _predicted(run, lost.case, "adapted")
-        masks = {"unadapted": before, "adapted": after, "labelled": _labelled(run, lost.case)}
-        about = 1 + labels.index(lost.label)
-        png = preview_png(lost.case.image(run.channels[0]), masks, labels, geometry, about)
+        masks = {"unadapted": before, "adapted": after}
+        png = _drawn(run, lost.case, masks, geometry, about=1 + labels.index(lost.label))
         made.append(
             Picture(f"{lost.label} lost by the adapter ({lost.drop}): the test case in which it lost most", png)
         )
@@ -151,6 +150,14 @@ def _predicted(run: Revisited, case: Case, network: str) -> tuple[np.ndarray, Ge
     with run.predictor.model.unadapted() if network == "unadapted" else contextlib.nullcontext():
         output, scan = run.predictor.probabilities(case, run.channels)
     return restore(output, scan.geometry), scan.geometry
+
+
+def _drawn(
+    run: Revisited, case: Case, masks: Mapping[str, np.ndarray], geometry: Geometry, about: int | None = None
+) -> bytes:
+    config, image = run.predictor.config, case.image(run.channels[0])
+    shown = shades(np.asarray(image.array), config.channels[0], config.recipe.intensity)
+    return preview_png(image, masks, list(run.predictor.labels), geometry, shown, about, _labelled(run, case))
 
 
 def _labelled(run: Revisited, case: Case) -> np.ndarray:

@@ -1,24 +1,44 @@
-"""Pictures of scans: a prediction in three planes with its labels in colour, and heat maps over one plane."""
+"""Pictures of scans: a prediction in three planes with its labels outlined, and heat maps over one plane."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sea_peft.artefacts.palette import family_colours
 from sea_peft.artefacts.plots import png
 from sea_peft.data.geometry import Geometry, whole_geometry
 from sea_peft.data.volumes import Volume
+from sea_peft.jobs.shades import Shades
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis they stand on: right, anterior, superior
-_OPACITY = 0.55
-_MOST_IN_LEGEND = 16
+_SIDES = ("RL", "AP", "HF")  # where the axes run to, and where they come from
+_BARS = (1, 2, 5, 10, 20, 50, 100, 200)  # mm
+_LINE = 1.3  # points
+# Okabe and Ito's colours, those that are bright on black; after them come the same ones in dashes, then in dots
+_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
+_STROKES: tuple[Literal["solid", "dashed", "dotted"], ...] = ("solid", "dashed", "dotted")
+_LOOKS = [(colour, stroke) for stroke in _STROKES for colour in _COLOURS]
+_ERRORS = {"missed": "#E69F00", "added": "#56B4E9", "another label": "#CC79A7"}
 
 
 def preview_png(
-    image: Volume, masks: Mapping[str, np.ndarray], labels: Sequence[str], geometry: Geometry, about: int | None = None
+    image: Volume,
+    masks: Mapping[str, np.ndarray],
+    labels: Sequence[str],
+    geometry: Geometry,
+    shown: Shades,
+    about: int | None = None,
+    reference: np.ndarray | None = None,
 ) -> bytes:
-    """Three planes with a mask over them, a row for each mask, as radiologists look at them: from the feet and from the front.
+    """Three planes with masks outlined in them, a row for each mask, as radiologists look at them: from the feet, from the front and from the
+    patient's left.
 
     Args:
         image: the scan.
@@ -26,41 +46,54 @@ def preview_png(
             labelled in any of them.
         labels: label names.
         geometry: the scan's geometry.
+        shown: which grey values are black and white.
         about: the index of a label; the planes are then those in which most of it is.
+        reference: the labelled mask. It gets a row, and another one says where the last of `masks` differs from it.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     upright = whole_geometry(geometry.shape, geometry.affine, "RAS", image.spacing)
     grey = upright.oriented(image.array)
     spacing = [image.spacing[axis] for axis in upright.axes]
-    low, high = np.percentile(grey[:: max(1, grey.shape[0] // 64)], (1, 99))
-    colours = family_colours(labels)
-    table = [_rgb(colours[label]) for label in labels]
-    wanted = [mask > 0 if about is None else mask == about for mask in masks.values()]
-    anywhere = np.logical_or.reduce([upright.oriented(mask) for mask in wanted])
-    figure = Figure(figsize=(12, 0.6 + 4.2 * len(masks)), facecolor="black")
+    rows = dict(masks) if reference is None else {**masks, "labelled": reference}
+    oriented = {title: upright.oriented(mask) for title, mask in rows.items()}
+    anywhere = np.logical_or.reduce([mask > 0 if about is None else mask == about for mask in oriented.values()])
+    at = [_fullest(anywhere, axis) for axis in range(3)]
+    errors = _differences(oriented[list(masks)[-1]], oriented["labelled"]) if reference is not None else None
+    present = sorted(set().union(*(_in_planes(mask, at) for mask in oriented.values())))
+    # a label has the same look in every picture, unless there are more labels than looks
+    order = range(1, len(labels) + 1) if len(labels) <= len(_LOOKS) else present
+    looks = {index: _LOOKS[rank % len(_LOOKS)] for rank, index in enumerate(order)}
+    count = len(rows) + (errors is not None)
+    figure = Figure(figsize=(12, 0.9 + 4.2 * count), facecolor="black")
     figure.set_layout_engine("constrained", h_pad=0.12)
-    for row, (title, mask) in zip(figure.subplots(len(masks), 3, squeeze=False), masks.items(), strict=True):
+    grid = figure.subplots(count, 3, squeeze=False)
+    for row, (title, mask) in zip(grid, oriented.items(), strict=False):
         for axes, axis in zip(row, (2, 1, 0), strict=True):
-            at = _fullest(anywhere, axis)
-            plane, over = (_turned(np.take(a, at, axis=axis), axis) for a in (grey, upright.oriented(mask)))
-            across, up = (other for other in range(3) if other != axis)
-            aspect = spacing[up] / spacing[across]
-            axes.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
-            axes.imshow(_coloured(over, table), aspect=aspect, interpolation="nearest")
-            named = f"{title}: {_PLANES[axis]}" if title else _PLANES[axis]
-            axes.set_title(f"{named}, plane {at + 1} of {grey.shape[axis]}", color="white", fontsize=9)
-            if axis != 0:
-                for side, x in (("R", 0.02), ("L", 0.95)):
-                    axes.text(x, 0.02, side, transform=axes.transAxes, color="white", fontsize=9)
-            axes.set_axis_off()
-    present = [label for i, label in enumerate(labels, start=1) if any((mask == i).any() for mask in masks.values())]
-    handles = [Patch(color=colours[label], label=label) for label in present[:_MOST_IN_LEGEND]]
-    if handles:
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, labelcolor="white"
-        )
+            _scan(axes, grey, axis, at[axis], spacing, shown)
+            plane = _plane(mask, axis, at[axis])
+            for index in present:
+                _outline(axes, plane == index, *looks[index])
+            where = f"{_PLANES[axis]}, {_position(upright, axis, at[axis])}"
+            axes.set_title(f"{title}: {where}" if title else where, color="white", fontsize=9)
+    if errors is not None:
+        for axes, axis in zip(grid[-1], (2, 1, 0), strict=True):
+            _scan(axes, grey, axis, at[axis], spacing, shown)
+            wrong = _coloured(_plane(errors, axis, at[axis]), list(_ERRORS.values()))
+            axes.imshow(wrong, aspect=axes.get_aspect(), interpolation="nearest")
+            axes.set_title(f"{list(masks)[-1]} against labelled", color="white", fontsize=9)
+    handles: list[Any] = [
+        Line2D([], [], label=labels[index - 1], color=looks[index][0], linestyle=looks[index][1])
+        for index in present[: len(_LOOKS)]
+    ]
+    if more := len(present) - len(handles):
+        handles.append(Patch(alpha=0, label=f"and {more} more"))
+    if errors is not None:
+        found = _in_planes(errors, at)
+        handles += [Patch(color=look, label=name) for i, (name, look) in enumerate(_ERRORS.items(), 1) if i in found]
+    _legend(figure, handles, shown, 6)
     return png(figure)
 
 
@@ -75,46 +108,145 @@ class Heat:
 
 
 def heat_png(
-    grey: np.ndarray, spacing: Sequence[float], rows: Sequence[tuple[str, np.ndarray, Sequence[Heat]]]
+    grey: np.ndarray, spacing: Sequence[float], rows: Sequence[tuple[str, np.ndarray, Sequence[Heat]]], shown: Shades
 ) -> bytes:
-    """A row for each label: heat maps over the axial plane that holds most of the label.
+    """A row for each label: heat maps over the axial plane that holds most of the label, with a scale. Air has no colour.
 
     Args:
         grey: the scan [D, H, W], axes to the right, front and top (RAS).
         spacing: voxel size in mm along them.
         rows: label, its mask (bool [D, H, W], outlined in white), and its heat maps, as many for every label.
+        shown: which grey values are black and white.
     """
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     columns = max(len(heats) for _, _, heats in rows)
-    figure = Figure(figsize=(3 * columns, 0.7 + 2.7 * len(rows)), facecolor="black")
+    figure = Figure(figsize=(3 * columns + 0.8, 1.0 + 2.9 * len(rows)), facecolor="black")
     figure.set_layout_engine("constrained", h_pad=0.1)
-    aspect = spacing[1] / spacing[0]
-    low, high = np.percentile(grey, (1, 99))
-    for line, (label, mask, heats) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (label, mask, heats) in zip(grid, rows, strict=True):
         at = _fullest(mask, 2)
+        body = _body(_plane(grey, 2, at), shown)
         for axes, heat in zip(line, heats, strict=True):
-            axes.imshow(_turned(grey[..., at], 2), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
+            _scan(axes, grey, 2, at, spacing, shown)
             if heat.values is not None:
-                plane = _turned(heat.values[..., at], 2)
-                axes.imshow(plane, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * plane, aspect=aspect)
-            for outline, colour in ((mask, "white"), (heat.inside, "#56B4E9")):
-                if outline is not None and outline[..., at].any() and not outline[..., at].all():
-                    axes.contour(_turned(outline[..., at], 2), levels=[0.5], colors=[colour], linewidths=1.1)
+                plane = np.where(body, _plane(heat.values, 2, at), 0.0)
+                axes.imshow(
+                    plane, cmap="inferno", vmin=0, vmax=1, alpha=np.sqrt(plane) * 0.8, aspect=axes.get_aspect(), interpolation="bilinear"
+                )  # fmt: skip
+            _outline(axes, _plane(mask, 2, at), "white")
+            if heat.inside is not None:
+                _outline(axes, _plane(heat.inside, 2, at) & body, "#56B4E9")
             axes.set_title(f"{label}, {heat.title}", color="white", fontsize=9)
-            axes.set_axis_off()
+    scale = figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid, shrink=0.6, aspect=30, pad=0.01)
+    scale.set_label("share of the map's maximum", color="white", fontsize=9)
+    scale.ax.tick_params(colors="white", labelsize=8)
     looks = (("white", "the label"), ("#56B4E9", "the part of the map above Otsu's threshold"))
-    figure.legend(
-        handles=[Line2D([], [], color=colour, label=name) for colour, name in looks],
-        loc="outside lower center", ncols=2, fontsize=9, frameon=False, labelcolor="white",
-    )  # fmt: skip
+    _legend(figure, [Line2D([], [], color=colour, label=name) for colour, name in looks], shown, 2)
     return png(figure)
 
 
-def _turned(plane: np.ndarray, axis: int) -> np.ndarray:
-    """Rows from top to bottom; in axial and coronal planes the patient's right is on the viewer's left."""
-    return plane.T[::-1] if axis == 0 else plane.T[::-1, ::-1]
+def _scan(axes: Axes, grey: np.ndarray, axis: int, at: int, spacing: Sequence[float], shown: Shades) -> None:
+    """One plane of a scan, with the sides of the body and a scale in mm."""
+    from matplotlib.patheffects import withStroke
+    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+
+    across, up = (other for other in range(3) if other != axis)
+    plane = _plane(grey, axis, at)
+    axes.imshow(plane, cmap="gray", vmin=shown.low, vmax=shown.high, aspect=spacing[up] / spacing[across])
+    # side, where on the axes, and how its letter is moved from there in points, so that none is cut
+    sides = (
+        (_SIDES[across][0], (0, 0.5), (4, 0), ("left", "center")),
+        (_SIDES[across][1], (1, 0.5), (-4, 0), ("right", "center")),
+        (_SIDES[up][0], (0.5, 1), (0, -4), ("center", "top")),
+        (_SIDES[up][1], (0.5, 0), (0, 4), ("center", "bottom")),
+    )
+    for side, place, moved, (ha, va) in sides:
+        axes.annotate(
+            side, place, moved, "axes fraction", "offset points", ha=ha, va=va, color="white", fontsize=9,
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )  # fmt: skip
+    width = plane.shape[1] * spacing[across]
+    mm = max([mm for mm in _BARS if mm <= 0.35 * width], default=_BARS[0])
+    bar = AnchoredSizeBar(
+        axes.transData, mm / spacing[across], f"{mm} mm", "lower right", color="white", pad=0.3, sep=3
+    )
+    bar.patch.set(facecolor="black", edgecolor="none", alpha=0.6)  # bones are as white as the bar
+    axes.add_artist(bar)
+    axes.set_axis_off()
+
+
+def _plane(array: np.ndarray, axis: int, at: int) -> np.ndarray:
+    """Rows from top to bottom: axial planes seen from the feet and coronal ones from the front, with the patient's right on the viewer's
+    left; sagittal ones from the patient's left, facing left."""
+    return np.take(array, at, axis=axis).T[::-1, ::-1]
+
+
+def _position(upright: Geometry, axis: int, at: int) -> str:
+    """Where a plane lies in the scanner's coordinates, through the middle of the scan, and its number: `H 34 mm (40 of 48)`."""
+    middle = [n / 2 - 0.5 for n in upright.size]
+    middle[axis] = at
+    voxel = [0.0, 0.0, 0.0]
+    for oriented, (own, flip) in enumerate(zip(upright.axes, upright.flips, strict=True)):
+        voxel[own] = upright.size[oriented] - 1 - middle[oriented] if flip else middle[oriented]
+    mm = round(float((upright.affine @ [*voxel, 1.0])[axis]))
+    return f"{_SIDES[axis][mm < 0]} {abs(mm)} mm ({at + 1} of {upright.size[axis]})"
+
+
+def _outline(axes: Axes, inside: np.ndarray, colour: str, stroke: str = "solid") -> None:
+    """Around what is inside, also where it ends with the picture. The line lies within, so that it hides none of a neighbour's."""
+    if inside.any():
+        rows, columns = (np.arange(-1, n + 1) for n in inside.shape)
+        line = axes.contour(
+            columns, rows, np.pad(inside, 1), levels=[0.5], linewidths=2 * _LINE, colors=[colour], linestyles=[stroke]
+        )
+        line.set_clip_path(line.get_paths()[0], axes.transData)
+        axes.set_xlim(-0.5, inside.shape[1] - 0.5)
+        axes.set_ylim(inside.shape[0] - 0.5, -0.5)
+
+
+def _in_planes(indices: np.ndarray, at: Sequence[int]) -> set[int]:
+    """What other than 0 is in the planes shown."""
+    return {int(i) for axis in range(3) for i in np.unique(np.take(indices, at[axis], axis=axis))} - {0}
+
+
+def _differences(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """1 where a label was missed, 2 where one was added, 3 where another was found, as in `_ERRORS`."""
+    wrong = np.zeros(found.shape, np.uint8)
+    wrong[(found == 0) & (wanted > 0)] = 1
+    wrong[(found > 0) & (wanted == 0)] = 2
+    wrong[(found > 0) & (wanted > 0) & (found != wanted)] = 3
+    return wrong
+
+
+def _body(plane: np.ndarray, shown: Shades) -> np.ndarray:
+    """What is not air around the patient: all between the outermost places of the largest part that is brighter than black, lungs included,
+    also where a crop cuts the wall of the chest."""
+    from matplotlib.path import Path
+    from scipy.ndimage import label
+    from scipy.spatial import ConvexHull, QhullError
+
+    parts, _ = label(plane > shown.low + 0.02 * (shown.high - shown.low))
+    largest = parts == np.argmax(np.bincount(parts.ravel())[1:]) + 1 if parts.any() else parts > 0
+    places = np.argwhere(largest)
+    try:
+        outline = Path(places[ConvexHull(places).vertices])
+    except (QhullError, ValueError):  # all on one line, or nothing at all
+        return largest
+    inside = outline.contains_points(np.argwhere(np.ones_like(largest)), radius=1e-6).reshape(largest.shape)
+    return inside | largest
+
+
+def _legend(figure: Figure, handles: Sequence[Any], shown: Shades, columns: int) -> None:
+    """What the lines and colours are, and below it which grey values are shown."""
+    from matplotlib.patches import Patch
+
+    figure.legend(
+        handles=[*handles, Patch(alpha=0, label=shown.name)], loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False,
+        labelcolor="white", handlelength=2.6,
+    )  # fmt: skip
 
 
 def _fullest(mask: np.ndarray, axis: int) -> int:
@@ -124,14 +256,8 @@ def _fullest(mask: np.ndarray, axis: int) -> int:
     return int(counts.argmax()) if counts.any() else mask.shape[axis] // 2
 
 
-def _coloured(indices: np.ndarray, table: Sequence[tuple[float, float, float]]) -> np.ndarray:
-    """RGBA [rows, columns, 4], transparent where there is no label."""
-    rgba = np.zeros((*indices.shape, 4))
-    for index, colour in enumerate(table, start=1):
-        rgba[indices == index] = (*colour, _OPACITY)
-    return rgba
+def _coloured(indices: np.ndarray, colours: Sequence[str]) -> np.ndarray:
+    """RGBA [rows, columns, 4], transparent at 0."""
+    from matplotlib.colors import to_rgba
 
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return r, g, b
+    return np.array([(0.0, 0.0, 0.0, 0.0), *(to_rgba(colour) for colour in colours)])[indices]

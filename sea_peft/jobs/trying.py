@@ -24,6 +24,7 @@ from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.model import matching_rows, resolve_device
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.readings import Reading, Scaling, Search, Wanted, confusion, dice_table
+from sea_peft.jobs.shades import shades
 
 SECONDS = 150.0  # for the search, after the network's own mask
 _CLEARLY = 0.02  # Dice by which another reading must be ahead to be worth a word
@@ -115,7 +116,9 @@ def try_backbone(
     names = card.labels[1:]
     volumes = {name: round(int(np.count_nonzero(found == i)) * millilitres, 3) for i, name in enumerate(names, start=1)}
     make_folder(out)
-    write_bytes(picture, preview_png(case.image(card.channels[0]), {"": found}, names, prepared.geometry))
+    image = case.image(card.channels[0])
+    shown = shades(np.asarray(image.array), card.channels[0], card.recipe.intensity)
+    write_bytes(picture, preview_png(image, {"": found}, names, prepared.geometry, shown))
     write_volume(mask_file, Volume(found, affine))
     dice: dict[str, float] = {}
     taken: dict[str, tuple[int, ...]] = {}
