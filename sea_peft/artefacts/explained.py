@@ -44,7 +44,7 @@ def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]
         for family, cost in sorted(placed.get(site, {}).items()):
             right.barh(y, cost, left=start, height=0.75, color=colours[family])
             start += cost
-    left.set_yticks(range(len(sites)), [short(site) for site in sites], fontsize=7)
+    left.set_yticks(range(len(sites)), [short(history.names.get(site, site)) for site in sites], fontsize=7)
     left.set_ylim(max(len(sites), 1) - 0.5, -0.5)
     left.set_xlim(0, 1)
     left.set_xlabel("segmentation ability (Dice, 0 to 1)")

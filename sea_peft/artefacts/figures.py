@@ -48,7 +48,7 @@ def active_sites(history: History) -> Figure:
             axes.add_patch(
                 Rectangle(corner, width, 0.8, color=colours[family], alpha=1.0 if families[family] else 0.3, lw=0)
             )
-    axes.set_yticks(range(len(sites)), [short(site) for site in sites], fontsize=7)
+    axes.set_yticks(range(len(sites)), [short(history.names.get(site, site)) for site in sites], fontsize=7)
     cycle_axis(axes, [allocated.cycle for allocated in history.allocations], _final(history))
     axes.set_ylim(max(len(sites), 1) - 0.5, -0.5)
     stage_lines(axes, [history.sites[site].stage for site in sites])
