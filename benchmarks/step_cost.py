@@ -19,6 +19,7 @@ import torch
 from benchmarks.cell import machine
 from benchmarks.store import RESULTS
 from sea_peft.adapters import Adapted
+from sea_peft.adapters.acting import Form
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
 from sea_peft.jobs.options import AdaptOptions
@@ -26,7 +27,13 @@ from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.loop.training import Trainer
 
 ROUNDS = 5
-ARMS = ("sea", "affine_lora", "affine")
+ARMS: Mapping[str, tuple[str, Form]] = {  # policy, and how its units act while they are trained
+    "sea": ("sea", "cheapest"),
+    "sea, as branches": ("sea", "branches"),
+    "affine_lora": ("affine_lora", "cheapest"),
+    "affine_lora, as branches": ("affine_lora", "branches"),
+    "affine": ("affine", "cheapest"),
+}
 FULL = "full"
 
 
@@ -43,6 +50,7 @@ def measure() -> Path:
         f"Made by `python -m benchmarks step_cost`: two crops of the default size, CPU time, median of {ROUNDS} steps taken in turn. "
         f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
         "full: every parameter of the network trained in place, without any adapter or hook, as plain fine-tuning does it.",
+        "As branches: no unit is folded into its site's weights while it is trained (`adapters/acting.py: worth_folding` decides that otherwise).",
         "Stored: bytes that the forward keeps for the backward, parameters left out. With optimizer: gradients and AdamW's moments too. "
         "Crops: share of a step spent on drawing them.",
         "",
@@ -89,17 +97,18 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
     stored, parameters = {}, {}
     moments: dict[str, Callable[[], Iterable[Mapping[str, torch.Tensor]]]] = {}  # after steps were done
     images, labels = crops.batch(0, 2)
-    for policy in ARMS:
+    for arm, (policy, form) in ARMS.items():
         adapted = _setup(backbone, policy)
+        adapted.model.bank.form = form
         chooser = adapted.policy
         if chooser.needs_saliency(0):
             chooser.told_saliency(0, dict.fromkeys(chooser.needs_saliency(0), 1.0))
         units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
-        steps[policy] = functools.partial(_step, trainer, units, crops)
-        moments[policy] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]
-        parameters[policy] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
+        steps[arm] = functools.partial(_step, trainer, units, crops)
+        moments[arm] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]
+        parameters[arm] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
         adapted.model.bank.activate(units)
-        stored[policy] = _stored(adapted.model, trainer.loss, images, labels)
+        stored[arm] = _stored(adapted.model, trainer.loss, images, labels)
     steps[FULL] = functools.partial(tuning.step, crops)
     moments[FULL] = tuning.optimizer.state.values
     parameters[FULL] = sum(p.numel() for p in tuning.model.parameters())
@@ -159,6 +168,6 @@ def _stored(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = criterion(model(images), labels[:, None].long())
+        loss = criterion(model(images), labels)
     del loss
     return sum(kept.values())
