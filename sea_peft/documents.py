@@ -135,7 +135,7 @@ def load_toml(path: Path) -> dict[str, object]:
         raise Invalid(f"it is not valid TOML: {said}") from error
 
 
-class _Plain(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):
     """Data alone, each part where it stands: a few lines of references to references can stand for more than any memory holds."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -149,7 +149,7 @@ def load_yaml(path: Path) -> Any:
     for tags that make objects and parts by reference."""
     data = read_bytes(path, _LARGEST_BY_HAND)
     try:
-        return pydantic_core.from_json(pydantic_core.to_json(yaml.load(data, _Plain)))
+        return pydantic_core.from_json(pydantic_core.to_json(yaml.load(data, _PlainLoader)))
     except Invalid:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:

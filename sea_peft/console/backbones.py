@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sea_peft.backbones import Limits
     from sea_peft.backbones.field_of_view import FieldOfView
     from sea_peft.jobs.importing import Scaling
-    from sea_peft.jobs.importing_parts import Part
+    from sea_peft.jobs.importing_parts import ImportedPart
 
 backbones = Verbs(help="Architectures and pretrained weights.", no_args_is_help=True)
 
@@ -200,7 +200,7 @@ def backbones_import(
     output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))
 
 
-def _show_parts(output: Output, parts: Sequence[Part]) -> None:
+def _show_parts(output: Output, parts: Sequence[ImportedPart]) -> None:
     """Which network holds which label. Raises PartialFailure where some could not be taken in."""
     taken = [(part, part.imported) for part in parts if part.imported is not None]
     refused = [part for part in parts if part.imported is None]

@@ -11,7 +11,7 @@ from sea_peft.jobs.importing import Given, Imported, import_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
+class ImportedPart:
     """One network of the folder. `folder`: below the one that was given. `imported` is None where it is refused, and `refused` says why."""
 
     folder: Path
@@ -25,7 +25,9 @@ def parts_in(folder: Path) -> list[Path]:
     return sorted(found for found in folder.glob("Dataset*/*__*__*") if any(found.glob("fold_*/checkpoint_final.pth")))
 
 
-def import_parts(folder: Path, name: str, backbone: str | Typed, given: Given, origin: str = "auto") -> list[Part]:
+def import_parts(
+    folder: Path, name: str, backbone: str | Typed, given: Given, origin: str = "auto"
+) -> list[ImportedPart]:
     """Take every network of the folder in, as `name_291`, `name_292`, … by the numbers of their data sets. One that cannot be taken does not
     stop the others.
 
@@ -43,9 +45,9 @@ def import_parts(folder: Path, name: str, backbone: str | Typed, given: Given, o
             imported = import_weights(network, called, backbone, given, origin)
         except SeaPeftError as error:
             first = first or error
-            parts.append(Part(folder=below, name=called, imported=None, refused=str(error)))
+            parts.append(ImportedPart(folder=below, name=called, imported=None, refused=str(error)))
         else:
-            parts.append(Part(folder=below, name=called, imported=imported))
+            parts.append(ImportedPart(folder=below, name=called, imported=imported))
     if first is not None and all(part.imported is None for part in parts):
         raise first
     return parts

@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Check:
+class Agreement:
     """How far a merged network's target logits lie from the adapted one's on random inputs. `largest`: the largest logit, to judge
     `difference` by; `agreement`: share of voxels that get the same label."""
 
@@ -38,7 +38,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Merged(Check):
+class Merged(Agreement):
     """What was written."""
 
     file: Path
@@ -79,15 +79,15 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
 
 
 @dataclasses.dataclass(frozen=True)
-class Folded:
+class MergedNetwork:
     """The merged network, its card's fields, and how it was checked."""
 
     network: nn.Module
     card: dict[str, Any]
-    check: Check
+    check: Agreement
 
 
-def fold(loaded: Loaded, name: str) -> Folded:
+def fold(loaded: Loaded, name: str) -> MergedNetwork:
     """Units and head folded into a network of its own, in eval mode; `name`: of the card. The adapter's gates are open.
 
     Raises WeightsError where something cannot be folded, or the check failed.
@@ -109,14 +109,14 @@ def fold(loaded: Loaded, name: str) -> Folded:
             f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
             "use the adapter as it is."
         )
-    check = Check(
+    check = Agreement(
         units=len(config.units),
         tensors_changed=len(changed),
         difference=difference,
         largest=largest,
         agreement=agreement,
     )
-    return Folded(network, described, check)
+    return MergedNetwork(network, described, check)
 
 
 def _folded(model: Adapted) -> dict[str, torch.Tensor]:

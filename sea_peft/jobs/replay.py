@@ -80,7 +80,7 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
 
 def _policy(started: RunStarted) -> Policy:
     """The policy as it was when the run began."""
-    space = Space(tuple(_unit(row) for row in started.units), started.limit, started.head, started.cost_kind)
+    space = Space(tuple(_unit(row) for row in started.units), started.limit, started.head, kind=started.cost_kind)
     loop, own = (started.settings.get(part) or {} for part in ("loop", "policy"))
     try:
         return make_policy(started.policy, space, seed=started.seed, cycles=loop.get("cycles", 1), settings=own)

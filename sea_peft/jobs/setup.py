@@ -202,7 +202,7 @@ def prepare_run(
         )
     model.head.keeps_known = profile.head == "new"
     head = 0 if profile.head == "frozen" else kind.of_head(model.head, pretrained.network, backbone.example)
-    space = Space(units, limit, head, kind, costs)
+    space = Space(units, limit, head, kind=kind, costs=costs)
     no_choice = check_feasible(space, whole) if entry.offers is None else None
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"

@@ -71,7 +71,7 @@ def wrap(
     limit = parse_budget(budget, kind.of_backbone(network, example), kind)
     costs = kind.of_units(units, network, example)
     model = Adapted(network, sites, units, rows, classes, example, seed)
-    space = Space(units, limit, kind.of_head(model.head, network, example), kind, costs)
+    space = Space(units, limit, kind.of_head(model.head, network, example), kind=kind, costs=costs)
     made = make_policy(policy, space, seed=seed, cycles=1)
     if made.audits:
         raise UsageError(

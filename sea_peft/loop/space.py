@@ -26,6 +26,7 @@ class Space:
     units: tuple[Unit, ...]
     limit: int
     head: int
+    _: dataclasses.KW_ONLY
     kind: Cost = PARAMETERS
     costs: Mapping[str, int] | None = None
 
