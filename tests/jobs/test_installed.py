@@ -140,8 +140,8 @@ def test_an_end_from_outside_is_130_and_can_be_resumed(
     "arguments",
     [
         ["--help"],
-        pytest.param(["data", "check", "{toy}"], marks=pytest.mark.slow),
-        ["data", "check", "{toy}", "--json"],
+        pytest.param(["data", "check", "{toy}", "--label", "liver=1"], marks=pytest.mark.slow),
+        ["data", "check", "{toy}", "--label", "liver=1", "--json"],
     ],
 )
 def test_an_output_that_is_full_is_one_sentence(toy: Path, tmp_path: Path, arguments: list[str]) -> None:
