@@ -21,7 +21,7 @@ class ImportedPart:
 
 
 def parts_in(folder: Path) -> list[Path]:
-    """The trained networks in nnU-Net's results folder (`DatasetXXX_Name/Trainer__Plans__Configuration`), sorted; [] for any other."""
+    """The trained networks in nnU-Net's results folder (`Dataset007_Name/Trainer__Plans__Configuration`), sorted; [] for any other."""
     return sorted(found for found in folder.glob("Dataset*/*__*__*") if any(found.glob("fold_*/checkpoint_final.pth")))
 
 
