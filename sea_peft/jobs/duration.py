@@ -12,7 +12,7 @@ from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
 from sea_peft.jobs.setup import Setup
 from sea_peft.jobs.windows import windows_in
-from sea_peft.loop.training import Trainer
+from sea_peft.loop.training import HEAD_STEPS_A_BATCH, Trainer
 
 T = TypeVar("T")
 
@@ -41,13 +41,13 @@ def expected(setup: Setup) -> Duration:
     # what searches begins with as much as fits; a fixed topology says what it trains
     fill = [unit.id for unit in space.room().fill(space.cheapest_first())]
     units = fill if audits else setup.fresh_policy(setup.options.policy).allocate(0).open
-    trainer = Trainer(model, settings.batch_size, space.head > 0)
 
-    def train(open_units: Collection[str]) -> Callable[[], object]:
-        return lambda: trainer.train(open_units, crops, 0, 1, lambda _: 0.0, lambda *_: None)
+    def train(open_units: Collection[str], steps: int) -> Callable[[], object]:
+        trainer = Trainer(model, settings.batch_size, space.head > 0, head_alone=not open_units)
+        return lambda: trainer.train(open_units, crops, 0, steps, lambda _: 0.0, lambda *_: None)
 
-    step = _seconds(train(units))
-    head_step = _seconds(train([])) if space.head else 0.0
+    head_step = _seconds(train([], HEAD_STEPS_A_BATCH)) / HEAD_STEPS_A_BATCH if space.head else 0.0
+    step = _seconds(train(units, 1)) if units else head_step
     image = crops.batch(0, 1)[0].to(setup.device)
     with torch.no_grad():
         look = _seconds(lambda: model(image).sum().item())  # a number is there only when the device is done

@@ -212,7 +212,7 @@ class Run:
         return lambda done, of: self.listen(events.TrainingStep(phase, done, of, 0.0))
 
     def _before_the_policy(self, shots: Shots, compared: bool | None = None) -> dict[str, torch.Tensor]:
-        """Fit the head alone, with the steps and crops that the policy gets too. Head and bank are then reset.
+        """Fit the head alone, with as many steps as the policy. Head and bank are then reset.
 
         Args:
             shots: the scans to fit it on.

@@ -49,7 +49,7 @@ class Controller:
         self.baseline = baseline
         self.callback = callback
         self._save = save
-        self._trainer = Trainer(model, settings.batch_size, train_head)
+        self._trainer = Trainer(model, settings.batch_size, train_head, head_alone=policy.head_alone)
         if shots.audit:
             search, audit = shots.search, shots.audit
             self.independent = True

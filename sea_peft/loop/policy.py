@@ -35,12 +35,14 @@ class Policy(abc.ABC):
     Attributes:
         audits: whether the loop audits for it, and compares what it finds with the baseline.
         outside_budget: whether the budget does not bind it, as in full fine-tuning, which is there for comparison.
+        head_alone: whether it never opens a unit.
         settings: a frozen dataclass of plain values, None where it has none.
         trial: the units that it will try in all cycles together.
     """
 
     audits = False
     outside_budget = False
+    head_alone = False
     settings: Any = None
     trial: tuple[str, ...] = ()
 

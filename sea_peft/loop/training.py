@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from sea_peft.errors import DivergedError
 
 # The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
 HEAD_LEARNING_RATE = 1e-2
+# Steps of the head alone on one batch: the backbone is frozen, so that it runs once for all of them.
+HEAD_STEPS_A_BATCH = 2
 # Batches for saliency are drawn far beyond any training step, so that they are nobody's training batch.
 _SALIENCY_STREAM = 1_000_000
 # Units whose saliency is looked at together: each keeps activations for the backward pass.
@@ -53,12 +56,14 @@ class Trainer:
     One optimizer state per tensor lives as long as the trainer, so that a unit which comes back continues where it was. Every family
     has its own learning rate, times the schedule's factor. `mixed_precision`: forward in bfloat16 where that is safe (torch.autocast);
     None: on CUDA devices that compute in it, from compute capability 8.0 on. Parameters, gradients and loss stay float32.
+    `head_alone`: no unit is ever opened, and every batch is stepped on `HEAD_STEPS_A_BATCH` times.
     """
 
     model: Adapted
     batch_size: int
     train_head: bool = True
     mixed_precision: bool | None = None
+    head_alone: bool = False
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -98,12 +103,13 @@ class Trainer:
                 optimizer.state[parameter] = self._state[key]
         losses: list[float] = []
         unread: list[torch.Tensor] = []
+        loss_at = self._head_losses(batches) if self.head_alone else self._losses(batches)
         self.model.train()
         for i in range(count):
             factor = schedule(i)
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * factor
-            loss = self._loss(*batches.batch(first + i, self.batch_size))
+            loss = loss_at(first + i)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -153,10 +159,37 @@ class Trainer:
                     sums[u] = [a + b for a, b in zip(sums[u], grads, strict=True)] if u in sums else grads
         return {u: bank[u].learning_rate * sum(float(g.abs().sum()) for g in gs) / count for u, gs in sums.items()}
 
+    def _losses(self, batches: Batches) -> Callable[[int], torch.Tensor]:
+        """Step → its loss, on a batch of its own."""
+        return lambda step: self._loss(*batches.batch(step, self.batch_size))
+
+    def _head_losses(self, batches: Batches) -> Callable[[int], torch.Tensor]:
+        """Step → its loss, on the features that the frozen backbone makes of the step's batch; steps in a row share one."""
+        assert not self.model.bank.active, "units would change the features"
+
+        @functools.lru_cache(maxsize=1)
+        @torch.no_grad()
+        def seen(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            images, labels = batches.batch(batch, self.batch_size)
+            with self._precision():
+                logits = self.model.backbone(self._moved(images))
+            return self.model.take_features(logits), logits, self._moved(labels)
+
+        def loss_at(step: int) -> torch.Tensor:
+            features, logits, labels = seen(step // HEAD_STEPS_A_BATCH)
+            with self._precision():
+                output = self.model.head(features, logits, self.model.head_gate)
+            return self.loss(output.float(), labels)
+
+        return loss_at
+
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision)):
+        with self._precision():
             logits = self.model(self._moved(images))
         return self.loss(logits.float(), self._moved(labels))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision))
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Soft Dice loss over the batch, the background left out, plus cross-entropy; voxels that are `IGNORED` count in neither.

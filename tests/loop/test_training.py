@@ -88,6 +88,28 @@ def test_steps_are_numbered_from_the_first():
     assert steps == [(5, True), (6, True), (7, True)]
 
 
+def test_the_head_alone_steps_twice_on_what_the_backbone_makes_of_a_batch():
+    crops = _crops()
+
+    class Twice:
+        def batch(self, step: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return crops.batch(step // 2, batch_size)
+
+    shared, plain = tiny.model(), tiny.model()
+    passes = []
+    shared.backbone.register_forward_hook(lambda *_: passes.append(1))
+    alone, losses = Trainer(shared, 2, head_alone=True), []
+    # from a checkpoint in the middle of a batch too
+    for first, count in ((0, 3), (3, 4)):
+        alone.train((), crops, first, count, _constant, lambda step, loss: losses.append(loss))
+    expected = []
+    Trainer(plain, 2).train((), Twice(), 0, 7, _constant, lambda step, loss: expected.append(loss))
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert len(passes) == 5
+    for name, tensor in plain.head.state_dict().items():
+        assert torch.allclose(shared.head.state_dict()[name], tensor, atol=1e-6)
+
+
 def test_the_rate_is_the_familys_times_the_schedules_factor():
     """Adam's first step is the rate times the gradient's sign."""
     moved = {}

@@ -24,7 +24,7 @@ class Fixed(Policy):
 
     def __init__(self, name: str, space: Space, units: Sequence[Unit], reason: str, outside_budget: bool) -> None:
         super().__init__(name, space)
-        self.outside_budget = outside_budget
+        self.outside_budget, self.head_alone = outside_budget, not units
         self._units = tuple(units)
         self._reason = reason
 
