@@ -126,7 +126,8 @@ def _test_cases(options: AdaptOptions) -> list[Case]:
 
 
 def _looked(predictor: Predictor, case: Case) -> dict[str, Any]:
-    output, scan = predictor.probabilities(case)
+    scan = predictor.prepared(case)
+    output = predictor.probabilities(scan)
     labels, stored = list(predictor.labels), case.label()
     assert stored is not None
     assert predictor.config.quality is not None

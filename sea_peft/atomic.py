@@ -66,11 +66,16 @@ def remove_leftovers(folder: Path) -> None:
 
 def unfinished(path: Path) -> Path:
     """Where this process makes what will be called `path`. What processes that were killed left there is removed."""
+    remove_unfinished(path)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed while they made `path` left of it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        pid = left.name.split(".")[-2]
+        pid = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp")  # no number where it is of `<path>.<more>`
         if pid.isdigit() and not _alive(int(pid)):
             _remove(left)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _remove(path: Path) -> None:

@@ -234,20 +234,33 @@ def predict(
     ] = False,
     use: options.Use = None,
     channel: options.Channels = None,
+    jobs: Annotated[
+        int, Option(metavar="N", help="Processes side by side, each with its share of the cores, or of the GPUs.")
+    ] = 1,
+    resume: Annotated[
+        bool,
+        Option("--resume", help="Keep what was predicted before by the same adapter and options; predict the rest."),
+    ] = False,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
     A mask holds the data set's own codes where every label has one code, else 1, 2, …; <case>.json beside it says which is which.
     """
+    from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.predict import predict as job
 
-    with output.progress("predict") as progress:
-        statuses = job(
-            adapter, inputs, out, typed=Typed(backbone, weights), device=device, overwrite=overwrite, probabilities=probabilities,
-            preview=preview, dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics,
-            keep=tuple(keep or ()), qc=qc, say=output.say, progress=progress,
-        )  # fmt: skip
+    typed = Typed(backbone, weights)
+    import_monai_alone(typed)
+    try:
+        with output.progress("predict") as progress:
+            statuses = job(
+                adapter, inputs, out, typed=typed, device=device, overwrite=overwrite, probabilities=probabilities, preview=preview,
+                dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics, keep=tuple(keep or ()),
+                qc=qc, jobs=jobs, resume=resume, say=output.say, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted; what is done is kept, and the same command with --resume goes on.") from None
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:
         for sentence in (*status.warnings, *([f"{status.case}: {status.error}"] if status.error else [])):
@@ -291,15 +304,18 @@ def evaluate(
 
     Where both mask and label are empty a score is undefined and left out of means; where one of them is, Dice and NSD are 0.
     """
+    from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.evaluate import evaluate as job
     from sea_peft.jobs.evaluate import write_evaluation
 
     if min_dice is not None and not 0 <= min_dice <= 1:
         raise UsageError(f"--min-dice {min_dice:g} is not a Dice; choose one from 0 to 1.")
+    typed = Typed(backbone, weights)
+    import_monai_alone(typed)
     with output.progress("evaluate") as progress:
         scores = job(
-            adapter, data, typed=Typed(backbone, weights), device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
+            adapter, data, typed=typed, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
             cases=cases, tolerance=tolerance, use=use, progress=progress,
         )  # fmt: skip
     output.say(scores.choice)

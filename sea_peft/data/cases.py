@@ -16,7 +16,7 @@ import numpy as np
 
 from sea_peft.data.grids import laid_on, require_same_grid
 from sea_peft.data.overlaps import LabelMap
-from sea_peft.data.volumes import Volume, header_grid, read_volume, volume_stem
+from sea_peft.data.volumes import NIFTI_SUFFIXES, Volume, header_grid, read_volume, volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
 
@@ -60,6 +60,12 @@ class ImageFile:
     def files(self) -> tuple[Path, ...]:
         """Every file of it."""
         return self.slices or (self.path,)
+
+    @property
+    def read_in_silence(self) -> bool:
+        """Whether other threads may print while it is read. The libraries for other formats print past Python, so the process's output is kept
+        from everybody meanwhile (`capture_stdout`)."""
+        return not self.slices and volume_suffix(self.path) in NIFTI_SUFFIXES
 
     def grid(self) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
         """Shape and voxel size in mm, by the headers alone. Raises `DataError`."""
@@ -120,6 +126,11 @@ class FileCase(Case):
                 "add the file or choose other channels"
             )
         return _CACHE.read(self.images[channel])
+
+    def forget(self) -> None:
+        """Let go of the images that were read: nobody will ask for them again."""
+        for image in self.images.values():
+            _CACHE.forget(image)
 
     def label(self) -> Volume | None:
         if self.label_file is not None:
@@ -303,6 +314,12 @@ class VolumeCache:
             while self._bytes > self._limit:
                 self._bytes -= self._held.popitem(last=False)[1].array.nbytes
         return volume
+
+    def forget(self, source: ImageFile) -> None:
+        """Drop what was read of it."""
+        with self._lock:
+            for key in [key for key in self._held if key[0] == source]:
+                self._bytes -= self._held.pop(key).array.nbytes
 
 
 _CACHE = VolumeCache(limit_bytes=1 << 30)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sea_peft import __version__, documents
+from sea_peft import __version__
 from sea_peft.artefacts.palette import family_colours
 from sea_peft.artefacts.quality import Quality
 from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, writing
@@ -21,7 +21,7 @@ from sea_peft.data.case_check import image_findings
 from sea_peft.data.cases import FileCase
 from sea_peft.data.dicom.segmentation import segmentation_bytes
 from sea_peft.data.grids import require_finite
-from sea_peft.data.prepare import restore, restore_probability
+from sea_peft.data.prepare import Scan, restore, restore_probability
 from sea_peft.data.progress import Progress
 from sea_peft.data.slicer import write_segments
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
@@ -34,7 +34,7 @@ from sea_peft.jobs.quality import judge, look_at_prediction
 from sea_peft.jobs.shades import shades
 from sea_peft.jobs.statistics import Sidecar, digest_of, measured
 
-_MAKER = "sea_peft"
+MAKER = "sea_peft"
 _LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
@@ -103,25 +103,38 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
 
 
 @dataclass(frozen=True, eq=False)
+class Ready:
+    """A case that was read and prepared. `notes`: what is odd about the scan, as `data check` says it."""
+
+    scan: Scan
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class CaseWriter:
     """Predicts cases and writes what is asked for of each. `keeping`: label → which parts of its masks are kept. `statistics`: whether sidecars
-    hold the numbers of `statistics.measured` and what they depend on. `qc`: what predictions are held against, where they are (`--qc`)."""
+    hold the numbers of `statistics.measured`. `qc`: what predictions are held against, where they are (`--qc`)."""
 
     predictor: Predictor
     keeping: Mapping[str, Keep]
     statistics: bool
     qc: Quality | None = None
 
-    def write(self, case: FileCase, files: CaseFiles, progress: Progress) -> tuple[Sidecar, tuple[str, ...]]:
+    def ready(self, case: FileCase) -> Ready:
+        """The case as the network takes it. Raises DataError where the scan is unfit."""
+        notes = _input_notes(case)
+        return Ready(self.predictor.prepared(case), notes)
+
+    def write(self, case: FileCase, ready: Ready, files: CaseFiles, progress: Progress) -> Sidecar:
         """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing,
         and what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has
         a mask is whole and of one prediction, and what has none is nothing.
 
         Returns:
-            The sidecar's content, and what is odd about the scan.
+            The sidecar's content.
 
         Raises:
-            DataError: the scan is unfit, or a name too long.
+            DataError: a name is too long.
             DiskError, OutputError: something cannot be written, or the network's output is no number.
         """
         out, name = files.mask.parent, files.sidecar.stem
@@ -133,7 +146,7 @@ class CaseWriter:
             building = unfinished(out / name)
             building.mkdir()
         try:
-            written = self._make(case, files, building, progress)
+            written = self._make(case, ready, files, building, progress)
             with writing(out):
                 files.mask.unlink(missing_ok=True)
                 for path in reversed(files.all):
@@ -143,15 +156,15 @@ class CaseWriter:
             shutil.rmtree(building, ignore_errors=True)
         return written
 
-    def same(self, case: FileCase) -> Sidecar:
-        """What the sidecar of an earlier prediction must say for its mask to be the one that would be made now."""
-        return {**self._made_by(), "input_sha256": digest_of(case)}
+    def depends_on(self, files: CaseFiles) -> Sidecar:
+        """What the sidecar of an earlier prediction must say for its results to be those that would be made now, but for the scan's digest
+        (`input_sha256`)."""
+        asked = {name: value for name, value in _extras(files).items() if value}
+        return {"mask": files.mask.name, "labels": self._values(), **asked, **self._made_by()}
 
-    def _make(
-        self, case: FileCase, files: CaseFiles, building: Path, progress: Progress
-    ) -> tuple[Sidecar, tuple[str, ...]]:
-        predictor, notes = self.predictor, _input_notes(case)
-        output, scan = predictor.probabilities(case, folder=building, progress=progress)
+    def _make(self, case: FileCase, ready: Ready, files: CaseFiles, building: Path, progress: Progress) -> Sidecar:
+        predictor, scan = self.predictor, ready.scan
+        output = predictor.probabilities(scan, building, progress)
         affine, like = scan.geometry.affine, _source(case)
         values = mask_values(predictor.labels)
         labels = list(values)
@@ -160,7 +173,7 @@ class CaseWriter:
         indices = keep_parts(restore(output, scan.geometry), keep, millilitres)
         kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16
         mask = np.array([0, *values.values()], dtype=kind)[indices]
-        sidecar = self._sidecar(files, values, _volumes(indices, labels, millilitres))
+        sidecar = self._sidecar(case, files, _volumes(indices, labels, millilitres))
         sure = confidences(output, labels) if self.statistics or self.qc is not None else {}
         if self.qc is not None:
             look = look_at_prediction(scan, output, labels, predictor.recipe.spacing)
@@ -169,7 +182,6 @@ class CaseWriter:
             grey = {channel: np.asarray(case.image(channel).array) for channel in predictor.channels}
             found = measured(indices, labels, grey, millilitres)
             sidecar["statistics"] = {label: {**of, "confidence": sure[label]} for label, of in found.items()}
-            sidecar["input_sha256"] = digest_of(case)
         write_text(building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         for label, path in files.probabilities.items():
             probability = restore_probability(output, 1 + labels.index(label), scan.geometry)
@@ -185,21 +197,23 @@ class CaseWriter:
         if files.slicer is not None:
             write_segments(building / files.slicer.name, Volume(mask, affine), values, family_colours(labels), like)
         write_volume(building / files.mask.name, Volume(mask, affine), like=like)
-        return sidecar, notes
+        return sidecar
 
-    def _sidecar(self, files: CaseFiles, values: Mapping[str, int], volumes: Mapping[str, float]) -> Sidecar:
+    def _sidecar(self, case: FileCase, files: CaseFiles, volumes: Mapping[str, float]) -> Sidecar:
         return {
             "mask": files.mask.name,
-            "labels": {"background": 0, **values},
+            "labels": self._values(),
             "volumes_ml": dict(volumes),
-            "probabilities": {label: path.name for label, path in files.probabilities.items()},
-            "dicom_seg": files.segmentation.name if files.segmentation else None,
-            "seg_nrrd": files.slicer.name if files.slicer else None,
+            **_extras(files),
             "recommended": self.predictor.config.recommended.model_dump(),
             **self._made_by(),
-            "made_by": f"{_MAKER} {__version__}",
+            "input_sha256": digest_of(case),
+            "made_by": f"{MAKER} {__version__}",
             "note": "Research software, not a medical device: a qualified person must check every mask.",
         }
+
+    def _values(self) -> dict[str, int]:
+        return {"background": 0, **mask_values(self.predictor.labels)}
 
     def _made_by(self) -> Sidecar:
         """What a mask depends on, beside the scan."""
@@ -218,13 +232,23 @@ class CaseWriter:
         }
 
 
+def _extras(files: CaseFiles) -> Sidecar:
+    """The names of what is made beside the mask: empty or None where it is not asked for."""
+    return {
+        "probabilities": {label: path.name for label, path in files.probabilities.items()},
+        "preview": files.preview.name if files.preview else None,
+        "dicom_seg": files.segmentation.name if files.segmentation else None,
+        "seg_nrrd": files.slicer.name if files.slicer else None,
+    }
+
+
 def _volumes(indices: np.ndarray, labels: Sequence[str], millilitres: float) -> dict[str, float]:
     counts = np.bincount(indices.ravel(), minlength=1 + len(labels)).tolist()
     return {label: round(voxels * millilitres, 3) for label, voxels in zip(labels, counts[1:], strict=False)}
 
 
 def _input_notes(case: FileCase) -> tuple[str, ...]:
-    """What is odd about the scan, as `data check` says it. Raises `DataError` for what makes it unfit."""
+    """What is odd about the scan. Raises `DataError` for what makes it unfit."""
     notes = []
     for channel in case.channels:
         volume = case.image(channel)
@@ -239,16 +263,6 @@ def _input_notes(case: FileCase) -> tuple[str, ...]:
 def _source(case: FileCase) -> Path:
     """The file whose grid the results take: that of the first channel."""
     return next(iter(case.images.values())).path
-
-
-def mask_of(sidecar: Path) -> str | None:
-    """The name of the mask that a sidecar of `predict` belongs to; None where it is no such sidecar."""
-    try:
-        found = documents.load(documents.read_bytes(sidecar))
-    except (OSError, ValueError):
-        return None
-    ours = isinstance(found, dict) and str(found.get("made_by")).startswith(f"{_MAKER} ")
-    return str(found.get("mask")) if ours else None
 
 
 def too_long(path: Path) -> bool:

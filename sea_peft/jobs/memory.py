@@ -21,6 +21,9 @@ BASE_MEMORY = 700 << 20
 _READING_BYTES_PER_VOXEL = 17
 _HELD_LAYERS = 4  # outputs of the largest layer that are alive at once without gradients
 _WINDOWS = 3  # at most, that go through a network together
+_MOST_AHEAD = 1 << 30  # for a scan that is read while another is predicted
+
+Grid = tuple[tuple[int, int, int], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Need:
 
     memory: int
     disk: int
+
+    def of_processes(self, count: int) -> Need:
+        """Of so many processes that need this much each, and of the one that waits for them."""
+        return self if count == 1 else Need(count * self.memory + BASE_MEMORY, count * self.disk)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Activations:
         return cls(sum(outputs) / voxels, max(outputs, default=0) / voxels)
 
 
-def grids(cases: Iterable[Case]) -> list[tuple[tuple[int, int, int], tuple[float, float, float]]]:
+def grids(cases: Iterable[Case]) -> list[Grid]:
     """Shape and voxel size of each case in files, by its header. Cases that cannot be read are left out: they are refused elsewhere."""
     found = []
     for case in cases:
@@ -68,9 +75,16 @@ def grids(cases: Iterable[Case]) -> list[tuple[tuple[int, int, int], tuple[float
 
 
 def inference_need(
-    cases: Iterable[Case], recipe: Recipe, channels: int, outputs: int, patch: Sequence[int], activations: Activations
+    cases: Iterable[Case],
+    recipe: Recipe,
+    channels: int,
+    outputs: int,
+    patch: Sequence[int],
+    activations: Activations,
+    ahead: Iterable[Case] = (),
 ) -> Need:
-    """For predicting the largest of the cases. `outputs`: channels of the network's output, background included."""
+    """For predicting the largest of the cases. `outputs`: channels of the network's output, background included. `ahead`: cases of which one
+    is read while the network works on another."""
     reading = prepared = whole = 0
     for shape, spacing in grids(cases):
         reading = max(reading, math.prod(shape) * _READING_BYTES_PER_VOXEL * channels)
@@ -78,8 +92,27 @@ def inference_need(
         whole = max(whole, math.ceil(math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing)) * 4 * outputs)
     windows = math.prod(patch) * activations.largest * _HELD_LAYERS * _WINDOWS
     blending = min(whole, planes.DEFAULT_LIMIT) * 2
-    memory = BASE_MEMORY + max(reading, blending + windows) + prepared
+    beside = max((_bytes_of_reading(grid, recipe, channels) for grid in grids(ahead)), default=0)
+    memory = BASE_MEMORY + max(reading, blending + windows + beside) + prepared
     return Need(int(memory), whole // 2 if whole > planes.DEFAULT_LIMIT else 0)
+
+
+def read_ahead(cases: Iterable[Case], recipe: Recipe, channels: int) -> list[Case]:
+    """Those of the cases that can be read and prepared while the network works on another: they take little memory, and nobody is silenced
+    meanwhile."""
+    return [
+        case
+        for case in cases
+        if isinstance(case, FileCase)
+        and all(image.read_in_silence for image in case.images.values())
+        and all(_bytes_of_reading(grid, recipe, channels) <= _MOST_AHEAD for grid in grids([case]))
+    ]
+
+
+def _bytes_of_reading(grid: Grid, recipe: Recipe, channels: int) -> int:
+    """Memory that a case takes until it is prepared."""
+    shape, spacing = grid
+    return math.prod(shape) * _READING_BYTES_PER_VOXEL * channels + scan_bytes(shape, spacing, recipe, channels)
 
 
 def training_need(

@@ -23,6 +23,14 @@ from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, r
 NETWORKS: tuple[Network, ...] = ("adapted", "unadapted")
 
 
+def network_called(name: str) -> Network:
+    """The network of this name. Raises UsageError for another."""
+    for network in NETWORKS:
+        if network == name:
+            return network
+    raise UsageError(f"--use {name} is not known; there are {' and '.join(NETWORKS)}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Backbone:
     """A pretrained network with its sites, probed on this machine."""
@@ -144,11 +152,12 @@ def resolve_device(name: str) -> torch.device:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """An adapter on its backbone, ready to predict."""
+    """An adapter on its backbone, ready to predict. `network`: which of the two it is."""
 
     model: Adapted
     config: AdapterConfig
     backbone: Backbone
+    network: Network
 
 
 def adapter_folder(path: Path) -> Path:
@@ -177,11 +186,10 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
         WeightsError: the adapter or the weights are refused, or do not belong together.
         UsageError: the unadapted network can predict none of the labels.
     """
-    if use not in (None, *NETWORKS):
-        raise UsageError(f"--use {use} is not known; there are {' and '.join(NETWORKS)}.")
+    asked = network_called(use) if use is not None else None
     config, tensors = load_adapter_files(folder)
     backbone = open_recorded(config.backbone, typed, command or f"seapeft … {shlex.quote(str(folder))}")
-    card, network = backbone.pretrained.card, backbone.pretrained.network
+    card, frozen = backbone.pretrained.card, backbone.pretrained.network
     if len(config.channels) != len(card.channels) or config.head.classes not in (None, len(card.labels)):
         raise WeightsError(
             f"Adapter {folder.name} is for {len(config.channels)} channels and {config.head.classes} classes, and weights {card.name} have "
@@ -193,7 +201,7 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
         backbone.pretrained.architecture.check_size(config.window.patch, card.kwargs)
     except UsageError as error:
         raise WeightsError(f"Adapter {folder.name} states a patch that does not fit: {error}") from error
-    units = [unit_at(network, backbone.sites, u.family, u.level, u.placement, u.path) for u in config.units]
+    units = [unit_at(frozen, backbone.sites, u.family, u.level, u.placement, u.path) for u in config.units]
     for unit, stated in zip(units, config.units, strict=True):
         if (unit.id, unit.cost) != (stated.id, stated.cost):
             raise WeightsError(
@@ -203,12 +211,13 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
     if len({unit.group for unit in units}) < len(units):
         raise WeightsError(f"Adapter {folder.name} has two levels of one family at one site; get it again.")
     model = Adapted(
-        network, backbone.sites, units, config.head.rows, len(card.labels), backbone.example, config.seed,
+        frozen, backbone.sites, units, config.head.rows, len(card.labels), backbone.example, config.seed,
     )  # fmt: skip
     if config.head.on_features not in (None, model.head.on_features):
         raise WeightsError(f"Adapter {folder.name} has a head of another kind than its backbone takes; get it again.")
     load_tensors(model, units, tensors, folder.name)
-    if (use or config.recommended.network) == "adapted":
+    network = asked or config.recommended.network
+    if network == "adapted":
         model.bank.activate([unit.id for unit in units])
     elif model.head.knows_a_label:
         model.head_gate = False
@@ -217,7 +226,7 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
             f"{config.backbone.weights} knows none of the labels {', '.join(config.labels)}, so it cannot predict them without the adapter; "
             "leave --use unadapted out."
         )
-    return Loaded(model.eval(), config, backbone)
+    return Loaded(model.eval(), config, backbone, network)
 
 
 def adapter_tensors(model: Adapted, unit_ids: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.select import select
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, SeaPeftError, UsageError
-from sea_peft.jobs.model import NETWORKS
+from sea_peft.jobs.model import network_called
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
 from sea_peft.jobs.records import read_case_names
@@ -83,9 +83,7 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
     config, history = folder.read_config(), History(read_trace(folder.trace))
     folder.read_result()  # says how to go on where there is none
     predictor = Predictor(folder.path, typed, device, "adapted", verb="report")
-    network = use or predictor.config.recommended.network
-    if network not in NETWORKS:
-        raise UsageError(f"--use {network} is not known; there are {' and '.join(NETWORKS)}.")
+    network = predictor.config.recommended.network if use is None else network_called(use)
     arms = history.scored if history.tested_on == "test" else {}
     scored = {case: dice for case, dice in arms[network].per_case.items() if dice} if network in arms else {}
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
@@ -148,7 +146,8 @@ def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Pictur
 def _predicted(run: Revisited, case: Case, network: str) -> tuple[np.ndarray, Geometry]:
     """Label indices on the case's own grid, by one of the two networks."""
     with run.predictor.model.unadapted() if network == "unadapted" else contextlib.nullcontext():
-        output, scan = run.predictor.probabilities(case, run.channels)
+        scan = run.predictor.prepared(case, run.channels)
+        output = run.predictor.probabilities(scan)
     return restore(output, scan.geometry), scan.geometry
 
 

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from sea_peft.artefacts.quality import Quality
 from sea_peft.atomic import make_folder, write_text
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import FileCase
 from sea_peft.data.dicom.files import required
-from sea_peft.data.progress import Progress, unwatched, within
+from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
-from sea_peft.jobs.case_results import CaseFiles, CaseWriter, mask_of, too_long
+from sea_peft.jobs.case_results import CaseFiles
+from sea_peft.jobs.cohort import CaseStatus, Opening, one_by_one
+from sea_peft.jobs.earlier import predicted_before, refuse_to_replace
 from sea_peft.jobs.inputs import find_cases
-from sea_peft.jobs.keeping import keeps
-from sea_peft.jobs.memory import needed
-from sea_peft.jobs.predictor import Predictor, reason
+from sea_peft.jobs.memory import needed, read_ahead
 from sea_peft.jobs.qc_files import qc_page, require_own_table, write_qc
-from sea_peft.jobs.quality import Judged
-from sea_peft.jobs.statistics import Sidecar, earlier, require_ours, write_table
+from sea_peft.jobs.statistics import Sidecar, require_ours, write_table
+from sea_peft.jobs.workers import side_by_side
 
 _QC_TABLE = "qc.csv"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseStatus:
-    """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
-    `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted; `qc`: what `--qc` says of
-    it, None where it was not asked for."""
-
-    case: str
-    status: str
-    mask: str | None
-    volumes: Mapping[str, float]
-    seconds: float
-    error: str | None
-    warnings: tuple[str, ...] = ()
-    network: str = "adapted"
-    qc: Judged | None = None
 
 
 def predict(
@@ -61,6 +41,8 @@ def predict(
     statistics: Path | None = None,
     keep: Sequence[str] = (),
     qc: bool = False,
+    jobs: int = 1,
+    resume: bool = False,
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> list[CaseStatus]:
@@ -81,129 +63,121 @@ def predict(
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         channels: what the inputs call the adapter's channels, in the adapter's order, when they cannot be matched by name: a name of their
             data set, or the number in their file names.
-        statistics: a CSV with a row for every case and label, written as it grows and at the end, however that comes. Cases that have a mask
-            by the same adapter, made for such a table from the same files, are not predicted again: an interrupted cohort goes on.
+        statistics: a CSV with a row for every case and label, written as it grows and at the end, however that comes. An interrupted cohort
+            goes on as with `resume`, unless `overwrite` is given.
         keep: which connected parts of masks are kept, rules as for `keeping.keeps`; the others become background.
         qc: also what Dice to expect of each mask, and flags: `qc.csv`, `qc.html` and a preview of each case.
+        jobs: processes that predict side by side, each with a network of its own and its share of the cores, or of the GPUs. A process that dies
+            costs the case that it had. Anything but 1 in a script needs `if __name__ == "__main__":` around the call.
+        resume: cases that have their results, made by the same adapter, network and options from the same files, are not predicted again. With
+            `overwrite` other results are replaced.
         say: gets sentences for the user: what was passed over among the inputs, which network is used and why, and the memory that will be
             needed.
-        progress: called with (cases done, of), the case at hand by its windows.
+        progress: called with (cases done, of), cases at hand by their windows.
 
     Returns:
-        A status for every case. A case that cannot be predicted does not stop the others, and leaves no mask.
+        A status for every case, in the order of their names. A case that cannot be predicted does not stop the others, and leaves no mask.
 
     Raises:
         DataError: an input does not exist or holds no scan, or is no DICOM series where a DICOM-SEG is asked for.
-        UsageError: results exist, or would replace an input or a file that is no result; `qc` of an adapter that does not say what its run saw.
+        UsageError: results exist (with `resume`: others than would be made now), or would replace an input or a file that is no result; `qc` of
+            an adapter that does not say what its run saw.
         WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
     """
-    predictor = Predictor(adapter, typed, device, use)
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs} is no number of processes; use 1 or more.")
+    opening = Opening(
+        adapter=adapter, typed=typed, device=device, use=use, keep=tuple(keep), statistics=statistics is not None, qc=qc
+    )
+    writer = opening.writer()
+    predictor, labels = writer.predictor, tuple(writer.predictor.labels)
     cases = find_cases(inputs, predictor.channels, channels, say)
-    labels = tuple(predictor.labels)
-    keeping = keeps(keep, labels)
-    writer = CaseWriter(predictor, keeping, statistics is not None, _known(predictor) if qc else None)
     if qc:
         require_own_table(out / _QC_TABLE)
     targets = {
         case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, seg_nrrd) for case in cases
     }
-    before: dict[str, Sidecar] = {}
     if statistics is not None:
         require_ours(statistics, predictor.channels)
-        before = {} if overwrite else _before(writer, cases, targets)
+    goes_on = resume or (statistics is not None and not overwrite)
+    before = predicted_before(writer, cases, targets) if goes_on else {}
     left = [case for case in cases if case.id not in before]
-    _refuse_to_replace(left, {case.id: targets[case.id] for case in left}, overwrite)
+    refuse_to_replace(left, targets, overwrite, goes_on)
     if dicom_seg:
         _require_series(cases)
+    processes = min(jobs, len(left))
+    ahead = [] if processes > 1 else read_ahead(left[1:], predictor.recipe, len(predictor.channels))
     if say is not None:
         say(predictor.choice())
-        if keeping:
-            say("Kept of masks: " + ", ".join(f"{label} {rule}" for label, rule in keeping.items()) + ".")
+        if writer.keeping:
+            say("Kept of masks: " + ", ".join(f"{label} {rule}" for label, rule in writer.keeping.items()) + ".")
         if before:
             say(
-                f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite predicts all again."
+                f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite alone predicts all again."
             )
         if left:
-            say(needed(predictor.estimate(left)))
+            say(needed(predictor.estimate(left, ahead).of_processes(processes)))
     make_folder(out)
     if statistics is not None:
         make_folder(statistics.parent)
-    statuses: list[CaseStatus] = []
-    sidecars: dict[str, Sidecar] = {}
-    due = 0
+    results = _Results(cases, predictor.channels, statistics, before)
+    work = [(case, targets[case.id]) for case in left]
+
+    def told(done: float, _of: int) -> None:
+        progress(len(before) + done, len(cases))
+
     try:
-        for done, case in enumerate(cases, start=1):
-            sidecar = before.get(case.id)
-            if sidecar is not None:
-                statuses.append(_kept(case, sidecar))
-            else:
-                watched = within(progress, done - 1, len(cases))
-                status, sidecar = _predict_case(writer, case, targets[case.id], watched)
-                statuses.append(status)
-            if sidecar is not None:
-                sidecars[case.id] = sidecar
-            if statistics is not None and len(sidecars) > due:
-                write_table(statistics, predictor.channels, sidecars)
-                due = len(sidecars) + len(sidecars) // 10  # rarer as it grows: all of it is written each time
-            progress(done, len(cases))
+        if processes > 1:
+            side_by_side(opening, processes, predictor.network, work, told, results.add)
+        elif work:
+            one_by_one(writer, work, {case.id for case in ahead}, told, results.add)
+        else:
+            told(0, 0)
     finally:
-        if statistics is not None:
-            write_table(statistics, predictor.channels, sidecars)
+        results.write()
         if qc:
-            _write_qc(out, statuses, {case: f"{files.sidecar.stem}.png" for case, files in targets.items()})
-    return statuses
+            _write_qc(out, results.statuses, {case: f"{files.sidecar.stem}.png" for case, files in targets.items()})
+    return results.statuses
 
 
-def _known(predictor: Predictor) -> Quality:
-    """What the adapter's run saw."""
-    if predictor.config.quality is None:
-        raise UsageError(
-            "This adapter was made before `--qc`, so it does not say what its run saw; adapt again, or leave --qc out."
-        )
-    return predictor.config.quality
+class _Results:
+    """What became of the cases so far. `table`: the CSV of `--statistics`, written as it grows; None where it is not asked for."""
+
+    def __init__(
+        self, cases: Sequence[FileCase], channels: Sequence[str], table: Path | None, before: Mapping[str, Sidecar]
+    ) -> None:
+        self._cases, self._channels, self._table = cases, channels, table
+        self._sidecars = dict(before)
+        self._statuses = {case.id: CaseStatus.done(case, before[case.id]) for case in cases if case.id in before}
+        self._due = len(before)
+
+    @property
+    def statuses(self) -> list[CaseStatus]:
+        """Of the cases that are done or have failed, in their order."""
+        return [self._statuses[case.id] for case in self._cases if case.id in self._statuses]
+
+    def add(self, status: CaseStatus, sidecar: Sidecar | None) -> None:
+        """One case more."""
+        self._statuses[status.case] = status
+        if sidecar is not None:
+            self._sidecars[status.case] = sidecar
+            if len(self._sidecars) > self._due:
+                self.write()
+                self._due = (
+                    len(self._sidecars) + len(self._sidecars) // 10
+                )  # rarer as it grows: all of it is written each time
+
+    def write(self) -> None:
+        """Write the table, in the order of the cases. Raises DiskError."""
+        if self._table is not None:
+            in_order = {case.id: self._sidecars[case.id] for case in self._cases if case.id in self._sidecars}
+            write_table(self._table, self._channels, in_order)
 
 
 def _write_qc(out: Path, statuses: Sequence[CaseStatus], pictures: Mapping[str, str]) -> None:
     judged = {status.case: status.qc for status in statuses if status.qc is not None}
     write_qc(out / _QC_TABLE, judged)
     write_text(out / "qc.html", qc_page(judged, pictures))
-
-
-def _before(writer: CaseWriter, cases: Sequence[FileCase], targets: Mapping[str, CaseFiles]) -> dict[str, Sidecar]:
-    """Case → the sidecar of an earlier prediction that is what would be made now."""
-    found = {}
-    for case in cases:
-        files = targets[case.id]
-        if all(path.is_file() for path in files.all):
-            sidecar = earlier(files.sidecar, files.mask, writer.same(case))
-            if sidecar is not None and (writer.qc is None or Judged.from_json(sidecar.get("qc")) is not None):
-                found[case.id] = sidecar
-    return found
-
-
-def _kept(case: FileCase, sidecar: Sidecar) -> CaseStatus:
-    return CaseStatus(
-        case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=0.0, error=None,
-        network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
-    )  # fmt: skip
-
-
-def _predict_case(
-    writer: CaseWriter, case: FileCase, files: CaseFiles, progress: Progress
-) -> tuple[CaseStatus, Sidecar | None]:
-    """What became of the case, and its sidecar where it was predicted."""
-    began, error, sidecar = time.monotonic(), None, None
-    notes: tuple[str, ...] = ()
-    try:
-        sidecar, notes = writer.write(case, files, progress)
-    except Exception as unforeseen:
-        error = reason(unforeseen)
-    status = CaseStatus(
-        case=case.id, status="failed" if error else "done", mask=None if error else files.mask.name,
-        volumes=sidecar["volumes_ml"] if sidecar else {}, seconds=round(time.monotonic() - began, 3), error=error, warnings=notes,
-        network=writer.predictor.network, qc=Judged.from_json(sidecar.get("qc")) if sidecar else None,
-    )  # fmt: skip
-    return status, sidecar
 
 
 def _require_series(cases: Sequence[FileCase]) -> None:
@@ -214,26 +188,3 @@ def _require_series(cases: Sequence[FileCase]) -> None:
         raise DataError(
             f"case {others[0]} is no DICOM series, so a DICOM-SEG has nothing to refer to; leave --dicom-seg out or give the series"
         )
-
-
-def _refuse_to_replace(cases: Sequence[FileCase], targets: Mapping[str, CaseFiles], overwrite: bool) -> None:
-    sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
-    written: set[Path] = set()
-    for files in targets.values():
-        mask = mask_of(files.sidecar)
-        left_by_a_killed_process = mask == files.mask.name and not files.mask.exists()
-        for path in files.all:
-            if too_long(path):
-                continue
-            if path.resolve() in sources:
-                raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
-            if path.exists() and mask is None:
-                raise UsageError(
-                    f"{path} exists and is no earlier prediction (those have a {files.sidecar.name} beside them), so it is never "
-                    "replaced; choose another --out."
-                )
-            if path.exists() and not overwrite and not left_by_a_killed_process:
-                raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
-            if path in written:
-                raise UsageError(f"Two results would be called {path.name}; rename a case or a label.")
-            written.add(path)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from sea_peft.artefacts.adapter_file import MODEL_NAME
-from sea_peft.artefacts.quality import Network
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
@@ -53,7 +52,7 @@ class Predictor:
         loaded = open_adapter(folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
         self.loaded, self.model, self.config = loaded, loaded.model, loaded.config
         self.sha256 = hashlib.sha256((folder / MODEL_NAME).read_bytes()).hexdigest()
-        self.network: Network = self.config.recommended.network if use is None else NETWORKS[NETWORKS.index(use)]
+        self.network = loaded.network
         self.model.to(self.device)
         for unit in self.model.bank.built:
             self.model.bank[unit].to(self.device)
@@ -62,21 +61,17 @@ class Predictor:
         self.recipe = self.config.recipe
         self._batch = batch_for_masks(self.model.backbone)
 
-    def probabilities(
-        self,
-        case: Case,
-        channels: tuple[str, ...] | None = None,
-        folder: Path | None = None,
-        progress: Progress = unwatched,
-    ) -> tuple[Planes, Scan]:
-        """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first, and the scan they belong to.
+    def prepared(self, case: Case, channels: tuple[str, ...] | None = None) -> Scan:
+        """The case after the recipe. `channels`: what it calls the adapter's channels, in the adapter's order."""
+        return prepare(case, self.recipe, channels or self.channels)
 
-        `channels`: what the case calls the adapter's channels, in the adapter's order. `folder`: where what does not fit into memory
-        is kept meanwhile. `progress`: told (windows done, of).
+    def probabilities(self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched) -> Planes:
+        """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first.
+
+        `folder`: where what does not fit into memory is kept meanwhile. `progress`: told (windows done, of).
         """
-        scan = prepare(case, self.recipe, channels or self.channels)
         (output,) = probabilities(self.model, scan, self.config.window, self.device, self._batch, folder, progress)
-        return output, scan
+        return output
 
     def choice(self, network: str | None = None) -> str:
         """Which network is used and why, in a sentence for the user. `network`: where it is not this predictor's own."""
@@ -88,18 +83,18 @@ class Predictor:
             )
         return f"Using the {network} network, as asked; the run recommends the {recommended.network} one ({recommended.evidence})."
 
-    def estimate(self, cases: Sequence[Case]) -> Need:
-        """Memory and disk that predicting the largest of the cases will take."""
+    def estimate(self, cases: Sequence[Case], ahead: Sequence[Case] = ()) -> Need:
+        """Memory and disk that predicting the largest of the cases will take. `ahead`: as for `inference_need`."""
         channels, patch = len(self.channels), self.config.window.patch
         activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
-        return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations)
+        return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations, ahead)
 
     def label_map(
         self, case: Case, channels: tuple[str, ...] | None = None, progress: Progress = unwatched
     ) -> np.ndarray:
         """Label indices uint8 [I, J, K] on the case's own grid, 1..L in the order of the labels."""
-        output, scan = self.probabilities(case, channels, progress=progress)
-        return restore(output, scan.geometry)
+        scan = self.prepared(case, channels)
+        return restore(self.probabilities(scan, progress=progress), scan.geometry)
 
 
 def reason(error: Exception) -> str:

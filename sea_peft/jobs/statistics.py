@@ -3,13 +3,12 @@
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sea_peft import documents
 from sea_peft.atomic import write_text
 from sea_peft.data.cases import FileCase
 from sea_peft.errors import UsageError
@@ -56,31 +55,19 @@ def digest_of(case: FileCase) -> str:
     digest = hashlib.sha256()
     for channel in sorted(case.images):
         for file in case.images[channel].files:
-            digest.update(file.read_bytes())
+            with file.open("rb") as scan:
+                while part := scan.read(1 << 20):
+                    digest.update(part)
     return digest.hexdigest()
 
 
-def earlier(sidecar: Path, mask: Path, wanted: Sidecar) -> Sidecar | None:
-    """What an earlier prediction has written of a case, where its mask is there and all that it depends on is what is wanted now: values of
-    the sidecar by their keys. None where it has to be predicted."""
-    if not mask.is_file():
-        return None
-    try:
-        found = documents.load(documents.read_bytes(sidecar))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(found, dict) or any(
-        found.get(key) != value for key, value in {**wanted, "mask": mask.name}.items()
-    ):
-        return None
-    numbers, volumes = found.get("statistics"), found.get("volumes_ml")
-    if not (isinstance(numbers, dict) and isinstance(volumes, dict)) or numbers.keys() != volumes.keys():
-        return None
-    return found if all(map(_is_of_one_label, numbers.values())) else None
+def are_numbers(found: object, labels: Collection[str]) -> bool:
+    """Whether these are the numbers of a mask with these labels, and not what somebody has edited."""
+    return isinstance(found, dict) and found.keys() == set(labels) and all(map(_is_of_one_label, found.values()))
 
 
 def _is_of_one_label(numbers: object) -> bool:
-    """Whether these are what `measured` and `inference.confidences` give for a label, and not what somebody has edited."""
+    """Whether these are what `measured` and `inference.confidences` give for a label."""
     keys = {"volume_ml", "mean", "components", "touches_border", "confidence"}
     return isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
 

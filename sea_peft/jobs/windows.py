@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, product
 
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
 
 from sea_peft.data.sliding import SlidingWindow
@@ -92,6 +91,8 @@ def _weight(window: SlidingWindow) -> Tensor:
     """How much each voxel of a window counts. MONAI bounds a gaussian from below by 1/1000 of its most, which is reached beyond 0.46
     of a side, in more than half of a cube; nnU-Net by what half precision leaves of ten times it, and its middle is the voxel behind the cube's."""
     if window.inferer == "monai":
+        from monai.data.utils import compute_importance_map
+
         return torch.as_tensor(compute_importance_map(window.patch, mode="gaussian"))
     d, h, w = (torch.exp(-(((torch.arange(n) - n // 2) / (n / 8)) ** 2) / 2) for n in window.patch)
     return (d[:, None, None] * h[:, None] * w).clamp(min=2.0**-24 / 10)
@@ -106,6 +107,8 @@ def _places(size: Sequence[int], window: SlidingWindow) -> list[Place]:
     """Where the windows lie in a scan of `size`, ordered along D, then H, then W."""
     roi, share = window.patch, 1 - window.overlap
     if window.inferer == "monai":
+        from monai.data.utils import dense_patch_slices
+
         steps = [r if r == n else max(1, int(r * share)) for r, n in zip(roi, size, strict=True)]
         return dense_patch_slices(size, roi, steps)
     starts = []

@@ -450,9 +450,22 @@ def test_pictures_go_into_mlflow_where_they_are_asked_for(
     assert "MLflow gets no pictures of the run: no such folder" in err
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("predict", "Interrupted; what is done is kept, and the same command with --resume goes on."),
+        ("evaluate", "Interrupted."),
+    ],
+)
 def test_an_interrupt_with_json_is_one_document(
-    call: Call, adapter: Path, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+    call: Call,
+    adapter: Path,
+    toy: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    said: str,
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -461,8 +474,8 @@ def test_an_interrupt_with_json_is_one_document(
     out_folder = ["--out", tmp_path / "out"]
     code, out, err = call(verb, adapter, toy, "--weights", weights, *out_folder, "--json")
     assert code == 130
-    assert json.loads(out) == {"status": "interrupted", "error": "Interrupted.", "exit_code": 130}
-    assert err.strip().splitlines()[-1] == "Interrupted."
+    assert json.loads(out) == {"status": "interrupted", "error": said, "exit_code": 130}
+    assert err.strip().splitlines()[-1] == said
 
 
 def test_out_of_memory_is_no_internal_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

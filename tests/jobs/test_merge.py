@@ -31,7 +31,8 @@ def test_merged_network_gives_the_same_masks(adapter: Path, weights: Path, toy: 
     loaded = load_typed(Typed(weights=str(merged.file)))
     predictor = Predictor(adapter, Typed(weights=str(weights)), "cpu")
     case = open_dataset(toy).cases[0]
-    ours, scan = predictor.probabilities(case)
+    scan = predictor.prepared(case)
+    ours = predictor.probabilities(scan)
     size = [-(-n // 8) * 8 for n in scan.image.shape[1:]]
     padded = torch.zeros(1, 1, *size)
     d, h, w = scan.image.shape[1:]

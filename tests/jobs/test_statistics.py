@@ -105,9 +105,9 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
         seen: list[str] = []
         real = Predictor.probabilities
 
-        def spying(self, case, *given, **named):
-            seen.append(case.id)
-            return real(self, case, *given, **named)
+        def spying(self, scan, *given, **named):
+            seen.append(scan.id)
+            return real(self, scan, *given, **named)
 
         with monkeypatch.context() as patched:
             patched.setattr(Predictor, "probabilities", spying)
@@ -151,10 +151,10 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
 def test_an_interrupted_cohort_leaves_the_table_of_what_is_done(adapter, weights, toy, tmp_path, monkeypatch):
     real, table = Predictor.probabilities, tmp_path / "numbers.csv"
 
-    def until_the_third(self, case, *given, **named):
-        if case.id == "toy_2":
+    def until_the_third(self, scan, *given, **named):
+        if scan.id == "toy_2":
             raise KeyboardInterrupt
-        return real(self, case, *given, **named)
+        return real(self, scan, *given, **named)
 
     monkeypatch.setattr(Predictor, "probabilities", until_the_third)
     scans = sorted((toy / "imagesTr").glob("*.nii.gz"))[:3]

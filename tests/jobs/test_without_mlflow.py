@@ -9,11 +9,13 @@ _CODE = """
 import sys
 sys.modules["mlflow"] = None
 from sea_peft.cli import run
-import sea_peft.jobs.export
 adapter, weights, data, out = sys.argv[1:]
 for verb in (["predict", adapter, data, "--out", out + "/masks"], ["evaluate", adapter, data], ["merge", adapter, "--out", out + "/m.safetensors"]):
     code = run([*verb, "--weights", weights])
     assert code == 0, verb
+    assert "pandas" not in sys.modules, "MONAI takes nothing along that only costs time"
+import pandas
+import sea_peft.jobs.export
 """
 
 

@@ -1,0 +1,147 @@
+"""Case after case in this process, the next one read while the network works on the one before; and what becomes of each."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sea_peft.artefacts.quality import Network, Quality
+from sea_peft.backbones.typed import Typed
+from sea_peft.data.cases import FileCase
+from sea_peft.data.progress import Progress, within
+from sea_peft.errors import UsageError
+from sea_peft.jobs.case_results import CaseFiles, CaseWriter, Ready
+from sea_peft.jobs.keeping import keeps
+from sea_peft.jobs.predictor import Predictor, reason
+from sea_peft.jobs.quality import Judged
+from sea_peft.jobs.statistics import Sidecar
+
+Work = tuple[FileCase, CaseFiles]
+"""A case, and where its results go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseStatus:
+    """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
+    `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted; `qc`: what `--qc` says of
+    it, None where it was not asked for."""
+
+    case: str
+    status: str
+    mask: str | None
+    volumes: Mapping[str, float]
+    seconds: float
+    error: str | None
+    warnings: tuple[str, ...] = ()
+    network: str = "adapted"
+    qc: Judged | None = None
+
+    @classmethod
+    def done(cls, case: FileCase, sidecar: Sidecar, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> CaseStatus:
+        """Of a case whose results are there, now or since an earlier prediction."""
+        return cls(
+            case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=round(seconds, 3), error=None,
+            warnings=warnings, network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
+        )  # fmt: skip
+
+    @classmethod
+    def failed(
+        cls, case: FileCase, network: Network, why: str, seconds: float = 0.0, warnings: tuple[str, ...] = ()
+    ) -> CaseStatus:
+        """Of a case that left nothing."""
+        return cls(
+            case=case.id, status="failed", mask=None, volumes={}, seconds=round(seconds, 3), error=why, warnings=warnings, network=network
+        )  # fmt: skip
+
+
+Finished = Callable[[CaseStatus, Sidecar | None], None]
+"""Told what became of a case, and its sidecar where it was predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What a `CaseWriter` is made from, in this process or in another; arguments as for `predict`."""
+
+    adapter: Path
+    typed: Typed
+    device: str
+    use: str | None
+    keep: tuple[str, ...]
+    statistics: bool
+    qc: bool
+
+    def writer(self) -> CaseWriter:
+        """Load the adapter and its backbone. Raises WeightsError, DeviceError and UsageError as `Predictor`, and for `keep` and `qc`."""
+        predictor = Predictor(self.adapter, self.typed, self.device, self.use)
+        keeping = keeps(self.keep, tuple(predictor.labels))
+        return CaseWriter(predictor, keeping, self.statistics, _known(predictor) if self.qc else None)
+
+
+def _known(predictor: Predictor) -> Quality:
+    """What the adapter's run saw."""
+    if predictor.config.quality is None:
+        raise UsageError(
+            "This adapter was made before `--qc`, so it does not say what its run saw; adapt again, or leave --qc out."
+        )
+    return predictor.config.quality
+
+
+def one_by_one(
+    writer: CaseWriter, work: Sequence[Work], ahead: Collection[str], progress: Progress, finished: Finished
+) -> None:
+    """Predict the cases in order.
+
+    Args:
+        writer: predicts and writes.
+        work: the cases.
+        ahead: ids of those that are read and prepared in a thread while the network works on the one before; one at a time.
+        progress: called with (cases done, of), the case at hand by its windows.
+        finished: called for every case.
+    """
+    with ThreadPoolExecutor(1, "read ahead") as pool:
+        reader = _Reader(writer, [case for case, _ in work], ahead, pool)
+        for done, (case, files) in enumerate(work):
+            read = functools.partial(reader.read, done)
+            finished(*predict_case(writer, case, files, read, within(progress, done, len(work))))
+            progress(done + 1, len(work))
+
+
+class _Reader:
+    """Reads cases in order, and begins with the next one as soon as one was read."""
+
+    def __init__(
+        self, writer: CaseWriter, cases: Sequence[FileCase], ahead: Collection[str], pool: ThreadPoolExecutor
+    ) -> None:
+        self._writer, self._cases, self._ahead, self._pool = writer, cases, ahead, pool
+        self._coming: Future[Ready] | None = None
+
+    def read(self, number: int) -> Ready:
+        """The case of this number. Raises what is wrong with it."""
+        try:
+            return self._coming.result() if self._coming is not None else self._writer.ready(self._cases[number])
+        finally:
+            self._coming = None
+            if number + 1 < len(self._cases) and self._cases[number + 1].id in self._ahead:
+                self._coming = self._pool.submit(self._writer.ready, self._cases[number + 1])
+
+
+def predict_case(
+    writer: CaseWriter, case: FileCase, files: CaseFiles, read: Callable[[], Ready], progress: Progress
+) -> tuple[CaseStatus, Sidecar | None]:
+    """What became of the case, and its sidecar where it was predicted. `read`: gives the prepared case, or raises what is wrong with it."""
+    began = time.monotonic()
+    notes: tuple[str, ...] = ()
+    try:
+        ready = read()
+        notes = ready.notes
+        sidecar = writer.write(case, ready, files, progress)
+    except Exception as error:  # one that nobody foresaw must not cost the other cases theirs
+        why = reason(error)
+        return CaseStatus.failed(case, writer.predictor.network, why, time.monotonic() - began, notes), None
+    finally:
+        case.forget()
+    return CaseStatus.done(case, sidecar, time.monotonic() - began, notes), sidecar

@@ -1,0 +1,92 @@
+"""What earlier predictions left in the output folder: kept, replaced where that is asked for, or refused. The sidecars say which it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sea_peft import documents
+from sea_peft.data.cases import FileCase
+from sea_peft.errors import UsageError
+from sea_peft.jobs.case_results import MAKER, CaseFiles, CaseWriter, too_long
+from sea_peft.jobs.quality import Judged
+from sea_peft.jobs.statistics import Sidecar, are_numbers, digest_of
+
+
+def predicted_before(
+    writer: CaseWriter, cases: Sequence[FileCase], targets: Mapping[str, CaseFiles]
+) -> dict[str, Sidecar]:
+    """Case → the sidecar of an earlier prediction that is what would be made now: by the same adapter, network and options, from the same files,
+    with everything that is asked for there."""
+    found = {case.id: _same(writer, case, targets[case.id]) for case in cases}
+    return {case: sidecar for case, sidecar in found.items() if sidecar is not None}
+
+
+def _same(writer: CaseWriter, case: FileCase, files: CaseFiles) -> Sidecar | None:
+    if not all(path.is_file() for path in files.all):
+        return None
+    found = _read(files.sidecar)
+    if found is None or any(found.get(key) != value for key, value in writer.depends_on(files).items()):
+        return None
+    labels = writer.predictor.labels
+    volumes = found.get("volumes_ml")
+    if not isinstance(volumes, dict) or volumes.keys() != set(labels) or not all(map(_is_number, volumes.values())):
+        return None
+    if writer.statistics and not are_numbers(found.get("statistics"), labels):
+        return None
+    if writer.qc is not None and Judged.from_json(found.get("qc")) is None:
+        return None
+    return found if found.get("input_sha256") == digest_of(case) else None  # last: it reads the scan
+
+
+def refuse_to_replace(
+    cases: Sequence[FileCase], targets: Mapping[str, CaseFiles], overwrite: bool, resume: bool
+) -> None:
+    """Raise UsageError where predicting the cases would replace an input, what is no result, or results without `overwrite`. `resume`: those
+    that are what would be made now are not among the cases."""
+    sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
+    written: set[Path] = set()
+    for files in (targets[case.id] for case in cases):
+        mask = _mask_of(files.sidecar)
+        left_by_a_killed_process = mask == files.mask.name and not files.mask.exists()
+        for path in files.all:
+            if too_long(path):
+                continue
+            if path.resolve() in sources:
+                raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
+            if path.exists() and mask is None:
+                raise UsageError(
+                    f"{path} exists and is no earlier prediction (those have a {files.sidecar.name} beside them), so it is never "
+                    "replaced; choose another --out."
+                )
+            if path.exists() and not overwrite and not left_by_a_killed_process:
+                raise UsageError(
+                    f"{path} exists already, and was made with another adapter, other options or from another scan; choose another --out, or "
+                    "replace such results with --overwrite."
+                    if resume
+                    else f"{path} exists already; choose another --out, keep what was predicted before with --resume, or replace it with "
+                    "--overwrite."
+                )
+            if path in written:
+                raise UsageError(f"Two results would be called {path.name}; rename a case or a label.")
+            written.add(path)
+
+
+def _mask_of(sidecar: Path) -> str | None:
+    """The name of the mask that a sidecar of `predict` belongs to; None where it is no such sidecar."""
+    found = _read(sidecar)
+    ours = found is not None and str(found.get("made_by")).startswith(f"{MAKER} ")
+    return str(found.get("mask")) if found is not None and ours else None
+
+
+def _read(sidecar: Path) -> dict[str, Any] | None:
+    try:
+        found = documents.load(documents.read_bytes(sidecar))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_number(found: object) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool)

@@ -1,0 +1,239 @@
+"""Cases predicted side by side by several processes of one machine. A process that dies costs the case that it had, and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from sea_peft.artefacts.quality import Network
+from sea_peft.atomic import remove_unfinished
+from sea_peft.backbones.monai_alone import import_monai_alone
+from sea_peft.data.progress import Progress
+from sea_peft.errors import DeviceError, SeaPeftError
+from sea_peft.jobs.cohort import CaseStatus, Finished, Opening, Work, predict_case
+from sea_peft.jobs.model import resolve_device
+from sea_peft.jobs.predictor import reason
+
+_LOG = logging.getLogger(__name__)
+_READY = "ready"
+_SECONDS_TO_END = 30.0  # for the windows that go through the network at the moment
+
+
+@dataclasses.dataclass(eq=False)
+class _Worker:
+    """One process. `at`: the case that it has; `part`: how much of that is done; `ready`: whether it has opened the network."""
+
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    at: Work | None = None
+    part: float = 0.0
+    ready: bool = False
+
+    def give(self, work: Work) -> None:
+        self.at, self.part = work, 0.0
+        with contextlib.suppress(OSError):  # it has died, as its pipe says next
+            self.pipe.send(work)
+
+
+def side_by_side(
+    opening: Opening, jobs: int, network: Network, work: Sequence[Work], progress: Progress, finished: Finished
+) -> None:
+    """Predict the cases, each in one of `jobs` processes.
+
+    Args:
+        opening: what every process opens for itself. Where there are several GPUs, and none is named, each process takes the next one.
+        jobs: how many processes.
+        network: the one that it opens.
+        work: the cases.
+        progress: called with (cases done, of), those at hand by their windows.
+        finished: called for every case, in the order in which they are done.
+
+    Raises:
+        WeightsError, DeviceError, UsageError: a process cannot open the adapter, or none can be started.
+    """
+    crew = _Crew(opening, jobs, network, deque(work), finished)
+    try:
+        crew.hire()
+        while crew.at_work:
+            crew.listen()
+            progress(crew.done + 0.999 * sum(worker.part for worker in crew.workers), len(work))
+    finally:
+        crew.dismiss()
+
+
+class _Crew:
+    """The processes, and what is left for them to do."""
+
+    def __init__(self, opening: Opening, jobs: int, network: Network, waiting: deque[Work], finished: Finished) -> None:
+        self.workers: list[_Worker] = []
+        self.done = 0
+        self._opening, self._jobs, self._network = opening, jobs, network
+        self._waiting, self._finished = waiting, finished
+
+    @property
+    def at_work(self) -> bool:
+        """Whether there is anything to wait for. Raises DeviceError where there is work, and nobody left to do it."""
+        if self._waiting and not self.workers:
+            raise DeviceError(
+                "The processes of --jobs end before they have opened the network: memory may be too small for them, so use fewer; in a Python "
+                'script, call predict under `if __name__ == "__main__":`.'
+            )
+        return bool(self._waiting) or any(worker.at for worker in self.workers)
+
+    def hire(self) -> None:
+        """Start every process."""
+        for number in range(self._jobs):
+            self._start(number)
+
+    def listen(self) -> None:
+        """Wait until somebody says something, and act on it."""
+        heard = wait([worker.pipe for worker in self.workers])
+        for worker in [worker for worker in self.workers if worker.pipe in heard]:
+            try:
+                said = worker.pipe.recv()
+            except (EOFError, OSError):
+                self._mourn(worker)
+                continue
+            if isinstance(said, SeaPeftError):
+                raise said
+            if isinstance(said, logging.LogRecord):
+                logging.getLogger(said.name).handle(said)
+            elif isinstance(said, float):
+                worker.part = said
+            else:
+                if said == _READY:
+                    worker.ready = True
+                else:
+                    worker.at, worker.part = None, 0.0
+                    self._finish(*said)
+                if self._waiting:
+                    worker.give(self._waiting.popleft())
+
+    def dismiss(self) -> None:
+        """End every process, in the middle of a case or not, and wait until it is gone."""
+        for worker in self.workers:
+            worker.pipe.close()
+            if worker.at is not None or not worker.ready:
+                worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(_SECONDS_TO_END)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            self._tidy(worker)
+
+    def _start(self, number: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        threads = None if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // self._jobs)
+        process = context.Process(
+            target=_work,
+            args=(theirs, _on_its_device(self._opening, number), threads, logging.getLogger().level),
+            daemon=True,
+        )
+        with _no_interrupt():
+            process.start()
+        theirs.close()
+        self.workers.append(_Worker(number, process, ours))
+
+    def _mourn(self, worker: _Worker) -> None:
+        """One has died: its case has failed, and another process takes its place, unless that would die at once too."""
+        self.workers.remove(worker)
+        worker.pipe.close()
+        worker.process.join()
+        self._tidy(worker)
+        how = _end_of(worker.process)
+        _LOG.info("process %d of --jobs %s", worker.number, how)
+        if worker.at is not None:
+            case, _ = worker.at
+            why = f"the process that predicted it {how}; predict it again with --resume, and with fewer --jobs."
+            self._finish(CaseStatus.failed(case, self._network, why), None)
+        if worker.ready and self._waiting:
+            self._start(worker.number)
+
+    def _finish(self, status: CaseStatus, sidecar: dict[str, object] | None) -> None:
+        self.done += 1
+        self._finished(status, sidecar)
+
+    def _tidy(self, worker: _Worker) -> None:
+        """What one that was killed has left of its case."""
+        if worker.at is not None:
+            _, files = worker.at
+            remove_unfinished(files.mask.parent / files.sidecar.stem)
+
+
+def _end_of(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed ({name}), as happens when memory runs out" if name == "SIGKILL" else f"died of {name}"
+
+
+def _on_its_device(opening: Opening, number: int) -> Opening:
+    device = resolve_device(opening.device)
+    if device.type != "cuda" or device.index is not None:
+        return opening
+    return dataclasses.replace(opening, device=f"cuda:{number % torch.cuda.device_count()}")
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """What is started in here never gets Ctrl-C, which a terminal sends to all processes: this one ends the others."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ToParent(logging.handlers.QueueHandler):
+    """Hands records on, so that they are shown where and as the parent shows its own."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.send(record)  # type: ignore[attr-defined]
+
+
+def _work(pipe: Connection, opening: Opening, threads: int | None, level: int) -> None:
+    """A process: opens the network, then predicts what it is given until the pipe is closed."""
+    logging.basicConfig(level=level, handlers=[_ToParent(pipe)])  # type: ignore[arg-type]
+    logging.captureWarnings(True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an unfinished case is tidied up
+        try:
+            import_monai_alone(opening.typed)
+            writer = opening.writer()
+        except SeaPeftError as error:
+            pipe.send(error)
+            return
+        except Exception as error:
+            pipe.send(DeviceError(f"A process of --jobs cannot open the adapter ({reason(error)}); use fewer."))
+            return
+        pipe.send(_READY)
+
+        def told(done: float, of: int) -> None:
+            pipe.send(done / of)
+
+        while True:
+            case, files = pipe.recv()
+            pipe.send(predict_case(writer, case, files, functools.partial(writer.ready, case), told))
+    except (KeyboardInterrupt, EOFError, ConnectionError):
+        return  # nobody waits for it any more
