@@ -1,6 +1,5 @@
 """The command line: parse, call a job, show what it returns. Nothing heavy is imported before a verb runs."""
 
-import shlex
 import signal
 import sys
 import traceback
@@ -140,7 +139,7 @@ def adapt(
     [dim]seapeft adapt --shots 5 --budget 1%
     seapeft adapt scans/ --label liver --shots 5 --budget 1%[/dim]
     """
-    from sea_peft.artefacts.commands import Commands
+    from sea_peft.artefacts.commands import Commands, to_resume
     from sea_peft.artefacts.findings import findings
     from sea_peft.artefacts.run_folder import RunFolder
     from sea_peft.artefacts.trace import read_trace
@@ -180,8 +179,7 @@ def adapt(
     except KeyboardInterrupt:
         if folder is None:
             raise Interrupted("Interrupted before the run began.") from None
-        hint = f"go on with `seapeft adapt --resume {shlex.quote(str(folder))}{given.typed.flags}`"
-        raise Interrupted(f"Interrupted; {hint}.") from None
+        raise Interrupted(f"Interrupted; go on with `{to_resume(folder, given.typed)}`.") from None
     done = RunFolder(Path(result.run))
     commands = Commands.of(done.read_config().typed, result.run, given.backbone)
     found = findings(read_trace(done.trace), commands)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
+
+from sea_peft.backbones.typed import Typed
 
 # option of a run → its flag, in the order in which they are printed
 _Options = Mapping[str, Any]  # of the command line, by name
@@ -20,6 +22,14 @@ _FLAGS = {
 }  # fmt: skip
 _DEFAULTS = {"profile": "default", "policy": "sea", "seed": 0, "device": "auto", "runs": "runs"}
 _SEVERAL = ("labels", "channels")
+
+
+def to_resume(run: Path, typed: Typed) -> str:
+    """How to go on with a run that was ended, with the words that its backbone was typed with."""
+    words = ["seapeft", "adapt", "--resume", str(run)]
+    for option, word in (("backbone", typed.backbone), ("weights", typed.weights)):
+        words += [] if word is None else [_FLAGS[option], word]
+    return shlex.join(words)
 
 
 @dataclasses.dataclass(frozen=True)

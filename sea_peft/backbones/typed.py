@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import inspect
-import shlex
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -34,12 +33,6 @@ class Typed:
     def __bool__(self) -> bool:
         """Whether anything was typed."""
         return self.backbone is not None or self.weights is not None
-
-    @property
-    def flags(self) -> str:
-        """The same words for another command, each after a blank."""
-        given = {"--backbone": self.backbone, "--weights": self.weights}
-        return "".join(f" {flag} {shlex.quote(word)}" for flag, word in given.items() if word is not None)
 
     @property
     def code(self) -> str | None:

@@ -210,7 +210,7 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
     checked = any(status.qc is not None for status in statuses)
     rows = []
     for status in statuses:
-        found = sum(volume > 0 for volume in status.volumes.values())
+        found = f"{sum(v > 0 for v in status.volumes.values())} of {len(labels)}" if status.volumes else None
         values = [f"{status.volumes[label]:.1f}" if label in status.volumes else None for label in few]
         qc = (
             []
@@ -219,7 +219,7 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
             if status.qc is None
             else [f"{status.qc.mean:.2f}", str(len(status.qc.flags) or "")]
         )
-        rows.append((status.case, state(status.status), status.mask, *(values or [f"{found} of {len(labels)}"]), *qc))
+        rows.append((status.case, state(status.status), status.mask, *(values or [found]), *qc))
     right = [*columns, *(["expected Dice", "flags"] if checked else [])]
     return table("", ("case", "status", "mask", *right), rows, right=right)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import torch
 
 from sea_peft.artefacts.adapter_file import save_adapter
 from sea_peft.artefacts.checkpoint import RunState, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
-from sea_peft.artefacts.commands import Commands
+from sea_peft.artefacts.commands import Commands, to_resume
 from sea_peft.artefacts.quality import Network, Quality
 from sea_peft.artefacts.report import report_markdown
 from sea_peft.artefacts.run_folder import Result, RunFolder
@@ -77,9 +76,9 @@ class Run:
             if self.tracker is not None:
                 self.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             if isinstance(error, DiskError):
+                again = to_resume(self.folder.path, self.setup.options.typed)
                 raise DiskError(
-                    f"{str(error).rstrip('.')}; what the run has written is kept, and `seapeft adapt --resume "
-                    f"{shlex.quote(str(self.folder.path))}{self.setup.options.typed.flags}` goes on from there."
+                    f"{str(error).rstrip('.')}; what the run has written is kept, and `{again}` goes on from there."
                 ) from error
             raise
         finally:

@@ -162,12 +162,12 @@ def _grey_values(transforms: list[Transform]) -> tuple[Said, Said, tuple[str, ..
         return (
             {},
             {},
-            (*notes, f"The bundle scales grey values by {listed} in a way that no recipe does; give --intensity."),
+            (*notes, f"The bundle scales grey values by {listed} in a way that no recipe does; give the intensity."),
         )
     intensity, low, high, more = scaled
     numbers = [low, high, *(value for key, value in intensity.items() if key != "kind")]
     if not all(type(number) in (int, float) for number in numbers):
-        return {}, {}, (*notes, f"How far {steps[0][0]} scales is computed in the bundle; give --intensity.")
+        return {}, {}, (*notes, f"How far {steps[0][0]} scales is computed in the bundle; give the intensity.")
     settings = {"input_factor": high - low, "input_offset": low} if (low, high) != (0.0, 1.0) else {}
     return intensity, settings, (*notes, *more)
 

@@ -10,7 +10,7 @@ from sea_peft.data.recipe import Recipe, ZScore
 _RECIPE = Recipe(orientation="LAS", spacing=(1.0, 1.0, 1.0), intensity=ZScore())
 _ONE_SIDE = (
     "It was trained on the right hippocampus and on mirrored left ones; "
-    "for scans of the left side give --orientation RAS, which mirrors them."
+    "for scans of the left side give the orientation RAS, which mirrors them."
 )
 
 HIPPODEEP = Origin(
