@@ -17,8 +17,9 @@ from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.view import UnitRow
 from sea_peft.console.output import Lines, Output, bars, timer
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.runs import UnitLines, clock, next_steps, roughly
+from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly
 from sea_peft.console.tables import table
+from sea_peft.jobs.predict import CaseStatus
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
 
 EVENTS = [
@@ -244,3 +245,18 @@ def test_clock() -> None:
         "10 seconds", "40 seconds", "90 seconds", "2 minutes", "9 minutes", "2.2 hours",
     ]  # fmt: skip
     assert [clock(s) for s in (8.2, 125, 4320)] == ["8 s", "2 min 05 s", "1 h 12 min"]
+
+
+def test_a_failed_case_has_no_labels_to_count():
+    def status(case: str, state: str, volumes: dict[str, float]) -> CaseStatus:
+        mask = f"{case}.nii.gz" if volumes else None
+        return CaseStatus(case=case, status=state, mask=mask, volumes=volumes, seconds=1.0, error=None)
+
+    whole = status("a", "done", {"liver": 1.0, "spleen": 0.0, "aorta": 2.0, "spine": 3.0})
+    for statuses, counts in (
+        ([whole, status("b", "failed", {})], ["3 of 4", "–"]),
+        ([status("b", "failed", {})], ["–"]),
+    ):
+        screen = io.StringIO()
+        Console(file=screen, width=80).print(prediction_table(statuses))
+        assert [line.split("  ")[-1].strip() for line in screen.getvalue().splitlines()[-len(counts) :]] == counts
