@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr_
     from sea_peft.jobs.model import load_adapter
     from sea_peft.jobs.options import AdaptOptions
     from sea_peft.jobs.predict import predict
+    from sea_peft.jobs.suggest import suggest
     from sea_peft.jobs.wrapping import wrap
 
 __version__ = "0.1.0"
@@ -28,10 +29,12 @@ _LAZY = {
     "merge": "sea_peft.jobs.merge",
     "predict": "sea_peft.jobs.predict",
     "resume": "sea_peft.jobs.adapt",
+    "suggest": "sea_peft.jobs.suggest",
     "wrap": "sea_peft.jobs.wrapping",
 }
 __all__ = [
-    "AdaptOptions", "Typed", "__version__", "adapt", "evaluate", "load_adapter", "merge", "predict", "resume", "wrap",
+    "AdaptOptions", "Typed", "__version__", "adapt", "evaluate", "load_adapter", "merge", "predict", "resume",
+    "suggest", "wrap",
 ]  # fmt: skip
 
 

@@ -40,6 +40,22 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, beside the place of `out`, which becomes `out` when all went well and is gone otherwise. Raises DiskError."""
+    make_folder(out.parent)
+    with writing(out):
+        building = unfinished(out)
+        building.mkdir()
+    try:
+        yield building
+        with writing(out):
+            os.rename(building, out)
+            sync_folder(out.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` last through a power cut, where the platform can (Windows cannot open
     folders)."""

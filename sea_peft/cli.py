@@ -343,6 +343,7 @@ for command in (
     afterwards.report,
     afterwards.merge,
     afterwards.export,
+    afterwards.suggest,
     afterwards.ui,
     afterwards.doctor,
 ):

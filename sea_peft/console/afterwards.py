@@ -11,7 +11,7 @@ from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table
 from sea_peft.console.verb import verb
 from sea_peft.data.wording import count
-from sea_peft.errors import QualityGateError, UsageError
+from sea_peft.errors import PartialFailure, QualityGateError, UsageError
 
 
 @verb
@@ -187,6 +187,46 @@ def export(
         ("check", f"{made.agreement:.4%} of voxels of a trial scan as predict labels them"),
     ]
     output.result(vars(made), facts(found))
+
+
+@verb
+def suggest(
+    output: Output,
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or an adapter folder.")],
+    scans: Annotated[
+        list[Path], Argument(metavar="UNLABELLED…", help="Scans, folders of scans, or data sets' unlabelled part.")
+    ],
+    n: Annotated[int, Option("-n", metavar="N", help="How many to suggest.")] = 3,
+    out: Annotated[Path | None, Option(metavar="DIR", help="A folder to make: a picture of each, and a page.")] = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    use: options.Use = None,
+    channel: options.Channels = None,
+) -> None:
+    """Rank unlabelled scans: which to label next.
+
+    First what the network doubts most and what is most unlike the run's shots and the scans above: doubt times distance.
+    """
+    from sea_peft.backbones.typed import Typed
+    from sea_peft.jobs.suggest import suggest as job
+
+    with output.progress("look at scans") as progress:
+        found = job(
+            run, scans, n, out=out, typed=Typed(backbone, weights), device=device, use=use, channels=tuple(channel or ()),
+            say=output.say, progress=progress,
+        )  # fmt: skip
+    for sentence in (*found.warnings, *(f"{scan}: {why}" for scan, why in found.failed.items())):
+        output.warn(sentence)
+    if found.page is not None:
+        output.warn("The page holds pictures of patients' scans; share it only with whoever may see those.")
+    last = [] if found.page is None else [cell(f"Pictures are in {found.page}.")]
+    output.result(found.document(), shown.suggestion_table(found), *last)
+    if found.failed:
+        looked = len(found.suggested) + len(found.others)
+        raise PartialFailure(
+            f"{len(found.failed)} of {count(looked + len(found.failed), 'scan')} could not be looked at; the reasons stand above."
+        )
 
 
 @verb

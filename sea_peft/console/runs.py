@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sea_peft.jobs.evaluate import Evaluation
     from sea_peft.jobs.predict import CaseStatus
     from sea_peft.jobs.replay import Replayed
+    from sea_peft.jobs.suggest import Suggestions
 
 _VERDICTS = {True: "bold green", False: "bold red", None: "bold yellow"}
 REFUSED_SHOWN = 12
@@ -222,6 +223,23 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
         rows.append((status.case, state(status.status), status.mask, *(values or [found]), *qc))
     right = [*columns, *(["expected Dice", "flags"] if checked else [])]
     return table("", ("case", "status", "mask", *right), rows, right=right)
+
+
+def suggestion_table(found: Suggestions) -> Table:
+    """What to label next, and why. Distances: 1 is usual between two of the scans."""
+    rows = [
+        (
+            str(each.rank),
+            each.scan,
+            f"{each.expected_dice:.2f}",
+            None if each.distance is None else f"{each.distance:.2f}",
+            " ".join([f"{each.why}." if each.flags else each.why, *each.flags]),
+        )
+        for each in found.suggested
+    ]
+    of = count(len(found.suggested) + len(found.others), "scan")
+    right = ("", "expected Dice", "distance")
+    return table(f"To label next, of {of}", ("", "scan", "expected Dice", "distance", "why"), rows, right=right)
 
 
 def evaluation_tables(scores: Evaluation) -> list[Table]:

@@ -18,8 +18,9 @@ from sea_peft.artefacts.palette import family_colours
 from sea_peft.artefacts.quality import Quality
 from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, writing
 from sea_peft.data.case_check import image_findings
-from sea_peft.data.cases import FileCase
+from sea_peft.data.cases import Case, FileCase
 from sea_peft.data.dicom.segmentation import segmentation_bytes
+from sea_peft.data.geometry import Geometry
 from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import Scan, restore, restore_probability
 from sea_peft.data.progress import Progress
@@ -122,7 +123,7 @@ class CaseWriter:
 
     def ready(self, case: FileCase) -> Ready:
         """The case as the network takes it. Raises DataError where the scan is unfit."""
-        notes = _input_notes(case)
+        notes = input_notes(case)
         return Ready(self.predictor.prepared(case), notes)
 
     def write(self, case: FileCase, ready: Ready, files: CaseFiles, progress: Progress) -> Sidecar:
@@ -187,10 +188,7 @@ class CaseWriter:
             probability = restore_probability(output, 1 + labels.index(label), scan.geometry)
             write_volume(building / path.name, Volume(probability, affine), like=like)
         if files.preview is not None:
-            image = case.image(predictor.channels[0])
-            shown = shades(np.asarray(image.array), predictor.channels[0], predictor.recipe.intensity)
-            picture = preview_png(image, {"": indices}, list(predictor.labels), scan.geometry, shown)
-            write_bytes(building / files.preview.name, picture)
+            write_bytes(building / files.preview.name, picture(predictor, case, indices, scan.geometry))
         if files.segmentation is not None:
             slices = next(iter(case.images.values())).slices
             write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))
@@ -247,7 +245,7 @@ def _volumes(indices: np.ndarray, labels: Sequence[str], millilitres: float) -> 
     return {label: round(voxels * millilitres, 3) for label, voxels in zip(labels, counts[1:], strict=False)}
 
 
-def _input_notes(case: FileCase) -> tuple[str, ...]:
+def input_notes(case: FileCase) -> tuple[str, ...]:
     """What is odd about the scan. Raises `DataError` for what makes it unfit."""
     notes = []
     for channel in case.channels:
@@ -258,6 +256,13 @@ def _input_notes(case: FileCase) -> tuple[str, ...]:
                 raise DataError(finding.sentence)
             notes.append(finding.sentence)
     return tuple(notes)
+
+
+def picture(predictor: Predictor, case: Case, indices: np.ndarray, geometry: Geometry) -> bytes:
+    """A PNG of three planes of a case. `indices`: its mask [I, J, K] on its own grid, 1..L in the order of the predictor's labels."""
+    image = case.image(predictor.channels[0])
+    shown = shades(np.asarray(image.array), predictor.channels[0], predictor.recipe.intensity)
+    return preview_png(image, {"": indices}, list(predictor.labels), geometry, shown)
 
 
 def _source(case: FileCase) -> Path:

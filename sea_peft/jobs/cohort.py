@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sea_peft.artefacts.quality import Network, Quality
+from sea_peft.artefacts.quality import Network
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import FileCase
 from sea_peft.data.progress import Progress, within
-from sea_peft.errors import UsageError
 from sea_peft.jobs.case_results import CaseFiles, CaseWriter, Ready
 from sea_peft.jobs.keeping import keeps
 from sea_peft.jobs.predictor import Predictor, reason
@@ -78,16 +77,9 @@ class Opening:
         """Load the adapter and its backbone. Raises WeightsError, DeviceError and UsageError as `Predictor`, and for `keep` and `qc`."""
         predictor = Predictor(self.adapter, self.typed, self.device, self.use)
         keeping = keeps(self.keep, tuple(predictor.labels))
-        return CaseWriter(predictor, keeping, self.statistics, _known(predictor) if self.qc else None)
-
-
-def _known(predictor: Predictor) -> Quality:
-    """What the adapter's run saw."""
-    if predictor.config.quality is None:
-        raise UsageError(
-            "This adapter was made before `--qc`, so it does not say what its run saw; adapt again, or leave --qc out."
+        return CaseWriter(
+            predictor, keeping, self.statistics, predictor.seen(", or leave --qc out") if self.qc else None
         )
-    return predictor.config.quality
 
 
 def one_by_one(

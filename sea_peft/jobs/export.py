@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import importlib.util
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from sea_peft import atomic
@@ -76,7 +75,7 @@ def export(
     if say is not None:
         say(predictor.choice())
     with contextlib.ExitStack() as open_folders:
-        building = open_folders.enter_context(_in_the_making(out))
+        building = open_folders.enter_context(atomic.new_folder(out))
         work = Path(open_folders.enter_context(tempfile.TemporaryDirectory(prefix="seapeft-export-")))
         (work / "trial").mkdir()
         trial = Trial.of(predictor, work / "trial", ON_GRID if to == "nnunet" and linear else OFF_GRID)
@@ -84,26 +83,11 @@ def export(
             agreement = _write(to, predictor, building, trial, source)
             for left in building.rglob("__pycache__"):
                 shutil.rmtree(left)
-            os.rename(building, out)
-            atomic.sync_folder(out.parent)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return Exported(
         folder=out, to=to, network=predictor.network, labels=tuple(predictor.labels), agreement=agreement,
         files=tuple(files),
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _in_the_making(out: Path) -> Iterator[Path]:
-    """A folder beside its place, which is gone afterwards unless it was renamed."""
-    atomic.make_folder(out.parent)
-    with atomic.writing(out):
-        building = atomic.unfinished(out)
-        building.mkdir()
-    try:
-        yield building
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _write(to: str, predictor: Predictor, folder: Path, trial: Trial, source: Path | None) -> float:

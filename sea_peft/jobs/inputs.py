@@ -11,6 +11,7 @@ from sea_peft.data.layouts import READERS, nnunet
 from sea_peft.data.layouts.reading import CHANNEL_SUFFIX, case_id, parse_channels, read_json, volumes_in
 from sea_peft.data.select import pick_channels
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
 
 # What readers call the channels of a layout that names none
@@ -23,6 +24,7 @@ def find_cases(
     channels: Sequence[str],
     named: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
+    labelled: bool = True,
 ) -> list[FileCase]:
     """The cases in files and folders, each with its images under the adapter's channel names, sorted by id.
 
@@ -35,6 +37,7 @@ def find_cases(
         named: What the inputs call them, in the same order: a name of their data set, or a number of their file names. Empty where names
             and order tell it.
         say: Gets what a data set's reader passed over, took once or left open, each a sentence.
+        labelled: Whether to take the cases of a data set that are labelled.
 
     Raises:
         DataError: a path does not exist, a folder holds no scan, channels do not fit, or two cases have one name.
@@ -54,6 +57,8 @@ def find_cases(
                 if say is not None:
                     for warning in dataset.warnings:
                         say(f"{warning}.")
+                if not labelled:
+                    dataset = _unlabelled(dataset, path, say)
                 cases += _from_dataset(dataset, channels, named)
                 continue
             scans = volumes_in(path)
@@ -93,6 +98,15 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
     if unnamed and len(dataset.channels) == len(wanted):
         return dataset.channels
     return pick_channels(dataset, wanted)
+
+
+def _unlabelled(dataset: Dataset, path: Path, say: Callable[[str], None] | None) -> Dataset:
+    left_out = len(dataset.cases) + len(dataset.test_cases)
+    if not dataset.unlabelled:
+        raise DataError(f"every scan of {path} is labelled; give scans that are not, or a folder of nothing but scans")
+    if left_out and say is not None:
+        say(f"{path}: {left_out} of {count(left_out + len(dataset.unlabelled), 'scan')} labelled, and left out.")
+    return dataset.with_cases((), ())
 
 
 def _from_dataset(dataset: Dataset, wanted: Sequence[str], named: Sequence[str]) -> list[FileCase]:

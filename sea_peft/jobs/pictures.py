@@ -17,15 +17,13 @@ from sea_peft.data.cases import Case, safe_name
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.prepare import label_indices, restore
 from sea_peft.data.progress import Progress, unwatched
-from sea_peft.data.select import select
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, SeaPeftError, UsageError
 from sea_peft.jobs.model import network_called
 from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.preview import preview_png
-from sea_peft.jobs.records import read_case_names
+from sea_peft.jobs.reopened import reopen
 from sea_peft.jobs.shades import shades
-from sea_peft.jobs.target import open_data
 from sea_peft.loop.events import Scored
 
 
@@ -80,7 +78,7 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
         DataError: the data, or one of those cases, are no longer where the run found them.
         WeightsError, DeviceError: the adapter cannot be used on this machine.
     """
-    config, history = folder.read_config(), History(read_trace(folder.trace))
+    history = History(read_trace(folder.trace))
     folder.read_result()  # says how to go on where there is none
     predictor = Predictor(folder.path, typed, device, "adapted", verb="report")
     network = predictor.config.recommended.network if use is None else network_called(use)
@@ -89,27 +87,15 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
     picked = {"Worst": ranked[:1], "Median": ranked[len(ranked) // 2 :][:1], "Best": ranked[-1:]}
     roles = {cases[0]: role for role, cases in picked.items() if cases}  # one case may be best, median and worst
-    try:
-        names = read_case_names(folder)
-    except UsageError as error:
-        raise UsageError(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
-    specs = [f"{name}={','.join(map(str, codes))}" for name, codes in predictor.labels.items()]
-    dataset = select(open_data(config.data), specs, config.channels)
-    # test cases last, so that they win where a data set calls one of them like a training case
-    by_name = {case.id: case for case in (*dataset.cases, *dataset.test_cases)}
-
-    def found(hashed: str) -> Case:
-        if names[hashed] not in by_name:
-            raise DataError(
-                f"case {names[hashed]} of the run is not in its data any more; write the report without --images and --explain"
-            )
-        return by_name[names[hashed]]
-
-    shown = [ShownCase(roles[hashed], found(hashed), scored[hashed]) for hashed in reversed(ranked) if hashed in roles]
     drops = labels_lost(history) if arms else {}
-    lost = tuple(LostLabel(label, drop, found(_lost_most(arms, label))) for label, drop in drops.items())
+    try:
+        run = reopen(folder, predictor.labels)
+        shown = [ShownCase(roles[case], run.case(case), scored[case]) for case in reversed(ranked) if case in roles]
+        lost = tuple(LostLabel(label, drop, run.case(_lost_most(arms, label))) for label, drop in drops.items())
+    except (UsageError, DataError) as error:
+        raise type(error)(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
     return Revisited(
-        predictor=predictor, network=network, channels=dataset.channels, shown=tuple(shown), of=len(scored), lost=lost
+        predictor=predictor, network=network, channels=run.channels, shown=tuple(shown), of=len(scored), lost=lost
     )
 
 

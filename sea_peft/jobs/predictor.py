@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from sea_peft.artefacts.adapter_file import MODEL_NAME
+from sea_peft.artefacts.quality import Quality
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.data.progress import Progress, unwatched
-from sea_peft.errors import SeaPeftError
+from sea_peft.errors import SeaPeftError, UsageError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Activations, Need, inference_need
 from sea_peft.jobs.model import NETWORKS, adapter_folder, open_adapter, resolve_device
@@ -82,6 +83,14 @@ class Predictor:
                 f"Using the {network} network, as the run recommends ({recommended.evidence}); --use {other} overrides."
             )
         return f"Using the {network} network, as asked; the run recommends the {recommended.network} one ({recommended.evidence})."
+
+    def seen(self, way_out: str) -> Quality:
+        """What the adapter's run saw. `way_out`: what else the user can do where the adapter does not say it. Raises UsageError."""
+        if self.config.quality is None:
+            raise UsageError(
+                f"This adapter was made before `--qc`, so it does not say what its run saw; adapt again{way_out}."
+            )
+        return self.config.quality
 
     def estimate(self, cases: Sequence[Case], ahead: Sequence[Case] = ()) -> Need:
         """Memory and disk that predicting the largest of the cases will take. `ahead`: as for `inference_need`."""

@@ -1,14 +1,16 @@
-"""The files of `predict --qc`: a table and a page, the masks that somebody should look at first."""
+"""The table of `predict --qc`, and pages of masks that somebody should look at first."""
 
 import csv
+import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from sea_peft import __version__
 from sea_peft.artefacts.words import visible
 from sea_peft.atomic import write_text
+from sea_peft.data.wording import count
 from sea_peft.errors import UsageError
 from sea_peft.jobs.quality import Judged
 
@@ -39,6 +41,27 @@ def qc_page(judged: Mapping[str, Judged], pictures: Mapping[str, str]) -> str:
 
     `pictures`: case → file beside the page.
     """
+    flagged = sum(bool(found.flags) for found in judged.values())
+    return page_of_masks(
+        "Masks to look at",
+        f"{flagged} of {count(len(judged), 'case')} flagged",
+        "Flagged cases first, then the least trusted. A mask without a flag is not thereby right.",
+        [ShownMask(case, judged[case], pictures.get(case)) for case in worst_first(judged)],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownMask:
+    """A case on a page: what is said of it, its picture's file beside the page, and why it is there."""
+
+    case: str
+    judged: Judged
+    picture: str | None
+    why: str | None = None
+
+
+def page_of_masks(title: str, heading: str, about: str, shown: Sequence[ShownMask]) -> str:
+    """An HTML page of cases in this order, each with its flags, what Dice to expect by label, and its picture."""
     import jinja2
 
     template = resources.files("sea_peft.artefacts").joinpath("qc.html.j2").read_text("utf-8")
@@ -47,12 +70,9 @@ def qc_page(judged: Mapping[str, Judged], pictures: Mapping[str, str]) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    cases = [
-        {"name": case, "picture": pictures.get(case), "flags": judged[case].flags, "expected": judged[case].expected}
-        for case in worst_first(judged)
-    ]
-    flagged = sum(bool(found.flags) for found in judged.values())
-    return page.from_string(template).render(cases=cases, flagged=flagged, version=__version__)
+    return page.from_string(template).render(
+        title=title, heading=heading, about=about, shown=shown, version=__version__
+    )
 
 
 def require_own_table(table: Path) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from disks import disk as disk
 from toys import make_adapter, tiny_weights, toy_dataset
+
+from sea_peft.artefacts.adapter_file import CONFIG_NAME, read_adapter_config
+from sea_peft.data.prepare import prepare
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.quality import look_at_shot, quality
+from sea_peft.jobs.setup import prepare_run
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +40,21 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """An adapter for the toy data's two labels, one of which the backbone does not know."""
     labels = {"organ": [1], "spot": [2]}
     return make_adapter(tmp_path_factory.mktemp("adapters") / "toy", weights, labels, ["CT"], ("affine", "lora"))
+
+
+@pytest.fixture
+def knowing(adapter, weights, toy, tmp_path) -> Path:
+    """The toy adapter, as a run on the toy data would have left it."""
+    setup = prepare_run(
+        AdaptOptions(data=str(toy), weights=str(weights), out=tmp_path / "x", shots=5, budget="20%", mlflow=False), lambda _: None
+    )  # fmt: skip
+    labels = tuple(setup.dataset.labels)
+    shots = [prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels) for case in setup.split.shots]
+    looks = [look_at_shot(shot, labels, setup.recipe.spacing) for shot in shots]
+    sure = {"adapted": {"case": dict.fromkeys(labels, 0.9)}}
+    found = quality(looks, labels, sure, {"adapted": {"case": dict.fromkeys(labels, 0.8)}})
+    folder = shutil.copytree(adapter, tmp_path / "knowing")
+    config = read_adapter_config(folder).model_copy(update={"quality": found})
+    (folder / CONFIG_NAME).write_text(config.model_dump_json())
+    assert read_adapter_config(folder).quality == found
+    return folder

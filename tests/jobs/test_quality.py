@@ -5,24 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sea_peft import cli
-from sea_peft.artefacts.adapter_file import CONFIG_NAME, read_adapter_config
 from sea_peft.artefacts.quality import QUANTILES
 from sea_peft.backbones.typed import Typed
-from sea_peft.data.prepare import prepare
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import UsageError
-from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.predict import predict
-from sea_peft.jobs.quality import Judged, Look, judge, look_at_shot, quality
-from sea_peft.jobs.setup import prepare_run
+from sea_peft.jobs.quality import Judged, Look, judge, quality
 
 LABELS = ("liver", "spleen")
 SPACING = (2.0, 6.0, 3.0)
@@ -117,24 +111,6 @@ def test_what_is_wrong_is_flagged(what):
 )
 def test_an_edited_sidecar_holds_no_judgement(odd):
     assert Judged.from_json(odd) is None
-
-
-@pytest.fixture
-def knowing(adapter, weights, toy, tmp_path) -> Path:
-    """The toy adapter, as a run on the toy data would have left it."""
-    setup = prepare_run(
-        AdaptOptions(data=str(toy), weights=str(weights), out=tmp_path / "x", shots=5, budget="20%", mlflow=False), lambda _: None
-    )  # fmt: skip
-    labels = tuple(setup.dataset.labels)
-    shots = [prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels) for case in setup.split.shots]
-    looks = [look_at_shot(shot, labels, setup.recipe.spacing) for shot in shots]
-    sure = {"adapted": {"case": dict.fromkeys(labels, 0.9)}}
-    found = quality(looks, labels, sure, {"adapted": {"case": dict.fromkeys(labels, 0.8)}})
-    folder = shutil.copytree(adapter, tmp_path / "knowing")
-    config = read_adapter_config(folder).model_copy(update={"quality": found})
-    (folder / CONFIG_NAME).write_text(config.model_dump_json())
-    assert read_adapter_config(folder).quality == found
-    return folder
 
 
 def test_predict_writes_what_it_expects_and_why_to_look(knowing, weights, toy, tmp_path, capsys):
