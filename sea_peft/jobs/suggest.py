@@ -154,7 +154,7 @@ def suggest(
             except Exception as unforeseen:
                 failed[found.id] = reason(unforeseen)
             progress(done + 1, of)
-    ranked = _in_words(looked, np.array(near).reshape(len(near), -1))
+    ranked = _in_words(looked, near)
     suggested, page = ranked[:n], None
     if out is not None and suggested:
         by_id = {case.id: case for case in cases}
@@ -228,51 +228,58 @@ def _shots(run: Path, predictor: Predictor, say: Callable[[str], None]) -> list[
         return []
 
 
-def _in_words(looked: Sequence[LookedAt], near: np.ndarray) -> list[Suggestion]:
-    """The ranking, with reasons."""
-    features = np.array([each.features for each in looked]).reshape(len(looked), -1)
-    order = in_turn([each.doubt for each in looked], features, near)
+def _in_words(looked: Sequence[LookedAt], near: Sequence[np.ndarray]) -> list[Suggestion]:
+    """The ranking, with reasons. `near`: features of each shot."""
+    if not looked:
+        return []
+    features = np.stack([each.features for each in looked])
+    shots = np.stack(near) if near else features[:0]
+    order = in_turn([each.doubt for each in looked], features, shots)
     least_trusted = sorted(range(len(looked)), key=lambda i: looked[i].judged.mean)
     usual = _usual_distance(features)
+    copies = distances(features, shots) <= _SAME * usual
     ranked = []
     for rank, (index, apart) in enumerate(order, start=1):
-        distance = apart / usual if usual and np.isfinite(apart) else None
-        others = " or ".join(what for what, there in (("a shot", len(near)), ("a scan above", rank > 1)) if there)
-        reasons = [_trusted(least_trusted.index(index) + 1, len(looked)), *_apart(distance, others)]
+        distance = apart / usual if np.isfinite(apart) else None
+        others = " and ".join(what for what, there in (("the shots", near), ("the scans above", rank > 1)) if there)
+        apart_in_words = "the same as a shot: labelled already?" if copies[index] else _apart(distance, others)
+        trusted = _trusted(least_trusted.index(index) + 1, len(looked))
         ranked.append(
             Suggestion(
                 rank=rank,
                 scan=looked[index].case,
                 expected_dice=round(looked[index].judged.mean, 4),
                 distance=None if distance is None else round(distance, 4),
-                why="; ".join(reasons),
+                why="; ".join(reason for reason in (trusted, apart_in_words) if reason),
                 flags=looked[index].judged.flags,
             )
         )
     return ranked
 
 
-def _usual_distance(features: np.ndarray) -> float | None:
-    """The median distance between two of the scans; None where there is none."""
-    pairs = np.triu_indices(len(features), k=1)
-    between = np.linalg.norm(features[pairs[0]] - features[pairs[1]], axis=-1)
-    return float(np.median(between)) or None if len(between) else None
+def _usual_distance(features: np.ndarray) -> float:
+    """The median distance between two different scans; 1 where there are no two."""
+    between = np.linalg.norm(features[:, None] - features[None], axis=-1)
+    return float(np.median(between[between > 0])) if between.any() else 1.0
 
 
 def _trusted(place: int, of: int) -> str:
     """How its mask is trusted among all: `place` 1 is least."""
-    if place == 1:
-        return f"least trusted of {of}"
-    return f"trusted less than {of - place} of {of - 1}"
+    if of == 1:
+        return "the only scan"
+    if place in (1, of):
+        return f"{'least' if place == 1 else 'most'} trusted of {of}"
+    return f"trusted less than {of - place} of {of}"
 
 
-def _apart(distance: float | None, others: str) -> list[str]:
+def _apart(distance: float | None, others: str) -> str:
+    """How far it is from `others`, in words; nothing for the first where no shots are known."""
     if distance is None:
-        return []
-    if distance < _SAME:
-        return [f"the same as {others}: labelled already?" if others == "a shot" else f"the same as {others}"]
-    kind = "unlike" if distance > 1.0 else "somewhat unlike" if distance > 0.5 else "much like"
-    return [f"{kind} {others}"]
+        return ""
+    if distance <= _SAME:
+        return "the same as a scan above"
+    kind = "unlike" if distance > 1.0 else "somewhat unlike" if distance > 0.5 else "much like one of"
+    return f"{kind} {others}"
 
 
 def _draw(

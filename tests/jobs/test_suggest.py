@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -108,7 +109,6 @@ def scans(tmp_path: Path) -> Path:
 
 
 def test_the_verb_ranks_says_why_and_draws(knowing, weights, scans, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
     out = tmp_path / "out"
     code = cli.run([*command(knowing, weights, scans, "-n", 2, "--out", out), "--json"])
     told = capsys.readouterr()
@@ -134,8 +134,10 @@ def test_the_verb_ranks_says_why_and_draws(knowing, weights, scans, tmp_path, ca
 
     assert cli.run(command(knowing, weights, scans, "-n", 2, "--out", out)) == 2
     assert "exists already" in capsys.readouterr().err
+    for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
     assert cli.run(command(knowing, weights, scans)) == 8
-    shown = capsys.readouterr().out
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "To label next, of 5 scans" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
