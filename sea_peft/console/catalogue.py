@@ -89,7 +89,7 @@ def data_check(
     ] = None,
     weights: options.Weights = None,
 ) -> None:
-    """Refuse or bless a data set: everything that is wrong with it, all at once."""
+    """Check a data set and list everything that is wrong with it."""
     from sea_peft.jobs.datajobs import check_data
 
     with output.progress("check") as progress:
