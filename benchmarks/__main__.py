@@ -18,6 +18,7 @@ _MEASUREMENTS = {
     "overlap": "what the overlap of neighbouring windows is worth",
     "quality": "what predict --qc expects of masks and flags, against the truth",
     "suggest": "whether scans that suggest chooses to label are worth more than others",
+    "scale": "what a cohort costs: processes side by side, start-up, windows against MONAI's own",
     "step_cost": "what a training step costs, adapters against full fine-tuning",
     "learning_rates": "which learning rate a family wants",
     "what_predicts": "which way of valuing units chooses the best set",

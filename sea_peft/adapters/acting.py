@@ -169,6 +169,7 @@ class Acting:
             weight = self._tensors()["weight"].shape
             self._worth = worth_folding(weight, branches, _stride(module), isinstance(module, nn.ConvTranspose3d))
         self._now = 0
+        self._held: dict[str, torch.Tensor] | None = None
         self._handles: list[RemovableHandle] = []
         if early:  # first of all hooks, so that whoever looks at the input sees what the module is given
             self._handles.append(module.register_forward_pre_hook(_acting_before(early), prepend=True))
@@ -184,6 +185,12 @@ class Acting:
             handle.remove()
         self._unfold()  # a forward that was killed by other than an Exception has not come to that
 
+    def hold(self) -> None:
+        """Fold once for all forwards without gradients that follow: no tensor changes any more."""
+        if self._foldable:
+            with torch.no_grad():
+                self._held = folded(self._tensors(), self._late[: self._foldable])
+
     def runs_otherwise_without(self, adapters: Collection[Adapter]) -> bool:
         """Whether closing these units together changes, without gradients, what the module is given or the weights that it runs with, and not
         only what becomes of its output. That is so also for units that kept others from being folded."""
@@ -196,7 +203,8 @@ class Acting:
 
     def _fold(self, _module: nn.Module, _inputs: tuple[object, ...]) -> None:
         self._now = self._worth if torch.is_grad_enabled() else self._foldable
-        self._module.__dict__.update(folded(self._tensors(), self._late[: self._now]))
+        held = None if torch.is_grad_enabled() else self._held
+        self._module.__dict__.update(folded(self._tensors(), self._late[: self._now]) if held is None else held)
 
     def _unfold(self, *_called_with: object) -> None:
         for name in self._module._parameters:

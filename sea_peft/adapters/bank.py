@@ -64,6 +64,12 @@ class Bank:
         self._active = wanted
         self._at = {path: kept.get(path) or (unit_ids, self._acting(path, unit_ids)) for path, unit_ids in at.items()}
 
+    def hold(self) -> None:
+        """For a model that is not trained any more and stays where it is: open units are folded into their sites' weights once, and no longer in
+        every forward. The bits are the same; it takes memory for the weights that they change."""
+        for _, acting in self._at.values():
+            acting.hold()
+
     def _acting(self, path: str, unit_ids: Sequence[str]) -> Acting:
         """Let these units act at this module path, until they are detached."""
         module = self.backbone.get_submodule(path)

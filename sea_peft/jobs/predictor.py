@@ -57,6 +57,7 @@ class Predictor:
         self.model.to(self.device)
         for unit in self.model.bank.built:
             self.model.bank[unit].to(self.device)
+        self.model.bank.hold()
         self.labels = {name: tuple(codes) for name, codes in self.config.labels.items()}
         self.channels = tuple(self.config.channels)
         self.recipe = self.config.recipe

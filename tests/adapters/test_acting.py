@@ -183,3 +183,26 @@ def test_which_units_act_before_the_output_is_there():
     assert not bank.acts_before(at_conv["tsa"]), "it acts on what conv_adapter returns"
     branches, _, _ = _bank(form="branches")
     assert not any(branches.acts_before(u) for u in ids)
+
+
+def test_weights_that_are_held_give_the_same_bits_until_gates_move_and_leave_gradients_alone():
+    bank, ids, x = _bank()
+    ids = [unit_id for unit_id in ids if bank.units[unit_id].family != "conv_adapter"]  # all that can be folded
+    bank.activate(ids)
+    with torch.no_grad():
+        before = bank.backbone(x)
+    bank.hold()
+    for p in bank.parameters(ids):
+        p.data *= 2  # held weights know nothing of it, which shows that they are used
+    with torch.no_grad():
+        assert torch.equal(bank.backbone(x), before)
+    bank.backbone(x).sum().backward()
+    assert any(p.grad is not None for p in bank.parameters(ids))
+    for p in bank.parameters(ids):
+        p.data /= 2
+    with torch.no_grad():
+        bank.activate(())
+        plain = bank.backbone(x)
+        bank.activate(ids)
+        assert torch.equal(bank.backbone(x), before)
+    assert not torch.equal(plain, before)
