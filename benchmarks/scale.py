@@ -58,14 +58,14 @@ def measure() -> Path:
         root = Path(folder)
         scans = _scans(root / "scans")
         arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-        starts: dict[str, list[float]] = {name: [] for name in _STARTS}
+        starts: dict[str, list[dict[str, Any]]] = {name: [] for name in _STARTS}
         for number in range(ROUNDS):
             for arm, (jobs, threads) in ARMS.items():
                 out = root / f"{number} {arm}"
                 arms[arm].append(_cohort(scans, out, jobs, threads))
             for name, code in _STARTS.items():
                 given = [ADAPTER, scans / "case_000.nii.gz", "--out", root / "none", "--device", "cpu", "-q"]
-                starts[name].append(_run([sys.executable, "-c", code, *map(str, given)], 1)["cpu"])
+                starts[name].append(_run([sys.executable, "-c", code, *map(str, given)], 1))
         masks = [{p.name: p.read_bytes() for p in (root / f"0 {arm}").glob("*.nii.gz")} for arm in list(ARMS)[:2]]
         result = {
             "machine": machine(),
@@ -76,7 +76,7 @@ def measure() -> Path:
             "output_bytes": sum(p.stat().st_size for p in (root / f"0 {next(iter(ARMS))}").iterdir()) / SCANS,
             "same_masks": masks[0] == masks[1] and len(masks[0]) == SCANS,
             "arms": arms,
-            "cpu_until": starts,
+            "until": starts,
             "against_monai": _against_monai(root),
         }
     path = RESULTS / "scale.json"
@@ -205,17 +205,21 @@ def _page(result: dict[str, Any]) -> str:
         lines.append(
             f"| {arm} | {row['wall']:.0f} | {one['wall'] / row['wall']:.2f} | {row['cpu']:.0f} | {row['load']:.1f} | {peaks} |"
         )
-    two, start = arms["two processes of one thread"], statistics.median(result["cpu_until"]["first window"])
-    freed = start + (two["cpu"] - start) / 2
+    starts = {
+        name: {key: statistics.median(row[key] for row in rows) for key in ("cpu", "wall")}
+        for name, rows in result["until"].items()
+    }
+    two, start = arms["two processes of one thread"], starts["first window"]["cpu"]
+    gains = ", ".join(f"{_gain(scans, one, two, start):.2f} for {scans:,} scans" for scans in (SCANS, 300, 100_000))
     lines += [
         "",
         "× one: wall time, which on a busy machine says as much about the others as about the processes. By CPU time alone, two processes do "
-        f"{two['cpu'] / one['cpu']:.2f} times the work of one, the starts of three processes included. On two free cores that would be "
-        f"{one['cpu'] / freed:.2f} × one for {SCANS} scans (the first process starts alone), and {_limit(one, two, start):.2f} × one for 100,000.",
+        f"{two['cpu'] / one['cpu']:.2f} times the work of one, the starts of three processes included. On two free cores, where the first "
+        f"process starts alone, that would be × one: {gains}.",
         "",
-        "| CPU seconds until | median |",
-        "|---|---|",
-        *(f"| {name} | {statistics.median(values):.1f} |" for name, values in result["cpu_until"].items()),
+        "| until, medians | CPU s | wall s |",
+        "|---|---|---|",
+        *(f"| {name} | {row['cpu']:.1f} | {row['wall']:.1f} |" for name, row in starts.items()),
         "",
         f"From a prepared scan of {'×'.join(map(str, result['against_monai']['shape']))} voxels to probabilities, one thread, medians of {ROUNDS}; "
         "MONAI's `sliding_window_inference` runs the merged network:",
@@ -232,9 +236,10 @@ def _page(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _limit(one: dict[str, Any], two: dict[str, Any], start: float) -> float:
-    """How much faster two processes are where their start does not count."""
-    return 2 * (one["cpu"] - start) / max(1e-9, two["cpu"] - 3 * start)
+def _gain(scans: int, one: dict[str, Any], two: dict[str, Any], start: float) -> float:
+    """How much faster two processes are on two free cores, by their CPU time: the first starts alone, then two others start and share the scans."""
+    alone, shared = one["cpu"] - start, two["cpu"] - 3 * start
+    return (start + scans / SCANS * alone) / (2 * start + scans / SCANS * shared / 2)
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:

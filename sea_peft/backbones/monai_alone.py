@@ -8,6 +8,7 @@ from sea_peft.backbones.typed import Typed
 
 # Of what MONAI takes along where it is installed, what costs most, and no network is made of it
 _BESIDE = (
+    "bs4",
     "gdown",
     "huggingface_hub",
     "ignite",
@@ -15,6 +16,8 @@ _BESIDE = (
     "mlflow",
     "pandas",
     "pydicom",
+    "requests",
+    "scipy.signal",
     "skimage",
     "sklearn",
     "tensorboard",

@@ -141,7 +141,7 @@ class _Crew:
         threads = None if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // self._jobs)
         process = context.Process(
             target=_work,
-            args=(theirs, _on_its_device(self._opening, number), threads, logging.getLogger().level),
+            args=(theirs, os.getcwd(), _on_its_device(self._opening, number), threads, logging.getLogger().level),
             daemon=True,
         )
         with _no_interrupt():
@@ -210,8 +210,9 @@ class _ToParent(logging.handlers.QueueHandler):
         self.queue.send(record)  # type: ignore[attr-defined]
 
 
-def _work(pipe: Connection, opening: Opening, threads: int | None, level: int) -> None:
-    """A process: opens the network, then predicts what it is given until the pipe is closed."""
+def _work(pipe: Connection, folder: str, opening: Opening, threads: int | None, level: int) -> None:
+    """A process: opens the network, then predicts what it is given until the pipe is closed. `folder`: where relative paths begin."""
+    os.chdir(folder)
     logging.basicConfig(level=level, handlers=[_ToParent(pipe)])  # type: ignore[arg-type]
     logging.captureWarnings(True)
     if threads is not None:
