@@ -12,7 +12,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from sea_peft import __version__
-from sea_peft.console import afterwards, backbones, catalogue, options, parse
+from sea_peft.console import afterwards, backbones, catalogue, options, parse, torchrun
 from sea_peft.console import runs as shown
 from sea_peft.console.output import Output, abandon, prepare_streams
 from sea_peft.console.progress import RunProgress
@@ -20,7 +20,7 @@ from sea_peft.console.tables import cell
 from sea_peft.console.verb import Interrupted, error_document, outcome, verb
 from sea_peft.console.verbs import Verbs
 from sea_peft.data.wording import count
-from sea_peft.errors import PartialFailure, QualityGateError, UsageError
+from sea_peft.errors import LostProcessError, PartialFailure, QualityGateError, UsageError
 
 app = Verbs(
     name="seapeft",
@@ -53,6 +53,7 @@ def root(
     verbose: Annotated[bool, Option("--verbose", "-v", hidden=True)] = False,
     debug: Annotated[bool, Option("--debug", hidden=True)] = False,
 ) -> None:
+    torchrun.refuse_unless(context.invoked_subcommand == "adapt", f"seapeft {context.invoked_subcommand}")
     context.obj = {"json": json, "quiet": quiet, "verbose": verbose, "debug": debug}
 
 
@@ -154,6 +155,7 @@ def adapt(
         name=name,
     )  # fmt: skip
     if dry_run:
+        torchrun.refuse_unless(False, "adapt --dry-run")
         with output.progress("check the data") as progress:
             planned = plan(given, output.say, progress)
         for sentence in planned["warnings"]:
@@ -167,19 +169,30 @@ def adapt(
         folder = made.path
 
     try:
-        with RunProgress(output) as listen:
+        with torchrun.processes() as processes, RunProgress(output) as listen:
             if resume is None:
-                result = job.adapt(given, listen, output.say, output.warn, listen.checked, begun=begun)
+                result = job.adapt(
+                    given, listen, output.say, output.warn, listen.checked, begun=begun, processes=processes
+                )
             elif given != AdaptOptions(backbone=backbone, weights=weights):
                 raise UsageError(
                     "A resumed run keeps its options; give --resume alone, or with the --backbone and --weights that it was begun with."
                 )
             else:
-                result = job.resume(resume, listen, output.say, output.warn, listen.checked, given.typed)
-    except KeyboardInterrupt:
+                result = job.resume(
+                    resume, listen, output.say, output.warn, listen.checked, given.typed, processes=processes
+                )
+    except (KeyboardInterrupt, LostProcessError) as error:
+        kind, what = (
+            (LostProcessError, "Another process of this run has ended")
+            if isinstance(error, LostProcessError)
+            else (Interrupted, "Interrupted")
+        )
         if folder is None:
-            raise Interrupted("Interrupted before the run began.") from None
-        raise Interrupted(f"Interrupted; go on with `{to_resume(folder, given.typed)}`.") from None
+            raise kind(f"{what} before the run began.") from error
+        raise kind(f"{what}; go on with `{to_resume(folder, given.typed)}`.") from error
+    if not processes.first:
+        return  # what the first has written may not be there yet
     done = RunFolder(Path(result.run))
     commands = Commands.of(done.read_config().typed, result.run, given.backbone)
     found = findings(read_trace(done.trace), commands)
@@ -363,6 +376,8 @@ def run(arguments: Sequence[str]) -> int:
         return Interrupted.exit_code
     except Exception as error:
         sentence, code = outcome(error)
+        if not torchrun.speaks():
+            return code
         output = Output(json="--json" in arguments)
         if "--debug" in arguments:
             output.notes.print(Text("".join(traceback.format_exception(error))), soft_wrap=True)

@@ -47,6 +47,12 @@ class DeviceError(SeaPeftError):
     exit_code = 6
 
 
+class LostProcessError(SeaPeftError):
+    """Another process of the same run has ended."""
+
+    exit_code = 6
+
+
 class DiskError(SeaPeftError):
     """A file or folder cannot be written, or the disk is full."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from sea_peft.console import torchrun
 from sea_peft.console.output import Output
 from sea_peft.errors import DeviceError, DiskError, SeaPeftError
 
@@ -47,11 +48,11 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         flags.pop("debug")  # the business of whoever catches the error
         output = Output(**flags)
         try:
-            with output.at_work():
+            with torchrun.silence(), output.at_work():
                 function(output, **given)
         except (KeyboardInterrupt, Exception) as error:
             told = Interrupted("Interrupted.") if isinstance(error, KeyboardInterrupt) else error
-            if output.json and not output.answered:
+            if output.json and not output.answered and torchrun.speaks():
                 output.result(error_document(told))
             if told is not error:
                 raise told from None

@@ -63,13 +63,13 @@ class CropSampler:
         self._augmentation = augmentation
         self._scans = [_padded(scan, window) for scan in scans]
 
-    def batch(self, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The crops of one step.
+    def batch(self, step: int, batch_size: int, which: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """The crops of one step, or of them those that `which` counts from 0.
 
         Returns:
             Images float32 `[B, C, d, h, w]` and labels uint8 `[B, d, h, w]`.
         """
-        return _stacked(self._changed(step * batch_size + i) for i in range(batch_size))
+        return _stacked(self._changed(step * batch_size + i) for i in (range(batch_size) if which is None else which))
 
     def fixed(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` crops without augmentation, the same at every call; scans take turns.

@@ -19,6 +19,7 @@ from sea_peft.jobs.records import options_of, run_config, run_started, write_cas
 from sea_peft.jobs.run import Run, Say
 from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.loop import events
+from sea_peft.loop.processes import ALONE, Processes
 
 
 def _silent(_sentence: str) -> None:
@@ -37,6 +38,7 @@ def adapt(
     progress: Callable[[int, int], None] | None = None,
     baselines: Mapping[str, events.Scored] | None = None,
     begun: Callable[[RunFolder], None] = _unwatched,
+    processes: Processes = ALONE,
 ) -> Result:
     """Run one adaptation from start to end.
 
@@ -48,23 +50,31 @@ def adapt(
         baselines: the scores of `unadapted` and `head_only` from a run that differs in policy and budget alone, which fits and scores
             those two arms the same: they are taken over instead of being made again. For grids; the caller answers for it.
         begun: told the run folder as soon as the run can be resumed.
+        processes: those that do it together, each of which calls this. The first of them writes.
 
     Raises:
         SeaPeftError: with one sentence and its exit code; before anything is written where the request itself is refused.
     """
     began = time.monotonic()
-    setup = prepare_run(options, say, progress)
+    setup = prepare_run(options, say, progress, processes=processes)
+    folder = processes.of_first(lambda: _new_folder(setup))
+    say(f"run folder {folder.path}; {needed(setup.need(), processes.size)}")
+    begun(folder)
+    return Run(setup, folder, listen, warn, began, baselines or {}).run()
+
+
+def _new_folder(setup: Setup) -> RunFolder:
+    """A folder from which the run can be resumed."""
+    options = setup.options
     name = options.name or setup.neutral_name
     # whoever chose --out may have named a patient in it
     config = run_config(setup, dated(name) if options.out else None)
     folder = RunFolder.create_at(Path(options.out)) if options.out else RunFolder.create(Path(options.runs), name)
-    say(f"run folder {folder.path}; {needed(setup.need())}")
     write_case_names(folder, setup)
     folder.write_config(
         config if config.name else config.model_copy(update={"name": folder.name})
     )  # last: what has it can be resumed
-    begun(folder)
-    return Run(setup, folder, listen, warn, began, baselines or {}).run()
+    return folder
 
 
 def resume(
@@ -74,9 +84,10 @@ def resume(
     warn: Say = _silent,
     progress: Callable[[int, int], None] | None = None,
     typed: Typed = NOTHING,
+    processes: Processes = ALONE,
 ) -> Result:
     """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run. `typed`: the backbone or its weights, when
-    the weights are not installed by the name that the run has for them.
+    the weights are not installed by the name that the run has for them. `processes`: as in `adapt`; not necessarily as many as began it.
 
     Raises:
         SeaPeftError: with one sentence and its exit code: the folder is no run, or a finished one; its config, trace or checkpoint is
@@ -85,17 +96,19 @@ def resume(
     began = time.monotonic()
     folder = RunFolder.open(Path(path))
     config = folder.read_config()
-    if folder.result.is_file():
-        if not folder.checkpoint.exists():
+    finished, shipped = processes.of_first(lambda: (folder.result.is_file(), not folder.checkpoint.exists()))
+    if finished:
+        if shipped:
             raise UsageError(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
-        if config.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
-            rebuild(folder, images=images_for_mlflow(folder, warn, typed, config.device))
-        remove_checkpoint(folder.checkpoint)
+        if processes.first:
+            if config.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
+                rebuild(folder, images=images_for_mlflow(folder, warn, typed, config.device))
+            remove_checkpoint(folder.checkpoint)
         return folder.read_result()
     options, begun = options_of(config, folder, typed)
-    setup = prepare_run(options, say, progress, begun)
+    setup = prepare_run(options, say, progress, begun, processes)
     if setup.public_digest != config.data_digest:
         raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
     _refuse_another_split(folder, setup)

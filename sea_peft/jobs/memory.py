@@ -132,7 +132,8 @@ def training_need(
     return Need(int(BASE_MEMORY + held + max(step, reading)), scans - held)
 
 
-def needed(need: Need) -> str:
-    """The sentence for the user."""
+def needed(need: Need, processes: int = 1) -> str:
+    """The sentence for the user. `processes`: how many will each need as much."""
+    each = f" in each of {processes} processes" if processes > 1 else ""
     disk = f" and {need.disk / 2**30:.1f} GiB of disk while it runs" if need.disk else ""
-    return f"needs about {need.memory / 2**30:.1f} GiB of memory{disk}"
+    return f"needs about {need.memory / 2**30:.1f} GiB of memory{disk}{each}"

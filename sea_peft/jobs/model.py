@@ -19,6 +19,7 @@ from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import Pretrained, cards, load_pretrained, load_typed, untrained
 from sea_peft.data.recipe import Recipe
 from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, refusing
+from sea_peft.loop.processes import Processes
 
 NETWORKS: tuple[Network, ...] = ("adapted", "unadapted")
 
@@ -148,6 +149,22 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"--device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps.")
     return device
+
+
+def own_device(name: str, processes: Processes) -> torch.device:
+    """What `name` is for one of several processes: each has a GPU of its own, or all share the CPU. Raises DeviceError, UsageError."""
+    device = resolve_device(name)
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise UsageError(f"--device {name} is one device for {processes.size} processes; use auto, cuda or cpu.")
+    if processes.local_rank >= torch.cuda.device_count():
+        raise DeviceError(
+            f"torch sees {torch.cuda.device_count()} CUDA devices, too few for one to each process; start as many processes, or use --device cpu."
+        )
+    own = torch.device("cuda", processes.local_rank)
+    torch.cuda.set_device(own)
+    return own
 
 
 @dataclasses.dataclass(frozen=True)

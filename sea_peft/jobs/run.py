@@ -54,19 +54,26 @@ class Run:
         self.setup, self.folder, self.listen, self.warn = setup, folder, listen, warn
         self.baselines = baselines if setup.tested_on == "cases" else {}
         self.began = began
-        self.state = load_checkpoint(folder.checkpoint) or RunState.at_the_start()
-        self.trace = TraceWriter(folder.trace, append=True)
+        self.writes = setup.processes.first
+        self.trace: TraceWriter | None = None
+        self.state, self.past = setup.processes.of_first(self._opened)
+        self.tracker = Tracker(folder, warn) if setup.options.mlflow and self.writes else None
+        self.seconds = dict(self.state.seconds)
+
+    def _opened(self) -> tuple[RunState, list[events.Event]]:
+        """Where the run stands, and its events until then. Whatever the trace holds beyond them is gone."""
+        state = load_checkpoint(self.folder.checkpoint) or RunState.at_the_start()
+        self.trace = TraceWriter(self.folder.trace, append=True)
         try:
             # damage anywhere in it shows now, and not at the end
-            self.past = read_trace(folder.trace)[: self.state.events]
-            self.trace.truncate(self.state.events)
-            for place in (folder.path, folder.checkpoint):
+            past = read_trace(self.folder.trace)[: state.events]
+            self.trace.truncate(state.events)
+            for place in (self.folder.path, self.folder.checkpoint):
                 remove_leftovers(place)
         except BaseException:
             self.trace.close()
             raise
-        self.tracker = Tracker(folder, warn) if setup.options.mlflow else None
-        self.seconds = dict(self.state.seconds)
+        return state, past
 
     def run(self) -> Result:
         """To the end, or to an exception, after which it can be resumed."""
@@ -82,17 +89,18 @@ class Run:
                 ) from error
             raise
         finally:
-            self.trace.close()
+            if self.trace is not None:
+                self.trace.close()
         return result
 
     def _run(self) -> Result:
         setup = self.setup
         for sentence in setup.warnings:
             self.warn(sentence)
-        if self.trace.count == 0:
+        if not self.past:
             self._emit(run_started(setup))
         shots = self._timed("data", lambda: prepared_shots(setup, self.folder.path, self.listen, self.warn))
-        if self.trace.count == 1 and (cost := cost_of_patch(setup, shots.search[0])) is not None:
+        if len(self.past) == 1 and (cost := cost_of_patch(setup, shots.search[0])) is not None:
             self.warn(cost)
         for fold in setup.folds[self.state.fold :]:
             self._fold(fold, shots)
@@ -258,18 +266,19 @@ class Run:
         def save(state: Mapping[str, object]) -> None:
             stands = {
                 "arm": arm,
-                "events": self.trace.count,
+                "events": len(self.past),
                 "seconds": {**self.seconds, "before": self._so_far()},
                 "controller": dict(state),
             }
             self.state = self.state.model_copy(update=stands)
-            save_checkpoint(self.folder.checkpoint, self.state)
+            if self.writes:
+                save_checkpoint(self.folder.checkpoint, self.state)
 
         kept = self.state.baseline if arm == "policy" and setup.policy.audits else None
         controller = Controller(
             setup.model, setup.space, setup.fresh_policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
-            baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)),
+            baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)), processes=setup.processes,
         )  # fmt: skip
         if self.state.arm == arm and self.state.controller is not None:
             with belonging(self.folder.checkpoint):
@@ -280,6 +289,8 @@ class Run:
         """Adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
         result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
+        if not self.writes:
+            return result
         commands = Commands.of(self.folder.read_config().typed, code=setup.options.typed.code)
         report = report_markdown(result, read_trace(self.folder.trace), commands)
         config = adapter_config(setup, outcome.active, result, known)
@@ -294,7 +305,8 @@ class Run:
         return result
 
     def _emit(self, event: events.Event) -> None:
-        self.trace(event)
+        if self.trace is not None:
+            self.trace(event)
         if not isinstance(event, events.TrainingStep):
             self.past.append(event)
         if self.tracker is not None:

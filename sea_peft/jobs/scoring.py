@@ -1,9 +1,12 @@
 """The three arms on whole scans: on the test cases, which a run reads once and last, and on scans that were held out."""
 
+from __future__ import annotations
+
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +33,7 @@ from sea_peft.loop import events
 HEAD_ONLY = "head_only"
 ARMS = ("unadapted", HEAD_ONLY, "adapted")
 PerCase = dict[str, dict[str, float]]
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass
@@ -55,6 +59,14 @@ class ArmScores:
         sure = {label: value for label, value in (confidence or {}).items() if value is not None}
         self.confidence.setdefault(arm, {})[case] = sure
         self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
+
+    def join(self, other: ArmScores) -> None:
+        """Add what was measured of other cases."""
+        for ours, theirs in ((self.dice, other.dice), (self.confidence, other.confidence), (self.rates, other.rates)):
+            for key, per_case in theirs.items():
+                ours.setdefault(key, {}).update(per_case)
+        for arm, seconds in other.seconds.items():
+            self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
 
     def add_rates(self, case: str, rates: Mapping[str, Mapping[str, float]]) -> None:
         """One more case's error rates of the adapted arm."""
@@ -90,7 +102,8 @@ def score(
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
-    """Dice of the arms on every case, on the case's own grid, and the adapted arm's error rates.
+    """Dice of the arms on every case, on the case's own grid, and the adapted arm's error rates. Cases are shared out among the processes of
+    the run, and all get the scores of all.
 
     Args:
         setup: its model is the adapted arm, as it stands: units open, the head as it was fitted with them. It is left like that.
@@ -107,7 +120,7 @@ def score(
         name, reference = case_hash(case.id, setup.salt), stored.array
         return _Asked(name, scan, lambda output: (restore(output, scan.geometry), reference), setup.dataset.labels)
 
-    return _score(setup, map(asked, cases), len(cases), head_only, adapted, folder, told)
+    return _score(setup, cases, asked, head_only, adapted, folder, told)
 
 
 def score_held_out_labels(
@@ -130,41 +143,51 @@ def score_held_out_labels(
         return torch.cat(list(planes)).numpy(), held[counted].numpy()
 
     asked = _Asked(case_hash(shot.id, setup.salt), shot, masks, indices, counted.numpy())
-    return _score(setup, [asked], 1, head_only, adapted, folder, told)
+    return _score(setup, [asked], lambda one: one, head_only, adapted, folder, told)
 
 
 def _score(
     setup: Setup,
-    scans: Iterable[_Asked],
-    count: int,
+    cases: Sequence[_T],
+    ask: Callable[[_T], _Asked],
     head_only: Mapping[str, torch.Tensor] | None,
     adapted: bool,
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
+    processes, found, scores = setup.processes, list[ArmScores](), ArmScores()
+    setup.model.eval()
+    for case in processes.share(cases):
+        found.append(_of_one(setup, ask(case), head_only, adapted, folder))
+        told(min(len(found) * processes.size, len(cases)), len(cases))  # the others are about as far
+    for one in processes.together(found):
+        scores.join(one)
+    return scores
+
+
+def _of_one(
+    setup: Setup, asked: _Asked, head_only: Mapping[str, torch.Tensor] | None, adapted: bool, folder: Path
+) -> ArmScores:
     model, scores = setup.model, ArmScores()
-    with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
-    model.eval()
-    for done, asked in enumerate(scans, start=1):
-        if head_only is not None:
-            began = time.monotonic()
-            model.head.load_state_dict(head_only)
-            with model.bank.only(()):
-                outputs = _outputs(setup, unadapted_and_head(model), asked.scan, folder)
-            model.head.load_state_dict(with_units)
-            half = (time.monotonic() - began) / 2
-            for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
-                dice, sure = dice_per_label(*asked.masks(output), asked.labels), asked.confidences(output)
-                scores.add(arm, asked.name, dice, sure, half)
-        if adapted:
-            began = time.monotonic()
-            (output,) = _outputs(setup, model, asked.scan, folder)
-            seconds = time.monotonic() - began
-            masks = asked.masks(output)
-            dice = dice_per_label(*masks, asked.labels)
-            scores.add("adapted", asked.name, dice, asked.confidences(output), seconds)
-            scores.add_rates(asked.name, error_rates(*masks, asked.labels))
-        told(done, count)
+    if head_only is not None:
+        with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
+        began = time.monotonic()
+        model.head.load_state_dict(head_only)
+        with model.bank.only(()):
+            outputs = _outputs(setup, unadapted_and_head(model), asked.scan, folder)
+        model.head.load_state_dict(with_units)
+        half = (time.monotonic() - began) / 2
+        for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
+            dice, sure = dice_per_label(*asked.masks(output), asked.labels), asked.confidences(output)
+            scores.add(arm, asked.name, dice, sure, half)
+    if adapted:
+        began = time.monotonic()
+        (output,) = _outputs(setup, model, asked.scan, folder)
+        seconds = time.monotonic() - began
+        masks = asked.masks(output)
+        dice = dice_per_label(*masks, asked.labels)
+        scores.add("adapted", asked.name, dice, asked.confidences(output), seconds)
+        scores.add_rates(asked.name, error_rates(*masks, asked.labels))
     return scores
 
 

@@ -23,12 +23,13 @@ from sea_peft.data.split_file import NamedCases
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
-from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recorded, resolve_device
+from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recorded, own_device, resolve_device
 from sea_peft.jobs.options import AdaptOptions, loop_settings, wanted_cases
 from sea_peft.jobs.target import open_asked, open_data
 from sea_peft.loop.budget import check_feasible, parse_budget
 from sea_peft.loop.policies import make_policy, policy_entry
 from sea_peft.loop.policy import Policy
+from sea_peft.loop.processes import ALONE, Processes
 from sea_peft.loop.settings import LoopSettings
 from sea_peft.loop.space import Space
 
@@ -62,6 +63,7 @@ class Setup:
         settings: of the loop.
         policy: the one asked for, as it is before a run.
         device: where the model is.
+        processes: those that work on the run.
         warnings: sentences for the user.
     """
 
@@ -79,6 +81,7 @@ class Setup:
     settings: LoopSettings
     policy: Policy
     device: torch.device
+    processes: Processes
     warnings: tuple[str, ...]
 
     @property
@@ -147,6 +150,7 @@ def prepare_run(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
     begun: Begun | None = None,
+    processes: Processes = ALONE,
 ) -> Setup:
     """Resolve and check everything that a run needs. Nothing is written.
 
@@ -155,6 +159,7 @@ def prepare_run(
         say: gets sentences for the user.
         progress: told (done, of) while the data set is checked.
         begun: of a run that is resumed: its network, profile and augmentation.
+        processes: those that will work on it.
 
     Raises:
         SeaPeftError: what is wrong, with its exit code.
@@ -167,7 +172,7 @@ def prepare_run(
         raise UsageError(
             "--name takes 1 to 60 characters: what the run is to be called in its folder, in reports and in MLflow."
         )
-    device = resolve_device(options.device)
+    device = resolve_device(options.device) if processes.size == 1 else own_device(options.device, processes)
     if begun is not None:
         profile, backbone = begun.profile, open_recorded(begun.network, options.typed, begun.command)
     else:
@@ -245,7 +250,7 @@ def prepare_run(
     setup = Setup(
         options=options, profile=profile, backbone=backbone, dataset=dataset, split=parts, digest=digest,
         recipe=recipe, rows=rows, model=model, space=space, whole=whole, settings=settings, policy=policy, device=device,
-        warnings=tuple(warnings),
+        processes=processes, warnings=tuple(warnings),
     )  # fmt: skip
     if options.time_limit is None:
         return setup

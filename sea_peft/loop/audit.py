@@ -10,6 +10,7 @@ import torch
 from sea_peft.adapters import Adapted
 from sea_peft.data.codes import IGNORED
 from sea_peft.errors import DataError
+from sea_peft.loop.processes import ALONE, Processes
 from sea_peft.loop.reuse import BlockReuse, reusable
 from sea_peft.loop.rows import Ablation
 from sea_peft.loop.utility import is_decided
@@ -26,7 +27,7 @@ class AuditResult:
         hard_dice: the same as hard Dice.
         rows: what was measured of each unit.
         patches: how many patches there are.
-        forwards: how many patch forwards were done, those of the reference pass included.
+        forwards: how many patch forwards were done, those of the reference pass included; that pass, which every process does, once.
     """
 
     dice_on: float
@@ -99,7 +100,7 @@ class Auditor:
 
     `images` [P, C, d, h, w] and `labels` [P, d, h, w]; patches without any label are left out, since they have no Dice, and so
     are repetitions (a scan no larger than a patch gives one patch, however many are asked for). The model's gates and mode are what
-    they were afterwards, and no random number is drawn.
+    they were afterwards, and no random number is drawn. `processes`: units are shared out among them, which changes no number.
     """
 
     def __init__(
@@ -110,10 +111,12 @@ class Auditor:
         batch: int,
         dice: str = SOFT,
         reuse: bool = True,
+        processes: Processes = ALONE,
     ) -> None:
         usable = _distinct_and_labelled(images, labels)
         self.model = model
         self.dice = dice
+        self.processes = processes
         self._remembered = (
             reusable(model.backbone) if reuse else ()
         )  # without: all is computed anew, for the same numbers
@@ -140,7 +143,8 @@ class Auditor:
         looks = max(1, len(self.batches) - 1)
         on: list[torch.Tensor] = []
         hard: list[torch.Tensor] = []
-        deltas: dict[str, list[float]] = {unit: [] for unit in cutoffs}
+        # a unit is one process's from its first patch to its last, since when to stop depends on them
+        deltas: dict[str, list[float]] = {unit: [] for unit in self.processes.share(list(cutoffs))}
         try:
             for images, labels in self.batches:
                 images = images.to(next(self.model.parameters()).device)
@@ -148,15 +152,15 @@ class Auditor:
                     reference_pass = self.model(images).cpu()
                     on.append(patch_dice(reference_pass, labels, self.dice))
                     hard.append(patch_dice(reference_pass, labels, HARD))
-                    for unit, cutoff in cutoffs.items():
-                        if is_decided(deltas[unit], cutoff, error / looks):
+                    for unit, measured in deltas.items():
+                        if is_decided(measured, cutoffs[unit], error / looks):
                             continue
                         with _off(self.model, reuse, unit):
                             off = patch_dice(self.model(images).cpu(), labels, self.dice)
-                        deltas[unit] += (on[-1] - off).tolist()
+                        measured += (on[-1] - off).tolist()
         finally:
             self.model.train(was_training)
-        rows = tuple(_ablation(unit, values) for unit, values in deltas.items())
+        rows = tuple(self.processes.together([_ablation(unit, values) for unit, values in deltas.items()]))
         return AuditResult(
             dice_on=float(torch.cat(on).mean()),
             hard_dice=float(torch.cat(hard).mean()),
@@ -176,11 +180,11 @@ class Auditor:
             with bank.only(active):
                 values = [
                     patch_dice(model(images.to(next(model.parameters()).device)).cpu(), labels, HARD)
-                    for images, labels in self.batches
+                    for images, labels in self.processes.share(self.batches)
                 ]
         finally:
             model.head_gate = gate
-        return tuple(torch.cat(values).tolist())
+        return tuple(torch.cat(self.processes.together(values)).tolist())
 
     def _require_patches(self) -> None:
         if not self.batches:

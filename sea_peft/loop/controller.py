@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from sea_peft.loop.audit import Auditor
 from sea_peft.loop.comparison import compare
 from sea_peft.loop.outcome import Baseline, Outcome
 from sea_peft.loop.policy import Allocation, Policy
+from sea_peft.loop.processes import ALONE, Processes
 from sea_peft.loop.settings import LoopSettings, Shots
 from sea_peft.loop.space import Space
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
@@ -29,7 +31,8 @@ class Controller:
     """Runs one policy. Everything but the policy's choice is the same for every policy: steps, splits, data order, budget check, trace.
 
     `save` is called with the whole state (JSON types and tensors) at every point from which `resume` can continue; a resumed run emits
-    exactly the events that the uninterrupted one would have emitted from there.
+    exactly the events that the uninterrupted one would have emitted from there. `processes`: all of them run the same controller, emit the same
+    events and end with the same model.
     """
 
     def __init__(
@@ -44,12 +47,16 @@ class Controller:
         save: Callable[[Mapping[str, object]], None] | None = None,
         train_head: bool = True,
         baseline: Baseline | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.space, self.policy, self.settings = model, space, policy, settings
         self.baseline = baseline
         self.callback = callback
         self._save = save
-        self._trainer = Trainer(model, settings.batch_size, train_head, head_alone=policy.head_alone)
+        self.processes = processes
+        self._trainer = Trainer(
+            model, settings.batch_size, train_head, head_alone=policy.head_alone, processes=processes
+        )
         if shots.audit:
             search, audit = shots.search, shots.audit
             self.independent = True
@@ -60,7 +67,9 @@ class Controller:
         self._search_crops = CropSampler(search, settings.window, seed, settings.augmentation)
         self._refit_crops = CropSampler(shots.all, settings.window, seed + 1, settings.augmentation)
         images, labels = CropSampler(audit, settings.window, seed + 2).fixed(settings.audit_patches)
-        self.auditor = Auditor(model, images, labels, batch_for_masks(model.backbone), dice=settings.audit_dice)
+        self.auditor = Auditor(
+            model, images, labels, batch_for_masks(model.backbone), dice=settings.audit_dice, processes=processes
+        )
         self._started = time.monotonic()
         self.seconds = {"train": 0.0, "audit": 0.0, "allocate": 0.0}
         # what a checkpoint holds, beside tensors and the policy's own state
@@ -248,6 +257,7 @@ class Controller:
 
     def _allocated(self, cycle: int, allocation: Allocation, final: bool, began: float) -> None:
         used = self._check_budget(allocation)
+        self.processes.require_equal(lambda: self._digest(allocation))
         changes = len(set(self._previous) ^ set(allocation.active))
         self._previous = allocation.active
         self.callback(
@@ -268,6 +278,13 @@ class Controller:
                 debt=len(set(self.policy.trial) - self._measured),
             )
         )
+
+    def _digest(self, allocation: Allocation) -> str:
+        """Of what was decided, and of what was learnt until then."""
+        digest = hashlib.sha256(repr(allocation.open).encode())
+        for parameter in (*self.model.bank.parameters(self.model.bank.built), *self.model.head.parameters()):
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def _check_budget(self, allocation: Allocation) -> int:
         """Everything trainable counted, at any moment. Returns what is used."""
@@ -290,12 +307,12 @@ class Controller:
             return planned
         pace = self.seconds["train"] / max(1, self._step)
         left = limit - (time.monotonic() - self._started)
-        return max(1, min(planned, int(left / pace) if pace > 0 else planned))
+        return self.processes.of_first(lambda: max(1, min(planned, int(left / pace) if pace > 0 else planned)))
 
     def _out_of_time(self) -> bool:
         """Whether search must end so that the refit still fits: half of the limit is the refit's."""
         limit = self.settings.time_limit
-        return limit is not None and time.monotonic() - self._started > limit / 2
+        return limit is not None and self.processes.of_first(lambda: time.monotonic() - self._started > limit / 2)
 
     def _spent(self, what: str, began: float) -> float:
         spent = time.monotonic() - began

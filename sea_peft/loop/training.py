@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
-from monai.losses import DiceLoss
+from monai.losses.utils import compute_tp_fp_fn
 from monai.networks import one_hot
 
 from sea_peft.adapters import Adapted
 from sea_peft.data.codes import IGNORED
 from sea_peft.errors import DivergedError
+from sea_peft.loop.processes import ALONE, Processes
 
 # The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
 HEAD_LEARNING_RATE = 1e-2
@@ -26,13 +27,16 @@ _SALIENCY_STREAM = 1_000_000
 _RANKED_AT_ONCE = 128
 # Steps on CUDA between two readings of their losses.
 _STEPS_QUEUED = 10
+_SMOOTH = 1e-5  # of the soft Dice loss, as in MONAI's DiceLoss
 
 
 class Batches(Protocol):
     """Where training crops come from: a pure function of the step (`sea_peft.data.crops.CropSampler`)."""
 
-    def batch(self, step: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images [B, C, d, h, w] float32 and labels [B, d, h, w] uint8."""
+    def batch(
+        self, step: int, batch_size: int, which: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [B, C, d, h, w] float32 and labels [B, d, h, w] uint8: the whole batch, or of its crops those that `which` counts from 0."""
         ...
 
 
@@ -49,6 +53,28 @@ def warm_up_cosine(step: int, total: int, over: int, start: int = 0) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - over) / max(total - over, 1)))
 
 
+def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the loss is made of, [3·L + 2]: sums over voxels that add up over the crops of a batch, wherever they are computed. Soft true
+    positives, false positives and false negatives of every label but the background; then cross-entropy, and its voxels. Voxels that are
+    `IGNORED` count in none.
+
+    `logits`: [B, 1 + L, d, h, w]; `labels`: [B, d, h, w] uint8.
+    """
+    inside = (labels != IGNORED)[:, None]
+    reference = one_hot(labels[:, None].where(inside, 0), logits.shape[1]) * inside
+    predicted = logits.softmax(dim=1) * inside
+    overlap = compute_tp_fp_fn(predicted[:, 1:], reference[:, 1:], [0, 2, 3, 4], ord=1, soft_label=False)
+    entropy = torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
+    return torch.cat([*overlap, torch.stack([entropy, inside.sum().to(entropy)])])
+
+
+def loss_from(sums: torch.Tensor) -> torch.Tensor:
+    """Soft Dice loss over the batch, mean over labels, plus the mean cross-entropy. `sums`: of the whole batch (`loss_sums`)."""
+    tp, fp, fn = sums[:-2].view(3, -1)
+    dice = 1 - (2 * tp + _SMOOTH) / (2 * (tp + fp * 0.5 + fn * 0.5) + _SMOOTH)
+    return dice.mean() + sums[-2] / sums[-1]
+
+
 @dataclasses.dataclass
 class Trainer:
     """AdamW without weight decay on the active units and the head, Dice + cross-entropy on the target's logits.
@@ -57,6 +83,8 @@ class Trainer:
     has its own learning rate, times the schedule's factor. `mixed_precision`: forward in bfloat16 where that is safe (torch.autocast);
     None: on CUDA devices that compute in it, from compute capability 8.0 on. Parameters, gradients and loss stay float32.
     `head_alone`: no unit is ever opened, and every batch is stepped on `HEAD_STEPS_A_BATCH` times.
+
+    `processes`: the crops of a step are shared out among them. Loss and gradients are those of the whole batch, up to the rounding of sums.
     """
 
     model: Adapted
@@ -64,6 +92,7 @@ class Trainer:
     train_head: bool = True
     mixed_precision: bool | None = None
     head_alone: bool = False
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -72,7 +101,6 @@ class Trainer:
             self.mixed_precision = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
                 including_emulation=False
             )
-        self._dice = DiceLoss(include_background=False, batch=True)
         self._state: dict[str, dict[str, Any]] = {}
 
     def train(
@@ -103,15 +131,17 @@ class Trainer:
                 optimizer.state[parameter] = self._state[key]
         losses: list[float] = []
         unread: list[torch.Tensor] = []
-        loss_at = self._head_losses(batches) if self.head_alone else self._losses(batches)
+        sums_at = self._own_sums(batches)
         self.model.train()
         for i in range(count):
             factor = schedule(i)
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * factor
-            loss = loss_at(first + i)
+            loss = loss_from(self.processes.pooled(sums_at(first + i)))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if loss.requires_grad:  # a process without a crop has nothing to add
+                loss.backward()
+            self.processes.add_gradients([p for p, _ in named.values()])
             optimizer.step()
             unread.append(loss.detach())
             # reading a number waits for the device, so on CUDA steps are queued several at a time
@@ -148,45 +178,53 @@ class Trainer:
     def _saliency(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
         bank = self.model.bank
         with bank.only(bank.active | set(units)):
-            sums: dict[str, list[torch.Tensor]] = {}
-            for i in range(count):
-                images, labels = batches.batch(_SALIENCY_STREAM + round * count + i, self.batch_size)
-                parameters = {u: list(bank[u].parameters()) for u in units}
-                flat = [p for ps in parameters.values() for p in ps]
-                gradients = iter(torch.autograd.grad(self._loss(images, labels), flat, allow_unused=True))
-                for u, ps in parameters.items():
-                    grads = [g if g is not None else torch.zeros_like(p) for p, g in zip(ps, gradients, strict=False)]
-                    sums[u] = [a + b for a, b in zip(sums[u], grads, strict=True)] if u in sums else grads
-        return {u: bank[u].learning_rate * sum(float(g.abs().sum()) for g in gs) / count for u, gs in sums.items()}
+            parameters = {u: list(bank[u].parameters()) for u in units}
+            flat = [p for ps in parameters.values() for p in ps]
+            sums = [torch.zeros_like(p) for p in flat]
+            for i in self.processes.share(range(count)):
+                crops = batches.batch(_SALIENCY_STREAM + round * count + i, self.batch_size)
+                gradients = torch.autograd.grad(loss_from(self._sums(*crops)), flat, allow_unused=True)
+                sums = [a if g is None else a + g for a, g in zip(sums, gradients, strict=True)]
+            self.processes.add_up(sums)
+        of_unit = iter(sums)
+        return {
+            u: bank[u].learning_rate * sum(float(next(of_unit).abs().sum()) for _ in ps) / count
+            for u, ps in parameters.items()
+        }
 
-    def _losses(self, batches: Batches) -> Callable[[int], torch.Tensor]:
-        """Step → its loss, on a batch of its own."""
-        return lambda step: self._loss(*batches.batch(step, self.batch_size))
+    def _own_sums(self, batches: Batches) -> Callable[[int], torch.Tensor]:
+        """Step → what its loss is made of (`loss_sums`) in this process's crops."""
+        mine = self.processes.share(range(self.batch_size))
+        if not mine:
+            return lambda step: torch.zeros(3 * len(self.model.head.rows) + 2, device=self.device)
+        if self.head_alone:
+            return self._head_sums(batches, mine)
+        return lambda step: self._sums(*batches.batch(step, self.batch_size, mine))
 
-    def _head_losses(self, batches: Batches) -> Callable[[int], torch.Tensor]:
-        """Step → its loss, on the features that the frozen backbone makes of the step's batch; steps in a row share one."""
+    def _head_sums(self, batches: Batches, crops: Sequence[int]) -> Callable[[int], torch.Tensor]:
+        """The same, on the features that the frozen backbone makes of the step's batch; steps in a row share one."""
         assert not self.model.bank.active, "units would change the features"
 
         @functools.lru_cache(maxsize=1)
         @torch.no_grad()
         def seen(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            images, labels = batches.batch(batch, self.batch_size)
+            images, labels = batches.batch(batch, self.batch_size, crops)
             with self._precision():
                 logits = self.model.backbone(self._moved(images))
             return self.model.take_features(logits), logits, self._moved(labels)
 
-        def loss_at(step: int) -> torch.Tensor:
+        def sums_at(step: int) -> torch.Tensor:
             features, logits, labels = seen(step // HEAD_STEPS_A_BATCH)
             with self._precision():
                 output = self.model.head(features, logits, self.model.head_gate)
-            return self.loss(output.float(), labels)
+            return loss_sums(output.float(), labels)
 
-        return loss_at
+        return sums_at
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _sums(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self._precision():
             logits = self.model(self._moved(images))
-        return self.loss(logits.float(), self._moved(labels))
+        return loss_sums(logits.float(), self._moved(labels))
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision))
@@ -196,10 +234,7 @@ class Trainer:
 
         `logits`: [B, 1 + L, d, h, w]; `labels`: [B, d, h, w] uint8.
         """
-        inside = (labels != IGNORED)[:, None]
-        reference = one_hot(labels[:, None].where(inside, 0), logits.shape[1])
-        dice: torch.Tensor = self._dice(logits.softmax(dim=1) * inside, reference * inside)
-        return dice + torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=IGNORED)
+        return loss_from(loss_sums(logits, labels))
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """On the training device; to CUDA from pinned memory, so that nothing waits for the copy."""
