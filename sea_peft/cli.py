@@ -53,7 +53,6 @@ def root(
     verbose: Annotated[bool, Option("--verbose", "-v", hidden=True)] = False,
     debug: Annotated[bool, Option("--debug", hidden=True)] = False,
 ) -> None:
-    torchrun.refuse_unless(context.invoked_subcommand == "adapt", f"seapeft {context.invoked_subcommand}")
     context.obj = {"json": json, "quiet": quiet, "verbose": verbose, "debug": debug}
 
 

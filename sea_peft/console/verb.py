@@ -48,6 +48,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         flags.pop("debug")  # the business of whoever catches the error
         output = Output(**flags)
         try:
+            torchrun.refuse_unless(context.command_path == "seapeft adapt", context.command_path)
             with torchrun.silence(), output.at_work():
                 function(output, **given)
         except (KeyboardInterrupt, Exception) as error:
