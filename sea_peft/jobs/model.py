@@ -152,9 +152,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def own_device(name: str, processes: Processes) -> torch.device:
-    """What `name` is for one of several processes: each has a GPU of its own, or all share the CPU. Raises DeviceError, UsageError."""
+    """What `name` is for this process: of several, each has a GPU of its own, or all share the CPU. Raises DeviceError, UsageError."""
     device = resolve_device(name)
-    if device.type == "cpu":
+    if device.type == "cpu" or processes.size == 1:
         return device
     if device.type != "cuda" or device.index is not None:
         raise UsageError(f"--device {name} is one device for {processes.size} processes; use auto, cuda or cpu.")

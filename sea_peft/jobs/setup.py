@@ -23,7 +23,7 @@ from sea_peft.data.split_file import NamedCases
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
-from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recorded, own_device, resolve_device
+from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recorded, own_device
 from sea_peft.jobs.options import AdaptOptions, loop_settings, wanted_cases
 from sea_peft.jobs.target import open_asked, open_data
 from sea_peft.loop.budget import check_feasible, parse_budget
@@ -172,7 +172,7 @@ def prepare_run(
         raise UsageError(
             "--name takes 1 to 60 characters: what the run is to be called in its folder, in reports and in MLflow."
         )
-    device = resolve_device(options.device) if processes.size == 1 else own_device(options.device, processes)
+    device = own_device(options.device, processes)
     if begun is not None:
         profile, backbone = begun.profile, open_recorded(begun.network, options.typed, begun.command)
     else:

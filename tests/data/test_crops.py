@@ -33,6 +33,8 @@ def test_batches_are_a_function_of_seed_and_step():
     for step in (4, 0, 5, 2):
         for a, b in zip(again.batch(step, 2), first[step], strict=True):
             assert torch.equal(a, b)
+    for whole, part in zip(first[2], again.batch(2, 2, [1]), strict=True):
+        assert torch.equal(whole[1:], part), "a process's share of a batch"
     assert torch.equal(torch.get_rng_state(), state)
     other = CropSampler(scans, SlidingWindow(patch=(8, 8, 8)), seed=6).batch(0, 2)
     assert not torch.equal(other[0], first[0][0])

@@ -109,6 +109,7 @@ class _Found:
     together: list[int]
     of_first: int
     losses: list[float]
+    head_losses: list[float]
     gradients: dict[str, torch.Tensor]
     saliency: dict[str, float]
     rows: tuple[object, ...]
@@ -133,9 +134,12 @@ def _everything(processes: Processes) -> _Found:
     # after one step Adam's first moment is a tenth of the gradient
     trainer = Trainer(adapted, 2, processes=processes)
     trainer.train(units[:7], crops, 0, 1, lambda i: 1.0, lambda step, loss: losses.append(loss))
+    alone, head_losses = tiny.model(), list[float]()
+    head = Trainer(alone, 2, head_alone=True, processes=processes)
+    head.train((), crops, 0, 3, lambda i: 1.0, lambda step, loss: head_losses.append(loss))
     return _Found(
         share=list(mine), together=processes.together([n * n for n in mine]),
-        of_first=processes.of_first(lambda: 10 + processes.rank), losses=losses,
+        of_first=processes.of_first(lambda: 10 + processes.rank), losses=losses, head_losses=head_losses,
         gradients={key: state["exp_avg"] for key, state in trainer.state_dict().items()},
         saliency=saliency, rows=result.rows, stopped_early=stopped.rows, dice=dice,
     )  # fmt: skip
@@ -154,6 +158,7 @@ def test_what_is_shared_out_is_what_one_process_finds(size: int) -> None:
         # ablations are whole pieces of work, so that not a bit of them differs
         assert (one.rows, one.stopped_early, one.dice) == (alone.rows, alone.stopped_early, alone.dice)
         assert one.losses == pytest.approx(alone.losses, rel=1e-5)
+        assert one.head_losses == pytest.approx(alone.head_losses, rel=1e-5)
         assert one.saliency == pytest.approx(alone.saliency, rel=1e-4)
         assert one.gradients.keys() == alone.gradients.keys()
         for key, gradient in one.gradients.items():

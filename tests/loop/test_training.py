@@ -92,8 +92,8 @@ def test_the_head_alone_steps_twice_on_what_the_backbone_makes_of_a_batch():
     crops = _crops()
 
     class Twice:
-        def batch(self, step: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-            return crops.batch(step // 2, batch_size)
+        def batch(self, step: int, batch_size: int, which=None) -> tuple[torch.Tensor, torch.Tensor]:
+            return crops.batch(step // 2, batch_size, which)
 
     shared, plain = tiny.model(), tiny.model()
     passes = []
@@ -161,7 +161,7 @@ def test_training_goes_on_from_its_state_as_if_it_had_not_stopped():
 
 def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
     class Broken:
-        def batch(self, step, batch_size):
+        def batch(self, step, batch_size, which=None):
             return torch.full((1, 1, 16, 16, 16), math.nan), torch.ones(1, 16, 16, 16, dtype=torch.uint8)
 
     with pytest.raises(DivergedError, match="Training diverged: the loss is nan at step 3"):
