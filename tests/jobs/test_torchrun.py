@@ -138,7 +138,7 @@ def test_a_killed_process_ends_the_run_in_one_sentence_and_it_goes_on_with_any_n
         stderr = _killed(rank, command, checkpoint)
         told = [one for one in said_by_sea_peft(stderr) if "--resume" in one]
         assert len(told) == 1, stderr
-        assert f"`seapeft adapt --resume {broken.name}`" in told[0]
+        assert f"`seapeft adapt --resume {broken.name}" in told[0]
         assert not (broken / "result.json").exists()
     assert done([sys.executable, *MODULE, *resume]).returncode == 0
     assert decided(broken) == decided(whole)
