@@ -402,4 +402,6 @@ def main() -> None:
     """The command `seapeft`."""
     # whoever ends a job (a queue, a shutdown) wants what Ctrl-C gives: files whole, MLflow told, a run that can be resumed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all is said; torchrun asks once more while the interpreter ends
+    sys.exit(code)
