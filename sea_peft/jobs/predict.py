@@ -161,11 +161,9 @@ class _Results:
         self._statuses[status.case] = status
         if sidecar is not None:
             self._sidecars[status.case] = sidecar
-            if len(self._sidecars) > self._due:
+            if len(self._sidecars) > self._due:  # rarer as it grows: all of it is written each time
                 self.write()
-                self._due = (
-                    len(self._sidecars) + len(self._sidecars) // 10
-                )  # rarer as it grows: all of it is written each time
+                self._due = len(self._sidecars) + len(self._sidecars) // 10
 
     def write(self) -> None:
         """Write the table, in the order of the cases. Raises DiskError."""

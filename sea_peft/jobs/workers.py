@@ -69,7 +69,9 @@ def side_by_side(
         crew.hire()
         while crew.at_work:
             crew.listen()
-            progress(crew.done + 0.999 * sum(worker.part for worker in crew.workers), len(work))
+            done = crew.done + 0.999 * sum(worker.part for worker in crew.workers)
+            if done > 0:  # while the processes start there is nothing to tell
+                progress(done, len(work))
     finally:
         crew.dismiss()
 
