@@ -1,0 +1,56 @@
+"""The README's table of Dice, against the committed rows: averaged here by hand, from the Dice of every label and case."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.grid import read_grid
+from benchmarks.store import Store
+
+README = Path(__file__).parents[2] / "README.md"
+ARMS = {
+    "head only": "head_only", "affine": "affine", "LoRA": "lora", "cheapest first": "cheapest", "affine + LoRA": "affine_lora",
+    "`sea`": "sea", "full fine-tuning": "full",
+}  # fmt: skip
+ROWS = {"seven phantom targets, mean": "targets_unet", "hippocampus in T1 MR (MSD)": "hippocampus_unet"}
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
+
+
+def _mean(per_case) -> float:
+    """Over labels, of the mean over the cases that have the label."""
+    dice = np.array([[np.nan if value is None else value for value in by] for by in per_case], float)
+    return float(np.nanmean(dice, axis=0).mean())
+
+
+def _measured(grid_name: str) -> dict[str, float]:
+    grid = read_grid(grid_name)
+    store, found = Store(grid.store), {}
+    for cell in grid.cells():
+        row, baselines = store.row(cell), store.baselines(cell)
+        assert row is not None, f"{cell.name} is not committed"
+        assert baselines is not None, f"what {cell.name} is compared with is not committed"
+        found.setdefault(cell.policy, []).append(_mean(row["per_case"].values()))
+        if cell.policy == "sea":
+            by_case = baselines["head_only"]["per_case"].values()
+            found.setdefault("head_only", []).append(
+                _mean([[by.get(label) for label in row["labels"]] for by in by_case])
+            )
+    return {arm: float(np.mean(values)) for arm, values in found.items()}
+
+
+@pytest.mark.parametrize(("row", "grid"), ROWS.items())
+def test_a_row_of_the_readme_is_what_was_measured(row: str, grid: str):
+    lines = README.read_text(encoding="utf-8").splitlines()
+    (header,) = (_cells(line) for line in lines if line.startswith("| target |"))
+    (said,) = (_cells(line) for line in lines if line.startswith(f"| {row} |"))
+    measured = _measured(grid)
+    for name, value in zip(header[1:], said[1:], strict=True):
+        if re.fullmatch(r"\d\.\d{3}", value):
+            assert float(value) == pytest.approx(measured[ARMS[name]], abs=0.00051), name
+        else:
+            assert value == "–", name
