@@ -81,7 +81,7 @@ def test_one_two_and_three_processes_decide_the_same(tmp_path: Path, toy: Path) 
 
 def test_a_refusal_is_one_sentence(tmp_path: Path, toy: Path, adapter: Path) -> None:
     lines = {
-        "--shots 50": ["adapt", str(toy), "--weights", "tiny", *TINY, "--shots", "50"],
+        "50 shots were asked for": ["adapt", str(toy), "--weights", "tiny", *TINY, "--shots", "50"],
         "No such option: --shot": ["adapt", "--shot"],
         "seapeft predict does not share its work out": ["predict", str(adapter), str(toy), "--out", "masks"],
         "adapt --dry-run does not share its work out": ["adapt", str(toy), "--dry-run"],
