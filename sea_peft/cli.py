@@ -126,6 +126,14 @@ def adapt(
     ] = None,
     runs: options.Runs = Path("runs"),
     resume: Annotated[Path | None, Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    from_run: Annotated[
+        Path | None,
+        Option(
+            "--from",
+            metavar="RUN",
+            help="Begin with the units and the head of a finished run; --shots counts its shots and those labelled since.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
     log_images: Annotated[
         bool, Option("--log-images", help="Log pictures of the best, median and worst test case into MLflow.")
@@ -151,7 +159,7 @@ def adapt(
         data=data, shots=shots, budget=budget, profile=profile, backbone=backbone, weights=weights, labels=tuple(label or ()),
         channels=tuple(channel or ()), policy=policy, steps=steps, cycles=cycles, patch=patch, spacing=spacing, seed=seed, device=device,
         time_limit=time_limit, augment=augment, out=out, runs=runs, log_images=log_images, mlflow=mlflow, test=test, split=split,
-        name=name,
+        name=name, from_run=from_run,
     )  # fmt: skip
     if dry_run:
         torchrun.refuse_unless(False, "adapt --dry-run")

@@ -20,7 +20,7 @@ from sea_peft.artefacts.quality import Quality
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape, NoPaths
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
-from sea_peft.documents import Channels, Count, Labels, Name, Record, Seed, Text
+from sea_peft.documents import Channels, Count, Labels, Name, Record, Seed, Sha256, Text
 from sea_peft.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class TensorSpec(Record):
 
 class AdapterConfig(NoPaths):
     """`adapter_config.json`. `labels`: name → codes in the order of the output rows; `quality`: null in adapters of version 3 and before;
-    `tensors` is filled in on saving."""
+    `begun_from`: sha256 of the adapter's tensors that its run began with, null where it began from nothing; `tensors` is filled in on saving."""
 
     format_version: int = FORMAT_VERSION
     sea_peft_version: Name
@@ -114,6 +114,7 @@ class AdapterConfig(NoPaths):
     seed: Seed
     shots: Annotated[int, Field(ge=0, le=10**6)]
     quality: Quality | None = None
+    begun_from: Sha256 | None = None
     tensors: dict[Name, TensorSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")

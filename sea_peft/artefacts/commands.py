@@ -18,7 +18,7 @@ _FLAGS = {
     "backbone": "--backbone", "weights": "--weights", "labels": "--label", "channels": "--channel", "shots": "--shots",
     "split": "--split", "test": "--test", "budget": "--budget", "profile": "--profile", "policy": "--policy", "steps": "--steps",
     "cycles": "--cycles", "patch": "--patch", "spacing": "--spacing", "seed": "--seed", "time_limit": "--time-limit",
-    "device": "--device", "runs": "--runs",
+    "device": "--device", "runs": "--runs", "from_run": "--from",
 }  # fmt: skip
 _DEFAULTS = {"profile": "default", "policy": "sea", "seed": 0, "device": "auto", "runs": "runs"}
 _SEVERAL = ("labels", "channels")
@@ -115,6 +115,8 @@ def _named(option: str, value: object) -> object:
         return value if str(value).startswith("phantom:") else "DATA"
     if option == "split":
         return "FILE"
+    if option == "from_run":
+        return "EARLIER_RUN"
     if option in ("weights", "profile") and (PurePath(str(value)).suffix or "/" in str(value) or "\\" in str(value)):
         return option.upper()
     return value

@@ -73,13 +73,21 @@ def params(history: History, config: Mapping[str, object]) -> dict[str, str]:
         f"head_{started.cost_kind.many}": started.head,
         f"backbone_{started.cost_kind.many}": started.backbone_parameters,
         "units_offered": len(started.units),
-        "settings": started.settings,
+        "settings": {part: _without_units(of) for part, of in started.settings.items()},
+        **({} if started.begun_from is None else {"begun_from": started.begun_from}),
         **{f"{role}_cases": len(cases) for role, cases in started.split.items()},
     }
     flat = dict(_flat(values))
     keys = names_in_keys("param", flat)
     told = {keys[name]: f"{name}: " * (keys[name] != _in_key(name)) + _text(value) for name, value in flat.items()}
     return {key: text[:_LONGEST_PARAM] for key, text in told.items()}
+
+
+def _without_units(settings: Any) -> Any:
+    """A part's settings without what was carried over, which is no setting and has a dozen numbers for every unit."""
+    return (
+        {key: value for key, value in settings.items() if key != "carried"} if isinstance(settings, dict) else settings
+    )
 
 
 def metrics(history: History, config: Mapping[str, object]) -> list[Metric]:

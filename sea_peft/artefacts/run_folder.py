@@ -18,7 +18,20 @@ from sea_peft.artefacts.record import ArmDice, BackboneIdentity, MlflowId
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.split import Tests
-from sea_peft.documents import Channels, Count, Dice, Duration, Labels, Name, Parameters, Patch, Record, Seed, Text
+from sea_peft.documents import (
+    Channels,
+    Count,
+    Dice,
+    Duration,
+    Labels,
+    Name,
+    Parameters,
+    Patch,
+    Record,
+    Seed,
+    Sha256,
+    Text,
+)
 from sea_peft.errors import UsageError
 from sea_peft.loop.cost import PARAMETERS, Cost
 
@@ -59,6 +72,7 @@ class RunConfig(Record):
 
     `id`: what MLflow finds the run by; `name`: what it is called in front of others. `data`: a path, `phantom:NAME`, or null for the embedded
     default target. `split`: the path of a file that names cases. `typed`: the words of the command, to be shown again and for nothing else.
+    `begun_from`: sha256 of the adapter's tensors that it began with, null where it began from nothing.
     `network`, `profile`, `augmentation` and `options` are null in runs of earlier versions, which can be looked at and not resumed.
     """
 
@@ -89,6 +103,7 @@ class RunConfig(Record):
     data_digest: Name
     options: GivenOptions | None
     versions: dict[Name, Text]
+    begun_from: Sha256 | None = None
 
     def flat(self) -> dict[str, object]:
         """The options by their names, as tables and MLflow show them."""
@@ -193,6 +208,8 @@ class RunFolder:
         self.report, self.page = self.path / "report.md", self.path / "report.html"  # of `adapt`, of `seapeft report`
         self.explanation = self.path / "explain.json"  # the numbers of `seapeft report --explain`
         self.adapter, self.checkpoint = self.path / "adapter", self.path / "checkpoint"
+        self.case_names = self.path / "cases.json"  # readable by its owner alone
+        self.begun_from = self.path / "begun_from"  # what was taken over from an earlier run
 
     @classmethod
     def create(cls, root: Path, name: str, *, today: datetime.date | None = None) -> RunFolder:
@@ -303,6 +320,21 @@ class RunFolder:
         except documents.Invalid as error:
             raise UsageError(f"{self.result}: {error}; it was not written by this sea_peft.") from error
         return found.model_copy(update={"run": str(self.path)})
+
+    def read_case_names(self) -> dict[str, str]:
+        """Hashed id → name, from `cases.json`.
+
+        Raises:
+            UsageError: it was removed, belongs to somebody else, or is damaged.
+        """
+        path = self.case_names
+        try:
+            return documents.check_json(dict[str, str], documents.read_bytes(path))
+        except (OSError, documents.Invalid) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise UsageError(
+                f"{path}, which says what the run's cases are called, cannot be read ({reason})."
+            ) from error
 
     def _read(self, path: Path) -> bytes:
         try:

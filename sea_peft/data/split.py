@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +54,7 @@ class Split:
         return Split(support, audit, (case,))
 
 
-def split(dataset: Dataset, shots: int, seed: int, test: Tests = None) -> Split:
+def split(dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Collection[str] = ()) -> Split:
     """Draw the shots at random and take the test cases from the rest.
 
     Every labelled scan used counts as a shot. From two shots on, one in five (at least one) is held out for
@@ -62,26 +62,43 @@ def split(dataset: Dataset, shots: int, seed: int, test: Tests = None) -> Split:
     those that the layout itself marks as test, or else all that were not drawn; there may be none. The draw
     depends only on the case ids and the seed.
 
+    Args:
+        dataset: Of usable cases.
+        shots: How many.
+        seed: Of the draw.
+        test: What to score on.
+        seen: Ids of cases that what is fitted was trained on before: they are support, and the rest of the shots is drawn from the others,
+            which alone can be held out or tested on.
+
     Raises:
-        DataError: Fewer usable cases than shots.
+        DataError: Fewer usable cases than shots, or none of the shots is new.
     """
     require_enough(dataset, shots)
     cases = sorted(dataset.cases, key=lambda case: case.id)
+    old = [case for case in cases if case.id in seen]
+    if len(old) >= shots:
+        raise DataError(
+            f"{count(shots, 'shot')} asked for, and {len(old)} of {dataset.name} served as shots before; ask for more than these"
+        )
+    cases = [case for case in cases if case.id not in seen]
     order = np.random.default_rng(seed).permutation(len(cases))
-    drawn = [cases[i] for i in order[:shots]]
-    rest = tuple(cases[i] for i in sorted(order[shots:]))
-    held_out = _held_out(shots)
-    return Split(tuple(drawn[held_out:]), tuple(drawn[:held_out]), _tests(dataset.test_cases or rest, seed, test))
+    drawn = [cases[i] for i in order[: shots - len(old)]]
+    rest = tuple(cases[i] for i in sorted(order[shots - len(old) :]))
+    held_out = min(_held_out(shots), len(drawn))
+    pool = tuple(case for case in dataset.test_cases if case.id not in seen) or rest
+    return Split((*old, *drawn[held_out:]), tuple(drawn[:held_out]), _tests(pool, seed, test))
 
 
-def split_as_named(dataset: Dataset, named: NamedCases, seed: int, test: Tests = None) -> Split:
+def split_as_named(
+    dataset: Dataset, named: NamedCases, seed: int, test: Tests = None, seen: Collection[str] = ()
+) -> Split:
     """The split that a file names.
 
     Without audit cases, one in five of two or more support cases is held out for audits. Without a list of
-    test cases they are those that the layout marks as test, or else all that the file does not name.
+    test cases they are those that the layout marks as test, or else all that the file does not name. `seen`: as for `split`.
 
     Raises:
-        DataError: A case is not in the data set, or not usable.
+        DataError: A case is not in the data set, or not usable, or was seen and is to be held out or tested on.
     """
     training = {case.id: case for case in dataset.cases}
     testing = {case.id: case for case in dataset.test_cases}
@@ -97,15 +114,25 @@ def split_as_named(dataset: Dataset, named: NamedCases, seed: int, test: Tests =
     support = found(named.support, training, testing)
     audit = found(named.audit, training, testing)
     if not audit:
-        held_out = _held_out(len(support))
-        order = np.random.default_rng(seed).permutation(len(support))
-        audit = [support[i] for i in order[:held_out]]
-        support = [support[i] for i in sorted(order[held_out:])]
+        new = [i for i, case in enumerate(support) if case.id not in seen]
+        if seen and not new:
+            raise DataError(
+                f"{named.file} names no case that is new: all served as shots before; name one that did not"
+            )
+        drawn = np.random.default_rng(seed).permutation(len(new))[: _held_out(len(support))]
+        held_out = [new[i] for i in drawn]
+        audit = [support[i] for i in held_out]
+        support = [case for i, case in enumerate(support) if i not in held_out]
     taken = {id(case) for case in (*support, *audit)}
     if named.test is not None:
         pool = found(named.test, testing, training)
     else:
-        pool = [case for case in dataset.test_cases or dataset.cases if id(case) not in taken]
+        pool = [case for case in dataset.test_cases or dataset.cases if id(case) not in taken and case.id not in seen]
+    for role, cases in (("audit", audit), ("test", pool)):
+        if again := next((case.id for case in cases if case.id in seen), None):
+            raise DataError(
+                f"{named.file} names case {again} under {role}, and it served as a shot before; take it out there"
+            )
     return Split(tuple(support), tuple(audit), _tests(tuple(pool), seed, test))
 
 

@@ -71,6 +71,8 @@ def _new_folder(setup: Setup) -> RunFolder:
     config = run_config(setup, dated(name) if options.out else None)
     folder = RunFolder.create_at(Path(options.out)) if options.out else RunFolder.create(Path(options.runs), name)
     write_case_names(folder, setup)
+    if setup.earlier is not None:
+        setup.earlier.keep(folder.begun_from)
     folder.write_config(
         config if config.name else config.model_copy(update={"name": folder.name})
     )  # last: what has it can be resumed

@@ -28,7 +28,6 @@ from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.model import adapter_folder
 from sea_peft.jobs.predictor import Predictor, reason
-from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.target import DEFAULT_TARGET, open_data
 from sea_peft.loop.events import RunStarted
 
@@ -237,7 +236,7 @@ def _roles(adapter: Path, data: str) -> dict[str, str]:
         return {}
     started = read_trace(folder.trace)[0]
     assert isinstance(started, RunStarted), "a trace begins with it"
-    by_hash = read_case_names(folder)
+    by_hash = folder.read_case_names()
     return {by_hash[hashed]: role for role, ids in started.split.items() for hashed in ids if hashed in by_hash}
 
 

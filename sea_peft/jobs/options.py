@@ -52,6 +52,7 @@ class AdaptOptions:
             that is no shot.
         split: a JSON file that names the cases (`sea_peft.data.split_file`).
         name: what the run is called; None: a name that says nothing about data on disk.
+        from_run: a finished run whose units and head this one begins with (`sea_peft.jobs.going_on`); None: from nothing.
     """
 
     data: str | None = None
@@ -78,6 +79,7 @@ class AdaptOptions:
     test: Tests = None
     split: str | Path | None = None
     name: str | None = None
+    from_run: str | Path | None = None
 
     @property
     def typed(self) -> Typed:

@@ -74,6 +74,7 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result, kn
         seed=setup.options.seed,
         shots=setup.shots,
         quality=known,
+        begun_from=setup.begun_from,
     )
 
 
@@ -127,6 +128,7 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
             layout=setup.dataset.layout,
             data_digest=setup.public_digest,
             options=files.GivenOptions.model_validate(given),
+            begun_from=setup.begun_from,
             versions={
                 "python": platform.python_version(),
                 "sea_peft": __version__,
@@ -156,6 +158,7 @@ def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tupl
         **{name: getattr(config.options, name) for name in files.GivenOptions.model_fields},
         data=config.data, profile=config.profile.name, device=config.device, backbone=typed.backbone, weights=typed.weights,
         split=None if config.split is None else Path(config.split), out=folder.path, runs=folder.root,
+        from_run=None if config.begun_from is None else folder.begun_from,
     )  # fmt: skip
     command = f"seapeft adapt --resume {shlex.quote(str(folder.path))}"
     return options, Begun(config.network, config.profile, config.augmentation, command)
@@ -169,22 +172,7 @@ def _located(name: str | None) -> str | None:
 def write_case_names(folder: RunFolder, setup: Setup) -> None:
     """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
     names = {case_hash(case.id, setup.salt): case.id for cases in _by_role(setup).values() for case in cases}
-    path = folder.path / "cases.json"
-    write_text(path, json.dumps(names, indent=2, ensure_ascii=False) + "\n", mode=PRIVATE)
-
-
-def read_case_names(folder: RunFolder) -> dict[str, str]:
-    """Hashed id → name, from `cases.json`.
-
-    Raises:
-        UsageError: it was removed, belongs to somebody else, or is damaged.
-    """
-    path = folder.path / "cases.json"
-    try:
-        return documents.check_json(dict[str, str], documents.read_bytes(path))
-    except (OSError, documents.Invalid) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"{path}, which says what the run's cases are called, cannot be read ({reason}).") from error
+    write_text(folder.case_names, json.dumps(names, indent=2, ensure_ascii=False) + "\n", mode=PRIVATE)
 
 
 def run_started(setup: Setup) -> RunStarted:
@@ -199,6 +187,7 @@ def run_started(setup: Setup) -> RunStarted:
         units=[Candidate.of(unit, setup.space.cost(unit)) for unit in setup.space.units],
         settings=documents.as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
         split={role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
+        begun_from=setup.begun_from,
     )
 
 

@@ -7,7 +7,6 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.select import select
 from sea_peft.errors import DataError
-from sea_peft.jobs.records import read_case_names
 from sea_peft.jobs.target import open_data
 
 
@@ -34,7 +33,7 @@ def reopen(folder: RunFolder, labels: Mapping[str, Sequence[int]]) -> Reopened:
         UsageError: `config.json` or `cases.json` cannot be read.
         DataError: the data are no longer where the run found them.
     """
-    config, names = folder.read_config(), read_case_names(folder)
+    config, names = folder.read_config(), folder.read_case_names()
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in labels.items()]
     dataset = select(open_data(config.data), specs, config.channels)
     # test cases last, so that they win where a data set calls one of them like a training case

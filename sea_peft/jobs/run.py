@@ -274,15 +274,20 @@ class Run:
             if self.writes:
                 save_checkpoint(self.folder.checkpoint, self.state)
 
+        earlier = setup.earlier if arm == "policy" else None
+        resumed = self.state.controller if self.state.arm == arm else None
+        if earlier is not None and resumed is None:
+            earlier.begin(setup.model, tuple(setup.dataset.labels))
         kept = self.state.baseline if arm == "policy" and setup.policy.audits else None
         controller = Controller(
             setup.model, setup.space, setup.fresh_policy(policy), shots, setup.settings, setup.options.seed, callback, save,
             train_head=setup.space.head > 0,
             baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)), processes=setup.processes,
+            begun_with=() if earlier is None else earlier.units,
         )  # fmt: skip
-        if self.state.arm == arm and self.state.controller is not None:
+        if resumed is not None:
             with belonging(self.folder.checkpoint):
-                controller.load_state_dict(self.state.controller)
+                controller.load_state_dict(resumed)
         return controller
 
     def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached, known: Quality) -> Result:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,7 +21,9 @@ from sea_peft.data.select import select
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.split import Split, split, split_as_named
 from sea_peft.data.split_file import NamedCases
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
+from sea_peft.jobs.going_on import Earlier, read_earlier
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
 from sea_peft.jobs.model import Backbone, audit_space, matching_rows, open_recorded, own_device
@@ -65,6 +68,7 @@ class Setup:
         device: where the model is.
         processes: those that work on the run.
         warnings: sentences for the user.
+        earlier: the run that this one goes on from, None where it begins from nothing.
     """
 
     options: AdaptOptions
@@ -83,6 +87,12 @@ class Setup:
     device: torch.device
     processes: Processes
     warnings: tuple[str, ...]
+    earlier: Earlier | None = None
+
+    @property
+    def begun_from(self) -> str | None:
+        """sha256 of the adapter's tensors that it begins with."""
+        return None if self.earlier is None else self.earlier.sha256
 
     @property
     def salt(self) -> str:
@@ -131,7 +141,8 @@ class Setup:
     def fresh_policy(self, name: str | None = None) -> Policy:
         """The policy asked for, or the one called `name`, as it is before a run."""
         name = name or self.options.policy
-        return make_policy(name, self.space, seed=self.options.seed, cycles=self.settings.cycles)
+        carried = None if self.earlier is None else self.earlier.carried
+        return make_policy(name, self.space, seed=self.options.seed, cycles=self.settings.cycles, carried=carried)
 
     def need(self) -> Need:
         """Memory and disk that the run will take: the largest of training on the shots and scoring whole scans."""
@@ -165,6 +176,9 @@ def prepare_run(
         SeaPeftError: what is wrong, with its exit code.
     """
     entry = policy_entry(options.policy)
+    earlier = None if options.from_run is None else read_earlier(Path(options.from_run))
+    if earlier is not None:
+        options = earlier.options(options)
     shots, named = wanted_cases(options)
     if not 0 <= options.seed < 2**63:
         raise UsageError(f"--seed {options.seed} is out of range; give a whole number from 0 up to below 2^63.")
@@ -177,6 +191,8 @@ def prepare_run(
         profile, backbone = begun.profile, open_recorded(begun.network, options.typed, begun.command)
     else:
         profile, backbone = load_profile(options.profile), open_asked(options.data, options.typed)
+    if earlier is not None:
+        earlier.require_backbone(backbone)
     pretrained = backbone.pretrained
     kind = profile.cost_kind
     whole = kind.of_backbone(pretrained.network, backbone.example)
@@ -208,6 +224,8 @@ def prepare_run(
     model.head.keeps_known = profile.head == "new"
     head = 0 if profile.head == "frozen" else kind.of_head(model.head, pretrained.network, backbone.example)
     space = Space(units, limit, head, kind=kind, costs=costs)
+    if earlier is not None:
+        earlier.require_units(space, tuple(dataset.labels), profile, options.policy)
     no_choice = check_feasible(space, whole) if entry.offers is None else None
     # phantoms are right by construction, and checking them would render every one
     phantom = dataset.layout == "phantom"
@@ -224,17 +242,27 @@ def prepare_run(
         checked = refuse_or_pass(_only_named(dataset, named), shots if named is None else None, progress or unwatched)
         dataset, digest = checked.usable, checked.digest
         warnings += [f.sentence for f in checked.findings if f.severity != "error"]
+    seen = frozenset() if earlier is None else earlier.shots
     parts = (
-        split(dataset, shots, options.seed, options.test)
+        split(dataset, shots, options.seed, options.test, seen)
         if named is None
-        else split_as_named(dataset, named, options.seed, options.test)
+        else split_as_named(dataset, named, options.seed, options.test, seen)
     )
+    if earlier is not None:
+        own = sum(case.id in seen for case in parts.shots)
+        say(
+            f"Going on from {earlier.folder.path}: {count(len(earlier.units), 'unit')} and the head begin as they are there; {own} of "
+            f"{count(len(parts.shots), 'shot')} were shots there."
+        )
     recipe = backbone.recipe
     if options.spacing is not None:
         recipe = recipe.model_copy(update={"spacing": options.spacing})
-    recipe, changed = choose_intensity(recipe, parts.shots, dataset.channels)
-    if changed:
-        warnings.append(changed)
+    if earlier is not None:
+        recipe = earlier.config.recipe
+    else:
+        recipe, changed = choose_intensity(recipe, parts.shots, dataset.channels)
+        if changed:
+            warnings.append(changed)
     if not parts.test and options.test != "cv":
         warnings.append(
             "The run is not scored on unseen scans: "
@@ -246,11 +274,12 @@ def prepare_run(
             "One shot leaves no case to audit on: utilities are measured on held-out labels of the same scan and are not independent."
         )
     # a fixed topology of which nothing fits is refused here
-    policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles)
+    carried = None if earlier is None else earlier.carried
+    policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles, carried=carried)
     setup = Setup(
         options=options, profile=profile, backbone=backbone, dataset=dataset, split=parts, digest=digest,
         recipe=recipe, rows=rows, model=model, space=space, whole=whole, settings=settings, policy=policy, device=device,
-        processes=processes, warnings=tuple(warnings),
+        processes=processes, warnings=tuple(warnings), earlier=earlier,
     )  # fmt: skip
     if options.time_limit is None:
         return setup

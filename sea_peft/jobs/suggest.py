@@ -102,7 +102,7 @@ def suggest(
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> Suggestions:
-    """Rank unlabelled scans by what a label of theirs may teach (`in_turn`).
+    """Rank unlabelled scans, the least trusted and most different first (`in_turn`).
 
     Args:
         run: a run folder, whose shots distances are measured to; or an adapter folder, which does not know them.

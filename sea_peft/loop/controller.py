@@ -32,7 +32,7 @@ class Controller:
 
     `save` is called with the whole state (JSON types and tensors) at every point from which `resume` can continue; a resumed run emits
     exactly the events that the uninterrupted one would have emitted from there. `processes`: all of them run the same controller, emit the same
-    events and end with the same model.
+    events and end with the same model. `begun_with`: units that are trained already, on while the head warms up: it belongs to them.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class Controller:
         train_head: bool = True,
         baseline: Baseline | None = None,
         processes: Processes = ALONE,
+        begun_with: Sequence[str] = (),
     ) -> None:
         self.model, self.space, self.policy, self.settings = model, space, policy, settings
-        self.baseline = baseline
+        self.baseline, self._begun_with = baseline, tuple(begun_with)
         self.callback = callback
         self._save = save
         self.processes = processes
@@ -85,7 +86,12 @@ class Controller:
         warmup, cycles, _ = self.settings.plan()
         if self._phase == "warmup":
             self._train(
-                "warmup", -1, Allocation(active=()), self._search_crops, warmup, lambda i: warm_up(i, warmup // 2)
+                "warmup",
+                -1,
+                Allocation(active=self._begun_with),
+                self._search_crops,
+                warmup,
+                lambda i: warm_up(i, warmup // 2),
             )
             self._enter("search")
         while self._phase == "search" and self._cycle < len(cycles) and not self._out_of_time():

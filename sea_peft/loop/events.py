@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar
 import pydantic
 from pydantic import Field
 
-from sea_peft.documents import STRICT, Count, Dice, Duration, Facts, Name, Number, Parameters, Seed, Text
+from sea_peft.documents import STRICT, Count, Dice, Duration, Facts, Name, Number, Parameters, Seed, Sha256, Text
 from sea_peft.loop.cost import PARAMETERS, Cost
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
@@ -69,6 +69,7 @@ class RunStarted(Event):
         units: every unit on offer.
         settings: those of the loop and of the policy.
         split: role → hashed case ids.
+        begun_from: sha256 of the adapter's tensors that the run began with, null where it began from nothing.
         version: of this schema.
     """
 
@@ -80,6 +81,7 @@ class RunStarted(Event):
     units: list[Candidate]
     settings: Facts
     split: Split
+    begun_from: Sha256 | None = None
     version: int = SCHEMA_VERSION
 
     @property

@@ -16,7 +16,7 @@ from sea_peft.loop.policies.sea import Sea, SeaSettings
 from sea_peft.loop.ranking import ACTIVE, COOLING, IDLE, PROBE, RankingSettings
 from sea_peft.loop.space import Space
 from sea_peft.loop.trial import prior
-from sea_peft.loop.utility import UtilitySettings
+from sea_peft.loop.utility import Estimate, UtilitySettings
 
 CYCLES = 6
 SHARES = st.floats(0.003, 0.9)
@@ -301,3 +301,21 @@ def test_two_placements_of_one_family_are_never_both_shipped(placement):
     policy = Sea(audit_space, SeaSettings())
     policy.told_saliency(0, {u: 2.0 if placement in u else 1.0 for u in policy.needs_saliency(0)})
     check_allocation(policy.final(), audit_space)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=15)
+def test_units_of_an_earlier_run_are_on_from_the_start_and_not_audited_again(seed):
+    audit_space = space(seed=seed)
+    before = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed)).allocations[
+        -1
+    ]
+    carried = dict.fromkeys(before.active, Estimate(0.01, (0.01, 0.01), 0.001, 2))
+    rules = SeaSettings(carried=carried)
+    said = converse(Sea(audit_space, rules), audit_space, CYCLES, _saliency(seed), noisy(seed + 1))
+    first = said.allocations[0]
+    assert first.active
+    assert set(first.active) <= carried.keys()
+    assert set(first.probes).isdisjoint(carried)
+    assert not any(row.unit in carried for rows in said.audits.values() for row in rows)
+    assert replay(Sea(audit_space, rules), said, CYCLES) == said.allocations

@@ -11,6 +11,7 @@ from sea_peft.adapters import Offer
 from sea_peft.errors import UsageError
 from sea_peft.loop.policy import Policy
 from sea_peft.loop.space import Space
+from sea_peft.loop.utility import Estimate
 
 
 def _no_settings(_cycles: int) -> None:
@@ -78,7 +79,13 @@ def policy_entry(name: str) -> Entry:
 
 
 def make_policy(
-    name: str, space: Space, *, seed: int, cycles: int, settings: Mapping[str, object] | None = None
+    name: str,
+    space: Space,
+    *,
+    seed: int,
+    cycles: int,
+    settings: Mapping[str, object] | None = None,
+    carried: Mapping[str, Estimate] | None = None,
 ) -> Policy:
     """A fresh policy under the space's budget.
 
@@ -88,6 +95,7 @@ def make_policy(
         seed: of the run.
         cycles: of the run's search.
         settings: what an earlier run followed, as JSON types; None for the policy's own.
+        carried: units that are on from the start, with what an earlier run's audits said of them; for policies that look at audits.
 
     Raises:
         UsageError: no such policy.
@@ -95,7 +103,9 @@ def make_policy(
         pydantic.ValidationError: these are not settings of it.
     """
     entry = policy_entry(name)
-    own = entry.settings(cycles)
+    own: Any = entry.settings(cycles)
     if own is not None and settings is not None:
         own = TypeAdapter(type(own)).validate_python(dict(settings))
+    if carried and hasattr(own, "carried"):
+        own = dataclasses.replace(own, carried=dict(carried))
     return entry.make(space, seed, own)

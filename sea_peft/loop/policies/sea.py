@@ -21,7 +21,7 @@ class SeaSettings:
     """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
     audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the worth of a larger level grows
     with its cost, 1 in proportion, 0 not at all. `saliency`: how much of a unit's worth before any audit is its saliency, 0 nothing.
-    `ranking`, `utility`: of those modules.
+    `ranking`, `utility`: of those modules. `carried`: unit → what the audits of an earlier run said of it, for units that are on from the start.
     """
 
     cycles: int = 3
@@ -31,6 +31,10 @@ class SeaSettings:
     saliency: float = 0.5
     utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
+    carried: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+
+
+_BEFORE = -1  # the cycle in which an earlier run's units were tried
 
 
 class Sea(Policy):
@@ -42,6 +46,9 @@ class Sea(Policy):
     cycle a share of it goes from the probes that audits say least of to units that were never tried, then to the longest untried. What
     the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free knapsack over everything, by what
     a typical unit is worth and what audits say beyond that (`final_choice`).
+
+    Units that are carried over from an earlier run begin as active ones with what its audits said; those that it has audited
+    are not audited again.
     """
 
     audits = True
@@ -57,6 +64,10 @@ class Sea(Policy):
         self._prior: dict[str, float] = {}
         self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
         self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
+        for unit, estimate in settings.carried.items():
+            self._standing[unit] = ranking.Standing(ranking.ACTIVE)
+            self._estimate[unit] = estimate
+            self._tried[unit] = _BEFORE
         self._price = 0.0  # least Dice per cost that the last allocation paid, 0 where the budget left nobody out
         self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
@@ -75,8 +86,9 @@ class Sea(Policy):
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
         that is never audited keeps its place by saliency: it is not what the budget is short for. A unit's decision turns where it earns
-        what the last allocation paid at least for the same cost."""
-        on = self._in(ranking.ACTIVE, ranking.PROBE)
+        what the last allocation paid at least for the same cost. What an earlier run has audited is left out."""
+        known = {unit for unit, estimate in self.settings.carried.items() if estimate.audits}
+        on = [u for u in self._in(ranking.ACTIVE, ranking.PROBE) if u not in known]
         costly = sorted(on, key=lambda u: (-self._cost(u), u))
         owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._cost(u), u))
         chosen = costly[: self.settings.audit_units * 3 // 4]
