@@ -16,7 +16,7 @@ from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import hold_out_labels
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import BudgetError
-from sea_peft.loop import controller, events
+from sea_peft.loop import controller, events, training
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.outcome import Baseline, Outcome
 from sea_peft.loop.policies import make_policy
@@ -303,26 +303,27 @@ def test_audit_cases_are_not_trained_on_before_the_refit_and_all_shots_are_refit
     assert seen == {"search": {False}, "audit": {True}, "refit": {False, True}}
 
 
-def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_that_they_are_not_independent():
+def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_that_they_are_not_independent(monkeypatch):
     one = tiny.scan(1, size=36)
     kept, _ = hold_out_labels(one)
     held = kept.label == IGNORED
     one.label[(one.label > 0) & ~held], one.label[(one.label > 0) & held] = 1, 2  # label 2: counted by audits alone
     run = _prepared(shots=Shots((one,), ()), settings=dataclasses.replace(SETTINGS, steps=32))
     counted: dict[bool, set[int]] = {False: set(), True: set()}
-    loss, train = run.controller._trainer.loss, run.controller._trainer.train
+    sums, train = training.loss_sums, run.controller._trainer.train
     refit = False
 
-    def seen_loss(logits, labels):
+    def seen_sums(logits, labels):
         counted[refit].update(labels.unique().tolist())
-        return loss(logits, labels)
+        return sums(logits, labels)
 
     def seen_train(units, crops, *args):
         nonlocal refit
         refit = crops is run.controller._refit_crops
         return train(units, crops, *args)
 
-    run.controller._trainer.loss, run.controller._trainer.train = seen_loss, seen_train
+    monkeypatch.setattr(training, "loss_sums", seen_sums)
+    run.controller._trainer.train = seen_train
     run.controller.run()
     audited = {int(code) for _, labels in run.controller.auditor.batches for code in labels.unique()}
     assert counted[False] - {0, IGNORED} == {1}
