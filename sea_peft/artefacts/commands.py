@@ -6,9 +6,10 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sea_peft.backbones.typed import Typed
+if TYPE_CHECKING:  # it would bring torch
+    from sea_peft.backbones.typed import Typed
 
 # option of a run → its flag, in the order in which they are printed
 _Options = Mapping[str, Any]  # of the command line, by name
