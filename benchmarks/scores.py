@@ -66,12 +66,14 @@ class Results:
         arms = self.tables[task, budget]
         return {arm: scores for arm, scores in arms.items() if len(scores) == self.replicates}
 
-    def pairs(self, ours: str, theirs: str, budgets: Iterable[str]) -> list[tuple[Score, Score]]:
-        """The scores of two arms wherever both have one: over tasks, budgets and replicates."""
+    def pairs(
+        self, ours: str, theirs: str, budgets: Iterable[str], of: Task | None = None
+    ) -> list[tuple[Score, Score]]:
+        """The scores of two arms wherever both have one: over tasks (or of one), budgets and replicates."""
         return [
             (arms[ours][at], arms[theirs][at])
-            for (_task, budget), arms in self.tables.items()
-            if budget in budgets and ours in arms and theirs in arms
+            for (task, budget), arms in self.tables.items()
+            if budget in budgets and of in (None, task) and ours in arms and theirs in arms
             for at in sorted(arms[ours].keys() & arms[theirs].keys(), key=str)
         ]
 

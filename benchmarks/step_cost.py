@@ -24,7 +24,7 @@ from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import prepare
 from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.setup import Setup, prepare_run
-from sea_peft.loop.training import Trainer
+from sea_peft.loop.training import Trainer, loss_from, loss_sums
 
 ROUNDS = 5
 ARMS: Mapping[str, tuple[str, Form]] = {  # policy, and how its units act while they are trained
@@ -77,12 +77,11 @@ class _FineTuning:
 
     def __post_init__(self) -> None:
         self.model.backbone.requires_grad_(True)
-        self.loss = Trainer(self.model, self.batch_size).loss
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.0)
 
     def step(self, crops: CropSampler, step: int) -> None:
         images, labels = crops.batch(step, self.batch_size)
-        loss = self.loss(self.model(images), labels)
+        loss = loss_from(loss_sums(self.model(images), labels))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -108,11 +107,11 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
         moments[arm] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]
         parameters[arm] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
         adapted.model.bank.activate(units)
-        stored[arm] = _stored(adapted.model, trainer.loss, images, labels)
+        stored[arm] = _stored(adapted.model, images, labels)
     steps[FULL] = functools.partial(tuning.step, crops)
     moments[FULL] = tuning.optimizer.state.values
     parameters[FULL] = sum(p.numel() for p in tuning.model.parameters())
-    stored[FULL] = _stored(tuning.model, tuning.loss, images, labels)
+    stored[FULL] = _stored(tuning.model, images, labels)
     seconds: dict[str, list[float]] = {arm: [] for arm in steps}
     for step in range(ROUNDS + 1):  # the first one warms up
         for arm, run in steps.items():
@@ -151,12 +150,7 @@ def _step(trainer: Trainer, units: Collection[str], crops: CropSampler, step: in
     trainer.train(units, crops, step, 1, lambda i: 1.0, lambda i, loss: None)
 
 
-def _stored(
-    model: Adapted,
-    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
-    labels: torch.Tensor,
-) -> int:
+def _stored(model: Adapted, images: torch.Tensor, labels: torch.Tensor) -> int:
     """Bytes that one forward keeps for the backward; one storage counts once, parameters not at all."""
     kept: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -168,6 +162,6 @@ def _stored(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = criterion(model(images), labels)
+        loss = loss_from(loss_sums(model(images), labels))
     del loss
     return sum(kept.values())

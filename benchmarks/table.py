@@ -117,12 +117,16 @@ def against(results: Results) -> list[str]:
         "shots, budget and seed where both are there. p: Wilcoxon's signed-rank test, two-sided, over these pairs. Cases: the same test over "
         "pairs of test cases; cases of one run are not independent, so that its p is too small. Strongest fixed: the single fixed topology with "
         f"the highest test Dice over all of these runs, which favours it. {RANDOM_MIX}: random subsets with the mix of families that "
-        f"{REFERENCE} chose, the mean of all draws as one run.",
+        f"{REFERENCE} chose, the mean of all draws as one run. Worst: the task with the lowest difference, its pairs averaged.",
         "",
-        _line(["budget", "against", "pairs", "difference", "above", "p", "cases", "p (cases)"]),
-        _line(["---"] * 8),
+        _line(["budget", "against", "pairs", "difference", "above", "p", "cases", "p (cases)", "worst"]),
+        _line(["---"] * 9),
     ]
-    rivals = [p for p in (*results.grid.policies, RANDOM_MIX) if p != REFERENCE and not p.startswith(f"{RANDOM_MIX}-")]
+    rivals = [
+        p
+        for p in (*results.grid.policies, *results.grid.unbound, RANDOM_MIX)
+        if p != REFERENCE and not p.startswith(f"{RANDOM_MIX}-")
+    ]
     spans = [*([budgets] if len(budgets) > 1 else []), *([budget] for budget in budgets)]
     for span in spans:
         strongest = results.strongest_fixed(span)
@@ -136,9 +140,20 @@ def against(results: Results) -> list[str]:
                 where = "all" if len(span) > 1 else span[0]
                 lines.append(
                     _line([where, named, str(runs.pairs), f"{runs.mean:+.1f}{half}", f"{runs.above} of {runs.pairs}", _p(runs.p),
-                           str(cases.pairs), _p(cases.p)])
+                           str(cases.pairs), _p(cases.p), _worst(results, rival, span)])
                 )  # fmt: skip
     return [*lines, "", *_per_task(results)]
+
+
+def _worst(results: Results, rival: str, budgets: Iterable[str]) -> str:
+    """The task that speaks most against the reference, with its difference in points."""
+    by_task = {
+        str(task): statistics.fmean(100 * (a.dice - b.dice) for a, b in pairs)
+        for task in results.tasks
+        if (pairs := results.pairs(REFERENCE, rival, budgets, task))
+    }
+    task = min(by_task, key=lambda name: by_task[name])
+    return f"{by_task[task]:+.1f} ({task})"
 
 
 def _per_task(results: Results) -> list[str]:

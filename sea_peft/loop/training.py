@@ -229,13 +229,6 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision))
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Soft Dice loss over the batch, the background left out, plus cross-entropy; voxels that are `IGNORED` count in neither.
-
-        `logits`: [B, 1 + L, d, h, w]; `labels`: [B, d, h, w] uint8.
-        """
-        return loss_from(loss_sums(logits, labels))
-
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """On the training device; to CUDA from pinned memory, so that nothing waits for the copy."""
         cuda = self.device.type == "cuda"

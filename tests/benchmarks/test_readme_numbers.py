@@ -54,3 +54,21 @@ def test_a_row_of_the_readme_is_what_was_measured(row: str, grid: str):
             assert float(value) == pytest.approx(measured[ARMS[name]], abs=0.00051), name
         else:
             assert value == "–", name
+
+
+def test_the_differences_in_the_docs_are_those_of_the_committed_table():
+    root = README.parent
+    table = (root / "benchmarks" / "results" / "targets_unet.md").read_text(encoding="utf-8")
+    rows = [_cells(line) for line in table.splitlines() if line.startswith("| 1% |")]
+    measured = {row[1].split("*")[0]: (row[3], row[8].split(",")[0] + ")") for row in rows}
+    page = (root / "docs" / "how-it-decides.md").read_text(encoding="utf-8").replace("−", "-")
+    said = {_cells(line)[0]: _cells(line)[2:] for line in page.splitlines() if line.startswith("| ")}
+    for name, arm in {
+        "LoRA, the best single family": "lora",
+        "cheapest unit first": "cheapest",
+        "affine everywhere, LoRA from the cheapest site up": "affine_lora",
+        "`sea` without audits": "sea_no_audits",
+        "full fine-tuning": "full",
+    }.items():
+        difference, worst = measured[arm]
+        assert said[name] == [difference, worst.replace("small-lesions", "small lesions")], name
