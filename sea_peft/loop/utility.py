@@ -1,6 +1,7 @@
 """Utility: what repeated noisy audits say of one unit. Pure `(estimate, observation) → estimate` over plain numbers, in Dice."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -63,6 +64,11 @@ def score(estimate: Estimate, settings: UtilitySettings) -> float | None:
     """Median − λ·IQR, in Dice; None while unmeasured."""
     middle, width = median(estimate), iqr(estimate)
     return None if middle is None or width is None else middle - settings.iqr_weight * width
+
+
+def error(estimate: Estimate) -> float:
+    """By how much a unit's median ΔDice may be wrong, in Dice: its error over patches and its scatter over audits, √(standard error² + IQR²)."""
+    return math.hypot(estimate.standard_error or 0.0, iqr(estimate) or 0.0)
 
 
 def value(estimate: Estimate, settings: UtilitySettings) -> float | None:

@@ -285,6 +285,20 @@ def test_the_final_choice_takes_no_unit_whose_audits_speak_against_it():
     assert not set(said.allocations[-1].active) & measured & harmful
 
 
+@pytest.mark.parametrize(("standard_error", "is_left_out"), [(0.002, True), (0.012, False)])
+def test_audits_within_two_errors_of_zero_leave_nothing_out(standard_error, is_left_out):
+    """One lesion in the audit scan: ΔDice −0.0167 and −0.0182, the second ± 0.012, of the unit whose loss cost 3 points of test Dice."""
+    audit_space = space(share=1.0)
+    unit = min(audit_space.units, key=audit_space.cost).id
+    policy = Sea(audit_space, SeaSettings())
+    policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
+    for cycle, delta in enumerate((-0.0167, -0.0182)):
+        assert unit in policy.allocate(cycle).open
+        policy.audited(cycle, [heard(unit, delta, standard_error)])
+    said = next(d for d in policy.final().decisions if d.unit == unit)
+    assert ("audits speak against it" in said.reason) == is_left_out
+
+
 def test_without_any_audit_the_final_choice_is_by_saliency():
     audit_space = space(share=0.1)
     policy = Sea(audit_space, SeaSettings())

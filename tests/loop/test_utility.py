@@ -14,6 +14,7 @@ from sea_peft.loop.utility import (
     Estimate,
     UtilitySettings,
     clearly_better,
+    error,
     iqr,
     is_decided,
     median,
@@ -45,6 +46,14 @@ def test_every_audit_against_the_table():
         assert score(estimate, SETTINGS) == pytest.approx(scored)
         assert value(estimate, SETTINGS) == pytest.approx(worth)
         assert (estimate.standard_error, estimate.audits) == (0.003, audits)
+
+
+def test_the_error_of_an_estimate_is_its_error_over_patches_and_its_scatter_over_audits():
+    once = observe(UNMEASURED, 0.02, 0.003, SETTINGS)
+    assert error(once) == pytest.approx(0.003)
+    assert error(observe(once, 0.06, 0.015, SETTINGS)) == pytest.approx(0.025)  # IQR of (0.02, 0.06): 0.02
+    assert error(observe(UNMEASURED, 0.02, None, SETTINGS)) == 0.0  # a single patch says nothing of its error
+    assert error(UNMEASURED) == 0.0
 
 
 def test_unmeasured_is_not_zero():
