@@ -1,4 +1,6 @@
-"""The audit: exact on/off ablation of units on fixed patches, in Dice. The same state audited twice gives the same numbers."""
+"""The audit: exact on/off ablation of units on fixed patches, in Dice. Auditing the same state
+twice gives the same numbers.
+"""
 
 import contextlib
 import dataclasses
@@ -20,14 +22,15 @@ SOFT, HARD = "soft", "hard"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditResult:
-    """What an audit found.
+    """The result of one audit.
 
     Attributes:
-        dice_on: mean Dice with every gate as it is, of the kind that was audited.
-        hard_dice: the same as hard Dice.
-        rows: what was measured of each unit.
-        patches: how many patches there are.
-        forwards: how many patch forwards were done, those of the reference pass included; that pass, which every process does, once.
+        dice_on: mean Dice with every gate as it is, soft or hard as the auditor was told.
+        hard_dice: mean hard Dice with every gate as it is.
+        rows: ΔDice of each audited unit.
+        patches: number of audit patches.
+        forwards: number of patch forwards. Includes the reference pass, which counts once although
+            every process runs it.
     """
 
     dice_on: float
@@ -38,10 +41,15 @@ class AuditResult:
 
 
 def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Tensor:
-    """Dice of every patch, [B], float64: the mean over the labels that are present in the patch.
+    """Dice of each patch: the mean over the labels that are present in the patch.
 
-    `logits`: [B, 1 + L, D, H, W]; `label`: [B, D, H, W], 0 the background, `IGNORED` where a voxel does not count. `kind`: "hard" takes the
-    argmax, "soft" the softmax: 2·Σ p·r / (Σ p + Σ r). A patch without any label gives NaN.
+    Args:
+        logits: `[B, 1 + L, D, H, W]`.
+        label: `[B, D, H, W]`; 0 is background, and `IGNORED` marks voxels that do not count.
+        kind: "hard" takes the argmax, "soft" the softmax: 2·Σ p·r / (Σ p + Σ r).
+
+    Returns:
+        `[B]`, float64; NaN for a patch without any label.
     """
     counted = (label != IGNORED)[:, None]
     axes = (2, 3, 4)
@@ -71,6 +79,7 @@ def _distinct_and_labelled(images: torch.Tensor, labels: torch.Tensor) -> list[i
 
 
 def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
+    """The mean ΔDice of one unit over its patches, with its standard error."""
     standard_error = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
     return Ablation(
         unit=unit,
@@ -83,7 +92,7 @@ def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
 
 @contextlib.contextmanager
 def _off(model: Adapted, reuse: BlockReuse, *units: str) -> Iterator[None]:
-    """These open units closed together, and the passes in here told where they differ from the reference pass."""
+    """Close these open units together, and tell `reuse` where the passes differ from the reference pass."""
     at: dict[str, list[str]] = {}
     for unit in units:
         at.setdefault(model.bank.units[unit].site.path, []).append(unit)
@@ -96,11 +105,21 @@ def _off(model: Adapted, reuse: BlockReuse, *units: str) -> Iterator[None]:
 
 
 class Auditor:
-    """Measures on fixed patches of the audit cases, in mini-batches.
+    """Measures Dice on fixed patches of the audit cases.
 
-    `images` [P, C, d, h, w] and `labels` [P, d, h, w]; patches without any label are left out, since they have no Dice, and so
-    are repetitions (a scan no larger than a patch gives one patch, however many are asked for). The model's gates and mode are what
-    they were afterwards, and no random number is drawn. `processes`: units are shared out among them, which changes no number.
+    Patches without a label are dropped, since they have no Dice. So are repeated patches: a scan no
+    larger than a patch gives the same patch every time. An audit leaves the model's gates and mode
+    unchanged and draws no random number.
+
+    Args:
+        model: the adapted network.
+        images: `[P, C, d, h, w]`.
+        labels: `[P, d, h, w]`.
+        batch: patches per forward.
+        dice: "soft" or "hard".
+        reuse: whether to reuse blocks that a closed unit cannot affect. The numbers are the same
+            without.
+        processes: share the units among themselves; the numbers are the same as for one process.
     """
 
     def __init__(
@@ -117,9 +136,7 @@ class Auditor:
         self.model = model
         self.dice = dice
         self.processes = processes
-        self._remembered = (
-            reusable(model.backbone) if reuse else ()
-        )  # without: all is computed anew, for the same numbers
+        self._remembered = reusable(model.backbone) if reuse else ()
         self.batches = [
             (images[usable[i : i + batch]], labels[usable[i : i + batch]]) for i in range(0, len(usable), batch)
         ]
@@ -127,11 +144,18 @@ class Auditor:
 
     @torch.no_grad()
     def audit(self, cutoffs: Mapping[str, float], error: float = 0.0) -> AuditResult:
-        """Switch each of these open units off, one at a time, and measure what its absence costs.
+        """Switch off each of these open units, one at a time, and measure the loss in Dice.
 
-        `cutoffs`: unit → ΔDice at which the decision about it turns. After every mini-batch, units that are clear of their cut-off are
-        left alone and the rest goes on; `error` is the probability, per unit and over all looks, of being on the wrong side of it
-        (Bonferroni over the looks; 0: every unit on every patch). Raises DataError without labelled patches.
+        After each batch of patches, units that are clearly above or below their cut-off are no
+        longer measured.
+
+        Args:
+            cutoffs: unit → ΔDice at which the decision about it changes.
+            error: probability, per unit and over all looks, of stopping on the wrong side of the
+                cut-off (Bonferroni over the looks). With 0, every unit is measured on every patch.
+
+        Raises:
+            DataError: no patch holds a label.
         """
         self._require_patches()
         bank = self.model.bank
@@ -143,7 +167,7 @@ class Auditor:
         looks = max(1, len(self.batches) - 1)
         on: list[torch.Tensor] = []
         hard: list[torch.Tensor] = []
-        # a unit is one process's from its first patch to its last, since when to stop depends on them
+        # one process measures a unit on all of its patches, since they decide together when to stop
         deltas: dict[str, list[float]] = {unit: [] for unit in self.processes.share(list(cutoffs))}
         try:
             for images, labels in self.batches:
@@ -171,8 +195,15 @@ class Auditor:
 
     @torch.no_grad()
     def dice_of(self, active: Collection[str], head: bool = True) -> tuple[float, ...]:
-        """Hard Dice on every audit patch with exactly these units (and the head's deltas or not). Raises DataError without labelled
-        patches."""
+        """Hard Dice on each audit patch with exactly these units open.
+
+        Args:
+            active: ids of the units to open.
+            head: whether the head's deltas are on.
+
+        Raises:
+            DataError: no patch holds a label.
+        """
         self._require_patches()
         bank, model = self.model.bank, self.model
         gate, model.head_gate = model.head_gate, head

@@ -1,4 +1,4 @@
-"""The budget: how much of a cost may be spent on what is trained, and whether that opens enough sites for a choice."""
+"""The budget: reads it from text, and checks that it opens enough sites to choose among."""
 
 import itertools
 import math
@@ -13,10 +13,21 @@ _FORM = re.compile(r"(?P<number>\d{1,18}(\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>%|k
 
 
 def parse_budget(text: str, whole: int, kind: Cost = PARAMETERS) -> int:
-    """`1%`, `0.01`, `47k` or `47000` → the most that may be spent, given the backbone's `whole`.
+    """The most that may be spent, from `1%`, `0.01`, `47k` or `47000`.
+
+    Args:
+        text: as the user wrote it.
+        whole: size of the backbone, in the units that the budget counts.
+        kind: what the budget counts.
 
     Raises:
-        UsageError: it can be read two ways, or is more than the backbone has.
+        UsageError: the text is no budget, is ambiguous, or asks for more than the backbone has.
+
+    Examples:
+        >>> parse_budget("1%", 4_701_084)
+        47010
+        >>> parse_budget("47k", 4_701_084)
+        47000
     """
     match = _FORM.fullmatch(text.strip())
     if match is None:
@@ -46,11 +57,11 @@ def parse_budget(text: str, whole: int, kind: Cost = PARAMETERS) -> int:
     return int(share * whole)
 
 
-_NO_CHOICE = 2  # sites: too few for one to take another's place
+_NO_CHOICE = 2  # with so few open sites, there is nothing to choose
 
 
 def _within(count: int, text: str, whole: int, kind: Cost) -> int:
-    """A count that the backbone has. Raises UsageError where it has less: that much cannot be a budget for adapting it."""
+    """`count`, if the backbone has as much. Raises UsageError otherwise."""
     if count > whole:
         said = f"A budget of {text} is more than the backbone's {whole:,} {kind.many}; write a smaller count or a share such as 1%."
         raise UsageError(said, "budget")
@@ -58,10 +69,15 @@ def _within(count: int, text: str, whole: int, kind: Cost) -> int:
 
 
 def check_feasible(space: Space, whole: int) -> str | None:
-    """Whether a budget opens enough sites for a choice. `whole`: what the backbone has of what the budget counts.
+    """Check that a budget opens enough sites to choose among.
+
+    Args:
+        space: the units on offer under the budget.
+        whole: size of the backbone, in the units that the budget counts.
 
     Returns:
-        None, or a sentence for the user where hardly any site can be opened beside the head, with the budgets that open more.
+        None, or a sentence for the user that names larger budgets, if hardly any site can be opened
+            beside the head.
 
     Raises:
         BudgetError: the head and the cheapest unit do not fit together.

@@ -1,4 +1,6 @@
-"""What was found against what a simpler policy reaches, before it ships. Pure, over plain numbers: hard Dice on every audit patch."""
+"""Compares the result of a search with a simpler policy and the unadapted backbone, before it
+ships. Pure, over hard Dice per audit patch.
+"""
 
 import dataclasses
 import statistics
@@ -12,8 +14,14 @@ UNADAPTED = "unadapted"
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`dice`: mean hard Dice by name. `chosen`: which is ahead of the policy's own and the unadapted backbone. `reason`: how they stand.
-    `per_patch`: hard Dice of every audit patch by name."""
+    """The outcome of a comparison.
+
+    Attributes:
+        dice: candidate → mean hard Dice.
+        chosen: the better of the policy's own result and the unadapted backbone.
+        reason: how the candidates compare, in words.
+        per_patch: candidate → hard Dice of each audit patch.
+    """
 
     dice: dict[str, float]
     chosen: str
@@ -22,11 +30,17 @@ class Verdict:
 
 
 def compare(name: str, ours: Sequence[float], baseline: Baseline | None, unadapted: Sequence[float] | None) -> Verdict:
-    """Hold what policy `name` found against its baseline, where there is one, and the unadapted backbone (None where that knows none of the
-    labels).
+    """Compare what policy `name` found with its baseline and the unadapted backbone.
 
-    A baseline that is ahead is named and not shipped instead, however clear its lead: patches of one case say nothing of how cases differ,
-    and at the end of a search half of what was found has learnt for one cycle alone, while a baseline has trained one set all along.
+    A baseline that is ahead is named but never shipped instead, however clear its lead. Patches of
+    one case do not show how cases differ. Besides, at the end of a search half of the units have
+    trained for one cycle only, while a baseline has trained one set all along.
+
+    Args:
+        name: of the policy.
+        ours: its hard Dice on each audit patch.
+        baseline: the simpler policy, if there is one.
+        unadapted: hard Dice of the unadapted backbone; None if it knows none of the labels.
     """
     means, per_patch = {name: statistics.fmean(ours)}, {name: list(ours)}
     chosen, reason = name, "hard Dice on the audit patches at the end of the search"

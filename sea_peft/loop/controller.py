@@ -1,4 +1,6 @@
-"""The controller: warm-up, then search → audit → allocate, cycle by cycle, then the final choice and its refit on all shots."""
+"""The controller: warm-up; then cycles of search, audit and allocation; then the final choice and
+its refit on all shots.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,30 @@ from sea_peft.loop.space import Space
 from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 _REFIT_CHECKPOINT_EVERY = 25
-_REFIT_WARM_UP = 10  # steps, at least, where half of the refit is as long
+_REFIT_WARM_UP = 10  # the least steps of warm-up, in a refit of at least twice as many
 
 
 class Controller:
-    """Runs one policy. Everything but the policy's choice is the same for every policy: steps, splits, data order, budget check, trace.
+    """Runs one policy. Policies differ in their choice of units only: they share steps, splits,
+    data order, budget check and trace.
 
-    `save` is called with the whole state (JSON types and tensors) at every point from which `resume` can continue; a resumed run emits
-    exactly the events that the uninterrupted one would have emitted from there. `processes`: all of them run the same controller, emit the same
-    events and end with the same model. `begun_with`: units that are trained already, on while the head warms up: it belongs to them.
+    Args:
+        model: the adapted network.
+        space: the units on offer under the budget.
+        policy: chooses the units.
+        shots: the labelled scans.
+        settings: how the steps are divided.
+        seed: of crops and augmentation.
+        callback: receives every event.
+        save: receives the whole state (JSON types and tensors) at each point from which a run can
+            be resumed. A resumed run emits exactly the events that an uninterrupted one would have
+            emitted from there.
+        train_head: whether the head is trained too.
+        baseline: a simpler policy to compare with.
+        processes: each runs this same controller, emits the same events and ends with the same
+            model.
+        begun_with: units that are already trained. They stay on while the head warms up, since the
+            head belongs to them.
     """
 
     def __init__(
@@ -73,7 +90,7 @@ class Controller:
         )
         self._started = time.monotonic()
         self.seconds = {"train": 0.0, "audit": 0.0, "allocate": 0.0}
-        # what a checkpoint holds, beside tensors and the policy's own state
+        # saved in checkpoints, beside tensors and the policy's own state
         self._phase, self._cycle, self._step = "warmup", 0, 0
         self._refitted = self._refit = 0  # not step − (steps − refit): a time limit ends the search early
         self._previous: tuple[str, ...] = ()
@@ -82,7 +99,7 @@ class Controller:
         self._patches = self._naive_patches = 0
 
     def search(self) -> None:
-        """From wherever it stands to the end of the search: the final set is chosen, and not yet refitted."""
+        """Run from the current state to the end of the search: the final set is chosen, but not yet refitted."""
         warmup, cycles, _ = self.settings.plan()
         if self._phase == "warmup":
             self._train(
@@ -104,11 +121,11 @@ class Controller:
             self._enter("refit")
 
     def run(self) -> Outcome:
-        """From wherever it stands to the end. The chosen units are left open and trained."""
+        """Run from the current state to the end. Leaves the chosen units trained and open."""
         self.search()
         while self._refitted < self._refit:
             count = min(_REFIT_CHECKPOINT_EVERY, self._refit - self._refitted)
-            # a set that has never been trained together: its first steps are small, however few there are
+            # this set has never been trained together, so even a short refit starts with small steps
             over = max(self._refit // 10, min(_REFIT_WARM_UP, self._refit // 2))
             schedule = functools.partial(warm_up_cosine, total=self._refit, over=over, start=self._refitted)
             self._train("refit", self._cycle, Allocation(active=self._chosen), self._refit_crops, count, schedule)
@@ -129,11 +146,13 @@ class Controller:
         )  # fmt: skip
 
     def as_baseline(self) -> Baseline:
-        """What the search has led to, for another policy to be compared with."""
+        """This search's result, for another policy to be compared with."""
         return Baseline(self.policy.name, self.auditor.dice_of(self._chosen))
 
     def state_dict(self) -> dict[str, object]:
-        """Everything `load_state_dict` needs: JSON types, and tensors under `adapters`, `head` and `optimizer`."""
+        """Everything that `load_state_dict` needs: JSON types, and tensors under `adapters`, `head`
+        and `optimizer`.
+        """
         bank = self.model.bank
         return {
             "phase": self._phase,
@@ -156,7 +175,7 @@ class Controller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Stand where `state_dict` was taken."""
+        """Restore the state that `state_dict` saved."""
         self._phase, self._cycle, self._step = state["phase"], state["cycle"], state["step"]
         self._refitted, self._refit = state["refitted"], state["refit"]
         self._previous, self._chosen = tuple(state["previous"]), tuple(state["chosen"])
@@ -222,10 +241,11 @@ class Controller:
             self._compare(searched)
 
     def _compare(self, searched: Sequence[str]) -> None:
-        """What was found against the unadapted backbone and against the baseline, before it is refitted.
+        """Compare the search's result with the unadapted backbone and the baseline, before the
+        refit.
 
-        `searched`: the units that the last cycle trained. They stand for the final choice, which has not been trained together yet,
-        while the baseline has trained one set all along.
+        `searched`: the units that the last cycle trained. They stand in for the final choice, which
+        has not been trained together yet, whereas the baseline has trained one set all along.
         """
         unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
         verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.baseline, unadapted)
@@ -286,14 +306,14 @@ class Controller:
         )
 
     def _digest(self, allocation: Allocation) -> str:
-        """Of what was decided, and of what was learnt until then."""
+        """A digest of the allocation and of everything learnt so far."""
         digest = hashlib.sha256(repr(allocation.open).encode())
         for parameter in (*self.model.bank.parameters(self.model.bank.built), *self.model.head.parameters()):
             digest.update(parameter.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def _check_budget(self, allocation: Allocation) -> int:
-        """Everything trainable counted, at any moment. Returns what is used."""
+        """What the allocation uses, everything trainable counted. Raises BudgetError above the budget."""
         used = self.space.used(allocation.open)
         if not (self.policy.outside_budget or self.space.fits(self.space.by_id[u] for u in allocation.open)):
             raise BudgetError(
@@ -307,7 +327,9 @@ class Controller:
             self._save(self.state_dict())
 
     def _refit_steps(self) -> int:
-        """Steps of the refit: as planned, or what the time limit leaves at the pace of the search; at least one."""
+        """Steps of the refit: as planned, or as many as the time limit leaves at the search's pace;
+        at least one.
+        """
         planned, limit = self.settings.plan()[2], self.settings.time_limit
         if limit is None:
             return planned
@@ -316,7 +338,7 @@ class Controller:
         return self.processes.of_first(lambda: max(1, min(planned, int(left / pace) if pace > 0 else planned)))
 
     def _out_of_time(self) -> bool:
-        """Whether search must end so that the refit still fits: half of the limit is the refit's."""
+        """Whether the search must end. The second half of the time limit is kept for the refit."""
         limit = self.settings.time_limit
         return limit is not None and self.processes.of_first(lambda: time.monotonic() - self._started > limit / 2)
 

@@ -1,4 +1,4 @@
-"""What a budget counts, and what that is called. Whoever adds costs up or writes one in a sentence asks here."""
+"""What a budget counts, and its name. Every module that adds up costs or writes one in a sentence uses this."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """One kind of cost: whole numbers that add up. All are counted on a network and an input [B, C, D, H, W] that it takes.
+    """One kind of cost: whole numbers that add up. Each is counted on a network and an input `[B,
+    C, D, H, W]` that it takes.
 
     Attributes:
-        one: what it is called, in the singular.
-        of_units: unit id → what it takes of a budget, at least 1.
-        of_head: what the head takes.
-        of_backbone: what a budget in per cent is a share of.
+        one: its name, in the singular.
+        of_units: unit id → cost of the unit, at least 1.
+        of_head: cost of the head.
+        of_backbone: the whole that a budget in per cent is a share of.
     """
 
     one: str
@@ -32,7 +33,7 @@ class Cost:
 
     @property
     def many(self) -> str:
-        """What it is called, in the plural."""
+        """Its name, in the plural."""
         return f"{self.one}s"
 
 
@@ -42,4 +43,4 @@ PARAMETERS = Cost(
     of_head=lambda head, _network, _example: head.cost,
     of_backbone=lambda network, _example: sum(p.numel() for p in network.parameters()),
 )
-"""What is trainable: the real `numel`."""
+"""Trainable parameters: the real `numel`."""

@@ -1,10 +1,12 @@
-"""What the loop says while it runs: plain frozen dataclasses handed to one callback.
+"""The events of the loop: plain frozen dataclasses, passed to one callback.
 
-The trace, MLflow and progress bars subscribe to these; the loop knows none of them. Fields hold only JSON types, so that
-an event written to the trace and read back is equal to the event that was emitted. Wall-clock times stand only in fields
-named `seconds`: everything else is a function of data, settings and seed.
+The trace, MLflow and progress bars subscribe to them; the loop knows none of these. Fields hold
+only JSON types, so an event that is written to the trace and read back equals the original. Only
+fields named `seconds` hold wall-clock times: everything else depends on data, settings and seed
+alone.
 
-These classes are the schema of the trace, which holds one of them a line as `{"event": kind, ...fields}`, in this order:
+These classes are the schema of the trace. Each line holds one event as `{"event": kind,
+...fields}`, in this order:
 
     run_started
     searched (phase warmup)
@@ -12,10 +14,12 @@ These classes are the schema of the trace, which holds one of them a line as `{"
     allocated (final)  compared?  searched (phase refit) …
     scored (unadapted, head_only, adapted)  recommended  run_finished
 
-Events with ? come only from policies that ask for them. With --test cv a `folded` for each of the shots comes right after `run_started`. Between
-the final allocation and the refit stand the scores of the scans that were held out while searching (`scored` with `on` held_out), or, at one
-shot, of its held-out labels (held_out_labels). A killed run's trace ends anywhere. From `run_started`, `saliency_measured` and `audited`
-alone every `ranked` and `allocated` can be worked out again (`seapeft inspect RUN --replay`).
+Only policies that ask for them cause the events marked with ?. With --test cv, one `folded` per
+shot follows `run_started`. Between the final allocation and the refit come the scores of the scans
+that were held out while searching (`scored` with `on` held_out) or, at one shot, of its held-out
+labels (held_out_labels). The trace of a killed run may end anywhere. Every `ranked` and `allocated`
+can be computed again from `run_started`, `saliency_measured` and `audited` alone (`seapeft inspect
+RUN --replay`).
 """
 
 import dataclasses
@@ -31,8 +35,8 @@ from sea_peft.loop.cost import PARAMETERS, Cost
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 SCHEMA_VERSION = 3
-"""Of the events below, kept in `run_started`. What is renamed, left out or given another meaning, and a new field without a default, makes a
-new version; readers refuse every version but their own, and every field that they do not know."""
+"""Version of the events below, kept in `run_started`. It changes whenever a field is renamed, removed or
+given another meaning, or is added without a default. Readers refuse every other version and unknown fields."""
 
 
 _Network = Annotated[str, Field(pattern="^(un)?adapted$")]
@@ -44,8 +48,11 @@ PerCase = dict[Name, dict[Name, Dice]]
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Base of all events; `kind` is the class name in snake case and names the event in the trace. Types and ranges of fields hold for what
-    is read from a file."""
+    """Base of all events.
+
+    Its field types and ranges are checked when an event is read from a file. `kind` is the class
+    name in snake case and names the event in the trace.
+    """
 
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
     kind: ClassVar[str] = "event"
@@ -60,16 +67,19 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """First event: what is on offer and under which rules.
+    """The first event: the units on offer and the rules of the run.
 
     Attributes:
+        policy: its name.
+        seed: of the run.
         limit: the most that may be spent, as `cost_kind` counts.
-        head: what the head takes of it.
-        backbone_parameters: what the backbone has of the same.
+        head: the head's share of it.
+        backbone_parameters: size of the backbone, counted the same way.
         units: every unit on offer.
         settings: those of the loop and of the policy.
         split: role → hashed case ids.
-        begun_from: sha256 of the adapter's tensors that the run began with, null where it began from nothing.
+        begun_from: sha256 of the tensors of the adapter that the run began with; null if it began
+            without one.
         version: of this schema.
     """
 
@@ -86,13 +96,20 @@ class RunStarted(Event):
 
     @property
     def cost_kind(self) -> Cost:
-        """What the costs in this trace count."""
+        """The kind of cost that this trace counts."""
         return PARAMETERS
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingStep(Event):
-    """One optimizer step (progress only; not written to the trace). `phase`: head_only, warmup, search or refit."""
+    """One optimizer step. For progress only: it is not written to the trace.
+
+    Attributes:
+        phase: head_only, warmup, search or refit.
+        step: its number, from 1.
+        of: number of steps in all.
+        loss: of this step.
+    """
 
     phase: str
     step: int
@@ -102,7 +119,18 @@ class TrainingStep(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Searched(Event):
-    """The training part of one cycle: which units were trained, from step to step, and the mean loss."""
+    """The training of one cycle.
+
+    Attributes:
+        cycle: its number, from 0; -1 for the warm-up.
+        phase: warmup, search or refit.
+        first_step: number of steps done before it.
+        last_step: number of steps done after it.
+        loss: mean over its steps.
+        active: ids of the active units.
+        probes: ids of the units on probation.
+        seconds: wall-clock time.
+    """
 
     cycle: _Cycle
     phase: Name
@@ -116,7 +144,7 @@ class Searched(Event):
 
 @dataclasses.dataclass(frozen=True)
 class SaliencyMeasured(Event):
-    """First-order estimate of what idle units could bring (loss decrease of one optimizer step); not a utility."""
+    """First-order estimates of what idle units could bring (loss decrease of one optimizer step); not utilities."""
 
     cycle: _Cycle
     saliency: dict[Name, Number]
@@ -125,7 +153,18 @@ class SaliencyMeasured(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audited(Event):
-    """One audit. `dice_on`: mean Dice with every gate as it is. `hard_dice`: hard Dice with every gate as it is."""
+    """One audit.
+
+    Attributes:
+        cycle: the cycle that it follows.
+        dice_on: mean Dice with every gate as it is.
+        hard_dice: mean hard Dice with every gate as it is.
+        rows: one per audited unit.
+        patches: patch forwards that it took.
+        naive_patches: patch forwards that auditing every unit on every patch would have taken.
+        independent: whether it measured on scans that the search does not train on.
+        seconds: wall-clock time.
+    """
 
     cycle: _Cycle
     dice_on: Dice
@@ -139,7 +178,7 @@ class Audited(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Ranked(Event):
-    """The ranking after an audit: of every unit that was measured or moved."""
+    """The ranking after an audit: one row per unit that was measured or moved."""
 
     cycle: _Cycle
     rows: list[Ranking]
@@ -147,8 +186,24 @@ class Ranked(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Allocated(Event):
-    """One allocation. `value`: the knapsack's objective. `coverage`: share of the units on offer
-    that were measured so far. `trial`: units that the cycles together can try; `debt`: those of them that were not measured yet."""
+    """One allocation.
+
+    Attributes:
+        cycle: the cycle that it is for.
+        active: ids of the active units.
+        probes: ids of the units on probation.
+        used: cost of all of these and the head.
+        limit: the budget.
+        head: cost of the head.
+        value: the knapsack's objective.
+        changes: number of units that became active or ceased to be.
+        coverage: share of the units on offer that have been measured so far.
+        decisions: one per unit that was considered.
+        final: whether this is the final choice.
+        seconds: wall-clock time.
+        trial: number of units that the cycles together can try.
+        debt: number of those that have not been measured yet.
+    """
 
     cycle: _Cycle
     active: list[Name]
@@ -168,8 +223,14 @@ class Allocated(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Compared(Event):
-    """Candidates compared on the audit cases at the end of the search. `dice`: candidate name → mean Dice. `chosen`: which is ahead of the
-    policy's own and the unadapted backbone. `per_patch`: candidate name → Dice of every audit patch, in the same order."""
+    """Candidates compared on the audit cases at the end of the search.
+
+    Attributes:
+        dice: candidate → mean Dice.
+        chosen: the better of the policy's own result and the unadapted backbone.
+        reason: how the candidates compare, in words.
+        per_patch: candidate → Dice of each audit patch, in the same order.
+    """
 
     dice: dict[Name, Dice]
     chosen: Name
@@ -179,15 +240,17 @@ class Compared(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scored(Event):
-    """Score of one arm on whole scans.
+    """The score of one arm on whole scans.
 
     Attributes:
         arm: `unadapted`, `head_only` or `adapted`.
-        dice: mean Dice, null when the arm cannot predict the labels.
+        dice: mean Dice; null if the arm cannot predict the labels.
         per_label: label → mean Dice.
         per_case: hashed id → label → Dice.
-        on: what was scored. `test`: the test cases. `cv`: the shots, each by an adapter that was fitted without it. `held_out`: the scans
-            held out while searching, after the search and before the refit. `held_out_labels`: at one shot, that scan's held-out labels.
+        seconds: wall-clock time.
+        on: the scans that were scored. `test`: the test cases. `cv`: the shots, each by an adapter
+            fitted without it. `held_out`: scans held out while searching, scored between search and
+            refit. `held_out_labels`: at one shot, that scan's held-out labels.
     """
 
     arm: Name
@@ -199,21 +262,24 @@ class Scored(Event):
 
     @property
     def held_out(self) -> bool:
-        """Whether this is of the search, and not of what ships."""
+        """Whether this scores the search, rather than the adapter that ships."""
         return self.on.startswith("held_out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folded(Event):
-    """One part of leave-one-out: a whole search and refit without one of the shots, scored on that shot.
+    """One fold of leave-one-out: a whole search and refit without one of the shots, scored on that
+    shot.
 
     Attributes:
         fold: its number, from 0.
-        split: role → hashed ids of the scans trained on (`support`), audited on (`audit`) and scored (`test`).
+        split: role → hashed ids of the scans trained on (`support`), audited on (`audit`) and
+            scored (`test`).
         active: ids of the units in the adapter.
-        used: what these and the head take of the budget.
+        used: cost of these and the head.
         dice: arm → label → Dice of the scored scan.
         rates: `sensitivity` and `specificity` of the adapter → label → rate.
+        seconds: wall-clock time.
     """
 
     fold: Count
@@ -227,7 +293,7 @@ class Folded(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Recommended(Event):
-    """Which network predictions use unless asked otherwise, "adapted" or "unadapted", and on what evidence, in words."""
+    """The network that predictions use by default, "adapted" or "unadapted", and the evidence for it in words."""
 
     network: _Network
     evidence: Text
@@ -235,7 +301,14 @@ class Recommended(Event):
 
 @dataclasses.dataclass(frozen=True)
 class RunFinished(Event):
-    """Last event."""
+    """The last event.
+
+    Attributes:
+        status: how the run ended.
+        active: ids of the units in the adapter.
+        used: cost of these and the head.
+        reason: why it ended.
+    """
 
     status: Name
     active: list[Name]
@@ -247,4 +320,4 @@ Callback = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The callback of a run that nobody watches."""
+    """The callback of a run that nobody watches: does nothing."""

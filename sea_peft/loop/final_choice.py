@@ -14,7 +14,7 @@ from sea_peft.loop.utility import Estimate, UtilitySettings, error, median, scor
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a search has learnt.
+    """The results of a search.
 
     Attributes:
         estimates: unit → what its audits say.

@@ -1,6 +1,6 @@
 """The knapsack: which units go under the budget. Greedy and deterministic.
 
-This is the multiple-choice knapsack problem: of the levels of one family at one site at most one is taken.
+This is the multiple-choice knapsack problem: at most one level of a family is taken at each site.
 """
 
 import dataclasses
@@ -10,7 +10,14 @@ from collections.abc import Iterable, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A unit as the knapsack sees it. `group`: at most one item of a group is chosen (one level per site and family). `cost`: at least 1."""
+    """A unit as the knapsack sees it.
+
+    Attributes:
+        id: of the unit.
+        group: at most one item of a group is chosen (one level per site and family).
+        cost: at least 1.
+        value: in Dice, or any other measure that adds up.
+    """
 
     id: str
     group: str
@@ -20,7 +27,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Chosen ids in the order of choice, their total value and cost."""
+    """The chosen ids in the order of choice, with their total value and cost."""
 
     chosen: tuple[str, ...]
     value: float
@@ -28,11 +35,21 @@ class Choice:
 
 
 def greedy(items: Iterable[Item], capacity: int) -> Choice:
-    """Again and again the affordable exchange that adds most value for its added cost: a new item, or a larger level for a smaller one;
-    or the best single item, if that alone is worth more. Only items of positive value are taken. The order of `items` does not matter:
-    ties go to the cheaper, then to the smaller id. Never above `capacity`, and never below half of the optimum.
+    """Choose items by greedy exchange.
 
-    Source: the greedy algorithm on incremental efficiencies of Sinha & Zoltners 1979 (Operations Research 27:503).
+    Repeats the affordable exchange that adds the most value for its added cost: a new item, or a
+    larger level for a smaller one. Returns the best single item instead if that alone is worth
+    more. Takes only items of positive value, never exceeds `capacity`, and never falls below half
+    of the optimum. The order of `items` does not matter: ties go to the cheaper item, then to the
+    smaller id.
+
+    Source: the greedy algorithm on incremental efficiencies of Sinha & Zoltners 1979 (Operations
+    Research 27:503).
+
+    Examples:
+        >>> items = [Item("r4", "lora@conv1", 40, 0.02), Item("r8", "lora@conv1", 80, 0.03), Item("a", "affine@norm1", 8, 0.01)]
+        >>> greedy(items, capacity=60)
+        Choice(chosen=('a', 'r4'), value=0.03, cost=48)
     """
     groups = _undominated(items, capacity)
     chosen: dict[str, Item] = {}
@@ -64,7 +81,9 @@ def _choice(picked: Sequence[Item]) -> Choice:
 
 
 def _undominated(items: Iterable[Item], capacity: int) -> dict[str, list[Item]]:
-    """Group → what may be taken of it, by rising cost and rising value: affordable, of positive value, and worth more than all cheaper."""
+    """Group → its candidates by rising cost: affordable, of positive value, and worth more than
+    every cheaper one.
+    """
     groups: dict[str, list[Item]] = {}
     for item in sorted(items, key=lambda i: (i.cost, -i.value, i.id)):
         own = groups.get(item.group, [])

@@ -1,4 +1,4 @@
-"""What a run of the loop leaves behind: for who ships it, and for a run that is compared with it."""
+"""The results of a loop: `Outcome` for whoever ships it, `Baseline` for a run that is compared with it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The result of a finished loop. The model then has the chosen units trained, with their gates open.
+    """The result of a finished loop. The model then holds the chosen units, trained and with their
+    gates open.
 
     Attributes:
         active: ids of the chosen units.
-        used: what they and the head take of the budget.
+        used: cost of these and the head.
         patches: patch forwards of all audits.
-        naive_patches: patch forwards that audits of every unit on every patch would have taken.
+        naive_patches: patch forwards that auditing every unit on every patch would have taken.
         seconds: time spent on `train`, `audit` and `allocate`.
         reason: why the loop ended.
     """
@@ -27,7 +28,12 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """Another policy at the end of its search, to be compared with. `dice`: hard Dice on every audit patch."""
+    """Another policy at the end of its search, to be compared with.
+
+    Attributes:
+        name: of the policy.
+        dice: its hard Dice on each audit patch.
+    """
 
     name: str
     dice: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""The conversation of the loop with what chooses the active set."""
+"""The interface between the loop and the policy that chooses the active set."""
 
 import abc
 import dataclasses
@@ -12,7 +12,16 @@ from sea_peft.loop.space import Space
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The active set and the probes. `value`: the knapsack's objective; `items`, `capacity`: what it chose from, and how much of it."""
+    """The active set and the probes.
+
+    Attributes:
+        active: ids of the active units.
+        probes: ids of the units on probation.
+        decisions: one per unit that was considered.
+        value: the knapsack's objective.
+        items: the items that the knapsack chose from.
+        capacity: the cost that it could spend.
+    """
 
     active: tuple[str, ...]
     probes: tuple[str, ...] = ()
@@ -28,16 +37,18 @@ class Allocation:
 
 
 class Policy(abc.ABC):
-    """Chooses the active set, cycle by cycle, from what the loop tells it. Pure decisions: no tensors, no training.
+    """Chooses the active set, cycle by cycle, from what the loop tells it. Pure decisions: no
+    tensors, no training.
 
-    A policy must define `allocate` and `final`, which say what is on. Every other method is a hook that does nothing unless it is overridden.
+    A policy must define `allocate` and `final`, which choose the open units. Every other method is
+    a hook that does nothing unless it is overridden.
 
     Attributes:
-        audits: whether the loop audits for it, and compares what it finds with the baseline.
-        outside_budget: whether the budget does not bind it, as in full fine-tuning, which is there for comparison.
+        audits: whether the loop audits for it and compares the result with the baseline.
+        outside_budget: whether it ignores the budget, as full fine-tuning does; for comparisons.
         head_alone: whether it never opens a unit.
-        settings: a frozen dataclass of plain values, None where it has none.
-        trial: the units that it will try in all cycles together.
+        settings: a frozen dataclass of plain values, or None.
+        trial: ids of the units that it will try in all cycles together.
     """
 
     audits = False
@@ -63,21 +74,23 @@ class Policy(abc.ABC):
         return ()
 
     def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:  # noqa: B027  (most policies ask for none)
-        """What was asked for by `needs_saliency`."""
+        """Receive the saliencies that `needs_saliency` asked for."""
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
-        """Open units to ablate after this cycle's training, each with the ΔDice at which the decision about it turns."""
+        """Open units to ablate after this cycle's training, each with the ΔDice at which the
+        decision about it changes.
+        """
         return {}
 
     def audited(self, cycle: int, rows: Sequence[Ablation]) -> list[Ranking]:
-        """One audit's rows; returns the ranking rows for the trace."""
+        """Receive one audit's rows. Returns the ranking rows for the trace."""
         return []
 
     def state_dict(self) -> dict[str, object]:
-        """Everything it remembers, as JSON types."""
+        """Everything that the policy remembers, as JSON types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         if state:
             raise ValueError(f"{self.name} has no state to load")

@@ -1,4 +1,6 @@
-"""The processes that work on one run together. The work is shared out; what comes of it is the same in all of them, as if each had done it all."""
+"""The processes that work on one run together. They share the work; each ends with the same result,
+as if it had done it all.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,17 @@ from sea_peft.errors import DeviceError, LostProcessError
 
 T = TypeVar("T")
 
-# A process that is gone is noticed at once; this is for one that hangs. An honest wait is for another's test cases.
+# The death of a process is noticed at once; this catches one that hangs. The longest normal wait is for another's test cases.
 _PATIENCE = datetime.timedelta(hours=6)
 
 
 class Processes:
-    """One process alone, which has the whole of everything: nothing is sent.
+    """A single process, which does all of the work and sends nothing.
 
     Attributes:
-        rank: which of the processes this one is, from 0.
-        local_rank: which of those on this machine.
-        size: how many there are.
+        rank: the number of this process, from 0.
+        local_rank: its number among those on this machine.
+        size: number of processes.
     """
 
     rank = local_rank = 0
@@ -32,7 +34,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     @overload
@@ -40,29 +42,31 @@ class Processes:
     @overload
     def share(self, items: Sequence[T]) -> Sequence[T]: ...
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
-        """What of these is this process's to do: every `size`-th, from its rank on. Nothing, where they are too few."""
+        """This process's share of the items: every `size`-th, from its rank on. Empty if there are too few."""
         return items[self.rank :: self.size]
 
     def together(self, made: Sequence[T]) -> list[T]:
-        """What all processes made of their shares, in the order of the whole. Tensors among it are on the CPU."""
+        """The results of all processes' shares, in the order of the whole. Tensors among them must
+        be on the CPU.
+        """
         return list(made)
 
     def of_first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, for all: where clocks and files decide."""
+        """The first process's result, for all: for whatever depends on clocks or files."""
         return make()
 
     def pooled(self, sums: torch.Tensor) -> torch.Tensor:
-        """The sums of all processes, added up. Going backward, each gets the gradient for what it put in itself."""
+        """The sum over all processes. Backward, each process gets the gradient for its own part."""
         return sums
 
     def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put the sum over all processes into each of these, by one message for all of them."""
+        """Replace each tensor by its sum over all processes, with a single message."""
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Give each parameter the sum of its gradients in all processes; one that has none counts as 0."""
+        """Replace each parameter's gradient by the sum over all processes; a missing gradient counts as 0."""
 
     def require_equal(self, state: Callable[[], str]) -> None:
-        """Raises DeviceError where the processes do not stand at the same state."""
+        """Raises DeviceError unless all processes have the same state."""
 
 
 ALONE = Processes()
@@ -82,7 +86,8 @@ class _Pooled(torch.autograd.Function):
 
 
 class Several(Processes):
-    """Processes that were started together and have found each other (`joined`). All of them call the same methods in the same order.
+    """Several processes, connected by `joined`. All of them must call the same methods in the same
+    order.
 
     Every method that waits for others raises LostProcessError when one of them is gone.
     """
@@ -134,7 +139,9 @@ class Several(Processes):
 
 @contextlib.contextmanager
 def _heard() -> Iterator[None]:
-    """What torch raises when a message does not arrive has no class of its own."""
+    """Turn the error that torch raises when a message does not arrive, which has no class of its
+    own, into LostProcessError.
+    """
     try:
         yield
     except torch.OutOfMemoryError:
@@ -147,7 +154,7 @@ def _heard() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(local_rank: int) -> Iterator[Processes]:
-    """The processes that torchrun has started, while they are connected: by gloo on CPUs, by NCCL between GPUs."""
+    """Connect the processes that torchrun has started: by gloo on CPUs, by NCCL between GPUs."""
     dist.init_process_group(timeout=_PATIENCE)
     yield Several(local_rank)
-    dist.destroy_process_group()  # after a failure nobody is left to part from
+    dist.destroy_process_group()  # only on success: after a failure there is nobody left to disconnect from

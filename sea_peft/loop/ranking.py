@@ -1,7 +1,9 @@
-"""The finite-state ranking of units: idle → probe → active → cooling → idle, by votes and guards. Pure, over plain data.
+"""The finite-state ranking of units: idle → probe → active → cooling → idle, by votes and guards.
+Pure, over plain data.
 
-One noisy audit neither promotes nor demotes: a unit moves when enough audits have voted, and not within its guard. Being switched
-off for an ablation is no transition, so an audit can lose nobody's votes. Thresholds are in Dice.
+One noisy audit neither promotes nor demotes: a unit moves only after enough audits have voted, and
+never within its guard. Being switched off for an ablation is no transition, so an audit never costs
+a unit its votes. Thresholds are in Dice.
 """
 
 import dataclasses
@@ -11,11 +13,17 @@ IDLE, PROBE, ACTIVE, COOLING = "idle", "probe", "active", "cooling"
 
 @dataclasses.dataclass(frozen=True)
 class RankingSettings:
-    """`votes`: audits in agreement (net) that promote or demote. `guard`: cycles for which a unit that moved stays where it is.
-    `hysteresis`: in Dice; a ΔDice within ± this votes neither way, and a unit that is on is worth this much more than one that is not.
+    """When votes move a unit.
 
-    SEA-PEFT (arXiv 2603.05822) publishes 3 votes, guard 3, hysteresis 0.02 for runs of 30 and more audits. ΔDice of single units is
-    0.004–0.011 on average on the phantoms, so that 0.02 would silence every vote; hence 0.001, and two votes for short runs.
+    SEA-PEFT (arXiv 2603.05822) publishes 3 votes, guard 3 and hysteresis 0.02 for runs of 30 and
+    more audits. On the phantoms the mean ΔDice of single units is 0.004–0.011, so 0.02 would
+    silence every vote: hence 0.001, and two votes for short runs.
+
+    Attributes:
+        votes: net number of agreeing audits that promote or demote.
+        guard: cycles for which a unit that has moved stays where it is.
+        hysteresis: in Dice. A ΔDice within ± this casts no vote, and an active unit is worth this
+            much more than another.
     """
 
     votes: int = 2
@@ -25,7 +33,13 @@ class RankingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """Where a unit stands. `votes`: net votes since it entered this state, positive for staying or moving up. `guard`: cycles left."""
+    """The state of a unit.
+
+    Attributes:
+        state: idle, probe, active or cooling.
+        votes: net votes since it entered this state; positive for staying or moving up.
+        guard: cycles for which it cannot move.
+    """
 
     state: str = IDLE
     votes: int = 0
@@ -33,9 +47,19 @@ class Standing:
 
 
 def vote(standing: Standing, delta: float | None, settings: RankingSettings) -> tuple[Standing, str]:
-    """Count one audit of a unit that is on (probe or active) → (standing, reason). `delta`: this audit's own ΔDice, None when the unit
-    was not audited; a smoothed score would let one outlier vote for as long as it stays in the window. Votes are kept between
-    +votes and −votes."""
+    """Count one audit of a unit that is on (probe or active).
+
+    Votes are kept between −votes and +votes.
+
+    Args:
+        standing: the unit's state so far.
+        delta: this audit's own ΔDice; None if the unit was not audited. With a smoothed score, one
+            outlier would vote for as long as it stays in the window.
+        settings: when votes move a unit.
+
+    Returns:
+        The new standing, and the reason in words.
+    """
     if delta is None or standing.state not in (PROBE, ACTIVE):
         return standing, "not audited"
     if abs(delta) <= settings.hysteresis:
@@ -47,7 +71,7 @@ def vote(standing: Standing, delta: float | None, settings: RankingSettings) -> 
 
 
 def tick(standing: Standing) -> tuple[Standing, str | None]:
-    """One cycle passes: guards run down, and a unit that has cooled becomes idle, free to be probed again."""
+    """Let one cycle pass: guards run down, and a unit that has cooled becomes idle and may be probed again."""
     if standing.guard > 0:
         standing = dataclasses.replace(standing, guard=standing.guard - 1)
     if standing.state == COOLING and standing.guard == 0:
@@ -56,12 +80,12 @@ def tick(standing: Standing) -> tuple[Standing, str | None]:
 
 
 def is_promotable(standing: Standing, settings: RankingSettings) -> bool:
-    """A probe that enough audits have spoken for."""
+    """Whether the unit is a probe that enough audits have voted for."""
     return standing.state == PROBE and standing.guard == 0 and standing.votes >= settings.votes
 
 
 def is_demotable(standing: Standing, settings: RankingSettings) -> bool:
-    """A unit that is on and that enough audits have spoken against."""
+    """Whether the unit is on and enough audits have voted against it."""
     return standing.state in (PROBE, ACTIVE) and standing.guard == 0 and standing.votes <= -settings.votes
 
 

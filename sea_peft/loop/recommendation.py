@@ -1,6 +1,8 @@
-"""Which network a run recommends, the adapted or the unadapted one, and on what evidence. Pure, over what the run has measured.
+"""Which network a run recommends, adapted or unadapted, and on what evidence. Pure, over the run's
+measurements.
 
-The search and the final choice never see a test case; this is the one decision that may rest on them, and it changes no adapter.
+The search and the final choice never see a test case. This is the one decision that may use them,
+and it changes no adapter.
 """
 
 import dataclasses
@@ -13,14 +15,20 @@ from sea_peft.loop.events import Recommended, Scored
 
 ADAPTED = "adapted"
 LEAST_DICE = 0.05
-"""Where no arm reaches this, none of them finds anything, and a difference says nothing."""
-_GAIN = 0.10  # Dice by which the one shot's own held-out labels must speak for the adapter: knowing its scan gives some
+"""If no arm reaches this Dice, none of them finds anything, and differences between them mean nothing."""
+_GAIN = 0.10  # Dice that the adapter must gain on the held-out labels of the one shot, since it has seen that scan
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Mean Dice of one arm minus that of another on the same `cases`. `error`: standard error of the paired differences, None below three.
-    `better`: cases in which the first is ahead."""
+    """Mean Dice of one arm minus that of another on the same cases.
+
+    Attributes:
+        mean: in Dice.
+        error: standard error of the paired differences; None below three cases.
+        cases: number of cases.
+        better: number of cases in which the first arm is ahead.
+    """
 
     mean: float
     error: float | None
@@ -29,13 +37,16 @@ class Difference:
 
     @property
     def in_points(self) -> str:
-        """`+23.1 ± 2.0 points`."""
+        """The mean and its standard error in Dice points, as in `+23.1 ± 2.0 points`."""
         error = "" if self.error is None else f" ± {self.error * 100:.1f}"
         return f"{self.mean * 100:+.1f}{error} points"
 
 
 def difference(ours: Scored, theirs: Scored) -> Difference:
-    """Case by case over the labels that both were scored on; a label that the other arm has no output for counts as 0. Both have a mean."""
+    """Ours minus theirs, case by case, over the labels that both were scored on.
+
+    A label that the other arm has no output for counts as 0. Both arms must have a mean Dice.
+    """
     pairs = []
     for case, dice in sorted(ours.per_case.items()):
         other = theirs.per_case.get(case, {})
@@ -52,16 +63,20 @@ def difference(ours: Scored, theirs: Scored) -> Difference:
 
 
 def recommend(new_labels: Sequence[str], scored: Mapping[str, Scored], held_out: Mapping[str, Scored]) -> Recommended:
-    """Recommend the unadapted network where the evidence speaks against the adapter.
+    """Recommend the unadapted network if the evidence is against the adapter.
 
-    Scans speak against it where its mean Dice is lower by more than the standard error of the paired differences: test cases or
-    scans left out in turn (`scored`), else those held out while searching (`held_out`). Fewer than three have no such error, and any
-    lower mean counts. At one shot without a test case there is no second scan: the held-out labels of that one scan are nearer to what was
-    trained on than any new scan will be, so the adapter must be ahead there by ten Dice points.
+    The evidence is against it if its mean Dice is lower by more than the standard error of the
+    paired differences. It comes from test cases or scans left out in turn (`scored`), else from
+    scans held out while searching (`held_out`). With fewer than three scans there is no standard
+    error, and any lower mean counts. At one shot without a test case there is no second scan. The
+    held-out labels of that one scan are closer to the training data than any new scan will be, so
+    the adapter must be ahead by ten Dice points there.
 
     Args:
-        new_labels: labels that the unadapted network cannot predict. With one of them it is never recommended.
-        scored, held_out: arm → its score.
+        new_labels: labels that the unadapted network cannot predict. With any of them it is never
+            recommended.
+        scored: arm → its score on test cases or scans left out in turn.
+        held_out: arm → its score on what the search held out.
     """
     for arms in (scored, held_out):
         ours, theirs = arms.get(ADAPTED), arms.get(UNADAPTED)

@@ -1,4 +1,6 @@
-"""Reuse of what a toggled unit cannot have changed: exact, for any wiring, without knowing the backbone."""
+"""Reuse of block outputs that a toggled unit cannot have changed: exact, for any wiring, without
+knowing the backbone.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-# Outputs kept of one reference pass; beyond it later blocks are computed anew.
+# Bytes of outputs kept from one reference pass; later blocks beyond it are computed again.
 MEMORY_LIMIT = 1 << 30
 
 _WEIGHTED = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
 
 
 def reusable(network: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules worth remembering: everything below the network with at least two layers of weights and a forward of its own,
-    whatever it holds, and single convolutions outside of those. Finer grains cost more in bookkeeping than they save."""
+    """Paths of the modules whose outputs are worth keeping.
+
+    These are all modules below the network with a forward of their own and at least two layers with
+    weights, and single convolutions outside of those. A finer grain costs more in bookkeeping than
+    it saves.
+    """
     blocks = [
         path
         for path, module in network.named_modules()
@@ -37,7 +43,7 @@ def reusable(network: nn.Module) -> tuple[str, ...]:
 
 @dataclasses.dataclass
 class _Kept:
-    """A module's output in the reference pass, and how often it had been written to when the module returned it."""
+    """A module's output in the reference pass, with its tensor version when the module returned it."""
 
     output: torch.Tensor
     version: int
@@ -49,17 +55,24 @@ class _Kept:
 
 
 class BlockReuse:
-    """While entered, modules of the network remember what they returned in the first forward, the reference pass, and return it again for as
-    long as a forward is the reference pass's.
+    """Skips modules whose output cannot differ from the reference pass.
 
-    A forward under `toggled(path)` is the reference pass's until the unit at that path acts: everything that has returned by then was
-    given the very same values. So whatever comes earlier in the reference pass's own order is skipped, whole decoders' worth of skips and sums
-    included, and whatever comes later is computed: the numbers are those of a plain forward, bit for bit. A module that holds the toggled
-    one runs; one that fires twice, writes into its input, or whose output was written to afterwards (`tensor._version`) is never skipped.
-    Forward hooks (adapters) on a module still act, on the kept output.
+    While the context is entered, modules remember their outputs in the first forward, the reference
+    pass. A later forward under `toggled(path)` equals the reference pass until the unit at that
+    path acts: every module that returns before then has been given the very same values. So modules
+    that come earlier in the order of the reference pass return their kept outputs, and later ones
+    are computed. The numbers are those of a plain forward, bit for bit.
 
-    All forwards in the context must be of one input tensor, in eval mode and without gradients. `paths`: what to remember (`reusable`).
-    `limit`: bytes of kept outputs; `kept_bytes` says how many there are.
+    A module that contains the toggled one always runs. A module is never skipped if it fires twice,
+    writes into its input, or has had its output written to (`tensor._version`). Forward hooks
+    (adapters) on a skipped module still act, on the kept output.
+
+    All forwards in the context must be of one input tensor, in eval mode and without gradients.
+
+    Args:
+        network: the backbone.
+        paths: modules to remember (see `reusable`).
+        limit: most bytes of kept outputs.
     """
 
     def __init__(self, network: nn.Module, paths: Sequence[str], limit: int = MEMORY_LIMIT) -> None:
@@ -79,7 +92,7 @@ class BlockReuse:
     def __enter__(self) -> BlockReuse:
         for path, module in self._modules.items():
             module.forward = self._remembering(path, module.forward)
-        # before the network's own hooks, which may put another tensor in the place of what is given (as nnU-Net's for CT do)
+        # before the network's own hooks, which may replace the input tensor (as nnU-Net's for CT do)
         self._before = self._network.register_forward_pre_hook(self._begin, prepend=True)
         self._after = self._network.register_forward_hook(self._end)
         return self
@@ -94,7 +107,7 @@ class BlockReuse:
 
     @property
     def kept_bytes(self) -> int:
-        """Memory that kept outputs hold; views of one storage count once."""
+        """Bytes that kept outputs hold; views of one storage count once."""
         storages = {
             k.output.untyped_storage().data_ptr(): k.output.untyped_storage().nbytes() for k in self._kept.values()
         }
@@ -102,8 +115,12 @@ class BlockReuse:
 
     @contextlib.contextmanager
     def toggled(self, path: str, before: bool = False) -> Iterator[None]:
-        """Forwards in here differ from the reference pass at this module path and nowhere else: in what becomes of the module's output, or,
-        `before` it runs, in what it is given or in the weights that it runs with. Nested, they differ at each of the paths."""
+        """Declare that forwards in here differ from the reference pass at this module path and
+        nowhere else.
+
+        They differ in the module's output or, with `before`, already in its input or weights.
+        Nested contexts differ at each of their paths.
+        """
         module = self._network.get_submodule(path)
         handle = (
             module.register_forward_pre_hook(lambda _module, _inputs: self._diverge())
@@ -143,7 +160,7 @@ class BlockReuse:
         return wrapped
 
     def _first(self, path: str, forward: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The reference pass through one module."""
+        """Run one module in the reference pass, and keep its output where that is safe."""
         given = [*inputs, *kwargs.values()]
         before = [x._version for x in given if isinstance(x, torch.Tensor)]
         output = forward(*inputs, **kwargs)

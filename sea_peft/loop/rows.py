@@ -1,4 +1,4 @@
-"""The rows of events: what is said of one unit. Plain values, the same in the loop, in the trace and read back from it."""
+"""The rows of events, each about one unit: plain values, the same in the loop and in the trace."""
 
 from __future__ import annotations
 
@@ -21,14 +21,26 @@ _Decided = Annotated[str, Field(pattern="^(keep|add|drop|probe|refuse)$")]
 
 
 class _Row:
-    """Whoever reads a row back refuses a field that it does not know, and a value out of its range."""
+    """Base of all rows. Reading one back refuses unknown fields and values out of range."""
 
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(_Row):
-    """A unit on offer. `site`: path of its module; `order`: the site's place in the network's execution; `cost`: what it takes of the budget."""
+    """A unit on offer.
+
+    Attributes:
+        unit: its id.
+        family: its adapter family.
+        level: its size.
+        placement: of the adapter at its site, where a family has several.
+        site: path of its module.
+        kind: kind of the site.
+        stage: stage of the site.
+        order: the site's place in the order of execution.
+        cost: its share of the budget.
+    """
 
     unit: Name
     family: Name
@@ -52,8 +64,15 @@ class Candidate(_Row):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ablation(_Row):
-    """ΔDice of one unit: mean over patches of Dice with it on minus Dice with it off; `standard_error`: standard error of that mean,
-    None where there is one patch alone and nothing to estimate it from. `deltas`: of every patch it was measured on."""
+    """ΔDice of one unit: Dice with it on minus Dice with it off.
+
+    Attributes:
+        unit: its id.
+        delta: mean ΔDice over patches.
+        standard_error: of that mean; None with a single patch.
+        patches: number of patches.
+        deltas: ΔDice of each patch.
+    """
 
     unit: Name
     delta: Number
@@ -64,8 +83,23 @@ class Ablation(_Row):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranking(_Row):
-    """Where an audit leaves a unit. `state`, `was`: idle, probe, active or cooling. `delta`: of this audit, None where the unit only moved.
-    `ema` to `standard_error`: what is known of it by now, None while it is unmeasured; `audits`: how often it was measured."""
+    """The state of a unit after an audit.
+
+    Attributes:
+        unit: its id.
+        state: idle, probe, active or cooling.
+        was: its state before.
+        delta: ΔDice in this audit; None if the unit only moved.
+        ema: exponential moving average of ΔDice. This and the next four are None while unmeasured.
+        median: of ΔDice over the window.
+        iqr: interquartile range of ΔDice over the window.
+        score: median − λ·IQR.
+        standard_error: over the patches of the last audit.
+        audits: number of audits that measured it.
+        votes: net votes since it entered this state.
+        guard: cycles for which it cannot move.
+        reason: for the state, in words.
+    """
 
     unit: Name
     state: _State
@@ -84,7 +118,14 @@ class Ranking(_Row):
 
 @dataclasses.dataclass(frozen=True)
 class Decision(_Row):
-    """What was decided of one unit, and why. `decision`: keep, add, drop, probe or refuse. `value`: Dice, None while unmeasured."""
+    """The decision about one unit.
+
+    Attributes:
+        unit: its id.
+        decision: keep, add, drop, probe or refuse.
+        value: in Dice; None while unmeasured.
+        reason: in words.
+    """
 
     unit: Name
     decision: _Decided

@@ -1,4 +1,4 @@
-"""What a run of the loop is told: how its steps are shared out, and the labelled scans it has."""
+"""The inputs of a loop: how its steps are divided, and its labelled scans."""
 
 import dataclasses
 import itertools
@@ -10,11 +10,24 @@ from sea_peft.data.sliding import SlidingWindow
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """`steps`: optimizer steps in all. `warmup_share`, `refit_share`: of the steps; the rest is searched in `cycles` parts, the first twice as long.
-    `batch_size`: crops a step. `window`: its patch is the size of a crop. `audit_patches`: fixed crops of the audit cases. `audit_dice`: soft
-    or hard. `audit_error`: probability, per unit and audit, of stopping short on the wrong side of a decision. `saliency_batches`: batches behind a
-    saliency. `time_limit`: seconds for search and refit together; search ends at half of it, and the refit is shortened to what fits. Policies
-    that are compared then have the same time, and not the same steps. `augmentation`: of crops for training; audits see scans as they are.
+    """How a run divides its steps, and how it audits.
+
+    Attributes:
+        steps: optimizer steps in all.
+        cycles: number of search cycles; the first is twice as long as the others.
+        window: the sliding window; its patch is the size of a crop.
+        batch_size: crops per step.
+        warmup_share: share of the steps for the warm-up.
+        refit_share: share of the steps for the refit. The search gets the rest.
+        audit_patches: number of fixed crops of the audit cases.
+        audit_dice: "soft" or "hard".
+        audit_error: probability, per unit and audit, of stopping early on the wrong side of a
+            decision.
+        saliency_batches: batches behind each saliency.
+        augmentation: of training crops; audits see scans unchanged.
+        time_limit: seconds for search and refit together. The search ends at half of it, and the
+            refit is shortened to fit. Policies compared under a limit have the same time, not the
+            same steps.
     """
 
     steps: int
@@ -35,15 +48,19 @@ class LoopSettings:
         warmup = min(self.steps, max(1, round(self.steps * self.warmup_share)))
         refit = min(self.steps - warmup, max(1, round(self.steps * self.refit_share)))
         search = self.steps - warmup - refit
-        # the first cycle counts double: units that have hardly learnt give an audit nothing to tell them apart by
+        # the first cycle counts double: an audit cannot tell units apart that have hardly learnt
         ends = [round(search * (i + 2) / (self.cycles + 1)) for i in range(self.cycles)]
         return warmup, [b - a for a, b in itertools.pairwise([0, *ends])], refit
 
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-    """The labelled scans of a run. `search`: trained on while searching. `audit`: what audits measure on; empty at one shot. All of
-    them are refitted on."""
+    """The labelled scans of a run. The refit trains on all of them.
+
+    Attributes:
+        search: trained on while searching.
+        audit: audited on; empty at one shot.
+    """
 
     search: tuple[Scan, ...]
     audit: tuple[Scan, ...]

@@ -1,4 +1,6 @@
-"""The audit space under its budget: what is on offer, what it takes of the budget, and whether it fits. Nothing else compares costs."""
+"""The audit space under its budget: the units on offer, their costs, and whether they fit. No other
+module compares costs.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,10 @@ class Space:
 
     Attributes:
         units: on offer.
-        limit: the most that may be spent on what is trained.
-        head: what of that the head takes.
+        limit: the most that may be spent on trainable parts.
+        head: the head's share of it.
         kind: what all these numbers count.
-        costs: unit id → what it takes; None: what the unit says itself.
+        costs: unit id → cost; None to use each unit's own.
     """
 
     units: tuple[Unit, ...]
@@ -32,7 +34,7 @@ class Space:
 
     @property
     def capacity(self) -> int:
-        """What is left for units."""
+        """The budget that is left for units."""
         return self.limit - self.head
 
     @functools.cached_property
@@ -46,15 +48,15 @@ class Space:
         return tuple(sorted(unit_ids, key=lambda u: (units[u].site.order, u)))
 
     def cost(self, unit: Unit) -> int:
-        """What this unit takes of the budget."""
+        """The unit's share of the budget."""
         return unit.cost if self.costs is None else self.costs[unit.id]
 
     def total(self, units: Iterable[Unit]) -> int:
-        """What these units take together."""
+        """The cost of these units together."""
         return sum(self.cost(unit) for unit in units)
 
     def used(self, unit_ids: Iterable[str]) -> int:
-        """What is spent when these units are open: the head's share and theirs."""
+        """The cost of these units and the head together."""
         return self.head + self.total(self.by_id[u] for u in unit_ids)
 
     def fits(self, units: Iterable[Unit]) -> bool:
@@ -62,7 +64,7 @@ class Space:
         return self.total(units) <= self.capacity
 
     def cheapest_first(self, units: Iterable[Unit] | None = None) -> list[Unit]:
-        """These units, or all, by cost; the earlier site first where costs are equal."""
+        """These units, or all, by rising cost; of equal cost, the earlier site first."""
         return sorted(self.units if units is None else units, key=lambda u: (self.cost(u), u.site.order, u.id))
 
     def item(self, unit_id: str, value: float) -> Item:
@@ -71,7 +73,7 @@ class Space:
         return Item(unit_id, unit.group, self.cost(unit), value)
 
     def room(self, capacity: float | None = None, taken: Iterable[Unit] = ()) -> Room:
-        """Room for units: the whole capacity, or another amount, less what is taken."""
+        """Room for units: the whole capacity, or another amount, less the units already taken."""
         room = Room(self, self.capacity if capacity is None else capacity)
         for unit in taken:
             room.take(unit)
@@ -79,7 +81,7 @@ class Space:
 
 
 class Room:
-    """What is left of an amount as units are taken into it, at most one level of a (site, family)."""
+    """Tracks what is left of an amount as units are taken, at most one level per (site, family)."""
 
     def __init__(self, space: Space, left: float) -> None:
         self._space = space
@@ -87,13 +89,15 @@ class Room:
         self.left = left
 
     def fits(self, unit: Unit, keep: float = 0, instead_of: Unit | None = None) -> bool:
-        """Whether `unit` fits and leaves `keep`, beside what was taken or in the place of one that was."""
+        """Whether `unit` fits, beside the units already taken or `instead_of` one of them, and
+        leaves at least `keep`.
+        """
         freed = 0 if instead_of is None else self._space.cost(instead_of)
         free = unit.group not in self._taken or (instead_of is not None and instead_of.group == unit.group)
         return free and self._space.cost(unit) - freed <= self.left - keep
 
     def take(self, unit: Unit, keep: float = 0, instead_of: Unit | None = None) -> bool:
-        """Take `unit` in where it fits; says whether it did."""
+        """Take `unit` if it fits. Returns whether it did."""
         if not self.fits(unit, keep, instead_of):
             return False
         self.left -= self._space.cost(unit) - (0 if instead_of is None else self._space.cost(instead_of))
@@ -101,9 +105,9 @@ class Room:
         return True
 
     def fill(self, units: Iterable[Unit]) -> list[Unit]:
-        """Greedy filling: in the order given, what still fits."""
+        """Take units in the order given, as long as they fit. Returns those taken."""
         return [unit for unit in units if self.take(unit)]
 
     def part(self, of: int) -> Room:
-        """One of so many equal parts of what is left, as a room of its own."""
+        """A room of its own that holds an equal part of what is left."""
         return Room(self._space, self.left / of)

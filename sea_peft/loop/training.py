@@ -1,4 +1,4 @@
-"""Training of whatever is active: adapters and head, never a backbone tensor. Data order is a function of (seed, step) alone."""
+"""Trains the open units and the head, never a backbone tensor. The order of data depends on seed and step alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sea_peft.loop.processes import ALONE, Processes
 
 # The head starts from the pretrained classifier; FSEFT's linear probe learns with 1e-2.
 HEAD_LEARNING_RATE = 1e-2
-# Steps of the head alone on one batch: the backbone is frozen, so that it runs once for all of them.
+# Steps of the head alone on one batch: the backbone is frozen, so it runs once for all of them.
 HEAD_STEPS_A_BATCH = 2
-# Batches for saliency are drawn far beyond any training step, so that they are nobody's training batch.
+# Saliency batches are drawn far beyond any training step, so they never repeat a training batch.
 _SALIENCY_STREAM = 1_000_000
-# Units whose saliency is looked at together: each keeps activations for the backward pass.
+# Units whose saliency is measured in one pass: each keeps activations for the backward pass.
 _RANKED_AT_ONCE = 128
 # Steps on CUDA between two readings of their losses.
 _STEPS_QUEUED = 10
@@ -31,22 +31,29 @@ _SMOOTH = 1e-5  # of the soft Dice loss, as in MONAI's DiceLoss
 
 
 class Batches(Protocol):
-    """Where training crops come from: a pure function of the step (`sea_peft.data.crops.CropSampler`)."""
+    """A source of training crops: a pure function of the step (`sea_peft.data.crops.CropSampler`)."""
 
     def batch(
         self, step: int, batch_size: int, which: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images [B, C, d, h, w] float32 and labels [B, d, h, w] uint8: the whole batch, or of its crops those that `which` counts from 0."""
+        """Images `[B, C, d, h, w]` float32 and labels `[B, d, h, w]` uint8: the whole batch, or
+        only its crops numbered in `which`, from 0.
+        """
         ...
 
 
 def warm_up(step: int, over: int) -> float:
-    """Linear warm-up from 1/over to 1, then constant: the search, whose length the allocation must not depend on."""
+    """Linear warm-up from 1/over to 1, then constant. For the search, whose length the allocation
+    must not depend on.
+    """
     return min(1.0, (step + 1) / max(over, 1))
 
 
 def warm_up_cosine(step: int, total: int, over: int, start: int = 0) -> float:
-    """Linear warm-up over `over` steps, then half a cosine to 0 at `total`: the refit. `start`: steps done before this call's first."""
+    """Linear warm-up over `over` steps, then half a cosine to 0 at `total`. For the refit.
+
+    `start`: number of steps done before this call's first.
+    """
     step += start
     if step < over:
         return (step + 1) / max(over, 1)
@@ -54,11 +61,16 @@ def warm_up_cosine(step: int, total: int, over: int, start: int = 0) -> float:
 
 
 def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What the loss is made of, [3·L + 2]: sums over voxels that add up over the crops of a batch, wherever they are computed. Soft true
-    positives, false positives and false negatives of every label but the background; then cross-entropy, and its voxels. Voxels that are
-    `IGNORED` count in none.
+    """Sums over voxels that the loss is computed from. They add up over the crops of a batch,
+    wherever each is computed.
 
-    `logits`: [B, 1 + L, d, h, w]; `labels`: [B, d, h, w] uint8.
+    Args:
+        logits: `[B, 1 + L, d, h, w]`.
+        labels: `[B, d, h, w]` uint8. `IGNORED` voxels count in no sum.
+
+    Returns:
+        `[3·L + 2]`: soft true positives, false positives and false negatives of each label but the
+            background; then the cross-entropy and its number of voxels.
     """
     inside = (labels != IGNORED)[:, None]
     reference = one_hot(labels[:, None].where(inside, 0), logits.shape[1]) * inside
@@ -69,7 +81,9 @@ def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def loss_from(sums: torch.Tensor) -> torch.Tensor:
-    """Soft Dice loss over the batch, mean over labels, plus the mean cross-entropy. `sums`: of the whole batch (`loss_sums`)."""
+    """Soft Dice loss over the batch, averaged over labels, plus mean cross-entropy. `sums`: of the
+    whole batch (`loss_sums`).
+    """
     tp, fp, fn = sums[:-2].view(3, -1)
     dice = 1 - (2 * tp + _SMOOTH) / (2 * (tp + fp * 0.5 + fn * 0.5) + _SMOOTH)
     return dice.mean() + sums[-2] / sums[-1]
@@ -77,14 +91,22 @@ def loss_from(sums: torch.Tensor) -> torch.Tensor:
 
 @dataclasses.dataclass
 class Trainer:
-    """AdamW without weight decay on the active units and the head, Dice + cross-entropy on the target's logits.
+    """Trains active units and the head on Dice + cross-entropy, by AdamW without weight decay.
 
-    One optimizer state per tensor lives as long as the trainer, so that a unit which comes back continues where it was. Every family
-    has its own learning rate, times the schedule's factor. `mixed_precision`: forward in bfloat16 where that is safe (torch.autocast);
-    None: on CUDA devices that compute in it, from compute capability 8.0 on. Parameters, gradients and loss stay float32.
-    `head_alone`: no unit is ever opened, and every batch is stepped on `HEAD_STEPS_A_BATCH` times.
+    The optimizer state of a tensor lives as long as the trainer, so a unit that is opened again
+    continues from where it was. Each family has its own learning rate, which the schedule scales.
+    Parameters, gradients and loss are float32.
 
-    `processes`: the crops of a step are shared out among them. Loss and gradients are those of the whole batch, up to the rounding of sums.
+    Attributes:
+        model: the adapted network.
+        batch_size: crops per step.
+        train_head: whether the head is trained too.
+        mixed_precision: whether the forward runs in bfloat16 where that is safe (torch.autocast).
+            None: on CUDA devices that compute in it, from compute capability 8.0 on.
+        head_alone: whether no unit is ever opened. Every batch then serves `HEAD_STEPS_A_BATCH`
+            steps.
+        processes: share the crops of each step. Loss and gradients are those of the whole batch, up
+            to rounding.
     """
 
     model: Adapted
@@ -112,9 +134,19 @@ class Trainer:
         schedule: Callable[[int], float],
         on_step: Callable[[int, float], None],
     ) -> float:
-        """`count` optimizer steps from global step `first` on; only `units` are open. Returns the mean loss.
+        """Do `count` optimizer steps from global step `first` on, with only `units` open. Returns
+        the mean loss.
 
-        `schedule`: step within this call → factor on the learning rates. Raises DivergedError when the loss is no number.
+        Args:
+            units: ids of the units to open and train.
+            batches: the source of crops.
+            first: global number of the first step.
+            count: number of steps.
+            schedule: step within this call → factor on the learning rates.
+            on_step: called with the global step and its loss.
+
+        Raises:
+            DivergedError: the loss is not finite.
         """
         bank = self.model.bank
         bank.activate(units)
@@ -144,7 +176,7 @@ class Trainer:
             self.processes.add_gradients([p for p, _ in named.values()])
             optimizer.step()
             unread.append(loss.detach())
-            # reading a number waits for the device, so on CUDA steps are queued several at a time
+            # reading a loss waits for the device, so on CUDA several steps are queued before it
             if self.device.type == "cpu" or len(unread) == _STEPS_QUEUED or i == count - 1:
                 for value in torch.stack(unread).tolist():
                     step = first + len(losses)
@@ -163,13 +195,21 @@ class Trainer:
         return sum(losses) / count
 
     def saliency(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
-        """First-order estimate of what each unit could bring: learning rate × Σ|mean gradient|, the loss decrease of one sign-like
-        (Adam's first) step. The units are opened at what they are now; freshly built they are the identity, so the forward is the
-        current model's. `round` picks batches of their own. Nothing is changed.
+        """First-order estimate of what each unit could bring.
+
+        This is learning rate × Σ|mean gradient|: the loss decrease of one sign-like step, such as
+        Adam's first. The units are opened as they are now; a newly built unit is the identity, so
+        the forward is the current model's. Changes nothing.
+
+        Args:
+            units: ids of the units.
+            batches: the source of crops.
+            round: picks batches of its own.
+            count: number of batches.
         """
         passes = -(-len(units) // _RANKED_AT_ONCE)
         listed = list(units)
-        # every n-th of them, so that no pass holds all of the sites with the largest volumes
+        # every n-th unit, so that no single pass holds all of the sites with the largest volumes
         found = {
             u: p for i in range(passes) for u, p in self._saliency(listed[i::passes], batches, round, count).items()
         }
@@ -193,7 +233,7 @@ class Trainer:
         }
 
     def _own_sums(self, batches: Batches) -> Callable[[int], torch.Tensor]:
-        """Step → what its loss is made of (`loss_sums`) in this process's crops."""
+        """Step → `loss_sums` of this process's crops."""
         mine = self.processes.share(range(self.batch_size))
         if not mine:
             return lambda step: torch.zeros(3 * len(self.model.head.rows) + 2, device=self.device)
@@ -202,7 +242,7 @@ class Trainer:
         return lambda step: self._sums(*batches.batch(step, self.batch_size, mine))
 
     def _head_sums(self, batches: Batches, crops: Sequence[int]) -> Callable[[int], torch.Tensor]:
-        """The same, on the features that the frozen backbone makes of the step's batch; steps in a row share one."""
+        """The same, from the frozen backbone's features. Consecutive steps on one batch compute these once."""
         assert not self.model.bank.active, "units would change the features"
 
         @functools.lru_cache(maxsize=1)
@@ -230,7 +270,9 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision))
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the training device; to CUDA from pinned memory, so that nothing waits for the copy."""
+        """The tensor on the training device; to CUDA it goes through pinned memory, so that nothing
+        waits for the copy.
+        """
         cuda = self.device.type == "cuda"
         return (tensor.pin_memory() if cuda else tensor).to(self.device, non_blocking=cuda)
 
@@ -242,9 +284,13 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
-        """Continue with what `state_dict` gave. Moments go to the parameters' device; AdamW counts its steps on the CPU.
+        """Restore what `state_dict` returned. Moments go to the parameters' device; AdamW counts
+        its steps on the CPU.
 
-        Raises KeyError, AttributeError or ValueError where a tensor or a shape does not belong.
+        Raises:
+            KeyError: a tensor is of no unit that is on offer.
+            AttributeError: a tensor is no parameter of its unit.
+            ValueError: a moment does not have its parameter's shape.
         """
         for key, values in state.items():
             owner, _, name = key.rpartition("/")

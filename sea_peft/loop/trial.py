@@ -1,4 +1,4 @@
-"""What `sea` tries, at which levels and in which order. Pure, over plain data."""
+"""Which units `sea` tries, at which levels and in which order. Pure, over plain data."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,8 +9,11 @@ from sea_peft.loop.space import Space
 
 
 class Levels:
-    """The levels of every (site, family, placement). The smallest of them, the base, stands for all; what a larger one is expected to bring
-    grows with its cost: size = (cost / base's cost)^growth."""
+    """The levels of each (site, family, placement).
+
+    The smallest one, the base, stands for all of them. The expected gain of a larger one grows with
+    its cost: size = (cost / cost of the base)^growth.
+    """
 
     def __init__(self, space: Space, growth: float) -> None:
         smallest: dict[tuple[str, str], Unit] = {}
@@ -24,12 +27,17 @@ class Levels:
 
 
 def prior(units: Mapping[str, Unit], saliency: Mapping[str, float], weight: float) -> dict[str, float]:
-    """What a unit is worth before any audit, beside an average one of its family: 1 − weight + weight · saliency / its family's mean.
+    """A unit's worth before any audit, relative to an average unit of its family: 1 − weight +
+    weight · saliency / its family's mean saliency.
 
-    Within a family only, since gradients of different designs do not compare: a zero-initialised matrix gets larger ones than the outer half
-    of a product. Half of it at most, since a large first gradient says more about the first steps than about the last. As a choice by
-    itself it is no better than cost alone (`python -m benchmarks what_predicts`). In `sea` it brings 1.2 ± 1.1 Dice points at 1% and
-    -1.2 ± 2.2 at 0.1%, all of the loss on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
+    Saliency is compared within a family only, since gradients of different designs differ in scale:
+    a zero-initialised matrix gets larger ones than the outer half of a product. It makes up half of
+    the worth at most, since a large first gradient says more about the first steps than about the
+    last.
+
+    As the only criterion, saliency is no better than cost alone (`python -m benchmarks
+    what_predicts`). In `sea` it brings 1.2 ± 1.1 Dice points at 1% and -1.2 ± 2.2 at 0.1%, all of
+    the loss on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
     """
     own: dict[str, list[float]] = {}
     for unit, value in saliency.items():
@@ -42,7 +50,7 @@ def prior(units: Mapping[str, Unit], saliency: Mapping[str, float], weight: floa
 
 
 def by_density(space: Space, prior: Mapping[str, float]) -> list[str]:
-    """Most for its cost first."""
+    """Unit ids by falling worth per cost."""
     cost = {u: space.cost(space.by_id[u]) for u in prior}
     return sorted(prior, key=lambda u: (-prior[u] / cost[u], cost[u], u))
 
@@ -50,9 +58,12 @@ def by_density(space: Space, prior: Mapping[str, float]) -> list[str]:
 def on_trial(
     space: Space, levels: Levels, prior: Mapping[str, float], cycles: int, audit_units: int
 ) -> tuple[str, ...]:
-    """One unit per (site, family), what all cycles together can try: a cycle tries what fits the budget, and measures `audit_units` of it.
-    First what a knapsack would take by `prior` alone, then the bases of the others by their density. The rest is left out from the start;
-    the budget is filled in any case."""
+    """The units that all cycles together can try, at most one per (site, family).
+
+    A cycle tries as much as fits the budget, and measures `audit_units` of it. The list begins with
+    the units that a knapsack would take by `prior` alone; then come the bases of the others by
+    density. Units beyond it are left out from the start, but the budget is filled in any case.
+    """
     units = space.by_id
     items = [space.item(u.id, prior[levels.base[u.id]] * levels.size[u.id]) for u in space.units]
     first = knapsack.greedy(items, space.capacity).chosen

@@ -1,4 +1,5 @@
-"""What chooses the active set. Every policy runs in the same loop: `sea`, and each fixed topology, which does not listen.
+"""The policies, which choose the active set. All run in the same loop: `sea`, and the fixed
+topologies, which ignore what it measures.
 
 Importing this registers them all; their order is that of `seapeft policies list`.
 """

@@ -1,4 +1,6 @@
-"""The fixed topologies: the same units from the first step to the last. A registered family has its uniform topology by itself."""
+"""The fixed topologies: the same units from the first step to the last. Every registered family
+gets a uniform topology automatically.
+"""
 
 import dataclasses
 import functools
@@ -16,11 +18,11 @@ ENCODER, DECODER = ("stem", "encoder", "bottleneck"), ("decoder",)
 
 
 Choose = Callable[[Space, int], list[Unit]]
-"""The units of a topology, out of a space and a seed."""
+"""Space and seed → the units of a topology."""
 
 
 class Fixed(Policy):
-    """The same units from the first step to the last, whatever the loop could tell."""
+    """The same units from the first step to the last, whatever the loop measures."""
 
     def __init__(self, name: str, space: Space, units: Sequence[Unit], reason: str, outside_budget: bool) -> None:
         super().__init__(name, space)
@@ -48,15 +50,16 @@ def topology(
     stages: tuple[str, ...] | None = None,
     outside_budget: bool = False,
 ) -> Entry:
-    """A fixed topology as the registry takes it.
+    """A fixed topology as an entry of the registry.
 
     Args:
         name: of the policy.
         about: what it places, in words.
-        choose: its units, out of those of a space that it may use.
-        offers: family → what of it; None for what the budget profile offers.
-        stages: where in the network, None for everywhere.
-        outside_budget: a comparison that no budget binds.
+        choose: space and seed → its units.
+        offers: family → the part of it that the policy uses; None for all that the budget profile
+            offers.
+        stages: where in the network it places units; None for everywhere.
+        outside_budget: whether it ignores the budget, for comparisons.
     """
 
     def make(space: Space, seed: int, _settings: object) -> Policy:
@@ -70,7 +73,7 @@ def topology(
 
 
 def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> BudgetError:
-    """Why a policy that may use these units has none to open."""
+    """The error of a policy that can open none of these units."""
     if not tuple(units):
         return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another policy.", "policy")
     room = f"fits no unit into {space.capacity:,} {space.kind.many} on this backbone and profile"
@@ -78,20 +81,20 @@ def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> 
 
 
 def one_family(name: str, family: str, offer: Offer, about: str, stages: tuple[str, ...] | None = None) -> Entry:
-    """One family at the largest level that fits."""
+    """A topology of one family at the largest level that fits."""
     said = f"{about}, at the largest level that fits"
     return topology(name, said, uniform.one_family, offers={family: offer}, stages=stages)
 
 
 def own_size(name: str, about: str, offers: Mapping[str, Offer], stages: tuple[str, ...] | None = None) -> Entry:
-    """At the size that its source gives it, whatever the budget."""
+    """A topology at the size that its source uses, whatever the budget."""
     said = f"{about}, outside the budget"
     return topology(name, said, uniform.everything, offers=offers, stages=stages, outside_budget=True)
 
 
 _CONVOLUTIONS = ("conv", "transposed")
 
-# families whose plain name stands for less than all that they offer: where their papers have them
+# families whose plain name stands for a part of what they offer: the places that their papers use
 _NARROWED = {
     "conv_adapter": Offer(placements=("parallel",), kinds=("block",)),
     "convnext": Offer(placements=("sequential",)),
@@ -129,7 +132,7 @@ for _entry in (
 
 
 def _may_use(unit: Unit, offers: Mapping[str, Offer] | None, stages: tuple[str, ...] | None) -> bool:
-    """Whether a topology of these offers and stages is about this unit: its family, level, placement and kind of site, and where it stands."""
+    """Whether a topology with these offers and stages may use the unit."""
     if stages is not None and unit.site.stage not in stages:
         return False
     return offers is None or (unit.family in offers and offers[unit.family].holds(unit))

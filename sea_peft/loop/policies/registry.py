@@ -1,4 +1,4 @@
-"""The policies by name. One factory makes them all; packages beside this one and the benchmarks register theirs here."""
+"""The policies by name. One factory makes them all; other packages and the benchmarks register theirs here."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,14 +15,23 @@ from sea_peft.loop.utility import Estimate
 
 
 def _no_settings(_cycles: int) -> None:
-    """A policy that follows none."""
+    """The settings of a policy that has none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A policy on offer. `about`: what it does, in a line. `make`: space, seed and settings → the policy. `settings`: cycles of the run → what
-    it follows. `offers`: family → what of it the audit space holds; None for what the budget profile offers. `outside_budget`: a comparison
-    that no budget binds. `cycles`: of its search, None for as many as the run has."""
+    """A policy on offer.
+
+    Attributes:
+        name: as the user types it.
+        about: what it does, in one line.
+        make: space, seed and settings → the policy.
+        settings: number of cycles → the policy's settings.
+        offers: family → the part of it in the audit space; None for all that the budget profile
+            offers.
+        outside_budget: whether it ignores the budget, for comparisons.
+        cycles: number of its search cycles; None for as many as the run has.
+    """
 
     name: str
     about: str
@@ -41,7 +50,7 @@ _SOURCES: list[Callable[[], Mapping[str, Entry]]] = []
 
 
 def register(entry: Entry) -> Entry:
-    """Put a policy on offer. Raises ValueError where its name is taken."""
+    """Put a policy on offer. Raises ValueError if its name is taken."""
     if entry.name in _ENTRIES:
         raise ValueError(f"policy {entry.name!r} is registered twice")
     _ENTRIES[entry.name] = entry
@@ -49,24 +58,27 @@ def register(entry: Entry) -> Entry:
 
 
 def register_described(prefix: str, describe: Describe) -> None:
-    """Put policies on offer whose names describe them, `prefix(field=value,...)`. `describe`: the whole name → its entry, or UsageError."""
+    """Put policies on offer whose names describe them, `prefix(field=value,...)`.
+
+    `describe`: the whole name → its entry, or UsageError.
+    """
     _DESCRIBED[prefix] = describe
 
 
 def register_source(entries: Callable[[], Mapping[str, Entry]]) -> None:
-    """Put policies on offer that follow from something else, such as a topology for every registered family."""
+    """Put policies on offer that derive from something else, such as a topology for every registered family."""
     _SOURCES.append(entries)
 
 
 def policies() -> dict[str, Entry]:
-    """Every policy that has one name, by name."""
+    """Every policy with a fixed name, by name."""
     extensions.load("policies")
     following = {name: entry for source in _SOURCES for name, entry in source().items()}
     return {**following, **_ENTRIES}
 
 
 def policy_entry(name: str) -> Entry:
-    """The entry called `name`. Raises UsageError."""
+    """The entry called `name`. Raises UsageError if there is none."""
     known = policies()
     if name in known:
         return known[name]
@@ -87,20 +99,21 @@ def make_policy(
     settings: Mapping[str, object] | None = None,
     carried: Mapping[str, Estimate] | None = None,
 ) -> Policy:
-    """A fresh policy under the space's budget.
+    """A new policy under the space's budget.
 
     Args:
         name: as it is registered.
         space: the audit space.
         seed: of the run.
-        cycles: of the run's search.
-        settings: what an earlier run followed, as JSON types; None for the policy's own.
-        carried: units that are on from the start, with what an earlier run's audits said of them; for policies that look at audits.
+        cycles: number of search cycles.
+        settings: those of an earlier run, as JSON types; None for the policy's own.
+        carried: units that are on from the start → the estimates of an earlier run's audits. For
+            policies that use audits.
 
     Raises:
-        UsageError: no such policy.
-        BudgetError: none of it fits.
-        pydantic.ValidationError: these are not settings of it.
+        UsageError: no policy has this name.
+        BudgetError: none of its units fits.
+        pydantic.ValidationError: the settings are not valid for it.
     """
     entry = policy_entry(name)
     own: Any = entry.settings(cycles)

@@ -1,4 +1,6 @@
-"""The `sea` policy: self-auditing allocation (SEA-PEFT, arXiv 2603.05822). Decides from saliencies and audits; pure, replayable."""
+"""The `sea` policy: self-auditing allocation (SEA-PEFT, arXiv 2603.05822). Decides from saliencies
+and audits; pure, replayable.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,10 +20,18 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, me
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeaSettings:
-    """`cycles`: audits there will be. `probe_share`: share of the budget that changes hands every cycle, from the units under trial that
-    audits say least of to untried ones. `audit_units`: most units ablated in one audit. `growth`: how the worth of a larger level grows
-    with its cost, 1 in proportion, 0 not at all. `saliency`: how much of a unit's worth before any audit is its saliency, 0 nothing.
-    `ranking`, `utility`: of those modules. `carried`: unit → what the audits of an earlier run said of it, for units that are on from the start.
+    """How `sea` searches.
+
+    Attributes:
+        cycles: number of audits.
+        probe_share: share of the budget that each cycle moves from the least promising probes to
+            untried units.
+        audit_units: most units that one audit ablates.
+        growth: how the worth of a larger level grows with its cost: 1 in proportion, 0 not at all.
+        saliency: weight of saliency in a unit's worth before any audit, from 0 to 1.
+        utility: how audits are combined into scores.
+        ranking: when votes move a unit.
+        carried: unit that is on from the start → its estimate from an earlier run's audits.
     """
 
     cycles: int = 3
@@ -34,21 +44,24 @@ class SeaSettings:
     carried: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
 
 
-_BEFORE = -1  # the cycle in which an earlier run's units were tried
+_BEFORE = -1  # stands for the cycle in which an earlier run's units were tried
 
 
 class Sea(Policy):
     """Search–audit–allocate as a policy.
 
-    Everything starts idle. Until audits say otherwise a unit is worth what an average one is, tilted by its saliency (the loss gradient
-    at its zero-initialised output), and a knapsack over all levels fills the budget with probes. Audits measure what is on; votes
-    promote probes and demote units; a greedy knapsack over the promoted picks the active set. The rest of the budget is on trial: every
-    cycle a share of it goes from the probes that audits say least of to units that were never tried, then to the longest untried. What
-    the cycles cannot try at all is left out from the start (`trial`). The final choice is a guard-free knapsack over everything, by what
-    a typical unit is worth and what audits say beyond that (`final_choice`).
+    Every unit starts idle. Before any audit it is worth as much as an average one, adjusted by its
+    saliency (the loss gradient at its zero-initialised output), and a knapsack over all levels
+    fills the budget with probes. Audits measure the open units. Votes promote probes and demote
+    units, and a greedy knapsack over the promoted ones picks the active set.
 
-    Units that are carried over from an earlier run begin as active ones with what its audits said; those that it has audited
-    are not audited again.
+    The rest of the budget is on trial. Every cycle moves a share of it from the least promising
+    probes to units that were never tried, then to those untried for longest. Units that the cycles
+    cannot try at all are left out from the start (`trial`). The final choice is a guard-free
+    knapsack over everything (`final_choice`).
+
+    Units carried over from an earlier run begin as active, with the estimates of its audits. Those
+    that it has audited are not audited again.
     """
 
     audits = True
@@ -68,7 +81,7 @@ class Sea(Policy):
             self._standing[unit] = ranking.Standing(ranking.ACTIVE)
             self._estimate[unit] = estimate
             self._tried[unit] = _BEFORE
-        self._price = 0.0  # least Dice per cost that the last allocation paid, 0 where the budget left nobody out
+        self._price = 0.0  # least Dice per cost in the last allocation; 0 if the budget left no unit out
         self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
@@ -84,9 +97,13 @@ class Sea(Policy):
         self.trial = on_trial(self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units)
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
-        """Where an audit decides most: three in four are the costliest units that are on, one in four the longest unaudited. A cheap unit
-        that is never audited keeps its place by saliency: it is not what the budget is short for. A unit's decision turns where it earns
-        what the last allocation paid at least for the same cost. What an earlier run has audited is left out."""
+        """The units whose audit decides most: three in four are the costliest that are on, one in
+        four the longest unaudited.
+
+        A cheap unit that is never audited keeps its place by saliency, since it takes little of the
+        budget. The cut-off of a unit is the Dice that the last allocation gained at least for the
+        same cost. Units that an earlier run has audited are left out.
+        """
         known = {unit for unit, estimate in self.settings.carried.items() if estimate.audits}
         on = [u for u in self._in(ranking.ACTIVE, ranking.PROBE) if u not in known]
         costly = sorted(on, key=lambda u: (-self._cost(u), u))
@@ -96,8 +113,10 @@ class Sea(Policy):
         return {u: self._price * self._cost(u) for u in sorted(chosen)}
 
     def audited(self, cycle: int, rows: Sequence[Ablation]) -> list[Ranking]:
-        """Observe, let guards run down, vote; a unit that enough audits speak against cools. Returns one ranking row per unit that
-        was measured or moved."""
+        """Update estimates, guards and votes; a unit that enough audits voted against cools.
+
+        Returns one ranking row per unit that was measured or moved.
+        """
         s = self.settings
         deltas = {row.unit: (row.delta, row.standard_error) for row in rows}
         ranked = []
@@ -119,7 +138,7 @@ class Sea(Policy):
         return ranked
 
     def allocate(self, cycle: int) -> Allocation:
-        """Knapsack over active and promotable units, then probes into what is left."""
+        """A knapsack over active and promotable units; probes then fill the rest of the budget."""
         s = self.settings
         before = {u: st.state for u, st in self._standing.items()}
         eligible = [
@@ -157,7 +176,9 @@ class Sea(Policy):
         )
 
     def final(self) -> Allocation:
-        """Guard-free, over everything (`final_choice.choose`); cheapest first where a time limit left no cycle to learn anything in."""
+        """A guard-free choice over everything (`final_choice.choose`); cheapest first if a time
+        limit left no cycle to learn in.
+        """
         if not self._prior:
             self.told_saliency(0, dict.fromkeys(self._levels.bases, 0.0))
         evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
@@ -185,9 +206,12 @@ class Sea(Policy):
     # -- how it decides --------------------------------------------------------------------------------------------
 
     def _probes(self) -> tuple[tuple[str, ...], list[Decision]]:
-        """Probes into what active units leave: those still under trial as far as the share for newcomers allows, best votes first; then
-        untried units in the order of the trial and the longest untried in turn; then, where newcomers do not fill their share, the
-        others under trial."""
+        """Fill the budget that active units leave with probes.
+
+        First come the probes already on trial, best votes first, up to the share kept for
+        newcomers. Then come untried units in the order of the trial, and the other probes where
+        newcomers leave room. Last come idle units, longest untried first.
+        """
         room = self.space.room(taken=[self._units[u] for u in self._in(ranking.ACTIVE)])
         probes: list[str] = []
         decisions = []
@@ -217,12 +241,16 @@ class Sea(Policy):
         return self.space.in_order(probes), decisions
 
     def _density(self, unit: str) -> float:
-        """What the unit is worth for its cost, as far as audits say; 0 while unmeasured."""
+        """The unit's value per cost, as far as audits show; 0 while unmeasured."""
         return self._item(unit).value / self._cost(unit)
 
     def _item(self, unit: str) -> Item:
-        """The unit as a knapsack item, with the exploration bonus and the incumbents' hysteresis. One outlier can push an incumbent's
-        score below 0 for a whole window: it then competes with its hysteresis alone, and only votes can demote it."""
+        """The unit as a knapsack item, with the exploration bonus and the hysteresis of active
+        units.
+
+        One outlier can push an active unit's score below 0 for a whole window. It then competes
+        with its hysteresis alone, and only votes can demote it.
+        """
         worth = value(self._estimate[unit], self.settings.utility) or 0.0
         if self._standing[unit].state == ranking.ACTIVE:
             worth = max(worth, 0.0) + self.settings.ranking.hysteresis

@@ -1,4 +1,6 @@
-"""Topologies that treat every site alike: one family everywhere, one size everywhere, one share of the budget everywhere; and chance."""
+"""Topologies that treat every site alike: one family, one size or one share of the budget
+everywhere; and random ones.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +11,7 @@ from sea_peft.loop.space import Space
 
 
 def everywhere(own: Sequence[Unit], level: int, placement: str) -> list[Unit]:
-    """One unit per site: the asked level, or the largest smaller one where the site is too narrow for it."""
+    """One unit per site: at `level`, or at the largest smaller level if the site is too narrow for it."""
     at: dict[str, Unit] = {}
     for unit in sorted(own, key=lambda u: u.level):
         if unit.placement == placement and (unit.level <= level or unit.site.path not in at):
@@ -18,7 +20,9 @@ def everywhere(own: Sequence[Unit], level: int, placement: str) -> list[Unit]:
 
 
 def one_family(space: Space, seed: int) -> list[Unit]:
-    """One design everywhere, at the largest level at which all of it fits; where not even the smallest fits, from the cheapest up."""
+    """One design everywhere, at the largest level that fits as a whole. If not even the smallest
+    fits, from the cheapest site up.
+    """
     variants = sorted({(u.level, u.placement) for u in space.units})
     topologies = [everywhere(space.units, *variant) for variant in variants]
     affordable = [t for t in topologies if space.fits(t)]
@@ -29,14 +33,16 @@ def one_family(space: Space, seed: int) -> list[Unit]:
 
 
 def everything(space: Space, seed: int) -> list[Unit]:
-    """All that is on offer, whatever it costs: fine-tuning, and adapters at the size that their papers give them."""
+    """All units on offer, whatever they cost: fine-tuning, and adapters at the size of their papers."""
     return list(space.units)
 
 
 def equal_shares(space: Space, seed: int) -> list[Unit]:
-    """The same share of the budget for every (site, family): each takes the largest unit that its share pays for.
+    """An equal share of the budget for each (site, family), which takes the largest unit that its
+    share pays for.
 
-    Shares are recomputed as groups are served, cheapest first, so that what a narrow site cannot spend goes to the wider ones.
+    Shares are recomputed after each group, cheapest first, so that wide sites get what narrow ones
+    cannot spend.
     """
     groups: dict[str, list[Unit]] = {}
     for unit in space.units:
@@ -53,7 +59,9 @@ def equal_shares(space: Space, seed: int) -> list[Unit]:
 
 
 def affine_lora(space: Space, seed: int) -> list[Unit]:
-    """Affine everywhere, LoRA r4 from the cheapest site up: the strongest fixed topology known when this was begun."""
+    """Affine everywhere, then LoRA r4 from the cheapest site up: the strongest fixed topology known
+    when the project began.
+    """
     return affine_then_lora(space, 4)
 
 
@@ -70,12 +78,12 @@ def cheapest(space: Space, seed: int) -> list[Unit]:
 
 
 def random(space: Space, seed: int) -> list[Unit]:
-    """Units in random order, each taken when it fits: what a choice is worth is what it is better than this."""
+    """Units in random order, each taken if it fits: the baseline that any choice must beat."""
     return space.room().fill(shuffled(space.units, [seed, 7]))
 
 
 def shuffled(units: Sequence[Unit], seed: Sequence[int]) -> list[Unit]:
-    """In an order that depends on the seed and the units' ids alone."""
+    """The units in an order that depends on the seed and their ids alone."""
     known = sorted(units, key=lambda u: u.id)
     return [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
 
