@@ -1,6 +1,7 @@
-"""Adapters: families, the registry that makes units of them, and the bank that holds and gates the units.
+"""Adapters: the families, the registry that makes units of them, and the bank that holds and gates
+the units.
 
-Importing this registers every family: each is a module beside this one, and is found there.
+Importing this registers every family. A family is a module in this folder, and is found there.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""A backbone with its bank and its target head: what is trained, audited, saved and used to predict."""
+"""A backbone with its bank and its target head: the model that is trained, audited, saved and used to predict."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ from sea_peft.backbones import Site
 
 
 class Adapted(nn.Module):
-    """Maps [B, C, D, H, W] to target logits [B, 1 + labels, D, H, W]. The backbone is frozen and stays in eval mode throughout.
+    """Maps `[B, C, D, H, W]` to target logits `[B, 1 + labels, D, H, W]`. The backbone is frozen
+    and always in eval mode.
 
-    `rows`: for every target label the backbone's output row, None where the backbone does not know it. `classes`: K, the backbone's
-    output channels.
+    Args:
+        backbone: the pretrained network.
+        sites: its sites.
+        units: the units on offer.
+        rows: for each target label the backbone's output row; None if the backbone does not know
+            it.
+        classes: K, the number of the backbone's output channels.
+        example: an input `[B, C, D, H, W]`.
+        seed: of the units' initial values.
     """
 
     def __init__(
@@ -48,13 +56,15 @@ class Adapted(nn.Module):
         self._features = inputs[0]
 
     def train(self, mode: bool = True) -> Adapted:
-        """Only the head has a mode to set; the backbone's dropout stays off and its running statistics stay frozen."""
+        """Set the mode of the head alone: the backbone's dropout stays off, and its running
+        statistics stay frozen.
+        """
         super().train(mode)
         self.backbone.eval()
         return self
 
     def trainable(self) -> list[nn.Parameter]:
-        """What an optimizer gets: the parameters of the open units, and the head's."""
+        """The parameters for an optimizer: those of the open units and of the head."""
         return [*self.bank.parameters(self.bank.active), *self.head.parameters()]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +72,9 @@ class Adapted(nn.Module):
         return self.head(self.take_features(logits), logits, self.head_gate)
 
     def take_features(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the head acts on after a forward of the backbone that gave `logits`: the last convolution's input, or the logits."""
+        """The head's input after a forward of the backbone that gave `logits`: the last
+        convolution's input, or the logits.
+        """
         features, self._features = self._features, None
         if self.head_path is None:
             return logits
@@ -71,7 +83,7 @@ class Adapted(nn.Module):
 
     @contextlib.contextmanager
     def unadapted(self) -> Iterator[None]:
-        """Close every gate, the head's too, for a while: the backbone as it came."""
+        """Close every gate for a while, the head's too: the unchanged backbone."""
         gate, self.head_gate = self.head_gate, False
         try:
             with self.bank.only(()):
@@ -82,7 +94,7 @@ class Adapted(nn.Module):
 
 @torch.no_grad()
 def _final_module(backbone: nn.Module, sites: Sequence[Site], example: torch.Tensor) -> str | None:
-    """Path of the convolution whose output is the backbone's output, or None when something follows it."""
+    """Path of the convolution whose output is the backbone's output; None if something follows it."""
     heads = [site.path for site in sites if site.stage == "head" and site.kind == "conv"]
     outputs: list[torch.Tensor] = []
     if not heads:

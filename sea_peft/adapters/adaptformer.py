@@ -20,11 +20,13 @@ _STEEP = 4096.0
 
 @register
 class AdaptFormer(Bottleneck):
-    """y ← MLP(x) + 0.1·(U·ReLU(D·x + d) + u), x the MLP's own, already normed input. The level is b, the width of the bottleneck.
+    """y ← MLP(x) + 0.1·(U·ReLU(D·x + d) + u), where x is the MLP's own, already normed input. The
+    level is b, the width of the bottleneck.
 
-    Source: Chen et al. 2022 (arXiv 2205.13535), eqs. 4 and 5; FSEFT (arXiv 2303.17051) uses b = 16 with learning rate 1e-2, on the input before
-    the norm. U and u start at zero, so the unit is the identity. Cost 2·b·C + b + C. Shapes: those of `Bottleneck`. Merged, it is b
-    hidden units more of the MLP, whose activation is steep enough there to do as ReLU.
+    Source: Chen et al. 2022 (arXiv 2205.13535), eqs. 4 and 5. FSEFT (arXiv 2303.17051) uses b = 16
+    with learning rate 1e-2, on the input before the norm. U and u start at zero, so the unit is the
+    identity. Merged, it becomes b more hidden units of the MLP, whose activation is made steep
+    enough there to act as ReLU. Cost 2·b·C + b + C. Shapes: those of `Bottleneck`.
     """
 
     family = "adaptformer"
@@ -48,7 +50,7 @@ class AdaptFormer(Bottleneck):
         (block,) = self._site
         layers = mlp_layers(block)
         if layers is None:
-            raise CannotMerge("its site is no MLP of two linear layers and an activation that ReLU could be made of")
+            raise CannotMerge("its site is not an MLP of two linear layers and an activation that can imitate ReLU")
         first, second = layers
         steep = [(f"{first}.weight", self.down), (f"{first}.bias", self.down_bias)]
         grown = {key: torch.cat([tensors[key], _STEEP * more]) for key, more in steep}
@@ -60,8 +62,11 @@ class AdaptFormer(Bottleneck):
 
 
 def _is_mlp(block: nn.Module, channels: int) -> bool:
-    """Whether a block is linear–activation–linear and back to its channels; a gated activation halves the width between the two. In an
-    attention the first layer makes three tensors of what the second takes."""
+    """Whether a block is linear–activation–linear and returns to its channels.
+
+    A gated activation halves the width between the two layers. In an attention, the first layer
+    makes three tensors of the size that the second takes.
+    """
     layers = [m for m in block.modules() if isinstance(m, nn.Linear)]
     if len(layers) != 2 or not is_channels_last(block):
         return False

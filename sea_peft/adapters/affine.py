@@ -12,13 +12,15 @@ from sea_peft.backbones import Site
 
 @register
 class Affine(Adapter):
-    """norm(x; γ, β) ← norm(x; γ + Δγ, β + Δβ); where the norm has neither, y ← (1 + Δγ)⊙y + Δβ. Δγ = Δβ = 0 at the start.
+    """norm(x; γ, β) ← norm(x; γ + Δγ, β + Δβ); y ← (1 + Δγ)⊙y + Δβ if the norm has neither. Δγ = Δβ
+    = 0 at the start.
 
-    Source: Frankle et al. 2020 (arXiv 2003.00152); "affine-LN" of FSEFT (arXiv 2303.17051), learning rate 1e-2. Cost 2·C.
-    The norm is computed anew from x, because (y − β)/γ is not exact where γ is near zero; so at a norm with parameters this family
-    acts first and replaces y. Merged into a norm that has neither, they become its own.
+    Source: Frankle et al. 2020 (arXiv 2003.00152); "affine-LN" of FSEFT (arXiv 2303.17051),
+    learning rate 1e-2. The norm is computed again from x, because (y − β)/γ is not exact for γ near
+    zero. At a norm with parameters this family therefore acts first and replaces y. Merged into a
+    norm that has neither, Δγ and Δβ become its own. Cost 2·C.
 
-    Shapes: scale [C], shift [C].
+    Shapes: scale `[C]`, shift `[C]`.
     """
 
     family = "affine"

@@ -1,4 +1,4 @@
-"""The bank: holds the units of one backbone and opens and closes their gates, without touching the backbone."""
+"""The bank: holds the units of one backbone, and opens and closes their gates without touching the backbone."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +14,19 @@ from sea_peft.adapters.registry import Unit, families
 class Bank:
     """Every unit on offer for one backbone, each with a gate.
 
-    With its gate open a unit makes its site's output y `adapter(x, y)`, or its input x `adapter(x, x)` in a family that acts on the
-    input; with its gate closed nothing is computed, so a closed bank is the backbone bit for bit. Units of one site act in the order
-    that their families state. Modules are built when they are first needed; their initial values depend on the seed and the unit's id alone.
+    A unit with an open gate replaces its site's output y by `adapter(x, y)`, or its input x by
+    `adapter(x, x)` if its family acts on the input. Closed gates compute nothing, so a bank with
+    all gates closed is the backbone bit for bit. Units of one site act in the order of their
+    families. Modules are built when first needed; their initial values depend on the seed and the
+    unit's id alone.
 
-    `form`: whether units act through their site's weights ("folded", as far as that is exact), as "branches", or as is "cheapest". All
-    three are the same function up to rounding.
+    Args:
+        backbone: the frozen network.
+        units: the units on offer.
+        seed: of their initial values.
+        form: whether units act through their sites' weights ("folded", where that is exact), as
+            "branches", or in whichever form is "cheapest". All three are the same function up to
+            rounding.
     """
 
     def __init__(self, backbone: nn.Module, units: Sequence[Unit], seed: int = 0, form: Form = "cheapest") -> None:
@@ -41,7 +48,7 @@ class Bank:
 
     @property
     def built(self) -> list[str]:
-        """Ids of the units whose modules exist; the others are still what they would be built as."""
+        """Ids of the units whose modules exist. The others still have their initial values."""
         return sorted(self._adapters)
 
     @property
@@ -54,9 +61,9 @@ class Bank:
         wanted = frozenset(unit_ids)
         at: dict[str, list[str]] = {}
         for unit_id in self._in_order(wanted):
-            self[unit_id]  # an unknown id is refused before anything is closed
+            self[unit_id]  # refuses an unknown id before any gate is closed
             at.setdefault(self.units[unit_id].site.path, []).append(unit_id)
-        # sites whose units stay are left alone: an audit closes one unit of hundreds at a time
+        # leaves sites with unchanged units alone: an audit closes one unit of hundreds at a time
         kept = {path: now for path, now in self._at.items() if at.get(path) == now[0]}
         for path, (_, acting) in self._at.items():
             if path not in kept:
@@ -65,13 +72,16 @@ class Bank:
         self._at = {path: kept.get(path) or (unit_ids, self._acting(path, unit_ids)) for path, unit_ids in at.items()}
 
     def hold(self) -> None:
-        """For a model that is not trained any more and stays where it is: open units are folded into their sites' weights once, and no longer in
-        every forward. The bits are the same; it takes memory for the weights that they change."""
+        """Fold open units into their sites' weights once, instead of in every forward. For a model
+        that is not trained any more.
+
+        The bits are the same; it takes memory for the weights that change.
+        """
         for _, acting in self._at.values():
             acting.hold()
 
     def _acting(self, path: str, unit_ids: Sequence[str]) -> Acting:
-        """Let these units act at this module path, until they are detached."""
+        """Let these units act at this module path until they are detached."""
         module = self.backbone.get_submodule(path)
         adapters = [self[unit_id] for unit_id in unit_ids]
         for unit_id, adapter in zip(unit_ids, adapters, strict=True):
@@ -80,19 +90,19 @@ class Bank:
         return Acting(module, adapters, [self._changes[unit_id] for unit_id in unit_ids], self.form)
 
     def _in_order(self, unit_ids: Iterable[str]) -> list[str]:
-        """The order in which units of one site act."""
+        """These units in the order in which units of one site act."""
         known = families()
         return sorted(unit_ids, key=lambda u: (known[self.units[u].family].order, self.units[u].family, u))
 
     def forget(self) -> None:
-        """Close every gate and drop every module: the next time they are needed they are built as they were at first."""
+        """Close every gate and drop every module. When needed again, they are built with their initial values."""
         self.activate(())
         self._adapters.clear()
         self._changes.clear()
 
     @contextlib.contextmanager
     def only(self, unit_ids: Collection[str]) -> Iterator[None]:
-        """Open exactly these gates for a while; afterwards the gates are what they were, also when an exception ends it."""
+        """Open exactly these gates for a while. Afterwards the gates are as before, even after an exception."""
         before = self._active
         self.activate(unit_ids)
         try:
@@ -101,7 +111,7 @@ class Bank:
             self.activate(before)
 
     def without(self, *unit_ids: str) -> contextlib.AbstractContextManager[None]:
-        """Close these gates for a while and leave the others as they are: the ablation."""
+        """Close these gates for a while and leave the others unchanged: the ablation."""
         return self.only(self._active.difference(unit_ids))
 
     def parameters(self, unit_ids: Iterable[str]) -> list[nn.Parameter]:
@@ -109,19 +119,20 @@ class Bank:
         return [p for unit_id in sorted(unit_ids) for p in self[unit_id].parameters()]
 
     def acts_before(self, *unit_ids: str) -> bool:
-        """Whether closing these open units changes how their site's module runs: its input, or the weights that it runs with.
+        """Whether closing these open units changes how their site's module runs: its input or its
+        weights.
 
-        False where only the module's output is changed afterwards. The units belong to one site and are closed together. Holds without
-        gradients, when units are folded into the weights.
+        False if only the module's output changes afterwards. The units belong to one site and are
+        closed together. Holds without gradients, when units are folded into the weights.
         """
         _, acting = self._at[self.units[unit_ids[0]].site.path]
         return acting.runs_otherwise_without([self[u] for u in unit_ids])
 
     def inherit(self, unit_ids: Iterable[str]) -> None:
-        """Start units that were never built from what a smaller level has learnt.
+        """Start units that were never built from a smaller level that has learnt.
 
-        Each takes over the tensors of the largest smaller level at the same site, of the same family and placement. Where no such level was
-        built, the unit starts fresh.
+        Each takes over the tensors of the largest smaller level of its family and placement at its
+        site. If no such level was built, the unit starts fresh.
         """
         for unit in [self.units[u] for u in unit_ids if u not in self._adapters]:
             smaller = [
@@ -140,7 +151,9 @@ class Bank:
         }
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Load what `state_dict` gave. Raises KeyError or RuntimeError where a unit, a parameter or a shape does not belong."""
+        """Load what `state_dict` returned. Raises KeyError or RuntimeError if a unit, a parameter
+        or a shape does not belong.
+        """
         grouped: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             unit_id, _, name = key.rpartition("/")
@@ -149,13 +162,16 @@ class Bank:
             self[unit_id].load_state_dict(state, strict=True)
 
     def merged(self, unit_ids: Collection[str]) -> dict[str, torch.Tensor]:
-        """Backbone tensors, by state-dict key, with these units folded in: only those that change. The backbone may have to grow before it can
-        hold them (`backbones.growth`): norms get the scale and the shift that they lack, and shapes may be larger.
+        """The backbone tensors that change when these units are folded in, by state-dict key.
 
-        Raises CannotMerge, naming the unit, when one of them cannot be folded exactly.
+        The backbone may have to grow before it can hold them (`backbones.growth`): norms get the
+        scale and shift that they lack, and shapes may be larger.
+
+        Raises:
+            CannotMerge: a unit cannot be folded exactly. The message names it.
         """
         changed: dict[str, torch.Tensor] = {}
-        # what a block gains stands beside what its modules compute, so theirs come first
+        # modules within a block first: units of the block itself are added to their results
         for unit_id in sorted(self._in_order(unit_ids), key=lambda u: self.units[u].site.kind == "block"):
             path, block = self.units[unit_id].site.path, self.units[unit_id].site.kind == "block"
             module = self.backbone.get_submodule(path)
@@ -165,9 +181,9 @@ class Bank:
             try:
                 tensors = self[unit_id].merged(now)
                 if not block and not is_plain(module):
-                    raise CannotMerge(f"a {type(module).__name__} does with its tensors what only its own code knows")
+                    raise CannotMerge(f"only the code of {type(module).__name__} knows how it uses its tensors")
                 if shared := {name for name in tensors.keys() & own.keys() if self._holders(own[name]) > 1}:
-                    raise CannotMerge(f"another module computes with its {sorted(shared)[0]} too")
+                    raise CannotMerge(f"another module uses its {sorted(shared)[0]} too")
             except CannotMerge as reason:
                 raise CannotMerge(f"{unit_id} cannot be merged: {reason}") from None
             except KeyError as name:
@@ -178,5 +194,5 @@ class Bank:
         return changed
 
     def _holders(self, tensor: torch.Tensor) -> int:
-        """How many modules of the backbone have this tensor for their own; one that is registered in two places counts once."""
+        """How many modules of the backbone own this tensor. A module registered in two places counts once."""
         return sum(any(tensor is own for own in own_tensors(module).values()) for module in self.backbone.modules())

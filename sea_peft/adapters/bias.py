@@ -1,4 +1,4 @@
-"""Bias (BitFit): a change of the biases that the backbone has."""
+"""Bias (BitFit): deltas of the backbone's biases."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,11 @@ from sea_peft.backbones import Site
 
 @register
 class Bias(Adapter):
-    """y ← y + Δb, Δb = 0 at the start; offered where the module has a bias, norm shifts included, that no norm takes away.
+    """y ← y + Δb, Δb = 0 at the start. Offered if the module has a bias or norm shift, and no norm
+    removes it again.
 
-    Source: Ben Zaken et al. 2022 (arXiv 2106.10199); learning rate 1e-2 as in FSEFT (arXiv 2303.17051). Cost C.
+    Source: Ben Zaken et al. 2022 (arXiv 2106.10199); learning rate 1e-2 as in FSEFT (arXiv
+    2303.17051). Cost C.
     """
 
     family = "bias"

@@ -11,13 +11,15 @@ from sea_peft.backbones import Site
 
 @register
 class BlackBox(Adapter):
-    """x ← x + W₂ ⊗ ReLU(W₁ ⊗ x) on the input x of the backbone's last convolution, W₁ and W₂ 3×3×3 and C → C.
+    """x ← x + W₂ ⊗ ReLU(W₁ ⊗ x) on the input x of the backbone's last convolution, W₁ and W₂ 3×3×3
+    and C → C.
 
-    Source: the spatial adapter of FSEFT (arXiv 2303.17051), which needs nothing of the backbone but its features; learning rate 1e-4 there over
-    many more steps, 1e-3 here. W₁ is Kaiming-uniform, W₂ zero, so the unit starts as the identity. The target head sees the adapted features.
-    Cost 54·C².
+    Source: the spatial adapter of FSEFT (arXiv 2303.17051), which needs nothing of the backbone but
+    its features. Learning rate 1e-4 there over many more steps, 1e-3 here. W₁ is Kaiming-uniform
+    and W₂ zero, so the unit starts as the identity. The target head sees the adapted features. Cost
+    54·C².
 
-    Shapes: first and second [C, C, 3, 3, 3].
+    Shapes: first and second `[C, C, 3, 3, 3]`.
     """
 
     family = "black_box"

@@ -1,4 +1,4 @@
-"""What AdaptFormer and Houlsby's adapter share: down to a few channels, an activation, up again."""
+"""The shared part of AdaptFormer and Houlsby's adapter: down to a few channels, an activation, up again."""
 
 import torch
 from torch import nn
@@ -10,8 +10,11 @@ from sea_peft.backbones import Site
 class Bottleneck(Adapter):
     """U·a(D·z + d) + u, at every token or voxel of z. The level is b, the width of the bottleneck.
 
-    D is Kaiming-uniform, U, d and u are zero, so the branch starts as zero. Where a norm would take u away there is none.
-    Shapes: down [b, C], down_bias [b], up [C_out, b], up_bias [C_out]. Cost b·(C + C_out) + b + C_out.
+    D is Kaiming-uniform; U, d and u are zero, so the branch starts as zero. There is no u if a norm
+    would remove it again.
+
+    Shapes: down `[b, C]`, down_bias `[b]`, up `[C_out, b]`, up_bias `[C_out]`. Cost b·(C + C_out) +
+    b + C_out.
     """
 
     levels = (4, 8, 16, 32, 64)
@@ -26,7 +29,7 @@ class Bottleneck(Adapter):
 
     @classmethod
     def channels(cls, site: Site) -> int:
-        """C, the channels of z: the output's, unless the family gives it the site's input."""
+        """C, the channels of z: those of the output, unless the family gives it the site's input."""
         return site.out_channels
 
     def hidden(self, z: torch.Tensor) -> torch.Tensor:
@@ -44,7 +47,7 @@ class Bottleneck(Adapter):
 
     @torch.no_grad()
     def inherit(self, smaller: Adapter) -> None:
-        """The first hidden units are the smaller one's; the further ones go nowhere at first (U = 0), so the function is the same."""
+        """Take over the smaller unit's hidden units. The added ones have U = 0, so the function is the same."""
         assert isinstance(smaller, Bottleneck)
         width = smaller.down.shape[0]
         self.down[:width], self.down_bias[:width], self.up[:, :width] = smaller.down, smaller.down_bias, smaller.up

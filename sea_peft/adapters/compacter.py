@@ -12,7 +12,10 @@ from sea_peft.backbones import Site
 
 
 class _Hypercomplex(nn.Module):
-    """A matrix W = Σᵢ Aᵢ ⊗ sᵢtᵢᵀ [out, in], i = 1..n: rule A [n, n, n], left s [n, out/n], right t [n, in/n]; ⊗ is Kronecker's product."""
+    """A matrix W = Σᵢ Aᵢ ⊗ sᵢtᵢᵀ `[out, in]`, i = 1..n, where ⊗ is Kronecker's product.
+
+    Shapes: rule A `[n, n, n]`, left s `[n, out/n]`, right t `[n, in/n]`.
+    """
 
     def __init__(self, width_in: int, width_out: int, n: int, generator: torch.Generator) -> None:
         """Random, with the variance of a Kaiming-uniform matrix (a = √5)."""
@@ -30,15 +33,18 @@ class _Hypercomplex(nn.Module):
 
 @register
 class Compacter(Adapter):
-    """y ← y + U·GELU(D·y + d) + u, D and U hypercomplex matrices: W = Σᵢ Aᵢ ⊗ sᵢtᵢᵀ with n terms. The level is n.
+    """y ← y + U·GELU(D·y + d) + u, where D and U are hypercomplex matrices: W = Σᵢ Aᵢ ⊗ sᵢtᵢᵀ with
+    n terms. The level is n.
 
-    Source: Mahabadi et al. 2021 (arXiv 2106.04647), eqs. 4 to 8, after attentions, MLPs and single layers, here also with 1×1×1
-    convolutions. The rules Aᵢ belong to the unit instead of being shared by all of them, since a unit may not depend on another. The
-    bottleneck is a quarter of the width. U's tᵢ, d and u start at zero, so the unit is the identity. FSEFT (arXiv 2303.17051; n = 4,
-    learning rate 1e-2) has one such matrix in full instead of a bottleneck, which is not the identity at the start. Cost 2·(n³ + C +
-    b) + b + C with b = C/4.
+    Source: Mahabadi et al. 2021 (arXiv 2106.04647), eqs. 4 to 8, after attentions, MLPs and single
+    layers; here also with 1×1×1 convolutions. Each unit has its own rules Aᵢ instead of sharing
+    them, since a unit may not depend on another. The bottleneck is a quarter of the width. U's tᵢ,
+    d and u start at zero, so the unit is the identity. FSEFT (arXiv 2303.17051; n = 4, learning
+    rate 1e-2) has one such full matrix instead of a bottleneck, which is not the identity at the
+    start. Cost 2·(n³ + C + b) + b + C with b = C/4.
 
-    Shapes: down and up each rule [n, n, n], left [n, out/n], right [n, in/n]; down_bias [b], up_bias [C].
+    Shapes: down and up each have rule `[n, n, n]`, left `[n, out/n]` and right `[n, in/n]`;
+    down_bias `[b]`, up_bias `[C]`.
     """
 
     family = "compacter"

@@ -1,4 +1,4 @@
-"""ConvAdapter: a depth-wise then point-wise convolution beside, or after, a residual block or a convolution."""
+"""ConvAdapter: a depth-wise, then a point-wise convolution, beside or after a residual block or a convolution."""
 
 import torch
 import torch.nn.functional as F
@@ -9,22 +9,24 @@ from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
 from sea_peft.backbones.sites import is_channels_last
 
-# Up to this many channels a convolution with zeros outside of the groups is faster than a grouped one: oneDNN rounds the channels of
-# every group up to sixteen. Measured, forward and backward, between 2 (16 channels) and 3 times (32 to 64), still 2 at 128.
+# Up to this many channels, a dense convolution with zeros outside of the groups is faster than a grouped one, since oneDNN
+# rounds the channels of every group up to sixteen. Measured, forward and backward: 2 times at 16 channels, 3 at 32 to 64, 2 at 128.
 _DENSE = 256
 
 
 @register
 class ConvAdapter(Adapter):
-    """h ← h + α ⊙ (W_point ⊗ ReLU(W_depth ⊗ z)), z the site's input ("parallel") or its output ("sequential").
+    """h ← h + α ⊙ (W_point ⊗ ReLU(W_depth ⊗ z)), where z is the site's input ("parallel") or its
+    output ("sequential").
 
-    Source: Conv-Adapter (Chen et al. 2022, arXiv 2208.07463), eq. 2, as used for 3D CNNs by the thesis "PEFT of CNN-based 3D CT
-    segmentation models". W_depth is a grouped 3×3×3 convolution C → C/γ, W_point is 1×1×1, C/γ → C_out, α a learnt vector of
-    ones. W_point starts at zero (not in the thesis), so that the unit starts as the identity. The level is γ, the reduction.
-    Cost 27·C + (C/γ)·C_out + C_out. Learning rate 1e-2 in FSEFT for its residual adapters; 3e-2 here
+    Source: Conv-Adapter (Chen et al. 2022, arXiv 2208.07463), eq. 2, as used for 3D CNNs by the
+    thesis "PEFT of CNN-based 3D CT segmentation models". W_depth is a grouped 3×3×3 convolution C →
+    C/γ, W_point is 1×1×1, C/γ → C_out, and α is a learnt vector of ones. W_point starts at zero
+    (not in the thesis), so the unit starts as the identity. The level is γ, the reduction. Cost
+    27·C + (C/γ)·C_out + C_out. Learning rate 1e-2 in FSEFT for its residual adapters; 3e-2 here
     (`python -m benchmarks learning_rates` compares rates).
 
-    Shapes: depth [C/γ, γ, 3, 3, 3], point [C_out, C/γ], alpha [C_out].
+    Shapes: depth `[C/γ, γ, 3, 3, 3]`, point `[C_out, C/γ]`, alpha `[C_out]`.
     """
 
     family = "conv_adapter"
@@ -36,7 +38,9 @@ class ConvAdapter(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        """The reduced width divides the input's channels and is at least two; a parallel branch can keep up with the site's stride."""
+        """The reduced width divides the input's channels and is at least two. A parallel branch
+        must keep up with the site's stride.
+        """
         channels = site.in_channels if placement == "parallel" else site.out_channels
         divides = channels % level == 0 and channels // level >= 2
         return divides and keeps_up(site) and not is_channels_last(module)
@@ -54,7 +58,7 @@ class ConvAdapter(Adapter):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         z = x if self.parallel else y
         hidden = F.relu(self._depth_wise(z))
-        # α scales the point-wise rows, which is cheaper than scaling the volume and is the same sum
+        # α scales the point-wise rows: the same sum, and cheaper than scaling the volume
         return y + pointwise(hidden, self.alpha[:, None] * self.point, None, channels_last=False)
 
     def _depth_wise(self, z: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""ConvNeXt-style adapter of PEFT-MedNeXt: a small MedNeXt block after, or beside, a block of the backbone."""
+"""ConvNeXt-style adapter of PEFT-MedNeXt: a small MedNeXt block after or beside a block of the backbone."""
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,18 @@ _EPS = 1e-5
 
 @register
 class ConvNeXt(Adapter):
-    """y ← y + W_project·GELU(W_expand·GN(W_depth ⊗ z) + b) + u, z the block's output ("sequential") or its input ("parallel").
+    """y ← y + W_project·GELU(W_expand·GN(W_depth ⊗ z) + b) + u, where z is the block's output
+    ("sequential") or its input ("parallel").
 
-    Source: PEFT-MedNeXt (arXiv 2412.14100), with the block of MedNeXt (arXiv 2303.09975): a depth-wise 3×3×3 convolution, group norm with one
-    group a channel, 1×1×1 convolutions to e·C and to C_out. The level is e, the expansion; the paper has e = 2, sequential, after each
-    stage. W_project and u start at zero (not in the paper), so the unit is the identity. The depth-wise convolution has no bias, which
-    the norm would take away, and so has u none in front of such a norm. Cost 27·C + 2·C + e·C·(C + 1 + C_out) + C_out. Learning rate 2e-3,
-    the paper's.
+    Source: PEFT-MedNeXt (arXiv 2412.14100), with the block of MedNeXt (arXiv 2303.09975): a
+    depth-wise 3×3×3 convolution, group norm with one group per channel, and 1×1×1 convolutions to
+    e·C and to C_out. The level is e, the expansion; the paper has e = 2, sequential, after each
+    stage. W_project and u start at zero (not in the paper), so the unit is the identity. The
+    depth-wise convolution has no bias, since the norm would remove it; nor is there a u in front of
+    such a norm. Cost 27·C + 2·C + e·C·(C + 1 + C_out) + C_out. Learning rate 2e-3, the paper's.
 
-    Shapes: depth [C, 1, 3, 3, 3], scale (γ − 1) and shift of the norm [C], expand [e·C, C], expand_bias [e·C], project [C_out, e·C],
-    project_bias [C_out].
+    Shapes: depth `[C, 1, 3, 3, 3]`, scale (γ − 1) and shift of the norm `[C]`, expand `[e·C, C]`,
+    expand_bias `[e·C]`, project `[C_out, e·C]`, project_bias `[C_out]`.
     """
 
     family = "convnext"
@@ -35,7 +37,7 @@ class ConvNeXt(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        """Blocks of convolutions; beside a block only where a strided convolution can keep up with it."""
+        """At blocks of convolutions. Beside a block only if a strided convolution can keep up with it."""
         return not is_channels_last(module) and (placement == "sequential" or keeps_up(site))
 
     def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
@@ -62,7 +64,9 @@ class ConvNeXt(Adapter):
 
     @torch.no_grad()
     def inherit(self, smaller: Adapter) -> None:
-        """The first hidden channels are the smaller unit's; the further ones go nowhere at first, so the function is the same."""
+        """Take over the smaller unit's hidden channels. The added ones are projected to zero, so
+        the function is the same.
+        """
         assert isinstance(smaller, ConvNeXt)
         width = smaller.expand.shape[0]
         for name in ("depth", "scale", "shift"):

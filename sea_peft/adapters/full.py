@@ -1,4 +1,4 @@
-"""Full: a full-rank change of a site's weight. Fine-tuning as units, for comparison; no budget profile offers it."""
+"""Full: a full-rank delta of a site's weight. Fine-tuning as units, for comparison; no budget profile offers it."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,12 +20,16 @@ _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 @register
 class Full(Adapter):
-    """y ← y + ΔW⊗x + Δb with ΔW, Δb shaped as the site's own weight and bias, zero at the start. No Δb where a norm would take it away.
+    """y ← y + ΔW⊗x + Δb, where ΔW and Δb are shaped as the site's own weight and bias and start at
+    zero.
 
-    At every site together with `affine` at every norm this is full fine-tuning of the backbone, written as deltas so that the
-    backbone's tensors stay untouched; at decoder sites, decoder fine-tuning. Source: the comparison of FSEFT (arXiv 2303.17051),
-    which fine-tunes with 1e-4 over many more steps; learning rate 1e-3 here, for AdamW on zero-initialised deltas. Cost: the site's
-    own parameters, as far as they act.
+    There is no Δb if a norm would remove it again. At every site, together with `affine` at every
+    norm, this is full fine-tuning of the backbone, written as deltas so that its tensors stay
+    untouched; at decoder sites it is decoder fine-tuning.
+
+    Source: the comparison of FSEFT (arXiv 2303.17051), which fine-tunes with 1e-4 over many more
+    steps; learning rate 1e-3 here, for AdamW on zero-initialised deltas. Cost: the site's own
+    parameters, as far as they act.
     """
 
     family = "full"

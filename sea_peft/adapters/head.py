@@ -1,4 +1,4 @@
-"""The target head: the backbone's own classes kept, new labels added, everything stored as deltas."""
+"""The target head: keeps the backbone's classes, adds new labels, and stores everything as deltas."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# A new label starts as this share of the background's odds: small enough to leave the known labels as they are, large enough to learn.
+# A new label starts with this share of the background's odds: small enough not to affect known labels, large enough to learn.
 NEW_LABEL_ODDS = 0.05
 _NEW_LABEL_LOG_ODDS = float(torch.log(torch.tensor(NEW_LABEL_ODDS)))
 
@@ -15,17 +15,22 @@ _NEW_LABEL_LOG_ODDS = float(torch.log(torch.tensor(NEW_LABEL_ODDS)))
 class TargetHead(nn.Module):
     """Backbone classes → target labels.
 
-    The backbone ends in K logits, row 0 the background. The head keeps all K rows (each may move by a delta) and appends one row per
-    target label that the backbone does not know; such a row starts as the background's row with `NEW_LABEL_ODDS` of its odds. The
-    target's logits are then: background = logsumexp over every row that is not a target label, label = its row. A softmax over these
-    is exactly the backbone's softmax summed over the classes that the target does not ask for, so nothing of what the backbone
-    knows about neighbouring organs is thrown away.
+    The backbone ends in K logits; row 0 is the background. The head keeps all K rows, each of which
+    a delta may move, and appends one row per target label that the backbone does not know. Such a
+    row starts as the background's row with `NEW_LABEL_ODDS` of its odds. The target's logits are
+    then: background = logsumexp over every row that is not a target label, label = its row. A
+    softmax over these equals the backbone's softmax summed over the classes that the target does
+    not ask for, so the backbone's knowledge of neighbouring organs is kept.
 
-    `rows[i]`: row of the i-th target label, or None where it is new. With `module` (the last convolution, when the backbone's output
-    is that module's output) deltas act on its features; without, on the K logits.
+    Parameters: weight `[K + new, C, k, k, k]` and bias `[K + new]`, both deltas that start at zero.
+    With `keeps_known`, only the rows of new labels are fitted and counted. The tensors keep their
+    shape, so an adapter reads the same whichever policy made its head.
 
-    Parameters: weight [K + new, C, k, k, k] and bias [K + new], deltas, zero at the start. With `keeps_known` set only the new labels' rows
-    are fitted and counted; the tensors keep their shape, so that an adapter reads the same whichever policy made its head.
+    Args:
+        rows: the backbone's row of each target label; None for a new label.
+        classes: K.
+        module: the last convolution, if its output is the backbone's output: deltas then act on its
+            features. None: they act on the K logits.
     """
 
     _wanted: torch.Tensor
@@ -42,7 +47,7 @@ class TargetHead(nn.Module):
         shape = tuple(module.weight.shape[1:]) if module is not None else (classes, 1, 1, 1)
         self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))
         self.bias = nn.Parameter(torch.zeros(classes + self.new))
-        # on the device with the rest: an index that comes from the CPU would make every forward wait for the device
+        # on the same device as the rest: an index from the CPU would make every forward wait for the device
         others = [row for row in range(classes) if row not in self.rows]
         self.register_buffer("_wanted", torch.tensor(self.rows, dtype=torch.long), persistent=False)
         self.register_buffer("_others", torch.tensor(others, dtype=torch.long), persistent=False)
@@ -61,8 +66,14 @@ class TargetHead(nn.Module):
         return self.weight[fixed:].numel() + self.bias[fixed:].numel()
 
     def forward(self, features: torch.Tensor, logits: torch.Tensor, gate: bool = True) -> torch.Tensor:
-        """features [B, C, D, H, W] (the logits themselves when the head acts on logits), logits [B, K, D, H, W] → target logits
-        [B, 1 + labels, D, H, W]. With the gate closed the deltas are skipped: what the backbone alone says of the target's labels."""
+        """The target's logits `[B, 1 + labels, D, H, W]`.
+
+        Args:
+            features: `[B, C, D, H, W]`; the logits themselves if the head acts on logits.
+            logits: `[B, K, D, H, W]`.
+            gate: whether the deltas act. Without them, this is the backbone's own prediction of the
+                target's labels.
+        """
         y = logits
         if self.new:
             prior = logits[:, :1] + _NEW_LABEL_LOG_ODDS

@@ -1,4 +1,4 @@
-"""(IA)³: a learnt factor for every channel of an activation."""
+"""(IA)³: a learnt factor for each channel of an activation."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,15 @@ from sea_peft.backbones import Site
 
 @register
 class IA3(Adapter):
-    """y ← l⊙y per channel after a linear layer or a convolution; stored as l − 1, zero at the start.
+    """y ← l⊙y per channel after a linear layer or a convolution; stored as l − 1, zero at the
+    start.
 
-    Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3, on keys, values and hidden units of MLPs; HF PEFT has it for convolutions too.
-    Here l acts on the site's output, before any activation. Not offered in front of a norm that takes it away again. Folds into the
-    operation's tensors. Cost C. Learning rate 1e-2, as affine's (the paper's is 3e-3 with Adafactor).
+    Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3, on keys, values and hidden units of
+    MLPs; HF PEFT has it for convolutions too. Here l acts on the site's output, before any
+    activation. Not offered in front of a norm that removes it again. Folds into the operation's
+    tensors. Cost C. Learning rate 1e-2, as affine's (the paper's is 3e-3 with Adafactor).
 
-    Shapes: scale [C].
+    Shapes: scale `[C]`.
     """
 
     family = "ia3"
@@ -40,10 +42,10 @@ class IA3(Adapter):
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if "weight" not in tensors:
-            raise CannotMerge("its site has no tensor that a factor could be folded into")
+            raise CannotMerge("its site has no tensor that can hold a factor")
         transposed = self.kind == "transposed"
         if transposed and self.groups > 1:
-            raise CannotMerge("a grouped transposed convolution keeps its outputs on no axis of their own")
+            raise CannotMerge("the weight of a grouped transposed convolution has no axis for its output channels")
         factor = 1.0 + self.scale
         weight = tensors["weight"]
         shape = [1] * weight.ndim

@@ -1,4 +1,4 @@
-"""Which units can act at all: a unit whose parameters cannot change the output is not offered."""
+"""Which units can act at all. A unit whose parameters cannot change the output is not offered."""
 
 import copy
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from sea_peft.adapters.registry import Unit
 
 # In float64 a dead unit's gradient is rounding noise, at least nine digits below any live one.
 _RELATIVE_NOISE = 1e-9
-# Units open at once: each keeps activations for the backward pass, and a large audit space at once would not fit into memory.
+# Units open at once: each keeps activations for the backward pass, and a whole audit space would not fit into memory.
 _AT_ONCE = 128
 
 
 def acting(backbone: nn.Module, units: Sequence[Unit], example: torch.Tensor) -> tuple[Unit, ...]:
-    """Those of `units` whose parameters change the output of `backbone` for `example` [B, C, D, H, W].
+    """The units whose parameters change the output of `backbone` for `example` `[B, C, D, H, W]`.
 
-    A forward and backward in float64 with units open at their identity: a gradient of zero (up to rounding) means that nothing the
-    unit could learn would show, as with a bias in front of an instance norm. Levels of one family at one site live or die together,
-    so one of them stands for all. The backbone is not touched (a copy is probed).
+    Does a forward and backward pass in float64 with units open at their identity. A gradient of
+    zero (up to rounding) means that nothing the unit could learn would show, as with a bias in
+    front of an instance norm. Levels of one family at one site live or die together, so one of them
+    stands for all. Probes a copy, so the backbone is untouched.
     """
     if not units:
         return ()
@@ -31,7 +32,7 @@ def acting(backbone: nn.Module, units: Sequence[Unit], example: torch.Tensor) ->
     representatives = list(first.values())
     passes = -(-len(representatives) // _AT_ONCE)
     alive: set[tuple[str, str]] = set()
-    for i in range(passes):  # every n-th of them, so that no pass holds all of the sites with the largest volumes
+    for i in range(passes):  # every n-th unit, so that no single pass holds all of the sites with the largest volumes
         alive |= _alive(probed, representatives[i::passes], example.double())
     return tuple(unit for unit in units if (unit.group, unit.placement) in alive)
 

@@ -1,4 +1,6 @@
-"""LoRA for linear, convolution and transposed convolution: a low-rank change of the weight, computed as a branch."""
+"""LoRA for linear layers, convolutions and transposed convolutions: a low-rank delta of the weight,
+computed as a branch.
+"""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,13 +18,17 @@ from sea_peft.backbones import Site
 class LoRA(Adapter):
     """y ← y + s·B(A(x)), the same as W ← W + s·B·A with B·A of rank r.
 
-    Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3, s = α/r with α = r; for convolutions A keeps the site's kernel, stride and padding
-    (in → r) and B is 1×1×1 (r → out), as in the thesis on 3D CNNs and in HF PEFT. A is Kaiming-uniform, B zero, so the unit
-    starts as the identity. Cost r·(in·k³ + out). Learning rate 1e-3 to 1e-2 in FSEFT (arXiv 2303.17051), for 200 epochs;
-    1.5e-2 here, for hundreds of steps (`python -m benchmarks learning_rates` compares rates).
+    Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3, s = α/r with α = r. For convolutions A keeps
+    the site's kernel, stride and padding (in → r) and B is 1×1×1 (r → out), as in the thesis on 3D
+    CNNs and in HF PEFT. A is Kaiming-uniform and B zero, so the unit starts as the identity. Cost
+    r·(in·k³ + out). Learning rate 1e-3 to 1e-2 in FSEFT (arXiv 2303.17051), for 200 epochs; 1.5e-2
+    here, for hundreds of steps (`python -m benchmarks learning_rates` compares rates).
 
-    Shapes: conv A [r, in, k, k, k], B [out, r]; transposed A [in, r, k, k, k], B [out, r]; linear A [r, in], B [out, r].
-    A variant (lora_variants.py) is a family of its own that says otherwise in `alpha`, `scaling`, `rank` or `initial_down`.
+    Shapes: conv A `[r, in, k, k, k]`, B `[out, r]`; transposed A `[in, r, k, k, k]`, B `[out, r]`;
+    linear A `[r, in]`, B `[out, r]`.
+
+    Variants (lora_variants.py) are families of their own that override `alpha`, `scaling`, `rank`
+    or `initial_down`.
     """
 
     family = "lora"
@@ -34,7 +40,7 @@ class LoRA(Adapter):
 
     @classmethod
     def scaling(cls, rank: int) -> float:
-        """s, the factor of the branch: α/r; `alpha` None stands for α = r, so that s = 1."""
+        """s, the factor of the branch: α/r. `alpha` None stands for α = r, so that s = 1."""
         return 1.0 if cls.alpha is None else cls.alpha / rank
 
     @classmethod
@@ -44,7 +50,9 @@ class LoRA(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        """Ungrouped sites only (a grouped kernel has no channel mixing to approximate), padded with zeros, a rank below full."""
+        """Ungrouped sites only (a grouped kernel has no channel mixing to approximate), padded with
+        zeros, with a rank below full.
+        """
         full = min(site.in_channels * _taps(module), site.out_channels)
         return getattr(module, "groups", 1) == 1 and pads_with_zeros(module) and 0 < cls.rank(site, level) < full
 
@@ -57,12 +65,12 @@ class LoRA(Adapter):
         self.geometry = convolution_geometry(module)
 
     def initial_down(self, site: Site, module: nn.Module, rank: int, generator: torch.Generator) -> torch.Tensor:
-        """A at the start, in the shape of the site's kind."""
+        """The initial A, in the shape for the site's kind."""
         shape = (site.in_channels, rank) if site.kind == "transposed" else (rank, site.in_channels)
         return kaiming_uniform((*shape, *getattr(module, "kernel_size", ())), generator)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        # the factor goes to the small matrix: scaling the volume would cost a pass over it
+        # scales the small matrix: scaling the volume would cost a pass over it
         up = self.up if self.factor == 1.0 else self.factor * self.up
         if self.kind == "linear":
             return y + F.linear(F.linear(x, self.down), up)
@@ -72,7 +80,9 @@ class LoRA(Adapter):
 
     @torch.no_grad()
     def inherit(self, smaller: Adapter) -> None:
-        """The first ranks are the smaller unit's; the further ones have B = 0, so the function is the smaller unit's exactly."""
+        """Take over the smaller unit's ranks. The added ones have B = 0, so the function is exactly
+        the smaller unit's.
+        """
         assert isinstance(smaller, LoRA)
         rank = smaller.up.shape[1]
         of_down = (slice(None), slice(rank)) if self.kind == "transposed" else (slice(rank),)

@@ -1,4 +1,6 @@
-"""Variants of LoRA: another start, another scale, a rank that follows the site. Families of their own, on offer when asked for by name."""
+"""Variants of LoRA with another start, another scale, or a rank that follows the site. They are
+families of their own, offered by name only.
+"""
 
 import math
 
@@ -12,10 +14,12 @@ from sea_peft.backbones import Site
 
 @register
 class LoRAFromWeights(LoRA):
-    """LoRA whose A starts as the first r principal components of the site's own filters (rows of W, their mean taken off), of unit length.
+    """LoRA whose A starts as the first r principal components of the site's own filters (centred
+    rows of W), at unit length.
 
-    Source: the "PCA" initialisation of the thesis "PEFT of CNN-based 3D CT segmentation models" (0.63 against 0.62 for Kaiming at r = 16 on
-    its UNet). B is zero, so the unit starts as the identity. Formula, shapes, cost and learning rate are LoRA's.
+    Source: the "PCA" initialisation of the thesis "PEFT of CNN-based 3D CT segmentation models"
+    (0.63 against 0.62 for Kaiming at r = 16 on its UNet). B is zero, so the unit starts as the
+    identity. Formula, shapes, cost and learning rate are LoRA's.
     """
 
     family = "lora_pca"
@@ -26,7 +30,7 @@ class LoRAFromWeights(LoRA):
         weight = weight.detach().float().cpu()
         filters = (weight.transpose(0, 1) if site.kind == "transposed" else weight).flatten(1)
         components = torch.linalg.svd(filters - filters.mean(0), full_matrices=False).Vh[:rank]
-        # an SVD leaves the signs open: the largest entry is positive, on every machine
+        # an SVD leaves the signs open: make the largest entry positive on every machine
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         components = components * largest.sign()
         shape = (rank, site.in_channels, *weight.shape[2:])
@@ -36,10 +40,11 @@ class LoRAFromWeights(LoRA):
 
 @register
 class LoRAOfHalfTheWidth(LoRA):
-    """LoRA whose rank at every site is half the site's output channels: the thesis's "dynamic" rank, one size a site.
+    """LoRA whose rank at each site is half the site's output channels: the thesis's "dynamic" rank,
+    one size per site.
 
-    Source: the thesis "PEFT of CNN-based 3D CT segmentation models", table 5.1. Formula, shapes, start, learning rate and cost are LoRA's at
-    r = C_out/2.
+    Source: the thesis "PEFT of CNN-based 3D CT segmentation models", table 5.1. Formula, shapes,
+    start, learning rate and cost are LoRA's at r = C_out/2.
     """
 
     family = "lora_half"

@@ -1,4 +1,4 @@
-"""THE registry: family × site × level × placement → unit. Every backbone and every policy goes through it."""
+"""THE registry: family × site × level × placement → unit. Every backbone and every policy uses it."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ _FAMILIES: dict[str, type[Adapter]] = {}
 
 
 def register(family: type[Adapter]) -> type[Adapter]:
-    """Class decorator: put a family on offer. The conformance suite takes it in by itself."""
+    """Class decorator that puts a family on offer. The conformance tests then cover it automatically."""
     if family.family in _FAMILIES:
         raise ValueError(f"adapter family {family.family!r} is registered twice")
     _FAMILIES[family.family] = family
@@ -24,14 +24,24 @@ def register(family: type[Adapter]) -> type[Adapter]:
 
 
 def families() -> dict[str, type[Adapter]]:
-    """Every registered family by name, those of installed packages included, in the order in which units of one site act."""
+    """Every registered family by name, in the order in which units of one site act. Includes those
+    of installed packages.
+    """
     extensions.load("families")
     return dict(sorted(_FAMILIES.items(), key=lambda item: (item[1].order, item[0])))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One thing that can be switched on: family × site × level × placement. `cost`: its trainable parameters (real numel)."""
+    """One thing that can be switched on: family × site × level × placement.
+
+    Attributes:
+        family: its adapter family.
+        level: its size; 0 if the family has one.
+        placement: at its site; empty if the family has one.
+        site: its place in the backbone.
+        cost: number of its trainable parameters (real numel).
+    """
 
     family: str
     level: int
@@ -41,18 +51,20 @@ class Unit:
 
     @property
     def id(self) -> str:
-        """Stable name: `lora-4@down_layers.1.1.conv1.conv`, `conv_adapter.parallel-4@down_layers.1.1`, `affine@conv_final.0`."""
+        """Stable name: `lora-4@down_layers.1.1.conv1.conv`,
+        `conv_adapter.parallel-4@down_layers.1.1`, `affine@conv_final.0`.
+        """
         placement = f".{self.placement}" if self.placement else ""
         level = f"-{self.level}" if self.level else ""
         return f"{self.family}{placement}{level}@{self.site.path}"
 
     @property
     def group(self) -> str:
-        """At most one unit of a group is on at a time: (site, family)."""
+        """(site, family), as one name. At most one unit of a group is on at a time."""
         return f"{self.family}@{self.site.path}"
 
     def build(self, backbone: nn.Module, seed: int) -> Adapter:
-        """A fresh, identical-to-nothing module for this unit; its random values depend on seed and id alone."""
+        """A new module for this unit, which is the identity. Its random values depend on seed and id alone."""
         digest = hashlib.sha256(f"{seed}:{self.id}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         module = backbone.get_submodule(self.site.path)
@@ -61,7 +73,13 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """What of one family a budget profile puts on offer: levels and placements, None for all that the family has."""
+    """The part of one family that a budget profile offers. None stands for all that the family has.
+
+    Attributes:
+        levels: the sizes on offer.
+        placements: the placements on offer.
+        kinds: the kinds of site on offer.
+    """
 
     levels: tuple[int, ...] | None = None
     placements: tuple[str, ...] | None = None
@@ -74,9 +92,11 @@ class Offer:
 
 
 def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
-    """The audit space: every unit that the offers make at the sites, in execution order, then family, placement, level.
+    """The audit space: every unit that the offers allow at the sites, by execution order, family,
+    placement and level.
 
-    Raises UsageError for an unknown family or level.
+    Raises:
+        UsageError: a family, level, placement or kind of site is unknown.
     """
     registered = families()
     for name, offer in offers.items():
@@ -126,7 +146,7 @@ def total_cost(units: Iterable[Unit]) -> int:
 
 
 def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str) -> Unit:
-    """The unit of this family, level and placement at the site `path`. Raises WeightsError where there is none."""
+    """The unit of this family, level and placement at the site `path`. Raises WeightsError if there is none."""
     site = next((s for s in sites if s.path == path), None)
     known = families().get(family)
     if (

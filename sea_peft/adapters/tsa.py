@@ -15,11 +15,12 @@ from sea_peft.backbones.growth import without_groups
 class TSA(Adapter):
     """y ← y + W⊗x with W 1×1×1 at the site's stride, zero at the start.
 
-    Source: the residual adapters of Rebuffi et al. 2018 (arXiv 1803.10082), eq. 3, as task-specific adapters of Li et al. 2022 (arXiv
-    2107.00358); FSEFT (arXiv 2303.17051) sets them beside each 3D convolution with learning rate 1e-2. W sees the voxel under one tap of
-    the site's kernel (its centre, where the padding is half the kernel), so it folds into that tap. Cost C_in·C_out.
+    Source: the residual adapters of Rebuffi et al. 2018 (arXiv 1803.10082), eq. 3, as task-specific
+    adapters of Li et al. 2022 (arXiv 2107.00358). FSEFT (arXiv 2303.17051) puts them beside each 3D
+    convolution with learning rate 1e-2. W sees the voxel under one tap of the site's kernel (its
+    centre, if the padding is half the kernel), so it folds into that tap. Cost C_in·C_out.
 
-    Shapes: weight [C_out, C_in].
+    Shapes: weight `[C_out, C_in]`.
     """
 
     family = "tsa"
@@ -29,7 +30,9 @@ class TSA(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        """Kernels larger than W whose padding puts a tap on every `stride`-th voxel and makes the output no larger than that many."""
+        """Kernels larger than W whose padding puts a tap on every `stride`-th voxel, with an output
+        of at most that many voxels.
+        """
         assert isinstance(module, nn.Conv3d)
         return max(module.kernel_size) > 1 and _tap(module) is not None
 
@@ -42,7 +45,7 @@ class TSA(Adapter):
         self.weight = nn.Parameter(torch.zeros(site.out_channels, site.in_channels))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        d, h, w = y.shape[2:]  # an unpadded kernel leaves out the last voxels
+        d, h, w = y.shape[2:]  # a kernel without padding leaves out the last voxels
         return y + pointwise(x, self.weight, None, channels_last=False, stride=self.stride)[:, :, :d, :h, :w]
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -53,7 +56,9 @@ class TSA(Adapter):
 
 
 def _tap(module: nn.Conv3d) -> list[int] | None:
-    """Which tap of the kernel lies on voxel 0, s, 2s, … for output 0, 1, 2, … (s the stride), per axis; None where none does."""
+    """The kernel's tap, per axis, that lies on voxels 0, s, 2s, … for outputs 0, 1, 2, … (s the
+    stride); None if none does.
+    """
     taps = []
     for axis, (size, dilation) in enumerate(zip(module.kernel_size, module.dilation, strict=True)):
         reach = dilation * (size - 1)
