@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from sea_peft import __version__
 from sea_peft.console import afterwards, backbones, catalogue, options, parse, torchrun
+from sea_peft.console import many as several
 from sea_peft.console import runs as shown
 from sea_peft.console.output import Output, abandon, prepare_streams
 from sea_peft.console.progress import RunProgress
@@ -139,13 +140,26 @@ def adapt(
         bool, Option("--log-images", help="Log pictures of the best, median and worst test case into MLflow.")
     ] = False,
     mlflow: Annotated[bool, Option("--mlflow/--no-mlflow", help="Log the run into MLflow.")] = True,
+    runs_file: Annotated[
+        Path | None,
+        Option(
+            "--for",
+            metavar="FILE",
+            help="Several runs: a TOML file of what each has of its own; the same command goes on.",
+        ),
+    ] = None,
+    jobs: Annotated[int | None, Option(metavar="N", help="With --for: runs side by side; by default 1.")] = None,
+    cluster: Annotated[
+        str | None, Option(metavar="slurm", help="With --for: runs as jobs of SLURM, through submitit.")
+    ] = None,
 ) -> None:
     """Place adapters with a few labelled scans; leaves a run folder.
 
     Searches, audits and allocates in cycles, then refits on all shots and scores on cases never seen.
 
     [dim]seapeft adapt --shots 5 --budget 1%
-    seapeft adapt scans/ --label liver --shots 5 --budget 1%[/dim]
+    seapeft adapt scans/ --label liver --shots 5 --budget 1%
+    seapeft adapt scans/ --shots 5 --budget 1% --for labels.toml --jobs 2[/dim]
     """
     from sea_peft.artefacts.commands import Commands, to_resume
     from sea_peft.artefacts.findings import findings
@@ -161,6 +175,13 @@ def adapt(
         time_limit=time_limit, augment=augment, out=out, runs=runs, log_images=log_images, mlflow=mlflow, test=test, split=split,
         name=name, from_run=from_run,
     )  # fmt: skip
+    if runs_file is not None:
+        if resume is not None:
+            raise UsageError("--for goes on with its runs by itself; leave --resume out.")
+        several.many(output, runs_file, given, jobs, cluster, dry_run)
+        return
+    if jobs is not None or cluster is not None:
+        raise UsageError("--jobs and --cluster are for several runs; name them in a file, and give it as --for.")
     if dry_run:
         torchrun.refuse_unless(False, "adapt --dry-run")
         with output.progress("check the data") as progress:

@@ -105,6 +105,23 @@ def refusing(kind: type[SeaPeftError], sentence: Callable[[Exception], str]) -> 
         raise kind(sentence(error)) from error
 
 
+def foreseen(error: Exception) -> SeaPeftError:
+    """Any error as one that has its sentence and exit code."""
+    if isinstance(error, SeaPeftError):
+        return error
+    if _out_of_memory(error):
+        return DeviceError("Memory ran out; use a smaller --patch or a machine with more.")
+    said = (str(error).strip().splitlines() or ["no message"])[0]
+    return SeaPeftError(f"Internal error: {type(error).__name__}: {said} (--debug shows the traceback)")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's, a device's, or the CPU's by torch, which has no class of its own for it."""
+    import torch  # errors of verbs that have loaded it pay nothing; the others come here with an internal error alone
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first, or of what kind it is where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -25,10 +25,10 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class RunProgress:
-    """Listens to the events of a run and shows how far it is."""
+    """Listens to the events of a run and shows how far it is. `name`: of a run beside others, which has no bars, and lines that begin with it."""
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
+    def __init__(self, output: Output, name: str = "") -> None:
+        self._output, self._name = output, name
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._open = contextlib.ExitStack()
@@ -40,7 +40,7 @@ class RunProgress:
         self._whole = TaskID(0)
 
     def __enter__(self) -> RunProgress:
-        if self._output.notes.is_terminal and not self._output.quiet:
+        if self._output.notes.is_terminal and not self._output.quiet and not self._name:
             self._output.rest()
             self._bars = self._open.enter_context(bars(self._output.notes))
             self._whole = self._bars.add_task("read the data set", total=None, estimated=False)
@@ -55,7 +55,7 @@ class RunProgress:
         elif isinstance(event, RunStarted):
             self._offered, self._counts = len(event.units), event.cost_kind.many
             self._know(event)
-            self._output.say(
+            self._say(
                 f"{count(len(event.units), 'unit')} on offer, at most {event.limit:,} of {event.backbone_parameters:,} {self._counts} "
                 f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
             )
@@ -64,31 +64,30 @@ class RunProgress:
         elif isinstance(event, Searched):
             name = "warm-up" if event.phase == "warmup" else f"cycle {event.cycle}"
             probes = f", {len(event.probes)} of them probes" if event.probes else ""
-            self._output.say(
+            self._say(
                 f"{name}: {count(len(event.active) + len(event.probes), 'unit')} trained{probes}, loss {event.loss:.3f} "
                 f"({event.seconds:.0f} s)"
             )
         elif isinstance(event, Audited):
             caveat = "" if event.independent else ", not independent of the training scan"
-            self._output.say(
+            self._say(
                 f"cycle {event.cycle}: {count(len(event.rows), 'unit')} audited, Dice {event.hard_dice:.3f} on audit patches{caveat} "
                 f"({event.seconds:.0f} s)"
             )
         elif isinstance(event, Allocated) and not event.final and event.cycle == 0 and 0 < event.trial < self._offered:
-            self._output.say(
+            self._say(
                 f"the cycles have room to try {event.trial} of these units; the others, of less saliency for their cost, are left out"
             )
         elif isinstance(event, Allocated) and event.final:
-            self._output.say(
-                f"chosen: {count(len(event.active), 'unit')}, {event.used:,} of {event.limit:,} {self._counts}"
-            )
+            self._say(f"chosen: {count(len(event.active), 'unit')}, {event.used:,} of {event.limit:,} {self._counts}")
         elif isinstance(event, Compared):
             stands = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items())
-            self._output.say(f"at the end of the search, on audit patches: {stands}")
+            self._say(f"at the end of the search, on audit patches: {stands}")
         elif isinstance(event, Folded):
-            self._output.say(
-                f"without shot {event.fold + 1}: {count(len(event.active), 'unit')} ({event.seconds:.0f} s)"
-            )
+            self._say(f"without shot {event.fold + 1}: {count(len(event.active), 'unit')} ({event.seconds:.0f} s)")
+
+    def _say(self, sentence: str) -> None:
+        self._output.say(f"{self._name}: {sentence}" if self._name else sentence)
 
     def checked(self, done: int, of: int) -> None:
         """A case of the data set was checked; for the `progress` of a job."""
@@ -131,4 +130,4 @@ class RunProgress:
                 self._began, self._first = now, done - 1
             self._phase, self._next_line = what, now + _SECONDS_BETWEEN_LINES
             left = time_left(now - self._began, done - self._first, of - self._first) if now > self._began else ""
-            self._output.say(f"{self._named(what)}: {done} of {of}{left}")
+            self._say(f"{self._named(what)}: {done} of {of}{left}")

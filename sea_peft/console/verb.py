@@ -11,7 +11,7 @@ from typer import Option
 
 from sea_peft.console import torchrun
 from sea_peft.console.output import Output
-from sea_peft.errors import DeviceError, DiskError, SeaPeftError
+from sea_peft.errors import DiskError, SeaPeftError, foreseen
 
 _PANEL = "Output"
 _FLAGS: dict[str, object] = {
@@ -66,24 +66,13 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 def outcome(error: Exception) -> tuple[str, int]:
     """The sentence and the exit code of an error."""
-    if isinstance(error, SeaPeftError):
-        typed = [_TO_TYPE.get(name, f"--{name}") for name in error.settings]
-        return str(error) + (f" ({', '.join(typed)})" if typed else ""), error.exit_code
     if isinstance(error, typer.TyperException):
         return error.format_message(), error.exit_code
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
         return f"The output cannot be written ({error.strerror}); send it somewhere else.", DiskError.exit_code
-    if _out_of_memory(error):
-        return "Memory ran out; use a smaller --patch or a machine with more.", DeviceError.exit_code
-    said = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"Internal error: {type(error).__name__}: {said} (--debug shows the traceback)", 1
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Python's, a device's, or the CPU's by torch, which has no class of its own for it."""
-    import torch  # errors of verbs that have loaded it pay nothing; the others come here with an internal error alone
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    told = foreseen(error)
+    typed = [_TO_TYPE.get(name, f"--{name}") for name in told.settings]
+    return str(told) + (f" ({', '.join(typed)})" if typed else ""), told.exit_code
 
 
 def error_document(error: Exception) -> dict[str, object]:

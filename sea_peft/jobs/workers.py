@@ -28,7 +28,7 @@ from sea_peft.jobs.predictor import reason
 
 _LOG = logging.getLogger(__name__)
 _READY = "ready"
-_SECONDS_TO_END = 30.0  # for the windows that go through the network at the moment
+SECONDS_TO_END = 30.0  # for the windows that go through the network at the moment
 
 
 @dataclasses.dataclass(eq=False)
@@ -131,7 +131,7 @@ class _Crew:
             if worker.at is not None or not worker.ready:
                 worker.process.terminate()
         for worker in self.workers:
-            worker.process.join(_SECONDS_TO_END)
+            worker.process.join(SECONDS_TO_END)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
@@ -146,7 +146,7 @@ class _Crew:
             args=(theirs, os.getcwd(), _on_its_device(self._opening, number), threads, logging.getLogger().level),
             daemon=True,
         )
-        with _no_interrupt():
+        with no_interrupt():
             process.start()
         theirs.close()
         self.workers.append(_Worker(number, process, ours))
@@ -157,7 +157,7 @@ class _Crew:
         worker.pipe.close()
         worker.process.join()
         self._tidy(worker)
-        how = _end_of(worker.process)
+        how = end_of(worker.process)
         _LOG.info("process %d of --jobs %s", worker.number, how)
         if worker.at is not None:
             case, _ = worker.at
@@ -177,7 +177,8 @@ class _Crew:
             remove_unfinished(files.mask.parent / files.sidecar.stem)
 
 
-def _end_of(process: BaseProcess) -> str:
+def end_of(process: BaseProcess) -> str:
+    """How a process ended, as the end of a sentence."""
     code = process.exitcode or 0
     if code >= 0:
         return f"ended with exit code {code}"
@@ -193,7 +194,7 @@ def _on_its_device(opening: Opening, number: int) -> Opening:
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
+def no_interrupt() -> Iterator[None]:
     """What is started in here never gets Ctrl-C, which a terminal sends to all processes: this one ends the others."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -205,7 +206,7 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _ToParent(logging.handlers.QueueHandler):
+class ToParent(logging.handlers.QueueHandler):
     """Hands records on, so that they are shown where and as the parent shows its own."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -215,7 +216,7 @@ class _ToParent(logging.handlers.QueueHandler):
 def _work(pipe: Connection, folder: str, opening: Opening, threads: int | None, level: int) -> None:
     """A process: opens the network, then predicts what it is given until the pipe is closed. `folder`: where relative paths begin."""
     os.chdir(folder)
-    logging.basicConfig(level=level, handlers=[_ToParent(pipe)])  # type: ignore[arg-type]
+    logging.basicConfig(level=level, handlers=[ToParent(pipe)])  # type: ignore[arg-type]
     logging.captureWarnings(True)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,0 +1,224 @@
+"""Adaptations in processes of their own: several side by side on this machine, or as jobs of a cluster. One that dies costs the others
+nothing, and goes on from where it stood when it is launched again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.errors import LostProcessError, SeaPeftError, UsageError, first_line, foreseen, refusing
+from sea_peft.jobs.adapt import adapt, resume
+from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.workers import SECONDS_TO_END, ToParent, end_of, no_interrupt
+from sea_peft.loop import events
+
+_LOG = logging.getLogger(__name__)
+_MINUTES = 240  # of a cluster's job; one that needs more is queued again and goes on
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended. `error`: why it failed, None where it is done; `warnings`: what it had to say."""
+
+    error: SeaPeftError | None
+    warnings: tuple[str, ...] = ()
+
+
+Ends = Generator[tuple[str, Ended], None, None]
+Launch = Callable[[Mapping[str, AdaptOptions]], Ends]
+"""Runs options by name, and yields the names as their runs end. What still runs when it is closed is ended, and can be resumed."""
+
+
+def carry_out(options: AdaptOptions, listen: events.Callback = events.ignore) -> Ended:
+    """One run in this process, in the folder `options.out`: from its start, or from where it stood."""
+    assert options.out is not None, "every run has a folder of its own"
+    folder, warnings = RunFolder(Path(options.out)), list[str]()
+    try:
+        if folder.config.is_file():
+            resume(folder.path, listen, warn=warnings.append, typed=options.typed)
+        else:
+            adapt(options, listen, warn=warnings.append)
+    except Exception as error:
+        if not isinstance(error, SeaPeftError | ConnectionError):  # that is nobody listening any more
+            _LOG.warning("unexpected", exc_info=error)
+        return Ended(foreseen(error), tuple(warnings))
+    return Ended(None, tuple(warnings))
+
+
+@dataclass(eq=False)
+class _Running:
+    """A run in its process. `place`: which of the places side by side it has."""
+
+    name: str
+    place: int
+    process: BaseProcess
+
+
+def side_by_side(asked: Mapping[str, AdaptOptions], jobs: int, told: Callable[[str, events.Event], None]) -> Ends:
+    """A `Launch` on this machine. `jobs`: how many at a time, each with its share of the cores; where there are several GPUs, each takes the
+    next one. `told`: gets the events of every run, with its name."""
+    waiting, free = deque(asked.items()), deque(range(jobs))
+    running: dict[Connection, _Running] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                pipe, run = _start(*waiting.popleft(), free.popleft(), jobs)
+                running[pipe] = run
+            ready = wait(list(running))
+            for pipe, run in [(pipe, run) for pipe, run in running.items() if pipe in ready]:
+                try:
+                    said = pipe.recv()
+                except (EOFError, OSError):
+                    run.process.join()
+                    said = Ended(LostProcessError(f"Its process {end_of(run.process)}."))
+                if isinstance(said, logging.LogRecord):
+                    logging.getLogger(said.name).handle(said)
+                elif isinstance(said, Ended):
+                    del running[pipe]
+                    free.append(run.place)
+                    run.process.join()
+                    yield run.name, said
+                else:
+                    told(run.name, said)
+    finally:
+        _end(running)
+
+
+def _start(name: str, options: AdaptOptions, place: int, jobs: int) -> tuple[Connection, _Running]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    threads = None if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // jobs)
+    process = context.Process(
+        target=_work,
+        args=(theirs, os.getcwd(), options, card(place), threads, logging.getLogger().level),
+        name=name,
+        daemon=True,
+    )
+    with no_interrupt():
+        process.start()
+    theirs.close()
+    return ours, _Running(name, place, process)
+
+
+def card(place: int) -> str | None:
+    """The GPU of one of the places side by side, as CUDA_VISIBLE_DEVICES takes it; None where there is none to choose."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = listed.split(",") if listed else [str(number) for number in range(torch.cuda.device_count())]
+    return cards[place % len(cards)] if len(cards) > 1 else None
+
+
+def _end(running: Mapping[Connection, _Running]) -> None:
+    for pipe, run in running.items():
+        pipe.close()
+        run.process.terminate()
+    for run in running.values():
+        run.process.join(SECONDS_TO_END)
+        if run.process.is_alive():
+            run.process.kill()
+            run.process.join()
+
+
+def _work(
+    pipe: Connection, folder: str, options: AdaptOptions, visible: str | None, threads: int | None, level: int
+) -> None:
+    """A process with its run. `folder`: where relative paths begin; `visible`: its GPU."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.chdir(folder)
+    logging.basicConfig(level=level, handlers=[ToParent(pipe)])  # type: ignore[arg-type]
+    logging.captureWarnings(True)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible  # CUDA reads it at its first use, which is yet to come
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with contextlib.suppress(KeyboardInterrupt, ConnectionError):  # whoever waited for it is gone
+        pipe.send(carry_out(options, pipe.send))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where jobs are run through submitit.
+
+    Attributes:
+        name: `slurm`, or `local`, which runs them here without a scheduler.
+        folder: for submitit's own files and the jobs' logs; on a cluster, one that all nodes see.
+        jobs: how many at a time at most, None: as many as the cluster likes.
+        parameters: of jobs, by submitit's names (`timeout_min`, `mem_gb`, `gpus_per_node`, `slurm_partition`, …).
+    """
+
+    name: str
+    folder: Path
+    jobs: int | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+    def executor(self) -> Any:
+        """submitit's. Raises UsageError where it is not installed, finds no such cluster here, or knows no such parameter."""
+        try:
+            import submitit
+        except ImportError:
+            raise UsageError(
+                "--cluster hands jobs over by submitit, which is missing: `pip install submitit`."
+            ) from None
+        own = {} if self.jobs is None else {"slurm_array_parallelism": self.jobs}
+        with refusing(UsageError, lambda error: f"--cluster {self.name} is refused by submitit: {first_line(error)}."):
+            executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.name)
+            executor.update_parameters(**{"timeout_min": _MINUTES, "name": "seapeft", **own, **self.parameters})
+        return executor
+
+
+class OneRun:
+    """What a cluster's job calls. A job that is preempted or runs out of time is queued again and goes on."""
+
+    def __call__(self, options: AdaptOptions) -> Ended:
+        return carry_out(options)
+
+    def checkpoint(self, options: AdaptOptions) -> Any:
+        """What submitit queues again: the same once more, since the run folder says how far it is."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, options)
+
+
+def on_cluster(asked: Mapping[str, AdaptOptions], cluster: Cluster) -> Ends:
+    """A `Launch` as jobs of a cluster. Raises UsageError where they cannot be handed over."""
+    executor = cluster.executor()
+    import submitit
+
+    cluster.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # jobs are pickles: who can write here can run code
+    with (
+        refusing(UsageError, lambda error: f"--cluster {cluster.name} takes no jobs: {first_line(error)}."),
+        executor.batch(),
+    ):
+        jobs = [executor.submit(OneRun(), options) for options in asked.values()]
+    names = {id(job): name for job, name in zip(jobs, asked, strict=True)}
+    try:
+        for job in submitit.helpers.as_completed(jobs):
+            yield names[id(job)], _ended(job)
+    finally:
+        for job in jobs:
+            if not job.done():
+                job.cancel()
+
+
+def _ended(job: Any) -> Ended:
+    try:
+        ended: Ended = job.result()
+    except Exception as error:  # it was cancelled, killed, or ran out of time too often
+        return Ended(
+            LostProcessError(
+                f"Its job {job.job_id} ended without a word ({first_line(error)}); see {job.paths.stderr}."
+            )
+        )
+    return ended
