@@ -15,6 +15,7 @@ from benchmarks.store import Store
 _MEASUREMENTS = {
     "audit_cost": "what audits and allocations cost",
     "ideas": "which changes of the recipe pay, on the development set",
+    "peers": "what a user would pick instead: nnU-Net, plain MONAI, Hugging Face PEFT",
     "overlap": "what the overlap of neighbouring windows is worth",
     "quality": "what predict --qc expects of masks and flags, against the truth",
     "suggest": "whether scans that suggest chooses to label are worth more than others",
