@@ -1,8 +1,8 @@
 """What a user would pick instead, on the same scans: nnU-Net v2 from scratch, and plain MONAI and Hugging Face PEFT on the same weights.
 
-`python -m benchmarks peers` writes what is missing of `results/peers.json`, a row at a time, and `results/peers.md`. Every arm is a process of its own
-on one thread that reads the same shots from files, trains for a given CPU time, and writes a mask of every test case; masks are scored here by numpy.
-An arm whose package (`nnunetv2`, `peft`) is not installed is left out, and the page says so.
+`python -m benchmarks peers` writes what is missing of `results/peers.json`, a row at a time, and `results/peers.md`. Every arm is a process of
+its own on one thread. It reads the same shots from files, trains for a given CPU time, and writes a mask of every test case; numpy scores the
+masks. An arm whose package (`nnunetv2`, `peft`) is not installed is left out, and the page says so.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """`about`: in words. `module`: what is run. `arguments`: of it. `times`: as much CPU time as `sea` took for training and audits. `package`: needed."""
+    """`about`: in words. `module`, `arguments`: what is run. `times`: its CPU time, in that which `sea` took for training and audits.
+    `package`: that it needs."""
 
     about: str
     module: str
@@ -223,11 +224,12 @@ def _page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What a user would pick instead",
         "",
-        "Made by `python -m benchmarks peers`, with `nnunetv2` and `peft` installed beside. Five shots, seed 1, one thread. The arms have the CPU time that `sea` took",
-        "for training, audits and reading (four times as much where it says so), the same shots and the same test cases, as NIfTI files, and are scored by numpy on their",
-        "masks. nnU-Net plans for itself and does not mirror, since labels tell left from right. MONAI's loops train crops of our size with AdamW (rate 0.001, 0.01 for",
-        "LoRA's matrices), Dice and cross-entropy, a cosine schedule, rotation, scaling, contrast and noise; nothing of them was tuned here. CPU: of the whole command,",
-        "prediction included.",
+        "Made by `python -m benchmarks peers`, with `nnunetv2` and `peft` installed beside. Five shots, seed 1, one thread.",
+        "",
+        "Every arm has the shots and the test cases of `sea` as NIfTI files, and the CPU time that `sea` took for reading, training and audits",
+        "(or four times as much). numpy scores its masks. nnU-Net plans for itself, and does not mirror, since labels tell left from right.",
+        "MONAI's loops train crops of our size: AdamW at 0.001 (LoRA's matrices at 0.01), Dice and cross-entropy, a cosine schedule, and random",
+        "rotation, scaling, contrast and noise. Nothing of them was tuned. CPU: of the whole command, prediction included.",
         "",
         f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
     ]

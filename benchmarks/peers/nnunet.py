@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.nnunet ROOT OUT SECONDS`: nnU-Net v2 from scratch, with its own planning, trainer and predictor. Imports nothing of ours."""
+"""`python -m benchmarks.peers.nnunet ROOT OUT SECONDS`: nnU-Net v2 from scratch, its own planning, trainer and predictor. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(root: Path, out: Path, seconds: float) -> None:
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8")) | {"continue_training": False}
     described = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
 
-    os.environ["nnUNet_n_proc_DA"] = "0"  # crops are made in this process: one thread for everything
+    os.environ |= {"nnUNet_n_proc_DA": "0"}  # crops are made in this process: one thread for everything
     trainer = nnUNetTrainerNoMirroring(plans, "3d_fullres", "all", described, device=torch.device("cpu"))
     trainer.num_val_iterations_per_epoch = 1
     trainer.save_every = 10**9
