@@ -142,7 +142,7 @@ def against(results: Results) -> list[str]:
                     _line([where, named, str(runs.pairs), f"{runs.mean:+.1f}{half}", f"{runs.above} of {runs.pairs}", _p(runs.p),
                            str(cases.pairs), _p(cases.p), _worst(results, rival, span)])
                 )  # fmt: skip
-    return [*lines, "", *_per_task(results)]
+    return [*lines, "", *_per_task(results), *_by_chance(results)]
 
 
 def _worst(results: Results, rival: str, budgets: Iterable[str]) -> str:
@@ -173,6 +173,29 @@ def _per_task(results: Results) -> list[str]:
             lines.append(
                 _line([str(task), budget, best, f"{theirs:.3f}", f"{ours:.3f}", f"{100 * (ours - theirs):+.1f}"])
             )
+    return [*lines, ""] if len(lines) > 4 else []
+
+
+def _by_chance(results: Results) -> list[str]:
+    """What it is worth to know which units to take: random sets of one mix against each other, and the reference beside them."""
+    lines = [
+        f"Random sets of one mix, which spend on every family what {REFERENCE} spent on it, with the same shots, crops and seed: only places and "
+        "levels differ. Spread: standard deviation over the draws. Best: the draw with the highest test Dice, which no rule that sees the shots "
+        "alone can know; so it bounds what a better choice of places could bring.",
+        "",
+        _line(["task", "budget", "draws", "mean Dice", "spread (points)", "best − mean", "sea − mean", "sea − best"]),
+        _line(["---"] * 8),
+    ]
+    for (task, budget), arms in results.tables.items():
+        for at, mix in arms.get(RANDOM_MIX, {}).items():
+            draws = [100 * row["dice"]["adapted"] for row in mix.rows]
+            if len(draws) > 1 and at in arms[REFERENCE]:
+                mean, ours = statistics.fmean(draws), 100 * arms[REFERENCE][at].dice
+                spread, best = statistics.stdev(draws), max(draws)
+                lines.append(
+                    _line([str(task), budget, str(len(draws)), f"{mean / 100:.3f}", f"{spread:.1f}", f"{best - mean:+.1f}",
+                           f"{ours - mean:+.1f}", f"{ours - best:+.1f}"])
+                )  # fmt: skip
     return [*lines, ""] if len(lines) > 4 else []
 
 

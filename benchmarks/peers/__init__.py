@@ -157,7 +157,6 @@ def _write(task: Task, root: Path) -> dict[str, int]:
         "patch": list(setup.window.patch),
         "intensity": list(task.intensity),
         "classes": len(codes) + 1,
-        "rows": list(setup.rows),
         "batch": setup.settings.batch_size,
         "weights": str(WEIGHTS / "phantom_unet.safetensors"),
         "card": str(WEIGHTS / "phantom_unet.json"),

@@ -21,6 +21,7 @@ from torch import nn
 
 RATE, LORA_RATE = 1e-3, 1e-2
 RANKS = (16, 8, 4, 2, 1)
+LAST = "model.2.1.conv.unit0.conv"
 
 
 def main(root: Path, out: Path, seconds: float, arm: str) -> None:
@@ -62,49 +63,34 @@ def main(root: Path, out: Path, seconds: float, arm: str) -> None:
 
 
 def _network(task: dict[str, Any], arm: str) -> nn.Module:
+    """The U-Net with the pretrained tensors that fit; where labels differ, the last two layers begin at random."""
     card = json.loads(Path(task["card"]).read_text(encoding="utf-8"))
     channels = card["kwargs"]["channels"]
     network: nn.Module = UNet(
         3, 1, task["classes"], channels, (2,) * (len(channels) - 1), num_res_units=2, norm="instance"
     )
-    last = "model.2.1.conv.unit0.conv"
-    if arm != "scratch":
-        weights = load_file(task["weights"])
-        # the rows of labels that the weights know are kept, the others begin at random
-        own = network.state_dict()
-        for name, tensor in weights.items():
-            if tensor.shape == own[name].shape:
-                own[name] = tensor
-            else:
-                rows = [0, *task["rows"]]
-                for new, known in enumerate(rows):
-                    if known is not None:
-                        own[name].select(0 if name.startswith(last) else 1, new).copy_(
-                            tensor.select(0 if name.startswith(last) else 1, known)
-                        )
-        network.load_state_dict(own)
-    return _with_lora(network, last, task["most_parameters"]) if arm == "lora" else network
+    if arm == "scratch":
+        return network
+    own, weights = network.state_dict(), load_file(task["weights"])
+    fitting = {name: tensor for name, tensor in weights.items() if tensor.shape == own[name].shape}
+    network.load_state_dict(own | fitting)
+    if arm == "full":
+        return network
+    random = {name.rpartition(".")[0] for name in own.keys() - fitting.keys()}
+    return _with_lora(network, {LAST} | random, task["most_parameters"])
 
 
-def _with_lora(network: nn.Module, last: str, most: int) -> nn.Module:
-    """LoRA at every convolution that PEFT can adapt, at the highest rank that fits, and the last layer trained as it is."""
+def _with_lora(network: nn.Module, whole: set[str], most: int) -> nn.Module:
+    """LoRA at every convolution that PEFT can adapt, at the highest rank that fits, and the layers in `whole` trained as they are."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    sites = [name for name, module in network.named_modules() if isinstance(module, nn.Conv3d) and name != last]
-    head = network.get_submodule(last)
-    sizes = {
-        rank: sum(
-            rank * (c.in_channels * math.prod(c.kernel_size) + c.out_channels)
-            for c in (network.get_submodule(site) for site in sites)
-            if isinstance(c, nn.Conv3d)
-        )
-        + sum(p.numel() for p in head.parameters())
-        for rank in RANKS
-    }
-    rank = next(rank for rank in RANKS if sizes[rank] <= most)
-    adapted = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sites), network)
+    sites = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv3d) and n not in whole}
+    as_they_are = sum(p.numel() for name in whole for p in network.get_submodule(name).parameters())
+    each = sum(c.in_channels * math.prod(c.kernel_size) + c.out_channels for c in sites.values())
+    rank = next(rank for rank in RANKS if as_they_are + rank * each <= most)
+    adapted = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(sites)), network)
     for name, parameter in adapted.named_parameters():
-        parameter.requires_grad = "lora_" in name or name.startswith(last)
+        parameter.requires_grad = "lora_" in name or name.rpartition(".")[0] in whole
     return adapted
 
 

@@ -140,9 +140,7 @@ class Setup:
 
     def fresh_policy(self, name: str | None = None) -> Policy:
         """The policy asked for, or the one called `name`, as it is before a run."""
-        name = name or self.options.policy
-        carried = None if self.earlier is None else self.earlier.carried
-        return make_policy(name, self.space, seed=self.options.seed, cycles=self.settings.cycles, carried=carried)
+        return _policy(name or self.options.policy, self.space, self.options.seed, self.settings, self.earlier)
 
     def need(self) -> Need:
         """Memory and disk that the run will take: the largest of training on the shots and scoring whole scans."""
@@ -274,8 +272,7 @@ def prepare_run(
             "One shot leaves no case to audit on: utilities are measured on held-out labels of the same scan and are not independent."
         )
     # a fixed topology of which nothing fits is refused here
-    carried = None if earlier is None else earlier.carried
-    policy = make_policy(options.policy, space, seed=options.seed, cycles=settings.cycles, carried=carried)
+    policy = _policy(options.policy, space, options.seed, settings, earlier)
     setup = Setup(
         options=options, profile=profile, backbone=backbone, dataset=dataset, split=parts, digest=digest,
         recipe=recipe, rows=rows, model=model, space=space, whole=whole, settings=settings, policy=policy, device=device,
@@ -287,6 +284,11 @@ def prepare_run(
     arms = (1.0 + (space.head > 0)) * (1 + len(setup.folds))
     settings = dataclasses.replace(settings, time_limit=options.time_limit / arms)
     return dataclasses.replace(setup, settings=settings)
+
+
+def _policy(name: str, space: Space, seed: int, settings: LoopSettings, earlier: Earlier | None) -> Policy:
+    carried = None if earlier is None else earlier.carried
+    return make_policy(name, space, seed=seed, cycles=settings.cycles, carried=carried)
 
 
 def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:

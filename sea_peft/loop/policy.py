@@ -8,6 +8,7 @@ from typing import Any
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
+from sea_peft.loop.utility import Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,17 @@ class Allocation:
     def open(self) -> tuple[str, ...]:
         """Everything that is trained: active units and probes."""
         return (*self.active, *self.probes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoesOn:
+    """Settings of a policy that can go on from an earlier run.
+
+    Attributes:
+        carried: unit that is on from the start → the estimate that the earlier run's audits left of it.
+    """
+
+    carried: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
 
 
 class Policy(abc.ABC):

@@ -105,6 +105,8 @@ def test_comparisons(tmp_path):
     text = table.document("g", results)
     assert "| 1% | **cheapest** (strongest fixed) | 6 | +5.0 ± 0.0 | 6 of 6 |" in text
     assert "| 1% | random_mix | 6 | +15.0 ± 0.0 |" in text
+    # draws of 0.60 and 0.70 beside 0.80
+    assert "| a, 5 shots | 1% | 2 | 0.650 | 7.1 | +5.0 | +15.0 | +10.0 |" in text
     assert "| head_only | 0.150 ± 0.000 | 0.100 ± 0.000 |" in text
     assert (
         "| sea | 0.810 ± 0.025 | 0.710 ± 0.025 | 0.500 | 0.9000 | 2.0 | 100 | 0.100 | 0 | 1.50 | 8 | 1,024 MB |" in text

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from sea_peft import extensions
 from sea_peft.adapters import Offer
 from sea_peft.errors import UsageError
-from sea_peft.loop.policy import Policy
+from sea_peft.loop.policy import GoesOn, Policy
 from sea_peft.loop.space import Space
 from sea_peft.loop.utility import Estimate
 
@@ -108,7 +108,7 @@ def make_policy(
         cycles: number of search cycles.
         settings: those of an earlier run, as JSON types; None for the policy's own.
         carried: units that are on from the start → the estimates of an earlier run's audits. For
-            policies that use audits.
+            policies whose settings are `GoesOn`.
 
     Raises:
         UsageError: no policy has this name.
@@ -119,6 +119,6 @@ def make_policy(
     own: Any = entry.settings(cycles)
     if own is not None and settings is not None:
         own = TypeAdapter(type(own)).validate_python(dict(settings))
-    if carried and hasattr(own, "carried"):
+    if carried and isinstance(own, GoesOn):
         own = dataclasses.replace(own, carried=dict(carried))
     return entry.make(space, seed, own)

@@ -10,7 +10,7 @@ from sea_peft.loop import knapsack, ranking
 from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies.registry import Entry, register
-from sea_peft.loop.policy import Allocation, Policy
+from sea_peft.loop.policy import Allocation, GoesOn, Policy
 from sea_peft.loop.ranking import RankingSettings
 from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
@@ -19,7 +19,7 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, me
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeaSettings:
+class SeaSettings(GoesOn):
     """How `sea` searches.
 
     Attributes:
@@ -31,7 +31,6 @@ class SeaSettings:
         saliency: weight of saliency in a unit's worth before any audit, from 0 to 1.
         utility: how audits are combined into scores.
         ranking: when votes move a unit.
-        carried: unit that is on from the start → its estimate from an earlier run's audits.
     """
 
     cycles: int = 3
@@ -41,7 +40,6 @@ class SeaSettings:
     saliency: float = 0.5
     utility: UtilitySettings = dataclasses.field(default_factory=UtilitySettings)
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
-    carried: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
 
 
 _BEFORE = -1  # stands for the cycle in which an earlier run's units were tried
