@@ -58,6 +58,7 @@ def main(root: Path, out: Path, seconds: float) -> None:
         trainer.on_epoch_end()
     trainer.on_train_end()
 
+    trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"))
     predictor.manual_initialization(
         trainer.network,
