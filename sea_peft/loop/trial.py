@@ -34,10 +34,6 @@ def prior(units: Mapping[str, Unit], saliency: Mapping[str, float], weight: floa
     a zero-initialised matrix gets larger ones than the outer half of a product. It makes up half of
     the worth at most, since a large first gradient says more about the first steps than about the
     last.
-
-    As the only criterion, saliency is no better than cost alone (`python -m benchmarks
-    what_predicts`). In `sea` it brings 1.2 ± 1.1 Dice points at 1% and -1.2 ± 2.2 at 0.1%, all of
-    the loss on labels that are new to the backbone (`python -m benchmarks run ablations_unet`).
     """
     own: dict[str, list[float]] = {}
     for unit, value in saliency.items():
