@@ -1,1 +1,1 @@
-"""What a run leaves behind: trace, result, adapter, report, and the view of them in MLflow."""
+"""The files of a run: trace, result, adapter and report, and the view of them in MLflow."""

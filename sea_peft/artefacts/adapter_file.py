@@ -1,7 +1,9 @@
-"""The adapter on disk: a folder with `adapter_config.json` and `adapter_model.safetensors`, no pickles.
+"""The adapter on disk: a folder with `adapter_config.json` and `adapter_model.safetensors`, no
+pickles.
 
-The config lists every tensor with shape and type, so that a missing, surplus or reshaped tensor is refused;
-and it is bound to its backbone by a hash of the backbone's tensors. It holds no paths and no case names.
+The config lists every tensor with shape and type, so that a missing, surplus or reshaped tensor is
+refused. It is bound to its backbone by a hash of the backbone's tensors. It holds no paths and no
+case names.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ Upgrade = Callable[[dict[str, object]], dict[str, object]]
 
 
 def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 did not say under which licence the backbone's weights may be used, nor how the head is shaped; a level was a name."""
+    """Upgrade from version 1, which lacked the licence of the backbone's weights and the shape of
+    the head, and named levels.
+    """
 
     def numbered(unit: dict[str, Any]) -> dict[str, Any]:
         level = unit["level"]
@@ -50,8 +54,11 @@ def _without_licence(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _patch_alone(config: dict[str, object]) -> dict[str, object]:
-    """Version 2 recorded the patch and predicted through larger windows; what it was trained with is what it gets now. It did not say whether
-    its adapter is to be used."""
+    """Upgrade from version 2, which predicted through windows larger than its patch.
+
+    The window is now the patch that it was trained on. Version 2 did not say either whether its
+    adapter is recommended.
+    """
     rest = {key: value for key, value in config.items() if key != "patch"}
     recommended = {
         "network": "adapted",
@@ -61,7 +68,7 @@ def _patch_alone(config: dict[str, object]) -> dict[str, object]:
 
 
 def _without_quality(config: dict[str, object]) -> dict[str, object]:
-    """Version 3 did not say what its run had seen."""
+    """Upgrade from version 3, which did not record what its run had seen."""
     return {**config, "quality": None}
 
 
@@ -70,8 +77,9 @@ UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone, 3: _withou
 
 
 class AdapterUnit(NoPaths):
-    """One placed unit. `path` is the module path of its site in the backbone; `cost` its trainable
-    parameters."""
+    """One placed unit. `path`: module path of its site in the backbone; `cost`: number of its
+    trainable parameters.
+    """
 
     id: Name
     family: Name
@@ -82,22 +90,26 @@ class AdapterUnit(NoPaths):
 
 
 class Recommendation(NoPaths):
-    """Which network predictions use unless asked otherwise, and on what evidence, in words."""
+    """The network that predictions use by default, and the evidence for it in words."""
 
     network: Literal["adapted", "unadapted"]
     evidence: Text
 
 
 class TensorSpec(Record):
-    """Shape and type (as torch names it, without `torch.`) of one stored tensor."""
+    """Shape and type (torch's name, without `torch.`) of one stored tensor."""
 
     shape: Annotated[tuple[Count, ...], Field(max_length=8)]
     dtype: Name
 
 
 class AdapterConfig(NoPaths):
-    """`adapter_config.json`. `labels`: name → codes in the order of the output rows; `quality`: null in adapters of version 3 and before;
-    `begun_from`: sha256 of the adapter's tensors that its run began with, null where it began from nothing; `tensors` is filled in on saving."""
+    """`adapter_config.json`.
+
+    `labels`: name → codes, in the order of the output rows. `quality`: null in adapters of version
+    3 and before. `begun_from`: sha256 of the tensors of the adapter that the run began with; null
+    if it began without one. `tensors`: filled in on saving.
+    """
 
     format_version: int = FORMAT_VERSION
     sea_peft_version: Name
@@ -139,20 +151,20 @@ def save_adapter(
     report: str | None = None,
     trace: Path | None = None,
 ) -> AdapterConfig:
-    """Write the adapter folder whole: it is built beside its place and renamed into it.
+    """Write the adapter folder as a whole: it is built beside its place and then renamed.
 
     Args:
-        folder: the adapter folder; an adapter that lies there is replaced.
+        folder: the adapter folder; replaces an adapter that is there.
         config: everything but `tensors`, which is filled in from `tensors`.
         tensors: name → tensor, of any shape and device.
-        report: text of `report.md` to put beside.
-        trace: trace file to copy beside as `trace.jsonl`.
+        report: text of `report.md`, to be written beside it.
+        trace: trace file, to be copied beside it as `trace.jsonl`.
 
     Returns:
         The config as written.
 
     Raises:
-        DiskError: the disk is full or the place is not writable; nothing is left half-written.
+        DiskError: the disk is full or the place is not writable. Nothing is left half-written.
     """
     from safetensors.torch import save
 
@@ -191,8 +203,8 @@ def load_adapter_files(folder: Path) -> tuple[AdapterConfig, dict[str, torch.Ten
         The config, and name → tensor on the CPU.
 
     Raises:
-        WeightsError: a file is missing or damaged, the version is unknown, or a tensor is missing, surplus or of
-            another shape or type.
+        WeightsError: a file is missing or damaged, the version is unknown, or a tensor is missing,
+            surplus or of another shape or type.
     """
     import torch
     from safetensors import SafetensorError
@@ -229,7 +241,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read `adapter_config.json` of an adapter folder, of this or an older version.
 
     Raises:
-        WeightsError: there is none, or it is not as this or an older sea_peft writes it.
+        WeightsError: there is none, or no sea_peft up to this one writes it like that.
     """
     if not folder.is_dir():
         raise WeightsError(f"There is no adapter folder {folder}: give the folder that holds {CONFIG_NAME}.")

@@ -18,17 +18,19 @@ _NAME = "state.pt"
 
 
 class RunState(BaseModel):
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
-        fold: which of the parts of leave-one-out is being fitted, from 0; as many as there are: the run itself.
-        arm: which of the arms is being trained.
-        events: how many the trace holds.
-        baseline: hard Dice of every audit patch at the end of the head's own search, None until then.
+        fold: number of the leave-one-out fold being fitted, from 0; equal to their number for the
+            run itself.
+        arm: the arm being trained.
+        events: number of events in the trace.
+        baseline: hard Dice of each audit patch at the end of the head's own search; None until
+            then.
         held_out: arm → case → label → Dice of the scans held out while searching.
         confidence: arm → case → label → the arm's confidence in its masks of these.
-        head_only: tensors of the head that was fitted alone, None until it is.
-        controller: state of the arm's controller, None where the arm has not reached its first checkpoint.
+        head_only: tensors of the head fitted alone; None until then.
+        controller: state of the arm's controller; None before the arm's first checkpoint.
         seconds: spent on `data` and `test`, and on everything `before` this process.
     """
 
@@ -46,7 +48,7 @@ class RunState(BaseModel):
 
     @classmethod
     def at_the_start(cls) -> RunState:
-        """Of a run that has done nothing yet."""
+        """The state of a run that has done nothing yet."""
         seconds = {"data": 0.0, "test": 0.0, "before": 0.0}
         return cls(
             fold=0, arm="head_only", events=0, baseline=None, held_out={}, confidence={}, head_only=None, controller=None,
@@ -55,7 +57,9 @@ class RunState(BaseModel):
 
 
 def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
-    """Replace the checkpoint in `folder`. Raises DiskError when it cannot be written; the one before is then kept."""
+    """Replace the checkpoint in `folder`. Raises DiskError if it cannot be written; the previous
+    one is then kept.
+    """
     import torch
 
     buffer = io.BytesIO()
@@ -66,9 +70,9 @@ def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
 
 
 def load_checkpoint(folder: Path) -> RunState | None:
-    """The checkpoint in `folder`, None when the run was ended before the first one.
+    """The checkpoint in `folder`; None if the run ended before the first one.
 
-    Raises WeightsError when the file is damaged: what the run folder holds besides it stays as it is.
+    Raises WeightsError if the file is damaged; the rest of the run folder stays unchanged.
     """
     import torch
 
@@ -76,8 +80,8 @@ def load_checkpoint(folder: Path) -> RunState | None:
     if not path.exists():
         return None
     with belonging(folder):
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums of its own files
-            # nor does it write any that are compressed, which could hold a thousand times their size
+        with zipfile.ZipFile(path) as archive:  # torch does not check the checksums of its own files
+            # torch never compresses; a compressed file could expand to a thousand times its size
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                 raise ValueError("it is compressed")
             if archive.testzip() is not None:
@@ -87,7 +91,9 @@ def load_checkpoint(folder: Path) -> RunState | None:
 
 @contextlib.contextmanager
 def belonging(folder: Path) -> Iterator[None]:
-    """Turn whatever reading the checkpoint in `folder`, or standing where it was taken, raises into a WeightsError of one sentence."""
+    """Turn any error from reading the checkpoint in `folder`, or restoring its state, into a
+    WeightsError of one sentence.
+    """
     try:
         yield
     except Exception as error:  # torch raises a dozen unrelated types for a damaged file
@@ -102,7 +108,7 @@ def belonging(folder: Path) -> Iterator[None]:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """The run is done: nothing is left to resume. Raises DiskError when the files cannot be removed."""
+    """Remove the checkpoint of a finished run. Raises DiskError if its files cannot be removed."""
     try:
         (folder / _NAME).unlink(missing_ok=True)
         if folder.is_dir():

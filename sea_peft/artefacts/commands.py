@@ -1,4 +1,6 @@
-"""The commands that a finished run names: whole, so that they run as printed, and without paths where others read them."""
+"""The commands that a finished run suggests: complete, so that they run as printed, and without
+paths where others read them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ _SEVERAL = ("labels", "channels")
 
 
 def to_resume(run: Path, typed: Typed) -> str:
-    """How to go on with a run that was ended, with the words that its backbone was typed with."""
+    """The command that resumes a run, with the words that its backbone was typed with."""
     words = ["seapeft", "adapt", "--resume", str(run)]
     for option, word in (("backbone", typed.backbone), ("weights", typed.weights)):
         words += [] if word is None else [_FLAGS[option], word]
@@ -35,10 +37,11 @@ def to_resume(run: Path, typed: Typed) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Commands:
-    """How to go on from a run.
+    """The commands to continue from a run.
 
     Attributes:
-        options: those of the run that are not the defaults, as the user typed them; None where they are not known.
+        options: the run's options that differ from the defaults, as the user typed them; None if
+            unknown.
         run: the run folder, quoted.
         built_from: the flag that verbs need to build the backbone again, or nothing.
     """
@@ -49,9 +52,12 @@ class Commands:
 
     @classmethod
     def of(cls, typed: _Options, run: str | None = None, code: str | None = None) -> Commands:
-        """For a run that was begun with these options (`config.json: typed`). `run`: its folder, for the user's own terminal; None: for a
-        report, which carries no paths. `code`: the `module:factory` that was typed in this very command; one that stands in a file alone is
-        not put into a line to paste."""
+        """The commands for a run with these options (`config.json: typed`).
+
+        `run`: its folder, for the user's own terminal; None for a report, which carries no paths.
+        `code`: the `module:factory` that was typed in this very command. A factory named only in a
+        file is never put into a command to paste.
+        """
         options = {k: v for k, v in typed.items() if _is_given(k, v)}
         if ":" in str(options.get("backbone")) and options["backbone"] != code:
             options["backbone"] = "MODULE:FACTORY"
@@ -64,7 +70,7 @@ class Commands:
         return cls(options, "RUN" if run is None else shlex.quote(run), "".join(f" {shlex.quote(w)}" for w in needed))
 
     def adapt(self, **changes: Any) -> str:
-        """The run once more, with these options instead."""
+        """The command for the same run with these options changed."""
         if self.options is None:
             words = ["seapeft", "adapt", "…"]
             options: _Options = {}
@@ -93,7 +99,7 @@ class Commands:
         return f"seapeft report {self.run} --images{self.built_from}"
 
     def predict(self, use: str | None = None) -> str:
-        """`use`: the network, where it is not to be the recommended one."""
+        """`use`: the network, if not the recommended one."""
         return f"seapeft predict {self.run} SCANS --out masks{self.built_from}" + (f" --use {use}" if use else "")
 
     @property
@@ -111,7 +117,7 @@ def _plain(value: object) -> str:
 
 
 def _named(option: str, value: object) -> object:
-    """The option's value without the paths that it may hold."""
+    """The option's value without any paths in it."""
     if option == "data":
         return value if str(value).startswith("phantom:") else "DATA"
     if option == "split":

@@ -1,4 +1,6 @@
-"""The network as the HTML report draws it: one box per site in execution order, grouped by stage and block, coloured by what is placed there."""
+"""The drawing of the network in the HTML report: one box per site in execution order, grouped by
+stage and block, coloured by its units.
+"""
 
 import dataclasses
 import itertools
@@ -15,8 +17,16 @@ LETTERS = {"conv": "C", "transposed": "T", "norm": "N", "linear": "L", "block": 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Box:
-    """One site. `fill`: CSS, by family where units are on (striped for several), grey where all were refused. `tips`: lines that say what was
-    found there."""
+    """One site.
+
+    Attributes:
+        letter: for the kind of site.
+        fill: CSS: the family's colour if units are on (striped for several), grey if all were
+            refused.
+        on: whether a unit is on.
+        measured: whether a unit was measured.
+        tips: lines about its units.
+    """
 
     letter: str
     fill: str
@@ -30,7 +40,9 @@ Drawing = list[tuple[str, list[tuple[str, list[Box]]]]]
 
 
 def network_drawing(history: History) -> Drawing:
-    """Neighbouring sites that share the first two components of their module path are one block."""
+    """Group the sites. Neighbouring sites that share the first two components of their module path
+    form one block.
+    """
     units: dict[str, list[UnitRow]] = {}
     for row in summarise(history):
         units.setdefault(row.site, []).append(row)

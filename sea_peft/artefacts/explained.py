@@ -1,4 +1,4 @@
-"""The figure that sets what each layer can tell apart beside what was placed there."""
+"""The figure that compares each layer's segmentation ability with the units placed there."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _BETTER, _WORSE = "#0072B2", "#D55E00"
 
 
 def ability_figure(history: History, abilities: Mapping[str, tuple[float, float]]) -> Figure:
-    """Left: segmentation ability of every layer, unadapted and adapted. Right: the cost of what was placed at that layer.
+    """Left: segmentation ability of each layer, unadapted and adapted. Right: the cost of the units
+    at that layer.
 
     Args:
         history: the run.
-        abilities: site → (unadapted, adapted), 0 to 1, mean over labels and cases; drawn in execution order. Sites on which the run
-            offered nothing are left out, and so are norms that nothing was placed on.
+        abilities: site → (unadapted, adapted), 0 to 1, mean over labels and cases; drawn in
+            execution order. Leaves out sites without units on offer, and norms without a unit.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator

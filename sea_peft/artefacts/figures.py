@@ -19,10 +19,10 @@ _MOST_ROWS = 60
 
 
 def active_sites(history: History) -> Figure:
-    """Sites × cycles: which family is on where (full colour) and which is probed (pale), sites in execution
-    order.
+    """Sites × cycles: which family is on where (full colour) and which is probed (pale), sites in
+    execution order.
 
-    With more than 60 sites only those that were ever on or probed are drawn.
+    With more than 60 sites, only those that were ever on or probed are drawn.
     """
     from matplotlib.patches import Patch, Rectangle
 
@@ -58,8 +58,11 @@ def active_sites(history: History) -> Figure:
 
 
 def utility_against_cost(history: History) -> Figure:
-    """Utility (EMA of ΔDice, bars: standard error) of every measured unit against its cost, and the cut-off: the smallest knapsack value
-    per cost that was chosen in the last allocation."""
+    """Utility (EMA of ΔDice; bars: standard error) of each measured unit against its cost, with the
+    cut-off.
+
+    The cut-off is the smallest knapsack value per cost that the last allocation chose.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -99,7 +102,7 @@ def utility_against_cost(history: History) -> Figure:
 
 
 def budget_ledger(history: History) -> Figure:
-    """What is spent per cycle: head, active units by family, probes; and the limit."""
+    """Spending per cycle: head, active units by family, probes; and the limit."""
     colours = family_colours(row.family for row in history.units.values())
     allocations = history.allocations
     cycles = [allocated.cycle for allocated in allocations]
@@ -129,8 +132,11 @@ def budget_ledger(history: History) -> Figure:
 
 
 def dice_over_cycles(history: History) -> Figure:
-    """Left: Dice on the audit cases over cycles, with unadapted and head-only as compared there. Right: the
-    final score on the test cases, or by leave-one-out."""
+    """Left: Dice on the audit cases over cycles, with unadapted and head-only as compared there.
+    Right: the final score.
+
+    The final score is that on the test cases, or by leave-one-out.
+    """
     audits = [cycle.audited for cycle in history.cycles if cycle.audited is not None]
     figure = blank(9, 4)
     left, right = figure.subplots(1, 2, width_ratios=(2.4, 1), sharey=True)
@@ -169,7 +175,7 @@ def dice_over_cycles(history: History) -> Figure:
 
 
 def utilities_over_cycles(history: History) -> Figure:
-    """Utility of the units that are on at the end, and of the best ten that are not, over cycles."""
+    """Utility over cycles of the units that are on at the end, and of the ten best others."""
     from matplotlib.lines import Line2D
 
     colours = family_colours(row.family for row in history.units.values())

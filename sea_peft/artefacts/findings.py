@@ -1,5 +1,4 @@
-"""What a run found, in plain words and small tables: the content that the Markdown and the HTML report
-share."""
+"""The findings of a run, in plain words and small tables: the content of both the Markdown and the HTML report."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,13 +14,13 @@ from sea_peft.loop.recommendation import LEAST_DICE, Difference, difference
 ARMS = {"unadapted": "unadapted", "head_only": "head only", "adapted": "adapted"}
 UNKNOWN = Commands()
 _MOST_UNITS = 12
-_NOISE = 0.005  # Dice by which two scores may differ without one being called worse
-_LOSS = 0.02  # Dice that it may lose without being named first
+_NOISE = 0.005  # Dice by which a score may be lower without being called worse
+_LOSS = 0.02  # Dice that a label may lose without being named first
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A header and rows of cells that are ready to print."""
+    """A header, and rows of cells ready to print."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -29,7 +28,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """A sentence that ends in a colon, and the command that it leads to."""
+    """A sentence that ends in a colon, and the command that follows it."""
 
     text: str
     command: str
@@ -37,8 +36,21 @@ class Advice:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """The verdict of a run and what it rests on. `helps` is None while there is no score to judge by, or where a label lost. `advice`: what
-    predictions use, and the commands to go on with. `scored_on`: title of `dice`."""
+    """The verdict of a run and its basis.
+
+    Attributes:
+        helps: None if there is no score to judge by, or a label lost.
+        headline: the verdict in a sentence.
+        verdict: its basis, in sentences.
+        advice: which network predictions use, and the commands to continue with.
+        scored_on: title of `dice`.
+        dice: scores by label and arm.
+        budget: what was spent.
+        placement: units by stage and family.
+        placed: the units that are on.
+        refused: the best of the others.
+        caveats: reasons to be careful.
+    """
 
     helps: bool | None
     headline: str
@@ -54,7 +66,7 @@ class Findings:
 
 
 def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) -> Findings:
-    """Judge a run by its events; works on an unfinished one too. `commands`: how the user goes on from it."""
+    """Judge a run by its events, even an unfinished one. `commands`: how the user continues from it."""
     history = events if isinstance(events, History) else History(events)
     rows = summarise(history)
     helps, headline, verdict, advice = _verdict(history, commands)
@@ -75,7 +87,7 @@ def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) ->
 
 
 def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, list[str], list[Advice]]:
-    """Whether the adapter helps, the headline, what it rests on, and what can be done about it."""
+    """Whether the adapter helps, the headline, its basis, and what the user can do."""
     said, advice = _on_the_check_scan(history, commands)
     recommended = _recommended(history, commands)
     if history.finished is None:
@@ -133,7 +145,9 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
 
 
 def labels_lost(history: History) -> dict[str, str]:
-    """Labels on which the adapter is more than two Dice points below the unadapted backbone → how far, in words."""
+    """Labels on which the adapter is more than two Dice points below the unadapted backbone → by
+    how much, in words.
+    """
     arms = history.scored or history.held_out
     adapted, unadapted = arms.get("adapted"), arms.get("unadapted")
     return {} if adapted is None or unadapted is None else _drops(adapted, unadapted, _LOSS)
@@ -148,7 +162,7 @@ def _drops(adapted: Scored, baseline: Scored, least: float) -> dict[str, str]:
 
 
 def _on_the_check_scan(history: History, commands: Commands) -> tuple[list[str], list[Advice]]:
-    """How candidates stood at the end of the search, and how to try those that were ahead."""
+    """The candidates at the end of the search, and how to try those that were ahead."""
     if history.compared is None:
         return [], []
     dice, policy = history.compared.dice, history.started.policy
@@ -186,7 +200,7 @@ def _recommended(history: History, commands: Commands) -> list[Advice]:
 
 
 def _other_evidence(history: History, commands: Commands) -> list[Advice]:
-    """What would tell more."""
+    """Commands that would give more evidence."""
     shots = sum(len(history.started.split.get(role, ())) for role in ("support", "audit"))
     if shots > 1 and history.tested_on != "cv":
         return [Advice("To score every shot by an adapter that never saw it:", commands.adapt(test="cv"))]

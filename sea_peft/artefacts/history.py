@@ -1,4 +1,4 @@
-"""The events of one run, put in order for reading: what figures, tables, report and inspect all look at."""
+"""The events of one run, ordered for reading by figures, tables, report and inspect."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -26,8 +26,12 @@ class Cycle:
 
 
 class History:
-    """What is known of a run so far; `events` in the order in which they happened, without training steps. `scored`: arm → its score on the
-    test cases or by leave-one-out; `held_out`: on the scans or labels held out while searching.
+    """A run so far.
+
+    Attributes:
+        events: in the order in which they happened, without training steps.
+        scored: arm → its score on the test cases or by leave-one-out.
+        held_out: arm → its score on the scans or labels held out while searching.
 
     Raises:
         UsageError: there is no `RunStarted` among the events.
@@ -93,18 +97,18 @@ class History:
 
     @property
     def tested_on(self) -> str | None:
-        """What the arms were scored on, "test" cases or the shots by "cv"; None where they were not."""
+        """What the arms were scored on: "test" cases, or the shots by "cv"; None if they were not."""
         return next((scored.on for scored in self.scored.values()), None)
 
     @property
     def active(self) -> list[str]:
-        """Units that are on: those shipped, or those of the last allocation while the run goes on."""
+        """Units that are on: those shipped, or those of the last allocation while the run continues."""
         if self.finished is not None:
             return self.finished.active
         return self.allocations[-1].active if self.allocations else []
 
     def ranking(self, cycle: int | None = None) -> dict[str, Ranking]:
-        """Unit → its latest row of `Ranked` up to and with `cycle` (None: the last)."""
+        """Unit → its latest row of `Ranked` up to and including `cycle` (None: the last)."""
         rows: dict[str, Ranking] = {}
         for record in self.cycles:
             if record.ranked is not None and (cycle is None or record.number <= cycle):
@@ -112,6 +116,6 @@ class History:
         return rows
 
     def cost(self, units: Iterable[str]) -> int:
-        """What some units take together, without the head."""
+        """The total cost of these units, without the head."""
         known = self.units
         return sum(known[unit].cost for unit in units)

@@ -1,8 +1,8 @@
-"""What MLflow is told of a run: parameters and metrics as plain data, functions of the history and nothing
-else.
+"""The parameters and metrics of a run in MLflow, as plain data: functions of the history alone.
 
-Cycles are the steps (of the refit: optimizer steps). Nothing here names a patient or a path: case ids do not
-reach MLflow at all, options by a list of those that are safe, and a value that looks like a path is withheld.
+Cycles are the steps (of the refit: optimizer steps). Nothing here names a patient or a path: case
+ids never reach MLflow, only options on a list of safe ones do, and a value that looks like a path
+is withheld.
 """
 
 import json
@@ -23,7 +23,7 @@ _PUBLIC_OPTIONS = frozenset(
     }
 )
 _MOST_UTILITIES = 100
-# MLflow's own rule (`肝` is fine, `@` is not), with room for what stands around it and without spaces at the ends
+# MLflow's own rule (`肝` is fine, `@` is not), shortened to leave room for affixes, and without spaces at the ends
 _IN_KEYS = re.compile(r"(?! )[\w\-.:/ ]{1,200}(?<! )")
 _LONGEST_PARAM = 6000
 
@@ -37,8 +37,11 @@ class Metric(NamedTuple):
 
 
 def names_in_keys(what: str, names: Iterable[str]) -> dict[str, str]:
-    """Name → what stands for it in MLflow's keys: the name itself (with ` at ` for `@`), or `label 2` where `what` is `label` and the second
-    name is one that a key cannot hold. No two names get the same."""
+    """Name → its stand-in in MLflow's keys, each different.
+
+    This is the name itself (with ` at ` for `@`), or for a name that a key cannot hold `label 2`,
+    if `what` is `label` and it is the second.
+    """
     keys = {}
     for n, name in enumerate(names, start=1):
         key = _in_key(name)
@@ -59,8 +62,10 @@ def _labels(history: History, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def params(history: History, config: Mapping[str, object]) -> dict[str, str]:
-    """Parameters of the run: what `RunStarted` says, every setting of the scorer, the public options of `config`, and what the numbers in
-    metrics stand for (`label 2`: the name of the second label)."""
+    """Parameters of the run: the content of `RunStarted`, every setting of the scorer, the public
+    options of `config`, and the names behind stand-ins in metrics (`label 2`: the name of the
+    second label).
+    """
     started = history.started
     numbered = [*_labels(history, config).items(), *names_in_keys("unit", history.units).items()]
     values: dict[str, object] = {
@@ -84,14 +89,18 @@ def params(history: History, config: Mapping[str, object]) -> dict[str, str]:
 
 
 def _without_units(settings: Any) -> Any:
-    """A part's settings without what was carried over, which is no setting and has a dozen numbers for every unit."""
+    """A part's settings without what was carried over from an earlier run: that is no setting, and
+    a dozen numbers per unit.
+    """
     return (
         {key: value for key, value in settings.items() if key != "carried"} if isinstance(settings, dict) else settings
     )
 
 
 def metrics(history: History, config: Mapping[str, object]) -> list[Metric]:
-    """Every metric that is settled, each (key, step) once; what is told for a part of a run stays true. `config`: numbers its labels."""
+    """Every metric that is settled, each (key, step) once. Those of an unfinished run stay true.
+    `config`: numbers its labels.
+    """
     points: dict[tuple[str, int], float] = {}
     total = 0.0
     for cycle in history.cycles:
@@ -169,8 +178,7 @@ def _budget(history: History) -> dict[tuple[str, int], float]:
 
 
 def _utilities(history: History) -> dict[tuple[str, int], float]:
-    """Utility of every measured unit where at most 100 are on offer; else of the first 100 that were ever
-    on."""
+    """Utility of each measured unit if at most 100 are on offer; otherwise of the first 100 that were ever on."""
     units = list(history.units)
     if len(units) > _MOST_UTILITIES:
         units = list(dict.fromkeys(unit for a in history.allocations for unit in a.active))[:_MOST_UTILITIES]

@@ -8,19 +8,20 @@ _STAGES = {"encoder": "enc", "bottleneck": "mid", "decoder": "dec"}
 
 
 def block(site: str) -> str:
-    """What neighbouring sites share that belong together: the first two components of their module path."""
+    """The block of a site: the first two components of its module path."""
     return ".".join(site.split(".")[:2])
 
 
 def short_names(sites: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     """Site → a name such as `dec3.conv2`: the second convolution in the third block of the decoder.
 
-    Everything is counted in execution order, so the same sites always have the same names. A stage of one block goes without its number.
+    Sites are counted in execution order, so the same sites always get the same names. A stage of
+    one block has no number.
 
     Args:
         sites: path, stage and kind of each, in execution order.
 
-    Example:
+    Examples:
         >>> short_names([("up.0.conv", "decoder", "conv"), ("up.0.norm", "decoder", "norm"), ("up.1.conv", "decoder", "conv")])
         {'up.0.conv': 'dec1.conv1', 'up.0.norm': 'dec1.norm1', 'up.1.conv': 'dec2.conv1'}
     """
@@ -38,5 +39,5 @@ def short_names(sites: Iterable[tuple[str, str, str]]) -> dict[str, str]:
 
 
 def in_short(text: str, names: Mapping[str, str]) -> str:
-    """A unit's id, or a sentence that names units, with short names for the sites that have one."""
+    """A unit's id, or a sentence that names units, with the short names of sites that have one."""
     return re.sub(r"@([\w.]*\w)", lambda found: "@" + names.get(found[1], found[1]), text)

@@ -1,4 +1,4 @@
-"""What the figures share: their frame, their axes and legends, and the way to bytes.
+"""Shared parts of the figures: frame, axes and legends, and rendering to bytes.
 
 Figures are made without pyplot: no global state, no display, and nothing to close.
 """
@@ -24,13 +24,14 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG without references to fonts or to anything outside, the same bytes for the same
-    events."""
+    """The figure as SVG without references to fonts or anything outside; the same bytes for the same events."""
     return _drawn(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _drawn(figure: Figure, **how: Any) -> bytes:
-    """A name with two `$` in it is no formula: it is drawn as it is, and never stops a figure from being drawn."""
+    """Render the figure. A name with two `$` in it is no formula: it is drawn literally, and never
+    stops the rendering.
+    """
     import matplotlib
     from matplotlib.text import Text
 
@@ -53,12 +54,12 @@ def blank(width: float, height: float) -> Figure:
 
 
 def short(site: str) -> str:
-    """The end of a module path, which is the part that differs."""
+    """The end of a module path, where paths differ."""
     return site if len(site) <= 44 else "…" + site[-43:]
 
 
 def cycle_axis(axes: Axes, cycles: Sequence[int], final: int | None = None) -> None:
-    """Cycles along x, about 20 of them named; `final` is the choice after the last cycle."""
+    """Cycles along x, with labels for about 20 of them. `final` is the choice after the last cycle."""
     axes.set_xlabel("cycle")
     if cycles:
         axes.set_xlim(min(cycles) - 0.6, max(cycles) + 0.6)
@@ -70,7 +71,7 @@ def cycle_axis(axes: Axes, cycles: Sequence[int], final: int | None = None) -> N
 
 
 def stage_lines(axes: Axes, stages: Sequence[str], named: bool = True) -> None:
-    """A line wherever the stage changes from row to row, and the stages' names at the right."""
+    """A line wherever the stage changes between rows, and the stages' names at the right."""
     start = 0
     for i in range(1, len(stages) + 1):
         if i == len(stages) or stages[i] != stages[start]:
@@ -83,7 +84,7 @@ def stage_lines(axes: Axes, stages: Sequence[str], named: bool = True) -> None:
 
 
 def family_legend(figure: Figure, colours: Mapping[str, str], more: Sequence[Artist] = ()) -> None:
-    """Families by colour, and what else there is to explain, below the figure."""
+    """A legend below the figure: families by colour, and `more`."""
     from matplotlib.patches import Patch
 
     handles = [*(Patch(color=colour, label=family) for family, colour in colours.items()), *more]

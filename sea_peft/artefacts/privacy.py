@@ -1,5 +1,6 @@
-"""What must not leave the run folder: file paths can carry names of patients and hospitals, and the digest of the data is
-the key of case hashes."""
+"""What must not leave the run folder: file paths, which can name patients and hospitals, and the
+digest of the data, the key of case hashes.
+"""
 
 import hashlib
 import re
@@ -33,6 +34,8 @@ def paths_in(value: object) -> Iterator[str]:
 
 
 def public_digest(digest: str) -> str:
-    """What may be told of a data digest: whether data are the same. Case ids are hashed with `digest` itself, and whoever has
-    that can try a list of names."""
+    """A digest of the data that may be published, to tell whether data are the same.
+
+    Case ids are hashed with `digest` itself, and whoever has that could try a list of names.
+    """
     return hashlib.sha256(f"public:{digest}".encode()).hexdigest()

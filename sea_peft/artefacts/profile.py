@@ -1,4 +1,4 @@
-"""Budget profiles: what a run may choose from, and its usual budget."""
+"""Budget profiles: the units that a run may choose from, and its default budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class FamilyOffer(Record):
-    """One `[families.<name>]` table: which levels, placements and kinds of site are on offer; left out, all that the family has."""
+    """One `[families.<name>]` table: the levels, placements and kinds of site on offer. By default,
+    all that the family has.
+    """
 
     levels: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = None
     placements: tuple[str, ...] | None = None
@@ -25,8 +27,16 @@ class FamilyOffer(Record):
 
 
 class Profile(Record):
-    """A budget profile, `budgets/*.toml`. `budget`: default budget, as on the command line. `head`: all rows fitted and counted, only the
-    rows of labels that are new to the backbone, or none."""
+    """A budget profile, `budgets/*.toml`.
+
+    Attributes:
+        name: of the profile.
+        about: in a sentence.
+        budget: the default budget, as on the command line.
+        head: which rows are fitted and counted: all (train), those of labels that are new to the
+            backbone (new), or none (frozen).
+        families: family → its offer.
+    """
 
     name: Name
     about: Text = ""
@@ -36,25 +46,27 @@ class Profile(Record):
 
     @property
     def cost_kind(self) -> Cost:
-        """What its budget counts."""
+        """The kind of cost that its budget counts."""
         return PARAMETERS
 
     def offers(self) -> dict[str, Offer]:
-        """Family name → offer, as the registry takes it."""
+        """Family name → offer, for the registry."""
         from sea_peft.adapters import Offer  # a run folder is read without torch
 
         return {name: Offer(f.levels, f.placements, f.kinds) for name, f in self.families.items()}
 
 
 def profiles_folder() -> Path:
-    """Where the shipped profiles lie: inside the installed package, or at the top of a checkout."""
+    """The folder of the shipped profiles: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "budgets"
     return inside if inside.is_dir() else package.parent / "budgets"
 
 
 def load_profile(name: str) -> Profile:
-    """The shipped profile called `name`, or the TOML file at that path. Raises UsageError with what is wrong in it."""
+    """The shipped profile called `name`, or the TOML file at that path. Raises UsageError saying
+    what is wrong in it.
+    """
     shipped = {path.stem: path for path in sorted(profiles_folder().glob("*.toml"))}
     path = shipped.get(name, Path(name))
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What the adapter's own run saw: what predictions of other scans are held against. No scan is told apart in it."""
+"""What the adapter's own run saw, to judge its predictions by. Single scans cannot be told apart in it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SeenLabel(Record):
     """One label in the shots.
 
     Attributes:
-        shots: How many hold it.
-        log_volume: Mean of the natural logarithms of its volumes in ml.
-        log_volume_deviation: Their standard deviation.
-        position: Mean of its centre minus the centre of all labels, in mm along the recipe's axes.
-        position_deviation: The standard deviation of these.
+        shots: number of shots that hold it.
+        log_volume: mean of the natural logarithms of its volumes in ml.
+        log_volume_deviation: their standard deviation.
+        position: mean of its centre minus the centre of all labels, in mm along the recipe's axes.
+        position_deviation: standard deviation of these.
     """
 
     shots: Count
@@ -39,27 +39,32 @@ class SeenLabel(Record):
 
 
 class Trust(Record):
-    """One label's mask in a scan that was held out: the network's confidence in it (0 where it is empty), and its Dice."""
+    """One label's mask in a held-out scan: the network's confidence in it (0 if it is empty), and its Dice."""
 
     confidence: Dice
     dice: Dice
 
 
 class SeenChannel(Record):
-    """One channel in the shots, after the recipe. `quantiles`: lowest and highest of each of `QUANTILES`. `roughness`: lowest and highest
-    mean difference of neighbours, in standard deviations of the scan."""
+    """One channel in the shots, after the recipe.
+
+    Attributes:
+        quantiles: lowest and highest of each of `QUANTILES`.
+        roughness: lowest and highest mean difference of neighbours, in standard deviations of the
+            scan.
+    """
 
     quantiles: Annotated[tuple[Range, ...], Field(min_length=len(QUANTILES), max_length=len(QUANTILES))]
     roughness: Range
 
 
 class Quality(NoPaths):
-    """What a run saw of its shots, and how its networks did on scans that were held out while it searched.
+    """What a run saw of its shots, and how its networks did on the scans held out while searching.
 
     Attributes:
-        labels: By name; labels that no shot holds are left out.
-        channels: In the order of the adapter's.
-        held_out: Network → label → trust, a mapping for each scan.
+        labels: by name, without labels that no shot holds.
+        channels: in the order of the adapter's.
+        held_out: network → one mapping per scan, label → trust.
     """
 
     labels: dict[Name, SeenLabel]
@@ -67,10 +72,11 @@ class Quality(NoPaths):
     held_out: dict[Network, Annotated[list[dict[Name, Trust]], Field(max_length=10_000)]]
 
     def expected_dice(self, network: Network, label: str, confidence: float) -> tuple[float, float, float]:
-        """What Dice to expect of a mask, and its 95% interval.
+        """The expected Dice of a mask, and its 95% interval.
 
-        Dice falls short of 1 by a factor of what confidence does. The factor is this label's on held-out scans, drawn towards that of all labels
-        and towards 2.2, which four development targets had; the interval is what their masks had.
+        1 − Dice is a factor times 1 − confidence. The factor is this label's on held-out scans,
+        shrunk towards that of all labels and towards 2.2, that of four development targets. The
+        interval is that of their masks.
         """
         error, doubt = _USUAL_ERROR * _WEIGHT, _WEIGHT
         own_error, own_doubt = 0.0, 0.0
@@ -86,7 +92,7 @@ class Quality(NoPaths):
         return dice, low, high
 
     def usual_confidence(self, network: Network) -> float | None:
-        """Mean over labels and held-out scans; None where there was none."""
+        """Mean over labels and held-out scans; None if there were none."""
         scans = [scan for scan in self.held_out.get(network, []) if scan]
         if not scans:
             return None

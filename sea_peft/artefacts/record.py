@@ -1,4 +1,4 @@
-"""The record of a run: the parts that `config.json`, the trace, `result.json` and `adapter_config.json` share, so that each is said in one way."""
+"""The parts that `config.json`, the trace, `result.json` and `adapter_config.json` share."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ _Row = Annotated[int, Field(ge=1, le=65535)]
 
 
 class NoPaths(Record):
-    """A record that leaves the hospital: it names things and does not say where they lie."""
+    """A record that leaves the hospital: it names things, but not where they lie."""
 
     @field_validator("*", mode="after")
     @classmethod
@@ -23,10 +23,18 @@ class NoPaths(Record):
 
 
 class BackboneIdentity(NoPaths):
-    """Which backbone an adapter or a run belongs to. `weights` is a name; `sha256` is the hash of the backbone's
-    tensors; `licence` that of its weights, which an adapter made from them may have to keep.
+    """The backbone that an adapter or a run belongs to.
 
-    What is used is the architecture and the settings of the card whose tensors have this hash; these are compared with them.
+    Architecture and settings are always taken from the card whose tensors have this hash; those
+    here are only compared with them.
+
+    Attributes:
+        architecture: its name.
+        kwargs: its settings.
+        weights: a name, not a path.
+        sha256: hash of the backbone's tensors.
+        parameters: number of parameters.
+        licence: of the weights, which an adapter made from them may have to keep.
     """
 
     architecture: ArchitectureName
@@ -39,12 +47,12 @@ class BackboneIdentity(NoPaths):
     @field_validator("licence", mode="before")
     @classmethod
     def _name_no_place(cls, licence: object) -> object:
-        """A licence given as an address or a file stays where it was given."""
+        """Drop a licence that is an address or a file."""
         return "see the card of the weights" if any(paths_in(licence)) else licence
 
 
 class ArmDice(Record):
-    """Mean Dice of the three arms on the same scans; null where an arm could not be scored."""
+    """Mean Dice of the three arms on the same scans; null if an arm could not be scored."""
 
     unadapted: Dice | None
     head_only: Dice | None
@@ -52,8 +60,13 @@ class ArmDice(Record):
 
 
 class HeadShape(Record):
-    """The target head. `rows`: for every label the backbone's output row, null where it is new to the backbone. `classes`: rows of the
-    backbone; `on_features`: whether deltas act on the last convolution's features. Null in adapters of version 1."""
+    """The target head. `classes` and `on_features` are null in adapters of version 1.
+
+    Attributes:
+        rows: for each label the backbone's output row; null if it is new to the backbone.
+        classes: number of the backbone's rows.
+        on_features: whether deltas act on the last convolution's features.
+    """
 
     rows: Annotated[list[_Row | None], Field(min_length=1, max_length=254)]
     classes: Annotated[int, Field(ge=1, le=65535)] | None

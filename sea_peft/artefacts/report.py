@@ -25,7 +25,7 @@ from sea_peft.loop.events import Event
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image with the sentence under it; the caption must not name a patient. `kind`: its media type."""
+    """An image with its caption, which must not name a patient. `kind`: its media type."""
 
     caption: str
     data: bytes
@@ -50,12 +50,12 @@ _CAPTIONS = {
 
 
 def report_markdown(result: Result | None, events: Iterable[Event], commands: Commands = UNKNOWN) -> str:
-    """`report.md`: verdict, caveats, Dice, budget, what was placed where and why, what was refused and why.
+    """`report.md`: verdict, caveats, Dice, budget, and which units were placed or refused, and why.
 
     Args:
-        result: `result.json` of the run, None while it goes on.
+        result: `result.json` of the run; None while it continues.
         events: the trace.
-        commands: how to go on, without paths: the report may be passed on.
+        commands: how to continue, without paths, since the report may be shared.
     """
     history = History(events)
     found = findings(history, commands)
@@ -78,13 +78,13 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
 
 
 def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explanation: Sequence[Picture] = ()) -> str:
-    """One self-contained HTML page of a run: verdict, tables, a drawing of the network, figures; nothing is
-    fetched.
+    """One self-contained HTML page of a run: verdict, tables, a drawing of the network, figures.
+    Loads nothing from elsewhere.
 
     Args:
         run_folder: a run, finished or not.
         overlays: pictures of the best, median and worst test case.
-        explanation: pictures that explain the network, shown in a section of their own.
+        explanation: pictures that explain the network, for a section of their own.
 
     Raises:
         UsageError: the folder's trace or result cannot be read.
@@ -120,7 +120,9 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
 
 
 def _readable(value: object) -> object:
-    """Text without what would turn or hide the rest of the page; what a macro has made of text was made readable there."""
+    """Text without characters that would reverse or hide the rest of the page. Markup made by
+    macros is already safe.
+    """
     return visible(value) if type(value) is str else value
 
 

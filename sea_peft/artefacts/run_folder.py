@@ -1,4 +1,4 @@
-"""The run folder: where one adaptation leaves its files, and what `result.json` says."""
+"""The run folder: the files of one adaptation, and the schema of `result.json`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sea_peft.errors import UsageError
 from sea_peft.loop.cost import PARAMETERS, Cost
 
 CONFIG_VERSION = 2
-_Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; names of anything else are no paths
+_Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; nothing else is given by path
 _Spacing = tuple[
     Annotated[float, Field(ge=0.01, le=100)],
     Annotated[float, Field(ge=0.01, le=100)],
@@ -48,8 +48,10 @@ _Rates = dict[Name, Dice]
 
 
 class GivenOptions(Record):
-    """What the user asked for, as it was given: null where the default was taken. The network is not among it: nothing that a file says is
-    taken for code or for the path of a file."""
+    """The user's options, as given; null stands for the default.
+
+    The network is not among them, since nothing in a file is used as code or as the path of a file.
+    """
 
     shots: Annotated[int, Field(ge=1, le=10**6)] | None
     budget: Name | None
@@ -68,12 +70,15 @@ class GivenOptions(Record):
 
 
 class RunConfig(Record):
-    """`config.json`: every resolved option, what the run was begun with, versions. It stays in the run folder.
+    """`config.json`: every resolved option, what the run was begun with, and versions. It stays in
+    the run folder.
 
-    `id`: what MLflow finds the run by; `name`: what it is called in front of others. `data`: a path, `phantom:NAME`, or null for the embedded
-    default target. `split`: the path of a file that names cases. `typed`: the words of the command, to be shown again and for nothing else.
-    `begun_from`: sha256 of the adapter's tensors that it began with, null where it began from nothing.
-    `network`, `profile`, `augmentation` and `options` are null in runs of earlier versions, which can be looked at and not resumed.
+    `network`, `profile`, `augmentation` and `options` are null in runs of earlier versions, which
+    can be inspected but not resumed. `id`: by which MLflow finds the run. `name`: of the run, for
+    others to see. `data`: a path, `phantom:NAME`, or null for the embedded default target. `split`:
+    path of a file that names cases. `typed`: the words of the command, only to be shown again.
+    `begun_from`: sha256 of the tensors of the adapter that it began with; null if it began without
+    one.
     """
 
     format_version: int = CONFIG_VERSION
@@ -106,7 +111,7 @@ class RunConfig(Record):
     begun_from: Sha256 | None = None
 
     def flat(self) -> dict[str, object]:
-        """The options by their names, as tables and MLflow show them."""
+        """The options by name, as tables and MLflow show them."""
         found = self.model_dump(mode="json", exclude={"format_version", "network", "options", "profile", "typed"})
         if self.profile is not None:
             found["profile"] = self.profile.name
@@ -117,14 +122,16 @@ class RunConfig(Record):
 
 
 def _of_version_1(config: dict[str, object]) -> dict[str, object]:
-    """What version 1 says besides the network, which it named by a path, and the options, which held more paths."""
+    """Version 1 without the network, which it gave as a path, and without the options, which held more paths."""
     gone = ("backbone", "weights", "backbone_sha256", "spacing", "out", "runs", "test", "augment")
     kept = {"id": None, "name": None, "split": None} | {key: value for key, value in config.items() if key not in gone}
     return {**kept, "typed": config["options"], "profile": None, "augmentation": None, "network": None, "options": None}
 
 
 class Budget(Record):
-    """What may be spent, what is, the head's share, and `used` over what the backbone has, in what the budget counts (`cost_kind`)."""
+    """The limit, what is used, the head's share, and `used` as a fraction of the backbone, all as
+    `cost_kind` counts.
+    """
 
     limit: Count
     used: Count
@@ -134,7 +141,7 @@ class Budget(Record):
 
     @property
     def cost_kind(self) -> Cost:
-        """What these numbers count."""
+        """The kind of cost that these numbers count."""
         return PARAMETERS
 
 
@@ -146,15 +153,17 @@ class UnitCounts(Record):
 
 
 class DiceScores(ArmDice):
-    """Of the three arms on the test cases, or by leave-one-out (null: nothing was scored, or the arm cannot predict the labels); details of
-    `adapted`."""
+    """Scores on the test cases, or by leave-one-out. Details are of `adapted`.
+
+    Null: nothing was scored, or the arm cannot predict the labels.
+    """
 
     per_label: _Rates
     per_case: dict[Name, _Rates]
 
 
 class Seconds(Record):
-    """Wall-clock time by what it was spent on."""
+    """Wall-clock time by activity."""
 
     total: Duration
     train: Duration
@@ -165,16 +174,20 @@ class Seconds(Record):
 
 
 class AuditCost(Record):
-    """Patch forwards spent on audits, and what full passes for every audited unit would have cost."""
+    """Patch forwards of audits, and those that auditing every unit on every patch would have taken."""
 
     patches: Count
     naive_patches: Count
 
 
 class Result(Record):
-    """`result.json`, and what `seapeft adapt --json` prints. `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or
-    nothing. `held_out`: on the scans held out while searching, or, at one shot, on its held-out labels. `recommended`: null in runs of
-    earlier versions. `sensitivity`, `specificity`: by label, mean over scored cases."""
+    """`result.json`, which `seapeft adapt --json` also prints.
+
+    `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or nothing.
+    `held_out`: Dice on the scans held out while searching or, at one shot, on its held-out labels.
+    `recommended`: null in runs of earlier versions. `sensitivity`, `specificity`: by label, mean
+    over scored cases.
+    """
 
     status: Name
     shots: Count
@@ -200,7 +213,7 @@ class Result(Record):
 
 
 class RunFolder:
-    """The files of one run, by name; they are written whole or not at all."""
+    """The files of one run, by name. Each is written as a whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -213,11 +226,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, name: str, *, today: datetime.date | None = None) -> RunFolder:
-        """Make `<root>/<date>-<name>-<n>` with the first n that is free; two runs at once get two folders.
+        """Make `<root>/<date>-<name>-<n>` with the first free n. Two simultaneous runs get two
+        folders.
 
         Args:
             root: the runs root, made if it is missing.
-            name: what the run is called; what a file name cannot hold becomes `-`.
+            name: of the run; characters that a file name cannot hold become `-`.
             today: the date in the name, by default the local one.
 
         Raises:
@@ -269,7 +283,7 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        """What the run is called in front of others; runs of earlier versions have no name but that of their folder."""
+        """The run's name for others to see. Runs of earlier versions only have the name of their folder."""
         return (self.read_config().name if self.config.is_file() else None) or self.name
 
     @property
@@ -278,11 +292,13 @@ class RunFolder:
         return self.path.resolve().parent
 
     def write_config(self, config: RunConfig) -> None:
-        """`config.json`, readable by its owner alone: a run that is resumed has to know where the data are, and paths can name people."""
+        """Write `config.json`, readable by its owner alone: it says where the data are, so that the
+        run can be resumed, and paths can name people.
+        """
         atomic.write_text(self.config, config.model_dump_json(indent=2) + "\n", mode=atomic.PRIVATE)
 
     def write_result(self, result: Result) -> None:
-        """`result.json`, in which the run is `.`, the folder that it lies in."""
+        """Write `result.json`, in which the run is `.`, its own folder."""
         here = result.model_copy(update={"run": "."})
         atomic.write_text(self.result, here.model_dump_json(indent=2) + "\n")
 
@@ -300,7 +316,8 @@ class RunFolder:
         """The options of the run, of this or an earlier version.
 
         Raises:
-            UsageError: `config.json` is missing, damaged, or not as a sea_peft up to this one writes it.
+            UsageError: `config.json` is missing or damaged, or no sea_peft up to this one writes it
+                like that.
         """
         try:
             found = documents.load(self._read(self.config))
@@ -310,10 +327,11 @@ class RunFolder:
             raise UsageError(f"{self.config}: {error}; the run folder is damaged, run again.") from error
 
     def read_result(self) -> Result:
-        """What the run ended with.
+        """The result of the run.
 
         Raises:
-            UsageError: `result.json` is missing (the run did not finish) or not as this version writes it.
+            UsageError: `result.json` is missing (the run did not finish), or this version does not
+                write it like that.
         """
         try:
             found = documents.check_json(Result, self._read(self.result))

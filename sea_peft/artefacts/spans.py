@@ -1,6 +1,8 @@
-"""The run as a tree of spans, which MLflow shows under Traces: adapt → cycle → searched, measured, audited, ranked, allocated.
+"""The run as a tree of spans, which MLflow shows under Traces: adapt → cycle → searched, measured,
+audited, ranked, allocated.
 
-Every span has an id that the run's own id and its place in the tree decide: said again, it stays one span.
+The id of each span derives from the run's id and its place in the tree, so logging it again does
+not duplicate it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from sea_peft.loop import events
 if TYPE_CHECKING:
     from mlflow.tracing.client import TracingClient
 
-_Told = dict[str, Any]  # what a span shows, as JSON types
+_Told = dict[str, Any]  # the inputs or outputs of a span, as JSON types
 _LEFT_OUT = ("event", "seconds", "cycle", "per_case", "per_patch", "split")  # no case reaches MLflow, not even hashed
 _MOST_ROWS = 200  # in one span; the trace itself has them all
 
@@ -38,16 +40,16 @@ class _Span:
 def log_spans(
     client: TracingClient, experiment: str, run_id: str, began: int, name: str, history: History, status: str
 ) -> None:
-    """Write the spans of a run, as far as it has come.
+    """Write the spans of a run so far.
 
     Args:
         client: of the store.
         experiment: id of the experiment.
         run_id: of the MLflow run that they belong to.
         began: when the run began, in milliseconds.
-        name: what the run is called.
+        name: of the run.
         history: the run.
-        status: MLflow's word for how it stands.
+        status: MLflow's word for its state.
     """
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
     from opentelemetry.sdk.trace import ReadableSpan
@@ -103,7 +105,7 @@ def _preview(outputs: _Told) -> str | None:
 
 
 def _spans(history: History) -> list[_Span]:
-    """In order of their beginning, the root first."""
+    """In order of their start, the root first."""
     root = _Span(path=("adapt",), start=0.0, end=0.0)
     spans, cycles = [root], dict[str, _Span]()
     now = 0.0
@@ -141,7 +143,7 @@ def _numbered(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _stage(event: events.Event) -> str:
-    """The span that an event is a part of."""
+    """The span that an event belongs to."""
     if isinstance(event, events.Scored):
         return "held out" if event.held_out else "score"
     if isinstance(event, events.Searched) and event.phase == "warmup":
@@ -152,7 +154,7 @@ def _stage(event: events.Event) -> str:
 
 
 def _told(event: events.Event, history: History) -> tuple[_Told, _Told]:
-    """What went into an event, and what came out of it."""
+    """The inputs and outputs of an event."""
     fields = {key: value for key, value in event.as_dict().items() if key not in _LEFT_OUT}
     if isinstance(event, events.Allocated):
         utility = {unit: rank.ema for unit, rank in history.ranking(event.cycle).items()}

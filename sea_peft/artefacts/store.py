@@ -1,5 +1,6 @@
-"""MLflow, tamed: one sqlite store under the runs root, nothing sent anywhere, nothing said below a
-warning."""
+"""MLflow with restraint: one sqlite store under the runs root, nothing sent anywhere, no messages
+below a warning.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +24,25 @@ _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_ENABLE_AI_GATEWAY": "false",  # it would pass on what it is asked to services elsewhere
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",  # it would forward requests to external services
 }
 EXPERIMENT = "sea_peft"
-# Relative to the runs root: a path would name people, and would be wrong once the folder was moved. MLflow reads it from the folder in
-# which it runs.
+# Relative to the runs root: a full path could name people, and would be wrong once the folder was moved. MLflow resolves it
+# against its working directory.
 ARTIFACTS = "mlartifacts"
 _VIEW = "dice"
-# How the UI shows the list of runs to whoever comes by our link: the three arms' Dice, and what they took
+# The columns of the UI's list of runs behind our link: the three arms' Dice, and their costs
 _COLUMNS = [
     *(f"metrics.`dice/{arm}`" for arm in ("unadapted", "head_only", "adapted")),
     *(f"params.`{name}`" for name in ("policy", "shots", "budget_limit")),
 ]
 _RUN_LIST = {f"mlflow.sharedViewState.{_VIEW}": json.dumps({"selectedColumns": _COLUMNS})}
-# What sqlite says of a store that is whole but cannot be used just now
+# Words in sqlite's errors about a store that is intact but cannot be used at the moment
 _PASSING = ("locked", "full", "readonly", "unable to open", "disk I/O")
 
 
 class UnusableStore(RuntimeError):
-    """The store is damaged: only another one in its place helps."""
+    """The store is damaged and must be replaced."""
 
 
 def store_path(runs_root: Path) -> Path:
@@ -53,7 +54,8 @@ def store_uri(runs_root: Path) -> str:
     """The SQLAlchemy URI of that file.
 
     Raises:
-        UsageError: the path holds `%` or `?`, which SQLAlchemy's releases read differently in a URI.
+        UsageError: the path holds `%` or `?`, which SQLAlchemy's releases read differently in a
+            URI.
     """
     path = store_path(runs_root).as_posix()
     if "%" in path or "?" in path:
@@ -64,11 +66,11 @@ def store_uri(runs_root: Path) -> str:
 def open_store(runs_root: Path) -> MlflowClient:
     """A client of the store of `runs_root`, which is made if it is missing.
 
-    Imports mlflow, which takes a second or two, with telemetry off.
+    Imports mlflow, with telemetry off, which takes a second or two.
 
     Raises:
-        UnusableStore: MLflow cannot read what is there.
-        Exception: any of MLflow's, when the store is locked or cannot be written.
+        UnusableStore: MLflow cannot read the store.
+        Exception: any of MLflow's, if the store is locked or cannot be written.
     """
     path, uri = store_path(runs_root), store_uri(runs_root)
     import_quietly()
@@ -84,23 +86,23 @@ def open_store(runs_root: Path) -> MlflowClient:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of MLflow's says, without the SQL below it."""
+    """The message of an MLflow error, without the SQL below it."""
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def way_out(error: Exception) -> str:
-    """What helps when the store fails with `error`, as a part of a sentence."""
+    """How to recover when the store fails with `error`, as a part of a sentence."""
     if isinstance(error, UnusableStore):
         return "move that file away (a run is logged into a new one from its trace)"
     return "free the store or make it writable"
 
 
 def import_quietly() -> None:
-    """Import mlflow, which sends nothing and says nothing from then on."""
+    """Import mlflow, which from then on sends nothing and logs nothing."""
     os.environ.update(_QUIET)
     import mlflow  # noqa: F401
 
-    # MLflow logs a traceback for what the caller reports in one sentence
+    # MLflow logs a traceback for errors that the caller reports in one sentence
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -113,10 +115,10 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _make_store(path: Path) -> None:
-    """Make a store beside `path` and put it there whole, unless another run was faster.
+    """Make a store beside `path` and move it there as a whole, unless another run was faster.
 
-    MLflow takes seconds for it and commits on the way: what an interrupt leaves can never be used again, and two
-    runs that do it in one file spoil each other's.
+    MLflow takes seconds for it and commits in between. After an interruption the file could never
+    be used again, and two runs that make one file spoil it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # MLflow keeps its connection to the file, which hinders the removal on Windows
@@ -139,8 +141,11 @@ def _make_store(path: Path) -> None:
 
 
 def experiment_id(client: MlflowClient, runs_root: Path) -> str:
-    """The id of the one experiment of the store. A store of somebody else's gets one, and one of an earlier version, which knew where it
-    lay, forgets that."""
+    """The id of the store's one experiment.
+
+    A store from elsewhere gets one. A store of an earlier version, which recorded its own location,
+    is made to forget it.
+    """
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -160,7 +165,7 @@ def artifacts(runs_root: Path, run: Run) -> Path:
     """The folder of a run's artifacts.
 
     Raises:
-        UnusableStore: the store names another place, which somebody must have written into it.
+        UnusableStore: the store names another place, so somebody must have edited it.
     """
     place = f"{ARTIFACTS}/{run.info.run_id}/artifacts"
     if run.info.artifact_uri != place or not run.info.run_id.isalnum():
@@ -174,7 +179,9 @@ def _make_experiment(client: MlflowClient) -> None:
 
 
 def _forget_places(path: Path) -> None:
-    """Make the places of artifacts relative, which MLflow's own functions cannot: they make every place absolute."""
+    """Make the locations of artifacts relative. MLflow's own functions cannot: they make every
+    location absolute.
+    """
     with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
         with connection:
             connection.execute(  # and of the one that MLflow makes by itself
@@ -190,13 +197,15 @@ def _forget_places(path: Path) -> None:
 
 
 def check_writable(runs_root: Path, seconds: float) -> None:
-    """Take the write lock of the store for a moment, waiting at most `seconds` for it; a store that is yet to be made is fine.
+    """Take the store's write lock for a moment, waiting at most `seconds` for it. A store that does
+    not exist yet is fine.
 
-    MLflow itself waits 20 seconds for a locked store in every call, and retries for 100 seconds to open a
-    broken one: too long for a training run to stand still.
+    MLflow itself waits 20 seconds for a locked store in every call, and retries for 100 seconds to
+    open a broken one: too long for a training run to stand still.
 
     Raises:
-        OSError, sqlite3.OperationalError: the store is locked or unwritable.
+        OSError: the store is unwritable.
+        sqlite3.OperationalError: the store is locked or unwritable.
         UnusableStore: it is not a database.
     """
     path = store_path(runs_root)
@@ -216,7 +225,8 @@ def check_writable(runs_root: Path, seconds: float) -> None:
 
 
 def ui_page(runs_root: Path) -> str:
-    """The part of a link, from `#` on, that leads to the list of runs in the UI's pages for model training.
+    """The part of a link, from `#` on, that leads to the list of runs in the UI's pages for model
+    training.
 
     Raises:
         UsageError: no run has been logged under `runs_root`.
@@ -231,7 +241,9 @@ def ui_page(runs_root: Path) -> str:
 
 
 def _experiment_in(store: Path) -> tuple[int, bool] | None:
-    """Its id, and whether its list of runs has columns of ours. Asks sqlite itself: MLflow would take seconds to be imported."""
+    """Its id, and whether its list of runs has our columns. Asks sqlite itself, since importing
+    MLflow takes seconds.
+    """
     if not store.is_file():
         return None
     asked = (

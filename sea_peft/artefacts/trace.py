@@ -1,7 +1,7 @@
 """The trace: one JSON line per event, the source of truth of a run.
 
-The first line is `run_started` and carries the version of the schema; the schema itself, with its version, is
-`sea_peft.loop.events`. Everything but the fields named `seconds` is a function of data, settings and seed.
+The first line is `run_started` and carries the version of the schema, which `sea_peft.loop.events`
+defines. Everything but the fields named `seconds` depends on data, settings and seed alone.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LONGEST_TRACE = 1 << 30
 class TraceWriter:
     """Callback that appends every event but `TrainingStep` to a JSON-lines file.
 
-    Each line is on the disk before the call returns, so that no checkpoint can know more than the trace.
-    A new writer refuses a file that exists. With `append=True` it goes on after the last complete line: call
-    `truncate` with the number of events the checkpoint knows, and a resumed run writes the trace of an
-    unbroken one. What could not be written whole is taken back.
+    Each line is on the disk before the call returns, so no checkpoint is ever ahead of the trace. A
+    new writer refuses a file that exists. With `append=True` it continues after the last complete
+    line; after `truncate` to the number of events in the checkpoint, a resumed run writes the same
+    trace as an uninterrupted one. A partly written line is removed again.
 
     Raises:
         DiskError: the disk is full or the file cannot be written.
@@ -44,11 +44,11 @@ class TraceWriter:
             with self.path.open("rb") as written:
                 lines = itertools.takewhile(lambda line: line.endswith(b"\n"), _lines(written, str(self.path)))
                 self._ends = list(itertools.accumulate(len(line) for line in lines))
-            self._cut()  # the half line of a killed process
+            self._cut()  # drops the incomplete line of a killed process
             sync_folder(self.path.parent)
 
     def _lock(self) -> None:
-        """Keep other writers out until this one is closed or its process is gone, where the file system can."""
+        """Keep other writers out until this one is closed or its process ends, if the file system can."""
         if os.name == "nt":
             return
         import fcntl
@@ -61,7 +61,7 @@ class TraceWriter:
                 f"Another process is writing {self.path}: let it end, or end it, before this one goes on."
             ) from error
         except OSError:
-            pass  # some network file systems know no locks
+            pass  # some network file systems have no locks
 
     @property
     def _end(self) -> int:
@@ -69,13 +69,13 @@ class TraceWriter:
         return self._ends[-1] if self._ends else 0
 
     def _cut(self) -> None:
-        """Drop what stands after the last complete line."""
+        """Drop everything after the last complete line."""
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
     @property
     def count(self) -> int:
-        """Events in the file: what a checkpoint stores and `truncate` takes."""
+        """Number of events in the file: stored in checkpoints, for `truncate`."""
         return len(self._ends)
 
     def __call__(self, event: Event) -> None:
@@ -88,7 +88,7 @@ class TraceWriter:
         with writing(self.path):
             try:
                 left = memoryview(line)
-                while left:  # a disk that becomes full takes a part of it
+                while left:  # a disk that fills up takes only a part of it
                     left = left[self._file.write(left) :]
                 os.fsync(self._file.fileno())
             except OSError:
@@ -101,7 +101,7 @@ class TraceWriter:
         """Keep the first `n_events` events: those of the checkpoint that the run resumes from.
 
         Raises:
-            UsageError: the file holds fewer events than that.
+            UsageError: the file holds fewer events.
         """
         if n_events > self.count:
             raise UsageError(
@@ -130,11 +130,11 @@ class TraceWriter:
 def read_trace(path: Path) -> list[Event]:
     """The events of a trace, in order.
 
-    A last line without its newline is what a killed process leaves: it was never complete and is dropped. Any
-    other line that cannot be understood is an error.
+    A last line without its newline is the incomplete one of a killed process, and is dropped. Any
+    other unreadable line is an error.
 
     Raises:
-        UsageError: no such file, not a trace, or a trace of another version.
+        UsageError: there is no such file, or it is no trace, or one of another version.
     """
     events: list[Event] = []
     known: frozenset[str] = frozenset()
@@ -157,10 +157,11 @@ def read_trace(path: Path) -> list[Event]:
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """Lines, one at a time, each with its newline; the last may lack it.
+    """The lines, one at a time, each with its newline; the last may lack it.
 
     Raises:
-        UsageError: a line, or the file, is longer than any run's: reading it could take all memory.
+        UsageError: a line, or the file, is longer than any run's, and reading it could take all
+            memory.
     """
     left = _LONGEST_TRACE
     while line := file.readline(documents.MOST_BYTES + 1):

@@ -1,7 +1,8 @@
-"""MLflow as a view of the run: made from what lies in the run folder at any time, and while the run goes on whenever a cycle ends.
+"""MLflow as a view of the run, made from the run folder at any time, and updated at the end of each
+cycle while the run continues.
 
-The trace is the truth. Whatever happens to the store, a training run goes on: it is warned of once, tried again at the end of the next
-cycle, and the last word says how to make what is missing.
+The trace is the truth, and a training run continues whatever happens to the store. The user is
+warned once; the next cycle tries again; and the last message says how to rebuild what is missing.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ if TYPE_CHECKING:
 _TABLE = "allocation/units.json"
 _RUN_TAG = "sea_peft.run"
 _MODEL = "sea_peft_adapter"
-_LOADER = "sea_peft.jobs.pyfunc"  # named, not imported: this room is below it
+_LOADER = "sea_peft.jobs.pyfunc"  # by name: imports must not run from artefacts to jobs
 _BATCH = 500  # MLflow takes at most 1000 metrics in one request
 
 
 class Tracker:
-    """Callback that keeps the MLflow run of one run folder as far as the last cycle that ended.
+    """Callback that keeps the MLflow run of one run folder up to date with the last complete cycle.
 
     Args:
-        folder: the run; its trace holds every event before this is called with it.
-        warn: told once, in one sentence, when the store does not work.
+        folder: the run; its trace holds each event before this is called with it.
+        warn: called once, with one sentence, if the store does not work.
     """
 
     def __init__(self, folder: RunFolder, warn: Callable[[str], None]) -> None:
@@ -59,7 +60,7 @@ class Tracker:
             self._rebuild("RUNNING")
 
     def finish(self, images: Mapping[str, bytes]) -> None:
-        """Log what the run ended with, its adapter, report and `images` (file name → PNG)."""
+        """Log the result of the run, its adapter, report and `images` (file name → PNG)."""
         if not self._rebuild("FINISHED", images, patience=20.0):
             self._warn(f"MLflow lacks this run: rebuild it from {self._folder.path} once the store works.")
 
@@ -86,13 +87,14 @@ def rebuild(
     status: str | None = None,
     patience: float = 20.0,
 ) -> str:
-    """Make the MLflow run of a run folder from its trace, config, result and adapter, or complete the one there.
+    """Make or complete the MLflow run of a run folder, from its trace, config, result and adapter.
 
     Args:
         run_folder: a run, finished or not.
         runs_root: holds the store; by default the folder that holds the run.
         images: file name → PNG, to be logged with a finished run.
-        status: MLflow's word for how it stands; by default `FINISHED`, or `KILLED` where the trace has no end.
+        status: MLflow's word for its state; by default `FINISHED`, or `KILLED` if the trace has no
+            end.
         patience: seconds to wait for a locked store.
 
     Returns:
@@ -117,12 +119,12 @@ def rebuild(
 
 
 class _View:
-    """The MLflow run of a history, and the files beside it. Everything can be said again: what is there stays single."""
+    """The MLflow run of a history, and the files beside it. Writing it again does not duplicate anything."""
 
     def __init__(self, root: Path, folder: RunFolder, config: Mapping[str, object], history: History) -> None:
         self._root, self._folder, self._config, self._history = root, folder, config, history
         self._client: MlflowClient = store.open_store(root)
-        # runs of earlier versions are known by the name of their folder alone
+        # runs of earlier versions are identified by the name of their folder alone
         self._key = re.sub(r"[^\w.-]", "-", str(config.get("id", folder.name)))
         self._run = self._find(store.experiment_id(self._client, root))
         self._id: str = self._run.info.run_id
@@ -178,7 +180,7 @@ class _View:
                 self._client.log_param(self._id, key, value)
 
     def _metrics(self) -> None:
-        """Log the points that MLflow has not got yet."""
+        """Log the points that MLflow does not have yet."""
         from mlflow import entities
 
         points = metrics(self._history, self._config)
@@ -205,8 +207,9 @@ class _View:
                 self._write(f"figures/{name}.png", png(figure(self._history)))
 
     def _shipped(self, images: Mapping[str, bytes]) -> None:
-        """Adapter, report and pictures, and a version in the model registry that points at the adapter folder: plain files, nothing
-        pickled."""
+        """Log adapter, report and pictures, and register a version that points at the adapter
+        folder: plain files, nothing pickled.
+        """
         for name, data in images.items():
             self._write(f"images/{name}", data)
         if self._folder.report.is_file():
@@ -217,7 +220,7 @@ class _View:
             self._register()
 
     def _flavour(self) -> str:
-        """What tells MLflow how to load the adapter: by a function of this package, with no pickle in it."""
+        """The file that tells MLflow how to load the adapter: by a function of this package, without pickles."""
         from mlflow.models import Model, ModelSignature
         from mlflow.types import ColSpec, Schema
 
@@ -249,5 +252,5 @@ class _View:
 
 
 def _milliseconds(path: Path) -> int:
-    """When a file was written, as MLflow counts."""
+    """When a file was written, in MLflow's unit."""
     return int(path.stat().st_mtime * 1000)

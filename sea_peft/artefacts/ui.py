@@ -1,7 +1,8 @@
-"""`seapeft ui`: MLflow's own pages over the run store, behind a door.
+"""`seapeft ui`: MLflow's own pages over the run store, behind a secret link.
 
-MLflow's page has no login, and since 3.x it opens with an assistant and with gateways whose providers are services elsewhere. Here it answers
-on 127.0.0.1 alone, to whoever has the link that was printed; what would pass on what it is asked answers 404.
+MLflow's page has no login, and since 3.x it opens with an assistant and with gateways to external
+services. Here it answers on 127.0.0.1 alone, and only to whoever has the printed link. Pages that
+would forward requests answer 404.
 """
 
 import hmac
@@ -25,14 +26,14 @@ Application = Callable[
     [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
 ]
 
-# Talks to services elsewhere, or runs what it is given. The pages do without.
+# Routes that contact external services or run what they are given. The pages work without them.
 _CLOSED = re.compile(
     r"/+(?:ajax-api/+|api/+)?(?:\d+\.\d+/+)?(?:mlflow/+)?"
     r"(?:assistant|gateway[^/]*|webhooks|jobs|scorer|genai|issues/+invoke|mcp[^/]*|runs/+create-promptlab-run)(?:/|$)",
     re.IGNORECASE,
 )
-# Goes on to where the link leads, without the key, in a browser that believes to have opened MLflow's assistant before: it is closed here, and
-# would open by itself.
+# Redirects to the link's page without the key. Marks MLflow's assistant as opened before, since it would open by itself although
+# it is blocked here.
 _ENTRANCE = """<!doctype html><title>MLflow</title><script>
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 location.replace("/" + location.hash);
@@ -41,13 +42,13 @@ location.replace("/" + location.hash);
 
 
 def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
-    """Serve MLflow's pages until Ctrl-C or SIGTERM. The process becomes the server: its working folder and its settings of MLflow are the
-    store's from then on.
+    """Serve MLflow's pages until Ctrl-C or SIGTERM. Changes the process's working directory and
+    MLflow settings to those of the store.
 
     Args:
         runs_root: holds the store.
         port: on 127.0.0.1.
-        opened: told the link, as soon as a browser can wait behind it.
+        opened: called with the link as soon as a browser can connect.
 
     Raises:
         UsageError: no run has been logged under `runs_root`.
@@ -67,7 +68,7 @@ def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
         opened(f"http://127.0.0.1:{listening.getsockname()[1]}/?key={token}{page}")
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             del os.environ[name]
-        os.chdir(runs_root)  # places of artifacts are relative to it
+        os.chdir(runs_root)  # locations of artifacts are relative to it
         store.import_quietly()
         from mlflow.server import constants
 
@@ -81,8 +82,11 @@ def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
 
 
 def behind_a_door(application: Application, token: str) -> Application:
-    """`application` for those alone who come with `token`: a browser in the link, which becomes a cookie, and a program as
-    `Authorization: Bearer` (`MLFLOW_TRACKING_TOKEN`)."""
+    """`application`, only for requests that carry `token`.
+
+    A browser sends it in the link, which becomes a cookie; a program as `Authorization: Bearer`
+    (`MLFLOW_TRACKING_TOKEN`).
+    """
 
     def known(given: str) -> bool:
         return hmac.compare_digest(given.encode(), token.encode())

@@ -1,4 +1,4 @@
-"""The allocation as rows of plain data: `seapeft inspect`, the report and the MLflow tables render them."""
+"""The allocation as rows of plain data, for `seapeft inspect`, the report and the MLflow tables."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,9 +13,12 @@ from sea_peft.loop.rows import Decision, Ranking
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitRow:
-    """One unit at one cycle. `on`: placed. `state`: active when it is on,
-    probe while it is tried, else idle or cooling. `utility` (EMA of ΔDice), `standard_error` and `score` are None
-    while it is unmeasured; `decision` is None when nothing was decided about it."""
+    """One unit at one cycle.
+
+    `state`: active if it is on, probe while on trial, else idle or cooling. `utility` (EMA of
+    ΔDice), `standard_error` and `score` are None while unmeasured; `decision` is None if nothing
+    was decided about it.
+    """
 
     unit: str
     stage: str
@@ -34,13 +37,14 @@ class UnitRow:
 
 
 def summarise(events: Iterable[Event] | History, cycle: int | None = None, pattern: str = "*") -> list[UnitRow]:
-    """What is known of each unit at the end of `cycle`: units that are on first, then by utility, unmeasured
-    ones last.
+    """The units at the end of `cycle`: those that are on first, then by utility, unmeasured ones
+    last.
 
     Args:
         events: a trace, or its history.
-        cycle: a cycle with an allocation; None: the end of the run (or the last allocation while it runs).
-        pattern: glob over unit ids and their short forms, matched case-sensitively.
+        cycle: a cycle with an allocation; None for the end of the run (or the last allocation of an
+            unfinished one).
+        pattern: glob over unit ids and their short forms, case-sensitive.
 
     Raises:
         UsageError: the run has no such cycle, or no unit fits the pattern.
@@ -88,7 +92,7 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
 
 
 def _reason(rank: Ranking | None, decided: Decision | None) -> str | None:
-    """Why a unit is where it is: the decision's reason, else the ranking's."""
+    """The reason for a unit's state: the decision's, else the ranking's."""
     return (decided.reason if decided else None) or (rank.reason if rank else None)
 
 
@@ -107,9 +111,12 @@ FINAL = "final"
 
 
 def unit_table(history: History) -> list[list[object]]:
-    """Rows of `UNIT_COLUMNS`, one for every unit and cycle in which it was ranked or decided about: the
-    final choice first, then the newest cycle, and in it first the units that are on, then the others by utility. `utility` (EMA of ΔDice) and
-    `±` (its standard error) are in Dice; `delta_dice` is that cycle's own audit, the statistics are what was known by its end."""
+    """Rows of `UNIT_COLUMNS`, one per unit and cycle in which it was ranked or decided about.
+
+    The final choice comes first, then the newest cycle; within each, units that are on, then the
+    others by utility. `utility` (EMA of ΔDice) and `±` (its standard error) are in Dice.
+    `delta_dice` is of that cycle's own audit; the other statistics are those at its end.
+    """
     table: list[list[object]] = []
     for cycle in reversed(history.cycles):
         if cycle.allocated is None:

@@ -1,11 +1,14 @@
-"""Other people's words: names of labels, channels, cases, layers and files come from files that strangers made, and go to terminals,
-Markdown and HTML. Here they become what can only be read."""
+"""Makes text from files safe to show.
+
+Names of labels, channels, cases, layers and files come from files that strangers made, and go to
+terminals, Markdown and HTML.
+"""
 
 import re
 import unicodedata
 
 _OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# Joiners, without which Persian and Hindi are spelt wrongly, and marks that are drawn
+# Joiners, which the spelling of Persian and Hindi needs, and marks that are drawn
 _SHOWN = frozenset("\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
 _BREAKS = frozenset("\t\n\r\v\f\x85\u2028\u2029")
 
@@ -40,7 +43,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}  # not every 
 
 
 def markdown(text: str) -> str:
-    """`text` for Markdown, in which nothing of it is markup: no HTML, no link, no picture, no new line."""
+    """`text` for Markdown, with all markup in it escaped: no HTML, no link, no picture, no new line."""
     return _MARKUP.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), visible(text).strip())
 
 

@@ -6,10 +6,11 @@ from sea_peft.backbones.unet3d import BatchStatisticsNorm
 
 
 def batch_for_masks(network: nn.Module) -> int:
-    """Crops of one forward pass whose output is to be what a mask is made of, in audits and in windows alike.
+    """Crops per forward pass in audits and sliding windows, whose outputs become masks.
 
-    One, where what comes out for a crop depends on the others of its batch, so that crops are alike wherever they are. Else two: PyTorch
-    takes twice as long, a crop, for a single small one on a CPU, since it does not choose oneDNN's convolution then.
+    One, if the output for a crop depends on the others in its batch, so that a crop always gives
+    the same output. Otherwise two: for a single small crop on a CPU, PyTorch does not choose
+    oneDNN's convolution and takes twice as long per crop.
     """
     return 1 if any(map(_mixes, network.modules())) else 2
 

@@ -1,4 +1,4 @@
-"""Reading foreign checkpoints without running anything that is in them."""
+"""Reads checkpoints from elsewhere without running any code in them."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ import torch
 from sea_peft.backbones import torchscript
 from sea_peft.errors import WeightsError
 
-_START = 512  # bytes that say what a file is
+_START = 512  # bytes that tell the type of a file
 _IN_FOLDERS = (
     "models/model.pt",  # a MONAI bundle
     "fold_*/checkpoint_final.pth",  # a trained nnU-Net
@@ -33,8 +33,14 @@ _WRAPPERS = ("module", "_orig_mod")  # of parallel and of compiled networks
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. `tensors`: by key, without the prefixes of parallel and compiled networks. `content`: its top level, of which the
-    tensors are a part (empty for safetensors). `sha256`: of the file."""
+    """The content of a checkpoint.
+
+    Attributes:
+        file: where it was read from.
+        tensors: by key, without the prefixes of parallel and compiled networks.
+        content: its top level, which includes the tensors (empty for safetensors).
+        sha256: of the file.
+    """
 
     file: Path
     tensors: dict[str, torch.Tensor]
@@ -47,12 +53,15 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """The tensors of a checkpoint on the CPU, whatever its file is called. Nothing in the file is executed.
+    """The tensors of a checkpoint on the CPU, whatever its file is called. Nothing in the file is
+    executed.
 
-    Taken: safetensors, what `torch.save` wrote of tensors, numbers, text and plain arrays, and the tensors of TorchScript. `file` may be a
-    folder that holds one checkpoint, as a MONAI bundle, a trained nnU-Net fold or a model hub's snapshot does.
+    Accepts safetensors; files by `torch.save` of tensors, numbers, text and plain arrays; and the
+    tensors of TorchScript. `file` may be a folder with one checkpoint, such as a MONAI bundle, a
+    trained nnU-Net fold or a model hub's snapshot.
 
-    Raises WeightsError that says what the file is instead.
+    Raises:
+        WeightsError: the file is no such checkpoint. The message says what it is instead.
     """
     file = _checkpoint_in(file) if file.is_dir() else file
     if not file.is_file():
@@ -68,7 +77,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
         else:
             _refuse_other_kinds(file, start)
             with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_numpy()):
-                warnings.simplefilter("ignore")  # of the pickle protocol of old files
+                warnings.simplefilter("ignore")  # about the pickle protocol of old files
                 content = torch.load(file, map_location="cpu", weights_only=True)
             found = _state_dict(content)
     except WeightsError:
@@ -85,7 +94,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The one checkpoint in a folder of a known shape. Raises WeightsError where there is none, or more than one."""
+    """The one checkpoint in a folder of a known layout. Raises WeightsError if there is none, or more than one."""
     for pattern in _IN_FOLDERS:
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
@@ -97,12 +106,14 @@ def _checkpoint_in(folder: Path) -> Path:
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """The first eight bytes are the length of a JSON header, which follows."""
+    """Whether the first eight bytes are the length of a JSON header that follows."""
     return len(start) > 9 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8
 
 
 def _refuse_other_kinds(file: Path, start: bytes) -> None:
-    """Raise WeightsError for the files that people mistake for checkpoints: it says what this one is and what to do."""
+    """Raise WeightsError for files that are often mistaken for checkpoints, saying what the file is
+    and what to do.
+    """
     text = start.lstrip().lower()
     kinds = (
         (text.startswith(b"version https://git-lfs"), "a pointer of Git LFS; run `git lfs pull` where it was cloned, and give the file then"),
@@ -127,7 +138,7 @@ def _refuse_other_kinds(file: Path, start: bytes) -> None:
 
 
 def _more_than_tensors(name: str, told: str) -> str:
-    """The refusal of a file in which there are objects; the first is named."""
+    """The refusal of a file that contains other objects; it names the first."""
     found = re.search(r"GLOBAL ([\w.]{1,80})", told)
     what = f" ({found[1]})" if found else ""
     return (
@@ -137,9 +148,12 @@ def _more_than_tensors(name: str, told: str) -> str:
 
 
 def _plain_numpy() -> list[Any]:
-    """What torch's safe loader has to know beyond tensors to read numbers and plain arrays of numpy, which nnU-Net and others log into
-    their checkpoints: the functions that make them from bytes, under their names in numpy 1 and 2, and the types of numbers. None of
-    them can run code."""
+    """What torch's safe loader must allow, beyond tensors, to read numpy's numbers and plain
+    arrays, which nnU-Net and others log into checkpoints.
+
+    These are the functions that make them from bytes, under their names in numpy 1 and 2, and the
+    types of numbers. None of them can run code.
+    """
     scalar, array = np.float64(0.0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     made = {"scalar": scalar, "_reconstruct": array}
@@ -148,7 +162,9 @@ def _plain_numpy() -> list[Any]:
 
 
 def _state_dict(content: Any) -> dict[str, torch.Tensor]:
-    """The largest dictionary of tensors in what a checkpoint holds: training programs nest it under one name or another."""
+    """The largest dictionary of tensors in a checkpoint's content, since training programs nest it
+    under various names.
+    """
     if not isinstance(content, Mapping):
         return {}
     own = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
@@ -157,7 +173,7 @@ def _state_dict(content: Any) -> dict[str, torch.Tensor]:
 
 
 def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors without the leading name parts that wrapping modules put in front of every key."""
+    """The tensors without the leading name parts that wrapper modules add to every key."""
     while {key.partition(".")[0] for key in tensors} in [{wrapper} for wrapper in _WRAPPERS]:
         tensors = {key.partition(".")[2]: tensor for key, tensor in tensors.items()}
     return tensors

@@ -20,9 +20,10 @@ def build(
     kernels: Strides | None = None,
     res_block: bool = False,
 ) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths: 16.5 M parameters.
+    """`[B, in, D, H, W]` → `[B, out, D, H, W]`. With the default widths: 16.5 M parameters.
 
-    `filters`: channels of every stage. `strides`: of every stage, one number or three. `kernels`: 3 at every stage when left out.
+    `filters`: channels of each stage. `strides`: of each stage, one number or three. `kernels`: of
+    each stage; 3 by default.
     """
     from monai.networks.nets import DynUNet
 
@@ -47,7 +48,9 @@ def limits(kwargs: Settings) -> Limits:
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """Filters, strides and kernels from the tensors: a stage's stride is the kernel of the transposed convolution that undoes it."""
+    """Filters, strides and kernels from the tensors. A stage's stride is the kernel of the
+    transposed convolution that reverses it.
+    """
     first = "input_block.conv1.conv.weight"
     downs = sum(f"downsamples.{i}.conv1.conv.weight" in tensors for i in range(10))
     blocks = [first, *(f"downsamples.{i}.conv1.conv.weight" for i in range(downs)), "bottleneck.conv1.conv.weight"]

@@ -1,4 +1,4 @@
-"""How far a network looks: which voxels of its input can change one voxel of its output."""
+"""How far a network looks: the voxels of its input that can change one voxel of its output."""
 
 import contextlib
 import dataclasses
@@ -12,14 +12,19 @@ from sea_peft.backbones.limits import Limits, Size
 from sea_peft.backbones.unet3d import BatchStatisticsNorm
 
 _LONG = (64, 128, 256)
-_SHORT = 32  # voxels along the two axes that are not looked along
+_SHORT = 32  # voxels along the two axes that are not measured
 
 
 @dataclasses.dataclass(frozen=True)
 class FieldOfView:
-    """`extent`: voxels along D, H, W that one voxel of the output depends on. `bounded`: whether it ends there; where not, the network sees
-    at least that much. `statistics`: whether norms beside that take a mean and a deviation over all that the network is given, so that
-    the size of a patch changes what comes out."""
+    """The voxels that one voxel of the output depends on.
+
+    Attributes:
+        extent: voxels along D, H, W.
+        bounded: whether it ends there; otherwise the network sees at least that much.
+        statistics: whether norms also use mean and deviation over the whole input, so that the size
+            of a patch changes the output.
+    """
 
     extent: Size
     bounded: bool
@@ -27,15 +32,16 @@ class FieldOfView:
 
 
 def field_of_view(network: nn.Module, channels: int, limits: Limits) -> FieldOfView:
-    """Measured, not computed: the extent of what is not 0 in the gradient of one output voxel with respect to a noise input.
+    """Measure the extent of the nonzero gradient of one output voxel with respect to a noise input.
 
-    Each axis is looked along by itself, in an input that is long there and short elsewhere, and longer until the gradient ends within it.
-    A few seconds on a CPU. A network that takes one size only is taken to see all of it.
+    Each axis is measured by itself, in an input that is long along it and short elsewhere, and
+    lengthened until the gradient ends within it. Takes a few seconds on a CPU. A network that takes
+    one size only is assumed to see all of it.
 
     Args:
-        network: in eval mode; left as it is.
+        network: in eval mode; left unchanged.
         channels: of its input.
-        limits: the sizes it takes.
+        limits: the sizes that it takes.
     """
     statistics = any(_over_all(module) for module in network.modules())
     if limits.exact is not None:
@@ -47,7 +53,7 @@ def field_of_view(network: nn.Module, channels: int, limits: Limits) -> FieldOfV
 
 
 def _over_all(module: nn.Module) -> bool:
-    """Whether a norm takes its statistics from the input at hand, across space."""
+    """Whether a norm computes its statistics from the current input, across space."""
     return isinstance(module, nn.GroupNorm | BatchStatisticsNorm) or (
         isinstance(module, nn.modules.instancenorm._InstanceNorm | nn.modules.batchnorm._BatchNorm)
         and module.running_mean is None
@@ -56,7 +62,7 @@ def _over_all(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def _fixed_statistics(network: nn.Module) -> Iterator[None]:
-    """Norms over all that the network is given, as maps of single voxels: their mean and deviation pass no gradient on."""
+    """Let norms over the whole input act as maps of single voxels: their mean and deviation pass no gradient."""
 
     def hook(module: Any, inputs: tuple[torch.Tensor, ...], _output: object) -> torch.Tensor:
         x: torch.Tensor = inputs[0]

@@ -1,4 +1,4 @@
-"""How the tensors of a checkpoint fit a network, and what stands in for a classifier that it does not have."""
+"""How the tensors of a checkpoint fit a network, and a replacement for a classifier that it lacks."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +18,14 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class KeyReport:
-    """How the tensors of a checkpoint fit those of a network, by state-dict key, each tensor under its first name.
+    """How the tensors of a checkpoint fit those of a network, by state-dict key, each tensor under
+    its first name.
 
-    `misshaped`: key → (shape found, shape wanted).
+    Attributes:
+        matched: keys in both, of the same shape.
+        missing: keys of the network alone.
+        unexpected: keys of the checkpoint alone.
+        misshaped: key → (shape found, shape wanted).
     """
 
     matched: tuple[str, ...]
@@ -30,17 +35,17 @@ class KeyReport:
 
     @property
     def wanted(self) -> int:
-        """Tensors of the network."""
+        """Number of tensors of the network."""
         return len(self.matched) + len(self.missing) + len(self.misshaped)
 
     @property
     def share(self) -> float:
-        """Matched tensors over wanted ones."""
+        """Matched tensors as a share of the network's."""
         return len(self.matched) / self.wanted
 
     @property
     def lacking(self) -> frozenset[str]:
-        """Keys of the network that the checkpoint has nothing for."""
+        """Keys of the network for which the checkpoint has no fitting tensor."""
         return frozenset((*self.missing, *self.misshaped))
 
 
@@ -61,9 +66,10 @@ def compare_keys(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch
 
 
 def under_first_names(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors, each once under the first of the names that the network has for it.
+    """The tensors, each once, under the first name that the network has for it.
 
-    Raises WeightsError where two names of one tensor hold different values.
+    Raises:
+        WeightsError: two names of one tensor hold different values.
     """
     names = first_names(network)
     found: dict[str, torch.Tensor] = {}
@@ -78,14 +84,16 @@ def under_first_names(tensors: Mapping[str, torch.Tensor], network: nn.Module) -
 
 
 def whole_numbers(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Index tables and counters: they are as the network builds them, so that a checkpoint need not hold them."""
+    """Index tables and counters. The network builds them itself, so a checkpoint need not hold them."""
     return {key: t for key, t in unique_tensors(network).items() if not (t.is_floating_point() or t.is_complex())}
 
 
 def classifier_keys(architecture: Architecture, kwargs: Mapping[str, object]) -> frozenset[str]:
-    """Keys of the tensors with one row for each class: those whose first axis, and no other, grows with the number of classes.
+    """Keys of the tensors with one row per class: those whose first axis, and no other, grows with
+    the number of classes.
 
-    Empty where classes run through more of the network than its outputs: then there is no classifier that could be exchanged.
+    Empty if more of the network than its outputs depends on the number of classes: then no
+    classifier can be replaced.
     """
     few, more = (unique_tensors(architecture.build(**{**kwargs, "out_channels": n})) for n in (2, 3))
     growing = {key for key in few if few[key].shape != more[key].shape}
@@ -94,10 +102,10 @@ def classifier_keys(architecture: Architecture, kwargs: Mapping[str, object]) ->
 
 
 def blank_classifier(keys: Iterable[str], network: nn.Module) -> dict[str, torch.Tensor]:
-    """Rows for a classifier that was not trained: each gives the mean of its features, bias 0.
+    """Rows for an untrained classifier: each gives the mean of its features, bias 0.
 
-    Nothing is drawn at random. A target's head starts all its labels from the background's row, so that none is preferred, and a row
-    that is not zero lets the probe see what acts on the output.
+    Nothing is random. A target's head starts all its labels from the background's row, so that none
+    is preferred; and with a row that is not zero the probe sees which modules affect the output.
     """
     own = unique_tensors(network)
     return {
@@ -107,16 +115,17 @@ def blank_classifier(keys: Iterable[str], network: nn.Module) -> dict[str, torch
 
 
 def with_background(tensors: Mapping[str, torch.Tensor], keys: Iterable[str]) -> dict[str, torch.Tensor]:
-    """A classifier of one output, a sigmoid, as one of two classes: a background row of zeros in front, so that logits are 0 and z.
+    """Turn a classifier with one sigmoid output into one of two classes, by a background row of
+    zeros: its logits are then 0 and z.
 
-    softmax(0, z) is sigmoid(z): probabilities are the same. `keys`: of the classifier.
+    softmax(0, z) is sigmoid(z), so the probabilities are the same. `keys`: of the classifier.
     """
     rows = {key: tensors[key] for key in keys if key in tensors}
     return {**tensors, **{key: torch.cat((torch.zeros_like(row), row)) for key, row in rows.items()}}
 
 
 def refusal(file: str, backbone: str, report: KeyReport, way_out: str) -> WeightsError:
-    """The error for a checkpoint that does not fit: what share does, and the first of what does not."""
+    """The error for a checkpoint that does not fit: the share that does, and the first tensors that do not."""
     parts = [f"{file}: {len(report.matched)} of {report.wanted} tensors of {backbone} fit ({report.share:.0%})"]
     if report.misshaped:
         key, (found, needed) = next(iter(report.misshaped.items()))

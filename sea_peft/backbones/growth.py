@@ -1,7 +1,9 @@
-"""What a network may hold beyond its architecture, so that every change of what it computes can be written into its own tensors.
+"""Additions to a network, beyond its architecture, that let every change of its function be written
+into its own tensors.
 
-Norms without a scale and a shift get them, grouped convolutions one kernel over all channels, MLPs more hidden units, and outputs that are no
-convolution's own a pointwise one behind them. All but the last leave the network's outputs as they are until somebody writes to what grew.
+Norms get a scale and a shift, grouped convolutions one kernel over all channels, MLPs more hidden
+units, and outputs that come from no convolution a pointwise one behind them. All but the last leave
+the outputs unchanged until values are written to them.
 """
 
 import functools
@@ -12,12 +14,12 @@ import torch
 from torch import nn
 
 LAST = "grown_last"
-"""What the convolution behind the outputs is called in the network."""
+"""Name in the network of the convolution behind the outputs."""
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d)
 
 
 def growing(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`build` for a network that may be grown: with `grown`, what `growth` gave, as one more keyword argument."""
+    """`build` for a network that can grow. It takes one more keyword argument, `grown`: the result of `growth`."""
 
     @functools.wraps(build)
     def grown_network(*, grown: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
@@ -42,13 +44,18 @@ def grow(
     """Make room in a network, in place.
 
     Args:
-        network: its tensors outside of these places are left alone.
-        norms: whether every norm gets the scale and the shift that it lacks, as MONAI's and torch's own norms have with `affine`.
-        dense: module paths of grouped convolutions that become ungrouped ones.
-        wider: module path of an MLP (`mlp_layers`) → how many hidden units it gets.
-        outputs: channels that the network has put out so far, where a convolution is to make `rows` of them.
+        network: its other tensors stay unchanged.
+        norms: whether each norm gets the scale and shift that it lacks, like MONAI's and torch's
+            own norms with `affine`.
+        dense: module paths of grouped convolutions to become ungrouped.
+        wider: module path of an MLP (`mlp_layers`) → number of added hidden units.
+        outputs: the network's channels of output so far, if a convolution is to make `rows` of
+            them.
+        rows: channels of output of that convolution.
 
-    Raises ValueError where a path is none of that, AttributeError where there is none.
+    Raises:
+        ValueError: a path leads to another kind of module.
+        AttributeError: a path leads nowhere.
     """
     for module in network.modules() if norms else ():
         for name, value in missing(module).items():
@@ -75,14 +82,17 @@ def grow(
 
 
 def _grown(tensor: torch.Tensor, axis: int, more: int) -> nn.Parameter:
-    """The tensor with that many zeros more along an axis."""
+    """The tensor with `more` zeros added along an axis."""
     shape = [more if i == axis else n for i, n in enumerate(tensor.shape)]
     return nn.Parameter(torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=axis))
 
 
 def growth(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """What of a network has to grow before it can hold these tensors, by state-dict key, for `grow`; empty where nothing has. More rows of a
-    classifier are not meant: with those it is built."""
+    """The growth that a network needs to hold these tensors, by state-dict key, as arguments of
+    `grow`; empty if none.
+
+    More rows of a classifier do not count: the network is built with those.
+    """
     own = dict(network.named_parameters(remove_duplicate=False))
     found: dict[str, Any] = {}
     for key, tensor in tensors.items():
@@ -103,7 +113,7 @@ def growth(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 def grown_further(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a network grow as `first` and then `then` do."""
+    """The growth that equals `first` followed by `then`."""
     wider = dict(first.get("wider", {}))
     for path, more in then.get("wider", {}).items():
         wider[path] = wider.get(path, 0) + more
@@ -117,7 +127,7 @@ def grown_further(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str
 
 
 def missing(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The scale of ones and the shift of zeros [C], as far as a norm lacks them; nothing for other modules."""
+    """The scale of ones and shift of zeros `[C]` that a norm lacks; empty for other modules."""
     if not isinstance(module, _NORMS):
         return {}
     if isinstance(module, nn.LayerNorm):
@@ -125,12 +135,14 @@ def missing(module: nn.Module) -> dict[str, torch.Tensor]:
     else:
         shape = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
     made = {"weight": torch.ones(shape), "bias": torch.zeros(shape)}
-    # what is computed from others, as by a parametrization, is registered nowhere and is not missing
+    # a tensor computed from others, as by a parametrization, is not registered, but not missing either
     return {name: value for name, value in made.items() if module._parameters.get(name, value) is None}
 
 
 def without_groups(kernel: torch.Tensor, groups: int) -> torch.Tensor:
-    """The kernel [out, in / groups, ...] of a grouped convolution as [out, in, ...], zero where a group does not see a channel."""
+    """The kernel `[out, in / groups, ...]` of a grouped convolution as `[out, in, ...]`, zero for
+    channels outside the group.
+    """
     rows, columns = kernel.shape[0] // groups, kernel.shape[1]
     dense = kernel.new_zeros(kernel.shape[0], columns * groups, *kernel.shape[2:])
     for group in range(groups):
@@ -140,9 +152,11 @@ def without_groups(kernel: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def mlp_layers(block: nn.Module) -> dict[str, nn.Linear] | None:
-    """The two linear layers of a block that is linear, activation, linear, by their names in it; None for other blocks.
+    """The two linear layers, by name, of a block that is linear, activation, linear; None for other
+    blocks.
 
-    Only with activations a for which a(k·z)/k becomes ReLU(z) as k grows, and with nothing else in it but dropout.
+    Only for activations a with a(k·z)/k → ReLU(z) as k grows, and with nothing else in the block
+    but dropout.
     """
     inside = {name: module for name, module in block.named_modules() if not list(module.children())}
     layers = {name: module for name, module in inside.items() if isinstance(module, nn.Linear)}

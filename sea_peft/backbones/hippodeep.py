@@ -1,9 +1,12 @@
-"""The network of hippodeep (Thyreau et al. 2018, doi 10.1016/j.media.2017.11.004): the hippocampus on one side of a T1-weighted head.
+"""The network of hippodeep (Thyreau et al. 2018, doi 10.1016/j.media.2017.11.004): the hippocampus
+on one side of a T1-weighted head.
 
-At the input's resolution a 3³ kernel in three one-dimensional parts and a 3³ convolution; below it two residual blocks behind max pooling,
-the first layer of each a batch norm that its skip goes past; a way up without skips to a first map of the structure, which the authors
-trained as an output of its own. That map, blurred by a learnt 7³ kernel, gates the features of the input's resolution, from which the
-second map, the output, is made. Module names are those of the authors' checkpoint.
+At the input's resolution, it has a 3³ kernel in three one-dimensional parts and a 3³ convolution.
+Below are two residual blocks behind max pooling; the first layer of each is a batch norm, which the
+skip bypasses. A decoder without skips leads to a first map of the structure, which the authors
+trained as a separate output. That map, blurred by a learnt 7³ kernel, gates the features at the
+input's resolution, from which the second map, the output, is made. Module names are those of the
+authors' checkpoint.
 """
 
 from collections.abc import Mapping
@@ -16,10 +19,10 @@ from sea_peft.backbones.registry import Architecture, register
 
 
 class HippodeepNet(nn.Module):
-    """[B, in, D, H, W] → logits [B, out, D, H, W], sides multiples of 4.
+    """`[B, in, D, H, W]` → logits `[B, out, D, H, W]`, sides multiples of 4.
 
-    The authors' first kernels have no padding and lose two voxels at every side; here they are padded with zeros, which only the voxels
-    near a side see.
+    The authors' first kernels are unpadded and lose two voxels on each side. Here they are padded
+    with zeros, which affects only voxels near a side.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stem: int, width: int) -> None:
@@ -60,9 +63,11 @@ def _conv(before: int, after: int) -> nn.Conv3d:
 
 
 def build(in_channels: int = 1, out_channels: int = 2, stem: int = 16, width: int = 48) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 4. With the default widths 499,002 parameters.
+    """`[B, in, D, H, W]` → `[B, out, D, H, W]`, sides multiples of 4. With the default widths:
+    499,002 parameters.
 
-    `stem`: channels of the first layers and of the maps' last ones. `width`: of all others."""
+    `stem`: channels of the first layers, and of the last ones of each map. `width`: of all others.
+    """
     return HippodeepNet(in_channels, out_channels, stem, width)
 
 

@@ -1,5 +1,6 @@
-"""Names of a network's classes, from the files that lie beside checkpoints: JSON, ITK-SNAP's label description, 3D Slicer's colour table,
-or one name a line."""
+"""Names of a network's classes, from files beside checkpoints: JSON, ITK-SNAP's label description,
+3D Slicer's colour table, or one name per line.
+"""
 
 import json
 import re
@@ -16,9 +17,11 @@ _NUMBERED = re.compile(r"\s*(\d+)[\s,;:=]+(.*\S)\s*")
 
 
 def read_label_names(file: Path) -> tuple[str, ...]:
-    """Class names in the order of their numbers, without the background (number 0, or a first name that says so).
+    """Class names in the order of their numbers, without the background (number 0, or a first name
+    that says so).
 
-    Raises UsageError where the file cannot be read, names no class, or leaves out a number.
+    Raises:
+        UsageError: the file cannot be read, names no class, or leaves out a number.
     """
     try:
         if file.stat().st_size > _MOST_BYTES:
@@ -43,7 +46,7 @@ def _of_lines(text: str) -> dict[int, str]:
 
 
 def _of_json(found: object) -> dict[int, str]:
-    """A list, or `labels` of a dataset.json or a colour map: a list, name → number, or number → name."""
+    """From a list, or from `labels` of a dataset.json or a colour map: a list, name → number, or number → name."""
     if isinstance(found, Mapping) and isinstance(found.get("labels"), list | Mapping):
         found = found["labels"]
     if isinstance(found, Mapping):

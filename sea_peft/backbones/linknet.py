@@ -1,7 +1,8 @@
-"""LinkNet in 3D (Chaurasia and Culurciello 2017, arXiv 1707.03718), in the shape of deepbet (Fisch et al. 2024): residual encoder, skips added.
+"""LinkNet in 3D (Chaurasia and Culurciello 2017, arXiv 1707.03718), in the shape of deepbet (Fisch
+et al. 2024): residual encoder, added skips.
 
-The stem and the first stage shrink the input by 4, three more stages by 8; its instance norms have no affine parameters. Module names are
-those of deepbet's TorchScript, whose tensors fit.
+The stem and the first stage shrink the input by 4, three more stages by 8. Its instance norms have
+no affine parameters. Module names are those of deepbet's TorchScript, so its tensors fit.
 """
 
 from collections.abc import Mapping
@@ -52,7 +53,9 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Squeeze to a quarter of the channels, upsample by the stride, widen: [B, in, D, H, W] → [B, out, sD, sH, sW]."""
+    """Reduce to a quarter of the channels, upsample by the stride, widen: `[B, in, D, H, W]` → `[B,
+    out, sD, sH, sW]`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -96,9 +99,11 @@ class LinkNet3d(nn.Module):
 
 
 def build(in_channels: int = 1, out_channels: int = 2, width: int = 16) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 32. With the default width of 16: 2.13 M parameters, deepbet's shape.
+    """`[B, in, D, H, W]` → `[B, out, D, H, W]`, sides multiples of 32. With the default width of
+    16: 2.13 M parameters, deepbet's shape.
 
-    Raises ValueError for a width that is no multiple of 4."""
+    Raises ValueError if the width is no multiple of 4.
+    """
     if width % 4:
         raise ValueError(f"width {width} is no multiple of 4")
     return LinkNet3d(in_channels, out_channels, width)

@@ -1,7 +1,8 @@
-"""MedNeXt S, B, M and L (Roy et al. 2023, arXiv 2303.09975): MONAI's, deep supervision off.
+"""MedNeXt S, B, M and L (Roy et al. 2023, arXiv 2303.09975): MONAI's, without deep supervision.
 
-MONAI ends it in a transposed convolution of kernel 1, which is a 1³ convolution with its weight transposed. It is one here, so that a
-target's head can read the features in front of it; checkpoints of both shapes are taken in (`keymaps.mednext`).
+MONAI's ends in a transposed convolution of kernel 1, which equals a 1³ convolution with its weight
+transposed. Here it is one, so that a target's head can read the features in front of it.
+Checkpoints of both shapes can be imported (`keymaps.mednext`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +38,11 @@ def builder(size: str) -> Callable[..., nn.Module]:
         blocks: Sequence[int] = _SIZES[size]["blocks"],
         down_expansion: Sequence[int] | None = None,
     ) -> nn.Module:
-        """[B, in, D, H, W] → [B, out, D, H, W]. `expansion`, `blocks`: per stage, encoder, bottleneck and decoder in one row.
+        """`[B, in, D, H, W]` → `[B, out, D, H, W]`.
 
-        `down_expansion`: of the blocks that go down, from the input on; that of the stage above when left out, as in MONAI. Raises
-        ValueError where the rows do not fit each other.
+        `expansion`, `blocks`: per stage, listing encoder, bottleneck and decoder. `down_expansion`:
+        of the downsampling blocks, from the input on; by default that of the stage above, as in
+        MONAI. Raises ValueError if their lengths do not match.
         """
         from monai.networks.blocks.mednext_block import MedNeXtDownBlock
         from monai.networks.nets.mednext import MedNeXt
@@ -76,7 +78,7 @@ def builder(size: str) -> Callable[..., nn.Module]:
 
 
 def _ratios(tensors: Mapping[str, torch.Tensor], block: str) -> list[int]:
-    """Expansion ratios of the blocks called `block` with 0, 1, … in its braces, as far as they go."""
+    """Expansion ratios of the blocks called `block` with 0, 1, … in its braces, up to the last one there is."""
     found: list[int] = []
     while (weight := tensors.get(f"{block.format(len(found))}.conv2.weight")) is not None:
         found.append(weight.shape[0] // weight.shape[1])
@@ -84,11 +86,11 @@ def _ratios(tensors: Mapping[str, torch.Tensor], block: str) -> list[int]:
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Width and kernel from the stem and the first depth-wise convolution, expansion ratios and numbers of blocks from the stages, so
-    that the size's letter decides nothing.
+    """The architecture's settings, from the tensors alone; the size's letter decides nothing.
 
-    The authors' own networks go down with the expansion ratio of the stage below and MONAI's with that of the stage above, which
-    differs in B, M and L.
+    Width and kernel come from the stem and the first depth-wise convolution, expansion ratios and
+    numbers of blocks from the stages. The authors' own networks downsample with the expansion ratio
+    of the stage below and MONAI's with that of the stage above, which differs in B, M and L.
     """
     stem, first = tensors.get("stem.weight"), tensors.get("enc_stages.0.0.conv1.weight")
     downs = _ratios(tensors, "down_blocks.{}")
@@ -108,7 +110,7 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def limits(kwargs: Settings) -> Limits:
-    """Every stage down to the bottleneck halves the input; its group norms have one channel a group."""
+    """Each stage down to the bottleneck halves the input; its group norms have one channel per group."""
     return limits_of_strides((2,) * (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2))
 
 

@@ -1,7 +1,9 @@
-"""MeshNet (Fedorov et al. 2017, arXiv 1612.00940; brainchop, Masoud et al. 2023): dilated convolutions at one resolution, without norms.
+"""MeshNet (Fedorov et al. 2017, arXiv 1612.00940; brainchop, Masoud et al. 2023): dilated
+convolutions at one resolution, without norms.
 
-Every layer but the last is a 3³ convolution and an activation; what each voxel sees grows with the dilations, 93 voxels a side with those
-of brainchop. There are no strides and no skips, so a patch costs as much at every layer.
+Each layer but the last is a 3³ convolution and an activation. The field of view grows with the
+dilations, to 93 voxels per side with those of brainchop. There are no strides and no skips, so all
+layers cost the same.
 """
 
 import itertools
@@ -40,9 +42,11 @@ def build(
     dilations: Sequence[int] = DILATIONS,
     activation: str = "elu",
 ) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W], any size. With the default width of 21 and 18 classes: 96,408 parameters.
+    """`[B, in, D, H, W]` → `[B, out, D, H, W]`, any size. With the default width of 21 and 18
+    classes: 96,408 parameters.
 
-    `dilations`: of every 3³ convolution from the input on. `activation`: `elu` or `relu`. Raises ValueError for another one.
+    `dilations`: of each 3³ convolution from the input on. `activation`: `elu` or `relu`. Raises
+    ValueError for another one.
     """
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is none of {', '.join(_ACTIVATIONS)}")

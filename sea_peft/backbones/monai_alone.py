@@ -1,4 +1,4 @@
-"""MONAI without the packages that it would load beside it."""
+"""Imports MONAI without optional packages that it would load too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from sea_peft.backbones.typed import Typed
 
-# Of what MONAI takes along where it is installed, what costs most, and no network is made of it
+# The slowest of the optional packages that MONAI imports if they are installed; no network needs them
 _BESIDE = (
     "bs4",
     "gdown",
@@ -25,11 +25,12 @@ _BESIDE = (
 
 
 def import_monai_alone(typed: Typed) -> None:
-    """Import MONAI as where those packages are not installed: it runs all of its modules when it is imported, and they take along what they find,
-    for two thirds of the time.
+    """Import MONAI as if those packages were not installed. It imports all of its modules, and they
+    import any such package, which takes two thirds of the time.
 
-    For processes that only predict. Those modules of MONAI stay without them, so it is nothing to do to somebody's program that imports sea_peft,
-    or where the user has `typed` code, which may use any of them.
+    Only for processes that just predict: those modules of MONAI stay without the packages. So never
+    in another program that imports sea_peft, or if the user has `typed` code, which may use any of
+    them.
     """
     if "monai" in sys.modules or typed.code is not None:
         return

@@ -1,7 +1,9 @@
-"""nnU-Net's networks (Isensee et al. 2021, 2024, arXiv 2404.09556): plain and residual-encoder U-Net, deep supervision off.
+"""nnU-Net's networks (Isensee et al. 2021, 2024, arXiv 2404.09556): plain and residual-encoder
+U-Net, without deep supervision.
 
-They are built by the package `dynamic-network-architectures`, which nnU-Net itself builds them with, so that its checkpoints fit. The
-package registers each convolution under two names and the encoder once more inside the decoder; tensors are counted once.
+They are built by the package `dynamic-network-architectures`, as in nnU-Net itself, so its
+checkpoints fit. The package registers each convolution under two names and the encoder once more
+inside the decoder; tensors are counted once.
 """
 
 import collections
@@ -35,10 +37,10 @@ def _build(
     strides: Strides = _STRIDES,
     kernels: Strides | None = None,
 ) -> nn.Module:
-    """`network`, of the package's U-Nets: [B, in, D, H, W] → [B, out, D, H, W].
+    """`network`, of the package's U-Nets: `[B, in, D, H, W]` → `[B, out, D, H, W]`.
 
-    `encoder`: its depth per stage, under the package's name. `features`, `strides`, `kernels`: per stage from the input down.
-    `decoder_convs`: per stage from the bottom up.
+    `encoder`: its depth per stage, under the package's name. `features`, `strides`, `kernels`: per
+    stage from the input down. `decoder_convs`: per stage from the bottom up.
     """
     from dynamic_network_architectures.architectures import unet
 
@@ -62,8 +64,12 @@ def _build(
 
 
 def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = (2,) * 5, **plans: Any) -> nn.Module:
-    """`convs`: convolutions per stage from the input down; the rest as for `_build`. With the default widths, those of most `3d_fullres`
-    plans: 31.2 M parameters. Raises UsageError where the package is not installed."""
+    """The plain U-Net. With the default widths, those of most `3d_fullres` plans: 31.2 M
+    parameters.
+
+    `convs`: convolutions per stage from the input down; the rest as for `_build`. Raises UsageError
+    if the package is not installed.
+    """
     _NEEDS.require("nnunet_plain")
     return _build("PlainConvUNet", decoder_convs, {"n_conv_per_stage": convs}, **plans)
 
@@ -71,8 +77,12 @@ def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = 
 def build_resenc(
     blocks: Sequence[int] = (1, 3, 4, 6, 6, 6), decoder_convs: Sequence[int] = (1,) * 5, **plans: Any
 ) -> nn.Module:
-    """`blocks`: residual blocks per stage from the input down; the rest as for `_build`. With the default widths, those of the ResEnc-M and
-    -L plans: 102 M parameters. Raises UsageError where the package is not installed."""
+    """The residual-encoder U-Net. With the default widths, those of the ResEnc-M and -L plans: 102
+    M parameters.
+
+    `blocks`: residual blocks per stage from the input down; the rest as for `_build`. Raises
+    UsageError if the package is not installed.
+    """
     _NEEDS.require("nnunet_resenc")
     return _build("ResidualEncoderUNet", decoder_convs, {"n_blocks_per_stage": blocks}, **plans)
 
@@ -83,7 +93,7 @@ def limits(kwargs: Settings) -> Limits:
 
 
 def _first_convs(tensors: Mapping[str, torch.Tensor], pattern: str) -> list[torch.Tensor]:
-    """The weights called `pattern` with 0, 1, … for its `#`, as far as they go."""
+    """The weights called `pattern` with 0, 1, … for its `#`, up to the last one there is."""
     found: list[torch.Tensor] = []
     while (weight := tensors.get(pattern.replace("#", str(len(found))))) is not None:
         found.append(weight)
@@ -91,9 +101,11 @@ def _first_convs(tensors: Mapping[str, torch.Tensor], pattern: str) -> list[torc
 
 
 def _read(setting: str, convolution: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """The plans' network settings, read off the tensors. A stage's stride is the kernel of the transposed convolution that undoes it.
+    """The plans' network settings, read off the tensors. A stage's stride is the kernel of the
+    transposed convolution that reverses it.
 
-    `setting`: what the encoder's depth is called. `convolution`: key of the `at`-th convolution or block of the encoder's `stage`.
+    `setting`: name of the encoder's depth. `convolution`: key of the `at`-th convolution or block
+    of the encoder's `stage`.
     """
     firsts = _first_convs(tensors, convolution.format(stage="#", at=0))
     if not firsts:

@@ -1,9 +1,11 @@
-"""The all-convolution U-Net that Heinrich et al. 2019 compare OBELISK-Net with (Medical Image Analysis 54, doi 10.1016/j.media.2019.02.006).
+"""The all-convolution U-Net that Heinrich et al. 2019 compare OBELISK-Net with (Medical Image
+Analysis 54, doi 10.1016/j.media.2019.02.006).
 
-Six resolutions: a convolution at that of the input, then for every further one a convolution of stride 2 and one of stride 1. Way up:
-trilinear upsampling to the skip's size, the skip behind it, one convolution; at the input's resolution a second one that is the
-classifier. Every convolution is 3³, with batch norm and a leaky ReLU of slope 0.1, but the classifier. Module names are those of the
-authors' checkpoints.
+It has six resolutions: one convolution at the input's, then for each further one a convolution of
+stride 2 and one of stride 1. The decoder upsamples trilinearly to the skip's size, appends the
+skip, and has one convolution; at the input's resolution a second one is the classifier. Every
+convolution is 3³, with batch norm and a leaky ReLU of slope 0.1, except for the classifier. Module
+names are those of the authors' checkpoints.
 """
 
 import itertools
@@ -57,10 +59,11 @@ class ObeliskUNet(nn.Module):
 
 
 def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS, last: int = 9) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths and 9 classes: 883,740 parameters.
+    """`[B, in, D, H, W]` → `[B, out, D, H, W]`. With the default widths and 9 classes: 883,740
+    parameters.
 
-    `channels`: at the six resolutions. `last`: in front of the classifier; the authors' networks have as many as classes there. Raises
-    ValueError for another number of resolutions.
+    `channels`: at the six resolutions. `last`: channels before the classifier; in the authors'
+    networks as many as classes. Raises ValueError for another number of resolutions.
     """
     if len(channels) != len(_CHANNELS):
         raise ValueError(f"channels {list(channels)} are not {len(_CHANNELS)}, one for each resolution")
@@ -82,7 +85,7 @@ OBELISK = register(
         build=build,
         divisor=16,
         minimum=32,
-        probe=(64, 64, 32),  # 32 leaves one voxel at the lowest resolution, where a ReLU may be shut
+        probe=(64, 64, 32),  # 32 leaves one voxel at the lowest resolution, where a ReLU may be 0
         paper="Heinrich et al. 2019, OBELISK-Net, Medical Image Analysis 54, doi 10.1016/j.media.2019.02.006",
         licence="Apache-2.0 (sea_peft)",
         small={"channels": (2, 3, 4, 5, 6, 7), "last": 3},

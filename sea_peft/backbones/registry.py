@@ -1,4 +1,4 @@
-"""The architectures: name → how to build it, what sizes it takes, where it comes from. One entry, one place."""
+"""The architectures: name → how to build it, the sizes that it takes, and its source. One entry, one place."""
 
 import dataclasses
 import difflib
@@ -18,18 +18,20 @@ from sea_peft.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Needed:
-    """A package that an architecture is built with and that sea_peft does without otherwise. `module`: what is imported of it."""
+    """A package that an architecture needs and the rest of sea_peft does not. `module`: the module
+    imported from it.
+    """
 
     module: str
     package: str
 
     @property
     def installed(self) -> bool:
-        """Whether the package is there; nothing is imported."""
+        """Whether the package is installed; imports nothing."""
         return importlib.util.find_spec(self.module) is not None
 
     def require(self, backbone: str) -> None:
-        """Raise UsageError with the way to install the package when it is not there."""
+        """Raise UsageError saying how to install the package, if it is not installed."""
         if not self.installed:
             raise UsageError(
                 f"Backbone {backbone} needs the package {self.package}; install it with `pip install --no-deps {self.package}`."
@@ -38,17 +40,28 @@ class Needed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A network shape: `build(in_channels=…, out_channels=…, **widths)` maps [B, C, D, H, W] to [B, K, D, H, W].
+    """A network shape: `build(in_channels=…, out_channels=…, **widths)` maps `[B, C, D, H, W]` to
+    `[B, K, D, H, W]`.
 
-    Every registered one also takes `input_factor` and `input_offset`: the network then sees factor·x + offset, for checkpoints whose scaling
-    of grey values no recipe has.
+    Each registered one also takes `input_factor` and `input_offset`: the network then sees factor·x
+    + offset. This is for checkpoints whose scaling of grey values no recipe can do.
 
-    `divisor`: every side of an input must be a multiple of it. `minimum`: the least size of a side. Both are one number for all axes, or
-    three for D, H, W. `small`: keyword arguments of a tiny version for conformance tests. `weights`: name of the bundled weights used
-    when none are asked for. `limits`: sizes as a function of the keyword arguments, where these change them. `probe`: size [D, H, W] of
-    the input for finding sites, where the one that the limits give is not the cheapest. `read_widths`: reads the keyword arguments off
-    the tensors of a checkpoint. `traceless`: keyword arguments that leave no trace there, each with what to do about it. `needs`: a
-    package that must be installed for it. `card`: what a card says, where the network comes with its weights loaded.
+    Attributes:
+        name: as the user types it.
+        build: see above.
+        divisor: every side of an input must be a multiple of it; one number, or three for D, H, W.
+        minimum: the least size of a side; one number, or three for D, H, W.
+        paper: that describes it.
+        licence: of its code.
+        small: keyword arguments of a tiny version for conformance tests.
+        weights: name of the bundled weights used by default.
+        limits: keyword arguments → sizes, if they depend on these.
+        probe: size `[D, H, W]` of the input for finding sites, if a cheaper one than the limits
+            give is needed.
+        read_widths: reads the keyword arguments off the tensors of a checkpoint.
+        traceless: keyword arguments that leave no trace there, each with what to do about it.
+        needs: a package that must be installed for it.
+        card: the content of a card, if the network comes with its weights loaded.
     """
 
     name: str
@@ -72,7 +85,9 @@ class Architecture:
         return self.needs is None or self.needs.installed
 
     def parameters(self, kwargs: Mapping[str, object]) -> int:
-        """Parameters of the network built with `kwargs`, each tensor once. Raises UsageError where a package is not installed."""
+        """Number of parameters of the network built with `kwargs`, each tensor once. Raises
+        UsageError if a package is not installed.
+        """
         try:
             with torch.device("meta"):  # shapes alone
                 network = self.build(**kwargs)
@@ -87,7 +102,7 @@ class Architecture:
         return Limits(per_axis(self.divisor), per_axis(self.minimum))
 
     def check_size(self, size: tuple[int, ...], kwargs: Mapping[str, object] | None = None) -> None:
-        """Raise UsageError when a patch of `size` (voxels) cannot go through the network built with `kwargs`."""
+        """Raise UsageError if a patch of `size` (voxels) cannot go through the network built with `kwargs`."""
         limits = self.limits_of(kwargs or {})
         asked = ",".join(map(str, size))
         if limits.exact is not None and tuple(size) != limits.exact:
@@ -102,7 +117,9 @@ class Architecture:
             raise UsageError(f"{self.name} {why}, which {asked} does not leave; choose a larger patch.", "patch")
 
     def example(self, in_channels: int, kwargs: Mapping[str, object] | None = None) -> torch.Tensor:
-        """A small random input [1, C, D, H, W] for probing the network built with `kwargs`, the same at every call."""
+        """A small random input `[1, C, D, H, W]` for probing the network built with `kwargs`; the
+        same in every call.
+        """
         shape = self.probe or self.limits_of(kwargs or {}).small
         return torch.randn(1, in_channels, *shape, generator=torch.Generator().manual_seed(1))
 
@@ -111,7 +128,7 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(architecture: Architecture) -> Architecture:
-    """Put an architecture on offer. The conformance suite takes it in by itself."""
+    """Put an architecture on offer. The conformance tests then cover it automatically."""
     if architecture.name in _ARCHITECTURES:
         raise ValueError(f"architecture {architecture.name!r} is registered twice")
     made = dataclasses.replace(architecture, build=growing(_behind_a_map(architecture.build)))
@@ -120,7 +137,9 @@ def register(architecture: Architecture) -> Architecture:
 
 
 def _behind_a_map(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`build` for a network behind an affine map of its input: a hook, so that no key of the state dict changes."""
+    """`build` for a network behind an affine map of its input. The map is a hook, so no key of the
+    state dict changes.
+    """
 
     @functools.wraps(build)
     def mapped(*, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: object) -> nn.Module:
@@ -147,7 +166,7 @@ def architectures() -> dict[str, Architecture]:
 
 
 def architecture(name: str) -> Architecture:
-    """The registered architecture called `name`: a name from a file may stand here. Raises UsageError where none is called so."""
+    """The registered architecture called `name`, which may come from a file. Raises UsageError if there is none."""
     known = architectures()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

@@ -23,7 +23,7 @@ def build(in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, *
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """Width and blocks a stage from the tensors; those of SuPreM are left unsaid."""
+    """Width and blocks per stage from the tensors; leaves out those equal to SuPreM's."""
     first = tensors.get("convInit.conv.weight")
     if first is None:
         return {}

@@ -1,7 +1,9 @@
-"""Where an adapter can act: the sites of a backbone, found by kind and confirmed by one probe forward.
+"""Where an adapter can act: the sites of a backbone, found by kind and confirmed by one probe
+forward.
 
-Nothing here guesses from names. A module is a site when it fired in the probe and when disturbing its output disturbed the
-network's output; its stage and its place in the execution order come from the same forward.
+Nothing here guesses from names. A module is a site if it fired in the probe and disturbing its
+output changed the network's output. Its stage and its place in the execution order come from the
+same forward.
 """
 
 import contextlib
@@ -24,8 +26,8 @@ _LEAVES: dict[str, tuple[type[nn.Module], ...]] = {
     "norm": (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d),
 }
 
-# A gradient of which less than this is left after summing over a channel is cancelled by a norm: measured, at most 1e-6 is left then,
-# and about 1e-4 and more elsewhere.
+# If less than this share of a gradient is left after summing over a channel, a norm cancels it. Measured: at most 1e-6 is left
+# then, and about 1e-4 or more elsewhere.
 _CANCELLED = 1e-5
 
 
@@ -33,10 +35,17 @@ _CANCELLED = 1e-5
 class Site:
     """One place in the backbone where an adapter can act.
 
-    `path`: module path in the backbone. `kind`: one of `KINDS`. `in_channels`, `out_channels`: channels of the module's input and
-    output. `stride`: how many times smaller the output is than the input, per axis (a transposed convolution has fractions).
-    `stage`: one of `STAGES`. `order`: place in the execution order, from 0. `normed`: whether a norm of single channels follows, as
-    instance norm is, which takes away again whatever constant is added to a channel of the output and whatever factor it is given.
+    Attributes:
+        path: module path in the backbone.
+        kind: one of `KINDS`.
+        in_channels: channels of the module's input.
+        out_channels: channels of its output.
+        stride: how many times smaller the output is than the input, per axis; a fraction for a
+            transposed convolution.
+        stage: one of `STAGES`.
+        order: place in the execution order, from 0.
+        normed: whether a norm of single channels follows, such as an instance norm, which removes
+            any constant added to a channel of the output and any factor.
     """
 
     path: str
@@ -51,8 +60,11 @@ class Site:
 
 @dataclasses.dataclass(kw_only=True)
 class _Seen:
-    """What the probe saw of one module. `reach`: voxels that its dilated kernel leaves out, by volume (1: none). `shift`: `_surviving` of
-    the gradient at its output, the most over its calls."""
+    """What the probe saw of one module.
+
+    `reach`: voxels that its dilated kernel skips, by volume (1: none). `shift`: `_surviving` of the
+    gradient at its output, the maximum over its calls.
+    """
 
     kind: str
     order: int
@@ -71,7 +83,9 @@ def module_kind(module: nn.Module) -> str | None:
 
 
 def is_channels_last(module: nn.Module) -> bool:
-    """Linear layers, layer norms and blocks of linear layers keep channels on the last axis, everything else on the second."""
+    """Whether channels are the last axis: for linear layers, layer norms and blocks of linear
+    layers. In all other modules they are the second.
+    """
     if isinstance(module, nn.Linear | nn.LayerNorm):
         return True
     inside = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
@@ -79,11 +93,12 @@ def is_channels_last(module: nn.Module) -> bool:
 
 
 def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Smallest modules with a forward of their own that hold at least two convolutions, or two linear layers and no convolution: the
-    residual blocks of convolutional networks, the attentions and MLPs of transformers.
+    """The smallest modules with a forward of their own that hold at least two convolutions, or two
+    linear layers and no convolution.
 
-    Containers are passed over: what `nn.Sequential` and its subclasses return is their last child's output, and what has no forward at
-    all (`nn.ModuleList`) never fires.
+    These are the residual blocks of convolutional networks, and the attentions and MLPs of
+    transformers. Containers are skipped: `nn.Sequential` and its subclasses return their last
+    child's output, and a module without a forward (`nn.ModuleList`) never fires.
     """
     found: list[str] = []
     for path, module in sorted(backbone.named_modules(), key=lambda item: -item[0].count(".")):
@@ -97,14 +112,17 @@ def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def candidates(backbone: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Module path → (kind, module) for everything that may become a site, in registration order."""
+    """Module path → (kind, module) for each module that may become a site, in registration order."""
     leaves = {path: (kind, m) for path, m in backbone.named_modules() if (kind := module_kind(m)) is not None}
     return leaves | {path: ("block", m) for path, m in _blocks(backbone)}
 
 
 def _surviving(gradient: torch.Tensor, axis: int) -> float:
-    """How much of a gradient [.., C, ..] is left when it is summed over each channel: 1 where every place pulls the same way, 0 where
-    a norm makes them cancel. The median over channels."""
+    """The share of a gradient `[.., C, ..]` that is left when summed over each channel; the median
+    over channels.
+
+    1 if every place pulls the same way, 0 if a norm makes them cancel.
+    """
     over = [i for i in range(gradient.ndim) if i != axis % gradient.ndim]
     left, whole = (g.sum(over, dtype=torch.float64).abs() for g in (gradient, gradient.abs()))
     return float((left / whole.clamp_min(torch.finfo(whole.dtype).tiny)).median())
@@ -113,9 +131,16 @@ def _surviving(gradient: torch.Tensor, axis: int) -> float:
 def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
     """Probe the backbone once and return its sites in execution order.
 
-    `example`: [B, C, D, H, W], a size the backbone accepts. Every candidate's output is disturbed by a fixed random field scaled by
-    its own zero scalar; the gradient of the network's output with respect to that scalar says whether acting there changes anything.
-    The backbone is left as it was (mode, hooks, gradients). Raises WeightsError when it does not return [B, K, D, H, W] on the same grid.
+    Each candidate's output is disturbed by a fixed random field, scaled by its own zero scalar. The
+    gradient of the network's output with respect to that scalar shows whether acting there has an
+    effect. The backbone is left unchanged (mode, hooks, gradients).
+
+    Args:
+        backbone: the network.
+        example: `[B, C, D, H, W]`, of a size that it accepts.
+
+    Raises:
+        WeightsError: it does not return `[B, K, D, H, W]` on the same grid.
     """
     generator = torch.Generator().manual_seed(0)
     seen: dict[str, _Seen] = {}
@@ -165,7 +190,7 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             output = backbone(example)
             _require_grid(output, example)
             weights = torch.randn(output.shape, generator=generator).to(output)
-            # a part that is the same everywhere: with noise alone every sum over a channel would be nearly zero
+            # plus a constant: with noise alone every sum over a channel would be nearly zero
             weights += torch.randn((1, output.shape[1], 1, 1, 1), generator=generator).to(output)
             objective = (output * weights).sum()
             gradients = torch.autograd.grad(objective, list(scales.values()), allow_unused=True) if scales else ()
@@ -179,8 +204,12 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
 
 
 def _is_what_it_seems(path: str, seen: dict[str, _Seen]) -> bool:
-    """A block of linear layers acts on tokens only if one of its layers was given just what the block was given; in a channel attention
-    they see pooled channels, and the block's own channels are not on the last axis."""
+    """Whether a block of linear layers acts on tokens: one of its layers must have the same input
+    as the block itself.
+
+    In a channel attention they see pooled channels, and the block's own channels are not on the
+    last axis.
+    """
     own = seen[path]
     if own.kind != "block" or own.spatial:
         return True
@@ -197,11 +226,14 @@ def _require_grid(output: object, example: torch.Tensor) -> None:
 
 
 def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -> tuple[Site, ...]:
-    """Give every site its stage: the smallest resolution is the bottleneck, before it encoder, after it decoder; the first convolution
-    at the input's resolution is the stem, the last one that makes the network's output channels is the head.
+    """Give each site its stage.
 
-    Where nothing is ever made smaller, the most dilated convolutions are the bottleneck: they look at the scan most coarsely. Without
-    dilations there is none, and what lies between stem and head is encoder."""
+    The smallest resolution is the bottleneck; before it is the encoder, after it the decoder. The
+    first convolution at the input's resolution is the stem, and the last one that makes the
+    network's output channels is the head. If the resolution never shrinks, the most dilated
+    convolutions are the bottleneck, since they see the scan most coarsely. Without dilations there
+    is none, and everything between stem and head is encoder.
+    """
     if not seen:
         return ()
     lowest = min(s.resolution for s in seen.values())
@@ -223,7 +255,7 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
             return "encoder"
         return "decoder" if s.order > max(at_bottom) else "bottleneck"
 
-    # a block that holds the head has class logits for its output, which the target's head is there to adapt
+    # the output of a block that holds the head is class logits, which the target's head adapts
     inside = {path: s for path, s in seen.items() if head is None or not head.startswith(path + ".")}
     sites = []
     for order, (path, s) in enumerate(sorted(inside.items(), key=lambda item: item[1].order)):

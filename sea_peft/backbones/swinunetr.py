@@ -1,8 +1,10 @@
-"""SwinUNETR (Hatamizadeh et al. 2022, arXiv 2201.01266): MONAI's, with both orders of patch merging that checkpoints were trained with.
+"""SwinUNETR (Hatamizadeh et al. 2022, arXiv 2201.01266): MONAI's, with both orders of patch merging
+that checkpoints were trained with.
 
-MONAI before 1.5 gathered the eight neighbours of a patch in an order that took two of them twice and left two out. What was trained
-so must be run so: the tensors fit the corrected network as well and segment wrongly in it. Version 2 (He et al. 2023, SwinUNETR-V2,
-MICCAI) has a residual block of convolutions in front of every stage of its transformer.
+MONAI before 1.5 gathered the eight neighbours of a patch in an order that took two of them twice
+and omitted two. A network trained that way must run that way: its tensors fit the corrected network
+too, but segment wrongly in it. Version 2 (He et al. 2023, SwinUNETR-V2, MICCAI) has a residual
+block of convolutions in front of each stage of its transformer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +19,15 @@ MERGING_ORDERS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "monai<1.5": ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)),
     "monai>=1.5": ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)),
 }
-"""Offsets along D, H, W of the eight neighbours, in the order in which their channels are put side by side."""
+"""Offsets along D, H, W of the eight neighbours, in the order in which their channels are concatenated."""
 
 
 class PatchMergingBefore15(nn.Module):
-    """[B, D, H, W, C] → [B, D/2, H/2, W/2, 2C]: eight neighbours side by side in the order of MONAI before 1.5, norm, linear.
+    """`[B, D, H, W, C]` → `[B, D/2, H/2, W/2, 2C]`: eight neighbours concatenated in the order of
+    MONAI before 1.5, norm, linear.
 
-    Interface and state-dict keys are those of `monai.networks.nets.swin_unetr.PatchMerging`, which calls it through `downsample=`.
+    Interface and state-dict keys are those of `monai.networks.nets.swin_unetr.PatchMerging`, which
+    is called through `downsample=`.
     """
 
     def __init__(self, dim: int, norm_layer: type[nn.LayerNorm] = nn.LayerNorm, spatial_dims: int = 3) -> None:

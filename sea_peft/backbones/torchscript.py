@@ -1,8 +1,9 @@
 """The tensors of a TorchScript archive, read without running its code.
 
-An archive is a zip with the program under `code/`, the bytes of tensors under `data/`, and `data.pkl`, which says how modules, names and
-tensors hang together. Only the last two are read, by an unpickler that knows tensors and plain containers; what is of the archive's own
-classes becomes an inert record of its attributes.
+An archive is a zip with the program under `code/`, the bytes of tensors under `data/`, and
+`data.pkl`, which connects modules, names and tensors. Only the last two are read, by an unpickler
+that knows tensors and plain containers. Objects of the archive's own classes become inert records
+of their attributes.
 """
 
 import collections
@@ -86,7 +87,7 @@ def _tensor(
 
 
 def root_of(file: Path) -> str | None:
-    """The folder inside a TorchScript archive that everything lies in; None for what is no such archive."""
+    """The top folder inside a TorchScript archive; None if the file is no such archive."""
     if not zipfile.is_zipfile(file):
         return None
     with zipfile.ZipFile(file) as archive:
@@ -99,7 +100,9 @@ def root_of(file: Path) -> str | None:
 
 
 def read_tensors(file: Path, root: str) -> dict[str, torch.Tensor]:
-    """Every tensor of the archive by the names of its modules and attributes. Raises an exception of any kind for a damaged archive."""
+    """Every tensor of the archive by the names of its modules and attributes. Raises exceptions of
+    any kind for a damaged archive.
+    """
     with zipfile.ZipFile(file) as archive:
         if archive.getinfo(f"{root}/data.pkl").file_size > _MOST_BYTES:
             raise pickle.UnpicklingError("data.pkl is larger than any network's")

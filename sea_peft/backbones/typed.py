@@ -1,4 +1,6 @@
-"""What the user typed of a network, apart from what files say of it. Code is imported here and nowhere else, and only what was typed."""
+"""The network as the user typed it, apart from what files say. Code is imported here and nowhere
+else, and only if the user typed it.
+"""
 
 import dataclasses
 import importlib
@@ -15,10 +17,12 @@ from sea_peft.errors import WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class Typed:
-    """The backbone (a name or package.module:factory) and the weights (a name or a file) of this very command, or of a Python program's own call.
+    """The backbone (a name or package.module:factory) and the weights (a name or a file) of this
+    very command, or of a Python program's own call.
 
-    A plain string, wherever it comes from, names what is registered or installed and nothing else (`architecture`, `load_pretrained`).
-    Only a `Typed` is taken for code or for the path of a file, so no name that was read from a file may ever be put into one.
+    A plain string, wherever it comes from, can only name something registered or installed
+    (`architecture`, `load_pretrained`). Only a `Typed` is used as code or as the path of a file, so
+    never put a name from a file into one.
     """
 
     backbone: str | None = None
@@ -40,7 +44,9 @@ class Typed:
         return self.backbone if self.backbone is not None and ":" in self.backbone else None
 
     def architecture(self) -> Architecture | None:
-        """The architecture that was typed; code is imported. Raises UsageError for an unknown name, WeightsError for bad code."""
+        """The architecture that was typed; imports code. Raises UsageError for an unknown name,
+        WeightsError for bad code.
+        """
         if self.backbone is None:
             return None
         return _from_factory(self.backbone) if self.code else architecture(self.backbone)
@@ -90,7 +96,9 @@ def _from_factory(spec: str) -> Architecture:
 
 
 def _declared(factory: Callable[..., object], attribute: str, spec: str) -> int | Sequence[int]:
-    """A size that a user's factory states of its network, 32 where it states none. Raises WeightsError where it is none."""
+    """A size that a user's factory declares for its network; 32 by default. Raises WeightsError if
+    it is invalid.
+    """
     stated: int | Sequence[int] = getattr(factory, attribute, 32)
     try:
         per_axis(stated)

@@ -1,4 +1,6 @@
-"""Residual U-Net (Kerfoot et al. 2019), MONAI's UNet with two residual units a level: several times faster than SegResNet on a CPU."""
+"""Residual U-Net (Kerfoot et al. 2019): MONAI's UNet with two residual units per level, several
+times faster than SegResNet on a CPU.
+"""
 
 from collections.abc import Sequence
 
@@ -27,7 +29,7 @@ def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] =
 
 
 def limits(kwargs: Settings) -> Limits:
-    """Every stage but the first halves the input."""
+    """Each stage but the first halves the input."""
     return limits_of_strides((2,) * (len(kwargs.get("channels", _CHANNELS)) - 1))
 
 

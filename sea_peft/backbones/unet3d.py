@@ -1,8 +1,10 @@
-"""UNet3D: the U-Net of the SuPreM checkpoints (Li et al., ICLR 2024; shape of Çiçek et al. 2016, arXiv 1606.06650), under their key names.
+"""UNet3D: the U-Net of the SuPreM checkpoints (Li et al., ICLR 2024; shape of Çiçek et al. 2016,
+arXiv 1606.06650), under their key names.
 
-Two convolutions a stage, max pooling, transposed convolutions, concatenated skips. Its batch norm uses the statistics of the batch at
-hand in training and evaluation alike; the running statistics are only carried along. So the output for one scan depends on what else
-is in its batch, and inference is to run with a batch of one.
+Two convolutions per stage, max pooling, transposed convolutions, concatenated skips. Its batch norm
+uses the statistics of the current batch in training and evaluation alike; the running statistics
+have no effect. So the output for one scan depends on the others in its batch, and inference must
+use a batch of one.
 """
 
 from collections.abc import Mapping
@@ -34,7 +36,7 @@ class ConvNormRelu(nn.Module):
 
 
 class DownTransition(nn.Module):
-    """Two convolutions; gives [B, out, D, H, W] before pooling."""
+    """Two convolutions; returns `[B, out, D, H, W]` before pooling."""
 
     def __init__(self, in_channels: int, middle: int, out_channels: int) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class UpTransition(nn.Module):
 
 
 class Out(nn.Module):
-    """The classifier, a 1³ convolution; gives logits."""
+    """The classifier, a 1³ convolution; returns logits."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

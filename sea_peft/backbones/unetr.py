@@ -1,10 +1,13 @@
-"""UNETR (Hatamizadeh et al. 2022, arXiv 2103.10504): MONAI's. A vision transformer at a 16th of the resolution, convolutions around it.
+"""UNETR (Hatamizadeh et al. 2022, arXiv 2103.10504): MONAI's. A vision transformer at a 16th of the
+resolution, with convolutions around it.
 
-Its position embeddings are a tensor with one row a token, so a network takes patches of one size only. All of the transformer runs at
-the lowest resolution: there, `bottleneck` is what other networks call the encoder.
+Its position embeddings have one row per token, so a network takes patches of one size only. All of
+the transformer runs at the lowest resolution, so its `bottleneck` is what other networks call the
+encoder.
 
-Its transformer's blocks are built with a norm, and in MONAI 1.4 and 1.5 with weights, for attending to another input, which a UNETR does
-not have. They are left out here: outputs do not depend on them, and checkpoints from before MONAI 1.4 do not hold them.
+MONAI builds the transformer's blocks with a norm, and in 1.4 and 1.5 with weights, for
+cross-attention, which a UNETR does not use. They are left out here: outputs do not depend on them,
+and checkpoints from before MONAI 1.4 do not hold them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +31,11 @@ def build(
     num_heads: int = 12,
     proj_type: str = "conv",
 ) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W] with D, H, W = `img_size`. With the default widths: 92.8 M parameters.
+    """`[B, in, D, H, W]` → `[B, out, D, H, W]` with D, H, W = `img_size`. With the default widths:
+    92.8 M parameters.
 
-    `proj_type`: what makes a token of 16³ voxels, `conv` (MONAI's default) or `perceptron` (the paper's). Raises ValueError for another
-    one, and where `img_size` is no multiple of 16.
+    `proj_type`: how a token is made of 16³ voxels, `conv` (MONAI's default) or `perceptron` (the
+    paper's). Raises ValueError for another one, or if `img_size` is no multiple of 16.
     """
     from monai.networks.nets import UNETR
 
@@ -59,7 +63,9 @@ def limits(kwargs: Settings) -> Limits:
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """Widths and what makes the tokens from the tensors, and the patch where the number of tokens is that of a cube."""
+    """Widths and the kind of token projection from the tensors, and the patch if the number of
+    tokens is that of a cube.
+    """
     tokens = tensors.get("vit.patch_embedding.position_embeddings")
     first, inner = tensors.get("encoder1.layer.conv1.conv.weight"), tensors.get("vit.blocks.0.mlp.linear1.weight")
     if tokens is None or first is None or inner is None:

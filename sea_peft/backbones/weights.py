@@ -1,4 +1,6 @@
-"""Pretrained weights: a safetensors file and a card that says what they are, where they come from and how to feed them."""
+"""Pretrained weights: a safetensors file, and a card that says what they are, where they come from
+and how to prepare scans for them.
+"""
 
 import contextlib
 import dataclasses
@@ -27,13 +29,17 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 class Card(documents.Record):
-    """What stands beside the weights. `kwargs`: of the architecture, beyond its channels. `labels`: class names in the order of
-    the output channels, index 0 the background. `recipe`: the preprocessing that the weights were trained with. `patch`: voxels of a
-    training crop. `sha256`: of the safetensors file. `training`, `dice`: how they were made and what they reach on the source's test cases.
+    """The card beside the weights.
 
-    Of imported weights also: `origin`, whose checkpoint it was; `source_sha256`, of the checkpoint's file; `new`, tensors that it did
-    not hold (a classifier in place of one that could not be used); `left_out`, tensors of it that outputs do not depend on; `assumed`,
-    what of the recipe nobody said; `inferer`, in whose way windows are placed and averaged (`SlidingWindow`).
+    `kwargs`: of the architecture, beyond its channels. `labels`: class names in the order of the
+    output channels; index 0 is the background. `recipe`: the preprocessing that the weights were
+    trained with. `patch`: voxels of a training crop. `sha256`: of the safetensors file. `training`,
+    `dice`: how they were made, and their Dice on the source's test cases.
+
+    Imported weights also have: `origin`, whose checkpoint it was; `source_sha256`, of the
+    checkpoint's file; `new`, tensors that it lacked (a classifier in place of an unusable one);
+    `left_out`, its tensors that do not affect outputs; `assumed`, parts of the recipe that nobody
+    stated; `inferer`, whose way of placing and averaging windows to use (`SlidingWindow`).
     """
 
     name: documents.WeightsName
@@ -57,7 +63,7 @@ class Card(documents.Record):
     inferer: Inferer = "monai"
 
     def window(self, patch: tuple[int, int, int] | None = None) -> SlidingWindow:
-        """The window through which the network sees a scan: of its own patch, or of another."""
+        """The network's sliding window, of its own patch or of another."""
         pad = 0.0
         # nnU-Net pads with 0 behind its normalisation, which is the map in front of the network here
         if self.inferer == "nnunet":
@@ -79,7 +85,7 @@ class Pretrained:
 
     @property
     def parameters(self) -> int:
-        """Parameters of the backbone, each tensor counted once under however many names it is registered."""
+        """Number of parameters of the backbone. A tensor registered under several names counts once."""
         return sum(p.numel() for p in self.network.parameters())
 
     @property
@@ -94,19 +100,21 @@ class Pretrained:
 
 
 def user_weights() -> Path:
-    """Where imported weights lie: `$XDG_DATA_HOME/sea_peft/weights`."""
+    """The folder of imported weights: `$XDG_DATA_HOME/sea_peft/weights`."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "sea_peft" / "weights"
 
 
 def cards() -> dict[str, Path]:
-    """Weights by name → card file: bundled ones, then the user's own (which cannot shadow a bundled name). A card alone is none."""
+    """Name of weights → card file: bundled ones, then the user's own, which cannot replace a
+    bundled name. Leaves out cards without weights.
+    """
     found = [*sorted(user_weights().glob("*.json")), *sorted(BUNDLED.glob("*.json"))]
     return {path.stem: path for path in found if path.with_suffix(".safetensors").is_file()}
 
 
 def read_card(path: Path) -> Card:
-    """Read a card. Raises WeightsError with what is wrong in it."""
+    """Read a card. Raises WeightsError saying what is wrong in it."""
     try:
         return documents.check_json(Card, documents.read_bytes(path))
     except OSError as error:
@@ -116,7 +124,7 @@ def read_card(path: Path) -> Card:
 
 
 def checked_card(fields: Mapping[str, object]) -> Card:
-    """A card of these fields. Raises WeightsError with what is wrong in them."""
+    """A card with these fields. Raises WeightsError saying what is wrong in them."""
     try:
         return documents.check(Card, dict(fields))
     except documents.Invalid as error:
@@ -124,9 +132,10 @@ def checked_card(fields: Mapping[str, object]) -> Card:
 
 
 def card_of(weights: str | None) -> Card:
-    """The card of weights by name or file; None: of those that are used where none are asked for. The network is not built.
+    """The card of weights by name or file; None for the default weights. Does not build the
+    network.
 
-    Raises WeightsError as `read_card`, and where there are no such weights.
+    Raises WeightsError as `read_card`, and if there are no such weights.
     """
     name = weights or architecture("segresnet").weights
     assert name is not None, "the default architecture is bundled with weights"
@@ -134,11 +143,13 @@ def card_of(weights: str | None) -> Card:
 
 
 def load_pretrained(name: str, code: Architecture | None = None) -> Pretrained:
-    """Installed weights by their name, which may come from a file: it is no path, and it runs nothing. Every tensor must be there and fit.
+    """Installed weights by name, which may come from a file: it is never used as a path, and runs
+    nothing. Every tensor must be there and fit.
 
-    `code`: the `package.module:factory` that the user typed; the card may name it, or an architecture that is registered, and nothing else.
+    `code`: the `package.module:factory` that the user typed. The card may name it, or a registered
+    architecture, and nothing else.
 
-    Raises WeightsError for unknown names, missing, damaged or unfitting files.
+    Raises WeightsError for unknown names, and for missing, damaged or unfitting files.
     """
     known = cards()
     if name not in known:
@@ -147,11 +158,14 @@ def load_pretrained(name: str, code: Architecture | None = None) -> Pretrained:
 
 
 def load_typed(typed: Typed) -> Pretrained:
-    """The network that the user typed: weights by name, a safetensors file with its card (`<file>.json`) beside it, the bundled weights of
-    an architecture, or a network of `package.module:factory` that comes with its weights. SegResNet where nothing was typed.
+    """The network that the user typed; SegResNet if nothing was.
 
-    Raises WeightsError as `load_pretrained`, and where backbone and weights do not belong together; UsageError for an architecture that is
-    unknown or comes without weights.
+    It is given as weights by name, a safetensors file with its card (`<file>.json`) beside it, an
+    architecture with bundled weights, or a `package.module:factory` that comes with its weights.
+
+    Raises:
+        WeightsError: as `load_pretrained`, and if backbone and weights do not belong together.
+        UsageError: the architecture is unknown or has no weights.
     """
     asked = typed.architecture()
     code = asked if typed.code else None
@@ -193,7 +207,7 @@ def _load(card_path: Path, code: Architecture | None) -> Pretrained:
 
 
 def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
-    """The architecture that a card names, where that is what the user typed, or registered."""
+    """The architecture that a card names, if the user typed it or it is registered."""
     if code is not None and card.architecture == code.name:
         return code
     if is_code(card.architecture):
@@ -207,8 +221,11 @@ def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
 
 
 def _built(arch: Architecture, card: Card, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network of a card. That of a registered architecture is first built without values, where that can be done, so that settings which
-    do not fit the tensors cost neither memory nor time."""
+    """The network of a card.
+
+    A registered architecture is first built without values if possible, so that settings that do
+    not fit the tensors cost neither memory nor time.
+    """
     kwargs = {"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs}
     if is_code(arch.name):
         return arch.build(**kwargs)
@@ -223,7 +240,7 @@ def _built(arch: Architecture, card: Card, tensors: Mapping[str, torch.Tensor]) 
 
 
 def _from_factory(arch: Architecture) -> Pretrained:
-    """A user's own network with its own weights; `factory.card` says what a card file would."""
+    """A user's own network with its own weights. `factory.card` has the content of a card file."""
     assert arch.card is not None, "asked for a network that comes with its weights"
     network = arch.build().float().eval().requires_grad_(False)
     digest = tensor_hash(network)
@@ -233,9 +250,11 @@ def _from_factory(arch: Architecture) -> Pretrained:
 
 
 def untrained(arch: Architecture) -> Pretrained:
-    """The network of an architecture at its default widths with one input and two outputs, its values drawn from seed 0.
+    """The network of an architecture at its default widths with one input and two outputs, its
+    values drawn from seed 0.
 
-    For looking at: where its sites are and what units cost there. Raises UsageError where a package is not installed.
+    For inspection: where its sites are, and what units cost there. Raises UsageError if a package
+    is not installed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -256,7 +275,7 @@ def untrained(arch: Architecture) -> Pretrained:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file as float32 (integers as they are). Raises WeightsError when it cannot be read."""
+    """Tensors of a safetensors file as float32 (integers unchanged). Raises WeightsError if it cannot be read."""
     try:
         tensors = safetensors.torch.load_file(file)
     except FileNotFoundError as error:
@@ -270,7 +289,9 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def unique_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with every tensor once, under the first of its names; some networks register one module in several places."""
+    """The state dict with each tensor once, under the first of its names, since some networks
+    register one module in several places.
+    """
     first: dict[int, str] = {}
     for key, tensor in network.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), key)
@@ -285,10 +306,12 @@ def first_names(network: nn.Module) -> dict[str, str]:
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Load exactly these tensors, each under the first of its names. Raises WeightsError listing what is missing, unexpected or of
-    another shape."""
+    """Load exactly these tensors, each under the first of its names.
+
+    Raises WeightsError listing those that are missing, unexpected or of another shape.
+    """
     _require_fit(unique_tensors(network), tensors, name)
-    network.load_state_dict(dict(tensors), strict=False)  # further names of the same tensors are what is not in there
+    network.load_state_dict(dict(tensors), strict=False)  # only further names of the same tensors are missing
 
 
 def _require_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str) -> None:
@@ -306,7 +329,9 @@ def _require_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Te
 
 @contextlib.contextmanager
 def no_larger(values: int, tensors: int) -> Iterator[None]:
-    """Raise ValueError as soon as what is built here registers more values or tensors than that; a card's settings can ask for any number."""
+    """Raise ValueError as soon as modules built in here register more values or tensors than that,
+    since a card's settings can ask for any number.
+    """
     left = [values, tensors]
 
     def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:

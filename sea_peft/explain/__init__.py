@@ -1,4 +1,6 @@
-"""Looking inside an adapted network: what its layers can tell apart (ProtoSeg) and what its output rests on (Grad-CAM).
+"""Looks inside an adapted network: what its layers can tell apart (ProtoSeg), and what its output
+rests on (Grad-CAM).
 
-Functions of tensors and a network; none trains anything, and all leave the network as they found it.
+These are functions of tensors and a network. None trains anything, and all leave the network
+unchanged.
 """

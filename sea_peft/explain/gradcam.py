@@ -1,7 +1,7 @@
-"""Grad-CAM in 3D for segmentation: which places a label's output rests on, seen from one layer.
+"""Grad-CAM in 3D for segmentation: the places that a label's output rests on, seen from one layer.
 
-Selvaraju et al.: Grad-CAM, ICCV 2017, arXiv 1610.02391; for segmentation, with the score summed over the voxels of a label:
-Vinogradova, Dibrov, Myers: Seg-Grad-CAM, AAAI 2020, arXiv 2002.11434.
+Selvaraju et al.: Grad-CAM, ICCV 2017, arXiv 1610.02391; for segmentation, with the score summed
+over the voxels of a label: Vinogradova, Dibrov, Myers: Seg-Grad-CAM, AAAI 2020, arXiv 2002.11434.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,28 @@ _ROUNDING = 1e-5
 
 
 def class_maps(model: Adapted, paths: Sequence[str], image: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
-    """Grad-CAM of every label at every layer: ReLU(Σ_c w_c · A_c), where A are the layer's features and w_c the mean gradient of the
-    score with respect to A_c; the score of a label is its mean logit over the voxels that the network gives to it.
+    """Grad-CAM of each label at each layer: ReLU(Σ_c w_c · A_c).
 
-    MONAI's `GradCAM` gives the same numbers, but fails at layers in front of a module that writes in place (the ReLU behind most norms)
-    and leaves its hooks on the network.
+    A are the layer's features, and w_c is the mean gradient of the label's score with respect to
+    A_c. The score is the label's mean logit over the voxels that the network gives to it. MONAI's
+    `GradCAM` gives the same numbers, but fails at layers before a module that writes in place (the
+    ReLU behind most norms) and leaves its hooks on the network.
 
     Args:
-        model: with its gates as they are to be looked at.
-        paths: sites of the backbone; those whose output lies on no voxel grid are left out of the result.
-        image: [1, C, D, H, W].
+        model: with its gates as they are to be examined.
+        paths: sites of the backbone. Those whose output lies on no voxel grid are left out of the
+            result.
+        image: `[1, C, D, H, W]`.
 
     Returns:
-        Path → for each label its map [D, H, W], 0 to 1 (all 0 where nothing speaks for the label), None where the network gives no
-        voxel to the label.
+        Path → for each label its map `[D, H, W]`, 0 to 1 (all 0 if nothing supports the label);
+            None if the network gives no voxel to the label.
     """
     kept: dict[str, torch.Tensor] = {}
 
     def look(path: str, y: torch.Tensor) -> torch.Tensor:
         kept[path] = y if y.requires_grad else y.detach().requires_grad_()
-        return kept[path].clone()  # the next module may write into what it is given
+        return kept[path].clone()  # the next module may write into its input
 
     with torch.enable_grad(), watching(model.backbone, paths, look):
         logits = model(image)[0]
@@ -58,16 +60,23 @@ def class_maps(model: Adapted, paths: Sequence[str], image: torch.Tensor) -> dic
 
 
 def _importance(gradient: torch.Tensor | None, features: torch.Tensor) -> torch.Tensor:
-    """Mean gradient of every channel, [1, C, 1, 1, 1]. A norm right behind the layer takes each channel's mean out of the gradient;
-    what is left of it then is rounding, and counts as 0."""
+    """Mean gradient of each channel, `[1, C, 1, 1, 1]`.
+
+    A norm right behind the layer removes each channel's mean from the gradient; the rest is then
+    rounding, and counts as 0.
+    """
     weights = (torch.zeros_like(features) if gradient is None else gradient).mean(dim=(2, 3, 4), keepdim=True)
     size = 0.0 if gradient is None else float(gradient.abs().mean())
     return torch.where(weights.abs() > _ROUNDING * size, weights, torch.zeros_like(weights))
 
 
 def otsu(values: torch.Tensor) -> float:
-    """The threshold that splits `values` into two groups with the largest variance between their means (Otsu, IEEE Trans. SMC 9(1),
-    1979), over 256 bins; the upper group is `values > threshold`, and is empty where all values are one."""
+    """The threshold that splits `values` into two groups with the largest variance between their
+    means, over 256 bins.
+
+    The upper group is `values > threshold`, which is empty if all values are equal. Source: Otsu,
+    IEEE Trans. SMC 9(1), 1979.
+    """
     low, high = float(values.min()), float(values.max())
     if low == high:
         return high

@@ -13,11 +13,13 @@ Look = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 @contextlib.contextmanager
 def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[None]:
-    """Call `look(path, y)` with the output y [B, C, D, H, W] of each of these modules, adapters included, during a forward.
+    """Call `look(path, y)` during a forward with the output y `[B, C, D, H, W]` of each of these
+    modules, adapters included.
 
-    What `look` returns goes on in place of y; None leaves y as it is. Outputs that lie on no voxel grid (token lists) are passed
-    over. `look` must take from y what it needs there and then: the next module may write into it. Gates that are opened or closed
-    inside the context come after the hooks set here, so set the gates first.
+    The result of `look` replaces y; None keeps y. Outputs that lie on no voxel grid (token lists)
+    are skipped. `look` must copy what it needs of y at once, since the next module may write into
+    y. Gates opened or closed inside the context act after the hooks set here, so set the gates
+    first.
     """
 
     def hook_for(path: str, last: bool) -> Callable[[nn.Module, object, object], torch.Tensor | None]:
@@ -37,6 +39,6 @@ def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[N
 
 
 def overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Hard Dice of two boolean masks of one shape; 0 where only one of them is empty, NaN where both are."""
+    """Hard Dice of two boolean masks of one shape; 0 if only one of them is empty, NaN if both are."""
     total = int(found.sum()) + int(wanted.sum())
     return 2.0 * int((found & wanted).sum()) / total if total else float("nan")

@@ -1,4 +1,6 @@
-"""`seapeft adapt`: search, audit, allocate, refit; score three arms; recommend one network; leave a run folder."""
+"""`seapeft adapt`: search, audit, allocate, refit; then score three arms, recommend one network,
+and leave a run folder.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def _silent(_sentence: str) -> None:
 
 
 def _unwatched(_folder: RunFolder) -> None:
-    """Nobody wants to know where a run lies."""
+    """Ignore where the run lies."""
 
 
 def adapt(
@@ -43,17 +45,20 @@ def adapt(
     """Run one adaptation from start to end.
 
     Args:
-        options: what was asked for.
-        listen: gets every event as it happens, training steps included.
-        say, warn: get sentences for the user.
-        progress: told (done, of) while the data set is checked.
-        baselines: the scores of `unadapted` and `head_only` from a run that differs in policy and budget alone, which fits and scores
-            those two arms the same: they are taken over instead of being made again. For grids; the caller answers for it.
-        begun: told the run folder as soon as the run can be resumed.
-        processes: those that do it together, each of which calls this. The first of them writes.
+        options: what the user asked for.
+        listen: receives every event as it happens, training steps included.
+        say: receives sentences for the user.
+        warn: receives warnings for the user.
+        progress: called with (done, of) while the data set is checked.
+        baselines: scores of `unadapted` and `head_only` from a run that differs in policy and
+            budget alone, to be used instead of scoring these arms again. For grids; the caller must
+            make sure that they apply.
+        begun: called with the run folder as soon as the run can be resumed.
+        processes: the processes of the run, each of which calls this. The first one writes.
 
     Raises:
-        SeaPeftError: with one sentence and its exit code; before anything is written where the request itself is refused.
+        SeaPeftError: one sentence, with its exit code. If the request itself is refused, nothing
+            has been written.
     """
     began = time.monotonic()
     setup = prepare_run(options, say, progress, processes=processes)
@@ -64,10 +69,10 @@ def adapt(
 
 
 def _new_folder(setup: Setup) -> RunFolder:
-    """A folder from which the run can be resumed."""
+    """Make a folder from which the run can be resumed."""
     options = setup.options
     name = options.name or setup.neutral_name
-    # whoever chose --out may have named a patient in it
+    # a path given as --out may name a patient
     config = run_config(setup, dated(name) if options.out else None)
     folder = RunFolder.create_at(Path(options.out)) if options.out else RunFolder.create(Path(options.runs), name)
     write_case_names(folder, setup)
@@ -75,7 +80,7 @@ def _new_folder(setup: Setup) -> RunFolder:
         setup.earlier.keep(folder.begun_from)
     folder.write_config(
         config if config.name else config.model_copy(update={"name": folder.name})
-    )  # last: what has it can be resumed
+    )  # last: a folder with it can be resumed
     return folder
 
 
@@ -88,12 +93,22 @@ def resume(
     typed: Typed = NOTHING,
     processes: Processes = ALONE,
 ) -> Result:
-    """Go on with a run that was ended; its trace and adapter become those of an uninterrupted run. `typed`: the backbone or its weights, when
-    the weights are not installed by the name that the run has for them. `processes`: as in `adapt`; not necessarily as many as began it.
+    """Continue a run that has ended early. Its trace and adapter become those of an uninterrupted
+    run.
+
+    Args:
+        path: the run folder.
+        listen: receives every event as it happens, training steps included.
+        say: receives sentences for the user.
+        warn: receives warnings for the user.
+        progress: called with (done, of) while the data set is checked.
+        typed: the backbone or its weights, if they are not installed under the name in the run.
+        processes: as in `adapt`; there need not be as many as began the run.
 
     Raises:
-        SeaPeftError: with one sentence and its exit code: the folder is no run, or a finished one; its config, trace or checkpoint is
-            damaged; the data have changed; another process is at it. Nothing but trace lines that the checkpoint does not know is then gone.
+        SeaPeftError: one sentence, with its exit code. The folder is no run, or a finished one; its
+            config, trace or checkpoint is damaged; the data have changed; or another process is
+            working on it. Only trace lines later than the checkpoint are lost then.
     """
     began = time.monotonic()
     folder = RunFolder.open(Path(path))
@@ -105,7 +120,7 @@ def resume(
                 f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
             )
         if processes.first:
-            if config.mlflow:  # killed after the last word was written, and perhaps before MLflow had it
+            if config.mlflow:  # it may have been killed after it wrote its result and before it told MLflow
                 rebuild(folder, images=images_for_mlflow(folder, warn, typed, config.device))
             remove_checkpoint(folder.checkpoint)
         return folder.read_result()
@@ -118,7 +133,7 @@ def resume(
 
 
 def _refuse_another_split(folder: RunFolder, setup: Setup) -> None:
-    """A split file that was changed meanwhile would bring other cases into the run."""
+    """Raise if the split file has changed since, which would bring other cases into the run."""
     begun = read_trace(folder.trace)[:1] if folder.trace.is_file() else []
     if begun and isinstance(begun[0], events.RunStarted) and begun[0].split != run_started(setup).split:
         raise UsageError(

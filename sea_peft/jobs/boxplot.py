@@ -1,4 +1,4 @@
-"""A box plot of scores over cases, for each label: what `evaluate --out` draws beside its table."""
+"""A box plot of scores over cases for each label, which `evaluate --out` draws beside its table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,12 @@ _COLOUR = "#3b6ea5"
 
 
 def boxplot_png(scores: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str], about: str) -> bytes:
-    """One row a label, one panel a measure: box from quartile to quartile, median, whiskers to 1.5 times the box, and every case as a dot.
+    """One row per label and one panel per measure: quartiles as a box, median, whiskers up to 1.5
+    times the box, and each case as a dot.
 
     Args:
-        scores: measure (dice, nsd, hd95) → label → one value a case; NaN (undefined, an empty label) is left out.
+        scores: measure (dice, nsd, hd95) → label → one value per case. NaN (undefined, an empty
+            label) is left out.
         labels: in the order from top to bottom.
         about: what was scored, for the title.
     """

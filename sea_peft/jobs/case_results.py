@@ -1,4 +1,6 @@
-"""What a prediction leaves of one case: its mask, the sidecar that says what made it, and what else was asked for; whole or not at all."""
+"""The results of predicting one case: its mask, a sidecar that describes it, and optional files.
+All of them appear, or none.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,13 @@ from sea_peft.jobs.shades import shades
 from sea_peft.jobs.statistics import Sidecar, digest_of, measured
 
 MAKER = "sea_peft"
-_LONGEST_NAME = 255 - 20  # bytes on every file system in use, without what marks an unfinished one
+_LONGEST_NAME = 255 - 20  # bytes on every common file system, less the suffix of unfinished files
 _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFiles:
-    """Where one case's results go. Names come from the case; folders in a case's name do not."""
+    """Where the results of one case go. File names come from the case's name, without any folders in it."""
 
     mask: Path
     sidecar: Path
@@ -62,7 +64,7 @@ class CaseFiles:
         dicom_seg: bool,
         seg_nrrd: bool,
     ) -> CaseFiles:
-        """The files of a case in the folder `out`; the flags say which of the optional ones are asked for."""
+        """The files of a case in the folder `out`. The flags say which optional ones are wanted."""
         suffix = volume_suffix(_source(case)) or ".nii.gz"
         suffix = _WRITTEN_AS.get(suffix, suffix)
         name = re.sub(r"[/\\\0]", "_", case.id)
@@ -86,7 +88,7 @@ class CaseFiles:
 
 
 def _file_parts(labels: Sequence[str]) -> dict[str, str]:
-    """Label → what a file name says of it: letters of any script, and a number where two would be one."""
+    """Label → its part of a file name: letters of any script, and a number where two labels would be alike."""
     parts: dict[str, str] = {}
     for label in labels:
         plain = re.sub(r"[^\w.-]+", "_", label).strip("._-")[:40] or "label"
@@ -97,7 +99,9 @@ def _file_parts(labels: Sequence[str]) -> dict[str, str]:
 
 
 def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """The value of each label in a mask: its own code where every label has exactly one, else 1..L in the order of the labels."""
+    """The value of each label in a mask: its own code if every label has exactly one, else 1..L in
+    the order of the labels.
+    """
     if all(len(codes) == 1 for codes in labels.values()):
         return {name: codes[0] for name, codes in labels.items()}
     return {name: index for index, name in enumerate(labels, start=1)}
@@ -105,7 +109,7 @@ def mask_values(labels: Mapping[str, Sequence[int]]) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A case that was read and prepared. `notes`: what is odd about the scan, as `data check` says it."""
+    """A case that was read and prepared. `notes`: oddities of the scan, as in `data check`."""
 
     scan: Scan
     notes: tuple[str, ...]
@@ -113,8 +117,14 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class CaseWriter:
-    """Predicts cases and writes what is asked for of each. `keeping`: label → which parts of its masks are kept. `statistics`: whether sidecars
-    hold the numbers of `statistics.measured`. `qc`: what predictions are held against, where they are (`--qc`)."""
+    """Predicts cases and writes the wanted results of each.
+
+    Attributes:
+        predictor: the adapter on its backbone.
+        keeping: label → the connected parts of its masks to keep.
+        statistics: whether sidecars hold the numbers of `statistics.measured`.
+        qc: what the adapter's run saw, to judge masks by (`--qc`); None without.
+    """
 
     predictor: Predictor
     keeping: Mapping[str, Keep]
@@ -122,21 +132,25 @@ class CaseWriter:
     qc: Quality | None = None
 
     def ready(self, case: FileCase) -> Ready:
-        """The case as the network takes it. Raises DataError where the scan is unfit."""
+        """Prepare the case for the network. Raises DataError if the scan is unfit."""
         notes = input_notes(case)
         return Ready(self.predictor.prepared(case), notes)
 
     def write(self, case: FileCase, ready: Ready, files: CaseFiles, progress: Progress) -> Sidecar:
-        """Everything of one case: made in a folder beside its place and moved when all of it is there, so that a case that fails leaves nothing,
-        and what an earlier prediction left is kept. The sidecar comes first, by which the rest is known for ours, and the mask last: what has
-        a mask is whole and of one prediction, and what has none is nothing.
+        """Predict one case and write all of its results.
+
+        They are made in a folder beside their place and moved when complete. A case that fails
+        therefore leaves nothing, and earlier results are kept. The sidecar is moved first, since it
+        marks the rest as ours, and the mask last: a case with a mask is complete and from one
+        prediction.
 
         Returns:
             The sidecar's content.
 
         Raises:
             DataError: a name is too long.
-            DiskError, OutputError: something cannot be written, or the network's output is no number.
+            DiskError: a file cannot be written.
+            OutputError: the network's output is not finite.
         """
         out, name = files.mask.parent, files.sidecar.stem
         if long := next(filter(too_long, files.all), None):
@@ -158,8 +172,9 @@ class CaseWriter:
         return written
 
     def depends_on(self, files: CaseFiles) -> Sidecar:
-        """What the sidecar of an earlier prediction must say for its results to be those that would be made now, but for the scan's digest
-        (`input_sha256`)."""
+        """What an earlier sidecar must hold for its results to count as up to date, except the
+        scan's digest (`input_sha256`).
+        """
         asked = {name: value for name, value in _extras(files).items() if value}
         return {"mask": files.mask.name, "labels": self._values(), **asked, **self._made_by()}
 
@@ -214,7 +229,7 @@ class CaseWriter:
         return {"background": 0, **mask_values(self.predictor.labels)}
 
     def _made_by(self) -> Sidecar:
-        """What a mask depends on, beside the scan."""
+        """Everything that a mask depends on, besides the scan."""
         predictor, config = self.predictor, self.predictor.config
         return {
             "channels": list(predictor.channels),
@@ -231,7 +246,7 @@ class CaseWriter:
 
 
 def _extras(files: CaseFiles) -> Sidecar:
-    """The names of what is made beside the mask: empty or None where it is not asked for."""
+    """The names of the files beside the mask: empty or None if not wanted."""
     return {
         "probabilities": {label: path.name for label, path in files.probabilities.items()},
         "preview": files.preview.name if files.preview else None,
@@ -246,7 +261,7 @@ def _volumes(indices: np.ndarray, labels: Sequence[str], millilitres: float) -> 
 
 
 def input_notes(case: FileCase) -> tuple[str, ...]:
-    """What is odd about the scan. Raises `DataError` for what makes it unfit."""
+    """Oddities of the scan. Raises `DataError` if it is unfit."""
     notes = []
     for channel in case.channels:
         volume = case.image(channel)
@@ -259,17 +274,20 @@ def input_notes(case: FileCase) -> tuple[str, ...]:
 
 
 def picture(predictor: Predictor, case: Case, indices: np.ndarray, geometry: Geometry) -> bytes:
-    """A PNG of three planes of a case. `indices`: its mask [I, J, K] on its own grid, 1..L in the order of the predictor's labels."""
+    """A PNG of three planes of a case.
+
+    `indices`: its mask `[I, J, K]` on its own grid, 1..L in the order of the predictor's labels.
+    """
     image = case.image(predictor.channels[0])
     shown = shades(np.asarray(image.array), predictor.channels[0], predictor.recipe.intensity)
     return preview_png(image, {"": indices}, list(predictor.labels), geometry, shown)
 
 
 def _source(case: FileCase) -> Path:
-    """The file whose grid the results take: that of the first channel."""
+    """The file of the first channel, whose grid the results use."""
     return next(iter(case.images.values())).path
 
 
 def too_long(path: Path) -> bool:
-    """Whether no file system in use takes a file of this name."""
+    """Whether common file systems refuse a file name of this length."""
     return len(os.fsencode(path.name)) > _LONGEST_NAME

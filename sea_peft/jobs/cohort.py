@@ -1,4 +1,6 @@
-"""Case after case in this process, the next one read while the network works on the one before; and what becomes of each."""
+"""Predicts case after case in this process. Reads the next case while the network works on the one
+before, and reports the status of each.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,19 @@ Work = tuple[FileCase, CaseFiles]
 
 @dataclass(frozen=True, kw_only=True)
 class CaseStatus:
-    """What became of one case. `mask`: file name in the output folder, None where it failed; `volumes`: millilitres of each label;
-    `error`: why it failed; `warnings`: what had to be assumed of the scan; `network`: the adapted one or the unadapted; `qc`: what `--qc` says of
-    it, None where it was not asked for."""
+    """The status of one case.
+
+    Attributes:
+        case: its name.
+        status: whether it was predicted or failed.
+        mask: file name in the output folder; None if it failed.
+        volumes: millilitres of each label.
+        seconds: time that it took.
+        error: why it failed.
+        warnings: assumptions that had to be made about the scan.
+        network: "adapted" or "unadapted".
+        qc: the judgement of `--qc`; None if not wanted.
+    """
 
     case: str
     status: str
@@ -41,7 +53,7 @@ class CaseStatus:
 
     @classmethod
     def done(cls, case: FileCase, sidecar: Sidecar, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> CaseStatus:
-        """Of a case whose results are there, now or since an earlier prediction."""
+        """The status of a case whose results exist, whether new or from an earlier prediction."""
         return cls(
             case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=round(seconds, 3), error=None,
             warnings=warnings, network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
@@ -51,19 +63,19 @@ class CaseStatus:
     def failed(
         cls, case: FileCase, network: Network, why: str, seconds: float = 0.0, warnings: tuple[str, ...] = ()
     ) -> CaseStatus:
-        """Of a case that left nothing."""
+        """The status of a case that left no results."""
         return cls(
             case=case.id, status="failed", mask=None, volumes={}, seconds=round(seconds, 3), error=why, warnings=warnings, network=network
         )  # fmt: skip
 
 
 Finished = Callable[[CaseStatus, Sidecar | None], None]
-"""Told what became of a case, and its sidecar where it was predicted."""
+"""Called with the status of a case, and its sidecar if it was predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What a `CaseWriter` is made from, in this process or in another; arguments as for `predict`."""
+    """The arguments that a `CaseWriter` is made from, in this process or another. They are as for `predict`."""
 
     adapter: Path
     typed: Typed
@@ -74,7 +86,9 @@ class Opening:
     qc: bool
 
     def writer(self) -> CaseWriter:
-        """Load the adapter and its backbone. Raises WeightsError, DeviceError and UsageError as `Predictor`, and for `keep` and `qc`."""
+        """Load the adapter and its backbone. Raises WeightsError, DeviceError and UsageError as
+        `Predictor` does, and for `keep` and `qc`.
+        """
         predictor = Predictor(self.adapter, self.typed, self.device, self.use)
         keeping = keeps(self.keep, tuple(predictor.labels))
         return CaseWriter(
@@ -90,9 +104,10 @@ def one_by_one(
     Args:
         writer: predicts and writes.
         work: the cases.
-        ahead: ids of those that are read and prepared in a thread while the network works on the one before; one at a time.
-        progress: called with (cases done, of), the case at hand by its windows.
-        finished: called for every case.
+        ahead: ids of the cases that a thread may read and prepare, one at a time, while the network
+            works on the one before.
+        progress: called with (cases done, of); the current case counts by its windows.
+        finished: called for each case.
     """
     with ThreadPoolExecutor(1, "read ahead") as pool:
         reader = _Reader(writer, [case for case, _ in work], ahead, pool)
@@ -103,7 +118,7 @@ def one_by_one(
 
 
 class _Reader:
-    """Reads cases in order, and begins with the next one as soon as one was read."""
+    """Reads cases in order, and starts on the next as soon as one has been read."""
 
     def __init__(
         self, writer: CaseWriter, cases: Sequence[FileCase], ahead: Collection[str], pool: ThreadPoolExecutor
@@ -112,7 +127,7 @@ class _Reader:
         self._coming: Future[Ready] | None = None
 
     def read(self, number: int) -> Ready:
-        """The case of this number. Raises what is wrong with it."""
+        """The case of this number. Raises the error that reading it caused."""
         try:
             return self._coming.result() if self._coming is not None else self._writer.ready(self._cases[number])
         finally:
@@ -124,14 +139,16 @@ class _Reader:
 def predict_case(
     writer: CaseWriter, case: FileCase, files: CaseFiles, read: Callable[[], Ready], progress: Progress
 ) -> tuple[CaseStatus, Sidecar | None]:
-    """What became of the case, and its sidecar where it was predicted. `read`: gives the prepared case, or raises what is wrong with it."""
+    """The status of the case, and its sidecar if it was predicted. `read` returns the prepared
+    case, or raises if it is unfit.
+    """
     began = time.monotonic()
     notes: tuple[str, ...] = ()
     try:
         ready = read()
         notes = ready.notes
         sidecar = writer.write(case, ready, files, progress)
-    except Exception as error:  # one that nobody foresaw must not cost the other cases theirs
+    except Exception as error:  # an unforeseen error must not stop the other cases
         why = reason(error)
         return CaseStatus.failed(case, writer.predictor.network, why, time.monotonic() - began, notes), None
     finally:

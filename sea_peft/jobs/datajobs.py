@@ -1,4 +1,4 @@
-"""`seapeft data check`, `data init`, `data phantom`: look at a data set, describe one, make one."""
+"""`seapeft data check`, `data init` and `data phantom`: check a data set, describe one, or make one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,9 @@ _NAMED = 12  # labels in one sentence
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataReport:
-    """A data set and everything that its check found. `unknown`: a sentence where the weights know none of its labels."""
+    """A data set and everything that its check found. `unknown`: a sentence for the user if the
+    weights know none of its labels.
+    """
 
     dataset: Dataset
     checked: Checked
@@ -30,7 +32,7 @@ class DataReport:
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Label → in how many labelled cases it is, and its voxels in all of them."""
+        """Label → the number of labelled cases that hold it, and its voxels in all of them."""
         every = [entry.voxels for entry in self.checked.cases]
         return {
             name: (sum(voxels.get(name, 0) > 0 for voxels in every), sum(voxels.get(name, 0) for voxels in every))
@@ -74,12 +76,19 @@ def check_data(
     progress: Progress = unwatched,
     weights: str | None = None,
 ) -> DataReport:
-    """Everything that is wrong or odd with a data set (a path, or `phantom:NAME`), all at once.
+    """Everything that is wrong or odd with a data set (a path, or `phantom:NAME`), reported at
+    once.
 
-    `weights`: a name or file, to compare the names of the labels with; None: the default ones.
+    Args:
+        data: the data set.
+        labels: as for `adapt`.
+        channels: as for `adapt`.
+        shots: number of shots to check for.
+        progress: called with (done, of).
+        weights: name or file of the weights to compare label names with; None for the default ones.
 
     Raises:
-        DataError: it cannot be opened at all, or a label or channel is not there.
+        DataError: the data set cannot be opened, or a label or channel is missing.
         WeightsError: there are no such weights.
     """
     dataset = select(open_data(data), labels, channels)
@@ -88,7 +97,7 @@ def check_data(
 
 
 def _unknown_labels(dataset: Dataset, card: Card) -> str | None:
-    """What to do where no label has a name that the weights know, which is usual where masks bring codes and no names."""
+    """Advice for when the weights know no label by name, which is usual if masks hold codes without names."""
     names = list(dataset.labels)
     if not names or any(row is not None for row in matching_rows(card.labels, names)):
         return None
@@ -103,7 +112,9 @@ def _unknown_labels(dataset: Dataset, card: Card) -> str | None:
 
 
 def init_data(folder: Path) -> tuple[Path, Dataset]:
-    """Write a datalist for a folder of scans. Returns the file, and the data set as it reads now. Raises DataError."""
+    """Write a datalist for a folder of scans. Returns the file, and the data set as it now reads.
+    Raises DataError.
+    """
     file = write_datalist(folder)
     return file, open_dataset(folder)
 

@@ -1,4 +1,6 @@
-"""`seapeft doctor`: is this machine and this installation fit for a run? Everything is tried, not only looked up."""
+"""`seapeft doctor`: checks whether this machine and this installation are fit for a run. Everything
+is tried, not only looked up.
+"""
 
 import dataclasses
 import os
@@ -39,7 +41,14 @@ _FOREIGN_STORE = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing looked at. `state`: ok, warning or problem; `error`: the kind of error that a problem is."""
+    """One check.
+
+    Attributes:
+        name: what was checked.
+        state: ok, warning or problem.
+        found: the result, in words.
+        error: the class of error that a problem is.
+    """
 
     name: str
     state: str
@@ -48,7 +57,7 @@ class Check:
 
 
 def doctor(runs: Path) -> list[Check]:
-    """Look at versions, devices, memory, disk, the MLflow store of the runs root, telemetry and network, and the weights."""
+    """Check versions, devices, memory, disk, the MLflow store of the runs root, telemetry, network and weights."""
     checks = (_versions, _devices, _memory, _disk, _store, _privacy, _network, _weights)
     return [found for check in checks for found in check(runs)]
 
@@ -111,7 +120,7 @@ def _store(runs: Path) -> Iterator[Check]:
         store.check_writable(runs, seconds=2.0)
         client = store.open_store(runs)
         logged = client.search_runs([store.experiment_id(client, runs)], max_results=1000)
-    except Exception as error:  # whatever MLflow and its database raise is what was to be found out
+    except Exception as error:  # any error of MLflow or its database is a finding
         said = f"{path} does not work ({store.first_line(error)}); {store.way_out(error)}"
         yield Check("MLflow store", "problem", said)
         return

@@ -1,4 +1,6 @@
-"""How long a run will take on this machine: one training step and one look are timed, and counted as often as the run has them."""
+"""How long a run will take on this machine. Times one training step and one audit pass, and
+multiplies by their numbers in the run.
+"""
 
 import dataclasses
 import math
@@ -24,14 +26,21 @@ _PASSES = 2  # over a scan that is scored: unadapted and head alone together, th
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
-    """Seconds. `step`: one optimizer step with as many units open as fit; `total`: the whole run."""
+    """Expected times in seconds.
+
+    Attributes:
+        step: one optimizer step, with as many units open as fit.
+        total: the whole run.
+    """
 
     step: float
     total: float
 
 
 def expected(setup: Setup) -> Duration:
-    """Measured with the run's own network, crops and window on one of its shots. Learning rates are 0, so nothing is learnt."""
+    """Measure with the run's own network, crops and window on one of its shots. Learning rates are
+    0, so nothing is learnt.
+    """
     scan, reading = _timed(
         lambda: prepare(setup.split.shots[0], setup.recipe, setup.dataset.channels, setup.dataset.labels)
     )
@@ -73,7 +82,10 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The shorter of a second and a third time, since the first also allocates, and others use the machine too; where the first takes long,
-    that one."""
+    """The shorter of a second and a third time, since the first also allocates memory and others
+    use the machine too.
+
+    If the first takes long, returns that one.
+    """
     _, first = _timed(work)
     return first if first > _LONG else min(_timed(work)[1] for _ in range(2))

@@ -1,4 +1,6 @@
-"""What earlier predictions left in the output folder: kept, replaced where that is asked for, or refused. The sidecars say which it is."""
+"""Results of earlier predictions in the output folder: kept, replaced on request, or refused. Their
+sidecars decide which.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ from sea_peft.jobs.statistics import Sidecar, are_numbers, digest_of
 def predicted_before(
     writer: CaseWriter, cases: Sequence[FileCase], targets: Mapping[str, CaseFiles]
 ) -> dict[str, Sidecar]:
-    """Case → the sidecar of an earlier prediction that is what would be made now: by the same adapter, network and options, from the same files,
-    with everything that is asked for there."""
+    """Case → sidecar of each earlier prediction that is up to date.
+
+    It must come from the same adapter, network, options and files, with every wanted result there.
+    """
     found = {case.id: _same(writer, case, targets[case.id]) for case in cases}
     return {case: sidecar for case, sidecar in found.items() if sidecar is not None}
 
@@ -43,8 +47,11 @@ def _same(writer: CaseWriter, case: FileCase, files: CaseFiles) -> Sidecar | Non
 def refuse_to_replace(
     cases: Sequence[FileCase], targets: Mapping[str, CaseFiles], overwrite: bool, resume: bool
 ) -> None:
-    """Raise UsageError where predicting the cases would replace an input, what is no result, or results without `overwrite`. `resume`: those
-    that are what would be made now are not among the cases."""
+    """Raise UsageError if predicting these cases would replace an input, a file that is no result,
+    or (without `overwrite`) results.
+
+    `resume`: cases whose results are up to date have been taken out of the cases.
+    """
     sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
     written: set[Path] = set()
     for files in (targets[case.id] for case in cases):
@@ -74,7 +81,7 @@ def refuse_to_replace(
 
 
 def _mask_of(sidecar: Path) -> str | None:
-    """The name of the mask that a sidecar of `predict` belongs to; None where it is no such sidecar."""
+    """The mask's name in a sidecar of `predict`; None if it is no such sidecar."""
     found = _read(sidecar)
     ours = found is not None and str(found.get("made_by")).startswith(f"{MAKER} ")
     return str(found.get("mask")) if found is not None and ours else None

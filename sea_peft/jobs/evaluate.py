@@ -1,4 +1,4 @@
-"""`seapeft evaluate`: predict labelled cases in memory and score them on their own grids."""
+"""`seapeft evaluate`: predicts labelled cases in memory and scores them on their own grids."""
 
 import csv
 import dataclasses
@@ -33,15 +33,25 @@ from sea_peft.loop.events import RunStarted
 
 MEASURES = tuple(field.name for field in dataclasses.fields(Scores))
 CASES = ("all", "test")
-_UNNAMED = re.compile(r"label_\d+")  # what readers call the labels of a layout that names none
+_UNNAMED = re.compile(r"label_\d+")  # readers' names for labels in a layout without names
 _UNITS = {"hd95": "hd95_mm", "volume_difference": "volume_difference_ml", "reference_volume": "reference_volume_ml"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores by case and label. `roles`: case → support, audit or test, for cases of the run that made the adapter, where that is known.
-    `failed`: case → why it could not be scored. `warnings`: sentences for the user. `network`: the adapted one or the unadapted;
-    `choice`: why that one, in a sentence."""
+    """Scores by case and label.
+
+    Attributes:
+        data: the data set.
+        labels: the labels scored.
+        cases: case → label → scores.
+        roles: case → support, audit or test, for cases known to be from the run that made the
+            adapter.
+        failed: case → why it could not be scored.
+        warnings: sentences for the user.
+        network: "adapted" or "unadapted".
+        choice: why this network was used, in a sentence.
+    """
 
     data: str
     labels: tuple[str, ...]
@@ -54,11 +64,11 @@ class Evaluation:
 
     @property
     def shots(self) -> list[str]:
-        """Scored cases that the adapter was made from."""
+        """The scored cases that the adapter was trained on."""
         return [case for case in self.cases if self.roles.get(case) in ("support", "audit")]
 
     def mean(self, label: str, measure: str) -> float:
-        """Mean over cases; NaN (an empty label) is left out."""
+        """Mean over cases; leaves out NaN (an empty label)."""
         return mean(getattr(scores[label], measure) for scores in self.cases.values())
 
     def overall(self, measure: str) -> float:
@@ -66,7 +76,7 @@ class Evaluation:
         return mean(self.mean(label, measure) for label in self.labels)
 
     def document(self) -> dict[str, object]:
-        """Everything as JSON types; what is undefined is null."""
+        """Everything as JSON types; undefined values are null."""
         return documents.as_json(
             {
                 "data": self.data,
@@ -100,20 +110,21 @@ def evaluate(
     Args:
         adapter: an adapter folder or a run folder.
         data: a path, or `phantom:NAME`.
-        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
-        labels: as for `select`, when the data set's names or codes are not the adapter's. A label of the data set that has the
-            adapter's name is taken by that name, any other by the adapter's codes.
-        channels: the data set's names of the adapter's channels, when they cannot be matched by name.
-        cases: "all" labelled ones, or "test": those that the adapter's run kept for its test, else those that the data set itself
-            marks as test.
+        labels: as for `select`, if the data set's names or codes are not the adapter's. By default,
+            labels match the adapter's by name if they can, otherwise by its codes.
+        channels: the data set's names of the adapter's channels, if names do not match.
+        cases: "all" labelled ones, or "test": the test cases of the adapter's run or, without
+            those, of the data set itself.
         tolerance: of the NSD, in mm.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
-        progress: called with (cases done, of), the case at hand by its windows.
+        progress: called with (cases done, of); the current case counts by its windows.
 
     Raises:
-        DataError: no such data, or its labels or channels do not fit the adapter.
-        UsageError: the tolerance is no distance, labels are not those of the adapter, or no case is a test case.
+        DataError: there is no such data, or its labels or channels do not fit the adapter.
+        UsageError: the tolerance is no distance, labels are not those of the adapter, or no case is
+            a test case.
     """
     if not 0 <= tolerance <= 1000:
         raise UsageError(f"--tolerance {tolerance:g} is no distance in mm; choose one from 0 to 1000.")
@@ -138,13 +149,13 @@ def evaluate(
         roles = _roles(adapter, data)
     except UsageError as error:
         warnings.append(f"{str(error).rstrip('.')}, so shots of the run cannot be told apart from new cases.")
-    if not (labels or roles):  # neither named for this data set, nor the data that the adapter was made with
+    if not (labels or roles):  # labels are not named, and these are not the data that the adapter was made with
         warnings += _other_names(opened, predictor.labels)
     picked = _picked(chosen, cases, roles)
     scored: dict[str, dict[str, Scores]] = {}
     failed: dict[str, str] = {}
     for done, case in enumerate(picked, start=1):
-        # a data set's own test case may be called like one of its training cases
+        # a data set's own test case may have the name of a training case
         name = f"{case.id} (test)" if case.id in scored or case.id in failed else case.id
         try:
             scored[name] = _score(predictor, case, theirs, ours, tolerance, within(progress, done - 1, len(picked)))
@@ -165,7 +176,9 @@ def evaluate(
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Path]:
-    """Write `scores.csv`, one row a case and label, `scores.json`, and the box plot `scores.png` into `out`. Raises DiskError."""
+    """Write `scores.csv` (one row per case and label), `scores.json` and the box plot `scores.png`
+    into `out`. Raises DiskError.
+    """
     make_folder(out)
     table, document, picture = (out / f"scores.{suffix}" for suffix in ("csv", "json", "png"))
     write_text(table, _csv(evaluation))
@@ -199,7 +212,7 @@ def _score(
 
 
 def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
-    """The adapter's label as `select` takes it: by name where the data set declares it, else by its codes."""
+    """The adapter's label as `select` takes it: by name if the data set declares it, else by its codes."""
     declared = {known.lower(): known for known in dataset.labels}
     if name.lower() in declared:
         return f"{name}={','.join(map(str, dataset.labels[declared[name.lower()]]))}"
@@ -207,7 +220,9 @@ def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
 
 
 def _other_names(dataset: Dataset, labels: Mapping[str, Sequence[int]]) -> list[str]:
-    """A sentence for every label of the adapter that is found by codes for which the data set has other names."""
+    """One sentence for each of the adapter's labels that is found by codes for which the data set
+    has other names.
+    """
     declared = {name.lower() for name in dataset.labels}
     names = {code: name for name, codes in dataset.labels.items() for code in codes if not _UNNAMED.fullmatch(name)}
     sentences = []
@@ -223,10 +238,11 @@ def _other_names(dataset: Dataset, labels: Mapping[str, Sequence[int]]) -> list[
 
 
 def _roles(adapter: Path, data: str) -> dict[str, str]:
-    """Case name → its role in the run that made the adapter, where the run folder is there and had the same data.
+    """Case name → its role in the run that made the adapter, if the run folder exists and had the
+    same data.
 
     Raises:
-        UsageError: the run folder is there, but does not tell what its cases are called.
+        UsageError: the run folder does not say what its cases are called.
     """
     path = adapter_folder(adapter).resolve().parent
     folder = RunFolder(path)

@@ -1,4 +1,4 @@
-"""Looking inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and worst test case."""
+"""Looks inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and worst test case."""
 
 import collections
 import contextlib
@@ -36,7 +36,7 @@ LayerDice = dict[str, dict[str, dict[str, float]]]  # state → site → label �
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Crop:
-    """What is looked at of one case: image [1, C, D, H, W], label [D, H, W]."""
+    """The crop of one case that is examined: image `[1, C, D, H, W]`, label `[D, H, W]`."""
 
     image: torch.Tensor
     label: torch.Tensor
@@ -44,10 +44,16 @@ class _Crop:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Explanation:
-    """Means over the cases shown, NaN where no case has the label (or the network gave it no voxel).
+    """Means over the cases shown. NaN if no case has the label, or the network predicted no voxel
+    of it.
 
-    `ability`: segmentation ability of every layer. `attention`: Dice with the label of the Grad-CAM map above Otsu's threshold, for the
-    last layer of every stage. `cams`: the median case's maps as a PNG, None where it has none.
+    Attributes:
+        labels: label names.
+        cases: number of cases.
+        ability: segmentation ability of each layer.
+        attention: for the last layer of each stage, Dice of the Grad-CAM map above Otsu's threshold
+            with the label.
+        cams: the median case's maps as a PNG; None if it has none.
     """
 
     labels: tuple[str, ...]
@@ -95,10 +101,11 @@ class Explanation:
 
 
 def explain(run: Revisited, progress: Progress = unwatched) -> Explanation:
-    """Run ProtoSeg and Grad-CAM on one crop of each case, around what is labelled, with the adapters closed and open.
+    """Run ProtoSeg and Grad-CAM on one crop of each case, around its labels, with the adapters
+    closed and open.
 
-    Both states are guided by the adapted network's output, since the unadapted one may not know a label at all: what differs is the
-    features alone.
+    Both states use the adapted network's output as guide, since the unadapted one may not know a
+    label at all. So they differ in the features alone.
     """
     model, predictor = run.predictor.model, run.predictor
     labels, paths = tuple(predictor.labels), [site.path for site in model.sites]
@@ -145,7 +152,7 @@ def _inside(found: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _dice(inside: torch.Tensor | None, index: int, crop: _Crop) -> float:
-    """Of the part of a map that counts with the label of this index; NaN where there is no map or no such label."""
+    """Dice of the map's counted part with the label of this index; NaN if there is no map or no such label."""
     wanted = crop.label == index
     return float("nan") if inside is None or not wanted.any() else overlap(inside, wanted)
 
@@ -159,7 +166,9 @@ def _cam_png(
     maps: dict[str, list[torch.Tensor | None]],
     seen: dict[str, list[torch.Tensor | None]],
 ) -> bytes | None:
-    """The maps of the labels with the case's best, middle and worst Dice, a column for every stage that has maps (path → stage)."""
+    """The maps of the labels with the case's best, middle and worst Dice, with a column per stage
+    that has maps (path → stage).
+    """
     recipe = config.recipe
     own, wanted = (orientations.axcodes2ornt(tuple(code)) for code in (recipe.orientation, "RAS"))
     turn = orientations.ornt_transform(own, wanted)
@@ -195,7 +204,7 @@ def _cam_png(
 
 
 def _means(of_cases: Measured, labels: Sequence[str]) -> LayerDice:
-    """Over cases, label by label, of what the cases have."""
+    """Means over the cases that have the label, label by label."""
     return {
         state: {
             path: {name: mean(values) for name, values in zip(labels, zip(*cases, strict=True), strict=True)}

@@ -1,4 +1,6 @@
-"""`seapeft export`: an adapted network as other tools take it, tried by the receiving tool before its folder appears."""
+"""`seapeft export`: writes an adapted network for other tools. The receiving tool must run it
+before its folder appears.
+"""
 
 import contextlib
 import dataclasses
@@ -20,8 +22,17 @@ _NEEDS = {"bundle": ("ignite", "fire"), "onnx": ("onnx", "onnxscript", "onnxrunt
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written. `agreement`: share of the trial scan's voxels in which the receiving tool's mask is `predict`'s; `files`: by their
-    names in `folder`."""
+    """An exported network.
+
+    Attributes:
+        folder: where it was written.
+        to: the target tool.
+        network: "adapted" or "unadapted".
+        labels: label names.
+        agreement: share of the trial scan's voxels in which the receiving tool's mask equals that
+            of `predict`.
+        files: names of the files in `folder`.
+    """
 
     folder: Path
     to: str
@@ -41,20 +52,22 @@ def export(
     source: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Exported:
-    """Write the network of an adapter as another tool takes it.
+    """Write the network of an adapter for another tool.
 
     Args:
         adapter: an adapter folder or a run folder.
         to: one of `TARGETS`.
         out: the folder to make.
-        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         source: the checkpoint that an nnU-Net's weights were imported from.
-        say: gets sentences for the user: which network is used and why.
+        say: receives sentences for the user: which network is used and why.
 
     Raises:
-        UsageError: the target is not known or its tool not installed, `out` exists, or the tool cannot run this network.
-        WeightsError: the adapter is refused, or the receiving tool does not give the same masks; nothing is written then.
+        UsageError: the target is unknown or its tool not installed, `out` exists, or the tool
+            cannot run this network.
+        WeightsError: the adapter is refused, or the receiving tool does not give the same masks.
+            Nothing is written then.
         DiskError: `out` cannot be written.
     """
     if to not in TARGETS:

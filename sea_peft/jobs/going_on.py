@@ -1,4 +1,4 @@
-"""`adapt --from RUN`: what a new run takes over from an earlier one when more scans have been labelled."""
+"""`adapt --from RUN`: what a new run takes over from an earlier one after more scans have been labelled."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, observe
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Earlier:
-    """The run that another one goes on from.
+    """The earlier run that a new one continues.
 
     Attributes:
-        folder: where it lies.
+        folder: its run folder.
         config: of its adapter.
         tensors: of its adapter, by name.
-        sha256: of their file.
+        sha256: of the file with these tensors.
         shots: names of the scans that it was trained on.
-        estimates: unit → what its audits said, those of the run that it went on from itself included; of its adapter's units alone.
+        estimates: unit of its adapter → the estimate from its audits, and from those of the run
+            that it continued itself.
     """
 
     folder: RunFolder
@@ -46,17 +47,18 @@ class Earlier:
 
     @property
     def carried(self) -> dict[str, Estimate]:
-        """Its adapter's units, each with what is known of it."""
+        """Its adapter's units, each with its estimate."""
         return {unit: self.estimates.get(unit, UNMEASURED) for unit in self.units}
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Those of its adapter."""
+        """Ids of its adapter's units."""
         return tuple(unit.id for unit in self.config.units)
 
     def options(self, asked: AdaptOptions) -> AdaptOptions:
-        """What was asked for, with the voxel size and the patch that the units were trained with. Raises UsageError where others were asked
-        for, or what cannot be had here."""
+        """The options, with the voxel size and patch that the units were trained with. Raises
+        UsageError if others, or impossible ones, were asked for.
+        """
         spacing, patch = self.config.recipe.spacing, self.config.window.patch
         for name, given, value in (("spacing", asked.spacing, spacing), ("patch", asked.patch, patch)):
             if given is not None and given != value:
@@ -71,7 +73,7 @@ class Earlier:
         return dataclasses.replace(asked, spacing=spacing, patch=patch)
 
     def require_backbone(self, backbone: Backbone) -> None:
-        """Raise WeightsError where its adapter is for another network."""
+        """Raise WeightsError if its adapter is for another network."""
         card, own = backbone.pretrained.card, self.config.backbone
         if own.sha256 != backbone.pretrained.sha256:
             raise WeightsError(
@@ -80,7 +82,9 @@ class Earlier:
             )
 
     def require_units(self, space: Space, labels: Sequence[str], profile: Profile, policy: str) -> None:
-        """Raise UsageError or BudgetError where its labels, units or head are not those of a run with this profile and policy."""
+        """Raise UsageError or BudgetError if its labels, units or head do not fit a run with this
+        profile and policy.
+        """
         asked = f"--profile {profile.name} and --policy {policy}"
         if new := [label for label in labels if label not in self.config.labels]:
             raise UsageError(
@@ -105,8 +109,11 @@ class Earlier:
             )
 
     def begin(self, model: Adapted, labels: Sequence[str]) -> None:
-        """Give the model's head and these units the tensors that the earlier run ended with. Of the head, a label that is not among `labels`
-        is left out. Raises WeightsError."""
+        """Load the tensors that the earlier run ended with into the model's head and units. Raises
+        WeightsError.
+
+        Of the head, labels that are not among `labels` are left out.
+        """
         own = list(self.config.labels)
         fresh = [label for label, row in zip(own, self.config.head.rows, strict=True) if row is None]
         rows = [
@@ -123,7 +130,9 @@ class Earlier:
             ) from error
 
     def keep(self, folder: Path) -> None:
-        """Copy what a run that is resumed needs of it, so that nothing that becomes of the earlier run changes this one. Raises DiskError."""
+        """Copy everything that resuming needs, so that later changes to the earlier run do not
+        affect this one. Raises DiskError.
+        """
         kept = RunFolder(folder)
         make_folder(kept.adapter)
         for source, target in (
@@ -136,10 +145,10 @@ class Earlier:
 
 
 def read_earlier(path: Path) -> Earlier:
-    """What a finished run has left.
+    """Read a finished run.
 
     Raises:
-        UsageError: it is no run folder, or does not say any more which scans its shots were.
+        UsageError: it is no run folder, or no longer says which scans its shots were.
         WeightsError: it has no adapter, or a damaged one.
     """
     folder = RunFolder.open(path)
@@ -159,7 +168,9 @@ def read_earlier(path: Path) -> Earlier:
 
 
 def _estimates(trace: Sequence[events.Event], started: events.RunStarted) -> dict[str, Estimate]:
-    """Unit → what its audits said, in order; those of a single shot, on labels of the scan that it was trained on, are left out."""
+    """Unit → estimate from its audits, in order. Leaves out those of a single shot, made on labels
+    of the scan that it was trained on.
+    """
     policy = started.settings.get("policy") or {}
     settings = documents.check(UtilitySettings, policy["utility"]) if "utility" in policy else UtilitySettings()
     found = documents.check(dict[str, Estimate], policy.get("carried") or {})

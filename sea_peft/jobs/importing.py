@@ -1,4 +1,6 @@
-"""`seapeft backbones import`: a foreign checkpoint of a known architecture becomes weights with a card, if its tensors fit."""
+"""`seapeft backbones import`: turns another project's checkpoint of a known architecture into
+weights with a card, if its tensors fit.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,12 +23,14 @@ from sea_peft.errors import DiskError, UsageError, WeightsError
 from sea_peft.jobs.weights_file import save_weights
 
 _MAP = frozenset(("input_factor", "input_offset"))
-_USUAL_SIDE = 96  # of the training crops of most networks that are published
+_USUAL_SIDE = 96  # of the training crops of most published networks
 
 
 @dataclasses.dataclass(frozen=True)
 class Unscaled:
-    """Grey values as they are. `range`: where they lie; None for a CT, whose Hounsfield units are known."""
+    """Unscaled grey values. `range`: their lowest and highest value; None for a CT, whose
+    Hounsfield units are known.
+    """
 
     range: tuple[float, float] | None = None
 
@@ -36,12 +40,18 @@ Scaling = Intensity | Unscaled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the user says of a checkpoint; None for what its origin or the file itself is to say.
+    """What the user says of a checkpoint. None leaves it to the origin or the file itself.
 
-    `labels`: class names in the order of the network's outputs, without the background, which is output 0. `channels`: names in the
-    order of its inputs. `orientation`: axis codes of D, H, W, RAS when nobody says. `spacing`: mm along D, H, W. `intensity`: scaling of
-    grey values, z-score when nobody says. `patch`: voxels of a training crop. `settings`: keyword arguments of the architecture, beyond
-    what the tensors tell. `licence`: under which it may be used.
+    Attributes:
+        labels: class names in the order of the network's outputs, without the background, which is
+            output 0.
+        channels: names in the order of the network's inputs.
+        orientation: axis codes of D, H, W; RAS by default.
+        spacing: mm along D, H, W.
+        intensity: scaling of grey values; z-score by default.
+        patch: voxels of a training crop, along D, H, W.
+        settings: keyword arguments of the architecture that the tensors do not tell.
+        licence: of the checkpoint.
     """
 
     labels: Sequence[str] | None = None
@@ -56,7 +66,13 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """One thing that a network expects of a scan. `by`: `you`, `origin` (of the checkpoint), or `assumed` where nobody said."""
+    """One requirement of a network on scans.
+
+    Attributes:
+        what: the property.
+        value: its value, in words.
+        by: who says so: `you`, `origin` (of the checkpoint), or `assumed` if nobody does.
+    """
 
     what: str
     value: str
@@ -65,11 +81,22 @@ class Expected:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imported:
-    """Where the weights lie now, and what the checkpoint held.
+    """Imported weights, and what their checkpoint held.
 
-    `labels`: what it segments. `keys`: how its tensors fit. `left_out`: keys that its origin has beside the network, which outputs do not
-    depend on. `new`: keys of a classifier that is not the checkpoint's. `expects`: what scans will be turned into, and who says so. `said`:
-    sentences for the user.
+    Attributes:
+        name: of the weights.
+        file: their tensors.
+        card: their card.
+        origin: whose checkpoint it was.
+        parameters: number of parameters.
+        labels: what it segments.
+        settings: keyword arguments of the architecture.
+        keys: how its tensors fit.
+        left_out: keys that its origin stores beside the network, and on which outputs do not
+            depend.
+        new: keys of a classifier that did not come from the checkpoint.
+        expects: how scans will be prepared, and who says so.
+        said: sentences for the user.
     """
 
     name: str
@@ -89,11 +116,14 @@ class Imported:
 def import_weights(
     file: Path, name: str, backbone: str | Typed, given: Given | None = None, origin: str = "auto"
 ) -> Imported:
-    """Read a checkpoint, check every tensor against the architecture, and keep it as the user's own weights called `name`.
+    """Read a checkpoint, check every tensor against the architecture, and keep it as the user's own
+    weights called `name`.
 
-    Widths are read off the tensors. Everything but the classifier must be there and fit, and nothing more may be there than what the
-    origin is known to have beside the network. The classifier is the checkpoint's where labels name all of its rows; where there are no
-    labels, or its rows are of no use here, the weights get an untrained one with a row for the background alone, and the card says so.
+    Widths are read off the tensors. Every tensor but the classifier's must be there and fit. No
+    other tensors may be there, except those that the origin is known to store beside the network.
+    The checkpoint's classifier is kept if labels name all of its rows. Without labels, or if its
+    rows are of no use here, the weights get an untrained one with a row for the background alone,
+    and the card says so.
 
     Args:
         file: a safetensors file, or a torch file that loads without running code.
@@ -103,8 +133,8 @@ def import_weights(
         origin: whose checkpoint it is (`keymaps.ORIGINS`), or `auto` to go by its keys.
 
     Raises:
-        UsageError: the name is taken or no name, the architecture or the origin is unknown, something that nobody knows was not given,
-            or the patch does not fit.
+        UsageError: the name is taken or invalid, the architecture or the origin is unknown,
+            required information is missing, or the patch does not fit.
         WeightsError: the file cannot be read without running code, or the tensors do not fit.
         DiskError: the weights cannot be written.
     """
@@ -126,7 +156,7 @@ def import_weights(
     tensors = _without_prefix(tensors, arch, len(channels))
     recipe, in_front = _recipe(given, known, channels, file.name)
     settings = _settings(arch, tensors, known, given)
-    if given.intensity is not None:  # what the origin would put in front belongs to its own scaling
+    if given.intensity is not None:  # the origin's map in front of the network belongs to its own scaling
         settings = {key: value for key, value in settings.items() if key not in _MAP} | in_front
     kwargs = {**settings, "in_channels": len(channels), "out_channels": 1 + len(labels or ())}
     network = _build(arch, kwargs)
@@ -186,7 +216,9 @@ def import_weights(
 
 
 def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
-    """Names of the classifier's rows, or None where it gets a new classifier. Raises UsageError for labels that cannot be used."""
+    """Names of the classifier's rows; None for a new classifier. Raises UsageError for labels that
+    cannot be used.
+    """
     if source.no_classifier and given.labels:
         raise UsageError(
             f"The classifier of {source.name} checkpoints cannot be used here ({source.no_classifier}); leave --labels out."
@@ -197,8 +229,10 @@ def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
 
 
 def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dict[str, object]]:
-    """The recipe's intensity and the network's settings for a scaling of grey values. Raises UsageError for unscaled values of no CT whose
-    range nobody gives."""
+    """The recipe's intensity and the network's settings for a scaling of grey values.
+
+    Raises UsageError for unscaled values without a range, unless they are of a CT.
+    """
     if not isinstance(intensity, Unscaled):
         return intensity, {}
     if intensity.range is None and not all(is_ct_name(channel) for channel in channels):
@@ -209,9 +243,11 @@ def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dic
 
 
 def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> tuple[Recipe, dict[str, object]]:
-    """The origin's recipe with what the user says instead, and the settings of the map in front of the network that belongs to it.
+    """The origin's recipe with the user's changes, and the settings of the map in front of the
+    network that belongs to it.
 
-    Raises UsageError where nobody knows the voxel size."""
+    Raises UsageError if nobody says the voxel size.
+    """
     said = known.recipe.model_fields_set if known.recipe is not None else set()
     if "spacing" not in said and given.spacing is None:
         raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
@@ -237,7 +273,7 @@ def _expected(
     channels: Sequence[str],
     settings: Mapping[str, object],
 ) -> tuple[Expected, ...]:
-    """What scans will be turned into, and who says so."""
+    """How scans will be prepared, and who says so."""
 
     def by(said: object, by_origin: object) -> str:
         return "you" if said is not None else "origin" if by_origin is not None else "assumed"
@@ -255,7 +291,7 @@ def _expected(
 
 
 def in_words(intensity: Intensity, settings: Mapping[str, object]) -> str:
-    """A scaling of grey values as `--intensity` takes it, with what the network's settings do to it."""
+    """A scaling of grey values as `--intensity` takes it, combined with the network's settings."""
     if isinstance(intensity, Window) and as_they_are(intensity.low, intensity.high)[1].items() <= settings.items():
         return f"none:{intensity.low:g},{intensity.high:g}"
     if isinstance(intensity, ZScore):
@@ -264,15 +300,16 @@ def in_words(intensity: Intensity, settings: Mapping[str, object]) -> str:
 
 
 def _has_one_output(tensors: Mapping[str, torch.Tensor], rows: frozenset[str], labels: Sequence[str] | None) -> bool:
-    """Whether the checkpoint has one output for the one label that is named, and none for the background."""
+    """Whether the checkpoint has one output for the one named label, and none for the background."""
     found = [tensors[key] for key in rows if key in tensors]
     return labels is not None and len(labels) == 1 and bool(found) and all(len(tensor) == 1 for tensor in found)
 
 
 def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, object]:
-    """Keyword arguments: what the tensors tell, then the origin, then the user.
+    """Keyword arguments: from the tensors, then the origin, then the user.
 
-    Raises UsageError where something is left open that leaves no trace in tensors: they would fit any choice, and one is right.
+    Raises UsageError if a setting that leaves no trace in tensors is open: they would fit any
+    choice, and only one is right.
     """
     read = arch.read_widths(tensors) if arch.read_widths is not None else {}
     settings = {**read, **known.settings, **given.settings}
@@ -285,7 +322,7 @@ def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Kn
 
 
 def _usual_patch(limits: Limits) -> Size:
-    """A cube of 96 voxels a side, or the nearest above it that the network takes."""
+    """A cube of 96 voxels per side, or the nearest above it that the network takes."""
     return limits.exact or limits.holding([max(n, _USUAL_SIDE) for n in limits.small])
 
 
@@ -298,7 +335,7 @@ def _build(arch: Architecture, kwargs: Mapping[str, object]) -> nn.Module:
 
 
 def _without_prefix(tensors: dict[str, torch.Tensor], arch: Architecture, channels: int) -> dict[str, torch.Tensor]:
-    """The tensors without the leading name part that all keys share (`net.`, `backbone.`), where it is in the way."""
+    """The tensors without a leading name part that all keys share (`net.`, `backbone.`), if it is in the way."""
     wanted = arch.build(in_channels=channels).state_dict().keys()
     while tensors and not tensors.keys() & wanted:
         first = {key.partition(".")[0] for key in tensors}
@@ -316,10 +353,11 @@ def _fitted(
     rows: frozenset[str],
     named: bool,
 ) -> tuple[dict[str, torch.Tensor], fit.KeyReport, frozenset[str]]:
-    """Every tensor of the network, the report on all but a new classifier, and the keys of that.
+    """Every tensor of the network, the report on all but a new classifier, and that classifier's
+    keys.
 
-    `rows`: keys of the classifier. `named`: whether labels name its rows. Raises WeightsError for whatever is missing, not known, of
-    another shape or not finite.
+    `rows`: keys of the classifier. `named`: whether labels name its rows. Raises WeightsError for
+    tensors that are missing, unknown, of another shape or not finite.
     """
     new = frozenset() if named else rows
     found = {key: tensor for key, tensor in fit.under_first_names(tensors, network).items() if key not in new}

@@ -1,4 +1,6 @@
-"""`seapeft backbones import` of a folder of several networks: nnU-Net's results, as TotalSegmentator keeps its five parts in."""
+"""`seapeft backbones import` of a folder with several networks, such as nnU-Net's results folder
+with TotalSegmentator's five parts.
+"""
 
 import collections
 import dataclasses
@@ -12,7 +14,14 @@ from sea_peft.jobs.importing import Given, Imported, import_weights
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportedPart:
-    """One network of the folder. `folder`: below the one that was given. `imported` is None where it is refused, and `refused` says why."""
+    """One network of the folder.
+
+    Attributes:
+        folder: below the one that was given.
+        name: of the weights.
+        imported: the weights; None if it was refused.
+        refused: why it was refused.
+    """
 
     folder: Path
     name: str
@@ -21,20 +30,25 @@ class ImportedPart:
 
 
 def parts_in(folder: Path) -> list[Path]:
-    """The trained networks in nnU-Net's results folder (`Dataset007_Name/Trainer__Plans__Configuration`), sorted; [] for any other."""
+    """The trained networks in nnU-Net's results folder
+    (`Dataset007_Name/Trainer__Plans__Configuration`), sorted; [] for any other.
+    """
     return sorted(found for found in folder.glob("Dataset*/*__*__*") if any(found.glob("fold_*/checkpoint_final.pth")))
 
 
 def import_parts(
     folder: Path, name: str, backbone: str | Typed, given: Given, origin: str = "auto"
 ) -> list[ImportedPart]:
-    """Take every network of the folder in, as `name_291`, `name_292`, … by the numbers of their data sets. One that cannot be taken does not
-    stop the others.
+    """Import every network of the folder as `name_291`, `name_292`, … by the numbers of their data
+    sets.
+
+    A network that cannot be imported does not stop the others.
 
     Args: as of `import_weights`.
 
     Raises:
-        UsageError, WeightsError: none can be taken; what stopped the first.
+        UsageError: as `import_weights` for the first network, if none can be imported.
+        WeightsError: the same.
     """
     networks = parts_in(folder)
     parts = []
@@ -54,7 +68,7 @@ def import_parts(
 
 
 def _names(networks: Sequence[Path], name: str) -> list[str]:
-    """What each will be called: by its data set's number, and by its configuration and all of its folder where a data set has several."""
+    """The name of each: its data set's number, with configuration and folder if a data set has several."""
     numbers = [network.parent.name.removeprefix("Dataset").partition("_")[0] for network in networks]
     ways = [
         numbers,

@@ -1,4 +1,4 @@
-"""From a scan to probabilities, window by window; and the Dice of what comes back on the case's own grid."""
+"""From a scan to probabilities, window by window, and Dice of the result on the case's own grid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DeviceError, OutputError
 from sea_peft.jobs.windows import blended
 
-_PLANE_VALUES = 1 << 25  # looked at together
-_LARGEST_LOGIT = 1e8  # of a trained network, a thousand at most
+_PLANE_VALUES = 1 << 25  # processed at once
+_LARGEST_LOGIT = 1e8  # those of a trained network stay below a thousand
 
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
@@ -30,16 +30,24 @@ def probabilities(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Planes, ...]:
-    """Softmax of `forward`'s logits over the whole scan, averaged over windows with gaussian weights (before the softmax where the window is
-    nnU-Net's): one or several [K, D, H, W].
+    """Probabilities of one or several outputs over the whole scan, `[K, D, H, W]` each.
 
-    `window`: the one that the network was trained with. `batch`: windows at a time (`backbones.batch_for_masks`).
-    `folder`: where what does not fit into memory is kept meanwhile.
-    `progress`: told (windows done, of).
+    Averages the softmax over windows with gaussian weights, or the logits if the window is
+    nnU-Net's.
+
+    Args:
+        forward: the network.
+        scan: the prepared scan.
+        window: the one that the network was trained with.
+        device: where the network is.
+        batch: windows at a time (`backbones.batch_for_masks`).
+        folder: for temporary files of outputs that do not fit into memory.
+        progress: called with (windows done, of).
 
     Raises:
-        DeviceError, DiskError: the device's memory does not suffice, or the disk is full.
-        OutputError: logits are not finite, or so large that they mean nothing.
+        DeviceError: the device's memory does not suffice.
+        DiskError: the disk is full.
+        OutputError: logits are not finite, or too large to mean anything.
     """
 
     def network(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -69,7 +77,9 @@ def probabilities(
 
 
 def unadapted_and_head(model: Adapted) -> Forward:
-    """A forward that gives the unadapted backbone's and the head-only arm's target logits from one pass through the frozen backbone."""
+    """A forward that gives the target logits of the unadapted backbone and of the head-only arm,
+    from one pass through the backbone.
+    """
 
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = model.backbone(x)
@@ -82,10 +92,11 @@ def unadapted_and_head(model: Adapted) -> Forward:
 def confidences(
     probabilities: Planes, labels: Sequence[str], counted: np.ndarray | None = None
 ) -> dict[str, float | None]:
-    """Label → 2·Σp·m / (Σp + Σm), p its probability and m the network's own mask, on the network's grid; None where m is empty.
+    """Label → 2·Σp·m / (Σp + Σm), with its probability p and the network's own mask m, on the
+    network's grid; None if m is empty.
 
-    The Dice that a mask would have if probabilities were right: it ranks masks, and is too high by several points. `counted`: bool [D, H, W],
-    which voxels are; None for all.
+    This is the Dice that a mask would have if probabilities were right. It ranks masks well, but is
+    too high by several points. `counted`: bool `[D, H, W]`, the voxels that count; None for all.
     """
     count, depth, height, width = probabilities.shape
     of_p, of_m, of_both = np.zeros(count), np.zeros(count), np.zeros(count)
@@ -109,9 +120,10 @@ def confidences(
 def dice_per_label(
     predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
-    """Hard Dice of every label on one grid. `predicted` holds indices 1..L in the order of `labels`, `reference` the stored codes.
+    """Hard Dice of each label on one grid.
 
-    A label that is in neither is left out; one that is in one of them only scores 0.
+    `predicted` holds indices 1..L in the order of `labels`, `reference` the stored codes. A label
+    in neither is left out; one that is in only one of them scores 0.
     """
     scores = {}
     for index, (name, codes) in enumerate(labels.items(), start=1):
@@ -125,9 +137,10 @@ def dice_per_label(
 def error_rates(
     predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, float]]:
-    """`sensitivity` and `specificity` of every label on one grid, by label; arguments as for `dice_per_label`.
+    """`sensitivity` and `specificity` → label → rate on one grid. Arguments as for
+    `dice_per_label`.
 
-    Sensitivity is left out for a label that the reference does not have, specificity for one that fills it.
+    Sensitivity is left out for a label that the reference lacks, specificity for one that fills it.
     """
     sensitivity, specificity = {}, {}
     for index, (name, codes) in enumerate(labels.items(), start=1):
@@ -141,7 +154,7 @@ def error_rates(
 
 
 def mean_dice(per_case: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """Mean over labels of the mean over cases, and the latter per label (labels that no case has are left out)."""
+    """Mean over labels of the mean over cases; and the means per label, without labels that no case has."""
     per_label = {
         name: float(np.mean(values))
         for name in labels

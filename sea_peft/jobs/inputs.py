@@ -1,4 +1,6 @@
-"""From the files and folders that predict is given to cases, with the adapter's channels found by name where there are names."""
+"""Finds cases in the files and folders given to predict, and matches the adapter's channels by name
+if there are names.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +16,7 @@ from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
 
-# What readers call the channels of a layout that names none
+# Readers' names for channels in a layout without names
 _NUMBER = re.compile(r"(channel_|_)?(?P<number>\d{1,4})")
 _UNNAMED = re.compile(r"image|channel_\d+")
 
@@ -26,21 +28,24 @@ def find_cases(
     say: Callable[[str], None] | None = None,
     labelled: bool = True,
 ) -> list[FileCase]:
-    """The cases in files and folders, each with its images under the adapter's channel names, sorted by id.
+    """The cases in files and folders, each with its images under the adapter's channel names,
+    sorted by id.
 
-    A folder is a data set in a known layout, or it holds scans. Files whose names differ in `_0000`, `_0001`, … only are the channels
-    of one case, in the order of the `dataset.json` above them where there is one, else in the adapter's.
+    A folder is a data set in a known layout, or it holds scans. Files whose names differ only in
+    `_0000`, `_0001`, … are the channels of one case, in the order of the `dataset.json` above them
+    if there is one, else in the adapter's.
 
     Args:
-        inputs: Files and folders.
-        channels: The adapter's channels.
-        named: What the inputs call them, in the same order: a name of their data set, or a number of their file names. Empty where names
-            and order tell it.
-        say: Gets what a data set's reader passed over, took once or left open, each a sentence.
-        labelled: Whether to take the cases of a data set that are labelled.
+        inputs: files and folders.
+        channels: the adapter's channels.
+        named: the inputs' names for them, in the same order: a name of their data set, or a number
+            in their file names. Empty if names and order suffice.
+        say: receives sentences on what a data set's reader skipped, took only once or left open.
+        labelled: whether to take the labelled cases of a data set.
 
     Raises:
-        DataError: a path does not exist, a folder holds no scan, channels do not fit, or two cases have one name.
+        DataError: a path does not exist, a folder holds no scan, channels do not fit, or two cases
+            have one name.
     """
     if named and len(named) != len(channels):
         raise UsageError(
@@ -84,11 +89,12 @@ def find_cases(
 
 
 def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
-    """What the data set calls the adapter's channels, in the adapter's order. Names that a reader made up say nothing: they match by
-    position.
+    """The data set's names for the adapter's channels, in the adapter's order.
+
+    Names that a reader made up carry no meaning, so they match by position.
 
     Raises:
-        DataError: a channel is not there.
+        DataError: a channel is missing.
     """
     unnamed = any(all(_UNNAMED.fullmatch(name) for name in names) for names in (dataset.channels, wanted))
     # DICOM says that a series is MR, but not which sequence
@@ -179,8 +185,9 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Se
 
 
 def _declared(image: Path) -> Dataset | None:
-    """The channels that the nnU-Net `dataset.json` above an image declares, as a data set without cases; None where numbers at the end of
-    the names there belong to the cases."""
+    """The channels in the nnU-Net `dataset.json` above an image, as a data set without cases; None
+    if numbers at the end of names belong to the cases.
+    """
     description = image.resolve().parent.parent / "dataset.json"
     if not image.resolve().parent.name.startswith("images") or not description.is_file():
         return None

@@ -1,4 +1,6 @@
-"""Which connected parts of a mask are kept: `--keep largest`, `--keep 2`, `--keep min-ml=0.5`, for all labels or for one."""
+"""Which connected parts of a mask are kept: `--keep largest`, `--keep 2`, `--keep min-ml=0.5`, for
+all labels or for one.
+"""
 
 import dataclasses
 import re
@@ -14,14 +16,23 @@ _TOUCHING = np.ones((3, 3, 3))  # voxels that share a corner are of one part
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """Of a label's parts the `most` largest, those of at least `least_ml` millilitres, or all where both are None."""
+    """Keeps the `most` largest parts of a label, or those of at least `least_ml` millilitres, or
+    all if both are None.
+    """
 
     most: int | None = None
     least_ml: float | None = None
 
     @classmethod
     def parse(cls, rule: str) -> "Keep":
-        """`largest`, a number, `min-ml=X` or `all`. Raises UsageError for other words."""
+        """From `largest`, a number, `min-ml=X` or `all`. Raises UsageError for other words.
+
+        Examples:
+            >>> Keep.parse("largest")
+            Keep(most=1, least_ml=None)
+            >>> Keep.parse("min-ml=0.5")
+            Keep(most=None, least_ml=0.5)
+        """
         if rule in ("largest", "all"):
             return cls(most=1 if rule == "largest" else None)
         if re.fullmatch(r"[1-9]\d{0,5}", rule):
@@ -39,9 +50,10 @@ class Keep:
 
 
 def keeps(asked: Sequence[str], labels: Sequence[str]) -> dict[str, Keep]:
-    """Label → what is kept of it, for those of which not all is. `asked`: rules, each for all labels or `LABEL=rule`, which goes first.
+    """Label → its rule, for labels of which not all parts are kept.
 
-    Raises UsageError for an unknown rule or label, and for two rules for the same.
+    `asked`: rules, each for all labels or `LABEL=rule`, which takes precedence. Raises UsageError
+    for an unknown rule or label, and for two rules for the same.
     """
     rules: dict[str | None, Keep] = {}
     for spec in asked:
@@ -56,30 +68,30 @@ def keeps(asked: Sequence[str], labels: Sequence[str]) -> dict[str, Keep]:
 
 
 def _split(spec: str) -> tuple[str | None, str]:
-    """`liver=min-ml=2` → the label and its rule; None for the label of a rule for all."""
+    """`liver=min-ml=2` → the label and its rule. The label of a rule for all is None."""
     found = re.fullmatch(r"(?:(?P<label>.+?)=)??(?P<rule>min-ml=[^=]*|[^=]*)", spec, re.DOTALL)
     return (None, spec) if found is None else (found["label"], found["rule"])
 
 
 def parts(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """The connected parts of a bool mask [I, J, K], numbered from 1 in an array like it, and how many there are."""
+    """The connected parts of a bool mask `[I, J, K]`, numbered from 1 in an array like it, and their number."""
     numbered, count = ndimage.label(mask, structure=_TOUCHING)
     return numbered, int(count)
 
 
 def keep_parts(indices: np.ndarray, keep: Mapping[int, Keep], millilitres: float) -> np.ndarray:
-    """Label indices [I, J, K] without the parts that are not kept, which become background.
+    """Label indices `[I, J, K]` in which parts that are not kept have become background.
 
     Args:
         indices: 0 is the background.
-        keep: label index → what is kept of it.
-        millilitres: of a voxel.
+        keep: label index → its rule.
+        millilitres: volume of a voxel.
     """
     left = indices.copy()
     for index, rule in keep.items():
         numbered, count = parts(indices == index)
         sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
-        order = np.argsort(-sizes, kind="stable")  # of equals the first in the scan
+        order = np.argsort(-sizes, kind="stable")  # of equal sizes, the first in the scan
         stays = np.zeros(count + 1, dtype=bool)
         stays[1 + order[: rule.most]] = True
         if rule.least_ml is not None:

@@ -1,4 +1,6 @@
-"""`seapeft backbones list | info`, `seapeft adapters list` and `seapeft policies list`: what there is, counted on the real networks."""
+"""`seapeft backbones list | info`, `adapters list` and `policies list`: what is available, counted
+on the real networks.
+"""
 
 import collections
 import dataclasses
@@ -24,8 +26,10 @@ _MOST_PARAMETERS, _MOST_TENSORS = 4 * 10**9, 20_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRow:
-    """Weights, or an architecture (`weights` None) at its default widths. `parameters`: None where the card
-    cannot be read or a package is missing."""
+    """Weights, or an architecture (`weights` None) at its default widths.
+
+    `parameters` is None if the card cannot be read or a package is missing.
+    """
 
     architecture: str
     origin: str
@@ -42,8 +46,19 @@ class BackboneRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """A backbone in detail. `trained`: whether it has weights. `sites`: (stage, kind) → how many; `sha256`: of the tensors, as adapters
-    carry it. `view`: its field of view."""
+    """A backbone in detail.
+
+    Attributes:
+        card: of its weights.
+        paper: that describes it.
+        network_licence: of its code.
+        parameters: number of parameters.
+        sha256: of its tensors, as adapters store it.
+        trained: whether it has weights.
+        limits: on its input.
+        sites: (stage, kind) → number of sites.
+        view: its field of view.
+    """
 
     card: Card
     paper: str
@@ -58,8 +73,20 @@ class BackboneInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FamilyRow:
-    """One family at one level and placement on one backbone. `units`: how many it makes; `cheapest`, `dearest`, `total`: costs of
-    these and of all of them; `fits`: how many go into the profile's budget, cheapest first; `prefix`: what their ids begin with."""
+    """One family at one level and placement on one backbone.
+
+    Attributes:
+        family: its name.
+        level: its size.
+        placement: at its sites.
+        kinds: of its sites.
+        units: number of its units.
+        cheapest: cost of its cheapest unit.
+        dearest: cost of its dearest unit.
+        total: cost of all of its units.
+        fits: number of units that fit the profile's budget, cheapest first.
+        prefix: the beginning of their ids.
+    """
 
     family: str
     level: int
@@ -75,7 +102,7 @@ class FamilyRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Offered:
-    """What a budget profile puts on offer on a backbone. `costs`: what its budget counts."""
+    """What a budget profile offers on a backbone. `costs`: what its budget counts."""
 
     profile: str
     about: str
@@ -100,7 +127,7 @@ class Offered:
 
 
 def list_backbones() -> list[BackboneRow]:
-    """All weights that are there, then every architecture."""
+    """All installed weights, then every architecture."""
     rows = []
     for name, path in cards().items():
         origin = "bundled" if path.parent == BUNDLED else "imported"
@@ -155,11 +182,13 @@ def backbone_info(name: str, typed: Typed = NOTHING) -> BackboneInfo:
 
 
 def list_adapters(typed: Typed, profile: str) -> Offered:
-    """Families, levels and placements of a budget profile, and the units that they make on a backbone. Raises UsageError, WeightsError."""
+    """Families, levels and placements of a budget profile, and their units on a backbone. Raises
+    UsageError, WeightsError.
+    """
     offers = load_profile(profile)
     opened = look_at(typed)
     network = opened.pretrained.network
-    # without weights, what the probe says of the sites has to do: trying every unit takes minutes on the largest networks
+    # without weights the probe of the sites must do: trying every unit takes minutes on the largest networks
     units = (
         audit_space(opened, offers.offers())
         if _trained(opened.pretrained)
@@ -189,7 +218,7 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyRow:
-    """One policy. `within_budget`: false for comparisons that no budget binds."""
+    """One policy. `within_budget`: false for comparisons that ignore the budget."""
 
     name: str
     about: str
@@ -197,7 +226,9 @@ class PolicyRow:
 
 
 def list_policies() -> list[PolicyRow]:
-    """`sea` and every fixed topology, those of installed packages included. Raises UsageError where such a package is broken."""
+    """`sea` and every fixed topology, including those of installed packages. Raises UsageError if
+    such a package is broken.
+    """
     rows = [PolicyRow(entry.name, entry.about, not entry.outside_budget) for entry in policies().values()]
     return sorted(rows, key=lambda row: (row.name != "sea", not row.within_budget, row.name))
 
@@ -211,7 +242,7 @@ def _called(pretrained: Pretrained) -> str:
 
 
 def _parameters(card: Card) -> int | None:
-    """None where code builds the network, which runs only where it is typed."""
+    """Number of parameters; None if the network needs code that runs only when the user types it."""
     if is_code(card.architecture):
         return None
     channels = {"in_channels": len(card.channels), "out_channels": len(card.labels)}
@@ -226,5 +257,5 @@ def _parameters(card: Card) -> int | None:
 
 
 def fitting(space: Space) -> int:
-    """How many units fit, cheapest first, at most one of a site and family."""
+    """How many units fit, cheapest first, at most one per site and family."""
     return len(space.room().fill(space.cheapest_first()))

@@ -1,4 +1,4 @@
-"""How much memory and disk a run will take, estimated from headers and one small forward pass, and said before it begins."""
+"""Estimates the memory and disk of a run from headers and one small forward pass, before it begins."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sea_peft.errors import DataError
 BASE_MEMORY = 700 << 20
 # While a case is read and prepared: file, voxels, foreground and label. Measured between 8 (window) and 17 (z-score)
 _READING_BYTES_PER_VOXEL = 17
-_HELD_LAYERS = 4  # outputs of the largest layer that are alive at once without gradients
-_WINDOWS = 3  # at most, that go through a network together
+_HELD_LAYERS = 4  # outputs of the largest layer in memory at once, without gradients
+_WINDOWS = 3  # most windows that go through a network together
 _MOST_AHEAD = 1 << 30  # for a scan that is read while another is predicted
 
 Grid = tuple[tuple[int, int, int], tuple[float, float, float]]
@@ -28,19 +28,19 @@ Grid = tuple[tuple[int, int, int], tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of memory, and bytes of disk that are given back at the end."""
+    """Bytes of memory, and bytes of disk that are freed at the end."""
 
     memory: int
     disk: int
 
     def of_processes(self, count: int) -> Need:
-        """Of so many processes that need this much each, and of the one that waits for them."""
+        """The need of `count` processes that each need this much, and of the one that waits for them."""
         return self if count == 1 else Need(count * self.memory + BASE_MEMORY, count * self.disk)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that a network's leaf modules put out for one voxel of its input: all of them, and the largest."""
+    """Bytes of a network's leaf modules' outputs per voxel of its input: of all together, and of the largest."""
 
     total: float
     largest: float
@@ -63,7 +63,9 @@ class Activations:
 
 
 def grids(cases: Iterable[Case]) -> list[Grid]:
-    """Shape and voxel size of each case in files, by its header. Cases that cannot be read are left out: they are refused elsewhere."""
+    """Shape and voxel size of each case in files, from its header. Leaves out unreadable cases,
+    which are refused elsewhere.
+    """
     found = []
     for case in cases:
         if isinstance(case, FileCase) and case.images:
@@ -83,8 +85,11 @@ def inference_need(
     activations: Activations,
     ahead: Iterable[Case] = (),
 ) -> Need:
-    """For predicting the largest of the cases. `outputs`: channels of the network's output, background included. `ahead`: cases of which one
-    is read while the network works on another."""
+    """The need of predicting the largest of the cases.
+
+    `outputs`: channels of the network's output, background included. `ahead`: cases that may be
+    read while the network works on another.
+    """
     reading = prepared = whole = 0
     for shape, spacing in grids(cases):
         reading = max(reading, math.prod(shape) * _READING_BYTES_PER_VOXEL * channels)
@@ -98,8 +103,9 @@ def inference_need(
 
 
 def read_ahead(cases: Iterable[Case], recipe: Recipe, channels: int) -> list[Case]:
-    """Those of the cases that can be read and prepared while the network works on another: they take little memory, and nobody is silenced
-    meanwhile."""
+    """The cases that may be read and prepared while the network works on another: those of files
+    whose reading takes little memory.
+    """
     return [
         case
         for case in cases
@@ -123,7 +129,7 @@ def training_need(
     batch_size: int,
     activations: Activations,
 ) -> Need:
-    """For training on the shots: the activations of a step, forward and backward, and the prepared scans."""
+    """The need of training on the shots: activations of a step, forward and backward, and the prepared scans."""
     shapes = grids(shots)
     scans = sum(scan_bytes(shape, spacing, recipe, channels) for shape, spacing in shapes)
     held = min(scans, spill.DEFAULT_LIMIT)
@@ -133,7 +139,7 @@ def training_need(
 
 
 def needed(need: Need, processes: int = 1) -> str:
-    """The sentence for the user. `processes`: how many will each need as much."""
+    """The sentence for the user. `processes`: how many each need as much."""
     each = f" in each of {processes} processes" if processes > 1 else ""
     disk = f" and {need.disk / 2**30:.1f} GiB of disk while it runs" if need.disk else ""
     return f"needs about {need.memory / 2**30:.1f} GiB of memory{disk}{each}"

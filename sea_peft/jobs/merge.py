@@ -1,4 +1,6 @@
-"""`seapeft merge`: the backbone with an adapter and its head folded in, as plain weights, checked against the adapted network."""
+"""`seapeft merge`: writes the backbone with an adapter and its head folded in, as plain weights,
+checked against the adapted network.
+"""
 
 import dataclasses
 import math
@@ -21,14 +23,21 @@ from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.model import Loaded, adapter_folder, open_adapter
 from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
-# Folding changes the order of float32 sums, which moves logits by millionths; more than this is a mistake.
+# Folding changes the order of float32 sums, which moves logits by millionths; a larger difference is a mistake.
 _TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far a merged network's target logits lie from the adapted one's on random inputs. `largest`: the largest logit, to judge
-    `difference` by; `agreement`: share of voxels that get the same label."""
+    """How a merged network's target logits compare with the adapted one's on random inputs.
+
+    Attributes:
+        units: number of units folded in.
+        tensors_changed: number of tensors that differ from the backbone's.
+        difference: largest difference of logits.
+        largest: largest logit, to judge `difference` by.
+        agreement: share of voxels that get the same label.
+    """
 
     units: int
     tensors_changed: int
@@ -39,7 +48,7 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Merged(Agreement):
-    """What was written."""
+    """The merged weights and their check."""
 
     file: Path
     card: Path
@@ -47,15 +56,24 @@ class Merged(Agreement):
 
 
 def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = None) -> Merged:
-    """Fold the units and the head of an adapter into its backbone and write `out` with its card beside it.
+    """Fold the units and the head of an adapter into its backbone, and write `out` with its card
+    beside it.
 
-    The result has the backbone's outputs and one more for every label that was new to it, so it is used like any other weights, here
-    (`--weights`) or in plain MONAI. Where something has no tensor to be folded into the network grows, and the card says by what.
-    `use`: "adapted" folds in an adapter that its run recommends not to use.
+    The result has the backbone's outputs and one more per new label, so it is used like any other
+    weights, here (`--weights`) or in plain MONAI. If the network has no tensor to fold something
+    into, it grows, and the card says by what.
+
+    Args:
+        adapter: an adapter folder or a run folder.
+        out: the .safetensors file to write.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
+        use: "adapted" to fold in an adapter that its run recommends not to use.
 
     Raises:
-        UsageError: `out` is no .safetensors file, or exists; the adapter is not to be used.
-        WeightsError: the adapter is refused, something in it cannot be folded exactly, or the check failed; nothing is written then.
+        UsageError: `out` is no .safetensors file, or exists; or the run recommends not to use the
+            adapter.
+        WeightsError: the adapter is refused, a part of it cannot be folded exactly, or the check
+            failed. Nothing is written then.
         DiskError: `out` cannot be written.
     """
     if out.suffix != ".safetensors":
@@ -80,7 +98,7 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
 
 @dataclasses.dataclass(frozen=True)
 class MergedNetwork:
-    """The merged network, its card's fields, and how it was checked."""
+    """The merged network, its card's fields, and the result of its check."""
 
     network: nn.Module
     card: dict[str, Any]
@@ -88,9 +106,10 @@ class MergedNetwork:
 
 
 def fold(loaded: Loaded, name: str) -> MergedNetwork:
-    """Units and head folded into a network of its own, in eval mode; `name`: of the card. The adapter's gates are open.
+    """Fold units and head into a network of its own, in eval mode. The adapter's gates are open.
+    `name`: of the card.
 
-    Raises WeightsError where something cannot be folded, or the check failed.
+    Raises WeightsError if something cannot be folded, or the check failed.
     """
     model, config, pretrained = loaded.model, loaded.config, loaded.backbone.pretrained
     card, arch = pretrained.card, pretrained.architecture
@@ -100,7 +119,7 @@ def fold(loaded: Loaded, name: str) -> MergedNetwork:
     network = arch.build(
         in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
     ).eval()
-    # what grows is not there yet, and gets what it grows by
+    # grown tensors are not in the network yet: it grows first
     folded = unique_tensors(network) | unique_tensors(model.backbone) | changed
     load_strictly(network, _with_idle_rows(folded, network, model), name)
     difference, largest, agreement = _compare(model, network, arch.example(len(card.channels), described["kwargs"]))
@@ -120,7 +139,9 @@ def fold(loaded: Loaded, name: str) -> MergedNetwork:
 
 
 def _folded(model: Adapted) -> dict[str, torch.Tensor]:
-    """Every backbone tensor that the units and the head change. Raises WeightsError naming what cannot be folded."""
+    """Every backbone tensor that the units and the head change. Raises WeightsError naming the part
+    that cannot be folded.
+    """
     try:
         changed = model.bank.merged(model.bank.active)
     except CannotMerge as reason:
@@ -143,9 +164,10 @@ def _folded(model: Adapted) -> dict[str, torch.Tensor]:
 
 
 def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: Adapted) -> dict[str, torch.Tensor]:
-    """The tensors with a row for every new label also where classes are put out that nothing reads (deep supervision that is off).
+    """The tensors, with rows for new labels also in unused outputs of classes (deep supervision
+    that is off).
 
-    Raises WeightsError where something in the network's path has a row for each class in front of the last convolution.
+    Raises WeightsError if the network's path has a row per class before the last convolution.
     """
     used = {site.path for site in model.sites}
     grown = dict(folded)
@@ -178,7 +200,7 @@ def _compare(model: Adapted, network: nn.Module, example: torch.Tensor) -> tuple
 
 
 def _card(card: Card, config: AdapterConfig, name: str, labels: list[str], more: Mapping[str, Any]) -> dict[str, Any]:
-    """`more`: what the network has to grow by, beyond what the card says already."""
+    """The merged card's fields. `more`: growth of the network beyond that in the card."""
     made = {"adapter": config.policy, "units": len(config.units), "shots": config.shots, "seed": config.seed}
     kwargs: dict[str, Any] = {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")}
     return {

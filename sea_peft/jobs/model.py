@@ -1,4 +1,6 @@
-"""From names to networks: a pretrained backbone with its sites, an adapted model on it, an adapter folder and back."""
+"""From names to networks: a pretrained backbone with its sites, an adapted model on it, and an
+adapter folder loaded or saved.
+"""
 
 import dataclasses
 import shlex
@@ -25,7 +27,7 @@ NETWORKS: tuple[Network, ...] = ("adapted", "unadapted")
 
 
 def network_called(name: str) -> Network:
-    """The network of this name. Raises UsageError for another."""
+    """The network of this name. Raises UsageError for any other name."""
     for network in NETWORKS:
         if network == name:
             return network
@@ -46,23 +48,27 @@ class Backbone:
 
     @property
     def recipe(self) -> Recipe:
-        """The preprocessing that belongs to the weights."""
+        """The weights' preprocessing."""
         return self.pretrained.card.recipe
 
 
 def open_backbone(typed: Typed = NOTHING) -> Backbone:
-    """The network that the user typed, `--backbone` and `--weights`; SegResNet with its bundled weights where nothing was.
+    """The network of `--backbone` and `--weights`; by default SegResNet with its bundled weights.
 
-    Raises WeightsError when the two do not belong together, UsageError when an architecture comes with no weights.
+    Raises:
+        WeightsError: the two do not belong together.
+        UsageError: the architecture has no weights.
     """
     return _probed(load_typed(typed))
 
 
 def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Backbone:
-    """The backbone that an adapter or a run was made with: the installed weights that go by the recorded name, or what the user typed.
+    """The backbone that an adapter or a run was made with: the installed weights of the recorded
+    name, or what the user typed.
 
-    The tensors must hash to what was recorded. Architecture and settings are those of the card whose tensors these are; a record that says
-    otherwise is refused. `command`: what the user types again, with what is missing here. Raises WeightsError.
+    The tensors must hash to the recorded value. Architecture and settings are those of the card
+    with these tensors; a record that contradicts it is refused. `command`: what the user types
+    again, with the missing option. Raises WeightsError.
     """
     if typed.weights is None and typed.code is None and recorded.weights not in cards():
         if is_code(recorded.architecture) and is_code(recorded.weights):
@@ -84,7 +90,7 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Bac
             f"the right ones: `{command} --weights FILE`."
         )
     card = found.card
-    # a user's own code may have moved since; what was typed was typed on purpose
+    # a user's own code may have moved since, so what was typed now holds
     moved = typed.code is not None and is_code(recorded.architecture)
     if not moved and recorded.architecture != card.architecture:
         raise WeightsError(
@@ -102,7 +108,9 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Bac
 
 
 def look_at(typed: Typed) -> Backbone:
-    """Like `open_backbone`, but an architecture that comes without weights is built untrained: enough to see where units go."""
+    """Like `open_backbone`, but an architecture without weights is built untrained: enough to see
+    where units go.
+    """
     asked = typed.architecture()
     if typed.weights is None and asked is not None and asked.weights is None and asked.card is None:
         return _probed(untrained(asked))
@@ -110,7 +118,9 @@ def look_at(typed: Typed) -> Backbone:
 
 
 def _probed(pretrained: Pretrained) -> Backbone:
-    """The network with its sites. Raises WeightsError where it cannot run: a card's settings may fit its tensors and make no sense."""
+    """The network with its sites. Raises WeightsError if it cannot run: a card's settings may fit
+    its tensors and make no sense.
+    """
     name = pretrained.card.name
     with refusing(
         WeightsError, lambda e: f"The network of weights {name} does not run ({first_line(e)}); correct its card."
@@ -119,13 +129,21 @@ def _probed(pretrained: Pretrained) -> Backbone:
 
 
 def audit_space(backbone: Backbone, offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
-    """Every unit on offer that can change the output at all (a bias before an instance norm, say, cannot)."""
+    """Every unit on offer that can change the output at all (a bias before an instance norm, for
+    example, cannot).
+    """
     network = backbone.pretrained.network
     return acting(network, units_for(network, backbone.sites, offers), backbone.example)
 
 
 def matching_rows(card_labels: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """For every wanted label the backbone's output row of that name, or None. Case, blanks, `_` and `-` do not count."""
+    """For each wanted label the backbone's output row of that name, or None. Case, blanks, `_` and
+    `-` do not count.
+
+    Examples:
+        >>> matching_rows(["background", "Liver", "portal_vein"], ["portal vein", "liver", "tumour"])
+        [2, 1, None]
+    """
 
     def plain(name: str) -> str:
         return "".join(c for c in name.lower() if c.isalnum())
@@ -152,7 +170,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def own_device(name: str, processes: Processes) -> torch.device:
-    """What `name` is for this process: of several, each has a GPU of its own, or all share the CPU. Raises DeviceError, UsageError."""
+    """The device of this process for `name`. Of several processes, each has a GPU of its own, or
+    all share the CPU. Raises DeviceError, UsageError.
+    """
     device = resolve_device(name)
     if device.type == "cpu" or processes.size == 1:
         return device
@@ -169,7 +189,7 @@ def own_device(name: str, processes: Processes) -> torch.device:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """An adapter on its backbone, ready to predict. `network`: which of the two it is."""
+    """An adapter on its backbone, ready to predict. `network`: "adapted" or "unadapted"."""
 
     model: Adapted
     config: AdapterConfig
@@ -178,26 +198,30 @@ class Loaded:
 
 
 def adapter_folder(path: Path) -> Path:
-    """`path` itself, or the adapter inside it where `path` is a run folder."""
+    """`path` itself, or the adapter inside it if `path` is a run folder."""
     inside = path / "adapter"
     return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
 
 
 def load_adapter(folder: str | Path, typed: Typed = NOTHING, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
-    """An adapter folder, or the one in a run folder, on its backbone, ready to predict; as `open_adapter`."""
+    """Load an adapter folder, or the one in a run folder, onto its backbone, ready to predict.
+    Arguments and errors as of `open_adapter`.
+    """
     loaded = open_adapter(adapter_folder(Path(folder)), typed, use)
     return loaded.model, loaded.config
 
 
 def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, command: str | None = None) -> Loaded:
-    """An adapter folder on its backbone, ready to predict: as its run recommends (`config.recommended`), with the units and the head as they
-    were trained, or with all of them off.
+    """Load an adapter folder onto its backbone, ready to predict.
+
+    Units and head are on or off as the run recommends (`config.recommended`), unless `use` says
+    otherwise.
 
     Args:
         folder: the adapter folder.
-        typed: the backbone or its weights, when the weights are not installed under the name that the adapter carries.
-        use: "adapted" or "unadapted" instead of what is recommended.
-        command: what the user types again where the weights are missing.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
+        use: "adapted" or "unadapted"; None for the recommended network.
+        command: what the user types again if the weights are missing.
 
     Raises:
         WeightsError: the adapter or the weights are refused, or do not belong together.
@@ -247,13 +271,15 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
 
 
 def adapter_tensors(model: Adapted, unit_ids: Sequence[str]) -> dict[str, torch.Tensor]:
-    """What an adapter folder holds: `head/…` and `<unit id>/…` tensors."""
+    """The tensors of an adapter folder: `head/…` and `<unit id>/…`."""
     head = {f"head/{name}": tensor.detach().cpu().clone() for name, tensor in model.head.state_dict().items()}
     return head | model.bank.state_dict(unit_ids)
 
 
 def load_tensors(model: Adapted, units: Sequence[Unit], tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Load what `adapter_tensors` gave, strictly. Raises WeightsError naming the first tensor that does not belong."""
+    """Load the tensors of `adapter_tensors`, strictly. Raises WeightsError naming the first one
+    that does not belong.
+    """
     expected = adapter_tensors(model, [unit.id for unit in units])
     odd = sorted(expected.keys() ^ tensors.keys())
     if odd:

@@ -9,7 +9,7 @@ from sea_peft.loop.knapsack import Item
 
 
 def optimum(items: Sequence[Item], capacity: int) -> float:
-    """The most value that items of this cost can have together, one of a group at most (`scipy.optimize.milp`)."""
+    """The largest total value of items within this cost, at most one per group (`scipy.optimize.milp`)."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     worth = [item for item in items if item.value > 0 and item.cost <= capacity]

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what of that can be said without looking at the data."""
+"""The options of a run, and the checks that need no data."""
 
 import dataclasses
 from pathlib import Path
@@ -13,8 +13,8 @@ from sea_peft.jobs.target import phantom_name
 from sea_peft.loop.policies import Entry
 from sea_peft.loop.settings import LoopSettings
 
-# An embedded phantom is there for a first look: two minutes on a CPU, too short for more than grey values to be varied (0.868 instead of
-# 0.881 on the default target). Scans of one's own are worth four times as many steps.
+# An embedded phantom is for a first look: two minutes on a CPU, too short for more augmentation than of grey values (which would
+# give 0.868 instead of 0.881 on the default target). One's own scans are worth four times as many steps.
 DEFAULT_STEPS = 480
 PHANTOM_STEPS = 120
 DEFAULT_SHOTS = 5
@@ -83,12 +83,12 @@ class AdaptOptions:
 
     @property
     def typed(self) -> Typed:
-        """The network as it was typed. Nothing that a file says goes into `backbone` and `weights`."""
+        """The network as the user typed it. `backbone` and `weights` never come from a file."""
         return Typed(self.backbone, self.weights)
 
 
 def wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
-    """How many shots are asked for, and the cases of the split file where there is one. Raises UsageError."""
+    """The number of shots asked for, and the cases of the split file if there is one. Raises UsageError."""
     named = None if options.split is None else read_split(Path(options.split))
     shots = options.shots if options.shots is not None else DEFAULT_SHOTS if named is None else named.shots
     if shots < 1:
@@ -109,7 +109,7 @@ def wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
 def loop_settings(
     options: AdaptOptions, backbone: Backbone, entry: Entry, augmentation: Augmentation | None
 ) -> LoopSettings:
-    """Steps, cycles, window and augmentation of a run. `augmentation`: of the run that is gone on with. Raises UsageError."""
+    """Steps, cycles, window and augmentation of a run. `augmentation`: that of a resumed run. Raises UsageError."""
     phantom = phantom_name(options.data) is not None
     default, usual = (PHANTOM_STEPS, "grey") if phantom else (DEFAULT_STEPS, "full")
     steps = default if options.steps is None else options.steps

@@ -1,4 +1,4 @@
-"""What a patch smaller than the one that the weights were trained with costs, measured on one shot before anything is trained."""
+"""The Dice that a smaller patch than the weights' own costs, measured on one shot before training."""
 
 import math
 import statistics
@@ -15,14 +15,16 @@ from sea_peft.jobs.setup import Setup
 
 
 def is_smaller(patch: Size, own: Size) -> bool:
-    """Whether `patch` shows the network less than its own along some axis."""
+    """Whether `patch` is smaller than the network's own along some axis."""
     return any(side < full for side, full in zip(patch, own, strict=True))
 
 
 def cost_of_patch(setup: Setup, scan: Scan) -> str | None:
-    """A sentence on what the run's patch costs the unadapted network, None where it is no smaller than the weights' own.
+    """A sentence on what the run's patch costs the unadapted network; None if it is no smaller than
+    the weights' own.
 
-    `scan`: a prepared shot with its label. Its unadapted Dice is taken through both windows, over the labels that the backbone knows.
+    `scan`: a prepared shot with its label. Its unadapted Dice is measured with both patches, over
+    the labels that the backbone knows.
     """
     card = setup.backbone.pretrained.card
     patch, own = setup.window.patch, card.patch

@@ -43,8 +43,13 @@ class ShownCase:
 
 @dataclasses.dataclass(frozen=True)
 class LostLabel:
-    """A label on which the adapter is clearly below the unadapted backbone, in the test case in which it lost most. `drop`: over all test
-    cases, in words."""
+    """A label on which the adapter is clearly worse than the unadapted backbone.
+
+    Attributes:
+        label: its name.
+        drop: over all test cases, in words.
+        case: the test case in which it lost most.
+    """
 
     label: str
     drop: str
@@ -53,10 +58,16 @@ class LostLabel:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Revisited:
-    """A finished run with its adapter and its best, median and worst test case (fewer where there are fewer cases) at hand again.
+    """A finished run, opened again with its adapter and its best, median and worst test case (fewer
+    if there are fewer cases).
 
-    `predictor`: with the adapter on. `network`: the one whose predictions are shown. `channels`: what the cases call the adapter's
-    channels. `of`: how many test cases were scored. `lost`: labels that get a picture of their own.
+    Attributes:
+        predictor: with the adapter on.
+        network: the one whose predictions are shown.
+        channels: the cases' names for the adapter's channels.
+        shown: the cases.
+        of: number of test cases that were scored.
+        lost: labels that get a picture of their own.
     """
 
     predictor: Predictor
@@ -68,15 +79,19 @@ class Revisited:
 
 
 def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use: str | None = None) -> Revisited:
-    """Open a run's adapter and data again, on `device` as on the command line. `typed`: as for `Predictor`.
+    """Open a run's adapter and data again.
 
-    `use`: "adapted" or "unadapted", None for what the run
-    recommends.
+    Args:
+        folder: the run folder.
+        typed: as for `Predictor`.
+        device: as on the command line.
+        use: "adapted" or "unadapted"; None for the network that the run recommends.
 
     Raises:
         UsageError: the run has no result yet, or its `cases.json` cannot be read.
         DataError: the data, or one of those cases, are no longer where the run found them.
-        WeightsError, DeviceError: the adapter cannot be used on this machine.
+        WeightsError: the adapter is refused.
+        DeviceError: the device is not there.
     """
     history = History(read_trace(folder.trace))
     folder.read_result()  # says how to go on where there is none
@@ -107,7 +122,7 @@ def _lost_most(arms: Mapping[str, Scored], label: str) -> str:
 
 
 def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Picture]:
-    """Predict those cases again and draw them, and below them every label that lost, centred on it. The captions name no case."""
+    """Predict and draw those cases, then every label that lost, centred on it. The captions name no case."""
     made = []
     labels, of = list(run.predictor.labels), len(run.shown) + len(run.lost)
     for shown in run.shown:
@@ -154,9 +169,10 @@ def _labelled(run: Revisited, case: Case) -> np.ndarray:
 def images_for_mlflow(
     folder: RunFolder, warn: Callable[[str], None], typed: Typed = NOTHING, device: str = "auto"
 ) -> dict[str, bytes]:
-    """Those pictures of a finished run by file name, where it was begun with --log-images; else none, and pixels stay out of MLflow.
+    """The same pictures of a finished run by file name, if it was begun with --log-images.
+    Otherwise none: pixels stay out of MLflow.
 
-    `warn` is told why they could not be made. `typed` as for `revisit`.
+    `warn` is told if they cannot be made. `typed`: as for `revisit`.
     """
     if not folder.config.is_file() or not folder.read_config().log_images:
         return {}

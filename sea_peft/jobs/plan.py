@@ -12,8 +12,9 @@ from sea_peft.jobs.setup import prepare_run
 def plan(
     options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """What a run with these options would do and how long it would take here, as JSON types. Refuses what `adapt` would refuse, with the
-    same errors."""
+    """What a run with these options would do, and how long it would take here, as JSON types.
+    Raises the same errors as `adapt`.
+    """
     setup = prepare_run(options, say, progress)
     duration = expected(setup)
     warmup, cycles, refit = setup.settings.plan()

@@ -1,4 +1,4 @@
-"""`seapeft predict`: masks on each input's own grid, whole or not at all, and a status for every case."""
+"""`seapeft predict`: writes masks on each input's own grid, complete or not at all, and a status for each case."""
 
 from __future__ import annotations
 
@@ -46,43 +46,53 @@ def predict(
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> list[CaseStatus]:
-    """Predict every case in `inputs` into `out`: a mask, a sidecar `<case>.json` with the label names, and what else is asked for.
+    """Predict every case in `inputs` into `out`: a mask, a sidecar `<case>.json` with the label
+    names, and optional files.
 
     Args:
         adapter: an adapter folder or a run folder.
         inputs: scans, folders of scans, or data sets.
         out: made if it is missing.
-        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
-        overwrite: replace results of earlier predictions; without it nothing is done when there are any. Other files are
-            never replaced.
-        probabilities: also one float32 volume a label.
-        preview: also a PNG with three planes.
-        dicom_seg: also a DICOM segmentation object; every input must be a DICOM series then. It names the patient, as its series does.
-        seg_nrrd: also a segmentation for 3D Slicer, with the labels' names and colours.
+        overwrite: replace results of earlier predictions; without it, such results are an error.
+            Other files are never replaced.
+        probabilities: also write one float32 volume per label.
+        preview: also write a PNG with three planes.
+        dicom_seg: also write a DICOM segmentation object. Every input must then be a DICOM series.
+            It names the patient, as its series does.
+        seg_nrrd: also write a segmentation for 3D Slicer, with the labels' names and colours.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
-        channels: what the inputs call the adapter's channels, in the adapter's order, when they cannot be matched by name: a name of their
-            data set, or the number in their file names.
-        statistics: a CSV with a row for every case and label, written as it grows and at the end, however that comes. An interrupted cohort
-            goes on as with `resume`, unless `overwrite` is given.
-        keep: which connected parts of masks are kept, rules as for `keeping.keeps`; the others become background.
-        qc: also what Dice to expect of each mask, and flags: `qc.csv`, `qc.html` and a preview of each case.
-        jobs: processes that predict side by side, each with a network of its own and its share of the cores, or of the GPUs. A process that dies
-            costs the case that it had. Anything but 1 in a script needs `if __name__ == "__main__":` around the call.
-        resume: cases that have their results, made by the same adapter, network and options from the same files, are not predicted again. With
-            `overwrite` other results are replaced.
-        say: gets sentences for the user: what was passed over among the inputs, which network is used and why, and the memory that will be
-            needed.
-        progress: called with (cases done, of), cases at hand by their windows.
+        channels: the inputs' names for the adapter's channels, in the adapter's order, if names do
+            not match: a name of their data set, or the number in their file names.
+        statistics: a CSV with a row for each case and label, updated during the prediction and at
+            its end, even after an interruption. An interrupted cohort continues as with `resume`,
+            unless `overwrite` is given.
+        keep: rules for the connected parts of masks to keep, as for `keeping.keeps`. The others
+            become background.
+        qc: also estimate the Dice of each mask and flag doubtful ones: `qc.csv`, `qc.html` and a
+            preview of each case.
+        jobs: processes that predict side by side, each with its own network and its share of the
+            cores or GPUs. If one dies, only its current case is lost. In a script, values above 1
+            need `if __name__ == "__main__":` around the call.
+        resume: skip cases whose results were made by the same adapter, network and options from the
+            same files. With `overwrite`, other results are replaced.
+        say: receives sentences for the user: inputs that were skipped, the network and why, and the
+            memory needed.
+        progress: called with (cases done, of); current cases count by their windows.
 
     Returns:
-        A status for every case, in the order of their names. A case that cannot be predicted does not stop the others, and leaves no mask.
+        A status for each case, in the order of their names. A case that cannot be predicted does
+            not stop the others, and leaves no mask.
 
     Raises:
-        DataError: an input does not exist or holds no scan, or is no DICOM series where a DICOM-SEG is asked for.
-        UsageError: results exist (with `resume`: others than would be made now), or would replace an input or a file that is no result; `qc` of
-            an adapter that does not say what its run saw.
-        WeightsError, DeviceError: the adapter or the device is refused; the output folder cannot be made.
+        DataError: an input does not exist or holds no scan, or is no DICOM series although a
+            DICOM-SEG is asked for.
+        UsageError: results exist (with `resume`: outdated ones), or an input or a file that is no
+            result would be replaced; or `qc` with an adapter that does not say what its run saw.
+        WeightsError: the adapter is refused.
+        DeviceError: the device is refused.
+        DiskError: the output folder cannot be made.
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs} is no number of processes; use 1 or more.")
@@ -141,7 +151,9 @@ def predict(
 
 
 class _Results:
-    """What became of the cases so far. `table`: the CSV of `--statistics`, written as it grows; None where it is not asked for."""
+    """The status of each case so far. `table`: the CSV of `--statistics`, updated as it grows; None
+    if not asked for.
+    """
 
     def __init__(
         self, cases: Sequence[FileCase], channels: Sequence[str], table: Path | None, before: Mapping[str, Sidecar]
@@ -153,15 +165,15 @@ class _Results:
 
     @property
     def statuses(self) -> list[CaseStatus]:
-        """Of the cases that are done or have failed, in their order."""
+        """The statuses of the cases that are done or have failed, in the order of the cases."""
         return [self._statuses[case.id] for case in self._cases if case.id in self._statuses]
 
     def add(self, status: CaseStatus, sidecar: Sidecar | None) -> None:
-        """One case more."""
+        """Add one case."""
         self._statuses[status.case] = status
         if sidecar is not None:
             self._sidecars[status.case] = sidecar
-            if len(self._sidecars) > self._due:  # rarer as it grows: all of it is written each time
+            if len(self._sidecars) > self._due:  # less often as it grows, since the whole table is written each time
                 self.write()
                 self._due = len(self._sidecars) + len(self._sidecars) // 10
 

@@ -1,4 +1,4 @@
-"""An adapter on its backbone that turns cases into label maps: what predict, evaluate and the report's overlays share."""
+"""An adapter on its backbone that turns cases into label maps, for predict, evaluate and the report's overlays."""
 
 import hashlib
 import logging
@@ -30,19 +30,20 @@ class Predictor:
 
     Args:
         adapter: an adapter folder or a run folder.
-        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
-        use: "adapted" or "unadapted"; None for what the adapter's run recommends.
-        verb: of the command line, for the line to type where weights are missing.
+        use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
+        verb: of the command line, for the command to type if weights are missing.
 
     Attributes:
-        network: which of the two it is.
+        network: "adapted" or "unadapted".
         loaded: the adapter on its backbone.
-        sha256: of the adapter's tensors' file.
+        sha256: of the file with the adapter's tensors.
 
     Raises:
         WeightsError: the adapter or the weights are refused.
-        DeviceError, UsageError: the device makes no sense.
+        DeviceError: the device is not there.
+        UsageError: the device makes no sense.
     """
 
     def __init__(
@@ -64,19 +65,22 @@ class Predictor:
         self._batch = batch_for_masks(self.model.backbone)
 
     def prepared(self, case: Case, channels: tuple[str, ...] | None = None) -> Scan:
-        """The case after the recipe. `channels`: what it calls the adapter's channels, in the adapter's order."""
+        """The case after the recipe. `channels`: its names for the adapter's channels, in the adapter's order."""
         return prepare(case, self.recipe, channels or self.channels)
 
     def probabilities(self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched) -> Planes:
-        """Probabilities [1 + labels, D, H, W] on the recipe's grid, background first.
+        """Probabilities `[1 + labels, D, H, W]` on the recipe's grid, background first.
 
-        `folder`: where what does not fit into memory is kept meanwhile. `progress`: told (windows done, of).
+        `folder`: for temporary files of outputs that do not fit into memory. `progress`: called
+        with (windows done, of).
         """
         (output,) = probabilities(self.model, scan, self.config.window, self.device, self._batch, folder, progress)
         return output
 
     def choice(self, network: str | None = None) -> str:
-        """Which network is used and why, in a sentence for the user. `network`: where it is not this predictor's own."""
+        """Which network is used and why, in a sentence for the user. `network`: if it is not this
+        predictor's own.
+        """
         network, recommended = network or self.network, self.config.recommended
         if network == recommended.network:
             other = next(name for name in NETWORKS if name != network)
@@ -86,7 +90,9 @@ class Predictor:
         return f"Using the {network} network, as asked; the run recommends the {recommended.network} one ({recommended.evidence})."
 
     def seen(self, way_out: str) -> Quality:
-        """What the adapter's run saw. `way_out`: what else the user can do where the adapter does not say it. Raises UsageError."""
+        """What the adapter's run saw. Raises UsageError if the adapter does not say it; `way_out`:
+        what else the user can do then.
+        """
         if self.config.quality is None:
             raise UsageError(
                 f"This adapter was made before `--qc`, so it does not say what its run saw; adapt again{way_out}."
@@ -94,7 +100,9 @@ class Predictor:
         return self.config.quality
 
     def estimate(self, cases: Sequence[Case], ahead: Sequence[Case] = ()) -> Need:
-        """Memory and disk that predicting the largest of the cases will take. `ahead`: as for `inference_need`."""
+        """The memory and disk that predicting the largest of the cases will take. `ahead`: as for
+        `inference_need`.
+        """
         channels, patch = len(self.channels), self.config.window.patch
         activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
         return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations, ahead)
@@ -108,7 +116,7 @@ class Predictor:
 
 
 def reason(error: Exception) -> str:
-    """Why one case failed, in a sentence. An error that nobody foresaw must not cost the other cases theirs."""
+    """Why one case failed, in a sentence, even for unforeseen errors, which must not stop the other cases."""
     if isinstance(error, SeaPeftError):
         return str(error)
     _LOG.info("unexpected", exc_info=error)

@@ -37,18 +37,19 @@ def preview_png(
     about: int | None = None,
     reference: np.ndarray | None = None,
 ) -> bytes:
-    """Three planes with masks outlined in them, a row for each mask, as radiologists look at them: from the feet, from the front and from the
-    patient's left.
+    """Three planes with outlined masks, one row per mask, in radiological view: from the feet, from
+    the front and from the patient's left.
 
     Args:
         image: the scan.
-        masks: title → label indices [I, J, K] on the scan's grid, 1..L in the order of `labels`. The planes are those in which most is
-            labelled in any of them.
+        masks: title → label indices `[I, J, K]` on the scan's grid, 1..L in the order of `labels`.
+            Shows the planes in which most is labelled in any of them.
         labels: label names.
         geometry: the scan's geometry.
-        shown: which grey values are black and white.
-        about: the index of a label; the planes are then those in which most of it is.
-        reference: the labelled mask. It gets a row, and another one says where the last of `masks` differs from it.
+        shown: the grey values shown as black and white.
+        about: index of a label; shows the planes in which most of it lies.
+        reference: the labelled mask. It gets a row, and another row shows where the last of `masks`
+            differs from it.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -99,8 +100,13 @@ def preview_png(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Heat:
-    """A heat map over a scan. `values` [D, H, W]: 0 to 1, oriented as the scan. `inside`: bool [D, H, W], the part of it that counts
-    (outlined). None where there is no map."""
+    """A heat map over a scan.
+
+    Attributes:
+        title: above the map.
+        values: `[D, H, W]`, 0 to 1, oriented as the scan; None if there is no map.
+        inside: bool `[D, H, W]`, the part that counts (outlined); None if there is no map.
+    """
 
     title: str
     values: np.ndarray | None
@@ -110,13 +116,15 @@ class Heat:
 def heat_png(
     grey: np.ndarray, spacing: Sequence[float], rows: Sequence[tuple[str, np.ndarray, Sequence[Heat]]], shown: Shades
 ) -> bytes:
-    """A row for each label: heat maps over the axial plane that holds most of the label, with a scale. Air has no colour.
+    """One row per label: heat maps over the axial plane that holds most of it, with a scale. Air
+    has no colour.
 
     Args:
-        grey: the scan [D, H, W], axes to the right, front and top (RAS).
+        grey: the scan `[D, H, W]`, axes to the right, front and top (RAS).
         spacing: voxel size in mm along them.
-        rows: label, its mask (bool [D, H, W], outlined in white), and its heat maps, as many for every label.
-        shown: which grey values are black and white.
+        rows: label, its mask (bool `[D, H, W]`, outlined in white), and its heat maps, as many for
+            each label.
+        shown: the grey values shown as black and white.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -156,7 +164,7 @@ def _scan(axes: Axes, grey: np.ndarray, axis: int, at: int, spacing: Sequence[fl
     across, up = (other for other in range(3) if other != axis)
     plane = _plane(grey, axis, at)
     axes.imshow(plane, cmap="gray", vmin=shown.low, vmax=shown.high, aspect=spacing[up] / spacing[across])
-    # side, where on the axes, and how its letter is moved from there in points, so that none is cut
+    # side, its position on the axes, and the offset of its letter in points, so that none is cut off
     sides = (
         (_SIDES[across][0], (0, 0.5), (4, 0), ("left", "center")),
         (_SIDES[across][1], (1, 0.5), (-4, 0), ("right", "center")),
@@ -179,8 +187,11 @@ def _scan(axes: Axes, grey: np.ndarray, axis: int, at: int, spacing: Sequence[fl
 
 
 def _plane(array: np.ndarray, axis: int, at: int) -> np.ndarray:
-    """Rows from top to bottom: axial planes seen from the feet and coronal ones from the front, with the patient's right on the viewer's
-    left; sagittal ones from the patient's left, facing left."""
+    """The rows of a plane from top to bottom.
+
+    Axial planes are seen from the feet and coronal ones from the front, with the patient's right on
+    the viewer's left; sagittal ones from the patient's left, facing left.
+    """
     return np.take(array, at, axis=axis).T[::-1, ::-1]
 
 
@@ -196,7 +207,9 @@ def _position(upright: Geometry, axis: int, at: int) -> str:
 
 
 def _outline(axes: Axes, inside: np.ndarray, colour: str, stroke: str = "solid") -> None:
-    """Around what is inside, also where it ends with the picture. The line lies within, so that it hides none of a neighbour's."""
+    """Outline the inside, also at the picture's edge. The line lies within, so it hides nothing of
+    a neighbour's.
+    """
     if inside.any():
         rows, columns = (np.arange(-1, n + 1) for n in inside.shape)
         line = axes.contour(
@@ -208,7 +221,7 @@ def _outline(axes: Axes, inside: np.ndarray, colour: str, stroke: str = "solid")
 
 
 def _in_planes(indices: np.ndarray, at: Sequence[int]) -> set[int]:
-    """What other than 0 is in the planes shown."""
+    """The label indices in the planes shown."""
     return {int(i) for axis in range(3) for i in np.unique(np.take(indices, at[axis], axis=axis))} - {0}
 
 
@@ -222,8 +235,9 @@ def _differences(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _body(plane: np.ndarray, shown: Shades) -> np.ndarray:
-    """What is not air around the patient: all between the outermost places of the largest part that is brighter than black, lungs included,
-    also where a crop cuts the wall of the chest."""
+    """The patient without the air around: everything within the largest bright part, lungs
+    included, even if a crop cuts the chest wall.
+    """
     from matplotlib.path import Path
     from scipy.ndimage import label
     from scipy.spatial import ConvexHull, QhullError
@@ -240,7 +254,7 @@ def _body(plane: np.ndarray, shown: Shades) -> np.ndarray:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], shown: Shades, columns: int) -> None:
-    """What the lines and colours are, and below it which grey values are shown."""
+    """Explain lines and colours, and below them the grey values shown."""
     from matplotlib.patches import Patch
 
     figure.legend(
@@ -250,7 +264,7 @@ def _legend(figure: Figure, handles: Sequence[Any], shown: Shades, columns: int)
 
 
 def _fullest(mask: np.ndarray, axis: int) -> int:
-    """The plane with the most labelled voxels; the middle one where there are none."""
+    """The plane with the most labelled voxels; the middle one if there are none."""
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(mask, axis=others)
     return int(counts.argmax()) if counts.any() else mask.shape[axis] // 2

@@ -9,20 +9,23 @@ import pandas
 
 
 class AdapterModel:
-    """Masks for scans on disk, as `seapeft predict` makes them; the backbone's weights are those installed by the adapter's name for them."""
+    """Masks for scans on disk, as `seapeft predict` makes them. The backbone's weights must be
+    installed under the adapter's name for them.
+    """
 
     def __init__(self, adapter: Path) -> None:
         self._adapter = adapter
 
     def predict(self, model_input: pandas.DataFrame) -> pandas.DataFrame:
-        """Write a mask for every scan.
+        """Write a mask for each scan.
 
         Args:
-            model_input: a data frame with columns `scan`, a path, and `out`, the folder for its mask. Where they go is nothing that a file
-                should decide, so it is no parameter with a default.
+            model_input: a data frame with columns `scan`, a path, and `out`, the folder for its
+                mask. There is no default for these, since no file should decide where masks go.
 
         Returns:
-            A data frame with a row for every case: case, status, mask (path), error, and the millilitres of every label.
+            A data frame with a row for each case: case, status, mask (path), error, and the
+                millilitres of each label.
 
         Raises:
             SeaPeftError: as `sea_peft.jobs.predict.predict`.

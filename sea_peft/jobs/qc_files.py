@@ -1,4 +1,4 @@
-"""The table of `predict --qc`, and pages of masks that somebody should look at first."""
+"""The table of `predict --qc`, and pages of masks that somebody should check first."""
 
 import csv
 import dataclasses
@@ -32,12 +32,13 @@ def write_qc(table: Path, judged: Mapping[str, Judged]) -> None:
 
 
 def worst_first(judged: Mapping[str, Judged]) -> list[str]:
-    """The cases: those with flags first, then by what is expected of them."""
+    """The cases: those with flags first, then by rising expected Dice."""
     return sorted(judged, key=lambda case: (not judged[case].flags, judged[case].mean))
 
 
 def qc_page(judged: Mapping[str, Judged], pictures: Mapping[str, str]) -> str:
-    """`qc.html`: every case with its flags, what to expect of its masks, and its picture, in the order of `worst_first`.
+    """`qc.html`: each case with its flags, the expected Dice of its masks and its picture, in the
+    order of `worst_first`.
 
     `pictures`: case → file beside the page.
     """
@@ -52,7 +53,7 @@ def qc_page(judged: Mapping[str, Judged], pictures: Mapping[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ShownMask:
-    """A case on a page: what is said of it, its picture's file beside the page, and why it is there."""
+    """A case on a page: its judgement, its picture's file beside the page, and why it is there."""
 
     case: str
     judged: Judged
@@ -61,7 +62,7 @@ class ShownMask:
 
 
 def page_of_masks(title: str, heading: str, about: str, shown: Sequence[ShownMask]) -> str:
-    """An HTML page of cases in this order, each with its flags, what Dice to expect by label, and its picture."""
+    """An HTML page of cases in this order, each with its flags, expected Dice by label, and picture."""
     import jinja2
 
     template = resources.files("sea_peft.artefacts").joinpath("qc.html.j2").read_text("utf-8")
@@ -76,7 +77,7 @@ def page_of_masks(title: str, heading: str, about: str, shown: Sequence[ShownMas
 
 
 def require_own_table(table: Path) -> None:
-    """Raise UsageError where `qc.csv` is another file."""
+    """Raise UsageError if `qc.csv` is a file of another kind."""
     if not table.exists():
         return
     try:

@@ -1,4 +1,6 @@
-"""`predict --qc`: how far a mask can be trusted, and what is unlike the shots that the adapter was made from."""
+"""`predict --qc`: how far a mask can be trusted, and how its scan differs from the shots that the
+adapter was made from.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from sea_peft.artefacts.quality import QUANTILES, Network, Quality, SeenChannel,
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan
 
-_LOOKED_AT = 64  # planes of a scan, for its roughness
+_LOOKED_AT = 64  # planes of a scan from which its roughness is measured
 _MOST_VALUES = 2_000_000  # of a channel, for its quantiles
-_PLANE_VALUES = 1 << 25  # looked at together
+_PLANE_VALUES = 1 << 25  # processed at once
 # flags; chosen on four development targets, and measured by `python -m benchmarks quality` on others
 _GREY = 0.15  # of the width of the grey values: how far a quantile may lie outside of the shots'
 _ROUGHNESS = (0.6, 1.5)  # of the shots' lowest and highest
@@ -29,8 +31,14 @@ _USUAL_LOG_VOLUME, _USUAL_POSITION_MM = 0.3, 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What is measured of one scan and its mask. `quantiles`, `roughness`: by channel. `volumes`: label → ml. `centres`: label → mm along the
-    recipe's axes; labels that the mask lacks are left out."""
+    """Measurements of one scan and its mask. Labels that the mask lacks are left out.
+
+    Attributes:
+        quantiles: of grey values, by channel.
+        roughness: by channel.
+        volumes: label → ml.
+        centres: label → mm along the recipe's axes.
+    """
 
     quantiles: tuple[tuple[float, ...], ...]
     roughness: tuple[float, ...]
@@ -45,7 +53,7 @@ class Look:
         labels: Sequence[str],
         spacing: Sequence[float],
     ) -> Look:
-        """Look at a scan.
+        """Measure a scan and its mask.
 
         Args:
             image: `[C, D, H, W]`, after the recipe.
@@ -80,14 +88,14 @@ class Look:
 
 
 def look_at_shot(scan: Scan, labels: Sequence[str], spacing: Sequence[float]) -> Look:
-    """A labelled scan and what is drawn in it."""
+    """Measure a labelled scan and its reference mask."""
     drawn = scan.label
     assert drawn is not None, "shots are labelled"
     return Look.at(scan.image, lambda a, b: drawn[a:b].numpy(), labels, spacing)
 
 
 def look_at_prediction(scan: Scan, output: Planes, labels: Sequence[str], spacing: Sequence[float]) -> Look:
-    """A scan and the network's mask of it. `output`: probabilities `[1 + L, D, H, W]`."""
+    """Measure a scan and the network's mask of it. `output`: probabilities `[1 + L, D, H, W]`."""
     return Look.at(scan.image, lambda a, b: output.read(a, b).argmax(dim=0).numpy(), labels, spacing)
 
 
@@ -97,12 +105,12 @@ def quality(
     confidence: Mapping[Network, Mapping[str, Mapping[str, float]]],
     dice: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> Quality:
-    """What a run saw.
+    """Summarise what a run saw, to judge later masks by.
 
     Args:
         shots: every shot.
         labels: all labels, some of which no shot may hold.
-        confidence: network → held-out scan → label → confidence, masks that are empty left out.
+        confidence: network → held-out scan → label → confidence, without empty masks.
         dice: arm → held-out scan → label → Dice.
     """
     return Quality(
@@ -130,8 +138,13 @@ def quality(
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """What `--qc` says of one case. `expected`: label → Dice to expect, and its 95% interval; labels that the mask lacks are left out.
-    `flags`: why somebody should look at the mask before it is used, each a sentence."""
+    """The judgement of `--qc` on one case.
+
+    Attributes:
+        expected: label → expected Dice and its 95% interval; labels that the mask lacks are left
+            out.
+        flags: reasons to check the mask before it is used, each a sentence.
+    """
 
     expected: Mapping[str, tuple[float, float, float]]
     flags: tuple[str, ...]
@@ -150,7 +163,7 @@ class Judged:
 
     @classmethod
     def from_json(cls, found: Any) -> Judged | None:
-        """From a sidecar; None where this is not what `as_json` gives."""
+        """From a sidecar; None if it does not hold the result of `as_json`."""
         try:
             expected = {
                 str(label): (float(a), float(b), float(c)) for label, (a, b, c) in found["expected_dice"].items()
@@ -163,13 +176,13 @@ class Judged:
 def judge(
     known: Quality, network: Network, look: Look, confidence: Mapping[str, float | None], channels: Sequence[str]
 ) -> Judged:
-    """Hold a prediction against what the run saw.
+    """Compare a prediction with what the run saw.
 
     Args:
         known: of the adapter.
-        network: which of the two made the mask.
+        network: the one that made the mask.
         look: at the scan and its mask.
-        confidence: label → `inference.confidences`; None where the mask lacks it.
+        confidence: label → `inference.confidences`; None if the mask lacks it.
         channels: their names.
     """
     sure = {label: value for label, value in confidence.items() if value is not None}

@@ -1,4 +1,6 @@
-"""How a network wants a scan turned and scaled: every orientation with a few scalings of grey values, scored on a scan with its mask."""
+"""How a network expects a scan to be oriented and scaled: tries every orientation with a few
+scalings of grey values on a scan with its mask.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ from sea_peft.errors import DataError
 from sea_peft.jobs import importing
 from sea_peft.jobs.windows import blended
 
-_SIDES = (1 / 3, 1 / 2, 3 / 4)  # of the patch: crops of one look after another
-_KEPT = (16, 6)  # readings that are looked at again, in the second look and in the third
+_SIDES = (1 / 3, 1 / 2, 3 / 4)  # of the patch: the crops of successive looks
+_KEPT = (16, 6)  # readings that are tried again, in the second look and in the third
 _UNTIL = (0.4, 0.5, 0.6)  # shares of the time after which each look ends
 _VERIFIED = 3
 _OVERLAP = 0.1  # a whole scan is only scored here
@@ -38,15 +40,20 @@ _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wanted:
-    """A mask. `indices` [I, J, K]: 0 for the background, else 1 + the entry's place. `entries`: each label's codes in the mask. `rows`: the
-    network's output for each; None where overlap is to tell."""
+    """A mask to compare with.
+
+    Attributes:
+        indices: `[I, J, K]`, 0 for the background, else 1 + index of the entry.
+        entries: each label's codes in the mask.
+        rows: the network's output row for each entry; None to match them by overlap.
+    """
 
     indices: np.ndarray
     entries: tuple[tuple[int, ...], ...]
     rows: tuple[int, ...] | None
 
     def score(self, table: np.ndarray) -> tuple[float, dict[int, int]]:
-        """Mean Dice over the entries (one that no class is left for counts 0), and which row each entry is taken for."""
+        """Mean Dice over the entries, and the output row of each. An entry for which no class is left counts 0."""
         dice = dice_table(table)
         rows = self.rows
         if rows is None:
@@ -59,7 +66,9 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A way to hand a scan to the network, in the words of `backbones import`. `dice`: mean over the mask's labels on the whole scan."""
+    """A way to prepare a scan for the network, in the words of `backbones import`. `dice`: mean
+    over the mask's labels on the whole scan.
+    """
 
     orientation: str
     intensity: str
@@ -84,7 +93,7 @@ class Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class _Look:
-    """What a reading reaches on a crop."""
+    """The Dice of a reading on a crop."""
 
     orientation: str
     scaling: Scaling
@@ -92,30 +101,32 @@ class _Look:
 
 
 def confusion(found: np.ndarray, wanted: np.ndarray, rows: int, entries: int) -> np.ndarray:
-    """Voxels [1 + entries, rows] by what the mask says and what the network says."""
+    """Voxel counts `[1 + entries, rows]`, by the mask's entry and the network's class."""
     joint = wanted.astype(np.int64).ravel() * rows + found.astype(np.int64).ravel()
     return np.bincount(joint, minlength=(1 + entries) * rows).reshape(1 + entries, rows)
 
 
 def dice_table(table: np.ndarray) -> np.ndarray:
-    """Dice [entries, rows - 1] of every label of the mask with every class but the background."""
+    """Dice `[entries, rows - 1]` of each label of the mask with each class but the background."""
     total = table[1:].sum(1, keepdims=True) + table[:, 1:].sum(0, keepdims=True)
     return 2.0 * table[1:, 1:] / np.maximum(total, 1)
 
 
 class Search:
-    """Looks for the reading that fits a mask best, within a time.
+    """Searches for the reading that fits a mask best, within a time.
 
-    First look: orientations and scalings on a small crop around the middle of the mask, of each scaling first those with two opposite
-    orientations for every order of axes, then the rest, that of the best scaling first. Then the best of these on larger crops. At last
-    the best on the whole scan, and those behind it as far as time goes.
+    First it tries orientations and scalings on a small crop around the middle of the mask: for each
+    scaling two opposite orientations of every order of axes, then the rest, beginning with the best
+    scaling. It then tries the best of these on larger crops, and at last on the whole scan, as far
+    as time allows.
 
     Args:
         pretrained: the network, on `device`.
         case: the scan.
         wanted: its mask.
         device: where the network is.
-        seconds: for all of it; where they are over, what was not looked at yet is left out, but for the best on the whole scan.
+        seconds: for the whole search. When they are over, the rest is skipped, except for the best
+            reading on the whole scan.
     """
 
     def __init__(
@@ -152,7 +163,7 @@ class Search:
         return sorted(verified, key=lambda reading: -reading.dice)
 
     def _first_look(self, crop: Size, progress: Progress) -> list[_Look]:
-        """Every orientation with every scaling as far as time goes, the best first."""
+        """Every orientation with every scaling, as far as time allows, the best first."""
         opposite = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (0, 3)]
         others = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (1, 2)]
         found: list[_Look] = []
@@ -177,7 +188,7 @@ class Search:
         return _Look(orientation, choice, self._on_crop(*_order_of(orientation), choice, crop))
 
     def _passed(self, share: float, more: float = 0.0) -> bool:
-        """Whether so much of the time is over, or would be after `more` seconds."""
+        """Whether this share of the time is over, or would be after `more` seconds."""
         return time.monotonic() + more - self._began > share * self._seconds
 
     def _choices(self, images: Sequence[np.ndarray]) -> list[Scaling]:
@@ -191,7 +202,9 @@ class Search:
         return list({choice.words: choice for choice in [self._own, *made]}.values())
 
     def _view(self, order: str) -> tuple[Tensor, Tensor]:
-        """The scan with its axes in this order: grey values as they are [C, D, H, W], and the mask's indices [D, H, W]."""
+        """The scan with its axes in this order: unscaled grey values `[C, D, H, W]`, and the mask's
+        indices `[D, H, W]`.
+        """
         if order not in self._views:
             images = [self._case.image(channel).array for channel in self._pretrained.card.channels]
             low, high = min(float(i.min()) for i in images) - 1.0, max(float(i.max()) for i in images)
@@ -203,7 +216,7 @@ class Search:
         return self._views[order]
 
     def _scaled(self, image: Tensor, choice: Scaling) -> Tensor:
-        """What the recipe would make of grey values [C, D, H, W]: scaled, 0 outside the body."""
+        """Grey values `[C, D, H, W]` as the recipe would scale them, 0 outside the body."""
         channels = []
         for channel in image:
             inside = foreground(channel.numpy(), choice.intensity)
@@ -220,7 +233,9 @@ class Search:
         return torch.stack(channels)
 
     def _fed(self, scaled: Tensor, choice: Scaling) -> Tensor:
-        """The input that makes the network see factor·scaled + offset behind whatever map its card puts in front."""
+        """The input that makes the network see factor·scaled + offset, behind any map that its card
+        puts in front.
+        """
         return (choice.factor * scaled + choice.offset - self._own.offset) / self._own.factor
 
     @torch.no_grad()
@@ -259,7 +274,7 @@ class Search:
         return self._wanted.score(table)[0]
 
     def _crops(self) -> list[Size]:
-        """Crops from the smallest on; the network's one size where it takes no other."""
+        """Crops from the smallest on; only the network's own size if it takes no other."""
         limits, patch = self._pretrained.limits, self._pretrained.card.patch
         sizes: list[Size] = []
         for share in _SIDES:
@@ -271,7 +286,7 @@ class Search:
 
 
 def _turns(order: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The eight orientations with these axes in this order, and which of D, H, W each turns round."""
+    """The eight orientations with the axes in this order, and which of D, H, W each flips."""
     found = []
     for turned in itertools.product((False, True), repeat=3):
         codes = "".join(_OPPOSITE[code] if turn else code for code, turn in zip(order, turned, strict=True))
@@ -280,13 +295,13 @@ def _turns(order: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _order_of(orientation: str) -> tuple[str, tuple[int, ...]]:
-    """The order of axes behind an orientation, and which of D, H, W it turns round."""
+    """The order of axes of an orientation, and which of D, H, W it flips."""
     order = "".join(code if code in "RAS" else _OPPOSITE[code] for code in orientation)
     return order, tuple(axis for axis, code in enumerate(orientation) if code not in "RAS")
 
 
 def _around(wanted: Tensor, size: Size) -> tuple[slice, slice, slice]:
-    """A box of `size` around the middle of the mask, moved inward; all of an axis that is shorter."""
+    """A box of `size` around the middle of the mask, moved inward; the whole axis if it is shorter."""
     middle = torch.nonzero(wanted).double().mean(dim=0)
     spans = []
     for centre, side, n in zip(middle.tolist(), size, wanted.shape, strict=True):

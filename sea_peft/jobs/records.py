@@ -1,4 +1,4 @@
-"""What a run puts down about itself: `config.json`, `cases.json`, its first event, its result, and the adapter's config."""
+"""The records of a run: `config.json`, `cases.json`, its first event, its result, and the adapter's config."""
 
 import dataclasses
 import json
@@ -35,10 +35,10 @@ from sea_peft.loop.rows import Candidate
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """The scores of a run, and what they recommend.
+    """The scores of a run, and the network that they recommend.
 
     Attributes:
-        arms: arm → its score on test cases or by leave-one-out; empty where nothing was scored.
+        arms: arm → its score on test cases or by leave-one-out; empty if nothing was scored.
         held_out: arm → its score on the scans held out while searching.
         rates: `sensitivity` and `specificity` of the adapted arm → label → rate.
         recommended: the network that predictions use, and why.
@@ -51,7 +51,7 @@ class Reached:
 
 
 def adapter_config(setup: Setup, active: Sequence[str], result: files.Result, known: Quality) -> AdapterConfig:
-    """What `adapter_config.json` says of these units, of how the run ended and of what it saw."""
+    """The content of `adapter_config.json`: the units, how the run ended and what it saw."""
     dice = result.dice
     assert result.recommended is not None, "every run ends with one"
     card = setup.backbone.pretrained.card
@@ -79,7 +79,7 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result, kn
 
 
 def network_identity(setup: Setup) -> BackboneIdentity:
-    """Which network the run has: the card whose tensors they are, by name and by content."""
+    """The identity of the run's network: its card, by name and by the content of its tensors."""
     pretrained = setup.backbone.pretrained
     card = pretrained.card
     return BackboneIdentity(
@@ -93,11 +93,13 @@ def network_identity(setup: Setup) -> BackboneIdentity:
 
 
 def run_config(setup: Setup, name: str | None) -> files.RunConfig:
-    """`config.json`: every resolved option, versions, the network's hash, the data's digest. It stays in the run folder. `name`: what reports
-    and MLflow call the run.
+    """`config.json`: every resolved option, versions, the network's hash and the data's digest. It
+    stays in the run folder.
+
+    `name`: of the run, in reports and MLflow.
 
     Raises:
-        UsageError: something that was asked for cannot be kept; it could not be kept in an adapter either.
+        UsageError: an option cannot be stored, and so not in an adapter either.
     """
     o = setup.options
     given = {name: getattr(o, name) for name in files.GivenOptions.model_fields}
@@ -142,10 +144,10 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
 
 
 def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tuple[AdaptOptions, Begun]:
-    """What resuming a run needs from its `config.json`: its options, and what it was begun with.
+    """The options of a run to be resumed, from its `config.json`, and what it was begun with.
 
-    The network is the one that the user types now, or the installed weights with the hash of the run's. The only paths taken from the file
-    are those of the data and of the split file.
+    The network is the one that the user types now, or the installed weights with the hash of the
+    run's. The only paths taken from the file are those of the data and of the split file.
 
     Raises:
         UsageError: an earlier version began the run.
@@ -165,7 +167,7 @@ def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tupl
 
 
 def _located(name: str | None) -> str | None:
-    """A path made absolute, so that the run can be resumed from elsewhere; a name as it is."""
+    """A path made absolute, so that the run can be resumed from elsewhere; a name unchanged."""
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
@@ -176,7 +178,7 @@ def write_case_names(folder: RunFolder, setup: Setup) -> None:
 
 
 def run_started(setup: Setup) -> RunStarted:
-    """The first event: what is on offer under which budget, the settings, and the hashed cases by role."""
+    """The first event: the units on offer and their budget, the settings, and the hashed cases by role."""
     own = setup.policy.settings
     return RunStarted(
         policy=setup.options.policy,
@@ -194,7 +196,9 @@ def run_started(setup: Setup) -> RunStarted:
 def run_result(
     setup: Setup, outcome: Outcome, reached: Reached, folder: Path, seconds: Mapping[str, float], total: float
 ) -> files.Result:
-    """`result.json`. `seconds`: spent on `data` and on `test`; `total`: on everything, the time before a resume included."""
+    """`result.json`. `seconds`: spent on `data` and on `test`; `total`: spent on everything,
+    including the time before a resume.
+    """
     adapted = reached.arms.get("adapted")
     return files.Result(
         status="done",

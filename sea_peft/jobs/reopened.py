@@ -12,14 +12,20 @@ from sea_peft.jobs.target import open_data
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reopened:
-    """`channels`: what the cases call the adapter's channels, in its order. `names`: hashed id → name; `by_name`: name → case."""
+    """The cases of a run.
+
+    Attributes:
+        channels: the cases' names for the adapter's channels, in its order.
+        names: hashed id → name.
+        by_name: name → case.
+    """
 
     channels: tuple[str, ...]
     names: Mapping[str, str]
     by_name: Mapping[str, Case]
 
     def case(self, hashed: str) -> Case:
-        """The case with this hashed id. Raises DataError where it is gone."""
+        """The case with this hashed id. Raises DataError if it is gone."""
         name = self.names.get(hashed, hashed)
         if name not in self.by_name:
             raise DataError(f"case {name} of the run is not in its data any more")
@@ -36,6 +42,6 @@ def reopen(folder: RunFolder, labels: Mapping[str, Sequence[int]]) -> Reopened:
     config, names = folder.read_config(), folder.read_case_names()
     specs = [f"{name}={','.join(map(str, codes))}" for name, codes in labels.items()]
     dataset = select(open_data(config.data), specs, config.channels)
-    # test cases last, so that they win where a data set calls one of them like a training case
+    # test cases last, so that they win if a data set gives one of them the name of a training case
     by_name = {case.id: case for case in (*dataset.cases, *dataset.test_cases)}
     return Reopened(dataset.channels, names, by_name)

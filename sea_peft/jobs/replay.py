@@ -1,4 +1,6 @@
-"""Deciding again: a policy is fed what its trace says was measured, and must choose what the trace says was chosen. No network is built."""
+"""Replays decisions: a policy receives the measurements in its trace, and must choose what the
+trace says was chosen. Builds no network.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,9 +22,17 @@ from sea_peft.loop.space import Space
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """One allocation decided again. `active_differs`, `probes_differ`: units that only the trace (`-unit`) or only the replay (`+unit`)
-    has on or on trial. `ranks_differ`: units that the ranking before it puts elsewhere or scores differently. `gap`: by which
-    share of it the greedy knapsack stays behind the exact optimum."""
+    """One allocation decided again.
+
+    Attributes:
+        cycle: its number.
+        final: whether it is the final choice.
+        units_on: number of active units.
+        active_differs: active units of only the trace (`-unit`) or only the replay (`+unit`).
+        probes_differ: the same for probes.
+        ranks_differ: units whose state or score differs in the ranking before it.
+        gap: how far the greedy knapsack falls short of the exact optimum, as a share of it.
+    """
 
     cycle: int
     final: bool
@@ -34,15 +44,17 @@ class Replayed:
 
     @property
     def same(self) -> bool:
-        """Whether ranking and knapsack gave the same again."""
+        """Whether ranking and knapsack gave the same result again."""
         return not (self.active_differs or self.probes_differ or self.ranks_differ)
 
 
 def replay(events: Sequence[Event]) -> list[Replayed]:
-    """Every allocation of a trace, decided again by the policy's own ranking and knapsack from the saliencies and audits in the trace.
+    """Decide every allocation of a trace again, from the saliencies and audits in it, by the
+    policy's own ranking and knapsack.
 
     Raises:
-        UsageError: the trace is empty or damaged, or its policy or its settings are not known to this version.
+        UsageError: the trace is empty or damaged, or this version does not know its policy or
+            settings.
     """
     started = History(events).started
     policy = _policy(started)
@@ -97,7 +109,7 @@ def _gap(found: Allocation) -> float:
 
 
 def _unit(row: Candidate) -> Unit:
-    """A unit from its row in the trace; channels and strides, which no policy looks at, are not kept there."""
+    """A unit from its row in the trace. Channels and strides are not stored there, since no policy uses them."""
     site = Site(
         path=row.site, kind=row.kind, in_channels=0, out_channels=0, stride=(1, 1, 1), stage=row.stage, order=row.order
     )

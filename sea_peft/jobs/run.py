@@ -1,4 +1,6 @@
-"""One run on its folder: the head alone, leave-one-out, the policy; the three arms scored; adapter, report and result written."""
+"""One run in its folder: the head alone, leave-one-out, the policy; then three arms scored, and
+adapter, report and result written.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ Say = Callable[[str], None]
 
 
 class Run:
-    """One run on one folder: hands events to trace, MLflow and listener, and can stop and go on at every checkpoint."""
+    """One run in one folder. Passes events to trace, MLflow and listener, and can stop and be
+    resumed at every checkpoint.
+    """
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class Run:
         self.seconds = dict(self.state.seconds)
 
     def _opened(self) -> tuple[RunState, list[events.Event]]:
-        """Where the run stands, and its events until then. Whatever the trace holds beyond them is gone."""
+        """The state of the run, and its events so far. Drops anything later from the trace."""
         state = load_checkpoint(self.folder.checkpoint) or RunState.at_the_start()
         self.trace = TraceWriter(self.folder.trace, append=True)
         try:
@@ -76,7 +80,7 @@ class Run:
         return state, past
 
     def run(self) -> Result:
-        """To the end, or to an exception, after which it can be resumed."""
+        """Run to the end, or to an exception, after which the run can be resumed."""
         try:
             result = self._run()
         except BaseException as error:
@@ -123,15 +127,15 @@ class Run:
         return [look_at_shot(shot, tuple(self.setup.dataset.labels), self.setup.recipe.spacing) for shot in shots.all]
 
     def _confidence(self) -> dict[Network, Mapping[str, Mapping[str, float]]]:
-        """Of the networks that predict, on what was held out."""
+        """Confidence of the two networks on what was held out."""
         return {network: self.state.confidence[network] for network in NETWORKS if network in self.state.confidence}
 
     def _policy(self, shots: Shots) -> Outcome:
-        """What was asked for, to the end; after its search the three arms are scored on what was held out until then."""
+        """Run the policy to the end. After its search, score the three arms on what was held out until then."""
         controller = self._controller(self.setup.options.policy, shots, self._emit, "policy")
         controller.search()
         if "adapted" not in self.state.held_out:  # a run that is resumed in the refit has it already
-            # what nothing else has scored there: the backbone, and a head that has nothing to fit
+            # arms that nothing else has scored there: the backbone, and a head with nothing to fit
             head = self.state.head_only if HEAD_ONLY not in self.state.held_out else None
             self._score_held_out(shots, head, adapted=True)
             kept = ArmScores(self.state.held_out, seconds=dict.fromkeys(self.state.held_out, 0.0))
@@ -140,7 +144,9 @@ class Run:
         return controller.run()
 
     def _score_held_out(self, shots: Shots, head: Mapping[str, torch.Tensor] | None, adapted: bool) -> None:
-        """As the search has left them: on the scans that it did not train on, or, at one shot, on the labels."""
+        """Score the arms as the search has left them, on the scans that it did not train on or, at
+        one shot, on its held-out labels.
+        """
         folder, told = self.folder.path, self._told("held_out")
         found = self._timed(
             "test",
@@ -151,7 +157,7 @@ class Run:
             ),
         )
         if adapted and head is not None and self.setup.space.head:
-            del found.dice[HEAD_ONLY]  # it was not fitted: its scores are taken over from another run
+            del found.dice[HEAD_ONLY]  # it was not fitted: its scores come from another run
         self.state = self.state.model_copy(
             update={
                 "held_out": {**self.state.held_out, **found.dice},
@@ -160,7 +166,7 @@ class Run:
         )
 
     def _scores(self, head_only: Mapping[str, torch.Tensor]) -> ArmScores:
-        """The three arms on the test cases, or put together from leave-one-out."""
+        """The scores of the three arms on the test cases, or collected from leave-one-out."""
         if not self.setup.folds:
             fitted = None if self.baselines else head_only
             return score(self.setup, self.setup.split.test, fitted, True, self.folder.path, self._told("test"))
@@ -212,21 +218,21 @@ class Run:
 
     @property
     def _without(self) -> str:
-        """The part of leave-one-out that is being fitted, in words."""
+        """The current fold of leave-one-out, in words."""
         return f"without shot {self.state.fold + 1} of {len(self.setup.folds)}"
 
     def _told(self, phase: str) -> Callable[[int, int], None]:
         return lambda done, of: self.listen(events.TrainingStep(phase, done, of, 0.0))
 
     def _before_the_policy(self, shots: Shots, compared: bool | None = None) -> dict[str, torch.Tensor]:
-        """Fit the head alone, with as many steps as the policy. Head and bank are then reset.
+        """Fit the head alone, with as many steps as the policy. Then reset head and bank.
 
         Args:
             shots: the scans to fit it on.
-            compared: whether it is needed as a baseline; None: where the policy is compared with one.
+            compared: whether it is needed as a baseline; None: if the policy is compared with one.
 
         Returns:
-            The head's tensors, zero where it was not fitted.
+            The head's tensors; zero if it was not fitted.
         """
         baselines = bool(self.baselines)
         compared = self.setup.policy.audits if compared is None else compared
@@ -239,7 +245,9 @@ class Run:
         return self.state.head_only
 
     def _fit_head(self, shots: Shots, refit: bool) -> None:
-        """Search, and refit where it is to be scored, with the head alone; what its search led to is kept for the comparison."""
+        """Search with the head alone, and refit it if it is to be scored. Keeps its search's result
+        for the comparison.
+        """
 
         def steps_only(event: events.Event) -> None:
             if isinstance(event, events.TrainingStep):
@@ -291,7 +299,7 @@ class Run:
         return controller
 
     def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached, known: Quality) -> Result:
-        """Adapter, report and result, in this order: a folder with a result holds everything else."""
+        """Write adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
         result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
         if not self.writes:
@@ -325,5 +333,5 @@ class Run:
         return done
 
     def _so_far(self) -> float:
-        """Seconds that the run has taken, those before a resume included."""
+        """Seconds that the run has taken, including the time before a resume."""
         return time.monotonic() - self.began + self.seconds["before"]

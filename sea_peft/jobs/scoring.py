@@ -1,4 +1,6 @@
-"""The three arms on whole scans: on the test cases, which a run reads once and last, and on scans that were held out."""
+"""Scores the three arms on whole scans: on the test cases, which a run reads once and last, and on
+scans that were held out.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,14 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass
 class ArmScores:
-    """What was measured so far, by hashed case and label: `dice` and `confidence` (`inference.confidences`; masks that are empty have none) of
-    every arm and, in `rates`, `sensitivity` and `specificity` of the adapted one. `seconds`: by arm."""
+    """The scores so far, by arm, hashed case and label.
+
+    Attributes:
+        dice: arm → case → label → Dice.
+        confidence: arm → case → label → confidence (`inference.confidences`), without empty masks.
+        rates: `sensitivity` and `specificity` of the adapted arm.
+        seconds: by arm.
+    """
 
     dice: dict[str, PerCase] = dataclasses.field(default_factory=dict)
     confidence: dict[str, PerCase] = dataclasses.field(default_factory=dict)
@@ -54,14 +62,14 @@ class ArmScores:
         confidence: Mapping[str, float | None] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """One more case of one arm."""
+        """Add one case of one arm."""
         self.dice.setdefault(arm, {})[case] = dict(dice)
         sure = {label: value for label, value in (confidence or {}).items() if value is not None}
         self.confidence.setdefault(arm, {})[case] = sure
         self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
 
     def join(self, other: ArmScores) -> None:
-        """Add what was measured of other cases."""
+        """Add the scores of other cases."""
         for ours, theirs in ((self.dice, other.dice), (self.confidence, other.confidence), (self.rates, other.rates)):
             for key, per_case in theirs.items():
                 ours.setdefault(key, {}).update(per_case)
@@ -69,19 +77,27 @@ class ArmScores:
             self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
 
     def add_rates(self, case: str, rates: Mapping[str, Mapping[str, float]]) -> None:
-        """One more case's error rates of the adapted arm."""
+        """Add one case's error rates of the adapted arm."""
         for rate, by_label in rates.items():
             self.rates.setdefault(rate, {})[case] = dict(by_label)
 
     def mean_rates(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
-        """`sensitivity` and `specificity` by label, mean over cases."""
+        """Mean `sensitivity` and `specificity` over cases, by label."""
         return {rate: mean_dice(self.rates.get(rate, {}), labels)[1] for rate in ("sensitivity", "specificity")}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """One scan to be scored. `name`: its hashed id. `masks`: the network's output → what was predicted, as label indices, and the
-    reference, in the values that `labels` gives by name. `counted`: which voxels are, on the network's grid; None for all."""
+    """One scan to be scored.
+
+    Attributes:
+        name: its hashed id.
+        scan: prepared.
+        masks: the network's output → the prediction as label indices, and the reference with the
+            values in `labels`.
+        labels: name → values in the reference.
+        counted: the voxels that count, on the network's grid; None for all.
+    """
 
     name: str
     scan: Scan
@@ -90,7 +106,7 @@ class _Asked:
     counted: np.ndarray | None = None
 
     def confidences(self, output: Planes) -> dict[str, float | None]:
-        """Label → the network's confidence in its mask of what is counted."""
+        """Label → the network's confidence in its mask, over the voxels that count."""
         return confidences(output, list(self.labels), self.counted)
 
 
@@ -102,15 +118,18 @@ def score(
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
-    """Dice of the arms on every case, on the case's own grid, and the adapted arm's error rates. Cases are shared out among the processes of
-    the run, and all get the scores of all.
+    """Dice of the arms on each case, on the case's own grid, and the adapted arm's error rates.
+
+    The processes of the run share the cases; each gets all scores.
 
     Args:
-        setup: its model is the adapted arm, as it stands: units open, the head as it was fitted with them. It is left like that.
+        setup: its model is the adapted arm as it stands: units open, and the head as fitted with
+            them. It is left like that.
         cases: labelled ones.
-        head_only: tensors of the head that was fitted alone, to score it and the unadapted backbone; None to leave these two out.
+        head_only: tensors of the head fitted alone, to score it and the unadapted backbone; None to
+            skip both.
         adapted: whether to score the model as it stands.
-        folder: where outputs that do not fit into memory are kept meanwhile.
+        folder: for temporary files of outputs that do not fit into memory.
         told: called with (cases done, of).
     """
 
@@ -131,8 +150,12 @@ def score_held_out_labels(
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
-    """The same at one shot, where no scan is held out: windows over the whole scan, and of its voxels those whose labels were
-    (`hold_out_labels`), on the recipe's grid. Crops around them would not tell what a network finds where there is nothing."""
+    """The same at one shot, where no scan is held out: scores the voxels with held-out labels
+    (`hold_out_labels`), on the recipe's grid.
+
+    Windows cover the whole scan, since crops around the labels would not show false positives
+    elsewhere.
+    """
     held = hold_out_labels(shot)[1].label
     assert held is not None
     counted = held != IGNORED
@@ -192,8 +215,11 @@ def _of_one(
 
 
 def scored(setup: Setup, scores: ArmScores, on: str = "test") -> dict[str, events.Scored]:
-    """The event of every arm, in the order of `ARMS`. A label that the backbone has no output for was not predicted by it at all, rather
-    than with some Dice; its mean counts it as what it is, about 0."""
+    """The event of each arm, in the order of `ARMS`.
+
+    A label that the backbone has no output for gets no Dice of its own from it; the mean counts it
+    as 0, or nearly.
+    """
     made = {}
     for arm in (arm for arm in ARMS if arm in scores.dice):
         per_case = scores.dice[arm]

@@ -1,4 +1,4 @@
-"""Everything a run needs, resolved and checked before anything is trained or written."""
+"""Resolves and checks everything that a run needs, before anything is trained or written."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -39,7 +39,9 @@ from sea_peft.loop.space import Space
 
 @dataclasses.dataclass(frozen=True)
 class Begun:
-    """What a run that is gone on with was begun with. `command`: what the user types to go on, without what is missing."""
+    """What a resumed run was begun with. `command`: what the user types to resume it, without
+    options that are missing here.
+    """
 
     network: BackboneIdentity
     profile: Profile
@@ -49,26 +51,26 @@ class Begun:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Setup:
-    """A run with everything resolved that it needs.
+    """A run with all of its needs resolved.
 
     Attributes:
-        options: what was asked for.
-        profile: what was on offer, and the usual budget.
+        options: what the user asked for.
+        profile: the units on offer, and the default budget.
         backbone: the pretrained network and its sites.
-        dataset: the cases, with the labels and channels that were asked for.
+        dataset: the cases, with the wanted labels and channels.
         split: the cases by role.
         digest: of the data; case ids are hashed with it (`salt`).
         recipe: how scans are prepared.
-        rows: for every target label the backbone's output row, None where it is new to the backbone.
+        rows: for each target label the backbone's output row; None if it is new to the backbone.
         model: the backbone with its adapters and head.
         space: the units on offer under their budget.
-        whole: what the backbone has of what the budget counts.
+        whole: size of the backbone, in the units that the budget counts.
         settings: of the loop.
-        policy: the one asked for, as it is before a run.
+        policy: the chosen policy, as it is before a run.
         device: where the model is.
         processes: those that work on the run.
         warnings: sentences for the user.
-        earlier: the run that this one goes on from, None where it begins from nothing.
+        earlier: the run that this one continues; None if it begins from nothing.
     """
 
     options: AdaptOptions
@@ -91,18 +93,19 @@ class Setup:
 
     @property
     def begun_from(self) -> str | None:
-        """sha256 of the adapter's tensors that it begins with."""
+        """sha256 of the tensors of the adapter that it begins with."""
         return None if self.earlier is None else self.earlier.sha256
 
     @property
     def salt(self) -> str:
-        """The data's own digest, which is written nowhere: the same data give the same hashed ids, and without the data they
-        cannot be guessed."""
+        """The data's own digest, which is written nowhere: the same data give the same hashed ids,
+        which nobody can guess without the data.
+        """
         return self.digest
 
     @property
     def public_digest(self) -> str:
-        """What is written of the digest. A phantom's ids are no secret, and neither is its name."""
+        """The digest that may be written. A phantom's ids are no secret, and neither is its name."""
         return self.digest if self.dataset.layout == "phantom" else public_digest(self.digest)
 
     @property
@@ -120,30 +123,32 @@ class Setup:
 
     @property
     def shots(self) -> int:
-        """Labelled scans that are trained on in the end."""
+        """Number of labelled scans that the refit trains on."""
         return len(self.split.shots)
 
     @property
     def tested_on(self) -> Literal["cases", "cv", "none"]:
-        """What the run is scored on: test cases, its own shots, each by an adapter that never saw it, or nothing."""
+        """What the run is scored on: test cases; its own shots, each by an adapter that never saw
+        it (cv); or nothing.
+        """
         return "cases" if self.split.test else "cv" if self.options.test == "cv" else "none"
 
     @property
     def folds(self) -> tuple[Split, ...]:
-        """The splits of leave-one-out, where that is what the run is scored on."""
+        """The splits of leave-one-out; empty unless the run is scored on its own shots."""
         return self.split.leave_one_out() if self.tested_on == "cv" else ()
 
     @property
     def window(self) -> SlidingWindow:
-        """What the network sees at once, in training, audits, scores and prediction."""
+        """The window of the network, in training, audits, scores and prediction."""
         return self.settings.window
 
     def fresh_policy(self, name: str | None = None) -> Policy:
-        """The policy asked for, or the one called `name`, as it is before a run."""
+        """The chosen policy, or the one called `name`, as it is before a run."""
         return _policy(name or self.options.policy, self.space, self.options.seed, self.settings, self.earlier)
 
     def need(self) -> Need:
-        """Memory and disk that the run will take: the largest of training on the shots and scoring whole scans."""
+        """The memory and disk of the run: the larger of training on the shots and scoring whole scans."""
         network, patch = self.backbone.pretrained.network, self.window.patch
         activations = Activations.of(network, self.backbone.example)
         channels = len(self.dataset.channels)
@@ -161,14 +166,14 @@ def prepare_run(
     begun: Begun | None = None,
     processes: Processes = ALONE,
 ) -> Setup:
-    """Resolve and check everything that a run needs. Nothing is written.
+    """Resolve and check everything that a run needs. Writes nothing.
 
     Args:
-        options: what was asked for.
-        say: gets sentences for the user.
-        progress: told (done, of) while the data set is checked.
+        options: what the user asked for.
+        say: receives sentences for the user.
+        progress: called with (done, of) while the data set is checked.
         begun: of a run that is resumed: its network, profile and augmentation.
-        processes: those that will work on it.
+        processes: those that will work on the run.
 
     Raises:
         SeaPeftError: what is wrong, with its exit code.
@@ -292,7 +297,9 @@ def _policy(name: str, space: Space, seed: int, settings: LoopSettings, earlier:
 
 
 def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
-    """The data set without the cases that a split file leaves out; all of it where the file leaves the test open, or there is none."""
+    """The data set without the cases that a split file leaves out; all of it if the file leaves the
+    test open, or there is none.
+    """
     if named is None or named.test is None:
         return dataset
     wanted = {*named.support, *named.audit, *named.test}
@@ -303,7 +310,7 @@ def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
 
 
 def _channels_by_name(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
-    """What the data set calls the backbone's channels, in the backbone's order; empty where names do not say."""
+    """The data set's names for the backbone's channels, in the backbone's order; empty if names do not match."""
     try:
         return matching_channels(dataset, wanted)
     except DataError:

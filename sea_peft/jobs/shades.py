@@ -1,4 +1,4 @@
-"""Which grey values a picture shows from black to white, and what that is called."""
+"""The grey values that a picture shows from black to white, and their name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sea_peft.data.recipe import Intensity, Window
 _SOFT_TISSUE = Window(low=-160, high=240)
 _WIDEST = 1500.0  # of a CT window in which soft tissues still differ
 _PERCENTILES = (1.0, 99.9)  # a bright lesion is a few voxels of a thousand, and must not be white all over
-_SAMPLE = 2_000_000  # voxels that are looked at
+_SAMPLE = 2_000_000  # voxels that percentiles are computed from
 
 
 @dataclasses.dataclass(frozen=True)
 class Shades:
-    """`low` is black, `high` white. `name`: said under the picture."""
+    """The grey values shown as black (`low`) and white (`high`). `name`: printed under the picture."""
 
     low: float
     high: float
@@ -24,8 +24,11 @@ class Shades:
 
 
 def shades(array: np.ndarray, channel: str, intensity: Intensity) -> Shades:
-    """For a scan in its own units: CT through the window that the network sees, or through that for soft tissue where the network's is too
-    wide to look at; anything else between percentiles of what is not its darkest value."""
+    """For a scan in its own units.
+
+    A CT is shown through the network's window, or through a soft-tissue window if that is too wide
+    to see anything. Other scans are shown between percentiles of all but their darkest value.
+    """
     window = intensity if isinstance(intensity, Window) else _SOFT_TISSUE if channel.upper() == "CT" else None
     if window is None:
         return _between_percentiles(array, channel)

@@ -1,4 +1,4 @@
-"""The shots as the network takes them: prepared once, and kept for as long as a run needs them."""
+"""The shots, prepared for the network once and kept as long as the run needs them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +11,13 @@ from sea_peft.loop.settings import Shots
 
 
 def prepared_shots(setup: Setup, folder: Path, listen: events.Callback, warn: Callable[[str], None]) -> Shots:
-    """Every shot of a run, prepared.
+    """Prepare every shot of a run.
 
     Args:
         setup: the run.
-        folder: where scans that do not fit into memory are kept.
+        folder: for scans that do not fit into memory.
         listen: told how many are done.
-        warn: told of a label that none of them holds.
+        warn: told of a label that no shot holds.
     """
     cache, cases = ScanCache(folder=folder), setup.split.shots
     scans = []

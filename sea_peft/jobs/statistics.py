@@ -1,4 +1,4 @@
-"""Numbers of masks for a cohort: one CSV with a row for every scan and label, from what stands in the sidecars."""
+"""Statistics of masks for a cohort: one CSV with a row for each scan and label, from the sidecars."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ from sea_peft.data.cases import FileCase
 from sea_peft.errors import UsageError
 from sea_peft.jobs.keeping import parts
 
-Sidecar = dict[str, Any]  # what is written beside a mask, as JSON types
+Sidecar = dict[str, Any]  # the content of the file beside a mask, as JSON types
 _FIRST = ["case", "label", "volume_ml"]
 _LAST = ["components", "touches_border", "confidence", "network", "kept"]
 
@@ -25,13 +25,15 @@ def measured(
     """Label → its numbers in one mask.
 
     Args:
-        indices: label indices [I, J, K], 1..L in the order of `labels`.
-        channels: grey values [I, J, K] as they are stored.
-        millilitres: of a voxel.
+        indices: label indices `[I, J, K]`, 1..L in the order of `labels`.
+        labels: their names.
+        channels: name → stored grey values `[I, J, K]`.
+        millilitres: volume of a voxel.
 
     Returns:
-        `volume_ml`; `mean`, the mean grey value by channel (None for an empty mask); `components`, parts whose voxels share no corner;
-        `touches_border`, whether the mask reaches the scan's first or last plane along any axis.
+        `volume_ml`; `mean`, the mean grey value by channel (None for an empty mask); `components`,
+            the number of parts whose voxels share no corner; `touches_border`, whether the mask
+            reaches the scan's first or last plane along any axis.
     """
     found: dict[str, Sidecar] = {}
     for index, label in enumerate(labels, start=1):
@@ -62,18 +64,18 @@ def digest_of(case: FileCase) -> str:
 
 
 def are_numbers(found: object, labels: Collection[str]) -> bool:
-    """Whether these are the numbers of a mask with these labels, and not what somebody has edited."""
+    """Whether these are a mask's numbers for these labels, not edited ones."""
     return isinstance(found, dict) and found.keys() == set(labels) and all(map(_is_of_one_label, found.values()))
 
 
 def _is_of_one_label(numbers: object) -> bool:
-    """Whether these are what `measured` and `inference.confidences` give for a label."""
+    """Whether these are a label's results of `measured` and `inference.confidences`."""
     keys = {"volume_ml", "mean", "components", "touches_border", "confidence"}
     return isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
 
 
 def require_ours(table: Path, channels: Sequence[str]) -> None:
-    """Raise UsageError where the CSV would replace another file."""
+    """Raise UsageError if the CSV would replace a file of another kind."""
     if not table.exists():
         return
     try:

@@ -30,12 +30,14 @@ from sea_peft.jobs.reopened import reopen
 from sea_peft.loop.events import RunStarted
 
 _PAGE = "suggest.html"
-_SAME = 1e-5  # of the usual distance: what rounding leaves between a scan and its copy
+_SAME = 1e-5  # of the usual distance: the rounding error between a scan and its copy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LookedAt:
-    """What ranks one scan: what `--qc` says of its mask, and its features [C] (`features.pooling`)."""
+    """The basis for ranking one scan: the judgement of `--qc` on its mask, and its features `[C]`
+    (`features.pooling`).
+    """
 
     case: str
     judged: Judged
@@ -43,15 +45,24 @@ class LookedAt:
 
     @property
     def doubt(self) -> float:
-        """How far the expected Dice, as a mean over labels, falls short of 1."""
+        """1 minus the expected Dice, as a mean over labels."""
         return 1.0 - self.judged.mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """One scan. `rank`: from 1; `expected_dice`: mean over the labels in its mask; `distance`: to the nearest shot or scan before it, 1 being
-    usual among the scans, None for the first where no shots are known; `why`: in words; `flags`: those of `predict --qc`; `picture`: file in
-    the output folder."""
+    """One suggested scan.
+
+    Attributes:
+        rank: from 1.
+        scan: its name.
+        expected_dice: mean over the labels in its mask.
+        distance: to the nearest shot or scan before it, relative to the usual distance among the
+            scans; None for the first if no shots are known.
+        why: in words.
+        flags: those of `predict --qc`.
+        picture: file in the output folder.
+    """
 
     rank: int
     scan: str
@@ -64,16 +75,17 @@ class Suggestion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suggestions:
-    """What `suggest` found.
+    """The result of `suggest`.
 
     Attributes:
         network: the one whose masks and features these are.
-        shots: scans that distances were first measured to; 0 where the run's shots are not at hand.
-        suggested: what to label next.
-        others: the rest, in the order in which it would be suggested.
-        failed: scan → why it could not be looked at.
-        warnings: what had to be assumed of scans.
-        page: with the pictures, where it was asked for.
+        shots: number of shots that distances were first measured to; 0 if the run's shots are not
+            available.
+        suggested: the scans to label next.
+        others: the rest, in the order in which they would be suggested.
+        failed: scan → why it could not be examined.
+        warnings: assumptions that had to be made about scans.
+        page: the page with the pictures, if asked for.
     """
 
     network: str
@@ -105,24 +117,27 @@ def suggest(
     """Rank unlabelled scans, the least trusted and most different first (`in_turn`).
 
     Args:
-        run: a run folder, whose shots distances are measured to; or an adapter folder, which does not know them.
+        run: a run folder, whose shots distances are measured to; or an adapter folder, which does
+            not know them.
         scans: files, folders of scans, or data sets, of which only scans without a label are taken.
         n: how many to suggest.
         out: a folder to make, with a picture of each and a page; None for none.
-        typed: the backbone or its weights as the user typed them, when the weights are not installed by the name in the adapter.
+        typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         channels: as for `predict`.
-        say: gets sentences for the user.
-        progress: told (scans done, of), the run's shots among them.
+        say: receives sentences for the user.
+        progress: called with (scans done, of), including the run's shots.
 
     Returns:
-        The ranking. A scan that cannot be looked at does not stop the others.
+        The ranking. A scan that cannot be examined does not stop the others.
 
     Raises:
         UsageError: `n` is below 1, `out` exists, or the adapter does not say what its run saw.
         DataError: an input does not exist or holds no unlabelled scan.
-        WeightsError, DeviceError, DiskError: the adapter or the device is refused; `out` cannot be written.
+        WeightsError: the adapter is refused.
+        DeviceError: the device is refused.
+        DiskError: `out` cannot be written.
     """
     if n < 1:
         raise UsageError(f"-n {n} is not a number of scans; ask for 1 or more.")
@@ -170,7 +185,9 @@ def suggest(
 
 
 def look(predictor: Predictor, known: Quality, pooled: Pooled, case: Case, progress: Progress = unwatched) -> LookedAt:
-    """Predict a scan and say what ranks it. `known`: of the adapter; `pooled`: of `pooling(predictor.model)`. Raises SeaPeftError."""
+    """Predict a scan and return the basis for its rank. `known`: of the adapter; `pooled`: of
+    `pooling(predictor.model)`. Raises SeaPeftError.
+    """
     pooled.forget()
     scan = predictor.prepared(case)
     output = predictor.probabilities(scan, progress=progress)
@@ -181,20 +198,23 @@ def look(predictor: Predictor, known: Quality, pooled: Pooled, case: Case, progr
 
 
 def in_turn(doubts: Sequence[float], features: np.ndarray, near: np.ndarray) -> list[tuple[int, float]]:
-    """All scans in the order in which to label them: each time the one of the largest doubt × distance.
+    """All scans in the order in which to label them: each time the one of the largest doubt ×
+    distance.
 
-    The distance is that to the nearest shot or scan already chosen, so that two alike are not both among the first: the greedy k-center
-    rule of core-sets (Sener and Savarese, arXiv 1708.00489, algorithm 1), here weighted by the network's doubt, since in segmentation of a few
-    scans neither uncertainty nor diversity alone is reliable (COLosSAL, arXiv 2307.12004; ClaSP PE, arXiv 2601.13677). Where no
-    shots are known the first is the one in most doubt.
+    The distance is that to the nearest shot or scan already chosen, so that two similar scans are
+    not both among the first. This is the greedy k-center rule of core-sets (Sener and Savarese,
+    arXiv 1708.00489, algorithm 1), here weighted by the network's doubt, since in segmentation of a
+    few scans neither uncertainty nor diversity alone is reliable (COLosSAL, arXiv 2307.12004; ClaSP
+    PE, arXiv 2601.13677). Without known shots, the most doubtful scan comes first.
 
     Args:
-        doubts: of n scans, 0 and more.
-        features: of the scans, [n, C].
-        near: of the shots, [m, C]; m may be 0.
+        doubts: of n scans, 0 or more.
+        features: of the scans, `[n, C]`.
+        near: of the shots, `[m, C]`; m may be 0.
 
     Returns:
-        (index, its distance when it was chosen; infinite for the first where m is 0), for all n.
+        (index, its distance when it was chosen) for each of the n scans; infinite for the first if
+            m is 0.
     """
     doubt = np.asarray(doubts, dtype=np.float64)
     apart = distances(features, near)
@@ -217,7 +237,9 @@ def _features(
 
 
 def _shots(run: Path, predictor: Predictor, say: Callable[[str], None]) -> list[tuple[Case, tuple[str, ...]]]:
-    """The run's shots, each with what its data set calls the adapter's channels; none, which is said, where they are not at hand."""
+    """The run's shots, each with its data set's names for the adapter's channels. If they are not
+    available, says so and returns none.
+    """
     try:
         folder = RunFolder.open(run)
         (started,) = (event for event in read_trace(folder.trace) if isinstance(event, RunStarted))
@@ -258,7 +280,7 @@ def _in_words(looked: Sequence[LookedAt], near: Sequence[np.ndarray]) -> list[Su
 
 
 def _usual_distance(features: np.ndarray) -> float:
-    """The median distance between two different scans; 1 where there are no two."""
+    """The median distance between two different scans; 1 if there are no two."""
     between = np.linalg.norm(features[:, None] - features[None], axis=-1)
     return float(np.median(between[between > 0])) if between.any() else 1.0
 
@@ -273,7 +295,7 @@ def _trusted(place: int, of: int) -> str:
 
 
 def _apart(distance: float | None, others: str) -> str:
-    """How far it is from `others`, in words; nothing for the first where no shots are known."""
+    """How far it is from `others`, in words; empty for the first if no shots are known."""
     if distance is None:
         return ""
     if distance <= _SAME:

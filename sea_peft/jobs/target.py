@@ -1,4 +1,4 @@
-"""What a run adapts to and what it adapts: the data that were asked for, and weights that go with them."""
+"""Opens the data to adapt to, and weights that go with them."""
 
 from pathlib import Path
 
@@ -20,20 +20,21 @@ def open_data(data: str | None) -> Dataset:
 
 
 def phantom_name(data: str | None) -> str | None:
-    """NAME of `phantom:NAME`, the default target's where nothing was named; None for a path."""
+    """NAME of `phantom:NAME`; that of the default target if nothing was named; None for a path."""
     kind, _, name = (data or _DEFAULT_DATA).partition(":")
     return name if kind == "phantom" else None
 
 
 def open_asked(data: str | None, typed: Typed) -> Backbone:
-    """The backbone that the user typed, or the one that an embedded target brings along."""
+    """The backbone that the user typed, or the one that belongs to an embedded target."""
     own = None if typed.weights else _own_weights(data, typed.backbone)
     return open_backbone(typed if own is None else Typed(typed.backbone, own))
 
 
 def _own_weights(data: str | None, backbone: str | None) -> str | None:
-    """The weights that an embedded target brings along because the default ones do not know its region of the body, where they are for
-    the architecture asked for; None otherwise."""
+    """The weights of an embedded target whose region of the body the default ones do not know; None
+    otherwise, or if they are for another architecture.
+    """
     name = phantom_name(data)
     own = None if name is None else phantom_target(name).region.weights
     if own is None or backbone is None:

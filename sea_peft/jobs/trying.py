@@ -1,4 +1,6 @@
-"""`seapeft backbones try`: what a network makes of one scan before anything is trained, and how it wants the scan turned and scaled."""
+"""`seapeft backbones try`: a network's mask of one scan before any training, and how it expects the
+scan to be oriented and scaled.
+"""
 
 import dataclasses
 import time
@@ -27,7 +29,7 @@ from sea_peft.jobs.readings import Reading, Scaling, Search, Wanted, confusion, 
 from sea_peft.jobs.shades import shades
 
 SECONDS = 150.0  # for the search, after the network's own mask
-_CLEARLY = 0.02  # Dice by which another reading must be ahead to be worth a word
+_CLEARLY = 0.02  # Dice by which another reading must be ahead to be mentioned
 _MOST_CODES = 64
 
 Codes = Mapping[str, tuple[int, ...]]
@@ -35,10 +37,23 @@ Codes = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What came of it. `volumes`: millilitres by label. `dice`: by label, of those that the mask has. `codes`: the mask's codes for these.
-    `named`: whether the user said so; else they are those that overlap most. `own`: how the card reads the scan. `better`: readings
-    that fit clearly better, the best first. `looked_at`: how many of the `ways` to read it there was time for. `own` is None where there was
-    no mask."""
+    """The result of `try_backbone`.
+
+    Attributes:
+        weights: their name.
+        case: the scan's name.
+        mask: file of the mask.
+        picture: file of the picture.
+        volumes: label → millilitres.
+        dice: label → Dice, for labels that the given mask has.
+        codes: label → the given mask's codes for it.
+        named: whether the user named these codes. Otherwise they are those that overlap most.
+        own: the card's reading of the scan; None without a given mask.
+        better: readings that fit clearly better, the best first.
+        looked_at: number of readings that there was time to try.
+        ways: number of possible readings.
+        seconds: time that it took.
+    """
 
     weights: str
     case: str
@@ -68,24 +83,30 @@ def try_backbone(
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> Tried:
-    """The unadapted mask of one scan and its picture in `out`, the volumes of its labels, and with a mask Dice and the best reading.
+    """Write the unadapted mask of one scan and its picture to `out`. Returns volumes and, with a
+    mask, Dice and the best reading.
 
     Args:
-        weights: the name of installed weights, or `Typed` for a file with its card or a `package.module:factory`.
+        weights: the name of installed weights, or `Typed` for a file with its card or a
+            `package.module:factory`.
         scan: a file or a DICOM folder.
         label: a label map on the scan's grid.
-        codes: label of the network → codes of the mask. Left out, each code counts for the class that it overlaps most.
+        codes: label of the network → codes of the mask. By default, each code counts for the class
+            that it overlaps most.
         out: made if it is missing.
         device: as on the command line.
         overwrite: replace an earlier mask and picture.
-        seconds: for looking for the orientation and the scaling that fit best; 0 for not looking.
-        say: gets sentences for the user.
-        progress: told (done, of) while looking.
+        seconds: time to search for the best orientation and scaling; 0 for no search.
+        say: receives sentences for the user.
+        progress: called with (done, of) while searching.
 
     Raises:
-        DataError: the scan or the mask cannot be read or do not belong together.
-        UsageError: results exist, several scans are given, a label is none of the network's, or its classifier is untrained.
-        WeightsError, DeviceError: the weights or the device are refused, or the results cannot be written.
+        DataError: the scan or the mask cannot be read, or do not belong together.
+        UsageError: results exist, several scans are given, a label is none of the network's, or its
+            classifier is untrained.
+        WeightsError: the weights are refused.
+        DeviceError: the device is refused.
+        DiskError: the results cannot be written.
     """
     began = time.monotonic()
     on = resolve_device(device)
@@ -143,7 +164,7 @@ def try_backbone(
 
 
 def _wanted(case: FileCase, channel: str, label: Path, labels: Sequence[str], codes: Codes | None) -> Wanted:
-    """The mask on the scan's grid, and which of the network's labels its codes stand for."""
+    """The mask on the scan's grid, and the network's labels that its codes stand for."""
     if not label.is_file():
         raise DataError(f"no such file: {label}; check the path")
     volume = read_volume(label)

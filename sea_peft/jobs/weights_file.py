@@ -1,4 +1,4 @@
-"""Pretrained weights as two files: the tensors, and beside them the card that says what they are."""
+"""Pretrained weights as two files: the tensors, and beside them the card that describes them."""
 
 import contextlib
 import hashlib
@@ -52,7 +52,9 @@ def save_weights(folder: Path, network: nn.Module, card: Mapping[str, object], h
 
 
 def refuse_to_replace(file: Path) -> None:
-    """Raise UsageError where weights or their card would replace something. The card that a killed process left without its weights is nothing."""
+    """Raise UsageError if weights or their card would replace something other than a card that a
+    killed process left without weights.
+    """
     card = file.with_suffix(".json")
     with contextlib.suppress(WeightsError):
         if not file.exists() and read_card(card).name == file.stem:

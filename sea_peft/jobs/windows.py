@@ -1,8 +1,10 @@
-"""Sliding windows over a whole scan, whose memory grows with the area of a plane instead of with the scan.
+"""Sliding windows over a whole scan, in memory that grows with the area of a plane instead of with
+the scan.
 
-Windows, their overlap and their gaussian weights are MONAI's, and so is the result (`sliding_window_inference`, mode
-"gaussian"), or they are nnU-Net's. MONAI keeps sums over the whole scan, once a channel; here windows are visited from
-the first plane to the last, and planes that no later window touches are handed on at once.
+Windows, their overlap and their gaussian weights are MONAI's, with the same result
+(`sliding_window_inference`, mode "gaussian"), or they are nnU-Net's. MONAI keeps one sum over the
+whole scan per channel. Here windows are visited from the first plane to the last, and planes that
+no later window touches are yielded at once.
 """
 
 from __future__ import annotations
@@ -32,15 +34,15 @@ def blended(
     """The network's outputs over `image`, a few planes at a time.
 
     Args:
-        network: windows [B, C, *roi] → one or several outputs [B, K, *roi].
-        image: [C, D, H, W] on the CPU; padded on both sides where it is smaller than the window.
+        network: windows `[B, C, *roi]` → one or several outputs `[B, K, *roi]`.
+        image: `[C, D, H, W]` on the CPU. Padded on both sides if it is smaller than the window.
         window: its patch is `roi` here.
         device: where the network is.
-        batch: at least so many windows go through it together, where a row of them has as many; never twice as many.
-        progress: told (windows done, of).
+        batch: least number of windows per forward, if a row has as many; never twice as many.
+        progress: called with (windows done, of).
 
     Yields:
-        The next planes of every output, float32 [K, n, H, W] on the CPU; together they make up D.
+        The next planes of each output, float32 `[K, n, H, W]` on the CPU. Together they make up D.
     """
     roi, shape = window.patch, image.shape[1:]
     before = [max(0, r - n) // 2 for r, n in zip(roi, shape, strict=True)]
@@ -81,15 +83,21 @@ def blended(
 
 
 def _shared_out(row: Sequence[Place], batch: int) -> Iterator[Sequence[Place]]:
-    """The windows of a row in order, as evenly as can be, in batches of at least `batch`: a last one by itself is what costs most."""
+    """The windows of a row in order, in even batches of at least `batch`: a last window by itself
+    would cost most.
+    """
     parts = max(1, len(row) // batch)
     for i in range(parts):
         yield row[i * len(row) // parts : (i + 1) * len(row) // parts]
 
 
 def _weight(window: SlidingWindow) -> Tensor:
-    """How much each voxel of a window counts. MONAI bounds a gaussian from below by 1/1000 of its most, which is reached beyond 0.46
-    of a side, in more than half of a cube; nnU-Net by what half precision leaves of ten times it, and its middle is the voxel behind the cube's."""
+    """The weight of each voxel of a window.
+
+    MONAI bounds a gaussian from below by 1/1000 of its maximum, which is reached beyond 0.46 of a
+    side, in more than half of a cube. nnU-Net bounds it by the limit of half precision for ten
+    times its values, and centres it one voxel behind the cube's middle.
+    """
     if window.inferer == "monai":
         from monai.data.utils import compute_importance_map
 
@@ -104,7 +112,7 @@ def windows_in(shape: Sequence[int], window: SlidingWindow) -> int:
 
 
 def _places(size: Sequence[int], window: SlidingWindow) -> list[Place]:
-    """Where the windows lie in a scan of `size`, ordered along D, then H, then W."""
+    """The positions of the windows in a scan of `size`, ordered along D, then H, then W."""
     roi, share = window.patch, 1 - window.overlap
     if window.inferer == "monai":
         from monai.data.utils import dense_patch_slices

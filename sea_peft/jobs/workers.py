@@ -1,4 +1,6 @@
-"""Cases predicted side by side by several processes of one machine. A process that dies costs the case that it had, and no other."""
+"""Predicts cases side by side in several processes of one machine. A process that dies loses its
+current case and no other.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,21 @@ from sea_peft.jobs.predictor import reason
 
 _LOG = logging.getLogger(__name__)
 _READY = "ready"
-SECONDS_TO_END = 30.0  # for the windows that go through the network at the moment
+SECONDS_TO_END = 30.0  # for the windows that are in the network at the moment
 
 
 @dataclasses.dataclass(eq=False)
 class _Worker:
-    """One process. `at`: the case that it has; `part`: how much of that is done; `ready`: whether it has opened the network."""
+    """One process.
+
+    Attributes:
+        number: from 0.
+        process: its handle.
+        pipe: to it.
+        at: its current case.
+        part: the share of that case that is done.
+        ready: whether it has opened the network.
+    """
 
     number: int
     process: BaseProcess
@@ -54,15 +65,18 @@ def side_by_side(
     """Predict the cases, each in one of `jobs` processes.
 
     Args:
-        opening: what every process opens for itself. Where there are several GPUs, and none is named, each process takes the next one.
-        jobs: how many processes.
-        network: the one that it opens.
+        opening: what each process opens for itself. With several GPUs and none named, each process
+            takes the next one.
+        jobs: number of processes.
+        network: the one that they open.
         work: the cases.
-        progress: called with (cases done, of), those at hand by their windows.
-        finished: called for every case, in the order in which they are done.
+        progress: called with (cases done, of); current cases count by their windows.
+        finished: called for each case, in the order in which they are done.
 
     Raises:
-        WeightsError, DeviceError, UsageError: a process cannot open the adapter, or none can be started.
+        WeightsError: a process cannot open the adapter.
+        DeviceError: no process can be started, or the device is refused.
+        UsageError: an option is refused.
     """
     crew = _Crew(opening, jobs, network, deque(work), finished)
     try:
@@ -77,7 +91,7 @@ def side_by_side(
 
 
 class _Crew:
-    """The processes, and what is left for them to do."""
+    """The processes, and the work that is left."""
 
     def __init__(self, opening: Opening, jobs: int, network: Network, waiting: deque[Work], finished: Finished) -> None:
         self.workers: list[_Worker] = []
@@ -87,7 +101,7 @@ class _Crew:
 
     @property
     def at_work(self) -> bool:
-        """Whether there is anything to wait for. Raises DeviceError where there is work, and nobody left to do it."""
+        """Whether there is anything to wait for. Raises DeviceError if there is work left but no process."""
         if self._waiting and not self.workers:
             raise DeviceError(
                 "The processes of --jobs end before they have opened the network: memory may be too small for them, so use fewer; in a Python "
@@ -101,7 +115,7 @@ class _Crew:
             self._start(number)
 
     def listen(self) -> None:
-        """Wait until somebody says something, and act on it."""
+        """Wait for a message from any process, and act on it."""
         heard = wait([worker.pipe for worker in self.workers])
         for worker in [worker for worker in self.workers if worker.pipe in heard]:
             try:
@@ -125,7 +139,7 @@ class _Crew:
                     worker.give(self._waiting.popleft())
 
     def dismiss(self) -> None:
-        """End every process, in the middle of a case or not, and wait until it is gone."""
+        """End every process, even in the middle of a case, and wait until it is gone."""
         for worker in self.workers:
             worker.pipe.close()
             if worker.at is not None or not worker.ready:
@@ -152,7 +166,9 @@ class _Crew:
         self.workers.append(_Worker(number, process, ours))
 
     def _mourn(self, worker: _Worker) -> None:
-        """One has died: its case has failed, and another process takes its place, unless that would die at once too."""
+        """Handle a process that died: its case has failed, and another process takes its place,
+        unless that would die at once too.
+        """
         self.workers.remove(worker)
         worker.pipe.close()
         worker.process.join()
@@ -171,7 +187,7 @@ class _Crew:
         self._finished(status, sidecar)
 
     def _tidy(self, worker: _Worker) -> None:
-        """What one that was killed has left of its case."""
+        """Remove the unfinished files of a killed process."""
         if worker.at is not None:
             _, files = worker.at
             remove_unfinished(files.mask.parent / files.sidecar.stem)
@@ -195,7 +211,9 @@ def _on_its_device(opening: Opening, number: int) -> Opening:
 
 @contextlib.contextmanager
 def no_interrupt() -> Iterator[None]:
-    """What is started in here never gets Ctrl-C, which a terminal sends to all processes: this one ends the others."""
+    """Processes started in here never receive Ctrl-C, which a terminal sends to all of them: this
+    process ends the others.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -207,14 +225,16 @@ def no_interrupt() -> Iterator[None]:
 
 
 class ToParent(logging.handlers.QueueHandler):
-    """Hands records on, so that they are shown where and as the parent shows its own."""
+    """Passes log records to the parent, which shows them like its own."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
         self.queue.send(record)  # type: ignore[attr-defined]
 
 
 def _work(pipe: Connection, folder: str, opening: Opening, threads: int | None, level: int) -> None:
-    """A process: opens the network, then predicts what it is given until the pipe is closed. `folder`: where relative paths begin."""
+    """The main function of a process: opens the network, then predicts cases until the pipe is
+    closed. `folder`: base of relative paths.
+    """
     os.chdir(folder)
     logging.basicConfig(level=level, handlers=[ToParent(pipe)])  # type: ignore[arg-type]
     logging.captureWarnings(True)

@@ -1,4 +1,4 @@
-"""`sea_peft.wrap`: adapters on a network of one's own, for a training loop of one's own."""
+"""`sea_peft.wrap`: adapters on one's own network, for one's own training loop."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,6 @@
-"""Foreign checkpoints: one file for each origin with its keys → ours. Facts are from the public sources named there."""
+"""Checkpoints from elsewhere: one file per origin, with its keys → ours. Facts are from the public
+sources named there.
+"""
 
 import difflib
 
@@ -42,9 +44,12 @@ ORIGINS: dict[str, Origin] = {
 
 
 def choose_origin(name: str, checkpoint: Checkpoint, backbone: str) -> Origin:
-    """The origin called `name`, or for `auto` the first that has checkpoints of `backbone` and recognises these keys.
+    """The origin called `name`; for `auto`, the first that has checkpoints of `backbone` and
+    recognises these keys.
 
-    Raises UsageError for an unknown name and WeightsError where the origin has no checkpoints of this backbone.
+    Raises:
+        UsageError: no origin has this name.
+        WeightsError: the origin has no checkpoints of this backbone.
     """
     if name == "auto":
         fitting = (o for o in ORIGINS.values() if not o.backbones or backbone in o.backbones)

@@ -1,8 +1,8 @@
-"""brainchop's MeshNets (Masoud et al. 2023, JOSS): a state dict, and beside it `model.json` with dilations and activation, which leave
-no trace in tensors.
+"""brainchop's MeshNets (Masoud et al. 2023, JOSS): a state dict, and beside it `model.json` with
+dilations and activation, which leave no trace in tensors.
 
-They take a T1-weighted head at 1 mm, 256 voxels a side, its axes left, inferior, anterior, grey values divided by a high percentile.
-Some name their classes in `colormap.json`.
+They take a T1-weighted head at 1 mm, 256 voxels per side, with axes left, inferior, anterior, and
+grey values divided by a high percentile. Some name their classes in `colormap.json`.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _PATCH = (128, 128, 128)
 
 
 def _described(checkpoint: Checkpoint) -> object:
-    """`model.json` in the checkpoint's folder; None where there is none that can be read."""
+    """`model.json` in the checkpoint's folder; None if there is none that can be read."""
     path = checkpoint.file.parent / "model.json"
     try:
         return documents.load(documents.read_bytes(path, _MOST_BYTES))
@@ -29,7 +29,7 @@ def _described(checkpoint: Checkpoint) -> object:
 
 
 def _settings(described: Any) -> Said:
-    """Dilations and activation by `model.json`, {} where it is not as brainchop writes it."""
+    """Dilations and activation from `model.json`; {} if brainchop does not write it like that."""
     try:
         kernels = [layer["kernel_size"] for layer in described["layers"]]
         dilations = [layer["dilation"] for layer in described["layers"]]
@@ -41,7 +41,7 @@ def _settings(described: Any) -> Said:
 
 
 def _labels(checkpoint: Checkpoint, classes: int) -> tuple[str, ...] | None:
-    """Names of `colormap.json`, where it has one for every class."""
+    """The names in `colormap.json`, if it has one for every class."""
     try:
         names = read_label_names(checkpoint.file.parent / "colormap.json")
     except UsageError:

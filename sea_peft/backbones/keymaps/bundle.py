@@ -1,8 +1,9 @@
-"""MONAI bundles: `configs/metadata.json` says what a network's inputs and outputs are, `configs/inference.json` (or `.yaml`) how scans are
-prepared for it.
+"""MONAI bundles: `configs/metadata.json` describes a network's inputs and outputs,
+`configs/inference.json` (or `.yaml`) how scans are prepared.
 
-Both are read and nothing in them is run: a value that an expression (`$…`) computes is one that the bundle does not say. What the transforms
-of the inference say is taken over where a recipe does the same, and said where it does not.
+Both are read and nothing in them is run, so a value that an expression (`$…`) computes counts as
+unknown. The transforms of the inference are taken over if a recipe can do the same; otherwise the
+user is told.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ Transform = tuple[str, Said]
 
 
 def _document(checkpoint: Checkpoint, name: str) -> tuple[Said, tuple[str, ...]]:
-    """A configuration of the bundle that the checkpoint lies in (`models/model.pt`), JSON or YAML, {} where there is none that can be read; and
-    a sentence about one that cannot."""
+    """A configuration of the checkpoint's bundle, JSON or YAML, and a sentence if it cannot be
+    read.
+
+    {} if there is none that can be read. The checkpoint lies in the bundle as `models/model.pt`.
+    """
     configs = checkpoint.file.parent.parent / "configs"
     path = next((found for end in _ENDINGS if (found := configs / f"{name}{end}").is_file()), None)
     if path is None:
@@ -68,7 +72,7 @@ def _size(sides: object) -> tuple[int, int, int] | None:
 
 
 def _resolved(value: object, config: Said) -> Any:
-    """A value with the reference that it may be (`@name`, `@name#name`) followed; `_UNSAID` where an expression or nothing stands."""
+    """A value, following a reference (`@name`, `@name#name`); `_UNSAID` for an expression or nothing."""
     for _ in range(_DEEPEST):
         if not isinstance(value, str) or value[:1] not in ("@", "$"):
             return value
@@ -98,7 +102,7 @@ def _transforms(listed: object, config: Said, depth: int = 0) -> Iterator[Transf
 
 
 def _geometry(transforms: list[Transform]) -> tuple[Said, tuple[str, ...]]:
-    """Orientation and spacing of the recipe as far as they are said, and sentences about what is not taken over."""
+    """The recipe's orientation and spacing, as far as given, and sentences about parts that are not taken over."""
     found: Said = {}
     for name, said in transforms:
         if name == "Orientation" and isinstance(said.get("axcodes"), str):
@@ -118,7 +122,7 @@ def _geometry(transforms: list[Transform]) -> tuple[Said, tuple[str, ...]]:
 
 
 def _scaled(name: str, said: Said) -> tuple[Said, Any, Any, tuple[str, ...]] | None:
-    """The recipe's intensity, what the network sees its 0 and 1 as, and sentences; None where no recipe does it."""
+    """The recipe's intensity, the network's values for its 0 and 1, and sentences; None if no recipe does it."""
     low, high = said.get("b_min"), said.get("b_max")
     notes: tuple[str, ...] = ()
     if name == "NormalizeIntensity":
@@ -148,7 +152,9 @@ def _scaled(name: str, said: Said) -> tuple[Said, Any, Any, tuple[str, ...]] | N
 
 
 def _grey_values(transforms: list[Transform]) -> tuple[Said, Said, tuple[str, ...]]:
-    """Intensity of the recipe and settings of the network, both {} where nothing or nothing that a recipe does is said; sentences."""
+    """The recipe's intensity and the network's settings, both {} if the bundle gives none that a
+    recipe can do; and sentences.
+    """
     strange = [name for name, _ in transforms if name not in _NEUTRAL | _SCALINGS]
     notes = (f"The bundle's preprocessing also has {', '.join(strange)}, which no recipe does.",) if strange else ()
     steps = [(name, said) for name, said in transforms if name in _SCALINGS]
@@ -173,7 +179,7 @@ def _grey_values(transforms: list[Transform]) -> tuple[Said, Said, tuple[str, ..
 
 
 def _prepared(config: Said) -> tuple[Said, Said, tuple[str, ...]]:
-    """What the inference's transforms say: a recipe as far as it goes, settings of the network, sentences."""
+    """The content of the inference's transforms: a partial recipe, settings of the network, and sentences."""
     transforms = list(_transforms(config.get("preprocessing"), config))
     recipe, notes = _geometry(transforms)
     intensity, settings, more = _grey_values(transforms)
@@ -183,14 +189,14 @@ def _prepared(config: Said) -> tuple[Said, Said, tuple[str, ...]]:
 
 
 def _network(config: Said, backbone: str) -> Said:
-    """Settings of the architecture that leave no trace in tensors and stand in `network_def`."""
+    """Settings of the architecture in `network_def` that leave no trace in tensors."""
     defined = _resolved(config.get("network_def"), config)
     heads = _resolved(defined.get("num_heads", 12), config) if isinstance(defined, dict) else None
     return {"num_heads": heads} if backbone == "unetr" and type(heads) is int and 1 <= heads <= 256 else {}
 
 
 def _know(checkpoint: Checkpoint, backbone: str) -> Known:
-    """With which MONAI a bundle was made settles the order of patch merging of a SwinUNETR."""
+    """The MONAI version of a bundle decides the order of patch merging of a SwinUNETR."""
     metadata, (config, unread) = _metadata(checkpoint), _document(checkpoint, "inference")
     found, settings, notes = _prepared(config)
     notes = (*unread, *notes)

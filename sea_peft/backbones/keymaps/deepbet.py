@@ -1,7 +1,9 @@
-"""deepbet (Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845; PyPI, MIT): TorchScript of a LinkNet that finds the brain in T1.
+"""deepbet (Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845; PyPI, MIT): TorchScript of a
+LinkNet that finds the brain in T1.
 
-deepbet resizes a head to 256 voxels a side, which is about 1 mm, and clips at these percentiles; an instance norm follows the first
-convolution, so that how the rest is scaled makes no difference. The script ends in a softmax, which is no tensor.
+deepbet resizes a head to 256 voxels per side, about 1 mm, and clips at these percentiles. An
+instance norm follows the first convolution, so the scaling in between makes no difference. The
+script ends in a softmax, which has no tensor.
 """
 
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep

@@ -1,7 +1,9 @@
-"""hippodeep (Thyreau et al. 2018): one sigmoid that finds the hippocampus in a box of 48×72×64 mm around one side's.
+"""hippodeep (Thyreau et al. 2018): one sigmoid that finds the hippocampus in a box of 48×72×64 mm
+around it, on one side.
 
-The authors turn heads to MNI space at 1 mm, axes left, anterior, superior, cut a box on each side, and mirror the left one: what the network
-has seen is the right hippocampus. Grey values are z-scores, of the head and then of the box.
+The authors register heads to MNI space at 1 mm, axes left, anterior, superior, cut a box on each
+side, and mirror the left one: the network has only seen right hippocampi. Grey values are z-scores,
+of the head and then of the box.
 """
 
 from sea_peft.backbones.keymaps.origin import Known, Origin, keep

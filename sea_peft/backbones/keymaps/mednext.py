@@ -1,7 +1,7 @@
 """MedNeXt: checkpoints of the authors' repository (MIC-DKFZ/MedNeXt) and of MONAI's port.
 
-Both end in a transposed convolution of kernel 1, ours in a convolution; the weight is the same with its first two axes swapped. The
-outputs of deep supervision are left out.
+Both end in a transposed convolution of kernel 1, ours in a convolution; its weight is the same with
+the first two axes swapped. The outputs of deep supervision are left out.
 """
 
 import dataclasses
@@ -15,7 +15,9 @@ _OUT = "out_0.conv_out.weight"
 
 
 def _rename_authors(key: str) -> str | None:
-    """`enc_block_1` → `enc_stages.1`, `down_1` → `down_blocks.1`; on the way up theirs count towards 0 and ours from 0."""
+    """`enc_block_1` → `enc_stages.1`, `down_1` → `down_blocks.1`. In the decoder, their numbers
+    count down to 0 and ours up from 0.
+    """
     if key == "dummy_tensor" or re.match(r"out_[1-9]\d*\.", key):
         return None
     found = re.match(r"(enc_block|down|up|dec_block)_(\d+)\.", key)

@@ -4,7 +4,7 @@ import re
 
 from sea_peft.backbones.keymaps.origin import Origin, keep
 
-# Parts of MONAI's networks that the outputs at inference do not depend on.
+# Parts of MONAI's networks that do not affect outputs at inference.
 _IDLE = re.compile(
     r"vae_"  # SegResNetVAE's second decoder
     r"|deep_supervision_heads\.\d+\.|skip_layers\.(next_layer\.)*super_head\."  # DynUNet's; each head has both names

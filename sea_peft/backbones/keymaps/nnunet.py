@@ -1,8 +1,11 @@
-"""nnU-Net v2's `checkpoint_final.pth`: the network's tensors, and beside them the plans and the data set's description.
+"""nnU-Net v2's `checkpoint_final.pth`: the network's tensors, and beside them the plans and the
+data set's description.
 
-Labels, channels, voxel size, patch and grey-value scaling are read from there. nnU-Net does not turn scans: it takes a scan's axes in
-SimpleITK's order (z, y, x), which for scans ordered as DICOM is superior, posterior, left. TotalSegmentator (Wasserthal et al. 2023,
-doi 10.1148/ryai.230024) turns a scan's x, y, z to right, anterior, superior before its nnU-Net reads it.
+Labels, channels, voxel size, patch and grey-value scaling are read from there. nnU-Net does not
+reorient scans: it takes a scan's axes in SimpleITK's order (z, y, x), which for scans in DICOM's
+order is superior, posterior, left. TotalSegmentator (Wasserthal et al. 2023, doi
+10.1148/ryai.230024) reorients a scan's x, y, z to right, anterior, superior before its nnU-Net
+reads it.
 """
 
 from collections.abc import Mapping
@@ -60,14 +63,14 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
 
 
 def _resolved(configurations: Said, name: str) -> Said:
-    """A configuration with what it inherits."""
+    """A configuration, with the values that it inherits."""
     own = dict(configurations[name])
     parent = own.pop("inherits_from", None)
     return own if parent is None else {**_resolved(configurations, parent), **own}
 
 
 def _other_resampling(configuration: Said) -> tuple[str, ...]:
-    """A note where the plans resample in another way than nnU-Net's usual."""
+    """A note if the plans resample otherwise than nnU-Net by default."""
     used = {configuration.get(f"resampling_fn_{what}", _RESAMPLING) for what in ("data", "probabilities")}
     order = configuration.get("resampling_fn_data_kwargs", {}).get("order", 3)
     if used == {_RESAMPLING} and order == 3:
@@ -79,7 +82,7 @@ def _other_resampling(configuration: Said) -> tuple[str, ...]:
 
 
 def _labels(labels: Said, file: str) -> tuple[str, ...]:
-    """Names in the order of the outputs; the label to ignore has none."""
+    """Names in the order of the outputs. The ignore label has no output."""
     if not all(isinstance(code, int) for code in labels.values()):
         raise WeightsError(
             f"{file} was trained on regions that overlap, one sigmoid each; only one class a voxel can be taken in."
@@ -89,10 +92,11 @@ def _labels(labels: Said, file: str) -> tuple[str, ...]:
 
 
 def _grey_values(plans: Said, configuration: Said, channels: int) -> tuple[Said, Said]:
-    """Intensity of the recipe, settings of the network.
+    """The recipe's intensity and the network's settings.
 
-    nnU-Net clips CT to percentiles [l, h] of the training data and makes it (x − m)/s; a recipe makes it (x − l)/(h − l). The network
-    gets the map from the one to the other in front: factor (h − l)/s, offset (l − m)/s.
+    nnU-Net clips CT to percentiles [l, h] of the training data and computes (x − m)/s; a recipe
+    computes (x − l)/(h − l). A map in front of the network turns one into the other: factor (h −
+    l)/s, offset (l − m)/s.
     """
     schemes = set(configuration["normalization_schemes"])
     if schemes == {"CTNormalization"} and channels == 1:

@@ -1,7 +1,8 @@
-"""OBELISK-Net's all-convolution U-Nets (Heinrich et al. 2019, github.com/mattiaspaul/OBELISK): abdominal CT in plain Hounsfield units.
+"""OBELISK-Net's all-convolution U-Nets (Heinrich et al. 2019, github.com/mattiaspaul/OBELISK):
+abdominal CT in plain Hounsfield units.
 
-Axes are left, anterior, inferior; a body is 144 voxels a side, of about 2.3, 1.7 and 1.25 mm. A description of the labels for ITK-SNAP
-lies beside the checkpoints.
+Axes are left, anterior, inferior; a body is 144 voxels per side, of about 2.3, 1.7 and 1.25 mm. A
+description of the labels for ITK-SNAP lies beside the checkpoints.
 """
 
 from sea_peft.backbones.checkpoints import Checkpoint
@@ -15,7 +16,7 @@ _PATCH = (144, 144, 144)
 
 
 def _labels(checkpoint: Checkpoint) -> tuple[str, ...] | None:
-    """Names of the one description beside the checkpoint that has as many as there are classes."""
+    """The names in the description beside the checkpoint, if there is one with as many names as classes."""
     classes = len(checkpoint.tensors["conv77U.weight"])
     for file in sorted(checkpoint.file.parent.glob("*labels.txt")):
         try:

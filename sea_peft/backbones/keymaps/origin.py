@@ -1,4 +1,4 @@
-"""What an origin of checkpoints is: whose they are, how their keys become ours, and what is known of how they were trained."""
+"""An origin of checkpoints: who makes them, how their keys become ours, and what is known of their training."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,18 +13,24 @@ from sea_peft.data.sliding import Inferer
 
 Tensors = Mapping[str, torch.Tensor]
 Said = dict[str, Any]
-"""What a file says beside its tensors, as JSON types."""
+"""The content of a file beside its tensors, as JSON types."""
 Rename = Callable[[str], str | None]
-"""A checkpoint's key → the backbone's, or None for what is no part of it."""
+"""A checkpoint's key → the backbone's; None for a tensor that is no part of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a checkpoint's training, from its origin or from the file itself; None where it is not.
+    """What is known of a checkpoint's training, from its origin or from the file itself; None where
+    nothing is.
 
-    `labels`: class names in the order of the outputs, without the background. `recipe`: the preprocessing, of which the fields that
-    are set are known. `patch`: voxels. `settings`: keyword arguments of the architecture. `notes`: sentences for the user. `inferer`: in
-    whose way its windows are placed and averaged.
+    Attributes:
+        labels: class names in the order of the outputs, without the background.
+        channels: names of the inputs.
+        recipe: the preprocessing; only fields that are set are known.
+        patch: voxels along D, H, W.
+        settings: keyword arguments of the architecture.
+        notes: sentences for the user.
+        inferer: whose way of placing and averaging windows to use.
     """
 
     labels: tuple[str, ...] | None = None
@@ -38,13 +44,19 @@ class Known:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where checkpoints come from.
+    """An origin of checkpoints.
 
-    `about`: one line with the source. `backbones`: architectures that there are such checkpoints of, () for any. `recognises`: whether
-    a checkpoint's keys are this origin's. `rename`: its keys to the backbone's. `no_classifier`: why its classifier, if there is one,
-    cannot be used; "" where it can. `know`: what is known of a checkpoint for an architecture. `convert`: tensors that need more than
-    another name, applied after renaming. `idle`: whether a key that the network has nothing for names what its outputs never depended on,
-    such as a head that is there for training.
+    Attributes:
+        name: as the user types it.
+        about: one line with the source.
+        backbones: architectures of its checkpoints; () for any.
+        recognises: whether a checkpoint's keys are this origin's.
+        rename: its keys → the backbone's.
+        no_classifier: why its classifier cannot be used; "" if it can.
+        know: checkpoint and architecture → what is known of it.
+        convert: tensors that need more than another name; applied after renaming.
+        idle: whether a key that the network lacks belongs to a part that never affected outputs,
+            such as a head for training.
     """
 
     name: str
@@ -72,5 +84,5 @@ OLD_MERGING = MappingProxyType({"merging": "monai<1.5"})
 
 
 def keep(key: str) -> str | None:
-    """The key as it is."""
+    """The key, unchanged."""
     return key

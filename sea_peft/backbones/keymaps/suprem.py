@@ -1,7 +1,9 @@
-"""SuPreM (Li et al., ICLR 2024) and the CLIP-driven universal model (Liu et al., ICCV 2023), whose code it grew from.
+"""SuPreM (Li et al., ICLR 2024), and the CLIP-driven universal model (Liu et al., ICCV 2023) from
+whose code it grew.
 
-U-Net and SwinUNETR lie under `backbone.` beside the parts that turn text into a classifier; the SegResNet is MONAI's with a sigmoid a
-class. The transformers were trained with the patch merging of MONAI before 1.5.
+In U-Net and SwinUNETR, keys lie under `backbone.`, beside the parts that turn text into a
+classifier. The SegResNet is MONAI's, with one sigmoid per class. The transformers were trained with
+the patch merging of MONAI before 1.5.
 """
 
 from sea_peft.backbones.checkpoints import Checkpoint

@@ -1,7 +1,9 @@
-"""MONAI's research contributions around SwinUNETR: self-supervised pretraining (Tang et al., CVPR 2022) and training on BTCV.
+"""MONAI's research contributions around SwinUNETR: self-supervised pretraining (Tang et al., CVPR
+2022) and training on BTCV.
 
-The self-supervised `model_swinvit.pt` holds the transformer alone, under older names; some later files the whole network with the
-pretraining's heads beside it. All were trained with the patch merging of MONAI before 1.5.
+The self-supervised `model_swinvit.pt` holds the transformer alone, under older names. Some later
+files hold the whole network, beside the heads of the pretraining. All were trained with the patch
+merging of MONAI before 1.5.
 """
 
 import re
@@ -21,7 +23,7 @@ _PRETRAINING_HEADS = (
 
 
 def _current(key: str) -> str:
-    """`swin_vit` and `mlp.fc1` as MONAI calls them now."""
+    """`swin_vit` and `mlp.fc1` under MONAI's current names."""
     return re.sub(
         r"\bmlp\.fc([12])\b", r"mlp.linear\1", key.removeprefix("backbone.").replace("swin_vit", "swinViT", 1)
     )

@@ -1,1 +1,3 @@
-"""What `seapeft export` writes: a module for each target, and what is copied into its folders (`scans.py`, `masks.py`, `steps.py`)."""
+"""The targets of `seapeft export`: one module each, and the files copied into their folders
+(`scans.py`, `masks.py`, `steps.py`).
+"""

@@ -1,4 +1,4 @@
-"""What an exported network needs to be told of: the JSON file beside it, and the files that run it."""
+"""Describes an exported network: the JSON file beside it, and the files that run it."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ NAME = "network.json"
 
 
 def described(predictor: Predictor) -> dict[str, Any]:
-    """Everything about the network that its file does not say."""
+    """Everything about the network that its own file does not say."""
     config, values = predictor.config, mask_values(predictor.labels)
     return {
         "channels": list(config.channels),
@@ -38,6 +38,6 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def copy_script(folder: Path, *names: str) -> None:
-    """Files of this package into a folder, to run there without it."""
+    """Copy files of this package into a folder, to run there without it."""
     for name in names:
         atomic.write_text(folder / name, Path(__file__).with_name(name).read_text(encoding="utf-8"))

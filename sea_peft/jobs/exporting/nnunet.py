@@ -1,4 +1,4 @@
-"""`--to nnunet`: a model folder for `nnUNetv2_predict_from_modelfolder`, where the backbone came from an nnU-Net."""
+"""`--to nnunet`: a model folder for `nnUNetv2_predict_from_modelfolder`, if the backbone came from an nnU-Net."""
 
 import io
 import os
@@ -24,12 +24,15 @@ _TOOL = "nnUNetv2_predict_from_modelfolder"
 def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None) -> float:
     """Write the folder, and let nnU-Net predict the trial's scan with it.
 
-    `source`: the checkpoint that the backbone was imported from; its plans and its data set's description go along. Classes are the backbone's with
-    the new labels behind them: a voxel goes to the strongest class, where `predict` gives it to a label that is stronger than all others together.
+    `source`: the checkpoint that the backbone was imported from; its plans and its data set's
+    description are copied. The classes are the backbone's, followed by the new labels. nnU-Net
+    gives a voxel to the strongest class, whereas `predict` gives it to a label that is stronger
+    than all others together.
 
     Raises:
-        UsageError: nnU-Net is not installed, the backbone did not come from one, or its checkpoint is not given.
-        WeightsError: it is another checkpoint; the adapter cannot be merged; or masks differ.
+        UsageError: nnU-Net is not installed, the backbone did not come from one, or its checkpoint
+            is not given.
+        WeightsError: it is another checkpoint, the adapter cannot be merged, or masks differ.
     """
     card, tool = predictor.loaded.backbone.pretrained.card, shutil.which(_TOOL)
     if card.origin != "nnunet":
@@ -78,7 +81,9 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
 def _written(
     checkpoint: Checkpoint, folder: Path, classes: list[str], tensors: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Write plans, description and checkpoint. Returns the description. Raises WeightsError where the checkpoint lacks them."""
+    """Write plans, description and checkpoint. Returns the description. Raises WeightsError if the
+    checkpoint lacks them.
+    """
     try:
         given = checkpoint.content["init_args"]
         plans, dataset = dict(given["plans"]), dict(given["dataset_json"])

@@ -17,7 +17,7 @@ _LARGEST_FILE = 1_900_000_000  # protobuf's limit is 2 GB; beyond it weights lie
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial) -> float:
-    """Write the graph, what it needs to be told of, and a script that makes masks; the script is tried on the trial's scan."""
+    """Write the graph, its description, and a script that makes masks; try the script on the trial's scan."""
     import onnx
 
     program = traced(predictor)

@@ -14,7 +14,9 @@ FILE = "network.pt2"
 
 
 def traced(predictor: Predictor) -> torch.export.ExportedProgram:
-    """The network as it predicts, units and target head included: a window [1, C, *patch], called `scan`, → target logits."""
+    """The network as it predicts, with units and target head: a window `[1, C, *patch]`, called
+    `scan`, → target logits.
+    """
 
     class OneWindow(torch.nn.Module):
         def __init__(self) -> None:
@@ -27,18 +29,20 @@ def traced(predictor: Predictor) -> torch.export.ExportedProgram:
 
     example = torch.zeros(1, len(predictor.channels), *predictor.config.window.patch)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of constants that are what they are for one size of window
+        warnings.simplefilter("ignore")  # about constants, which are right for the one size of window
         return torch.export.export(OneWindow(), (example,), strict=False)
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial) -> float:
-    """Write the program, what it needs to be told of, and a script that makes masks; the script is tried on the trial's scan."""
+    """Write the program, its description, and a script that makes masks; try the script on the trial's scan."""
     torch.export.save(traced(predictor), folder / FILE)
     return with_script(predictor, folder, trial, "torch.export")
 
 
 def with_script(predictor: Predictor, folder: Path, trial: Trial, tool: str) -> float:
-    """Put the files beside a network that run it, and run them. Returns the share of voxels in which the mask is `predict`'s."""
+    """Put the files that run the network beside it, and run them. Returns the share of voxels in
+    which the mask equals `predict`'s.
+    """
     write_json(folder / NAME, described(predictor))
     copy_script(folder, "scans.py", "masks.py")
     mask = trial.folder.with_name("mask.nii.gz")

@@ -1,7 +1,9 @@
-"""From a scan to what the exported network sees, and from its probabilities back to the scan's own grid. Needs numpy and nibabel only.
+"""Prepares a scan for the exported network, and brings its probabilities back to the scan's own
+grid. Needs numpy and nibabel only.
 
-`seapeft export` copies this file into the folders that it makes, so that they run where sea_peft is not installed. It does what `seapeft predict`
-does; `recipe` and `window` are those of the JSON file beside the network.
+`seapeft export` copies this file into the folders that it makes, so they run without sea_peft. It
+does the same as `seapeft predict`; `recipe` and `window` are those of the JSON file beside the
+network.
 """
 
 import math
@@ -21,12 +23,14 @@ def to_grid(channels: Sequence[np.ndarray], affine: np.ndarray, recipe: Recipe) 
     """Bring a scan to the network's orientation, voxel size and grey values.
 
     Args:
-        channels: grey values [I, J, K] as they are stored, one array a channel, in the order of the network's.
+        channels: stored grey values `[I, J, K]`, one array per channel, in the network's order.
         affine: 4×4, from voxels to RAS+ mm.
+        recipe: of the network.
 
     Returns:
-        float32 [C, D, H, W], and the way back for `to_mask`: 3 + 3 + 3 + 16 numbers, of the scan's shape, the part of it that is looked at (start
-        and size along the network's axes), and its affine.
+        float32 `[C, D, H, W]`, and an array for `to_mask` that leads back to the scan's grid. It
+            holds 3 + 3 + 3 + 16 numbers: the scan's shape, start and size of the box that the
+            network sees (along its axes), and the affine.
     """
     inside = [_foreground(array, recipe["intensity"]) for array in channels]
     axes, flips = _turned(affine, recipe["orientation"])
@@ -55,9 +59,10 @@ def to_grid(channels: Sequence[np.ndarray], affine: np.ndarray, recipe: Recipe) 
 
 
 def to_mask(probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, values: Sequence[int]) -> np.ndarray:
-    """Bring probabilities [1 + L, D, H, W], background first, back to the scan's own grid.
+    """Bring probabilities `[1 + L, D, H, W]`, background first, back to the scan's own grid.
 
-    `values`: what the mask holds for each of the L labels. Returns [I, J, K], uint8, or uint16 where a value needs it.
+    `values`: the mask's value for each of the L labels. Returns `[I, J, K]`, uint8, or uint16 if a
+    value needs it.
     """
     shape, start, size = (tuple(int(n) for n in way_back[i : i + 3]) for i in (0, 3, 6))
     affine = np.asarray(way_back[9:]).reshape(4, 4)
@@ -69,7 +74,7 @@ def to_mask(probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, val
     ]
     best = np.zeros(size, dtype=np.float32)
     winner = np.zeros(size, dtype=np.uint16 if max(values) > 255 else np.uint8)
-    for index, value in enumerate(values, start=1):  # what leads the background by most
+    for index, value in enumerate(values, start=1):  # the label that exceeds the background most
         lead = _interpolated(probabilities[index].astype(np.float32) - probabilities[0], at)
         leads = lead > best
         best[leads], winner[leads] = lead[leads], value
@@ -80,10 +85,10 @@ def to_mask(probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, val
 
 
 def blended(network: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: Part) -> np.ndarray:
-    """Probabilities [1 + L, D, H, W] of a scan [C, D, H, W], seen through overlapping windows.
+    """Probabilities `[1 + L, D, H, W]` of a scan `[C, D, H, W]`, from overlapping windows.
 
-    `network`: a window [1, C, *patch] → logits [1, 1 + L, *patch]. Probabilities are averaged with gaussian weights, or logits where the window is
-    nnU-Net's.
+    `network`: a window `[1, C, *patch]` → logits `[1, 1 + L, *patch]`. Averages probabilities with
+    gaussian weights, or logits if the window is nnU-Net's.
     """
     patch, inner = window["patch"], image.shape[1:]
     before = [max(0, r - n) // 2 for r, n in zip(patch, inner, strict=True)]
@@ -146,7 +151,9 @@ def _scaling(array: np.ndarray, inside: np.ndarray, intensity: Part) -> tuple[fl
 
 
 def _foreground(array: np.ndarray, intensity: Part) -> np.ndarray:
-    """What counts as body: what lies above the window, or does not hold the value that the scan is padded with."""
+    """The voxels that count as body: those above the window's lower end, or without the value that
+    the scan is padded with.
+    """
     if intensity["kind"] == "window":
         return array > intensity["low"]
     padding = max(array == 0, array == array.min(), key=np.count_nonzero)
@@ -154,7 +161,7 @@ def _foreground(array: np.ndarray, intensity: Part) -> np.ndarray:
 
 
 def _turned(affine: np.ndarray, orientation: str) -> tuple[list[int], list[bool]]:
-    """For each axis of the network, the scan's axis behind it and whether it runs against that."""
+    """For each axis of the network, the scan's axis that it runs along and whether it runs against it."""
     change = orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.axcodes2ornt(tuple(orientation))
     )
@@ -169,18 +176,18 @@ def _oriented(array: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> 
 
 
 def _steps(affine: np.ndarray, axes: Sequence[int], recipe: Recipe) -> list[float]:
-    """Voxels of the scan for one of the network, along the network's axes."""
+    """Voxels of the scan per voxel of the network, along the network's axes."""
     lengths = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     return [mm / float(lengths[axis]) for mm, axis in zip(recipe["spacing"], axes, strict=True)]
 
 
 def _same(step: float, voxels: int) -> float:
-    """A step that differs from one in its last digits only is one."""
+    """The step, rounded to one if it differs in its last digits only."""
     return 1.0 if abs(step - 1) * voxels < 0.05 else step
 
 
 def _interpolated(values: np.ndarray, at: Sequence[np.ndarray]) -> np.ndarray:
-    """Linear interpolation of [D, H, W] at places along each axis; beyond the ends the end value holds."""
+    """Linear interpolation of `[D, H, W]` at places along each axis. Beyond the ends the end value holds."""
     for axis, places in enumerate(at):
         n = values.shape[axis]
         if len(places) == n and np.array_equal(places, np.arange(n)):
@@ -194,7 +201,7 @@ def _interpolated(values: np.ndarray, at: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _weight(window: Part) -> np.ndarray:
-    """How much each voxel of a window counts: MONAI's gaussian, or nnU-Net's."""
+    """The weight of each voxel of a window: MONAI's gaussian, or nnU-Net's."""
     ours = window["inferer"] == "monai"
     sides = [(np.arange(n) - ((n - 1) / 2 if ours else n // 2)) / (n / 8) for n in window["patch"]]
     d, h, w = (np.exp(-(side**2) / 2).astype(np.float32) for side in sides)
@@ -203,7 +210,7 @@ def _weight(window: Part) -> np.ndarray:
 
 
 def _places(size: Sequence[int], window: Part) -> list[tuple[slice, slice, slice]]:
-    """Where windows lie: in steps of one length but for the last, as MONAI's, or evenly spread, as nnU-Net's."""
+    """The positions of windows: in equal steps but for the last, as MONAI's, or evenly spread, as nnU-Net's."""
     share, starts = 1 - window["overlap"], []
     for n, r in zip(size, window["patch"], strict=True):
         if window["inferer"] == "monai":

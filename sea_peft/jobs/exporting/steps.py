@@ -1,4 +1,5 @@
-"""Steps of a MONAI bundle: a scan to the network's grid, a network's program, and probabilities back to a mask. Needs MONAI, not sea_peft.
+"""Steps of a MONAI bundle: from a scan to the network's grid, the network, and from probabilities
+to a mask. Needs MONAI, not sea_peft.
 
 `seapeft export --to bundle` copies this file into the bundle's `scripts/`, beside `scans.py`.
 """
@@ -25,8 +26,11 @@ WAY_BACK = "way_back"
 
 
 class ToGridd(MapTransform):
-    """[C, I, J, K] as it was read → [C, D, H, W] as the network takes it. `described`: the bundle's network.json. What leads back stands under
-    `way_back`."""
+    """A scan `[C, I, J, K]` → `[C, D, H, W]` for the network.
+
+    `described`: the bundle's network.json. Stores under `way_back` what `ToMaskd` needs to return
+    to the scan's grid.
+    """
 
     def __init__(self, keys: KeysCollection, described: str) -> None:
         super().__init__(keys)

@@ -1,4 +1,6 @@
-"""What an export is tried on before its folder appears: a scan that was made up, and whether the receiving tool's mask of it is `predict`'s."""
+"""The trial of an export before its folder appears: a synthetic scan, on which the receiving tool's
+mask must equal that of `predict`.
+"""
 
 import dataclasses
 import subprocess
@@ -15,16 +17,16 @@ from sea_peft.jobs.case_results import mask_values
 from sea_peft.jobs.predictor import Predictor
 
 AGREEMENT = 0.999
-"""Least share of voxels in which a mask made by the receiving tool must be `predict`'s."""
+"""Least share of voxels in which the receiving tool's mask must equal `predict`'s."""
 OFF_GRID = (1.1, 0.93, 1.0)
-"""Voxel size in that of the recipe with which a scan is resampled."""
+"""Voxel size, as multiples of the recipe's, so that the scan is resampled."""
 ON_GRID = (1.0, 1.0, 1.0)
 _WINDOWS = 1.2  # sides of the scan, so that windows overlap
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """The scan's files, one a channel, alone in `folder`; and `predict`'s mask of it, as stored [I, J, K]."""
+    """The scan's files, one per channel, alone in `folder`; and `predict`'s mask of it, as stored `[I, J, K]`."""
 
     folder: Path
     scans: tuple[Path, ...]
@@ -32,15 +34,20 @@ class Trial:
 
     @classmethod
     def of(cls, predictor: Predictor, folder: Path, size: tuple[float, float, float] = OFF_GRID) -> "Trial":
-        """A scan with smooth shapes in an ellipsoid, stored as DICOM orders axes, and its mask. `size`: of its voxels, in the recipe's."""
+        """A scan with smooth shapes in an ellipsoid, stored in DICOM's axis order, and its mask.
+        `size`: of its voxels, as multiples of the recipe's.
+        """
         scans = _write_scan(predictor, folder, size)
         images = {name: ImageFile(path) for name, path in zip(predictor.channels, scans, strict=True)}
         indices = predictor.label_map(FileCase(id="trial", images=images))
         return cls(folder, scans, np.array([0, *mask_values(predictor.labels).values()])[indices])
 
     def agreement(self, mask: Path, tool: str, values: dict[int, int] | None = None) -> float:
-        """The share of voxels in which a mask file has the label that it should. `values`: what the tool wrote → what `predict` writes, where
-        that is not the same. Raises WeightsError where the share is too low."""
+        """The share of voxels in which a mask file has the right label. Raises WeightsError if it
+        is too low.
+
+        `values`: value that the tool wrote → value that `predict` writes, if they differ.
+        """
         theirs = np.rint(read_volume(mask).array).astype(int)
         if values is not None:
             theirs = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
@@ -53,7 +60,7 @@ class Trial:
 
 
 def run_tool(command: Sequence[str], tool: str, cwd: Path, env: dict[str, str] | None = None) -> None:
-    """Run the receiving tool. Raises WeightsError with the last of what it said where it fails."""
+    """Run the receiving tool. If it fails, raises WeightsError with its last message."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1][:300]
