@@ -417,7 +417,7 @@ def run(arguments: Sequence[str]) -> int:
             if output.json:
                 output.result(error_document(error))
         try:
-            output.notes.print(cell(sentence), soft_wrap=True, style="red")
+            output.fail(sentence)
         except OSError:
             abandon(sys.stderr)
         try:

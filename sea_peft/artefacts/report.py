@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
@@ -47,6 +48,8 @@ _CAPTIONS = {
     "dice_over_cycles": "Left: the audit cases while the search went on, with what they are compared with. Right: the test cases, which were "
     "never looked at before.",
 }
+# a word around an @, without the punctuation behind it
+_UNIT_ID = re.compile(r"(\w[^\s@]*@[^\s:;,)]*[^\s:;,).])")
 
 
 def report_markdown(result: Result | None, events: Iterable[Event], commands: Commands = UNKNOWN) -> str:
@@ -102,6 +105,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     commands = Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
     pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable)
     pages.filters["in_short"] = functools.partial(in_short, names=history.names)
+    pages.filters["around_ids"] = _UNIT_ID.split
     return pages.from_string(template).render(
         name=run_folder.title,
         facts=_facts(result, history),

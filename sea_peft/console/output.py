@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.segment import Segment
@@ -25,6 +26,9 @@ from sea_peft.data.progress import unwatched
 # What is piped or logged is not cut at 80 columns: nobody looks at it in a window
 _WIDTH_OF_A_FILE = 180
 _SECONDS_BETWEEN_LINES = 5.0
+_WARNING = "warning: "
+# A command in backquotes, a command that ends the sentence, or a word
+_UNBROKEN = re.compile(r"[^\s`]*`[^`]+`[^\s`]*|(?<=: )seapeft .+$|\S+")
 
 
 class Output:
@@ -66,11 +70,15 @@ class Output:
     def say(self, sentence: str) -> None:
         """A sentence about what is going on."""
         if not self.quiet:
-            self._note(Text(visible(sentence)))
+            self._note(visible(sentence))
 
     def warn(self, sentence: str) -> None:
         """A sentence that must not be missed."""
-        self._note(Text.assemble(("warning: ", "bold yellow"), visible(sentence)))
+        self._note(f"{_WARNING}{visible(sentence)}")
+
+    def fail(self, sentence: str) -> None:
+        """The sentence of an error. Raises OSError if stderr is full or closed."""
+        self.notes.print(self._wrapped(visible(sentence)), soft_wrap=True, style="red")
 
     def result(self, document: object, *tables: RenderableType) -> None:
         """The result of a verb: `document` with --json, else the tables. Called once."""
@@ -90,9 +98,15 @@ class Output:
             self._print(tables)
         print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
-    def _note(self, text: Text) -> None:
-        with contextlib.suppress(OSError):  # where stderr is full or closed there is nobody to tell
+    def _note(self, sentence: str) -> None:
+        text = Text(self._wrapped(sentence))
+        if sentence.startswith(_WARNING):
+            text.stylize("bold yellow", 0, len(_WARNING))
+        with contextlib.suppress(OSError):  # stderr is full or closed, so there is nobody to tell
             self.notes.print(text, soft_wrap=True)
+
+    def _wrapped(self, sentence: str) -> str:
+        return wrapped(sentence, self.notes.width) if self.notes.is_terminal else sentence
 
     def _print(self, tables: Sequence[RenderableType]) -> None:
         for number, shown in enumerate(tables):
@@ -113,6 +127,25 @@ class Output:
                 yield lambda done, of: drawn.update(task, completed=done, total=of)
         else:
             yield Lines(self, what)
+
+
+def wrapped(sentence: str, width: int) -> str:
+    """Break a sentence into lines of at most `width` columns, between words and never inside a command.
+
+    A command that is wider than a line stays whole, so that it can be copied from the terminal.
+
+    Examples:
+        >>> print(wrapped("One shot leaves no test case; use `seapeft adapt --shots 5`.", 30))
+        One shot leaves no test case;
+        use `seapeft adapt --shots 5`.
+    """
+    lines: list[str] = []
+    for part in _UNBROKEN.findall(sentence):
+        if lines and cell_len(lines[-1]) + 1 + cell_len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
 
 
 def prepare_streams() -> None:

@@ -273,6 +273,15 @@ def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     assert page == report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
 
 
+def test_no_line_of_the_page_breaks_inside_the_id_of_a_unit(tmp_path):
+    page = report_html(write_run(tmp_path, make_events()))
+    rows = re.findall(r'<td title="([^"]*@[^"]*)">(.*?)</td>', page)
+    assert rows
+    for unit, cell in rows:
+        assert re.fullmatch(rf'<span class="id">{re.escape(unit.partition("@")[0])}@\S+</span>', cell)
+    assert ".id { white-space: nowrap; }" in page
+
+
 def test_page_of_a_run_in_progress(tmp_path):
     folder = write_run(tmp_path, make_events()[:6])
     assert "has not finished" in report_html(folder)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,29 @@ def test_quiet_says_nothing_but_warnings(terminal: bool, capsys: pytest.CaptureF
     said = screen.getvalue() if screen else capsys.readouterr().err
     assert "this matters" in said
     assert "search" not in said
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("tell", [Output.say, Output.warn, Output.fail])
+def test_a_sentence_breaks_between_words_and_never_inside_a_command(
+    tell: Callable[[Output, str], None],
+    columns: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    inside, end = (
+        "`seapeft backbones list`",
+        f"seapeft backbones try my_network SCAN --label MASK {'--class liver=1 ' * 3}".strip(),
+    )
+    sentence = f"Orientation and grey values are assumed, since {inside} does not say them. To see their effect: {end}"
+    tell(Output(), sentence)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err).splitlines()
+    assert " ".join(lines).removeprefix("warning: ") == sentence
+    assert any(inside in line for line in lines)
+    assert lines[-1] == end
+    assert max(map(len, lines[:-1])) <= columns
 
 
 def test_progress_lines_end_with_the_last(capsys: pytest.CaptureFixture[str]) -> None:
