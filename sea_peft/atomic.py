@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and saying in one sentence why it could not be done."""
+"""Writes files whole or not at all, and says in one sentence why if it cannot."""
 
 import contextlib
 import errno
@@ -35,14 +35,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make it where it is not there. Raises DiskError."""
+    """Make the folder if it does not exist. Raises DiskError."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, beside the place of `out`, which becomes `out` when all went well and is gone otherwise. Raises DiskError."""
+    """A folder to fill, beside `out`. It becomes `out` on success, and is removed on failure. Raises DiskError."""
     make_folder(out.parent)
     with writing(out):
         building = unfinished(out)
@@ -57,8 +57,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` last through a power cut, where the platform can (Windows cannot open
-    folders)."""
+    """Make a rename inside `folder` survive a power cut, if the platform can (Windows cannot open folders)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -69,8 +68,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote into `folder` left behind: dot files and folders `.<name>.<pid>.tmp`, and
-    `.old` where something was being replaced.
+    """Remove what killed processes left while writing into `folder`.
+
+    These are dot files and folders `.<name>.<pid>.tmp`, and `.old` where something was being
+    replaced.
 
     Raises:
         DiskError: they cannot be removed.
@@ -81,13 +82,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """Where this process makes what will be called `path`. What processes that were killed left there is removed."""
+    """The place where this process makes `path` before it is renamed. Removes what killed processes left there."""
     remove_unfinished(path)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed while they made `path` left of it."""
+    """Remove what processes left that were killed while they made `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp")  # no number where it is of `<path>.<more>`
         if pid.isdigit() and not _alive(int(pid)):

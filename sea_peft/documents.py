@@ -1,8 +1,9 @@
-"""What is read from files: JSON of a bounded size whose every field is checked, the parts that several documents share, and one sentence
-for whatever is wrong.
+"""Reads documents from files: JSON of a bounded size whose every field is checked. Also the parts
+that several documents share, and one sentence for any fault.
 
-A card, an adapter's config, a run's config, its result and its trace are `Record`s: strict types, no field that is not known, no NaN, and a
-range for every number. Nothing here, and nothing that reads through here, looks a name up as code or as a path.
+A card, an adapter's config, a run's config, its result and its trace are `Record`s: strict types,
+no unknown fields, no NaN, and a range for every number. Nothing that reads through here looks a
+name up as code or as a path.
 """
 
 import math
@@ -35,11 +36,11 @@ STRICT = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf
 
 
 class Invalid(ValueError):
-    """A document is not what it should be. The message says where and what, without a full stop."""
+    """A document is not valid. The message says where and why, without a full stop."""
 
 
 class Record(pydantic.BaseModel):
-    """Base of what is read from files: exact types, known fields, finite numbers."""
+    """Base of documents in files: exact types, known fields, finite numbers."""
 
     model_config = STRICT
 
@@ -65,7 +66,7 @@ def _holdable(patch: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _small(value: Any, left: int = _MOST_SETTINGS) -> Any:
-    """Settings of a network as they are, where none can make it take all memory or time to build."""
+    """Settings of a network, unchanged, unless they could take all memory or time to build."""
     waiting = [value]
     while waiting:
         found = waiting.pop()
@@ -86,7 +87,7 @@ def _small(value: Any, left: int = _MOST_SETTINGS) -> Any:
 
 
 def _few(facts: dict[str, Any]) -> dict[str, Any]:
-    """Remarks that nothing depends on, as they are."""
+    """Remarks that nothing depends on, unchanged."""
     if len(pydantic_core.to_json(facts)) > 65536:
         raise ValueError("more than 64 KiB of remarks")
     return facts
@@ -117,7 +118,7 @@ Facts = Annotated[dict[str, Any], AfterValidator(_few)]
 
 
 def load(data: bytes) -> Any:
-    """JSON types of a document. Raises Invalid for what is no JSON, too deep, too large, or holds NaN."""
+    """JSON types of a document. Raises Invalid if it is no JSON, too deep, too large, or holds NaN."""
     bounded(data)
     try:
         return pydantic_core.from_json(data, allow_inf_nan=False)
@@ -126,7 +127,9 @@ def load(data: bytes) -> Any:
 
 
 def load_toml(path: Path) -> dict[str, object]:
-    """A TOML document, as a user writes one by hand. Raises OSError, and Invalid for what is no TOML, too deep or too large."""
+    """A TOML document that a user wrote by hand. Raises OSError, and Invalid if it is no TOML, too
+    deep or too large.
+    """
     data = read_bytes(path, _LARGEST_BY_HAND)
     try:
         return tomllib.loads(data.decode("utf-8"))
@@ -136,7 +139,9 @@ def load_toml(path: Path) -> dict[str, object]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Data alone, each part where it stands: a few lines of references to references can stand for more than any memory holds."""
+    """Loads plain data without references: a few lines of references to references can stand for
+    more than any memory holds.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -145,8 +150,11 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def load_yaml(path: Path) -> Any:
-    """JSON types of a YAML document, as a user writes one by hand. Raises OSError, and Invalid for what is no YAML, too deep or too large, and
-    for tags that make objects and parts by reference."""
+    """JSON types of a YAML document that a user wrote by hand.
+
+    Raises OSError, and Invalid if it is no YAML, too deep or too large, or holds references or tags
+    that make objects.
+    """
     data = read_bytes(path, _LARGEST_BY_HAND)
     try:
         return pydantic_core.from_json(pydantic_core.to_json(yaml.load(data, _PlainLoader)))
@@ -158,7 +166,9 @@ def load_yaml(path: Path) -> Any:
 
 
 def bounded(data: bytes, most: int = MOST_BYTES) -> bytes:
-    """The data of one document. Raises Invalid where it is larger than any that this program writes: checking it could take all memory."""
+    """The data of one document. Raises Invalid if it is larger than any that this program writes:
+    checking it could take all memory.
+    """
     if len(data) > most:
         raise Invalid(f"it is larger than {most >> 20} MiB")
     if data.count(b",") > _MOST_ITEMS:
@@ -167,7 +177,7 @@ def bounded(data: bytes, most: int = MOST_BYTES) -> bytes:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """A file of bounded size. Raises OSError, and Invalid where it is larger."""
+    """A file of bounded size. Raises OSError, and Invalid if it is larger."""
     with path.open("rb") as file:
         return bounded(file.read(most + 1), most)
 
@@ -180,7 +190,7 @@ def as_json(value: object) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has a form for, of a mapping that is no dict (a read-only view of one, say)."""
+    """The JSON form of a mapping that is no dict (such as a read-only view)."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
@@ -208,14 +218,14 @@ _ADAPTERS: dict[Any, pydantic.TypeAdapter[Any]] = {}
 
 
 def _adapter(kind: type[T]) -> pydantic.TypeAdapter[T]:
-    """Made once: a trace has thousands of lines of a dozen kinds."""
+    """The validator of a kind, made once: a trace has thousands of lines of a dozen kinds."""
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = pydantic.TypeAdapter(kind)
     return _ADAPTERS[kind]
 
 
 def complaint(error: pydantic.ValidationError) -> str:
-    """Where and what is wrong first, on one line, without a full stop."""
+    """Where and what the first fault is, on one line, without a full stop."""
     if error.error_count() > 1000:
         return f"{error.error_count():,} fields are not as they should be"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -238,7 +248,8 @@ def upgraded(
 ) -> dict[str, Any]:
     """A document brought up to version `current`, one step of the table at a time.
 
-    `first`: the version of documents that state none. Raises Invalid where there is no version, or one that the table does not reach.
+    `first`: the version of documents that state none. Raises Invalid if there is no version, or one
+    that the table does not reach.
     """
     if not isinstance(document, dict):
         raise Invalid("it is not a JSON object")

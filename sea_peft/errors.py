@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 
 
 class SeaPeftError(Exception):
-    """Base of every expected error. The message is one sentence that names the way out.
+    """Base of every expected error. The message is one sentence that says what to do.
 
-    `settings`: what the way out sets, by the names of the Python API (fields of `AdaptOptions` and the like); the command line adds the flags.
+    `settings`: the settings to change, by their names in the Python API (fields of `AdaptOptions`
+    and the like). The command line adds the flags.
     """
 
     exit_code = 1
@@ -72,7 +73,7 @@ class PortError(SeaPeftError):
 
 
 class DivergedError(SeaPeftError):
-    """Training led to a loss that is no number."""
+    """Training led to a loss that is not finite."""
 
     exit_code = 6
 
@@ -90,13 +91,16 @@ class PartialFailure(SeaPeftError):
 
 
 class OutputError(PartialFailure):
-    """What a network put out for a case is no number to go by."""
+    """A network's output for a case is not finite, or too large to be used."""
 
 
 @contextlib.contextmanager
 def refusing(kind: type[SeaPeftError], sentence: Callable[[Exception], str]) -> Iterator[None]:
-    """Turn whatever is raised in here into an error of this kind, but for those that have their sentence already. Damaged bytes end a parser,
-    and settings that make no sense a constructor, in ways that no list of exception types covers."""
+    """Turn any error in here into one of this kind, except those that already have their sentence.
+
+    Damaged bytes end a parser, and senseless settings a constructor, in ways that no list of
+    exception types covers.
+    """
     try:
         yield
     except SeaPeftError:
@@ -123,5 +127,5 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, or of what kind it is where it says nothing."""
+    """The first line of an error's message, or its kind if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,7 @@
-"""What installed packages add: adapter families, backbones and policies, by entry points.
+"""Additions by installed packages: adapter families, backbones and policies, by entry points.
 
-A package names modules under `sea_peft.families`, `sea_peft.backbones` or `sea_peft.policies`; importing a module registers what is in it:
+A package names modules under `sea_peft.families`, `sea_peft.backbones` or `sea_peft.policies`.
+Importing a module registers its content:
 
     [project.entry-points."sea_peft.families"]
     gain = "my_package.gain"
@@ -21,7 +22,7 @@ def load(what: str) -> None:
     """
     if what in _LOADED:
         return
-    _LOADED.add(what)  # before: what is imported may ask for what is registered
+    _LOADED.add(what)  # first: an imported module may ask for what is registered
     for point in sorted(metadata.entry_points(group=f"sea_peft.{what}"), key=lambda p: (p.name, p.value)):
         try:
             point.load()

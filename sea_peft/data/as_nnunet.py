@@ -1,5 +1,8 @@
-"""What nnU-Net's own preprocessor does to a scan (nnunetv2's `DefaultPreprocessor` and `resample_data_or_seg_to_shape`), for networks that
-were trained on such scans. Linear interpolation instead gives other masks at a lesion's rim."""
+"""nnU-Net's own preprocessing of a scan (nnunetv2's `DefaultPreprocessor` and
+`resample_data_or_seg_to_shape`), for networks trained with it.
+
+Linear interpolation instead gives other masks at a lesion's rim.
+"""
 
 from collections.abc import Sequence
 
@@ -8,16 +11,18 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-_THICK = 3.0  # times the smallest side of a voxel: beyond it nnU-Net does not interpolate between slices
+_THICK = 3.0  # ratio of a voxel's longest to shortest side above which nnU-Net does not interpolate between slices
 
 
 def body(channels: Sequence[np.ndarray]) -> np.ndarray:
-    """What is not 0 in every channel, with its holes filled: bool of the channels' shape."""
+    """The voxels that are not 0 in every channel, with holes filled: bool of the channels' shape."""
     return np.asarray(ndimage.binary_fill_holes(np.logical_or.reduce([channel != 0 for channel in channels])))
 
 
 def thick_axis(*spacings: Sequence[float]) -> int | None:
-    """The axis along which slices are not interpolated: that of the first spacing whose one longest side is over three times its shortest."""
+    """The axis along which slices are not interpolated: that of the first spacing with one side
+    over three times its shortest.
+    """
     for spacing in spacings:
         if max(spacing) / min(spacing) > _THICK:
             return spacing.index(max(spacing)) if list(spacing).count(max(spacing)) == 1 else None
@@ -25,11 +30,12 @@ def thick_axis(*spacings: Sequence[float]) -> int | None:
 
 
 def resized(values: Tensor, grid: Sequence[int], thick: int | None) -> Tensor:
-    """Values `[D, H, W]` on a grid of other sizes with the same ends: cubic splines, never beyond the values' own range, and along
-    the axis `thick` the nearest slice.
+    """Resample values `[D, H, W]` to a grid of other sizes with the same ends.
 
-    Resampling is linear in the values and goes axis by axis, so each axis is a product with what `scipy.ndimage.zoom`, by which nnU-Net
-    resamples, makes of the identity: the same result, many times faster.
+    Uses cubic splines within the values' own range, and the nearest slice along the axis `thick`.
+    Resampling is linear in the values and separable. So each axis is a product with a matrix: the
+    result of `scipy.ndimage.zoom`, which nnU-Net uses, for the identity. The numbers are the same,
+    and many times faster.
     """
     axes = [axis for axis in range(3) if axis != thick and values.shape[axis] != grid[axis]]
     if axes:

@@ -1,7 +1,8 @@
-"""Random changes of training crops. Every draw comes from one generator that belongs to the crop, so that a resumed run repeats it bit for bit.
+"""Random changes of training crops. Each crop has its own generator, so a resumed run repeats every
+draw bit for bit.
 
-Nothing is flipped: left and right are labels' meanings. Rotation and scaling act on a box that is larger than the crop, so that what they
-bring in is the scan and not a border.
+Nothing is flipped, since labels distinguish left and right. Rotation and scaling act on a box
+larger than the crop, so that they bring in more of the scan instead of a border.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Spacing = tuple[float, float, float]
 
 @functools.lru_cache
 def box_for(spec: Augmentation, patch: Size, spacing: Spacing) -> Size:
-    """Sides of the box that holds every voxel that a crop of `patch` can ask for after rotation and scaling."""
+    """Sides of the box that holds every voxel that a crop of `patch` can need after rotation and scaling."""
     half = np.asarray(patch) / 2
     reach = half * (1 + spec.scaling)
     for angles in itertools.product((-1, 0, 1), repeat=3):
@@ -44,7 +45,7 @@ def turn(
         image: Float32 `[C, *box]`.
         label: Uint8 `[*box]`.
         patch: Sides of the result.
-        spacing: Of a voxel, in mm: bodies are rotated, not grids.
+        spacing: Voxel size in mm, since rotation is of bodies, not of grids.
         rng: The crop's generator.
 
     Returns:
@@ -64,7 +65,9 @@ def turn(
 
 
 def _matrix(angles: np.ndarray, scales: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """3 × 3: from voxels of the crop to voxels of the box, both counted from the middle. `angles`: degrees about each axis."""
+    """3 × 3 matrix from voxels of the crop to voxels of the box, both counted from the middle.
+    `angles`: degrees about each axis.
+    """
     mm = np.diag(spacing)
     rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     matrix: np.ndarray = np.linalg.inv(mm) @ rotation @ mm @ np.diag(scales)
@@ -72,7 +75,7 @@ def _matrix(angles: np.ndarray, scales: np.ndarray, spacing: Spacing) -> np.ndar
 
 
 def recolour(spec: Augmentation, image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Other grey values of a crop, float32 `[C, d, h, w]`: what another scanner or protocol may give."""
+    """Change the grey values of a crop, float32 `[C, d, h, w]`, as another scanner or protocol might."""
     if rng.random() < spec.bias_field_p:
         field = RandBiasField(prob=1.0, degree=3, coeff_range=(0.0, spec.bias_field))
         field.set_random_state(seed=int(rng.integers(2**31)))
@@ -87,7 +90,7 @@ def recolour(spec: Augmentation, image: Tensor, rng: np.random.Generator) -> Ten
     if rng.random() < spec.noise_p:
         size = float(rng.uniform(0, spec.noise)) * float(image.std())
         image = image + size * torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-    # by the crop's own mean and deviation, so that the same change is as large whatever range the recipe maps to 0..1
+    # relative to the crop's own mean and deviation, so that a change does not depend on the range that the recipe maps to 0..1
     mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
     gain, shift = (float(rng.uniform(-most, most)) for most in (spec.gain, spec.shift))
     return image + gain * (image - mean) + shift * deviation
@@ -100,5 +103,5 @@ def _coarser(image: Tensor, shares: np.ndarray) -> Tensor:
 
 
 def _plain(found: Tensor) -> Tensor:
-    """Without MONAI's record of what was done."""
+    """The tensor without MONAI's record of what was done to it."""
     return torch.as_tensor(found).as_subclass(Tensor)

@@ -1,4 +1,4 @@
-"""What may be done to training crops: the numbers, and how a user gives them. What is done with them is in `sea_peft.data.augment`."""
+"""The settings of augmentation, and how a user gives them. `sea_peft.data.augment` applies them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Augmentation(documents.Record):
-    """What may be done to a crop. A field that ends in `_p` is the probability that it is done at all.
+    """The changes that a training crop may undergo. A field that ends in `_p` is the probability of
+    a change.
 
     Attributes:
         rotation: Largest angle about each axis, in degrees.
-        scaling: Largest relative change of size along each axis, drawn for each axis alone.
-        gamma: Largest factor g of a gamma curve with an exponent between 1/g and g, on grey values stretched to 0..1 and back.
+        scaling: Largest relative change of size along each axis, drawn for each axis by itself.
+        gamma: Largest factor g of a gamma curve with an exponent between 1/g and g, on grey values
+            stretched to 0..1 and back.
         gain: Each channel's contrast, about its mean in the crop, is multiplied by 1 ± this.
-        shift: And its grey values are shifted by ± this, in standard deviations of the crop.
+        shift: Its grey values are shifted by up to ± this, in standard deviations of the crop.
         noise: Largest standard deviation of white noise, as a share of the crop's own.
         blur: Largest sigma of a gaussian, in voxels.
-        low_resolution: Smallest number of voxels along an axis, as a share, that the crop is sampled with and stretched back from.
-        bias_field: Largest coefficient of a smooth multiplicative field, as coils leave it on MR.
+        low_resolution: Smallest share of voxels along an axis that the crop is sampled with and
+            stretched back from.
+        bias_field: Largest coefficient of a smooth multiplicative field, as from MR coils.
     """
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 12.0
@@ -50,11 +53,12 @@ FULL = Augmentation()
 GREY_VALUES = Augmentation(spatial_p=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0)
 NONE = GREY_VALUES.model_copy(update={"gain": 0.0, "shift": 0.0})
 AUGMENTATIONS = {"full": FULL, "grey": GREY_VALUES, "none": NONE}
-"""By name: all of it; gain and shift alone, as in the papers; crops as they are."""
+"""By name: all changes; gain and shift alone, as in the papers; none."""
 
 
 def load_augmentation(name: str) -> Augmentation:
-    """`full`, `grey`, `none`, or a TOML file with fields of `Augmentation`, where what is left out is as in `full`.
+    """`full`, `grey`, `none`, or a TOML file with fields of `Augmentation`; missing fields are as
+    in `full`.
 
     Raises:
         UsageError: There is no such file, or it is not valid.

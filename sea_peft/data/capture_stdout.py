@@ -1,4 +1,4 @@
-"""What C++ libraries print: kept from the terminal, and handed on as notes."""
+"""Keeps the output of C++ libraries from the terminal, and turns it into notes."""
 
 import contextlib
 import os
@@ -14,9 +14,11 @@ _MOST_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def capture_stdout(notes: list[str]) -> Iterator[None]:
-    """Whatever is written to the process's standard output and error meanwhile goes into `notes`, line by line.
+    """Collect everything that is written to the process's standard output and error in `notes`,
+    line by line.
 
-    ITK, GDCM and MetaIO write there past Python. Their lines name source files and addresses; only the message is kept.
+    ITK, GDCM and MetaIO write there past Python. Their lines name source files and addresses; only
+    the message is kept.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -39,7 +41,7 @@ def capture_stdout(notes: list[str]) -> Iterator[None]:
 
 
 def _messages(text: str) -> list[str]:
-    """The messages in what was printed, each once: without source files, addresses and empty lines."""
+    """The messages in the output, each once, without source files, addresses and empty lines."""
     lines = [re.sub(r"^\S*\s*\(0x[0-9a-f]+\):\s*", "", line.strip()) for line in text.splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not re.match(r"(WARNING: )?In \S+\.\w+, line \d+", line))
     said = ["".join(c if c.isprintable() else "?" for c in line) for line in kept]

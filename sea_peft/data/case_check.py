@@ -1,7 +1,8 @@
-"""Checking one case, with one sentence for each finding.
+"""Checks one case, with one sentence per finding.
 
-Severities: an `error` makes the data unfit and `adapt` stops; `skip` leaves the case out and goes on (its
-label map is sound, but holds none of the chosen labels); a `warning` is only said.
+Severities: an `error` makes the data unfit, and `adapt` stops. `skip` leaves the case out and
+continues (its label map is sound, but holds none of the chosen labels). A `warning` is only
+reported.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ from sea_peft.errors import DataError
 Severity = Literal["error", "skip", "warning"]
 
 _PLAUSIBLE_SPACING_MM = (0.05, 20.0)
-# MR scans that are scaled by floating-point numbers reach some millions, at a few times their usual values
+# MR scans with floating-point scaling can reach millions, a few times their usual values
 _ODD_MAGNITUDE, _ODD_RATIO, _IMPOSSIBLE_MAGNITUDE = 1e6, 1000.0, 1e9
 _FEW_VOXELS = 10
 _SKEW_DEGREES = 0.5
@@ -30,13 +31,13 @@ _SKEW_DEGREES = 0.5
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong or odd.
+    """A finding of the check.
 
     Attributes:
-        case: Case id; empty where the finding concerns the data set as a whole.
+        case: Case id; empty if the finding concerns the data set as a whole.
         field: `channel FLAIR`, `label`, `voxels`, `cases`, `layout`, …
         severity: `error`, `skip` or `warning`.
-        sentence: What is wrong, with both values, and the way out.
+        sentence: What is wrong, with both values, and what to do.
     """
 
     case: str
@@ -47,15 +48,15 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseCheck:
-    """What the check of one case found.
+    """The results for one case.
 
     Attributes:
         case: Case id.
         findings: In the order found.
-        shape: Voxels of the first channel; None when it cannot be read.
+        shape: Voxels of the first channel; None if it cannot be read.
         spacing: Its voxel size in millimetres.
         values: Channel → smallest and largest grey value.
-        voxels: Selected label → voxels.
+        voxels: Selected label → number of voxels.
         image_hashes: Channel → hash of its voxels.
         digests: Digests of all volumes read, channels first.
     """
@@ -113,7 +114,7 @@ def check_case(case: Case, dataset: Dataset) -> CaseCheck:
 
 
 def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume | None, dict[str, int], list[Finding]]:
-    """The label map, the voxels of each selected label, and what is wrong with it."""
+    """The label map, the number of voxels of each selected label, and the findings on it."""
     try:
         label = _named(case.id, "label", partial(_label_of, case))
         counts = code_counts(label.array, f"case {case.id}: label")
@@ -177,14 +178,14 @@ def image_findings(case_id: str, channel: str, volume: Volume) -> list[Finding]:
 
 
 def _odd_values(array: np.ndarray, magnitude: float, hounsfield: bool) -> bool:
-    """Whether the largest value is beyond what scanners give, or far beyond what this scan holds elsewhere."""
+    """Whether the largest value is beyond what scanners give, or far beyond the rest of this scan."""
     if magnitude <= _ODD_MAGNITUDE or hounsfield:
         return magnitude > _ODD_MAGNITUDE
     return magnitude > _IMPOSSIBLE_MAGNITUDE or magnitude > _ODD_RATIO * float(np.percentile(np.abs(array), 99))
 
 
 def _named(case_id: str, name: str, read: Callable[[], Volume]) -> Volume:
-    """Read, and put the case in front of a sentence about a file."""
+    """Read a volume, and put the case in front of a sentence about its file."""
     try:
         return read()
     except DataError as error:

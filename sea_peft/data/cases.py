@@ -1,4 +1,4 @@
-"""Cases and data sets: what the rest of the program sees of a folder of scans."""
+"""Cases and data sets: how the rest of the program sees a folder of scans."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from sea_peft.errors import DataError
 
 
 class Case(ABC):
-    """One patient scan: named channels on one grid and, where it is labelled, a label map on the same grid.
+    """One patient scan: named channels on one grid and, if it is labelled, a label map on the same
+    grid.
 
     Attributes:
         id: Unique within its data set.
-        channels: Names of the channels this case has.
-        partial: Whether `label` leaves out codes that are drawn apart from the others (see `with_codes`).
+        channels: Names of the channels that this case has.
+        partial: Whether `label` leaves out codes that have masks of their own (see `with_codes`).
     """
 
     id: str
@@ -42,14 +43,19 @@ class Case(ABC):
         """Label codes as stored (0 = background), or None when the case has no label."""
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
-        """The same case, free to read only these label codes; itself where one file holds all codes, None where nothing is drawn
-        for any of them: nobody looked for them, or there was nothing to find."""
+        """The same case, allowed to read only these label codes.
+
+        The case itself if one file holds all codes. None if nothing is drawn for any of these
+        codes: either nobody looked for them, or there was nothing to find.
+        """
         return self
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where one channel lies: a 3D file, one component `of` several in a file, or the slices of a DICOM series in the folder `path`."""
+    """The file of one channel: a 3D file, one component `of` several in a file, or the slices of a
+    DICOM series in the folder `path`.
+    """
 
     path: Path
     component: int | None = None
@@ -58,17 +64,20 @@ class ImageFile:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file of it."""
+        """All of its files."""
         return self.slices or (self.path,)
 
     @property
     def read_in_silence(self) -> bool:
-        """Whether other threads may print while it is read. The libraries for other formats print past Python, so the process's output is kept
-        from everybody meanwhile (`capture_stdout`)."""
+        """Whether other threads may print while it is read.
+
+        The libraries for other formats print past Python, so nobody can use the process's output
+        meanwhile (`capture_stdout`).
+        """
         return not self.slices and volume_suffix(self.path) in NIFTI_SUFFIXES
 
     def grid(self) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-        """Shape and voxel size in mm, by the headers alone. Raises `DataError`."""
+        """Shape and voxel size in mm, from the headers alone. Raises `DataError`."""
         if not self.slices:
             return header_grid(self.path)
         from sea_peft.data.dicom.series import series_grid
@@ -91,10 +100,10 @@ class FileCase(Case):
     Attributes:
         images: Channel name → file.
         label_file: One label map, or None.
-        masks: Label code → binary mask file, for layouts with one file per structure. Where masks overlap,
-            the smaller structure wins.
-        ignored: Codes of voxels that nobody labelled. Training and scores would take them for background, so a label map that
-            holds one is refused.
+        masks: Label code → binary mask file, for layouts with one file per structure. Where masks
+            overlap, the smaller structure wins.
+        ignored: Codes of voxels that nobody labelled. Training and scores would treat them as
+            background, so a label map that holds one is refused.
     """
 
     id: str
@@ -128,7 +137,7 @@ class FileCase(Case):
         return _CACHE.read(self.images[channel])
 
     def forget(self) -> None:
-        """Let go of the images that were read: nobody will ask for them again."""
+        """Drop the images that were read, when they are no longer needed."""
         for image in self.images.values():
             _CACHE.forget(image)
 
@@ -141,7 +150,7 @@ class FileCase(Case):
         return self._drawing("masks", codes) if self.masks else self
 
     def _drawing(self, apart: str, codes: frozenset[int]) -> FileCase | None:
-        """This case with what is drawn for these codes alone. `apart`: the field that holds where each code is drawn."""
+        """This case with the masks of these codes alone. `apart`: the field with the place of each code's mask."""
         every = getattr(self, apart)
         kept = {code: where for code, where in every.items() if code in codes}
         changes: dict[str, Any] = {apart: kept, "partial": self.partial or len(kept) < len(every)}
@@ -185,11 +194,12 @@ def _finished(labels: LabelMap, affine: np.ndarray, case: str) -> Volume:
 
 @dataclass(frozen=True, eq=False)
 class SlicerCase(FileCase):
-    """A case whose label map is a segmentation of 3D Slicer (`.seg.nrrd`): its segments have names, and values of their own in each file.
+    """A case whose label map is a segmentation of 3D Slicer (`.seg.nrrd`). Its segments have names,
+    and different values in each file.
 
     Attributes:
         segments: Label code → (layer, value) of each segment of this name.
-        layers: Of the file; segments that overlap lie in several.
+        layers: Number of layers in the file; segments that overlap lie in several.
         names: Label code → name.
     """
 
@@ -251,15 +261,16 @@ class Dataset:
 
     Attributes:
         name: Short, safe as a folder name; never a path.
-        layout: Reader that recognised it: `nnunet_raw`, `datalist`, `folders`, `phantom`, …
-        channels: Channel names in declared (after `select`: asked) order.
-        labels: Label name → codes that mean it, without background.
+        layout: The reader that recognised it: `nnunet_raw`, `datalist`, `folders`, `phantom`, …
+        channels: Channel names in the declared order (after `select`: in the wanted one).
+        labels: Label name → its codes, without background.
         cases: Labelled cases that may become support, audit or test, sorted by id.
-        test_cases: Labelled cases that the layout itself marks as test; empty where it marks none.
+        test_cases: Labelled cases that the layout itself marks as test; empty if it marks none.
         unlabelled: Cases without label.
-        codes: Every code that a label map may hold besides 0; None when the layout declares none (the labels
-            were then found by reading the label maps).
-        warnings: Sentences about the layout's own files (unknown JSON keys, labels without images, …).
+        codes: Every code that a label map may hold besides 0; None if the layout declares none (the
+            labels were then found by reading the label maps).
+        warnings: Sentences about the layout's own files (unknown JSON keys, labels without images,
+            …).
     """
 
     name: str
@@ -285,7 +296,9 @@ def safe_name(text: str) -> str:
 
 
 class VolumeCache:
-    """The volumes read last, up to a number of bytes, so that checking and preparing read each file once."""
+    """The most recently read volumes, up to a number of bytes, so that checking and preparing read
+    each file once.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -298,7 +311,7 @@ class VolumeCache:
         try:
             stats = [path.stat() for path in source.files]
         except OSError:
-            return source.read()  # raises the right sentence
+            return source.read()  # raises an error with the right sentence
         key = (source, max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats))
         with self._lock:
             if key in self._held:
@@ -316,7 +329,7 @@ class VolumeCache:
         return volume
 
     def forget(self, source: ImageFile) -> None:
-        """Drop what was read of it."""
+        """Drop the volumes of this file."""
         with self._lock:
             for key in [key for key in self._held if key[0] == source]:
                 self._bytes -= self._held.pop(key).array.nbytes

@@ -1,4 +1,4 @@
-"""Refusing bad data before any training: every case of a data set, and the data set as a whole."""
+"""Refuses bad data before any training: checks every case of a data set, and the data set as a whole."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ class Checked:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """The findings for which `adapt` would stop."""
+        """The findings that would stop `adapt`."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
 
@@ -42,7 +42,7 @@ def check(dataset: Dataset, shots: int | None = None, progress: Progress = unwat
 
     Args:
         dataset: With the labels and channels that will be used (see `select`).
-        shots: How many cases will be asked for; None to leave that open.
+        shots: Number of cases that will be needed; None if that is open.
         progress: Called after each case.
     """
     checks = list(_each_case(dataset, progress))
@@ -59,8 +59,8 @@ def check(dataset: Dataset, shots: int | None = None, progress: Progress = unwat
 def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Callable[[int, int], None] = unwatched) -> Checked:
     """Check, and stop at the first case that is unfit.
 
-    Every labelled case would become a support, audit or test case, so an error in any of them refuses the
-    data set. `shots`: how many of them must be usable; None where they are named one by one.
+    Every labelled case would become a support, audit or test case, so an error in any of them
+    refuses the data set. `shots`: how many must be usable; None if they are named one by one.
 
     Raises:
         DataError: The first error found, or too few usable cases for the shots.
@@ -80,7 +80,7 @@ def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Callable[[int,
 
 
 def _each_case(dataset: Dataset, progress: Callable[[int, int], None]) -> Iterator[CaseCheck]:
-    """Each labelled case's check, with duplicates of earlier cases added to its findings."""
+    """The check of each labelled case, with duplicates of earlier cases added to its findings."""
     cases = (*dataset.cases, *dataset.test_cases)
     seen: dict[str, str] = {}
     for done, case in enumerate(cases, start=1):
@@ -128,7 +128,7 @@ def _mixed_grey_values(dataset: Dataset, checks: list[CaseCheck]) -> Iterator[Fi
 
 
 def _rare_labels(dataset: Dataset, checks: list[CaseCheck]) -> Iterator[Finding]:
-    """Labels that lie in one case only, or in none: they cannot be both learned and tested."""
+    """Labels in one case only, or in none: they cannot be both learnt and tested."""
     labelled = [entry for entry in checks if any(entry.voxels.values())]
     rare = []
     for name in dataset.labels if len(labelled) > 1 else ():

@@ -1,4 +1,4 @@
-"""Codes in a stored label map: which there are, and whether they are whole numbers at all."""
+"""The codes in a stored label map, and whether they are whole numbers at all."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import numpy as np
 from sea_peft.errors import DataError
 
 MOST_CODE = 65535
-IGNORED = 255  # index in a prepared label map of voxels that count in no loss and in no Dice; labels are 1..254
+IGNORED = 255  # in a prepared label map: the index of voxels that count in no loss and no Dice; labels are 1..254
 _TOLERANCE = 1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
 _CHUNK = 1 << 24
 
@@ -31,13 +31,13 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
 
 
 def require_codes(array: np.ndarray, where: str) -> None:
-    """Refuse what `code_counts` refuses, without counting."""
+    """Refuse the same label maps as `code_counts`, without counting."""
     for _ in _codes(array, where):
         pass
 
 
 def _codes(array: np.ndarray, where: str) -> Iterator[np.ndarray]:
-    """The codes as uint16, a part at a time, because counting takes 8 bytes a voxel."""
+    """The codes as uint16, in parts, because counting takes 8 bytes per voxel."""
     if array.dtype.kind == "b":
         array = array.view(np.uint8)
     flat = array.ravel(order="K")

@@ -1,7 +1,7 @@
 """Training crops as a pure function of (seed, step), and the fixed crops of an audit.
 
-Nothing is remembered between calls and no global random state is touched, so a run that is killed and resumed
-sees exactly the crops it would have seen.
+Nothing is remembered between calls and no global random state is used, so a run that is killed and
+resumed sees exactly the crops that it would have seen.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ class _Padded:
 class CropSampler:
     """Random crops from scans held in memory.
 
-    Half of the crops (exactly every second one) are centred on a voxel of a label, drawn uniformly over the
-    labels present in the scan; the others on a background voxel inside the body.
+    Every second crop is centred on a voxel of a label, drawn uniformly over the labels present in
+    the scan; the others on a background voxel inside the body.
 
     Args:
         scans: Labelled scans.
-        window: Its patch is the crop's size; a smaller scan is padded on both sides, as it is for prediction.
+        window: Its patch is the crop's size. A smaller scan is padded on both sides, as for
+            prediction.
         seed: Seed of the run.
-        augmentation: What is done to crops for training.
+        augmentation: Changes of training crops.
 
     Raises:
-        DataError: No scan, or one without a label.
+        DataError: There is no scan, or one has no label.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class CropSampler:
         self._scans = [_padded(scan, window) for scan in scans]
 
     def batch(self, step: int, batch_size: int, which: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """The crops of one step, or of them those that `which` counts from 0.
+        """The crops of one step, or only those numbered in `which`, from 0.
 
         Returns:
             Images float32 `[B, C, d, h, w]` and labels uint8 `[B, d, h, w]`.
@@ -72,7 +73,7 @@ class CropSampler:
         return _stacked(self._changed(step * batch_size + i) for i in (range(batch_size) if which is None else which))
 
     def fixed(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` crops without augmentation, the same at every call; scans take turns.
+        """`count` crops without augmentation, the same in every call; scans take turns.
 
         Returns:
             Images float32 `[count, C, d, h, w]` and labels uint8 `[count, d, h, w]`.
@@ -88,12 +89,12 @@ class CropSampler:
         return np.random.default_rng([self._seed, stream, index])
 
     def _box(self, held: _Padded, turn: int, rng: np.random.Generator) -> tuple[slice, ...]:
-        """Where a crop lies: around a label's voxel in every second turn, else around the background's."""
+        """The place of a crop: around a labelled voxel in every second turn, else around a background voxel."""
         centre = _label_voxel(held, rng) if turn % 2 == 0 and held.positions else _background_voxel(held, rng)
         return _box_around(centre, held.label.shape, self._patch)
 
     def _changed(self, index: int) -> tuple[Tensor, Tensor]:
-        """A crop for training, augmented."""
+        """An augmented crop for training."""
         rng = self._rng(_TRAINING, index)
         held = self._scans[int(rng.integers(len(self._scans)))]
         box = self._box(held, index, rng)
@@ -113,7 +114,9 @@ def _stacked(crops: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int], value: float) -> tuple[Tensor, Tensor]:
-    """The box of sides `wide` with the same middle as `box`; where it leaves the scan it holds the grey `value`, and no label."""
+    """The box of sides `wide` with the same middle as `box`. Outside the scan it holds the grey
+    `value`, and no label.
+    """
     inside, pads = [], []
     for span, side, n in zip(box, wide, held.label.shape, strict=True):
         start = (span.start + span.stop - side) // 2
@@ -129,11 +132,12 @@ def _all_channels(box: Sequence[slice]) -> tuple[slice, ...]:
 
 
 def labelled_crop(scan: Scan, window: SlidingWindow) -> tuple[Tensor, Tensor]:
-    """The crop around the middle of everything that is labelled in a scan (around the scan's own where nothing is).
+    """The crop around the middle of all labels in a scan, or around the scan's own middle if it has
+    none.
 
     Args:
         scan: A labelled scan.
-        window: Its patch is the crop's size; a smaller scan is padded on both sides.
+        window: Its patch is the crop's size. A smaller scan is padded on both sides.
 
     Returns:
         Image float32 `[C, d, h, w]` and label uint8 `[d, h, w]`.
@@ -149,11 +153,12 @@ def labelled_crop(scan: Scan, window: SlidingWindow) -> tuple[Tensor, Tensor]:
 
 
 def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
-    """Share the labels of one scan between training and audit, for audits at one shot.
+    """Divide the labels of one scan between training and audit, for audits at one shot.
 
-    Both parts keep the whole image, so that the network sees what it sees at prediction; in each, the voxels of the other part are
-    `IGNORED`. The cut runs across the longest axis, where the part beyond it holds `fraction` of the labelled voxels. No voxel counts in
-    both parts, but they are of one patient: an audit on the second is not independent.
+    Both parts keep the whole image, so that the network sees the same as in prediction; in each,
+    the voxels of the other part are `IGNORED`. The cut runs across the longest axis, where the part
+    beyond it holds `fraction` of the labelled voxels. No voxel counts in both parts, but they are
+    of one patient, so an audit on the second is not independent.
 
     Returns:
         The scan to train on and the scan to audit on; they share the image's memory.
@@ -200,7 +205,9 @@ def _label_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _background_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...]:
-    """An unlabelled voxel inside the body (grey value not 0), or the last one tried that is not ignored where none is found."""
+    """An unlabelled voxel inside the body (grey value not 0); if none is found, the last one tried
+    that is not ignored.
+    """
     voxel: tuple[int, ...] = (0, 0, 0)
     for _ in range(_BACKGROUND_TRIES):
         tried = tuple(int(rng.integers(n)) for n in held.label.shape)
@@ -214,6 +221,6 @@ def _background_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...
 
 
 def _box_around(centre: tuple[int, ...], shape: Sequence[int], patch: tuple[int, int, int]) -> tuple[slice, ...]:
-    """The patch around `centre`, moved inward where it would stick out."""
+    """The patch around `centre`, moved inward if it would stick out."""
     starts = (min(max(0, c - p // 2), n - p) for c, n, p in zip(centre, shape, patch, strict=True))
     return tuple(slice(s, s + p) for s, p in zip(starts, patch, strict=True))

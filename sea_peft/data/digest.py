@@ -1,7 +1,7 @@
-"""Hashes that say whether data are the same, and names that say nothing.
+"""Hashes that tell whether data are the same, and names that reveal nothing.
 
-Content digests are made of voxels and geometry only, never of paths or names. Case names are written only as
-salted hashes; salt and names stay in a local map.
+Content digests depend on voxels and geometry only, never on paths or names. Case names are written
+only as salted hashes; salt and names stay in a local map.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ def case_hash(case_id: str, salt: str) -> str:
 
 
 def voxel_hash(array: np.ndarray) -> str:
-    """Hash of shape, type and voxels; scans with the same voxels hash alike, in a file or in memory."""
+    """Hash of shape, type and voxels. Scans with the same voxels have the same hash, in a file or in memory."""
     digest = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=16)
-    # First axis fastest, as files are read: no copy is made of them
+    # First axis fastest, the order in files, so that no copy is made
     digest.update(array.ravel(order="F").view(np.uint8).data)
     return digest.hexdigest()
 
@@ -32,6 +32,6 @@ def volume_digest(volume: Volume, voxels: str) -> str:
 
 
 def data_digest(case_digests: Iterable[Iterable[str]]) -> str:
-    """One digest of a data set from the volume digests of each case, whatever the cases' order and names."""
+    """One digest of a data set from the volume digests of each case, independent of the cases' order and names."""
     cases = sorted("+".join(digests) for digests in case_digests)
     return hashlib.sha256("\n".join(cases).encode()).hexdigest()

@@ -1,10 +1,11 @@
-"""The way from a scan's own grid to the recipe's grid, and exactly back.
+"""From a scan's own grid to the recipe's grid, and exactly back.
 
-Three steps, each invertible: axes are permuted and flipped to the recipe's orientation (no interpolation),
-the foreground box is cut out, and the box is resampled to the recipe's spacing. Resampling is linear and
-separable, and both grids share their centre, so nothing shifts; an axis that already has the recipe's spacing
-is untouched. In nnU-Net's way both grids share their ends instead, so a voxel may be a little off the recipe's
-spacing, and along the axis of thick slices the nearest slice is taken.
+There are three steps, each invertible: axes are permuted and flipped to the recipe's orientation
+(without interpolation), the foreground box is cut out, and the box is resampled to the recipe's
+spacing. Resampling is linear and separable, and both grids share their centre, so nothing shifts.
+An axis that already has the recipe's spacing is untouched. In nnU-Net's way both grids share their
+ends instead, so a voxel may differ a little from the recipe's spacing, and along the axis of thick
+slices the nearest slice is taken.
 """
 
 import dataclasses
@@ -29,14 +30,14 @@ class Geometry:
     Attributes:
         shape: Input voxels `(I, J, K)`.
         affine: Input affine, 4×4, RAS+ mm.
-        axes: For each oriented axis (D, H, W), the input axis behind it.
+        axes: For each oriented axis (D, H, W), the input axis that it runs along.
         flips: For each oriented axis, whether it runs against that input axis.
         start: First oriented voxel of the cropped box.
         size: Oriented voxels of the cropped box.
         step: Input voxels per recipe voxel along D, H, W (1 = this axis is not resampled).
         grid: Recipe voxels `(D, H, W)`.
-        resampler: In whose way the box is resampled.
-        nearest: The axis along which the nearest voxel is taken, on the way to the recipe's grid and on the way back.
+        resampler: How the box is resampled.
+        nearest: The axis along which the nearest voxel is taken, to the recipe's grid and back.
     """
 
     shape: tuple[int, int, int]
@@ -100,7 +101,7 @@ class Geometry:
         labels = torch.zeros(self.grid, dtype=torch.uint8)
         for part, strengths in self.grid_slabs(one_hot, count):
             best, winner = strengths.max(dim=0)
-            # the background has what is left, and keeps a voxel that is no label's by more
+            # the background has the rest, and keeps a voxel unless a label exceeds it
             labels[part] = torch.where(best > 1 - strengths.sum(dim=0), winner + 1, 0).to(torch.uint8)
         return labels
 
@@ -110,8 +111,8 @@ class Geometry:
         Args:
             read: Planes of the recipe's grid, `[K, n, H, W]`.
             channels: K.
-            region: The part of the recipe's grid that matters; None for all of it. Only the box voxels that
-                get a share of it are visited.
+            region: The part of the recipe's grid that matters; None for all of it. Only box voxels
+                that depend on it are visited.
 
         Yields:
             A part of the cropped box, and its values `[K, d, h, w]`.
@@ -150,13 +151,13 @@ class Geometry:
         return d, h, w
 
     def _box_coordinates(self, axis: int) -> Tensor:
-        """Where the recipe's voxels lie in the box, in box voxels."""
+        """The positions of the recipe's voxels in the box, in box voxels."""
         n, m, step = self.size[axis], self.grid[axis], self.step[axis]
         at = (torch.arange(m, dtype=torch.float64) + 0.5 - m / 2) * step + (n / 2 - 0.5)
         return (at + 0.5).floor() if axis == self.nearest[0] else at
 
     def _grid_coordinates(self, axis: int) -> Tensor:
-        """Where the box's voxels lie in the recipe's grid, in recipe voxels."""
+        """The positions of the box's voxels in the recipe's grid, in recipe voxels."""
         n, m, step = self.size[axis], self.grid[axis], self.step[axis]
         at = (torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) / step + (m / 2 - 0.5)
         return (at + 0.5).floor() if axis == self.nearest[1] else at
@@ -173,10 +174,11 @@ def whole_geometry(
 
     Args:
         shape: Input voxels.
-        affine: Input affine, RAS+ mm. Oblique axes go to the nearest body axis; the grid is not rotated.
+        affine: Input affine, RAS+ mm. Oblique axes go to the nearest body axis; the grid is not
+            rotated.
         orientation: Axis codes of the recipe, for instance `RAS`.
         spacing: Voxel size of the recipe along D, H, W in millimetres.
-        resampler: In whose way the scan will be resampled.
+        resampler: How the scan will be resampled.
     """
     from nibabel import orientations
 
@@ -205,7 +207,7 @@ def whole_geometry(
 
 def crop(geometry: Geometry, start: tuple[int, int, int], size: tuple[int, int, int]) -> Geometry:
     """The same geometry for the box at `start` of `size` voxels in the oriented scan, before resampling."""
-    # A spacing that differs in the last digits only is the same spacing: do not blur for it
+    # A spacing that differs in the last digits only is the same: resampling would only blur
     steps = [1.0 if abs(s - 1) * n < 0.05 else float(s) for s, n in zip(geometry.step, size, strict=True)]
     d, h, w = (max(1, round(n / s)) for s, n in zip(steps, size, strict=True))
     if geometry.resampler == "nnunet":

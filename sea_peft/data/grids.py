@@ -12,7 +12,7 @@ _OFF_GRID_VOXELS = 0.05
 
 
 def require_finite(case_id: str, field: str, volume: Volume) -> None:
-    """Refuse NaN and infinity, naming how many voxels hold them."""
+    """Refuse NaN and infinity, with the number of such voxels."""
     bad = count_not_finite(volume.array)
     if bad:
         raise DataError(
@@ -27,7 +27,7 @@ def count_not_finite(array: np.ndarray) -> int:
 
 
 def require_same_grid(case_id: str, name: str, volume: Volume, other_name: str, other: Volume) -> None:
-    """Refuse two volumes of one case that do not lie on one grid, naming both values."""
+    """Refuse two volumes of one case that do not lie on one grid, with both values."""
     difference = grid_difference(volume, other)
     if difference is not None:
         what, mine, its = difference
@@ -38,9 +38,10 @@ def require_same_grid(case_id: str, name: str, volume: Volume, other_name: str, 
 
 
 def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | None:
-    """What sets two grids apart: the property and both values, or None.
+    """The difference of two grids: the property and both values; None if they are the same.
 
-    Grids are the same when the shapes are equal and no corner lies more than 0.1 mm from its counterpart.
+    Grids are the same if the shapes are equal and no corner lies more than 0.1 mm from its
+    counterpart.
     """
     if volume.shape != other.shape:
         return "shape", "×".join(map(str, volume.shape)), "×".join(map(str, other.shape))
@@ -58,9 +59,11 @@ def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | Non
 
 
 def laid_on(label: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> Volume:
-    """A label map on an image's grid, where its own is that grid turned, mirrored or cut out; as it is where it is another grid.
+    """A label map on an image's grid, if its own is that grid turned, mirrored or cut out;
+    unchanged if it is another grid.
 
-    Writers store the axes in an order and direction of their own, and 3D Slicer stores only the part that is drawn in.
+    Writers store the axes in an order and direction of their own, and 3D Slicer stores only the
+    part that was drawn in.
 
     Args:
         label: The label map.
@@ -89,7 +92,7 @@ def laid_on(label: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> V
 
 
 def skewness(affine: np.ndarray) -> float:
-    """Degrees by which the two axes that are furthest from a right angle miss it; a tilted gantry makes such grids."""
+    """The largest deviation of two axes from a right angle, in degrees. A tilted gantry makes such grids."""
     axes = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     cosines = np.abs(axes.T @ axes - np.eye(3))
     return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))

@@ -1,4 +1,4 @@
-"""Grey values: which scaling a data set gets, and the scaling itself."""
+"""Grey values: the choice of a scaling for a data set, and the scaling itself."""
 
 import re
 from collections.abc import Sequence
@@ -26,24 +26,25 @@ def looks_like_hounsfield(array: np.ndarray) -> bool:
 
 
 def not_hounsfield(array: np.ndarray) -> str:
-    """The part of a sentence about a CT that is none by its values."""
+    """The part of a sentence about a channel that is declared as CT, but whose values are not Hounsfield units."""
     return f"is declared as CT but runs from {array.min():.4g} to {array.max():.4g}, which are hardly Hounsfield units"
 
 
 def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[str]) -> tuple[Recipe, str | None]:
     """The recipe with an intensity that suits the scans.
 
-    The weights' own intensity is kept unless it is a fixed window and the scans are not in Hounsfield units:
-    then the window would clip nearly everything to one grey value. Scans are in Hounsfield units when every
-    channel is declared as CT, or when the values of every case looked at (at most five) reach -500 or less.
+    The weights' own intensity is kept, unless it is a fixed window and the scans are not in
+    Hounsfield units: the window would then clip nearly everything to one grey value. Scans count as
+    being in Hounsfield units if every channel is declared as CT, or if the values of every case
+    examined (at most five) reach -500 or less.
 
     Args:
         recipe: The recipe of the weights.
-        cases: Cases to look at, the support cases first.
+        cases: Cases to examine, the support cases first.
         channels: Channels that will be used.
 
     Returns:
-        The recipe to use, and a sentence for the user when it differs from the weights' recipe.
+        The recipe to use, and a sentence for the user if it differs from the weights' recipe.
     """
     window = recipe.intensity
     if not isinstance(window, Window) or all(is_ct_name(channel) for channel in channels):
@@ -64,9 +65,9 @@ def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[s
 def foreground(array: np.ndarray, intensity: Intensity) -> np.ndarray:
     """Voxels that count as body, bool of the same shape.
 
-    For a window: above its low end. Otherwise: all that do not hold the padding value. That is 0 or the
-    scan's minimum (z-scored scans pad with either), whichever is the more frequent; where it fills less than
-    1% of the scan nothing is padding and every voxel counts.
+    For a window: those above its low end. Otherwise: those without the padding value. That is 0 or
+    the scan's minimum (z-scored scans pad with either), whichever is more frequent. If it fills
+    less than 1% of the scan there is no padding, and every voxel counts.
     """
     if isinstance(intensity, Window):
         return array > intensity.low
@@ -80,14 +81,14 @@ def foreground(array: np.ndarray, intensity: Intensity) -> np.ndarray:
 def scaling(
     array: np.ndarray, inside: np.ndarray, intensity: Intensity, where: str, sample: int = _SAMPLE
 ) -> tuple[float, float]:
-    """`(offset, factor)` so that `(x - offset) * factor` is the scaled grey value.
+    """`(offset, factor)` such that `(x - offset) * factor` is the scaled grey value.
 
     Args:
         array: Grey values in the scan's own units.
         inside: Its foreground (see `foreground`).
         intensity: The scaling.
         where: Case and channel, for the error sentence.
-        sample: The most voxels to look at.
+        sample: The most voxels to use.
 
     Raises:
         DataError: The foreground is empty or holds a single grey value.

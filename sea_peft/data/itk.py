@@ -28,14 +28,14 @@ _HARMLESS = re.compile(
 
 
 def read_itk(path: Path, vector: bool = False) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Voxels `[I, J, K]`, RAS+ affine, and what the header leaves open or ITK warned of.
+    """Voxels `[I, J, K]`, RAS+ affine, and notes on what the header leaves open or ITK warned of.
 
     Args:
         path: The file.
-        vector: Take several values a voxel; they come last, `[I, J, K, C]`.
+        vector: Whether to take several values per voxel; they come last, `[I, J, K, C]`.
 
     Raises:
-        DataError: Header and voxels do not agree, or ITK says that something is wrong with them.
+        DataError: Header and voxels do not agree, or ITK reports an error.
         Exception: Whatever SimpleITK raises for damaged files.
     """
     import SimpleITK as sitk
@@ -54,7 +54,7 @@ def read_itk(path: Path, vector: bool = False) -> tuple[np.ndarray, np.ndarray, 
 
 
 def harmless(path: Path, said: Sequence[str]) -> list[str]:
-    """What ITK said of a volume, as notes. Raises `DataError` for anything that is not known to be harmless."""
+    """ITK's warnings about a volume, as notes. Raises `DataError` for any that is not known to be harmless."""
     for sentence in said:
         if not _HARMLESS.search(sentence):
             raise DataError(
@@ -90,7 +90,7 @@ def _read(path: Path, vector: bool) -> sitk.Image:
 
 
 def _reader(path: Path) -> sitk.ImageFileReader:
-    """ITK's reader of the format that was looked through, and no other that takes the file for its own."""
+    """ITK's reader for the format that was checked, and no other that would accept the file."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -102,7 +102,9 @@ def _reader(path: Path) -> sitk.ImageFileReader:
 def write_itk(
     path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None, keys: Mapping[str, str] | None = None
 ) -> None:
-    """Write compressed voxels with the affine, or with the exact geometry of the file `like`. `keys`: entries of the header beside that."""
+    """Write compressed voxels with the affine, or with the exact geometry of the file `like`.
+    `keys`: further entries of the header.
+    """
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))

@@ -1,8 +1,8 @@
-"""Looking through a MetaImage file before ITK does.
+"""Checks a MetaImage file before ITK reads it.
 
-ITK's reader trusts these files: a wrong number of axes or a `%` in a file name ends the whole program, damaged compressed voxels make
-it run for ever, and voxels that inflate to another length than the header says leave memory as it was (SimpleITK 2.5; found by
-mutating headers).
+ITK's reader trusts these files (SimpleITK 2.5; found by mutating headers). A wrong number of axes
+or a `%` in a file name ends the whole program, damaged compressed voxels make it run for ever, and
+voxels that inflate to another length than in the header corrupt memory.
 """
 
 import math
@@ -13,13 +13,13 @@ from sea_peft.data.stored import DEFLATE_MAX_RATIO, Stored, file_beside, inflate
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
-# How many numbers each entry of a 3D header has
+# The number of values in each entry of a 3D header
 _NUMBERS = {
     "NDims": 1, "DimSize": 3, "ElementSpacing": 3, "ElementSize": 3, "ElementNumberOfChannels": 1,
     "TransformMatrix": 9, "Rotation": 9, "Orientation": 9, "Offset": 3, "Position": 3, "Origin": 3,
     "CenterOfRotation": 3, "HeaderSize": 1, "CompressedDataSize": 1,
 }  # fmt: skip
-# ITK would take a missing voxel size for 1 mm
+# ITK would assume 1 mm for a missing voxel size
 _REQUIRED = ("NDims", "DimSize", "ElementSpacing", "ElementDataFile")
 _DIRECTION = ("TransformMatrix", "Rotation", "Orientation")
 _ELEMENT_BYTES = {
@@ -31,14 +31,14 @@ _MOST_LINES = 500
 
 
 def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
-    """What the header leaves open, each a part of a sentence.
+    """What the header leaves open, each as a part of a sentence.
 
     Args:
         path: The file.
-        unpack: Whether packed voxels are counted too, and not the header alone looked at.
+        unpack: Whether to count compressed voxels too, rather than check the header alone.
 
     Raises:
-        DataError: The header is wrong, or does not agree with the voxels that are stored.
+        DataError: The header is wrong, or does not agree with the stored voxels.
     """
     with path.open("rb") as file:
         entries = _header(path, file)
@@ -68,7 +68,7 @@ def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
 
 
 def _require_agreement(path: Path, entries: dict[str, str], stored: Stored, unpack: bool) -> int:
-    """Refuse voxels of another length than the header promises. Returns how many bytes lie behind them."""
+    """Refuse voxels of another length than the header promises. Returns the number of bytes behind them."""
     shape = [float(word) for word in entries["DimSize"].split()]
     channels, skipped = (
         float(entries.get(key, default)) for key, default in (("ElementNumberOfChannels", "1"), ("HeaderSize", "0"))
@@ -114,7 +114,7 @@ def _true(value: str | None) -> bool:
 
 
 def _header(path: Path, file: BinaryIO) -> dict[str, str]:
-    """The entries up to `ElementDataFile`, behind which the file stands then."""
+    """The entries up to `ElementDataFile`. Leaves the file at the byte behind it."""
     entries: dict[str, str] = {}
     for _ in range(_MOST_LINES):
         key, sign, value = (p.strip().decode("latin-1") for p in file.readline(_LONGEST_LINE).partition(b"="))

@@ -107,7 +107,7 @@ def score_labels(
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean without NaN; NaN when nothing is left."""
+    """Mean without NaN; NaN if nothing is left."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
@@ -122,7 +122,7 @@ def _surface_measures(
     """NSD and HD95."""
     if not predicted.any() or not reference.any():
         return (0.0 if predicted.any() or reference.any() else math.nan), math.nan
-    # one voxel more on every side, so that no surface is made by cutting
+    # one more voxel on every side, so that cutting makes no surface
     (inside,) = find_objects((predicted | reference).view(np.uint8))
     box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in inside)
     ours, theirs = (_surface(mask[box]) for mask in (predicted, reference))

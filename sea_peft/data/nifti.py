@@ -20,7 +20,7 @@ from sea_peft.errors import DataError
 if TYPE_CHECKING:
     from nibabel import Nifti1Header, Nifti1Image
 
-GRID_TOLERANCE_MM = 0.1  # how far two places may lie apart and still be one
+GRID_TOLERANCE_MM = 0.1  # positions no further apart than this count as the same
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # of xyzt_units, beside mm and unknown
 _POSSIBLE_MM = (0.001, 100.0)
@@ -35,8 +35,11 @@ _GEOMETRY_FIELDS = (
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Voxels of any number of axes, RAS+ affine, and what had to be assumed of it. The header is read first, and then no more than it
-    promises. Raises whatever nibabel and zlib raise for damaged files."""
+    """Voxels of any number of axes, RAS+ affine, and notes on what had to be assumed.
+
+    The header is read first, and then no more bytes than it promises. Raises whatever nibabel and
+    zlib raise for damaged files.
+    """
     from nibabel.volumeutils import apply_read_scaling
 
     _quiet_nibabel()
@@ -45,7 +48,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         start = stream.read(_LONGEST_HEADER)
         kind = _kind(path, start)
         raw = start[: kind.header_class.sizeof_hdr]
-        as_it_is = kind.header_class(raw, check=False)  # nothing mended
+        as_it_is = kind.header_class(raw, check=False)  # without repairs
         header = _header_of(kind, raw)
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
         if len(shape) < 3:
@@ -75,7 +78,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 
 
 def _affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, list[str]]:
-    """The affine in RAS+ mm, and what the header leaves open or contradicts."""
+    """The affine in RAS+ mm, and notes on what the header leaves open or contradicts."""
     qform, sform = (int(header[f"{kind}_code"]) > 0 for kind in ("qform", "sform"))
     bent = math.hypot(*_quaternion(header)) > 1 + _QUATERNION_TOLERANCE
     if bent and qform and not sform:
@@ -97,7 +100,7 @@ def _affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, list[str]]:
 
 
 def _contradictions(header: Nifti1Header, qform: bool) -> list[str]:
-    """Where qform or pixdim say something else than the sform, which is what is used."""
+    """Notes if qform or pixdim differ from the sform, which is used."""
     if qform:
         ends = np.diag([*(n - 1.0 for n in header.get_data_shape()[:3]), 1.0])
         ends[3] = 1
@@ -113,7 +116,9 @@ def _contradictions(header: Nifti1Header, qform: bool) -> list[str]:
 
 
 def _millimetres(header: Nifti1Header, affine: np.ndarray) -> tuple[float, str]:
-    """What turns the header's unit of length into mm, and what is to be said of it. A unit that makes voxels of no possible size is wrong."""
+    """The factor from the header's unit of length to mm, and a note. A unit that makes impossible
+    voxel sizes is wrong.
+    """
     name, factor = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
     if not name:
         return 1.0, ""
@@ -135,7 +140,9 @@ def _quaternion(header: Nifti1Header) -> np.ndarray:
 
 
 def _header_of(kind: type[Nifti1Image], raw: bytes) -> Nifti1Header:
-    """The header, its quaternion of unit length where a rounding error made it longer: nibabel refuses that, also where it is not used."""
+    """The header. A quaternion that a rounding error made longer is scaled to unit length: nibabel
+    refuses it even if it is not used.
+    """
     header = kind.header_class(raw)
     length = math.hypot(*_quaternion(header))
     if 1 < length <= 1 + _QUATERNION_TOLERANCE:
@@ -182,7 +189,7 @@ def _header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
-    """The file, unpacked as it is read, and whether it is packed."""
+    """The file, uncompressed on the fly, and whether it is compressed."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP_MAGIC
         file.seek(0)
@@ -194,7 +201,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
 
 
 def _kind(path: Path, raw: bytes) -> type[Nifti1Image]:
-    """nibabel's image class for NIfTI-1 or NIfTI-2, told by the header size that the file starts with."""
+    """nibabel's image class for NIfTI-1 or NIfTI-2, from the header size at the start of the file."""
     import nibabel
 
     kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}

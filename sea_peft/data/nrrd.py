@@ -1,7 +1,8 @@
-"""Looking through a NRRD file before ITK does.
+"""Checks a NRRD file before ITK reads it.
 
-ITK's reader follows a `data file:` wherever it points, ends the whole program at a line of some megabytes or a long word among voxels
-in text, and takes a time that grows with the square of the number of keys (SimpleITK 2.5).
+ITK's reader (SimpleITK 2.5) follows a `data file:` wherever it points, ends the whole program at a
+line of some megabytes or a long word among voxels in text, and takes a time that grows with the
+square of the number of keys.
 """
 
 import math
@@ -33,7 +34,7 @@ _MOST_LINES = 5000
 _MOST_AXES = 16
 _LONGEST_WORD = 64
 _CHUNK = 1 << 20
-# Directions that ITK turns into its own; it takes all others for the first
+# Directions that ITK converts to its own; it treats all others as the first
 _SPACES = (
     "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las",
 )  # fmt: skip
@@ -41,12 +42,12 @@ _SPACES = (
 
 @dataclass(frozen=True)
 class NrrdHeader:
-    """What a NRRD file says before its voxels.
+    """The header of a NRRD file.
 
     Attributes:
         fields: Name, in lower case and without blanks → value.
         keys: The file's own `key:=value` entries.
-        end: Bytes before the voxels, where they follow the header.
+        end: Bytes before the voxels, if they follow the header.
     """
 
     fields: Mapping[str, str]
@@ -55,7 +56,7 @@ class NrrdHeader:
 
 
 def read_nrrd_header(path: Path) -> NrrdHeader:
-    """The header alone. Raises `DataError` where it is none, or too long for one."""
+    """The header alone. Raises `DataError` if it is none, or too long."""
     fields: dict[str, str] = {}
     keys: dict[str, str] = {}
     with path.open("rb") as file:
@@ -79,14 +80,15 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
 
 
 def require_sound_nrrd(path: Path, unpack: bool = True) -> tuple[str, ...]:
-    """What the header leaves open, each a part of a sentence.
+    """What the header leaves open, each as a part of a sentence.
 
     Args:
         path: The file.
-        unpack: Whether packed voxels are counted too, and not the header alone looked at.
+        unpack: Whether to count compressed voxels too, rather than check the header alone.
 
     Raises:
-        DataError: The header is wrong, names voxels elsewhere, or does not agree with the voxels that are stored.
+        DataError: The header is wrong, names voxels elsewhere, or does not agree with the stored
+            voxels.
     """
     header = read_nrrd_header(path)
     fields = header.fields
@@ -116,7 +118,7 @@ def require_sound_nrrd(path: Path, unpack: bool = True) -> tuple[str, ...]:
 def _require_holdable(
     path: Path, fields: Mapping[str, str], sizes: list[int], promised: int, element: int, stored: int
 ) -> bool:
-    """Refuse what the file cannot hold. Returns whether its voxels are packed."""
+    """Refuse more voxels than the file can hold. Returns whether they are compressed."""
     encoding = fields["encoding"].lower()
     packed = encoding in _GZIP
     if packed:
@@ -142,7 +144,9 @@ def _skips(fields: Mapping[str, str]) -> bool:
 
 
 def _packed_surplus(path: Path, sizes: list[int], promised: int, stored: Stored) -> int | None:
-    """Bytes behind the voxels in a packed stream, None where there are some that were not counted. Refuses fewer than promised."""
+    """Bytes behind the voxels in a compressed stream; None if there are some that were not counted.
+    Refuses fewer than promised.
+    """
     found = inflated_bytes(stored, promised)
     if found < promised:
         raise DataError(
@@ -153,7 +157,7 @@ def _packed_surplus(path: Path, sizes: list[int], promised: int, stored: Stored)
 
 
 def _require_short_words(path: Path, stored: Stored) -> None:
-    """Refuse text that is none: ITK dies of a very long word."""
+    """Refuse text that holds no numbers: a very long word crashes ITK."""
     with stored.opened() as file:
         before = b""
         while chunk := file.read(_CHUNK):
@@ -164,7 +168,7 @@ def _require_short_words(path: Path, stored: Stored) -> None:
 
 
 def _left_open(fields: Mapping[str, str]) -> Iterator[str]:
-    """What the header does not say about where the voxels lie, and what is taken instead."""
+    """What the header does not say about the position of the voxels, and what is assumed instead."""
     space, directions = fields.get("space", ""), fields.get("spacedirections")
     if directions is None and "spacings" not in fields:
         yield "states no voxel size (neither 'space directions' nor 'spacings'): 1 mm is taken"
@@ -213,7 +217,7 @@ def _sizes(path: Path, fields: Mapping[str, str]) -> list[int]:
 
 
 def _stored(path: Path, header: NrrdHeader) -> Stored:
-    """The voxels: in the one file beside the header that it names, or behind it."""
+    """The voxels: in the one file beside the header that it names, or behind the header."""
     name = header.fields.get("datafile")
     if name is None and path.suffix.lower() == ".nhdr":
         raise DataError(f"{shown(path)} names no data file; export the scan as .nrrd")

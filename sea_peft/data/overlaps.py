@@ -1,6 +1,7 @@
-"""One mask a structure → one label map: where masks overlap the smaller structure keeps the voxels, and every overlap is said.
+"""From one mask per structure to one label map. Where masks overlap the smaller structure keeps the
+voxels, and every overlap is reported.
 
-A tumour that is drawn inside its organ would vanish if the organ were painted over it.
+Otherwise a tumour drawn inside its organ would vanish when the organ is painted over it.
 """
 
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ class LabelMap:
         """
         wanted = {code: np.unique(np.concatenate(places)) for code, places in self._contested.items()}
         flat = self._labels.reshape(-1)
-        # the smallest last; of two of one size the smaller code
+        # the smallest last; of two of equal size, the smaller code
         for code in sorted(wanted, key=lambda code: (-self._counts[code], -code)):
             flat[wanted[code]] = code
         shared = [

@@ -20,10 +20,11 @@ DEFAULT_LIMIT = 1 << 30
 
 
 class Planes:
-    """Values `[K, D, H, W]`: appended in the order of D, then read in any.
+    """Values `[K, D, H, W]`: appended in the order of D, then read in any order.
 
-    Up to `limit` bytes they are kept as float32 in memory; what is larger lies as float16 in a file without a name,
-    which is gone with the program however it ends. Probabilities lose at most 0.0005 by that.
+    Up to `limit` bytes they are kept as float32 in memory. Larger ones go as float16 into a file
+    without a name, which disappears with the program however it ends. Probabilities lose at most
+    0.0005 by that.
 
     Args:
         shape: K, D, H, W.
@@ -55,11 +56,11 @@ class Planes:
 
     @property
     def least(self) -> float:
-        """The smallest value above 0 that is kept in full: float32's in memory, float16's last step in a file."""
+        """The smallest value above 0 that is kept exactly: float32's in memory, float16's last step in a file."""
         return torch.finfo(torch.float32).tiny if self._memory is not None else 2.0**-24
 
     def append(self, planes: Tensor) -> None:
-        """Add the next planes, float32 `[K, n, H, W]`. Raises `DiskError` when the disk is full."""
+        """Add the next planes, float32 `[K, n, H, W]`. Raises `DiskError` if the disk is full."""
         if self._memory is not None:
             self._memory[:, self._filled : self._filled + planes.shape[1]] = planes
         elif self._file is not None:
@@ -80,7 +81,7 @@ class Planes:
             ) from error
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Planes `start` up to before `stop` (or the last one) as float32 `[K, n, H, W]`."""
+        """Planes from `start` to before `stop` (or the last one) as float32 `[K, n, H, W]`."""
         stop = min(stop, self._filled)
         if self._memory is not None:
             return self._memory[:, start:stop]
@@ -96,6 +97,6 @@ class Planes:
 
 
 def _discard(file: IO[bytes]) -> None:
-    """Close a file whose content nobody needs any more: what a full disk did not take is not missed."""
+    """Close a file that is no longer needed, ignoring what a full disk did not take."""
     with contextlib.suppress(OSError):
         file.close()

@@ -19,21 +19,21 @@ from sea_peft.data.recipe import Recipe, Window, ZScore
 from sea_peft.data.resample import ReadPlanes
 from sea_peft.errors import DataError
 
-_PLANE_VALUES = 1 << 25  # looked at together
+_PLANE_VALUES = 1 << 25  # processed at once
 _MOST_VOXELS = 500_000_000  # 2 GB a channel; a whole-body CT at 1 mm has a third of it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scan:
-    """A case after the recipe: what the loop sees.
+    """A case after the recipe, as the loop sees it.
 
     Attributes:
         id: Case id.
-        image: float32 `[C, D, H, W]`, channels in the asked order.
-        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels, 255 = not counted
-            (`codes.IGNORED`); None if unlabelled.
-        geometry: The way back to the input's own grid.
-        notes: What had to be assumed or looks odd, each a sentence.
+        image: float32 `[C, D, H, W]`, channels in the wanted order.
+        label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels, 255 =
+            not counted (`codes.IGNORED`); None if unlabelled.
+        geometry: Leads back to the input's own grid.
+        notes: Assumptions and oddities, each a sentence.
     """
 
     id: str
@@ -169,15 +169,17 @@ def restore_probability(probabilities: Planes | Tensor, index: int, geometry: Ge
 
 
 def _strengths(planes: Planes, geometry: Geometry) -> ReadPlanes:
-    """What is resampled of probabilities: they themselves, or, as nnU-Net does with logits, from which they differ by one number a voxel, their
-    logarithms."""
+    """The values to be resampled: probabilities or, in nnU-Net's way, their logarithms.
+
+    nnU-Net resamples logits, from which the logarithms differ by one number per voxel.
+    """
     if geometry.resampler == "nnunet":
         return lambda a, b: planes.read(a, b).clamp(min=planes.least).log()
     return planes.read
 
 
 def _leading_box(lead: ReadPlanes, shape: tuple[int, int, int, int]) -> Box | None:
-    """The smallest box around the voxels of `[D, H, W]` where some label leads; None where there is none."""
+    """The smallest box around the voxels of `[D, H, W]` where some label leads; None if there is none."""
     _, depth, height, width = shape
     hits = [torch.zeros(n, dtype=torch.bool) for n in (depth, height, width)]
     step = max(1, _PLANE_VALUES // (shape[0] * height * width))
@@ -190,7 +192,7 @@ def _leading_box(lead: ReadPlanes, shape: tuple[int, int, int, int]) -> Box | No
 
 
 def _bounding_box(mask: np.ndarray) -> Box | None:
-    """The smallest box around the true voxels of `[D, H, W]`; None where there is none."""
+    """The smallest box around the true voxels of `[D, H, W]`; None if there is none."""
     return _span_of([torch.from_numpy(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)])
 
 
@@ -204,7 +206,7 @@ def _span_of(hits: Sequence[Tensor]) -> Box | None:
 
 
 def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
-    """The geometry of the body's bounding box plus the recipe's margin; the whole scan where it is empty."""
+    """The geometry of the body's bounding box plus the recipe's margin; of the whole scan if it is empty."""
     box = _bounding_box(geometry.oriented(body))
     if box is None:
         return geometry
@@ -217,7 +219,7 @@ def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
 
 
 def _foregrounds(channels: Mapping[str, np.ndarray], recipe: Recipe) -> dict[str, np.ndarray]:
-    """The body in each channel, or what nnU-Net takes for it in all."""
+    """The body in each channel; in nnU-Net's way, one body for all."""
     if recipe.resampler == "nnunet":
         return dict.fromkeys(channels, as_nnunet.body(list(channels.values())))
     return {channel: foreground(array, recipe.intensity) for channel, array in channels.items()}

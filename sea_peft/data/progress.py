@@ -1,4 +1,4 @@
-"""How far a job is, told to whoever watches."""
+"""Reports the progress of a job."""
 
 from collections.abc import Callable
 
@@ -11,5 +11,5 @@ def unwatched(done: float, of: int) -> None:
 
 
 def within(progress: Progress, done: int, of: int) -> Progress:
-    """What tells `progress` how far the case at hand is, after `done` of `of` cases."""
+    """A callback that reports to `progress` how far the current case is, after `done` of `of` cases."""
     return lambda windows, all_windows: progress(done + 0.999 * windows / all_windows, of)

@@ -26,7 +26,9 @@ class Window(Record):
 
 
 class ZScore(Record):
-    """Zero mean and unit variance inside the foreground of each channel, and 0 outside; or over all of the cropped box."""
+    """Zero mean and unit variance inside the foreground of each channel, and 0 outside; or over the
+    whole cropped box.
+    """
 
     kind: Literal["zscore"] = "zscore"
     over: Literal["foreground", "box"] = Field(default="foreground", exclude_if=lambda over: over == "foreground")
@@ -48,7 +50,7 @@ class Percentile(Record):
 
 Intensity = Annotated[Window | ZScore | Percentile, Field(discriminator="kind")]
 Resampler = Literal["linear", "nnunet"]
-"""Whose resampling: linear interpolation about a scan's centre; or nnU-Net's preprocessor's (`as_nnunet`), which brings logits back."""
+"""How scans are resampled: by linear interpolation about a scan's centre, or as nnU-Net's preprocessor does (`as_nnunet`)."""
 _Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 
 
@@ -56,13 +58,14 @@ class Recipe(Record):
     """How a scan becomes a tensor.
 
     Attributes:
-        orientation: Axis codes of the tensor's D, H, W axes (`RAS`: towards right, anterior, superior).
+        orientation: Axis codes of the tensor's D, H, W axes (`RAS`: towards right, anterior,
+            superior).
         spacing: Voxel size in millimetres along D, H, W.
         intensity: Scaling of the grey values.
-        crop_foreground: Whether to cut away what surrounds the foreground (`intensity.foreground` says what
-            it is).
+        crop_foreground: Whether to cut away everything around the foreground (defined in
+            `intensity.foreground`).
         margin: Millimetres kept around the foreground.
-        resampler: In whose way scans are resampled; nnU-Net's foreground is what is not 0.
+        resampler: How scans are resampled. nnU-Net's foreground is everything that is not 0.
     """
 
     orientation: str = Field(default="RAS", pattern="^[RLAPSI]{3}$")
@@ -70,7 +73,7 @@ class Recipe(Record):
     intensity: Intensity = Window(low=-175.0, high=250.0)
     crop_foreground: bool = True
     margin: float = Field(default=10.0, ge=0, le=1000)
-    # not written where it is the usual one: records say of a network only what is particular to it
+    # not written if it is the default: records state only what is particular to a network
     resampler: Resampler = Field(default="linear", exclude_if=lambda resampler: resampler == "linear")
 
     @model_validator(mode="after")

@@ -13,11 +13,13 @@ _SLAB_VALUES = 1 << 25  # values held at once: 128 MB as float32
 
 
 def resampled(read: ReadPlanes, at: Sequence[Tensor], channels: int, plane: int) -> Iterator[tuple[int, Tensor]]:
-    """Linear interpolation of values `[K, D, H, W]` along D, H and W, as many planes of the result at a time as fit into a slab.
+    """Linear interpolation of values `[K, D, H, W]` along D, H and W, in slabs of as many planes of
+    the result as fit.
 
     Args:
         read: The planes of the values.
-        at: For each of the three axes, where the result's voxels lie, in voxels of the values; ascending along D.
+        at: For each of the three axes, the positions of the result's voxels, in voxels of the
+            values; ascending along D.
         channels: K.
         plane: Voxels of one plane of the values, H × W.
 
@@ -38,9 +40,11 @@ def resampled(read: ReadPlanes, at: Sequence[Tensor], channels: int, plane: int)
 
 
 def interpolate(values: Tensor, axis: int, at: Tensor) -> Tensor:
-    """Linear interpolation along one axis at fractional indices `at`; beyond the ends the end value holds.
+    """Linear interpolation along one axis at fractional indices `at`; beyond the ends the end value
+    holds.
 
-    Written as a product with a matrix of two weights per row, on a CPU four times faster than gathering.
+    Written as a product with a matrix of two weights per row, which on a CPU is four times faster
+    than gathering.
     """
     n = values.shape[axis]
     if len(at) == n and torch.equal(at, torch.arange(n, dtype=at.dtype)):

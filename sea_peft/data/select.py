@@ -22,18 +22,20 @@ _CASES_NAMED = 5  # in a sentence
 
 
 def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str] = ()) -> Dataset:
-    """The data set with only the chosen labels and channels. Cases for which nothing is drawn of these labels, where each has a mask
-    or a segment of its own, become unlabelled.
+    """The data set with only the chosen labels and channels.
+
+    If each label has a mask or a segment of its own, cases in which nothing is drawn of these
+    labels become unlabelled.
 
     Args:
         dataset: As opened.
-        labels: Each `NAME` (declared), `NAME=1,2,4` (codes grouped under a new name) or `NAME=liver,spleen`
-            (declared names grouped). Empty: all declared labels.
-        channels: Channel names in the wanted order, upper or lower case. Empty: all declared.
+        labels: Each `NAME` (declared), `NAME=1,2,4` (codes grouped under a new name) or
+            `NAME=liver,spleen` (declared names grouped). Empty: all declared labels.
+        channels: Channel names in the wanted order, in either case. Empty: all declared.
 
     Raises:
-        DataError: An unknown name or code (with the names there are), or labels that overlap: one voxel
-            carries one label.
+        DataError: A name or code is unknown (the message lists the known names), or labels overlap:
+            one voxel carries one label.
     """
     chosen = dict(_label(dataset, text) for text in labels) if labels else dict(dataset.labels)
     if len(chosen) < len(labels):
@@ -64,7 +66,9 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
 
 
 def pick_channels(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
-    """What the data set calls these channels, in their order. Raises `DataError` for one that is not there or named twice."""
+    """The data set's names for these channels, in their order. Raises `DataError` for one that is
+    missing or named twice.
+    """
     picked = tuple(_channel(dataset, name) for name in names)
     if len(set(picked)) < len(picked):
         raise DataError(f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once")

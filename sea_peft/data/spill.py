@@ -1,4 +1,4 @@
-"""Prepared scans within a memory limit: what does not fit lies in files and is read crop by crop."""
+"""Prepared scans within a memory limit: those that do not fit lie in files and are read crop by crop."""
 
 import math
 import tempfile
@@ -33,13 +33,13 @@ def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, c
 class ScanCache:
     """Keeps prepared scans in memory up to a limit and the rest in memory-mapped files.
 
-    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold patient data: they
-    have no name in any folder, so nobody else can open them, and the system takes them back when the program ends,
-    however it ends.
+    Crops of a spilled scan equal those of a kept one; only their pages are read. The files hold
+    patient data. They have no name in any folder, so nobody else can open them, and the system
+    removes them when the program ends, however it ends.
 
     Args:
         limit: Bytes of images and labels to hold in memory.
-        folder: Whose disk the files take; the system's folder for temporary files if None.
+        folder: On whose disk the files lie; the system's folder for temporary files if None.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT, folder: Path | None = None) -> None:
@@ -51,7 +51,7 @@ class ScanCache:
         """The same scan, spilled to disk if it would exceed the limit.
 
         Raises:
-            DiskError: The disk is full or refuses.
+            DiskError: The disk is full, or writing fails.
         """
         size = scan.image.nbytes + (scan.label.nbytes if scan.label is not None else 0)
         if self._held + size <= self._limit:
@@ -71,5 +71,5 @@ class ScanCache:
         with tempfile.TemporaryFile(prefix=".seapeft-", dir=self._folder) as file:
             file.write(np.ascontiguousarray(array).data)  # `tofile` does not say why it failed
             file.flush()
-            # the mapping keeps the file alive; "c": whoever writes to a crop changes memory, not the file
+            # the mapping keeps the file alive; "c": writing to a crop changes memory, not the file
             return torch.from_numpy(np.memmap(file, dtype=array.dtype, mode="c", shape=array.shape))

@@ -1,4 +1,4 @@
-"""Which cases are trained on, which measure utility, and which are never seen before the final score."""
+"""The cases that are trained on, that measure utility, and that are never seen before the final score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
 Tests = int | Literal["none", "cv"] | None
-"""What a run is to be scored on: at most so many test cases; none; its own shots, each left out in turn; or all that is left (None)."""
+"""What a run is scored on: at most this many test cases; none; its own shots, each left out in turn; or all other cases (None)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +33,14 @@ class Split:
 
     @property
     def shots(self) -> tuple[Case, ...]:
-        """Every labelled scan that is trained on in the end."""
+        """Every labelled scan that the refit trains on."""
         return (*self.support, *self.audit)
 
     def leave_one_out(self) -> tuple[Split, ...]:
-        """For each of the shots, a split of the others that has it as its only test case.
+        """For each shot, a split of the others that has it as its only test case.
 
-        The others keep their roles. Where the one left out was all there was of a role, the first of the other role takes its place; a
-        single one that remains is support.
+        The others keep their roles. If the shot left out was the only case of its role, the first
+        case of the other role takes its place; a single remaining case is support.
         """
         return tuple(self._without(case) for case in self.shots)
 
@@ -57,21 +57,21 @@ class Split:
 def split(dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Collection[str] = ()) -> Split:
     """Draw the shots at random and take the test cases from the rest.
 
-    Every labelled scan used counts as a shot. From two shots on, one in five (at least one) is held out for
-    audits; at one shot none is, and audits must fall back on held-out labels of that scan. Test cases are
-    those that the layout itself marks as test, or else all that were not drawn; there may be none. The draw
-    depends only on the case ids and the seed.
+    Every labelled scan used counts as a shot. From two shots on, one in five (at least one) is held
+    out for audits. At one shot none is, and audits use held-out labels of that scan. Test cases are
+    those that the layout itself marks as test, or else all cases not drawn; there may be none. The
+    draw depends only on the case ids and the seed.
 
     Args:
         dataset: Of usable cases.
-        shots: How many.
+        shots: Number of shots.
         seed: Of the draw.
         test: What to score on.
-        seen: Ids of cases that what is fitted was trained on before: they are support, and the rest of the shots is drawn from the others,
-            which alone can be held out or tested on.
+        seen: Ids of cases that an earlier run has trained on. They become support; the other shots,
+            and held-out and test cases, come from the rest.
 
     Raises:
-        DataError: Fewer usable cases than shots, or none of the shots is new.
+        DataError: There are fewer usable cases than shots, or none of the shots is new.
     """
     require_enough(dataset, shots)
     cases = sorted(dataset.cases, key=lambda case: case.id)
@@ -94,11 +94,13 @@ def split_as_named(
 ) -> Split:
     """The split that a file names.
 
-    Without audit cases, one in five of two or more support cases is held out for audits. Without a list of
-    test cases they are those that the layout marks as test, or else all that the file does not name. `seen`: as for `split`.
+    Without audit cases, one in five of two or more support cases is held out for audits. Without a
+    list of test cases, these are the cases that the layout marks as test, or else all that the file
+    does not name. `seen`: as for `split`.
 
     Raises:
-        DataError: A case is not in the data set, or not usable, or was seen and is to be held out or tested on.
+        DataError: A case is not in the data set or not usable, or was seen and is to be held out or
+            tested on.
     """
     training = {case.id: case for case in dataset.cases}
     testing = {case.id: case for case in dataset.test_cases}
@@ -137,7 +139,7 @@ def split_as_named(
 
 
 def require_enough(dataset: Dataset, shots: int) -> None:
-    """Refuse a number of shots that the labelled cases cannot give. Raises `DataError`."""
+    """Raise `DataError` if there are too few labelled cases for this number of shots."""
     usable = len(dataset.cases)
     if shots < 1:
         raise DataError(f"{shots} shots were asked for; at least 1 labelled case is needed")
@@ -150,7 +152,7 @@ def require_enough(dataset: Dataset, shots: int) -> None:
 
 
 def _held_out(shots: int) -> int:
-    """How many of the shots measure utility."""
+    """Number of shots that measure utility."""
     return max(1, shots // 5) if shots >= 2 else 0
 
 

@@ -1,4 +1,4 @@
-"""A split that the user wrote down: JSON with the ids of support, audit and test cases."""
+"""A split given by the user: JSON with the ids of support, audit and test cases."""
 
 from itertools import combinations
 from pathlib import Path
@@ -18,13 +18,13 @@ class _Lists(documents.Record):
 
 
 class NamedCases(_Lists):
-    """Case ids by role. `test`: None where the file leaves it open. `file`: what the file is called."""
+    """Case ids by role. `test`: None if the file leaves it open. `file`: the file's name."""
 
     file: str
 
     @property
     def shots(self) -> int:
-        """Labelled scans that are trained on in the end."""
+        """Number of labelled scans that the refit trains on."""
         return len(self.support) + len(self.audit)
 
 
@@ -32,7 +32,8 @@ def read_split(path: Path) -> NamedCases:
     """Read a split file.
 
     Raises:
-        UsageError: it cannot be read, is no JSON of these lists, names no support case, or one case twice.
+        UsageError: it cannot be read, is no JSON with these lists, names no support case, or names
+            one case twice.
     """
     try:
         lists = documents.check_json(_Lists, documents.read_bytes(path))

@@ -1,7 +1,7 @@
-"""What a volume's header promises against what its file holds: looked at before any voxel is read.
+"""Compares what a volume's header promises with what its file holds, before any voxel is read.
 
-A small file can promise, or inflate to, more than memory holds. So the header comes first, and compressed voxels are inflated no
-further than it promises.
+A small file can promise, or inflate to, more than memory holds. So the header is read first, and
+compressed voxels are inflated no further than it promises.
 """
 
 import contextlib
@@ -22,13 +22,14 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: int | None = None) -> None:
-    """Refuse a header that promises more bytes than are taken at all, or than the file can hold.
+    """Refuse a header that promises more bytes than the limit, or than the file can hold.
 
     Args:
         path: The file, for the sentence.
         shape: Its voxels, for the sentence.
-        promised: Bytes of voxels by the header.
-        stored: The most bytes that the file can hold once it is unpacked; None where that is looked at elsewhere.
+        promised: Bytes of voxels according to the header.
+        stored: The most bytes that the file can hold once uncompressed; None if that is checked
+            elsewhere.
     """
     if stored is not None and promised > stored:
         raise DataError(
@@ -44,7 +45,7 @@ def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: in
 
 @dataclass(frozen=True)
 class Stored:
-    """Where voxels lie: in `file`, from `start` on."""
+    """The place of voxels: in `file`, from byte `start` on."""
 
     file: Path
     start: int
@@ -56,19 +57,20 @@ class Stored:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """The file, which stands where the voxels begin."""
+        """The file, opened at the first voxel."""
         with self.file.open("rb") as file:
             file.seek(self.start)
             yield file
 
 
 def file_beside(path: Path, name: str, no_names: Collection[str], whole: str) -> Path:
-    """The one file beside a header that holds its voxels. Raises `DataError` where what it names is none.
+    """The one file beside a header that holds its voxels. Raises `DataError` if the name is of no
+    such file.
 
     Args:
         path: The header.
         name: As it is written there.
-        no_names: What means something else there.
+        no_names: Words that have another meaning there.
         whole: The suffix of files that hold both.
     """
     if set(name) & set("%/\\\0") or name in no_names or not (path.parent / name).is_file():
@@ -79,12 +81,12 @@ def file_beside(path: Path, name: str, no_names: Collection[str], whole: str) ->
 
 
 def inflated_bytes(stored: Stored, most: int, packed_bytes: int | None = None) -> int:
-    """How many bytes a zlib or gzip stream holds, counted no further than `most` + 1.
+    """Number of bytes in a zlib or gzip stream, counted no further than `most` + 1.
 
     Args:
-        stored: Where it lies.
+        stored: Its place.
         most: Where counting may end.
-        packed_bytes: How long the stream is; None for all that is left of the file.
+        packed_bytes: Length of the stream; None for the rest of the file.
 
     Raises:
         DataError: The stream is damaged or cut short.
@@ -105,7 +107,7 @@ def inflated_bytes(stored: Stored, most: int, packed_bytes: int | None = None) -
                 count += len(stream.decompress(packed, _CHUNK))
                 if not stream.eof:
                     packed = stream.unconsumed_tail or more()
-                elif stream.unused_data.startswith(_GZIP_MAGIC):  # gzip files may be strung together
+                elif stream.unused_data.startswith(_GZIP_MAGIC):  # gzip files may be concatenated
                     packed, stream = stream.unused_data, zlib.decompressobj(_ZLIB_OR_GZIP)
                 else:
                     return count
@@ -117,6 +119,6 @@ def inflated_bytes(stored: Stored, most: int, packed_bytes: int | None = None) -
 
 
 def surplus_note(surplus: int | None) -> str:
-    """What is said of bytes behind the voxels that the header does not know of; None where they were not counted."""
+    """The note about bytes behind the voxels that the header does not mention; None if they were not counted."""
     count = "more bytes" if surplus is None else f"{surplus} bytes more"
     return f"holds {count} than its header promises, which are not read; make sure that the whole scan is there"

@@ -31,7 +31,7 @@ class Volume:
     Attributes:
         array: `[I, J, K]` in the file's own axis order, any real dtype.
         affine: 4×4 float64, voxel index → millimetres, RAS+.
-        notes: What the reader had to assume or was warned of, each a part of a sentence.
+        notes: The reader's assumptions and warnings, each a part of a sentence.
     """
 
     array: np.ndarray
@@ -52,13 +52,18 @@ class Volume:
 
 
 def volume_suffix(path: Path) -> str | None:
-    """The volume suffix that `path` ends with (lower case), or None when it names no volume."""
+    """The volume suffix that `path` ends with (lower case), or None if it is no volume's name."""
     name = path.name.lower()
     return next((s for s in SUFFIXES if name.endswith(s) and len(name) > len(s)), None)
 
 
 def volume_stem(path: Path) -> str:
-    """The file name without its volume suffix (`a.nii.gz` → `a`)."""
+    """The file name without its volume suffix.
+
+    Examples:
+        >>> volume_stem(Path("scans/a.nii.gz"))
+        'a'
+    """
     suffix = volume_suffix(path)
     return path.name[: -len(suffix)] if suffix else path.stem
 
@@ -66,15 +71,16 @@ def volume_stem(path: Path) -> str:
 def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> Volume:
     """Read one volume.
 
+    Voxel values are not judged here: the checks find NaN, and count it.
+
     Args:
         path: A `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
-        component: Which channel of a file with several to take; None for a 3D file.
-        of: How many channels such a file is declared to hold.
+        component: The channel to take from a file with several; None for a 3D file.
+        of: Number of channels that such a file is declared to hold.
 
     Raises:
-        DataError: The file is missing, damaged, not three-dimensional, holds other channels than declared, or its header makes no
-            sense.
-            Voxel values are not judged here: NaN is found by the checks, which can count it.
+        DataError: The file is missing, damaged, not three-dimensional, holds other channels than
+            declared, or its header makes no sense.
     """
     path = Path(path)
     suffix = volume_suffix(path)
@@ -95,7 +101,7 @@ def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> 
 
 
 def header_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and voxel size in mm of a volume's first three axes, by its header alone. Raises `DataError`."""
+    """Shape and voxel size in mm of a volume's first three axes, from its header alone. Raises `DataError`."""
     _require_file(path)
     with refusing(
         DataError, lambda e: f"{shown(path)} has a header that cannot be read ({_reason(e)}); export it again"
@@ -111,11 +117,12 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     Args:
         path: Target; the suffix (`.nii`, `.nii.gz`, `.nrrd`, `.mha`) decides the format.
         volume: What to write.
-        like: The input scan. If it is of the same format family its geometry fields are copied verbatim, so
-            that both files report the identical affine. Free text of its header is never copied.
+        like: The input scan. If it is of the same format family, its geometry fields are copied
+            verbatim, so that both files report the identical affine. Free text of its header is
+            never copied.
 
     Raises:
-        DataError: The suffix is unknown, or the disk refuses.
+        DataError: The suffix is unknown, or writing fails.
     """
     path = Path(path)
     suffix = volume_suffix(path)

@@ -15,12 +15,17 @@ def times(shape: Iterable[object]) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """`1 case`, `2 cases`."""
+    """`1 case`, `2 cases`.
+
+    Examples:
+        >>> count(1, "shot"), count(5, "shot")
+        ('1 shot', '5 shots')
+    """
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def in_plain_words(shape: Sequence[int]) -> str:
-    """Why a file of these axes holds no single volume, as a part of a sentence."""
+    """Why a file with these axes holds no single volume, as a part of a sentence."""
     axes = f"has {len(shape)} axes ({times(shape)}); a 3D volume is needed"
     if len(shape) < 3:
         return f"{axes}, and this is one picture: export the whole series as one file"

@@ -1,4 +1,4 @@
-"""Writing data sets: a datalist for a folder that has none, and nnU-Net raw folders from any cases."""
+"""Writes data sets: a datalist for a folder that has none, and nnU-Net raw folders from any cases."""
 
 import json
 import shutil
@@ -20,14 +20,16 @@ ENDING = ".nii.gz"
 
 
 def write_datalist(folder: Path | str) -> Path:
-    """Write `datalist.json` into a folder of scans, with paths relative to it, for a person to correct.
+    """Write `datalist.json` into a folder of scans, with paths relative to it, for a person to
+    correct.
 
     Returns:
         The file written.
 
     Raises:
-        DataError: The folder has a datalist already, its layout is not recognised, or it holds DICOM, one mask
-            file per structure or segments of 3D Slicer, which a datalist cannot say.
+        DataError: The folder has a datalist already, its layout is not recognised, or it holds
+            DICOM, one mask file per structure or segments of 3D Slicer, which a datalist cannot
+            describe.
         DiskError: The folder is not writable or the disk is full.
     """
     folder = Path(folder)
@@ -93,7 +95,7 @@ def _codes(dataset: Dataset) -> dict[str, object]:
 
 
 def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, object]:
-    # values of segments mean something else in each file
+    # segments have different values in each file
     if not isinstance(case, FileCase) or isinstance(case, SlicerCase) or case.masks or case.in_slices:
         raise DataError(
             f"case {case.id} lies in DICOM slices, in one mask file per structure or in segments of 3D Slicer, which a datalist cannot say; "

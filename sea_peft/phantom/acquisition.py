@@ -1,7 +1,8 @@
-"""What every scanner does to an anatomy, and what a scanner is.
+"""Scanners, and the parts of imaging that all of them share.
 
-A scanner acts on the tissue values of the parts, in this order: what the tissues emit or attenuate, blur by the point spread and the
-slice thickness, artefacts, noise. `ct` and `mr` are small models of the physics, each documented where it stands.
+A scanner acts on the tissue values of the parts, in this order: emission or attenuation of the
+tissues, blur by the point spread and the slice thickness, artefacts, noise. `ct` and `mr` are small
+models of the physics, documented there.
 """
 
 from typing import Protocol
@@ -18,13 +19,13 @@ REFERENCE_VOXEL = 125.0  # mm^3; noise levels are given for voxels of 5 mm
 
 
 class Acquisition(Protocol):
-    """A scanner with its protocol. `channels`: what it delivers, in order."""
+    """A scanner with its protocol. `channels`: its images, in order."""
 
     @property
     def channels(self) -> tuple[str, ...]: ...
 
     def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
-        """Channel → int16 [I, J, K], in Hounsfield units for CT, arbitrary units of 0 or more for MR."""
+        """Channel → int16 `[I, J, K]`, in Hounsfield units for CT, in arbitrary units of 0 or more for MR."""
         ...
 
 

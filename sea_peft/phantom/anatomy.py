@@ -1,9 +1,9 @@
-"""A randomised abdomen: what lies where in one patient, independent of any scanner.
+"""A randomised abdomen: the anatomy of one patient, independent of any scanner.
 
-Body coordinates are in mm, x to the patient's right, y to the front, z up, with the origin near the first
-lumbar vertebra. Positions and sizes are those of a schematic adult; every case draws its own pose, organ
-sizes, organ positions, surface bumps and a smooth deformation of the whole. Parts are painted in order, later
-parts over earlier ones, so neighbours touch without gaps.
+Body coordinates are in mm, x to the patient's right, y to the front, z up, with the origin near the
+first lumbar vertebra. Positions and sizes are those of a schematic adult. Every case draws its own
+pose, organ sizes, organ positions, surface bumps and a smooth deformation of the whole. Parts are
+painted in order, later ones over earlier ones, so neighbours touch without gaps.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ from sea_peft.phantom.shapes import (
 
 
 def draw_abdomen(case: int, build: Build) -> Anatomy:
-    """The patient with number `case`: the same number and build always give the same patient."""
+    """The patient with number `case`. The same number and build always give the same patient."""
     rng = np.random.default_rng([20, case])
     size = rng.uniform(*build.scale)
     pose = Pose(
@@ -77,7 +77,7 @@ class _Draw:
         return of_build * float(self.rng.uniform(1 - spread, 1 + spread))
 
     def _move(self, points: list[Vector], by: float) -> NDArray[np.float64]:
-        """Shifts a path as a whole by up to `by` mm, and each of its points by up to a third of that."""
+        """Shift a path as a whole by up to `by` mm, and each of its points by up to a third of that."""
         p = np.asarray(points, dtype=float)
         return p + self.rng.uniform(-by, by, 3) + self.rng.uniform(-by / 3, by / 3, p.shape)
 

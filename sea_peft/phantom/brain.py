@@ -1,8 +1,9 @@
-"""A randomised brain with a glioma: what lies where in one patient, independent of any scanner.
+"""A randomised brain with a glioma: the anatomy of one patient, independent of any scanner.
 
-Coordinates in mm: x to the patient's right, y to the front, z up, with the origin between the thalami. Only what is left after skull
-stripping is drawn. Positions and sizes are those of a schematic adult; every case draws its own pose, deformation, gyri, ventricles and
-tumour. Parts are painted in order, later parts over earlier ones.
+Coordinates are in mm: x to the patient's right, y to the front, z up, with the origin between the
+thalami. Only what skull stripping leaves is drawn. Positions and sizes are those of a schematic
+adult. Every case draws its own pose, deformation, gyri, ventricles and tumour. Parts are painted in
+order, later ones over earlier ones.
 """
 
 import numpy as np
@@ -32,7 +33,7 @@ _OFF_MIDLINE = 24.0  # mm from the midline to the nearest centre of a tumour
 
 
 def draw_brain(case: int, build: Build) -> Anatomy:
-    """The patient with number `case`: the same number and build always give the same patient."""
+    """The patient with number `case`. The same number and build always give the same patient."""
     rng = np.random.default_rng([30, case])
     pose = Pose(
         rotation(rng.uniform(-4, 4), rng.uniform(-4, 4), rng.uniform(-4, 4)),
@@ -115,7 +116,7 @@ def _deep_nuclei(side: int) -> list[Part]:
 
 
 def _ventricle(rng: np.random.Generator, side: int, size: float) -> list[Part]:
-    """One lateral ventricle with its horns, and the choroid plexus in it, which takes up contrast medium."""
+    """One lateral ventricle with its horns, and the choroid plexus in it, which takes up contrast agent."""
     size *= float(rng.uniform(0.85, 1.15))
     body = [(side * 7, 34, 8), (side * 9, 16, 19), (side * 13, -10, 23), (side * 22, -32, 15), (side * 24, -52, 8)]
     horn = [(side * 22, -32, 15), (side * 33, -22, -10), (side * 35, -2, -20)]
@@ -128,7 +129,7 @@ def _ventricle(rng: np.random.Generator, side: int, size: float) -> list[Part]:
 
 
 def _gliosis(rng: np.random.Generator, count: int) -> list[Part]:
-    """Old small-vessel damage beside the ventricles: bright in T2 and FLAIR like oedema, and no tumour."""
+    """Old small-vessel damage beside the ventricles: bright in T2 and FLAIR like oedema, but not tumour."""
     parts = []
     for _ in range(count):
         side = rng.choice((-1, 1))

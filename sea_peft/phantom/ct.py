@@ -55,7 +55,7 @@ class CT:
     metal_streaks: float = 0.0
 
     def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
-        """`CT`: int16 [I, J, K] in Hounsfield units."""
+        """`CT`: int16 `[I, J, K]` in Hounsfield units."""
         iodine = self.enhancement * max(0.4, 1 + self.enhancement_spread * rng.normal())
         values = {}
         for tissue, hu in self.unenhanced.items():
@@ -79,8 +79,8 @@ class CT:
     def _noise(self, body: Array, grid: Grid, rng: np.random.Generator) -> Array:
         """Quantum noise, correlated by the kernel, stronger where rays cross more tissue.
 
-        The variance of a ray grows with exp(attenuation); tube current modulation takes back about half of
-        the exponent, and a voxel averages its rays, of which the two along the axes stand for all.
+        The variance of a ray grows with exp(attenuation). Tube current modulation removes about
+        half of the exponent. A voxel averages its rays, which the two along the axes stand for.
         """
         along_x = np.exp(0.5 * _WATER * grid.spacing[0] * body.sum(0, keepdims=True, dtype=np.float32))
         along_y = np.exp(0.5 * _WATER * grid.spacing[1] * body.sum(1, keepdims=True, dtype=np.float32))
@@ -89,7 +89,7 @@ class CT:
         noise = _correlated(grid, rng, self.noise_blur, self.slice_thickness)
         noise *= level * np.float32(np.sqrt(REFERENCE_VOXEL / np.prod(grid.spacing)))
         if self.starvation:
-            # one value a row: the rays along the patient's width are those that starve
+            # one value per row: the rays along the patient's width are those that starve
             streaks = rng.normal(size=(1, *grid.shape[1:])).astype(np.float32)
             weight = (along_x / along_x.max()) ** 2 * np.float32(self.starvation / self.noise)
             noise += streaks * weight
@@ -116,8 +116,8 @@ def _correlated(grid: Grid, rng: np.random.Generator, in_plane: float, along_z: 
 def _metal_streaks(layers: list[Layer], grid: Grid, rng: np.random.Generator, amount: float) -> Array:
     """Bright and dark rays from metal, with the dark band between two pieces of it.
 
-    Every voxel of metal sends out cos(n angle) patterns that fall off with distance; the sum over the voxels
-    is a convolution. This gives the look of missing projections, not their inverse.
+    Each voxel of metal emits cos(n angle) patterns that fall off with distance; their sum over the
+    voxels is a convolution. This imitates the look of missing projections, not their inversion.
     """
     metal = np.zeros(grid.shape, dtype=np.float32)
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Phantom cases and data sets: rendered in memory when first asked for, always the same for a number."""
+"""Phantom cases and data sets: rendered in memory when first used, always the same for a number."""
 
 import difflib
 import re
@@ -16,13 +16,13 @@ from sea_peft.phantom.sampling import label_map, sample
 from sea_peft.phantom.targets import SOURCES, TARGETS, Target
 
 SUPPORT_CASES, TEST_CASES = 12, 12
-# Patients are numbered, and a number is one patient in every target: the pretraining's lie below these
+# Patients are numbered, and a number is the same patient in every target; those of the pretraining have lower numbers
 FIRST_SUPPORT, FIRST_TEST = 1000, 2000
-_FINEST = 3.0  # times the default grid's resolution; more would only fill the memory
+_FINEST = 3.0  # largest multiple of the default grid's resolution; more would only fill the memory
 
 
 class PhantomCase(Case):
-    """One phantom patient as one target's scanner sees it."""
+    """One phantom patient, imaged by one target's scanner."""
 
     def __init__(self, target: Target, number: int) -> None:
         self.id = f"{target.name}_{number:04d}"
@@ -49,12 +49,12 @@ class PhantomCase(Case):
 
 
 def render(target: Target, number: int) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8], NDArray[np.float64]]:
-    """Patient `number` as `target` scans and labels it.
+    """Patient `number`, scanned and labelled as in `target`.
 
     Returns:
-        Channel → image int16 `[I, J, K]` (HU, or arbitrary units for MR), label uint8 `[I, J, K]` with the
-        codes of the region's structures (structures that the target does not label are 0), and the affine,
-        voxel to mm in RAS.
+        Channel → image int16 `[I, J, K]` (HU, or arbitrary units for MR); label uint8 `[I, J, K]`
+            with the codes of the region's structures (0 for structures that the target does not
+            label); and the affine, voxel to mm in RAS.
     """
     layers = sample(target.region.draw(number, target.build), target.grid)
     rng = np.random.default_rng([21, number, zlib.crc32(target.name.encode())])
@@ -67,10 +67,10 @@ def render(target: Target, number: int) -> tuple[dict[str, NDArray[np.int16]], N
 
 
 def phantom_target(name: str) -> Target:
-    """A target, or one of the sources, by name; `NAME@FACTOR` has FACTOR times as many voxels along each axis.
+    """A target or a source by name; `NAME@FACTOR` has FACTOR times as many voxels along each axis.
 
     Raises:
-        DataError: There is no phantom of that name, or the factor is no number that makes sense.
+        DataError: There is no phantom of that name, or the factor makes no sense.
     """
     plain, at, factor = name.partition("@")
     there = {**SOURCES, **TARGETS}

@@ -1,4 +1,6 @@
-"""Magnetic resonance: one or several sequences of one visit, from the same tissues, coils and patient. Magnitude images."""
+"""Magnetic resonance: magnitude images of one or several sequences of one visit, with the same
+tissues, coils and patient.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +52,7 @@ class MR:
         return tuple(self.sequences)
 
     def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
-        """Channel → int16 [I, J, K] in arbitrary units, 0 or more."""
+        """Channel → int16 `[I, J, K]` in arbitrary units, 0 or more."""
         coils = _smooth_field(grid, rng, self.bias)
         kept = compose(layers, grid.shape, dict.fromkeys(self.tissues, 1.0), 0.0) > 0.5 if self.stripped else None
         images = {}
@@ -79,7 +81,9 @@ class MR:
 
 
 def _smooth_field(grid: Grid, rng: np.random.Generator, strength: float) -> Array:
-    """A positive field of second order over the field of view; its logarithm has the standard deviation `strength`."""
+    """A positive field of second order over the field of view, whose logarithm has the standard
+    deviation `strength`.
+    """
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij", sparse=True)
     w = rng.normal(size=6)
     log = w[0] * x + w[1] * y + w[2] * z + w[3] * x * y + w[4] * (x**2 - 0.33) + w[5] * (y**2 - 0.33)
@@ -87,9 +91,11 @@ def _smooth_field(grid: Grid, rng: np.random.Generator, strength: float) -> Arra
 
 
 def _shifted_lines(image: Array, grid: Grid, rng: np.random.Generator, amount: float, blocks: int = 6) -> Array:
-    """The patient moves along the phase-encoding axis (y) between `blocks` of k-space lines: ghosts and blur.
+    """Ghosts and blur of a patient who moves along the phase-encoding axis (y) between `blocks` of
+    k-space lines.
 
-    A shift by d multiplies the line of spatial frequency f with exp(−2πi f d); the block around f = 0 stays.
+    A shift by d multiplies the line of spatial frequency f by exp(−2πi f d); the block around f = 0
+    stays.
     """
     frequency = np.fft.fftfreq(grid.shape[1], grid.spacing[1])
     order = np.argsort(np.argsort(frequency))  # lines are read from the most negative to the most positive

@@ -1,4 +1,4 @@
-"""What a patient is made of: the structures that have a label, the build, and the drawn anatomy."""
+"""A patient: the structures that have a label, the build, and the drawn anatomy."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ STRUCTURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """What kind of patient is drawn. Lengths in mm, ranges are uniform."""
+    """The kind of patient that is drawn. Lengths are in mm, ranges are uniform."""
 
     scale: tuple[float, float] = (0.94, 1.08)
     fat: tuple[float, float] = (10.0, 28.0)

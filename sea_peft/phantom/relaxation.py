@@ -1,11 +1,14 @@
-"""What tissues look like to MR: relaxation times and proton density, by `tissues_mr.csv`, and the signal equations of the sequences.
+"""The look of tissues in MR: relaxation times and proton densities, from `tissues_mr.csv`, and the
+signal equations of the sequences.
 
-Abdomen: T1 and T2 of liver, spleen, pancreas, kidney, muscle, marrow and fat at 3 T as measured by de Bazelaire et al., Radiology 230:652
-(2004); the others are chosen round numbers. Brain: chosen round numbers in the range of what is published, which is wide (T1 of white
-matter at 3 T from 0.6 to 1.1 s, Assländer 2024, arXiv 2409.05318). Proton densities are chosen.
+Abdomen: T1 and T2 of liver, spleen, pancreas, kidney, muscle, marrow and fat at 3 T are those
+measured by de Bazelaire et al., Radiology 230:652 (2004); the others are chosen round numbers.
+Brain: chosen round numbers within the published range, which is wide (T1 of white matter at 3 T
+from 0.6 to 1.1 s, Assländer 2024, arXiv 2409.05318). Proton densities are chosen.
 
-T1 shortens at lower field. For all but free water it is taken to follow a power of the field (`T1_EXPONENT`, chosen; the law is
-Bottomley's, Med Phys 11:425, 1984); T2 hardly changes and is left as it is.
+T1 shortens at lower field. For everything but free water it is assumed to follow a power of the
+field (`T1_EXPONENT`, chosen; the law is Bottomley's, Med Phys 11:425, 1984). T2 hardly changes and
+is kept.
 """
 
 from collections.abc import Mapping
@@ -21,7 +24,15 @@ RELAXIVITY = 4.5  # of a gadolinium chelate in 1/(s mM); chosen
 
 @dataclass(frozen=True, kw_only=True)
 class Tissue:
-    """T1 and T2 in ms at 3 T, proton density relative to water, gadolinium in mM that a contrast agent leaves in it."""
+    """One tissue.
+
+    Attributes:
+        t1: in ms at 3 T.
+        t2: in ms at 3 T.
+        density: proton density relative to water.
+        gadolinium: concentration in mM that a contrast agent leaves in it.
+        free_water: whether T1 is independent of the field.
+    """
 
     t1: float
     t2: float

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sea_peft.phantom.patient import Anatomy, Waves
 from sea_peft.phantom.shapes import Array, Points, Vector
 
-KEEP = ""  # a part with this structure paints its tissue but leaves the label that is there
+KEEP = ""  # a part with this structure paints its tissue but keeps the label beneath it
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Layer:
-    """One part on the grid: where it lies, its share of each voxel there (0..1), its tissue and structure."""
+    """One part on the grid: its box, its share of each voxel there (0..1), its tissue and structure."""
 
     where: tuple[slice, slice, slice]
     share: Array
@@ -69,7 +69,7 @@ def sample(anatomy: Anatomy, grid: Grid) -> list[Layer]:
 
 
 def label_map(layers: list[Layer], shape: tuple[int, int, int], structures: tuple[str, ...]) -> NDArray[np.uint8]:
-    """uint8 [I, J, K]: 0 for background, 1 + index into `structures` elsewhere; the last part painted wins."""
+    """uint8 `[I, J, K]`: 0 for background, 1 + index into `structures` elsewhere; the last part painted wins."""
     codes = {name: i + 1 for i, name in enumerate(structures)}
     label = np.zeros(shape, dtype=np.uint8)
     for layer in layers:
@@ -79,7 +79,7 @@ def label_map(layers: list[Layer], shape: tuple[int, int, int], structures: tupl
 
 
 def compose(layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float) -> Array:
-    """float32 [I, J, K]: the tissue values painted in order, each weighted by its share of the voxel."""
+    """float32 `[I, J, K]`: the tissue values painted in order, each weighted by its share of the voxel."""
     image = np.full(shape, outside, dtype=np.float32)
     for layer in layers:
         view = image[layer.where]
@@ -88,9 +88,9 @@ def compose(layers: list[Layer], shape: tuple[int, int, int], values: dict[str, 
 
 
 def field_on(grid: Grid, waves: Waves) -> Array:
-    """The field `waves` at the grid's voxels, float32 [I, J, K].
+    """The field `waves` at the grid's voxels, float32 `[I, J, K]`.
 
-    A plane wave is a product of one factor per axis, so no sine of a volume is ever taken.
+    A plane wave is a product of one factor per axis, so no sine of a whole volume is computed.
     """
     total = np.zeros(grid.shape, dtype=np.float32)
     x, y, z = grid.axes()
@@ -116,7 +116,7 @@ def _body_points(anatomy: Anatomy, grid: Grid) -> Points:
 
 
 def _window(anatomy: Anatomy, grid: Grid, low: Vector, high: Vector) -> tuple[slice, slice, slice]:
-    """The voxels that a box in body coordinates can reach, whatever the deformation does to it."""
+    """The voxels that a box in body coordinates can reach under any deformation."""
     pose = anatomy.pose
     reach = [float(np.abs(w.weights).sum()) for w in anatomy.warp]
     sides = np.stack([np.subtract(low, reach), np.add(high, reach)])

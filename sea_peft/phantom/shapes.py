@@ -17,11 +17,11 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Points:
-    """Positions in body coordinates (mm; x to the right, y to the front, z up) with bump fields of amplitude
-    1.
+    """Positions in body coordinates (mm; x to the right, y to the front, z up), with bump fields of
+    amplitude 1.
 
-    The bumps are smooth random fields of position; shapes add a little of them to their distance, so that no
-    organ is a perfect ellipsoid.
+    The bumps are smooth random fields of position. Shapes add a little of them to their distance,
+    so that no organ is a perfect ellipsoid.
     """
 
     x: Array

@@ -21,9 +21,10 @@ LABELS: Mapping[str, int] = MappingProxyType({name: 1 + STRUCTURES.index(name) f
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the body: who draws it, what can have a label there (code = 1 + index), and the bundled weights that know it.
+    """A part of the body: the function that draws it, the structures that can have a label there
+    (code = 1 + index), and the bundled weights that know it.
 
-    `weights`: their name; None where the default backbone's own weights do.
+    `weights`: their name; None if they are the default backbone's own.
     """
 
     draw: Callable[[int, Build], Anatomy]
@@ -37,7 +38,7 @@ HEAD = Region(draw_brain, TUMOUR, weights="phantom_brain_unet")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A world of cases: who is scanned, how, and what is labelled."""
+    """A world of cases: the patients, the scanner, and the labels."""
 
     name: str
     reason: str
@@ -59,7 +60,7 @@ SOURCE = Target(
 
 
 def _four_sequences(t1: SpinEcho, t2: SpinEcho, flair: SpinEcho) -> dict[str, Sequence]:
-    """What a glioma is scanned with; t1c is t1 again with contrast medium."""
+    """The sequences of a glioma scan; t1c is t1 again with contrast agent."""
     return {"t1": t1, "t1c": replace(t1, contrast=True), "t2": t2, "flair": flair}
 
 

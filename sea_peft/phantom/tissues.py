@@ -1,16 +1,17 @@
-"""What tissues look like to CT, by `tissues_ct.csv`: Hounsfield units without contrast medium, what iodine adds to them by phase, and how much of
-an oral contrast medium each part of the gut holds.
+"""The look of tissues in CT, from `tissues_ct.csv`: Hounsfield units without contrast medium, the
+enhancement by iodine in each phase, and the share of an oral contrast medium in each part of the
+gut.
 
 Chosen round numbers for 120 kVp, in the ranges of common practice:
 
-- unenhanced: water 0 and air -1000 by definition, normal liver 58 HU (SD 9) in post-mortem CT (Int J Legal Med
-  133:1861, 2019); they shift between scanners (Lamba et al., AJR 203:1013, 2014). The other tissues are not taken
-  from one measurement;
-- contrast phases: Goshima et al., AJR 187:W25 (2006), MDCT of the liver and hypervascular hepatocellular
-  carcinomas. Above unenhanced, late arterial: aorta 300 HU and more, spleen 97-108, portal vein 75-104, liver
-  15-25; portal venous: liver 59-63, aorta 117-125, spleen 73-82.
+- unenhanced: water 0 and air -1000 by definition, normal liver 58 HU (SD 9) in post-mortem CT (Int
+  J Legal Med 133:1861, 2019); they shift between scanners (Lamba et al., AJR 203:1013, 2014). The
+  other tissues are not taken from one measurement;
+- contrast phases: Goshima et al., AJR 187:W25 (2006), MDCT of the liver and hypervascular
+  hepatocellular carcinomas. Above unenhanced, late arterial: aorta 300 HU and more, spleen 97-108,
+  portal vein 75-104, liver 15-25; portal venous: liver 59-63, aorta 117-125, spleen 73-82.
 
-Between patients they vary; `ct` draws that spread.
+They vary between patients; `ct` draws that spread.
 """
 
 import csv
@@ -24,7 +25,7 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def _column(name: str) -> dict[str, float]:
-    """Tissue → its cell, where there is something in it."""
+    """Tissue → its cell, if it is not empty."""
     return {row["tissue"]: float(row[name]) for row in table("tissues_ct.csv") if row[name]}
 
 

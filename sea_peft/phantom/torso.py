@@ -1,10 +1,12 @@
-"""What the organs lie in: skin, fat, muscle wall, chest with lungs and ribs, spine, psoas, and the table."""
+"""The surroundings of the organs: skin, fat, muscle wall, chest with lungs and ribs, spine, psoas,
+and the table.
+"""
 
 import numpy as np
 
 from sea_peft.phantom.shapes import Array, Part, Points, Shape, ellipsoid, shrink, tube, within
 
-_FAR = 1e3  # half-length in mm of what runs through the whole field of view
+_FAR = 1e3  # half-length in mm of parts that run through the whole field of view
 _SPINE_Y = -44.0
 _PITCH = 32.0  # one lumbar vertebra with its disc
 
@@ -112,7 +114,9 @@ def spine() -> list[Part]:
 
 
 def screws(rng: np.random.Generator) -> list[Part]:
-    """Pedicle screws in two neighbouring vertebrae, a rod on either side; labelled as what they replace."""
+    """Pedicle screws in two neighbouring vertebrae, and a rod on either side; labelled as the
+    tissue that they replace.
+    """
     level = _PITCH * (rng.integers(-2, 1) + 0.5)
     parts = []
     for side in (-1, 1):
@@ -124,7 +128,7 @@ def screws(rng: np.random.Generator) -> list[Part]:
 
 
 def _cylinder(half_x: float, half_y: float, centre_y: float) -> Shape:
-    """A superelliptic cylinder along z, its distance measured along the ray from the axis."""
+    """A superelliptic cylinder along z. Its distance is measured along the ray from the axis."""
 
     def distance(p: Points) -> Array:
         y = p.y - np.float32(centre_y)

@@ -1,4 +1,6 @@
-"""DICOM: image series in, segmentation objects (DICOM-SEG) in and out. Needs the extra `dicom`.
+"""DICOM: reads image series, reads and writes segmentation objects (DICOM-SEG). Needs the extra
+`dicom`.
 
-Headers and voxels are read by pydicom, compressed voxels decoded by GDCM (in SimpleITK), segmentations read and written by highdicom.
+pydicom reads headers and voxels, GDCM (in SimpleITK) decodes compressed voxels, and highdicom reads
+and writes segmentations.
 """

@@ -1,4 +1,4 @@
-"""Finding DICOM files in folders, and reading what their headers say without their voxels."""
+"""Finds DICOM files in folders, and reads their headers without voxels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TAGS = [
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do. Unreadable files do not."""
+    """Whether a file begins as DICOM files do. False for an unreadable file."""
     if volume_suffix(path) is not None or path.name.startswith("."):
         return False
     try:
@@ -41,8 +41,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(root: Path) -> Iterator[Path]:
-    """The DICOM files in a folder and the folders in it, sorted. Links to folders are followed where they lead to a folder that has not
-    been seen."""
+    """The DICOM files in a folder and its subfolders, sorted. Follows links to folders that have not been seen."""
     seen = {os.path.realpath(root)}
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders.sort()
@@ -59,7 +58,7 @@ def _new(folder: Path, seen: set[str]) -> bool:
 
 
 def headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Dataset]]:
-    """Each file with what its header says of geometry and identity.
+    """Each file with the geometry and identity from its header.
 
     Raises:
         DataError: pydicom is not installed, or a header is damaged.

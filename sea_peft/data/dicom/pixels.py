@@ -1,7 +1,7 @@
 """The stored values of one slice.
 
-Uncompressed ones are read by pydicom. Compressed ones are decoded by GDCM (in SimpleITK), from a copy that holds the image alone:
-GDCM trusts every length in a header and would fill memory with what a damaged one promises.
+pydicom reads uncompressed ones. GDCM (in SimpleITK) decodes compressed ones, from a copy that holds
+the image alone: it trusts every length in a header, so a damaged one could fill memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def stored_values(path: Path) -> np.ndarray:
     """The integers of a slice `[rows, columns]`, int32, before rescaling.
 
     Raises:
-        DataError: They are damaged, cut short, or compressed in a way that is not known.
+        DataError: They are damaged, cut short, or compressed in an unknown way.
     """
     pydicom = required("pydicom", [path])
     with (
@@ -62,7 +62,7 @@ def stored_values(path: Path) -> np.ndarray:
             kind = np.dtype(f"{order}u{allocated // 8}")
             raw = np.frombuffer(image.PixelData, kind, rows * columns)
         raw = raw.reshape(rows, columns)
-    # What lies above the stored bits is no grey value
+    # Bits above the stored ones are not part of the grey value
     values = raw.astype(np.uint32) << (32 - bits)
     return values.view(np.int32) >> (32 - bits) if signed else (values >> (32 - bits)).view(np.int32)
 

@@ -1,4 +1,6 @@
-"""DICOM segmentation objects (DICOM-SEG) through highdicom: matched to their series by reference, and to its slices by where they lie."""
+"""DICOM segmentation objects (DICOM-SEG) through highdicom, matched to their series by reference
+and to its slices by position.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from sea_peft.errors import DataError, first_line
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_SCHEME = "99SEAPEFT"  # private coding scheme: the labels' own names, which no standard vocabulary lists
+_SCHEME = "99SEAPEFT"  # private coding scheme for the labels' own names, which are in no standard vocabulary
 _SERIES_NUMBER = 900
 
 
@@ -32,8 +34,9 @@ def segment_names(header: Dataset) -> dict[int, str]:
 
 
 def referenced_series(header: Dataset, series: Sequence[Series]) -> Series | None:
-    """The series among these that a DICOM-SEG was drawn on; without a reference the only one of its frame of reference. None where there
-    is none."""
+    """The series among these that a DICOM-SEG was drawn on; without a reference, the only one of
+    its frame of reference; None if there is none.
+    """
     for item in header.get("ReferencedSeriesSequence") or ():
         return next((one for one in series if one.uid == str(item.SeriesInstanceUID)), None)
     frame = str(header.get("FrameOfReferenceUID") or "")
@@ -44,20 +47,22 @@ def referenced_series(header: Dataset, series: Sequence[Series]) -> Series | Non
 def read_segmentation(
     path: Path, series: Sequence[Path], codes: Mapping[int, Sequence[int]], names: Mapping[int, str] | None = None
 ) -> Volume:
-    """Read a DICOM-SEG as a label map on its series' grid: every frame goes to the slice that lies where it lies.
+    """Read a DICOM-SEG as a label map on its series' grid. Each frame goes to the slice at its
+    position.
 
     Args:
         path: The DICOM-SEG file.
-        series: The files of the series it refers to, in any order.
+        series: The files of the series that it refers to, in any order.
         codes: Label code → segment numbers. Where segments overlap, the smaller one wins.
         names: Label code → name, for sentences.
 
     Returns:
-        uint16 codes `[columns, rows, slices]` on the series' grid. Slices without a frame are background.
+        uint16 codes `[columns, rows, slices]` on the series' grid. Slices without a frame are
+            background.
 
     Raises:
-        DataError: highdicom is not installed, the file is damaged, a frame lies where the series has no slice, or on another slice than
-            the one that it says it was drawn on.
+        DataError: highdicom is not installed, the file is damaged, a frame lies where the series
+            has no slice, or on another slice than the one that it refers to.
     """
     highdicom = required("highdicom", [path])
     found = one_series(series)
@@ -92,8 +97,12 @@ def read_segmentation(
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame of a DICOM-SEG: its number from 1 on, the slice that it lies on, its segment (None where its values are the segments'
-    numbers), and whether its columns and rows run against those of the slice."""
+    """A frame of a DICOM-SEG.
+
+    `number` counts from 1. `slice` is the slice that it lies on. `segment` is None if its values
+    are the segments' numbers. `mirrored`: whether its columns and rows run against those of the
+    slice.
+    """
 
     number: int
     slice: int
@@ -101,7 +110,7 @@ class _Frame:
     mirrored: tuple[bool, bool]
 
     def turned(self, values: np.ndarray) -> np.ndarray:
-        """The frame `[rows, columns]` as the slice has its rows and columns."""
+        """The frame `[rows, columns]`, with rows and columns as in the slice."""
         columns, rows = self.mirrored
         return values[:: -1 if rows else 1, :: -1 if columns else 1]
 
@@ -112,7 +121,7 @@ def _threshold(segmentation: Dataset) -> float:
 
 
 def _frames(segmentation: Dataset, series: Series, ordered: Sequence[Slice]) -> list[_Frame]:
-    """Every frame with the slice it lies on. Raises ValueError with a part of a sentence."""
+    """Each frame with the slice that it lies on. Raises ValueError with a part of a sentence."""
     first = ordered[0]
     if (int(segmentation.Rows), int(segmentation.Columns)) != (first.rows, first.columns):
         raise ValueError(
@@ -169,7 +178,9 @@ def _source(group: Dataset) -> str | None:
 
 @dataclass(frozen=True)
 class _Plane:
-    """Where a frame lies, in LPS and mm: the centre of its first voxel, the way along a row and along a column by one voxel."""
+    """The position of a frame, in LPS and mm: its first voxel's centre, and the steps of one voxel
+    along a row and along a column.
+    """
 
     position: np.ndarray
     along_row: np.ndarray
@@ -177,7 +188,7 @@ class _Plane:
 
 
 def _plane(group: Dataset, shared: Dataset, place: Dataset, default: Slice) -> _Plane:
-    """Its plane; orientation and spacing are the series' own where the file does not say them."""
+    """Its plane. Orientation and spacing are the series' own if the file does not give them."""
     turn, measures = _item(group, shared, "PlaneOrientationSequence"), _item(group, shared, "PixelMeasuresSequence")
     direction = np.array(default.direction if turn is None else turn.ImageOrientationPatient, dtype=float)
     rows, columns = default.spacing if measures is None else measures.PixelSpacing
@@ -186,7 +197,9 @@ def _plane(group: Dataset, shared: Dataset, place: Dataset, default: Slice) -> _
 
 
 def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool], int | None]:
-    """Whether columns and rows run against those of the slices, and the slice whose voxels are the plane's; None where there is none."""
+    """Whether columns and rows run against those of the slices, and the slice with the plane's
+    voxels; None if there is none.
+    """
     first = ordered[0]
     own = (np.multiply(first.direction[:3], first.spacing[1]), np.multiply(first.direction[3:], first.spacing[0]))
     mirrored = (bool(plane.along_row @ own[0] < 0), bool(plane.along_column @ own[1] < 0))
@@ -215,7 +228,7 @@ def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool]
 def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping[str, int]) -> bytes:
     """A DICOM-SEG of a mask, as the content of a `.dcm` file.
 
-    It carries the patient and study of its series, as the standard wants.
+    It carries the patient and study of its series, as the standard requires.
 
     Args:
         mask: Values `[columns, rows, slices]` on the series' grid as `read_series` gives it.

@@ -1,4 +1,6 @@
-"""An image series of single slices as one volume: sorted by where the slices lie, whatever files and numbers say."""
+"""An image series of single slices as one volume, sorted by the slices' positions, whatever files
+and numbers say.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ _UNEVEN_MM, _UNEVEN_SHARE = 0.1, 0.1  # scanners round positions to 0.1 mm
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One file of a series: what its header says, in LPS and mm."""
+    """One file of a series: the content of its header, in LPS and mm."""
 
     path: Path
     instance: str
@@ -45,8 +47,11 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One series. `number`: as the scanner counts within a study; `slices`: in no order; `frame`: of reference, within which places can be
-    compared."""
+    """One series.
+
+    `number`: as the scanner counts within a study. `slices`: in no order. `frame`: of reference,
+    within which positions can be compared.
+    """
 
     uid: str
     modality: str
@@ -56,16 +61,19 @@ class Series:
 
     @property
     def folder(self) -> Path:
-        """Where its first file lies."""
+        """The folder of its first file."""
         return self.slices[0].path.parent
 
 
 def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], list[str]]:
-    """The image series among files and their headers, and a sentence for each that is no volume and for copies. Localizers and what is no
-    image are passed over. Copies of a file are taken once.
+    """The image series among files and their headers, and sentences about copies and about series
+    that are no volume.
+
+    Localizers and files that are no images are skipped. Copies of a file are taken once.
 
     Raises:
-        DataError: Some images of a series are damaged or no slices, or two files claim to be one image and differ.
+        DataError: Some images of a series are damaged or no slices, or two files claim to be one
+            image and differ.
     """
     slices: dict[str, list[Slice]] = defaultdict(list)
     problems: dict[str, DataError] = {}
@@ -79,7 +87,7 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
             slices[uid].append(_slice(path, header))
         except DataError as error:
             problems.setdefault(uid, error)
-        except Exception as error:  # a damaged value is found when it is asked for
+        except Exception as error:  # pydicom finds a damaged value only when it is used
             problems[uid] = DataError(
                 f"{shown(path)} has a header that makes no sense ({type(error).__name__}); export the series again or take it out"
             )
@@ -102,7 +110,7 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
 
 
 def _each_once(parts: Sequence[Slice]) -> tuple[list[Slice], int]:
-    """The slices without copies of them, and how many copies there are."""
+    """The slices without copies of them, and the number of copies."""
     first: dict[str, Slice] = {}
     for part in parts:
         twin = first.setdefault(part.instance or str(part.path), part)
@@ -114,18 +122,19 @@ def _each_once(parts: Sequence[Slice]) -> tuple[list[Slice], int]:
 
 
 def read_series(paths: Sequence[Path]) -> Volume:
-    """Read the slices of one series as a volume in the scanner's units (rescale slope and intercept applied).
+    """Read the slices of one series as a volume in the scanner's units (rescale slope and intercept
+    applied).
 
     Args:
         paths: Its files, in any order.
 
     Returns:
-        `[columns, rows, slices]` with the slices in the order of their place. Where the gantry was tilted the affine is
-        sheared, so that every voxel keeps its place.
+        `[columns, rows, slices]`, with the slices in order of position. If the gantry was tilted,
+            the affine is sheared, so that every voxel keeps its place.
 
     Raises:
-        DataError: slices are missing, unevenly spaced, at one place, or differ in size, voxel size or direction; a file is
-            damaged or its compression unknown.
+        DataError: Slices are missing, unevenly spaced, at one place, or differ in size, voxel size
+            or direction; or a file is damaged or its compression unknown.
     """
     ordered = in_order(one_series(paths))
     affine = series_affine(ordered)
@@ -144,14 +153,16 @@ def read_series(paths: Sequence[Path]) -> Volume:
 
 
 def series_grid(paths: Sequence[Path]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and voxel size in mm of one series, by its headers alone. Raises `DataError` as `read_series` does."""
+    """Shape and voxel size in mm of one series, from its headers alone. Raises `DataError` as
+    `read_series` does.
+    """
     ordered = in_order(one_series(paths))
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
     return shape, Volume(np.empty((0, 0, 0)), series_affine(ordered)).spacing
 
 
 def one_series(paths: Sequence[Path]) -> Series:
-    """The series that these files are. Raises `DataError` where they are none, or several."""
+    """The series of these files. Raises `DataError` if they are none, or several."""
     found, said = grouped(list(headers(paths)))
     if not found and said:
         raise DataError(said[0])
@@ -161,7 +172,7 @@ def one_series(paths: Sequence[Path]) -> Series:
 
 
 def in_order(series: Series) -> list[Slice]:
-    """Its slices from one end to the other. Raises `DataError` when they make no volume (see `read_series`)."""
+    """Its slices from one end to the other. Raises `DataError` if they make no volume (see `read_series`)."""
     first, where = series.slices[0], shown(series.folder)
     for other in series.slices[1:]:
         for what, mine, its in (

@@ -1,7 +1,7 @@
-"""Folder layouts, one reader a file. `open_dataset` finds out which one a folder is.
+"""Folder layouts, one reader per file. `open_dataset` finds out which one a folder has.
 
-A reader is a function `read(path) -> Dataset | None`: None when the folder is not of its layout, a
-`DataError` when it is but something in it is wrong.
+A reader is a function `read(path) -> Dataset | None`: None if the folder is not of its layout, a
+`DataError` if it is but something in it is wrong.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ _RECOGNISED = (
 
 
 def open_dataset(path: Path | str) -> Dataset:
-    """Open a folder of scans (or a datalist JSON file) in whatever known layout it has.
+    """Open a folder of scans (or a datalist JSON file) in any known layout.
 
     Raises:
-        DataError: The path does not exist, no layout fits, or the layout's own files are wrong. Single scans
-            are not opened here.
+        DataError: The path does not exist, no layout fits, or the layout's own files are wrong.
+            Single scans cannot be opened here.
     """
     path = Path(path)
     try:
@@ -56,7 +56,7 @@ def open_dataset(path: Path | str) -> Dataset:
 
 
 def _reasons(dataset: Dataset) -> str:
-    """Why none is labelled, as far as the layout's reader has seen something."""
+    """Why none is labelled, as far as the layout's reader knows."""
     if not dataset.warnings:
         return "; put label maps beside them"
     more = len(dataset.warnings) - _REASONS_GIVEN

@@ -1,9 +1,10 @@
-"""BraTS: one folder per case, one file per sequence, named by the sequence; case folders may lie in folders of cohorts.
+"""BraTS: one folder per case, one file per sequence, named by the sequence. Case folders may lie in
+folders of cohorts.
 
-Until 2021 files end in `_flair`, `_t1`, `_t1ce`, `_t2` and `_seg`; from 2023 on, and in BraTS-Africa, in
-`-t2f`, `-t1n`, `-t1c`, `-t2w` and `-seg`. Sequences are told apart by these names, never by position.
-Sources: https://www.med.upenn.edu/cbica/brats2021; https://www.synapse.org/brats2023;
-https://doi.org/10.7937/v8h6-8x67 (BraTS-Africa).
+Until 2021 files end in `_flair`, `_t1`, `_t1ce`, `_t2` and `_seg`; from 2023 on, and in
+BraTS-Africa, in `-t2f`, `-t1n`, `-t1c`, `-t2w` and `-seg`. Sequences are told apart by these names,
+never by position. Sources: https://www.med.upenn.edu/cbica/brats2021;
+https://www.synapse.org/brats2023; https://doi.org/10.7937/v8h6-8x67 (BraTS-Africa).
 """
 
 import re
@@ -31,7 +32,7 @@ def read(root: Path) -> Dataset | None:
     if not root.is_dir():
         return None
     cases: list[FileCase] = []
-    namings: dict[bool, str] = {}  # since 2023? → a file named so
+    namings: dict[bool, str] = {}  # whether since 2023 → a file with such a name
     for folder in _folders(root):
         found = [(_meaning(path), path) for path in volumes_in(folder)]
         files = [(meaning, path) for meaning, path in found if meaning is not None]
@@ -65,8 +66,11 @@ def read(root: Path) -> Dataset | None:
 
 
 def _folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """The folders in `root` and in the folders in it (BraTS 2019: HGG and LGG; BraTS-Africa: 95_Glioma, 51_OtherNeoplasms). Links are
-    followed, but not to where the folder itself lies."""
+    """The folders in `root` and in their subfolders (BraTS 2019: HGG and LGG; BraTS-Africa:
+    95_Glioma, 51_OtherNeoplasms).
+
+    Links are followed, unless they lead to where the folder itself lies.
+    """
     for child in sorted(root.iterdir()):
         if not child.is_dir() or child.name.startswith("."):
             continue
@@ -83,6 +87,6 @@ def _sequence(path: Path) -> str:
 
 
 def _meaning(path: Path) -> str | None:
-    """The channel that a file holds, `seg`, or None for a file that is neither."""
+    """The channel of a file, `seg`, or None for a file that is neither."""
     sequence = _sequence(path)
     return "seg" if sequence == "seg" else _UNTIL_2021.get(sequence) or _SINCE_2023.get(sequence)

@@ -1,10 +1,11 @@
-"""Datalists: the `dataset.json` of the Medical Segmentation Decathlon and the datalist of MONAI's Auto3DSeg.
+"""Datalists: the `dataset.json` of the Medical Segmentation Decathlon and the datalist of MONAI's
+Auto3DSeg.
 
-`{"training": [{"image": …, "label": …, "fold": 0}], "validation": […], "testing" or "test": […]}` with paths
-relative to the JSON file. `image` is one path (of a 3D file, or of a 4D file with one channel each) or a list
-of paths, one a channel. Labelled entries of `training` and `validation` are all candidates: folds are not
-used, because shots are drawn by seed.
-Sources: http://medicaldecathlon.com; https://github.com/Project-MONAI/tutorials/tree/main/auto3dseg.
+`{"training": [{"image": …, "label": …, "fold": 0}], "validation": […], "testing" or "test": […]}`,
+with paths relative to the JSON file. `image` is one path (of a 3D file, or of a 4D file with the
+channels) or a list of paths, one per channel. All labelled entries of `training` and `validation`
+are candidates. Folds are not used, because shots are drawn by seed. Sources:
+http://medicaldecathlon.com; https://github.com/Project-MONAI/tutorials/tree/main/auto3dseg.
 """
 
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def _entries(
 
 
 def _named_by(path: Path) -> str:
-    """The file's own name, or its folder's where the file is called the same in every folder."""
+    """The file's own name, or its folder's if the file has the same name in every folder."""
     stem = volume_stem(path)
     return reading.case_id(path.parent.name if stem.lower() in _GENERIC_STEMS and path.parent.name else stem)
 

@@ -1,7 +1,8 @@
-"""DICOM: a folder of slices, or of folders of them, one case a series; labels are the DICOM-SEG files that refer to a series, or volumes that
-are called like it.
+"""DICOM: a folder of slices, or of folders of them, one case per series. Labels are DICOM-SEG files
+that refer to a series, or volumes named like it.
 
-Codes 1, 2, … follow the segments' labels in alphabetical order. Structure sets (RTSTRUCT) are not read.
+Codes 1, 2, … follow the segments' labels in alphabetical order. Structure sets (RTSTRUCT) are not
+read.
 """
 
 from collections import Counter
@@ -92,7 +93,7 @@ def _case(
 
 
 def _mask_beside(series: Series, every: list[Series], root: Path) -> Path | None:
-    """The one volume that is called like the series or its folder, beside the folder, in it, or in a folder of labels."""
+    """The one volume named like the series or its folder: beside the folder, in it, or in a folder of labels."""
     if series.folder == root:
         return None
     names = {_name(series, every, root).lower(), series.folder.name.lower()}
@@ -103,7 +104,7 @@ def _mask_beside(series: Series, every: list[Series], root: Path) -> Path | None
 
 
 def _name(series: Series, every: list[Series], root: Path) -> str:
-    """Its folder below `root`, and its number where the folder holds several series."""
+    """Its folder below `root`, with its number if the folder holds several series."""
     parts = series.folder.relative_to(root).parts or (root.resolve().name,)
     in_folder = Counter(other.folder for other in every)[series.folder]
     return "_".join(parts) + (f"_{series.number}" if in_folder > 1 else "")

@@ -1,6 +1,10 @@
-"""Plain folders: `images/` and `labels/` (or `imagesTr/` and `labelsTr/`, as FLARE22 ships them), or pairs
-`X_image.nrrd` + `X_label.nrrd` side by side, or 3D Slicer's `X.nrrd` + `X.seg.nrrd`. Files match by name; `_0000` marks a channel where
-the labels go without it. Segmentations of 3D Slicer bring the names of their segments along."""
+"""Plain folders of scans and labels.
+
+They are `images/` and `labels/` (or `imagesTr/` and `labelsTr/`, as in FLARE22), pairs
+`X_image.nrrd` + `X_label.nrrd` side by side, or 3D Slicer's `X.nrrd` + `X.seg.nrrd`. Files match by
+name; `_0000` marks a channel if the labels have no such number. Segmentations of 3D Slicer bring
+the names of their segments.
+"""
 
 from pathlib import Path
 
@@ -20,7 +24,7 @@ FLARE22_LABELS = (
 
 
 def read(root: Path) -> Dataset | None:
-    """The data set at `root`, or None when it has neither the two folders nor pairs."""
+    """The data set at `root`, or None if it has neither the two folders nor pairs."""
     if not root.is_dir():
         return None
     image_folder = reading.child_folder(root, IMAGE_FOLDERS)

@@ -1,8 +1,8 @@
 """nnU-Net raw data sets: `dataset.json`, `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`.
 
-Both generations of dataset.json: v2 (`channel_names`, labels as name → code or list of codes, `file_ending`)
-and v1 (`modality`, labels as code → name). Images of `imagesTs` are test cases where `labelsTs` labels them.
-Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
+Reads both generations of dataset.json: v2 (`channel_names`, labels as name → code or list of codes,
+`file_ending`) and v1 (`modality`, labels as code → name). Images of `imagesTs` are test cases if
+`labelsTs` labels them. Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from sea_peft.data.layouts import reading
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.errors import DataError
 
-# "relase" is how several published data sets spell it
+# several published data sets spell it "relase"
 KNOWN_KEYS = (
     "channel_names", "modality", "labels", "file_ending", "numTraining", "numTest", "name", "description", "reference", "licence",
     "license", "release", "relase", "tensorImageSize", "training", "test", "regions_class_order", "dataset", "citation",
@@ -80,8 +80,11 @@ def _nearest(name: str, content: dict[str, object]) -> str:
 
 
 def numbered(root: Path, content: dict[str, object]) -> bool:
-    """Whether images of imagesTr end in channel numbers: as `content` of dataset.json has it, or by their names, where it lists the
-    files or is of nnU-Net v1. Numbers that belong to the cases' names, as in AMOS22, are none."""
+    """Whether images of imagesTr end in channel numbers.
+
+    `content` of dataset.json tells it or, if that lists the files or is of nnU-Net v1, their names.
+    Numbers that belong to the cases' names, as in AMOS22, do not count.
+    """
     if "channel_names" in content and "training" not in content:
         return True
     labels = {volume_stem(path) for path in reading.volumes_in(root / "labelsTr")}
@@ -94,7 +97,7 @@ def numbered(root: Path, content: dict[str, object]) -> bool:
 def _cases(
     root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str, ignored: frozenset[int]
 ) -> tuple[list[FileCase], list[FileCase], list[str]]:
-    """Labelled cases, unlabelled cases, and sentences about files that fit nowhere."""
+    """Labelled cases, unlabelled cases, and sentences about files that belong to none."""
     warnings: list[str] = []
     labels = {volume_stem(path): path for path in _of_ending(root / label_folder, ending)}
     images: dict[str, dict[str, ImageFile]] = {}

@@ -1,4 +1,4 @@
-"""What every layout reader needs: listing volumes, reading JSON, and finding labels that nobody declared."""
+"""Shared parts of the layout readers: listing volumes, reading JSON, and finding labels that nobody declared."""
 
 import difflib
 import json
@@ -17,7 +17,7 @@ LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "segmentations")
 ROLE = re.compile(r"^(?P<case>.+?)[._-](?P<role>image|img|label|labels|seg|mask|segmentation)$", re.IGNORECASE)
 _IGNORE = "ignore"  # nnU-Net: voxels that nobody labelled
 _CASES_READ_FOR_LABELS = 20
-_MOST_LABELS = 2000  # atlases have hundreds; an MR scan taken for a label map has more
+_MOST_LABELS = 2000  # atlases have hundreds; an MR scan mistaken for a label map has more
 
 
 def volumes_in(folder: Path) -> list[Path]:
@@ -28,7 +28,7 @@ def volumes_in(folder: Path) -> list[Path]:
 
 
 def child_folder(root: Path, names: Iterable[str]) -> Path | None:
-    """The folder in `root` that has one of these names, the first first, upper or lower case."""
+    """The folder in `root` with one of these names, in either case; earlier names first."""
     by_lower = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
     return next((by_lower[name.lower()] for name in names if name.lower() in by_lower), None)
 
@@ -39,7 +39,7 @@ def label_folder(root: Path) -> Path | None:
 
 
 def case_of_label(path: Path) -> str:
-    """The case that a file's name speaks of: without its suffix and its role (`X_label.nii.gz`, `X.seg.nrrd`)."""
+    """The case in a file's name, without suffix and role (`X_label.nii.gz`, `X.seg.nrrd`)."""
     match = ROLE.match(volume_stem(path))
     return match["case"] if match else volume_stem(path)
 
@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def unknown_keys(where: str, keys: Iterable[str], known: Sequence[str]) -> list[str]:
-    """One sentence for each key that means nothing here, with the key it resembles."""
+    """One sentence for each unknown key, with the known key that it resembles."""
     return [
         f"{where}: key {key!r} is not known and is ignored{did_you_mean(key, known)}"
         for key in keys
@@ -69,17 +69,18 @@ def unknown_keys(where: str, keys: Iterable[str], known: Sequence[str]) -> list[
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a known name resembles `name`, otherwise nothing."""
+    """`; did you mean 'x'?` if a known name resembles `name`, otherwise nothing."""
     by_lower = {str(k).lower(): str(k) for k in known}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
-    """The `labels` entry of nnU-Net (`name: code` or `name: [codes]`) or MSD (`"code": name`), but not
-    the background.
+    """The `labels` entry of nnU-Net (`name: code` or `name: [codes]`) or MSD (`"code": name`),
+    without the background.
 
-    nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure (see `ignored_codes`).
+    nnU-Net's `ignore` label is dropped too: its voxels are unlabelled, not a structure (see
+    `ignored_codes`).
     """
     parsed: dict[str, tuple[int, ...]] = {}
     for name, numbers in _named_codes(where, labels):
@@ -96,7 +97,7 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
 
 
 def ignored_codes(where: str, labels: object) -> frozenset[int]:
-    """The codes that a `labels` entry calls `ignore`; 0 is the background whatever it is called."""
+    """The codes that a `labels` entry calls `ignore`. 0 is always the background."""
     found = (numbers for name, numbers in _named_codes(where, labels) if name.lower() == _IGNORE)
     return frozenset(code for numbers in found for code in numbers) - {0}
 
@@ -141,14 +142,15 @@ def parse_channels(where: str, channels: object) -> tuple[str, ...]:
 
 
 def unnamed_channels(numbers: Sequence[int]) -> tuple[str, ...]:
-    """What channels of these numbers are called that nobody names: `image` where there is one alone."""
+    """Names for channels of these numbers that nobody named: `image` if there is only one."""
     return ("image",) if len(numbers) <= 1 else tuple(f"channel_{n}" for n in numbers)
 
 
 def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
-    """Labels of a layout that declares none: `label_<code>` for every code in at most twenty label maps.
+    """Labels of a layout that declares none: `label_<code>` for every code in at most twenty label
+    maps.
 
-    Unreadable label maps are passed over where others can be read; the checks report them.
+    Unreadable label maps are skipped if others can be read; the checks report them.
 
     Raises:
         DataError: None can be read, or one holds too many values to be a label map.
@@ -190,10 +192,12 @@ def case_id(text: str) -> str:
 
 
 def by_case(images: Iterable[Path], labelled: Callable[[str], bool]) -> list[tuple[str, int | None, Path]]:
-    """Each image with its case and its channel number; None where a number at the end is part of the case's name, as in `amos_0001`.
+    """Each image with its case and its channel number; None if a number at the end is part of the
+    case's name, as in `amos_0001`.
 
-    The labels decide between `patient` with the channels 0 to 3 and four cases `patient_0000` to `patient_0003`. Files that neither
-    reading labels are read as the labelled ones are, and as channels only if there is a channel 0.
+    The labels decide between `patient` with the channels 0 to 3 and four cases `patient_0000` to
+    `patient_0003`. Files that neither reading labels are read like the labelled ones, and as
+    channels only if there is a channel 0.
 
     Args:
         images: The volumes of one folder.

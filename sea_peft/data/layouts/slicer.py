@@ -1,4 +1,4 @@
-"""Segmentations of 3D Slicer (`.seg.nrrd`): which segments a file holds, by its header.
+"""Segmentations of 3D Slicer (`.seg.nrrd`): the segments of a file, from its header.
 
 Source: https://apidocs.slicer.org/main/classvtkMRMLSegmentationStorageNode.html.
 """
@@ -13,7 +13,9 @@ _SEGMENT = re.compile(r"Segment(?P<number>\d{1,5})_(?P<entry>Name|LabelValue|Lay
 
 
 def segments_of(path: Path) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Segment name → (layer, value) of each segment of this name; empty where the file names none, or cannot be read (the checks say so)."""
+    """Segment name → (layer, value) of each segment of this name; empty if the file names none or
+    cannot be read, which the checks report.
+    """
     if not path.name.lower().endswith(".nrrd"):
         return {}
     try:
@@ -26,7 +28,7 @@ def segments_of(path: Path) -> dict[str, tuple[tuple[int, int], ...]]:
             entries.setdefault(int(match["number"]), {})[match["entry"]] = value
     found: dict[str, tuple[tuple[int, int], ...]] = {}
     for number, entry in sorted(entries.items()):
-        # files of before Slicer 4.11 name neither: each segment has a layer of its own, of ones
+        # files from before Slicer 4.11 give neither: each segment has its own layer with the value 1
         layer, value = entry.get("Layer", "0" if "LabelValue" in entry else str(number)), entry.get("LabelValue", "1")
         if not (entry.get("Name") and layer.isdecimal() and value.isdecimal()):
             return {}

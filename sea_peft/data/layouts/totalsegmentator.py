@@ -15,7 +15,7 @@ MASK_FOLDER = "segmentations"
 
 
 def read(root: Path) -> Dataset | None:
-    """The data set at `root`, or None when no subfolder has a scan beside a `segmentations` folder."""
+    """The data set at `root`, or None if no subfolder has a scan beside a `segmentations` folder."""
     if not root.is_dir():
         return None
     scans: list[tuple[str, dict[str, ImageFile], dict[str, Path]]] = []
