@@ -1,4 +1,4 @@
-"""The command line: parse, call a job, show what it returns. Nothing heavy is imported before a verb runs."""
+"""The command line: parses, calls a job, and shows its result. Nothing heavy is imported before a verb runs."""
 
 import signal
 import sys
@@ -66,7 +66,7 @@ def adapt(
     ] = None,
     shots: Annotated[
         int | None,
-        Option(metavar="N", help="Labelled scans to train on, those that audits measure on included; by default 5."),
+        Option(metavar="N", help="Labelled scans to train on, including those that audits measure on; by default 5."),
     ] = None,
     budget: Annotated[
         str | None, Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's.")
@@ -77,7 +77,7 @@ def adapt(
     label: options.Labels = None,
     channel: options.Channels = None,
     policy: Annotated[
-        str, Option(metavar="NAME", help="What chooses: sea, or a fixed topology to compare with.")
+        str, Option(metavar="NAME", help="How units are chosen: by sea, or by a fixed topology to compare with.")
     ] = "sea",
     steps: Annotated[
         int | None, Option(metavar="N", help="Optimizer steps in all; by default 480, and 120 on an embedded phantom.")
@@ -89,7 +89,9 @@ def adapt(
     spacing: Annotated[
         Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size to resample to.")
     ] = None,
-    seed: Annotated[int, Option(metavar="N", help="Of the draw of shots, the initial values and the crops.")] = 0,
+    seed: Annotated[
+        int, Option(metavar="N", help="Seed of the choice of shots, the initial values and the crops.")
+    ] = 0,
     device: options.Device = "auto",
     time_limit: Annotated[
         Any,
@@ -126,7 +128,7 @@ def adapt(
         ),
     ] = None,
     runs: options.Runs = Path("runs"),
-    resume: Annotated[Path | None, Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    resume: Annotated[Path | None, Option(metavar="RUN", help="Continue an interrupted run.")] = None,
     from_run: Annotated[
         Path | None,
         Option(
@@ -283,7 +285,8 @@ def predict(
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
-    A mask holds the data set's own codes where every label has one code, else 1, 2, …; <case>.json beside it says which is which.
+    A mask holds the data set's own codes if every label has exactly one, else 1, 2, …; <case>.json
+    beside it names them.
     """
     from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
@@ -333,7 +336,7 @@ def evaluate(
     cases: Annotated[str, Option(metavar="all|test", help="All labelled cases, or the test cases only.")] = "all",
     label: options.Labels = None,
     channel: options.Channels = None,
-    tolerance: Annotated[float, Option(metavar="MM", help="Of the surface distance NSD.")] = 2.0,
+    tolerance: Annotated[float, Option(metavar="MM", help="Tolerance of the surface Dice NSD.")] = 2.0,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -341,7 +344,8 @@ def evaluate(
 ) -> None:
     """Score an adapter on labelled scans, per case and label.
 
-    Where both mask and label are empty a score is undefined and left out of means; where one of them is, Dice and NSD are 0.
+    If both mask and label are empty, a score is undefined and left out of means; if only one of
+    them is, Dice and NSD are 0.
     """
     from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
@@ -392,7 +396,7 @@ for command in (
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command. Returns its exit code; what went wrong is one sentence on stderr."""
+    """Run one command. Returns its exit code; prints an error as one sentence on stderr."""
     command = typer.main.get_command(app)
     prepare_streams()
     try:
@@ -429,7 +433,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The command `seapeft`."""
-    # whoever ends a job (a queue, a shutdown) wants what Ctrl-C gives: files whole, MLflow told, a run that can be resumed
+    # a queue or a shutdown should end a run like Ctrl-C: files whole, MLflow up to date, and the run resumable
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all is said; torchrun asks once more while the interpreter ends

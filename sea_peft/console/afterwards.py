@@ -1,4 +1,4 @@
-"""The verbs for what is there already: a run, an adapter, the store, the installation."""
+"""The verbs for existing things: a run, an adapter, the store, the installation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +29,8 @@ def inspect(
 ) -> None:
     """Show what was placed where and why, and what was refused.
 
-    With --replay ranking and knapsack run again over what the trace says was measured; exit code 7 where they choose something else.
+    With --replay, ranking and knapsack run again on the measurements in the trace; exit code 7 if
+    they choose something else.
     """
     from sea_peft.artefacts.findings import findings
     from sea_peft.artefacts.history import History
@@ -140,7 +141,8 @@ def merge(
 ) -> None:
     """Fold an adapter into the backbone, checked numerically.
 
-    Its head is folded in too, with an output more for every new label. What cannot be folded exactly (ConvAdapter, for one) is refused by name.
+    The head is folded in too, with one more output per new label. A unit that cannot be folded
+    exactly (such as ConvAdapter) is refused by name.
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.merge import merge as job
@@ -174,7 +176,8 @@ def export(
 ) -> None:
     """Write the adapted network for other tools.
 
-    The receiving tool predicts a made-up scan with it first; where its mask is not that of predict, nothing is written.
+    The receiving tool first predicts a synthetic scan with it; if its mask differs from that of
+    predict, nothing is written.
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.export import export as job
@@ -206,7 +209,8 @@ def suggest(
 ) -> None:
     """Rank unlabelled scans: which to label next.
 
-    First what the network doubts most and what is most unlike the run's shots and the scans above: doubt times distance.
+    First come scans that the network doubts most and that differ most from the run's shots and the
+    scans above: doubt times distance.
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.suggest import suggest as job
@@ -237,8 +241,8 @@ def ui(
 ) -> None:
     """Open the stock MLflow UI over the run store, on 127.0.0.1.
 
-    Whoever has the link that is printed can read and change the store while it runs; nobody else gets an answer. Without MLflow's assistant and
-    gateways, which pass on what they are asked.
+    Only whoever has the printed link can read and change the store while it runs. MLflow's
+    assistant and gateways, which contact external services, are off.
     """
     from sea_peft.artefacts.ui import open_ui
 

@@ -139,12 +139,12 @@ def backbones_import(
         str | None,
         Option(
             metavar="FILE|A,B,C",
-            help="The classes in the order of the outputs, without the background. Nobody says: a new classifier.",
+            help="The classes in the order of the outputs, without the background. By default a new classifier.",
         ),
     ] = None,
     channel: Annotated[list[str] | None, Option(metavar="NAME", help="A channel, in the order of the inputs.")] = None,
     orientation: Annotated[
-        Any, Option(parser=parse.orientation, metavar="CODES", help="Where D, H, W run to; nobody says: RAS.")
+        Any, Option(parser=parse.orientation, metavar="CODES", help="Directions of D, H, W; by default RAS.")
     ] = None,
     spacing: Annotated[Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")] = None,
     intensity: Annotated[
@@ -152,21 +152,23 @@ def backbones_import(
         Option(
             parser=parse.intensity,
             metavar="SCALING",
-            help="window:LOW,HIGH, percentile:LOW,HIGH, minmax, zscore or none; nobody says: zscore.",
+            help="window:LOW,HIGH, percentile:LOW,HIGH, minmax, zscore or none; by default zscore.",
         ),
     ] = None,
     patch: Annotated[Any, Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
     setting: Annotated[
-        list[str] | None, Option(metavar="KEY=VALUE", help="Of the architecture, where the tensors do not tell.")
+        list[str] | None,
+        Option(metavar="KEY=VALUE", help="A setting of the architecture that the tensors do not tell."),
     ] = None,
-    licence: Annotated[str, Option(metavar="TEXT", help="Under which the weights may be used.")] = "not stated",
+    licence: Annotated[str, Option(metavar="TEXT", help="The licence of the weights.")] = "not stated",
 ) -> None:
-    """Take a foreign checkpoint in as weights, if its tensors are those of the architecture.
+    """Import a checkpoint from elsewhere as weights, if its tensors fit the architecture.
 
-    Labels, channels, orientation, voxel size, grey values and patch are those of the checkpoint's origin where you do not give them; what
-    nobody says is assumed, and said to be. Origins: suprem, clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, obelisk,
-    brainchop, deepbet, hippodeep, monai-bundle, plain. Of nnU-Net's results folder every network is taken in, each under NAME and its data
-    set's number.
+    Labels, channels, orientation, voxel size, grey values and patch are those of the checkpoint's
+    origin unless you give them; anything that nobody states is assumed, and reported. Origins:
+    suprem, clip-driven, fseft, swin-ssl, btcv, mednext, monai-mednext, nnunet, obelisk, brainchop,
+    deepbet, hippodeep, monai-bundle, plain. From nnU-Net's results folder every network is
+    imported, under NAME and its data set's number.
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.importing import Given, import_weights
@@ -201,7 +203,7 @@ def backbones_import(
 
 
 def _show_parts(output: Output, parts: Sequence[ImportedPart]) -> None:
-    """Which network holds which label. Raises PartialFailure where some could not be taken in."""
+    """Show which network holds which label. Raises PartialFailure if some could not be imported."""
     taken = [(part, part.imported) for part in parts if part.imported is not None]
     refused = [part for part in parts if part.imported is None]
     for sentence in dict.fromkeys(sentence for _, imported in taken for sentence in imported.said):
@@ -237,10 +239,11 @@ def backbones_try(
         bool, Option("--search/--no-search", help="Look for the orientation and grey values that fit a mask best.")
     ] = True,
 ) -> None:
-    """Show what a network makes of a scan before anything is trained: its mask, a picture, and volumes.
+    """Show a network's result on one scan before any training: mask, picture and volumes.
 
-    With a mask also Dice, and a search over every orientation and a few scalings of grey values for what fits best (up to 3 minutes):
-    weights that were imported with a wrong one load without a word and segment wrongly.
+    With a mask it also shows Dice, and searches for the orientation and scaling of grey values that
+    fit best (up to 3 minutes). Weights imported with wrong ones load without an error and segment
+    wrongly.
     """
     from sea_peft.backbones.typed import Typed, is_code
     from sea_peft.jobs.trying import SECONDS, try_backbone
@@ -296,7 +299,7 @@ _BY = {"you": "you", "origin": "the checkpoint's origin", "assumed": "nobody: as
 
 
 def _label_names(labels: str | None) -> list[str] | None:
-    """Names of a file, or those written there."""
+    """Names from a file, or those in the text itself."""
     from sea_peft.backbones.label_names import read_label_names
 
     if labels is None:
@@ -310,7 +313,7 @@ def _label_names(labels: str | None) -> list[str] | None:
 
 
 def _scaling(intensity: tuple[str, tuple[float, float] | None] | None) -> Scaling | None:
-    """What `--intensity` asks for."""
+    """The scaling that `--intensity` asks for."""
     from sea_peft.data.recipe import Percentile, Window, ZScore
     from sea_peft.jobs.importing import Unscaled
 
@@ -325,19 +328,19 @@ def _scaling(intensity: tuple[str, tuple[float, float] | None] | None) -> Scalin
 
 
 def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
-    """The patch trained on, and what others the network takes."""
+    """The patch trained on, and the other sizes that the network takes."""
     if limits.exact is not None:
         return f"{times(limits.exact)} voxels and no other"
     return f"{times(patch)} voxels; sides are {limits.sides}"
 
 
 def _looks(view: FieldOfView) -> str:
-    """How far one voxel of the output looks."""
+    """The extent of the input that one voxel of the output sees."""
     seen = f"{times(view.extent)} voxels" if view.bounded else f"{times(view.extent)} voxels or more"
     return f"{seen}, and its norms see the whole patch" if view.statistics else seen
 
 
 def _named(name: str, *about: str) -> Group:
-    """A name, and under it what there is to say of it."""
+    """A name, with its description below."""
     said = Text(visible(", ".join(word for word in about if word)), style="dim")
     return Group(Text(visible(name), style="bold"), Padding(said, (0, 0, 0, 2)))

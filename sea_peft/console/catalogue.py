@@ -70,7 +70,7 @@ def _folded(prefix: str) -> Text:
 @policies.command("list")
 @verb
 def policies_list(output: Output) -> None:
-    """What --policy takes, a line each."""
+    """List what --policy takes, one line each."""
     from sea_peft.jobs.listing import list_policies
 
     rows = list_policies()

@@ -26,5 +26,6 @@ Runs = Annotated[Path, Option(metavar="DIR", help="Where runs and the MLflow sto
 Profile = Annotated[str, Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]
 Full = Annotated[bool, Option("--full", help="Module paths in full instead of short names.")]
 Use = Annotated[
-    str | None, Option("--use", metavar="adapted|unadapted", help="Which network; left out: what the run recommends.")
+    str | None,
+    Option("--use", metavar="adapted|unadapted", help="Network to use; by default the one that the run recommends."),
 ]

@@ -1,4 +1,4 @@
-"""Where everything that a verb says goes: results to stdout; progress, sentences and warnings to stderr."""
+"""The output of verbs: results go to stdout; progress, sentences and warnings go to stderr."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from rich.text import Text
 from sea_peft.artefacts.words import visible
 from sea_peft.data.progress import unwatched
 
-# What is piped or logged is not cut at 80 columns: nobody looks at it in a window
+# Piped or logged output is not cut at 80 columns, since it is not read in a window
 _WIDTH_OF_A_FILE = 180
 _SECONDS_BETWEEN_LINES = 5.0
 _WARNING = "warning: "
@@ -32,10 +32,11 @@ _UNBROKEN = re.compile(r"[^\s`]*`[^`]+`[^\s`]*|(?<=: )seapeft .+$|\S+")
 
 
 class Output:
-    """Says things by the rules of the command line.
+    """Speaks by the rules of the command line.
 
-    Results go to stdout: tables for people, or with `json` exactly one JSON document. Everything else goes to stderr: with rich
-    on a terminal, as plain lines elsewhere. `quiet` leaves only warnings and errors, `verbose` adds what libraries log.
+    Results go to stdout: tables for people, or with `json` exactly one JSON document. Everything
+    else goes to stderr: with rich on a terminal, as plain lines elsewhere. `quiet` leaves only
+    warnings and errors, `verbose` adds the log of libraries.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
@@ -52,7 +53,9 @@ class Output:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """Something turns on a terminal from the first moment on: loading torch and MONAI alone takes seconds. Until `rest`."""
+        """Show a spinner on a terminal from the first moment until `rest`, since loading torch and
+        MONAI alone takes seconds.
+        """
         if self.notes.is_terminal and not self.quiet:
             self._at_work = self.notes.status("working …", spinner_style="dim")
             self._at_work.start()
@@ -62,7 +65,7 @@ class Output:
             self.rest()
 
     def rest(self) -> None:
-        """Nothing turns any more: there is a result, a bar that says more, or nothing to wait for."""
+        """Stop the spinner: there is a result, a progress bar, or nothing to wait for."""
         if self._at_work is not None:
             self._at_work.stop()
             self._at_work = None
@@ -116,8 +119,11 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
-        """A callback that takes (done, of), with fractions for a case at hand: a bar with the time left on a terminal, a line with
-        it every few seconds elsewhere."""
+        """A callback that takes (done, of), with fractions for the current case.
+
+        Shows a bar with the time left on a terminal, and a line with it every few seconds
+        elsewhere.
+        """
         if self.quiet:
             yield unwatched
         elif self.notes.is_terminal:
@@ -149,14 +155,14 @@ def wrapped(sentence: str, width: int) -> str:
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr write what their encoding lacks in another way instead of failing."""
+    """Let stdout and stderr escape characters that their encoding lacks instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def abandon(stream: Any) -> None:
-    """What could not be written to a stream is let go of, so that it is not tried once more when the process ends."""
+    """Drop what could not be written to a stream, so that it is not tried again when the process ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -171,7 +177,7 @@ class Lines:
 
     def __call__(self, done: float, of: int) -> None:
         now = time.monotonic()
-        if done == 0:  # only now the work begins whose time is told
+        if done == 0:  # the work whose time is reported begins only now
             self._began = now
         if done >= of or now >= self._next:
             self._output.say(f"{self._what}: {int(done)} of {of}{time_left(now - self._began, done, of)}")
@@ -179,28 +185,35 @@ class Lines:
 
 
 def time_left(seconds: float, done: float, of: int) -> str:
-    """`, about 40 s left` after `seconds` of work; nothing at the start and at the end."""
+    """`, about 40 s left` after `seconds` of work; empty at the start and at the end."""
     if not 0 < done < of:
         return ""
     return f", about {timer(seconds / done * (of - done))} left"
 
 
 def timer(seconds: float) -> str:
-    """`0:08`, `2:05`, `1:12:00`."""
+    """A time such as `0:08`, `2:05` or `1:12:00`.
+
+    Examples:
+        >>> timer(125), timer(4320)
+        ('2:05', '1:12:00')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class _Count(ProgressColumn):
-    """`3 of 8`; nothing until it is known of how many."""
+    """`3 of 8`; empty until the total is known."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.total is None else f"{int(task.completed)} of {int(task.total)}", justify="right")
 
 
 class _Times(ProgressColumn):
-    """Each time with its name: `0:20 so far, 1:20 left`, and `took 1:40` in the end. No time is left of what is not `estimated`."""
+    """Each time with its name: `0:20 so far, 1:20 left`, and `took 1:40` at the end. No time left
+    is shown for tasks that are not `estimated`.
+    """
 
     def render(self, task: Task) -> Text:
         if task.finished:
@@ -210,7 +223,7 @@ class _Times(ProgressColumn):
 
 
 class _Console(Console):
-    """Lets no command to the terminal through but its own colours, whatever the words that it is given."""
+    """Lets only its own colours control the terminal, whatever the text contains."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -228,7 +241,7 @@ def _escaped(document: str) -> str:
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that keeps to its text: no guessing at markup or numbers to colour in it."""
+    """A console that shows text literally: it interprets no markup and colours no numbers."""
     made = _Console(stderr=stderr, highlight=False, markup=False)
     if not made.is_terminal:
         made.width = _WIDTH_OF_A_FILE
@@ -236,7 +249,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def bars(notes: Console) -> Progress:
-    """Progress bars on stderr, gone when they are done. What turns says that the process is alive."""
+    """Progress bars on stderr, removed when they are done. The spinner shows that the process is alive."""
     columns = (
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Words of the command line → values. Each raises typer.BadParameter, which names the flag."""
+"""Parsers of command-line values. Each raises typer.BadParameter, which names the flag."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def size(text: str) -> tuple[int, int, int]:
 
 
 def millimetres(text: str) -> tuple[float, float, float]:
-    """`1.5,1.5,2` → mm along D, H, W; one number stands for all three."""
+    """`1.5,1.5,2` → mm along D, H, W. One number stands for all three."""
     try:
         parts = [float(part) for part in text.split(",")]
     except ValueError:
@@ -31,7 +31,9 @@ def millimetres(text: str) -> tuple[float, float, float]:
 
 
 def intensity(text: str) -> tuple[str, tuple[float, float] | None]:
-    """`window:-175,250`, `percentile:0.5,99.5`, `minmax`, `zscore`, `none` or `none:0,4095` → its name, and its ends where it has any."""
+    """`window:-175,250`, `percentile:0.5,99.5`, `minmax`, `zscore`, `none` or `none:0,4095` → its
+    name, and its range if it has one.
+    """
     kind, colon, ends = text.strip().partition(":")
     match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*", ends)
     both = None if match is None else (float(match[1]), float(match[2]))
@@ -45,7 +47,7 @@ def intensity(text: str) -> tuple[str, tuple[float, float] | None]:
 
 
 def orientation(text: str) -> str:
-    """`RAS`, `LAI`, … : where D, H and W run to."""
+    """`RAS`, `LAI`, …: the directions of D, H and W."""
     codes = text.strip().upper()
     if len(codes) != 3 or not all(sum(code in pair for code in codes) == 1 for pair in ("RL", "AP", "SI")):
         raise typer.BadParameter(
@@ -55,7 +57,7 @@ def orientation(text: str) -> str:
 
 
 def tests(text: str) -> int | str:
-    """`20`, `none` or `cv`: what a run is scored on."""
+    """`20`, `none` or `cv`: the cases that a run is scored on."""
     if text in ("none", "cv"):
         return text
     if not text.isdecimal() or int(text) < 1:
@@ -72,7 +74,9 @@ def codes(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def settings(texts: Sequence[str]) -> dict[str, object]:
-    """`feature_size=24`, `blocks=[1,2,2]`, `merging=monai<1.5` → name to value: JSON where it is, else the text."""
+    """`feature_size=24`, `blocks=[1,2,2]`, `merging=monai<1.5` → name to value: JSON if it parses,
+    else the text.
+    """
     found: dict[str, object] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -86,7 +90,12 @@ def settings(texts: Sequence[str]) -> dict[str, object]:
 
 
 def duration(text: str) -> float:
-    """`90s`, `20m`, `2h` or `1h30m` → seconds."""
+    """A time such as `90s`, `20m`, `2h` or `1h30m`, in seconds.
+
+    Examples:
+        >>> duration("1h30m")
+        5400.0
+    """
     if not re.fullmatch(r"(\d+(\.\d+)?[smh])+", text.strip()):
         raise typer.BadParameter(f"{text!r} is not a time; write 90s, 20m or 2h.")
     seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)([smh])", text))

@@ -1,4 +1,4 @@
-"""A run as it happens: bars with the time left on a terminal, a line per cycle everywhere."""
+"""Shows a run as it happens: bars with the time left on a terminal, and a line per cycle everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class RunProgress:
-    """Listens to the events of a run and shows how far it is. `name`: of a run beside others, which has no bars, and lines that begin with it."""
+    """Listens to the events of a run and shows its progress."""
 
     def __init__(self, output: Output, name: str = "") -> None:
         self._output, self._name = output, name
@@ -60,7 +60,7 @@ class RunProgress:
                 f"({event.limit / event.backbone_parameters:.2%}), policy {event.policy}."
             )
         elif isinstance(event, Searched) and event.phase == "refit":
-            pass  # comes in many small parts
+            pass  # too frequent to show
         elif isinstance(event, Searched):
             name = "warm-up" if event.phase == "warmup" else f"cycle {event.cycle}"
             probes = f", {len(event.probes)} of them probes" if event.probes else ""
@@ -90,11 +90,11 @@ class RunProgress:
         self._output.say(f"{self._name}: {sentence}" if self._name else sentence)
 
     def checked(self, done: int, of: int) -> None:
-        """A case of the data set was checked; for the `progress` of a job."""
+        """One case of the data set was checked; for the `progress` of a job."""
         self._show(_CHECK, done, of)
 
     def _know(self, event: RunStarted) -> None:
-        """The parts of the run, now that it is known: what was shown so far was the first of them."""
+        """Set the parts of the run, now that it is known. What was shown so far was the first of them."""
         there = {"head_only": event.head > 0, "test": bool(event.split.get("test"))}
         names = (name for phase, name in _PHASES.items() if phase != "held_out" and there.get(phase, True))
         self._parts = list(dict.fromkeys((_CHECK, *names)))
@@ -103,7 +103,7 @@ class RunProgress:
                 self._bars.update(task, description=self._named(what))
 
     def _named(self, what: str) -> str:
-        """With its place among the parts; what comes in between, or as often as there are shots, has none."""
+        """The name with its place among the parts. Parts in between, or repeated for each shot, have none."""
         return f"part {1 + self._parts.index(what)} of {len(self._parts)}: {what}" if what in self._parts else what
 
     def _parts_done(self) -> int:

@@ -1,4 +1,4 @@
-"""Results as tables for a terminal, 80 columns wide where it can be."""
+"""Results as tables for a terminal, in 80 columns if possible."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,13 @@ from sea_peft.artefacts.words import visible
 _STATES = {"ok": "green", "warning": "bold yellow", "problem": "bold red", "done": "green", "failed": "bold red"}
 
 
-_MOST_ROWS = 500  # nobody reads more, and setting thousands of them takes longer than checking as many scans
+_MOST_ROWS = 500  # nobody reads more, and laying out thousands of them takes longer than checking as many scans
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
-    """A table with a title. Columns named in `right` hold numbers and do not wrap. Of very many rows the last line says how many more there are."""
+    """A table with a title. Columns named in `right` hold numbers and do not wrap. If there are
+    very many rows, the last line says how many are left out.
+    """
     made = _titled(title)
     for name in columns:
         number = name in right
@@ -31,7 +33,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def facts(pairs: Iterable[tuple[str, object]], title: str = "") -> Table:
-    """Names and values, one a line."""
+    """Names and values, one per line."""
     made = _titled(title, header=False)
     made.add_column(no_wrap=True, style="dim")
     made.add_column(overflow="fold")
@@ -48,7 +50,7 @@ def _titled(title: str, header: bool = True) -> Table:
 
 
 def cell(value: object) -> RenderableType:
-    """Anything as one cell: numbers with separators, lists with commas, a dash for what is not there."""
+    """Any value as one cell: numbers with separators, lists with commas, a dash for a missing value."""
     if isinstance(value, Text | Group):
         return value
     if value is None or value in ("", (), []) or (isinstance(value, float) and math.isnan(value)):
@@ -65,10 +67,10 @@ def cell(value: object) -> RenderableType:
 
 
 def state(word: str) -> Text:
-    """ok, warning, problem, done or failed in its colour."""
+    """ok, warning, problem, done or failed, in its colour."""
     return Text(word, style=_STATES.get(word, ""))
 
 
 def times(values: Iterable[float] | None) -> str | None:
-    """`240×240×155`, `1×1×1.5`; None where there is nothing."""
+    """Sizes such as `240×240×155` or `1×1×1.5`; None if there are none."""
     return None if values is None else "×".join(f"{v:g}" for v in values)
