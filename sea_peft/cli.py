@@ -317,11 +317,11 @@ def predict(
     output.result(document, shown.prediction_table(statuses), cell(f"Masks are in {out}."))
     if failed:
         raise PartialFailure(
-            f"{len(failed)} of {count(len(statuses), 'case')} could not be predicted; the reasons stand above."
+            f"{len(failed)} of {count(len(statuses), 'case')} could not be predicted; the reasons are above."
         )
     if flagged:
         raise QualityGateError(
-            f"{len(flagged)} of {count(len(statuses), 'mask')} should be looked at before they are used; {out / 'qc.html'} says why."
+            f"{len(flagged)} of {count(len(statuses), 'mask')} should be checked before they are used; {out / 'qc.html'} says why."
         )
 
 
@@ -377,7 +377,7 @@ def evaluate(
         output.say(f"Wrote {', '.join(map(str, written))}.")
     output.result(document, *shown.evaluation_tables(scores))
     if scores.failed:
-        raise PartialFailure(f"{count(len(scores.failed), 'case')} could not be scored; the reasons stand above.")
+        raise PartialFailure(f"{count(len(scores.failed), 'case')} could not be scored; the reasons are above.")
     dice = scores.overall("dice")
     if min_dice is not None and not dice >= min_dice:
         raise QualityGateError(f"The mean Dice of {dice:.4f} is below --min-dice {min_dice:g}.")

@@ -229,7 +229,7 @@ def suggest(
     if found.failed:
         looked = len(found.suggested) + len(found.others)
         raise PartialFailure(
-            f"{len(found.failed)} of {count(looked + len(found.failed), 'scan')} could not be looked at; the reasons stand above."
+            f"{len(found.failed)} of {count(looked + len(found.failed), 'scan')} could not be examined; the reasons are above."
         )
 
 

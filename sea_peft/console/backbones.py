@@ -218,7 +218,7 @@ def _show_parts(output: Output, parts: Sequence[ImportedPart]) -> None:
     shown = table("Networks", ("weights", "data set", "labels"), rows)
     output.result(document, shown, cell("Use the one that holds your label, or the nearest to it: --weights NAME."))
     if refused:
-        raise PartialFailure(f"{len(refused)} of {len(parts)} networks were not taken in; the reasons are above.")
+        raise PartialFailure(f"{len(refused)} of {len(parts)} networks were not imported; the reasons are above.")
 
 
 @backbones.command("try")

@@ -1,4 +1,4 @@
-"""`adapt --for FILE`: the file of runs, and what is shown of them."""
+"""`adapt --for FILE`: reads the file of runs, and shows their progress and results."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _typed(reader: Callable[[str], Any]) -> Callable[[Any], Any]:
     return lambda value: reader(_text(value))
 
 
-# flag of `adapt` → its option, and how its value is read
+# flag of `adapt` → its option, and the reader of its value
 _FLAGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "data": ("data", _text), "label": ("labels", _texts), "channel": ("channels", _texts), "shots": ("shots", _number),
     "split": ("split", _text), "test": ("test", _typed(parse.tests)), "budget": ("budget", _text), "profile": ("profile", _text),
@@ -69,13 +69,14 @@ _FLAGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def read_runs(file: Path, given: AdaptOptions) -> tuple[dict[str, AdaptOptions], dict[str, object]]:
-    """The runs of a file by name, each with the options of the command and its own instead of them, and parameters for submitit.
+    """The runs of a file by name, each with its own options on top of the command's; and parameters
+    for submitit.
 
-    A file holds a table `[runs.NAME]` for each run, whose keys are flags of `adapt` and whose values are what is typed after them, and
-    perhaps a table `[submitit]`. `given`: the options of the command.
+    The file holds one table `[runs.NAME]` per run, whose keys are flags of `adapt` with the values
+    that one would type, and perhaps a table `[submitit]`. `given`: the options of the command.
 
     Raises:
-        UsageError: the file cannot be read, or what of it makes no sense.
+        UsageError: the file cannot be read, or an entry makes no sense.
     """
     try:
         document = documents.load_toml(file)
@@ -108,7 +109,7 @@ def _options(where: str, name: str, given: AdaptOptions, own: Any) -> AdaptOptio
 
 
 def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, cluster: str | None, dry_run: bool) -> None:
-    """Run what is not done of a file of runs, and show the table of all. Raises PartialFailure where some have failed."""
+    """Run the unfinished runs of a file, and show the table of all. Raises PartialFailure if some have failed."""
     from sea_peft.jobs.launching import Cluster, on_cluster, side_by_side
     from sea_peft.jobs.many import SUMMARY, check, failed, opened
     from sea_peft.jobs.many import many as job
@@ -181,7 +182,7 @@ class _Told:
 
 
 def _plans(output: Output, members: list[Member]) -> None:
-    """What would be done, and how long each run would take here."""
+    """Show what would be done, and how long each run would take here."""
     from sea_peft.jobs.plan import plan
 
     plans: dict[str, Mapping[str, Any]] = {}
@@ -204,7 +205,7 @@ def _plans(output: Output, members: list[Member]) -> None:
 
 
 def _unsaid(sentence: str) -> None:
-    """A plan's table says enough."""
+    """Drop the sentence: the table of a plan is enough."""
 
 
 def _planned(plan: Mapping[str, Any]) -> tuple[object, ...]:
@@ -213,7 +214,7 @@ def _planned(plan: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def summary_table(members: list[Member]) -> Any:
-    """A line for each run: Dice of the three arms, the network that predictions use, the time."""
+    """One line per run: Dice of the three arms, the network that predictions use, the time."""
     rows: list[tuple[object, ...]] = []
     for member in members:
         result = member.result

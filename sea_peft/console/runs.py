@@ -1,4 +1,4 @@
-"""What adapt, inspect and the dry run show."""
+"""The results of adapt, inspect and the dry run, as shown in a terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def headline(found: Findings) -> Text:
 
 
 def dice_table(found: Findings) -> Table:
-    """Dice of the three arms, mean and per label, on whatever they were scored on."""
+    """Dice of the three arms, mean and per label, on the scans that they were scored on."""
     return table(found.scored_on, found.dice.header, found.dice.rows, right=found.dice.header[1:])
 
 
@@ -64,7 +64,9 @@ def run_facts(result: Result) -> Table:
 
 
 def advice(found: Findings) -> Group:
-    """What to do about it: every command on a line of its own, which no terminal breaks when it is copied."""
+    """What to do about the result. Each command is on a line of its own, which no terminal breaks
+    when it is copied.
+    """
     lines: list[Text] = []
     for each in found.advice:
         lines += [Text(each.text), _command(f"  {each.command}")]
@@ -72,7 +74,7 @@ def advice(found: Findings) -> Group:
 
 
 def next_steps(commands: Commands) -> Group:
-    """What can be done with a run."""
+    """The commands to continue from a run."""
     steps = [("why", commands.inspect), ("page", commands.report), ("masks", commands.predict())]
     return Group(Text("Next", style="bold"), *(_command(f"{name:<5}  {command}") for name, command in steps))
 
@@ -82,10 +84,11 @@ def _command(line: str) -> Text:
 
 
 class UnitLines:
-    """Units one a line, and below them why: once where the reason is the same for several. Utility and standard error in Dice points.
+    """Units, one per line, with the reason below: once if it is the same for several. Utility and
+    standard error are in Dice points.
 
-    `names`: short names of sites, empty for module paths in full. A unit that leaves no room for its numbers has a line of its own.
-    `costs`: what the costs count.
+    `names`: short names of sites; empty for full module paths. `costs`: what the costs count. A
+    unit whose name leaves no room for its numbers gets a line of its own.
     """
 
     def __init__(self, title: str, rows: Sequence[UnitRow], names: Mapping[str, str], costs: str) -> None:
@@ -104,7 +107,7 @@ class UnitLines:
         ]
         lines = [("unit", "stage", self._costs, "utility", "decision"), *cells]
         widths = [max(len(line[column]) for line in lines) for column in range(5)]
-        wide = sum(widths) + 8 <= options.max_width  # the stage goes first where there is no room
+        wide = sum(widths) + 8 <= options.max_width  # without room, the stage is dropped first
         own_line = sum(widths) - widths[1] + 6 > options.max_width
 
         def line(values: Sequence[str], style: str) -> Text:
@@ -133,7 +136,7 @@ def _utility(row: UnitRow) -> str:
 
 
 def plan_facts(plan: dict[str, Any]) -> Table:
-    """What --dry-run prints."""
+    """The output of --dry-run."""
     data, budget, steps, backbone, units = (plan[part] for part in ("data", "budget", "steps", "backbone", "units"))
     memory, disk = (f"{plan[what] / 2**30:.1f} GiB" for what in ("memory_bytes", "disk_bytes"))
     tests = {"cases": f"{data['test']} to test on", "cv": "each left out in turn", "none": "none to test on"}
@@ -155,14 +158,14 @@ def plan_facts(plan: dict[str, Any]) -> Table:
 
 
 def roughly(seconds: float) -> str:
-    """`40 seconds`, `9 minutes`, `2.5 hours`: no more digits than an estimate has."""
+    """A duration such as `40 seconds`, `9 minutes` or `2.5 hours`, with no more digits than an estimate has."""
     if seconds < 90:
         return f"{max(10, 10 * round(seconds / 10))} seconds"
     return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
 def clock(seconds: float) -> str:
-    """`8 s`, `2 min 05 s`, `1 h 12 min`."""
+    """A duration such as `8 s`, `2 min 05 s` or `1 h 12 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -174,7 +177,9 @@ def clock(seconds: float) -> str:
 def unit_lists(
     rows: Sequence[UnitRow], names: Mapping[str, str], costs: str, everything: bool
 ) -> list[UnitLines | Text]:
-    """What is on, and what is not: all of it, or the first that were measured or refused. `names`, `costs`: as for `UnitLines`."""
+    """The units that are on, and those that are not: all, or the first that were measured or
+    refused. `names`, `costs`: as for `UnitLines`.
+    """
     on, off = [row for row in rows if row.on], [row for row in rows if not row.on]
     judged = off if everything else [r for r in off if r.utility is not None or r.decision == "refuse"][:REFUSED_SHOWN]
     made: list[UnitLines | Text] = (
@@ -190,7 +195,9 @@ def unit_lists(
 
 
 def replay_table(replayed: Sequence[Replayed]) -> Table:
-    """Every allocation of a trace: whether the policy chooses the same again, and what differs (+ now, - then)."""
+    """Every allocation of a trace: whether the policy makes the same choice again, and the
+    differences (+ now, - then).
+    """
     rows = []
     for r in replayed:
         probes, ranks = (
@@ -204,7 +211,7 @@ def replay_table(replayed: Sequence[Replayed]) -> Table:
 
 
 def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
-    """What became of each case, with the volumes of a few labels, or the number of labels found among many."""
+    """The status of each case, with the volumes of a few labels or, among many, the number of labels found."""
     labels = list(dict.fromkeys(label for status in statuses for label in status.volumes))
     few = labels if len(labels) <= 3 else []
     columns = [f"{label} (ml)" for label in few] or ["labels found"]
@@ -226,7 +233,7 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
 
 
 def suggestion_table(found: Suggestions) -> Table:
-    """What to label next, and why. Distances: 1 is usual between two of the scans."""
+    """The scans to label next, and why. Distances: 1 is usual between two of the scans."""
     rows = [
         (
             str(each.rank),

@@ -1,4 +1,4 @@
-"""Under torchrun: several processes run one command, and what is seen of them is what one would show."""
+"""Under torchrun, several processes run one command. The user sees the output of a single one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _PATIENCE = datetime.timedelta(seconds=10)
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """How torchrun has started this process, if it was torchrun: which of how many it is, and which of those on this machine."""
+    """How torchrun started this process, if it did: its number among all processes, and among those
+    on this machine.
+    """
 
     rank: int = 0
     local_rank: int = 0
@@ -27,21 +29,23 @@ class Started:
 
     @classmethod
     def here(cls) -> Started:
-        """By its environment. A cluster may set some of these variables for a process that it starts alone, so torchrun's own is asked too."""
+        """From the environment. A cluster may set some of these variables for a single process, so
+        torchrun's own variable is checked too.
+        """
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
         return cls(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
 
 def refuse_unless(shared: bool, what: str) -> None:
-    """Raises UsageError where several processes would all do the same."""
+    """Raise UsageError if several processes would all do the same."""
     if not shared and Started.here().size > 1:
         raise UsageError(f"{what} does not share its work out among processes; start it without torchrun.")
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
-    """Those that work on this command together, connected to each other."""
+    """The processes that work on this command, connected to each other."""
     from sea_peft.loop.processes import ALONE, joined
 
     started = Started.here()
@@ -54,7 +58,7 @@ def processes() -> Iterator[Processes]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nothing is printed in here, but by the first process."""
+    """Only the first process prints anything in here."""
     if Started.here().rank == 0:
         yield
         return
@@ -63,8 +67,9 @@ def silence() -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Whether it is for this process to say how its command has failed: for the first that asks. When one has failed, the others do too,
-    for want of it."""
+    """Whether this process should report how its command failed: the first that asks does. When one
+    fails, the others fail too without it.
+    """
     started = Started.here()
     if started.size == 1:
         return True

@@ -1,4 +1,4 @@
-"""What all verbs have in common: the flags about output, before or after the verb, and what becomes of errors."""
+"""The shared parts of all verbs: the flags about output, before or after the verb, and the handling of errors."""
 
 import errno
 import functools
@@ -20,7 +20,7 @@ _FLAGS: dict[str, object] = {
     "verbose": Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
     "debug": Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
 }
-# what to type for a setting of the library, where it is not called the same
+# the flag for a setting of the library, if it has another name
 _TO_TYPE = {"labels": "--label", "channels": "--channel", "rebuild": "`seapeft report RUN --mlflow`"}
 FLAGS = [
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
@@ -29,7 +29,7 @@ FLAGS = [
 
 
 class Interrupted(SeaPeftError):
-    """Ctrl-C. The message says how to go on."""
+    """Ctrl-C. The message says how to continue."""
 
     exit_code = 130
 
@@ -45,7 +45,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(*, context: typer.Context, **given: Any) -> None:
         flags = {name: given.pop(name) or (context.obj or {}).get(name, False) for name in _FLAGS}
-        flags.pop("debug")  # the business of whoever catches the error
+        flags.pop("debug")  # used where the error is caught
         output = Output(**flags)
         try:
             torchrun.refuse_unless(context.command_path == "seapeft adapt", context.command_path)
@@ -76,7 +76,7 @@ def outcome(error: Exception) -> tuple[str, int]:
 
 
 def error_document(error: Exception) -> dict[str, object]:
-    """What --json prints when there is no result."""
+    """The output of --json when there is no result."""
     sentence, code = outcome(error)
     status = "interrupted" if isinstance(error, Interrupted) else "error"
     return {"status": status, "error": sentence, "exit_code": code}

@@ -1,4 +1,4 @@
-"""Groups of verbs, and how their help reads."""
+"""Groups of verbs, and the layout of their help."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Plain:
-    """Help without a type beside what needs none: a flag takes no value, and an argument's name says what it is."""
+    """Help without needless types: a flag takes no value, and the name of an argument says what it is."""
 
     def get_params(self, context: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(context)  # type: ignore[misc]
@@ -30,7 +30,7 @@ class _Group(_Plain, TyperGroup):
 
 
 class Verbs(typer.Typer):
-    """A group of verbs, itself one of another's."""
+    """A group of verbs, which may belong to another group."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(cls=_Group, **settings)

@@ -18,6 +18,7 @@ from sea_peft.data.digest import volume_digest, voxel_hash
 from sea_peft.data.grids import require_finite, require_same_grid, skewness
 from sea_peft.data.intensity import is_ct_name, looks_like_hounsfield, not_hounsfield
 from sea_peft.data.volumes import Volume
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
 Severity = Literal["error", "skip", "warning"]
@@ -123,7 +124,7 @@ def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume |
         strangers = [code for code in counts if code and dataset.codes and code not in dataset.codes]
         if strangers:
             raise DataError(
-                f"case {case.id}: label holds code {strangers[0]} ({counts[strangers[0]]} voxels), but only "
+                f"case {case.id}: label holds code {strangers[0]} ({count(counts[strangers[0]], 'voxel')}), but only "
                 f"{_listed(dataset.codes or ())} are declared; declare it or correct the label"
             )
         if set(counts) <= {0} and not case.partial:

@@ -148,8 +148,8 @@ class CaseWriter:
             The sidecar's content.
 
         Raises:
-            DataError: a name is too long.
-            DiskError: a file cannot be written.
+            DataError: a name is too long, or a volume cannot be written.
+            DiskError: another file cannot be written, or a result cannot be moved to its place.
             OutputError: the network's output is not finite.
         """
         out, name = files.mask.parent, files.sidecar.stem

@@ -140,7 +140,7 @@ def evaluate(
     theirs = chosen.channels if channels else matching_channels(opened, predictor.channels)
     if len(theirs) != len(predictor.channels):
         raise UsageError(
-            f"The adapter takes {len(predictor.channels)} channels ({', '.join(predictor.channels)}), not {len(theirs)}; "
+            f"The adapter takes {count(len(predictor.channels), 'channel')} ({', '.join(predictor.channels)}), not {len(theirs)}; "
             "name as many with --channel."
         )
     roles: dict[str, str] = {}

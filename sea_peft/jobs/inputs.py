@@ -49,7 +49,7 @@ def find_cases(
     """
     if named and len(named) != len(channels):
         raise UsageError(
-            f"The adapter takes {len(channels)} channels ({', '.join(channels)}), not {len(named)}; name as many with --channel."
+            f"The adapter takes {count(len(channels), 'channel')} ({', '.join(channels)}), not {len(named)}; name as many with --channel."
         )
     cases: list[FileCase] = []
     files: list[Path] = []
@@ -142,7 +142,7 @@ def _grouped(files: Sequence[Path], wanted: Sequence[str], named: Sequence[str])
             groups.setdefault((path.parent, match["case"]), {})[int(match["channel"])] = path
         elif len(wanted) > 1:
             raise DataError(
-                f"{path.name} has no channel number, but the adapter takes {len(wanted)} channels ({', '.join(wanted)}); "
+                f"{path.name} has no channel number, but the adapter takes {count(len(wanted), 'channel')} ({', '.join(wanted)}); "
                 "name the files X_0000, X_0001, … in that order"
             )
         else:

@@ -1,5 +1,9 @@
-"""Adaptations in processes of their own: several side by side on this machine, or as jobs of a cluster. One that dies costs the others
-nothing, and goes on from where it stood when it is launched again."""
+"""Adaptations in processes of their own: several side by side on this machine, or as jobs of a
+cluster.
+
+A process that dies does not affect the others. Its run continues from where it stood when it is
+launched again.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,12 @@ from sea_peft.jobs.workers import SECONDS_TO_END, ToParent, end_of, no_interrupt
 from sea_peft.loop import events
 
 _LOG = logging.getLogger(__name__)
-_MINUTES = 240  # of a cluster's job; one that needs more is queued again and goes on
+_MINUTES = 240  # of a cluster's job; one that needs more is queued again and continues
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. `error`: why it failed, None where it is done; `warnings`: what it had to say."""
+    """How a run ended. `error`: why it failed; None if it is done. `warnings`: its sentences for the user."""
 
     error: SeaPeftError | None
     warnings: tuple[str, ...] = ()
@@ -39,7 +43,7 @@ class Ended:
 
 Ends = Generator[tuple[str, Ended], None, None]
 Launch = Callable[[Mapping[str, AdaptOptions]], Ends]
-"""Runs options by name, and yields the names as their runs end. What still runs when it is closed is ended, and can be resumed."""
+"""Takes options by name, and yields the names as their runs end. Closing it ends the others, which can be resumed."""
 
 
 def carry_out(options: AdaptOptions, listen: events.Callback = events.ignore) -> Ended:
@@ -68,8 +72,11 @@ class _Running:
 
 
 def side_by_side(asked: Mapping[str, AdaptOptions], jobs: int, told: Callable[[str, events.Event], None]) -> Ends:
-    """A `Launch` on this machine. `jobs`: how many at a time, each with its share of the cores; where there are several GPUs, each takes the
-    next one. `told`: gets the events of every run, with its name."""
+    """A `Launch` on this machine.
+
+    `jobs`: number of runs at a time, each with its share of the cores. With several GPUs, each run
+    takes the next one. `told`: receives the events of each run, with its name.
+    """
     waiting, free = deque(asked.items()), deque(range(jobs))
     running: dict[Connection, _Running] = {}
     try:
@@ -114,7 +121,7 @@ def _start(name: str, options: AdaptOptions, place: int, jobs: int) -> tuple[Con
 
 
 def card(place: int) -> str | None:
-    """The GPU of one of the places side by side, as CUDA_VISIBLE_DEVICES takes it; None where there is none to choose."""
+    """The GPU for one of the places side by side, as CUDA_VISIBLE_DEVICES takes it; None if there is no choice."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = listed.split(",") if listed else [str(number) for number in range(torch.cuda.device_count())]
     return cards[place % len(cards)] if len(cards) > 1 else None
@@ -134,7 +141,7 @@ def _end(running: Mapping[Connection, _Running]) -> None:
 def _work(
     pipe: Connection, folder: str, options: AdaptOptions, visible: str | None, threads: int | None, level: int
 ) -> None:
-    """A process with its run. `folder`: where relative paths begin; `visible`: its GPU."""
+    """The main function of a process with its run. `folder`: base of relative paths; `visible`: its GPU."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(folder)
     logging.basicConfig(level=level, handlers=[ToParent(pipe)])  # type: ignore[arg-type]
@@ -143,19 +150,20 @@ def _work(
         os.environ["CUDA_VISIBLE_DEVICES"] = visible  # CUDA reads it at its first use, which is yet to come
     if threads is not None:
         torch.set_num_threads(threads)
-    with contextlib.suppress(KeyboardInterrupt, ConnectionError):  # whoever waited for it is gone
+    with contextlib.suppress(KeyboardInterrupt, ConnectionError):  # the parent may be gone
         pipe.send(carry_out(options, pipe.send))
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs are run through submitit.
+    """A cluster that runs jobs through submitit.
 
     Attributes:
         name: `slurm`, or `local`, which runs them here without a scheduler.
         folder: for submitit's own files and the jobs' logs; on a cluster, one that all nodes see.
-        jobs: how many at a time at most, None: as many as the cluster likes.
-        parameters: of jobs, by submitit's names (`timeout_min`, `mem_gb`, `gpus_per_node`, `slurm_partition`, …).
+        jobs: most jobs at a time; None for as many as the cluster allows.
+        parameters: of jobs, by submitit's names (`timeout_min`, `mem_gb`, `gpus_per_node`,
+            `slurm_partition`, …).
     """
 
     name: str
@@ -164,7 +172,9 @@ class Cluster:
     parameters: Mapping[str, object] = field(default_factory=dict)
 
     def executor(self) -> Any:
-        """submitit's. Raises UsageError where it is not installed, finds no such cluster here, or knows no such parameter."""
+        """submitit's executor. Raises UsageError if submitit is not installed, finds no such
+        cluster here, or does not know a parameter.
+        """
         try:
             import submitit
         except ImportError:
@@ -179,20 +189,22 @@ class Cluster:
 
 
 class OneRun:
-    """What a cluster's job calls. A job that is preempted or runs out of time is queued again and goes on."""
+    """The function that a cluster's job calls. A job that is preempted or runs out of time is
+    queued again and continues.
+    """
 
     def __call__(self, options: AdaptOptions) -> Ended:
         return carry_out(options)
 
     def checkpoint(self, options: AdaptOptions) -> Any:
-        """What submitit queues again: the same once more, since the run folder says how far it is."""
+        """The job that submitit queues again: the same one, since the run folder records its progress."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, options)
 
 
 def on_cluster(asked: Mapping[str, AdaptOptions], cluster: Cluster) -> Ends:
-    """A `Launch` as jobs of a cluster. Raises UsageError where they cannot be handed over."""
+    """A `Launch` as jobs of a cluster. Raises UsageError if they cannot be submitted."""
     executor = cluster.executor()
     import submitit
 

@@ -1,4 +1,6 @@
-"""`seapeft adapt --for FILE`: one run for each label, target or seed, into one folder with one table. The same command again goes on."""
+"""`seapeft adapt --for FILE`: one run per label, target or seed, in one folder with one table. The
+same command again continues.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from sea_peft.jobs.setup import prepare_run
 
 SUMMARY = "summary.csv"
 Say = Callable[[str], None]
-# What may differ between the command that began a run and the one that goes on with it: where things lie, and what it is called
+# Options that may differ between the command that began a run and the one that continues it: locations and names
 _BESIDE = ("out", "runs", "name", "device", "mlflow", "log_images")
 _BEFORE_IT_BEGAN = {"cases.json", "begun_from"}
 _ARMS = ("unadapted", "head_only", "adapted")
@@ -39,9 +41,9 @@ class Member:
 
     Attributes:
         name: of the run, of its folder and of its row.
-        options: what was asked for; `out` is its folder.
-        was: how it stood before this command.
-        result: what it ended with, None where it has not ended.
+        options: what the user asked for; `out` is its folder.
+        was: its state before this command.
+        result: its result; None if it has not finished.
         error: why it failed.
     """
 
@@ -63,7 +65,7 @@ class Member:
         return "done" if self.result is not None else "begun" if self.folder.config.is_file() else "new"
 
     def row(self) -> dict[str, object]:
-        """Of the table of all. Nothing but `error` can name a scan or a path."""
+        """Its row in the table. Only `error` can name a scan or a path."""
         result = self.result
         row: dict[str, object] = {"run": self.name, "status": self.status}
         for on in ("dice", "held_out"):
@@ -83,10 +85,10 @@ class Member:
 
 
 def opened(root: Path, asked: Mapping[str, AdaptOptions]) -> list[Member]:
-    """The runs as they stand in `root`, each in the folder of its name.
+    """The state of each run in `root`, in the folder of its name.
 
     Raises:
-        UsageError: a folder there is of a run with other options, or of no run.
+        UsageError: a folder there holds a run with other options, or no run.
     """
     return [_opened(name, dataclasses.replace(options, out=root / name)) for name, options in asked.items()]
 
@@ -123,14 +125,15 @@ def _shown(value: object) -> str:
 
 
 def check(members: Sequence[Member], say: Say, progress: Progress, side_by_side: int | None) -> None:
-    """Refuse what any of the new runs would be refused for, before one of them begins. Those that differ in their seed alone are looked at
-    once.
+    """Refuse any new run that would be refused later, before one of them begins. Runs that differ
+    in their seed alone are checked once.
 
     Args:
         members: all runs.
-        say: gets what each needs of memory.
-        progress: called with (runs done, of), the one at hand by the cases that were checked.
-        side_by_side: how many run at a time on this machine; None: they run elsewhere, and their device is not looked for here.
+        say: receives the memory that they need.
+        progress: called with (runs done, of); the current one counts by its checked cases.
+        side_by_side: number of runs at a time on this machine; None: they run elsewhere, so their
+            device is not checked here.
 
     Raises:
         SeaPeftError: of the run's own kind, with the run's name before the sentence.
@@ -166,18 +169,20 @@ def many(
     finished: Callable[[Member], None],
     mlflow: bool = True,
 ) -> None:
-    """Run what is not done, and write `summary.csv` anew whenever a run has ended. MLflow is told by this process alone, when a run is done.
+    """Run what is not done, and rewrite `summary.csv` whenever a run has ended. Only this process
+    logs into MLflow, when a run is done.
 
     Args:
-        root: the folder of all.
-        members: the runs, as `opened` found them; results and errors are put into them.
+        root: the folder of all runs.
+        members: the runs, from `opened`; receives their results and errors.
         launch: runs them.
-        warn: gets sentences for the user.
-        finished: called with every run that has ended now.
-        mlflow: whether MLflow is told at all; its store lies in `root`.
+        warn: receives sentences for the user.
+        finished: called with every run that has just ended.
+        mlflow: whether to log into MLflow at all; its store lies in `root`.
 
     Raises:
-        SeaPeftError: none can be launched, or the table cannot be written. What goes wrong in a run is in its `error`.
+        SeaPeftError: none can be launched, or the table cannot be written. The failure of a run is
+            in its `error`.
     """
     make_folder(root)
     by_name = {member.name: member for member in members}
@@ -206,12 +211,12 @@ def many(
 
 
 def _left_in(folder: Path) -> set[str]:
-    """What lies there, hidden files apart."""
+    """The content of the folder, without hidden files."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run has left that was killed before it could be resumed."""
+    """Remove the files of a run that was killed before it could be resumed."""
     if folder.is_dir():
         remove_leftovers(folder)
         (folder / "cases.json").unlink(missing_ok=True)
@@ -219,7 +224,7 @@ def _clear(folder: Path) -> None:
 
 
 def _log(member: Member, warn: Say) -> None:
-    """Tell MLflow of a finished run that it has not got yet."""
+    """Log a finished run that MLflow does not have yet."""
     result, folder = member.result, member.folder
     if result is None or result.mlflow_run_id is not None:
         return
@@ -232,7 +237,7 @@ def _log(member: Member, warn: Say) -> None:
 
 
 def write_summary(root: Path, members: Sequence[Member]) -> Path:
-    """`summary.csv`: a row for each run, finished or not. Returns its path."""
+    """Write `summary.csv`: one row per run, finished or not. Returns its path."""
     rows = [member.row() for member in members]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -243,6 +248,6 @@ def write_summary(root: Path, members: Sequence[Member]) -> Path:
 
 
 def failed(members: Sequence[Member]) -> str:
-    """How many of the runs have failed, in words; empty where none has."""
+    """How many of the runs have failed, in words; empty if none has."""
     bad = sum(member.status == "failed" for member in members)
     return f"{bad} of {count(len(members), 'run')}" if bad else ""

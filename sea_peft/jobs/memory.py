@@ -103,8 +103,8 @@ def inference_need(
 
 
 def read_ahead(cases: Iterable[Case], recipe: Recipe, channels: int) -> list[Case]:
-    """The cases that may be read and prepared while the network works on another: those of files
-    whose reading takes little memory.
+    """The cases that may be read and prepared while the network works on another: those whose reading
+    takes little memory and does not silence other threads.
     """
     return [
         case

@@ -20,6 +20,7 @@ from sea_peft.backbones import Site, find_sites
 from sea_peft.backbones.typed import NOTHING, Typed, is_code
 from sea_peft.backbones.weights import Pretrained, cards, load_pretrained, load_typed, untrained
 from sea_peft.data.recipe import Recipe
+from sea_peft.data.wording import count
 from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, refusing
 from sea_peft.loop.processes import Processes
 
@@ -233,7 +234,7 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
     card, frozen = backbone.pretrained.card, backbone.pretrained.network
     if len(config.channels) != len(card.channels) or config.head.classes not in (None, len(card.labels)):
         raise WeightsError(
-            f"Adapter {folder.name} is for {len(config.channels)} channels and {config.head.classes} classes, and weights {card.name} have "
+            f"Adapter {folder.name} is for {count(len(config.channels), 'channel')} and {config.head.classes} classes, and weights {card.name} have "
             f"{len(card.channels)} and {len(card.labels)}; get the adapter again."
         )
     if max((row for row in config.head.rows if row is not None), default=0) >= len(card.labels):

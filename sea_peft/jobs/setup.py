@@ -211,7 +211,7 @@ def prepare_run(
         raise UsageError(f"{text!r} reads like a path, and an adapter carries no paths; name it --label NAME=CODES.")
     if len(dataset.channels) != len(pretrained.card.channels):
         raise UsageError(
-            f"{pretrained.card.name} takes {len(pretrained.card.channels)} channel(s) ({', '.join(pretrained.card.channels)}), "
+            f"{pretrained.card.name} takes {count(len(pretrained.card.channels), 'channel')} ({', '.join(pretrained.card.channels)}), "
             f"but {len(dataset.channels)} would be given ({', '.join(dataset.channels)}); choose with --channel, in that order."
         )
     rows = tuple(matching_rows(pretrained.card.labels, tuple(dataset.labels)))

@@ -20,6 +20,7 @@ from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.volumes import Volume, read_volume, write_volume
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.inputs import find_cases
@@ -101,12 +102,13 @@ def try_backbone(
         progress: called with (done, of) while searching.
 
     Raises:
-        DataError: the scan or the mask cannot be read, or do not belong together.
+        DataError: the scan or the mask cannot be read, or do not belong together; or the network's
+            mask cannot be written.
         UsageError: results exist, several scans are given, a label is none of the network's, or its
             classifier is untrained.
         WeightsError: the weights are refused.
         DeviceError: the device is refused.
-        DiskError: the results cannot be written.
+        DiskError: `out` cannot be made, or the picture cannot be written.
     """
     began = time.monotonic()
     on = resolve_device(device)
@@ -118,7 +120,7 @@ def try_backbone(
         )
     cases = find_cases([scan], card.channels, say=say)
     if len(cases) != 1:
-        raise UsageError(f"{scan} holds {len(cases)} scans; give one of them.")
+        raise UsageError(f"{scan} holds {count(len(cases), 'scan')}; give one of them.")
     case = cases[0]
     stem = f"{safe_name(case.id)}-{safe_name(card.name)}"
     mask_file, picture = out / f"{stem}.nii.gz", out / f"{stem}.png"

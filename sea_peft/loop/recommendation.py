@@ -96,7 +96,7 @@ def recommend(new_labels: Sequence[str], scored: Mapping[str, Scored], held_out:
         return Recommended(UNADAPTED if against else ADAPTED, f"{scans}: {found.in_points}")
     if new_labels:
         return _for_new(new_labels, "nothing else was scored")
-    return Recommended(UNADAPTED, "nothing speaks for the adapter: no scan was held out, and none was scored")
+    return Recommended(UNADAPTED, "there is no evidence for the adapter: no scan was held out, and none was scored")
 
 
 def _difference(mean: float, pairs: Sequence[float]) -> Difference:

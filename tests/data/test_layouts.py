@@ -391,7 +391,7 @@ def test_brats_without_segmentations_can_be_predicted(tmp_path):
     (case,) = find_cases([tmp_path], ["T1c", "FLAIR"])
     assert case.id == "BraTS20_V_1"
     assert case.images["T1c"].path.name == "BraTS20_V_1_t1ce.nii.gz"
-    with pytest.raises(DataError, match="1 scans but no labelled one"):
+    with pytest.raises(DataError, match="1 scan but no labelled one"):
         open_dataset(tmp_path)
 
 

@@ -93,5 +93,5 @@ def test_what_cannot_be_taken_is_said_and_stops_nothing(results: Path, capsys: p
     ]
     (refused,) = document["refused"]
     assert "2D network" in refused["why"]
-    assert "1 of 6 networks were not taken in" in caught.err
+    assert "1 of 6 networks were not imported" in caught.err
     assert run(results) == 5, "none is left to take in, and the first says why"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sea_peft.data.cases import Dataset
 from sea_peft.data.layouts import brats, datalist, dicom, folders, nnunet, totalsegmentator
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
 # The most specific first: an nnU-Net folder also has a JSON file and two folders
@@ -47,7 +48,7 @@ def open_dataset(path: Path | str) -> Dataset:
             if dataset is not None:
                 if not dataset.cases and not dataset.test_cases:
                     raise DataError(
-                        f"{path} holds {len(dataset.unlabelled)} scans but no labelled one{_reasons(dataset)}"
+                        f"{path} holds {count(len(dataset.unlabelled), 'scan')} but no labelled one{_reasons(dataset)}"
                     )
                 return dataset
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from sea_peft.data.cases import Dataset, FileCase, ImageFile, safe_name
 from sea_peft.data.layouts import reading
 from sea_peft.data.volumes import volume_stem
+from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
 KNOWN_KEYS = (
@@ -112,7 +113,7 @@ def _channel_files(spot: str, images: list[Path], channels: Sequence[str] | None
         return {name: ImageFile(images[0], component, len(channels)) for component, name in enumerate(channels)}
     if len(images) != len(channels):
         raise DataError(
-            f"{spot} lists {len(images)} images, but {len(channels)} channels are declared "
+            f"{spot} lists {count(len(images), 'image')}, but {len(channels)} channels are declared "
             f"({', '.join(channels)}); list one image per channel"
         )
     return dict(zip(channels, map(ImageFile, images), strict=True))

@@ -94,7 +94,7 @@ def own_size(name: str, about: str, offers: Mapping[str, Offer], stages: tuple[s
 
 _CONVOLUTIONS = ("conv", "transposed")
 
-# families whose plain name stands for a part of what they offer: the places that their papers use
+# families whose plain name stands for the places that their papers use, and not for all that they offer
 _NARROWED = {
     "conv_adapter": Offer(placements=("parallel",), kinds=("block",)),
     "convnext": Offer(placements=("sequential",)),

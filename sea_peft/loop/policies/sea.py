@@ -277,7 +277,7 @@ class Sea(Policy):
 register(
     Entry(
         name="sea",
-        about="search, audit, allocate: what audits on held-out scans speak for",
+        about="search, audit, allocate: the units that help on held-out scans",
         make=lambda space, _seed, settings: Sea(space, settings),
         settings=lambda cycles: SeaSettings(cycles=cycles),
     )
