@@ -263,20 +263,22 @@ def backbones_try(
     sentences = []
     if tried.own is not None and not tried.named:
         sentences.append(
-            "Each code of the mask counts for the class that it overlaps most; left and right can be taken for each other so. "
-            "Say which is which with --class NAME=CODES."
+            "Each code of the mask counts for the class that it overlaps most, which can confuse left and right. "
+            "Name them with --class NAME=CODES."
         )
     if tried.better:
         best = tried.better[0]
         sentences.append(
             f"Read with orientation {best.orientation} and grey values {best.intensity} the network reaches Dice {best.dice:.3f} on this scan, "
-            f"against {tried.own.dice if tried.own else 0.0:.3f} as it was imported. To take it in so: seapeft backbones import … "
+            f"against {tried.own.dice if tried.own else 0.0:.3f} as imported. To import it that way: seapeft backbones import … "
             f"--orientation {best.orientation} --intensity {best.intensity}"
         )
     elif tried.own is not None and search:
-        sentences.append(f"None of {tried.looked_at} other ways to turn and scale the scan fits clearly better.")
+        sentences.append(f"None of {tried.looked_at} other ways to orient and scale the scan fits clearly better.")
     if tried.looked_at < tried.ways:
-        sentences.append(f"The time was over after {tried.looked_at} of {tried.ways} ways to turn and scale the scan.")
+        sentences.append(
+            f"The time was over after {tried.looked_at} of {tried.ways} ways to orient and scale the scan."
+        )
     document = {
         "weights": tried.weights,
         "case": tried.case,

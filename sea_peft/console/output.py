@@ -115,7 +115,10 @@ class Output:
         for number, shown in enumerate(tables):
             if number:
                 self.results.print()
-            self.results.print(shown, crop=False)  # a command that is longer than a line is shown whole
+            if isinstance(shown, Text) and self.results.is_terminal:
+                self.results.print(Text(wrapped(shown.plain, self.results.width), style=shown.style), soft_wrap=True)
+            else:
+                self.results.print(shown, crop=False)  # a command that is longer than a line is shown whole
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
@@ -145,6 +148,8 @@ def wrapped(sentence: str, width: int) -> str:
         One shot leaves no test case;
         use `seapeft adapt --shots 5`.
     """
+    if cell_len(sentence) <= width:
+        return sentence
     lines: list[str] = []
     for part in _UNBROKEN.findall(sentence):
         if lines and cell_len(lines[-1]) + 1 + cell_len(part) <= width:

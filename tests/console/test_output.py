@@ -19,7 +19,7 @@ from sea_peft.artefacts.view import UnitRow
 from sea_peft.console.output import Lines, Output, bars, timer
 from sea_peft.console.progress import RunProgress
 from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly
-from sea_peft.console.tables import table
+from sea_peft.console.tables import cell, table
 from sea_peft.jobs.predict import CaseStatus
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
 
@@ -112,7 +112,9 @@ def test_quiet_says_nothing_but_warnings(terminal: bool, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-@pytest.mark.parametrize("tell", [Output.say, Output.warn, Output.fail])
+@pytest.mark.parametrize(
+    "tell", [Output.say, Output.warn, Output.fail, lambda output, sentence: output.result({}, cell(sentence))]
+)
 def test_a_sentence_breaks_between_words_and_never_inside_a_command(
     tell: Callable[[Output, str], None],
     columns: int,
@@ -127,7 +129,7 @@ def test_a_sentence_breaks_between_words_and_never_inside_a_command(
     )
     sentence = f"Orientation and grey values are assumed, since {inside} does not say them. To see their effect: {end}"
     tell(Output(), sentence)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capsys.readouterr())).splitlines()
     assert " ".join(lines).removeprefix("warning: ") == sentence
     assert any(inside in line for line in lines)
     assert lines[-1] == end
