@@ -65,9 +65,9 @@ def _holdable(patch: tuple[int, int, int]) -> tuple[int, int, int]:
     return patch
 
 
-def _small(value: Any, left: int = _MOST_SETTINGS) -> Any:
+def _small(value: T, left: int = _MOST_SETTINGS) -> T:
     """Settings of a network, unchanged, unless they could take all memory or time to build."""
-    waiting = [value]
+    waiting: list[object] = [value]
     while waiting:
         found = waiting.pop()
         left -= 1
@@ -189,14 +189,14 @@ def as_json(value: object) -> Any:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> dict[object, object]:
     """The JSON form of a mapping that is no dict (such as a read-only view)."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def check(kind: type[T], value: Any) -> T:
+def check(kind: type[T], value: object) -> T:
     """`value`, of JSON types or mappings of them, as `kind`. Raises Invalid."""
     try:
         data = pydantic_core.to_json(value, fallback=_plain)
@@ -241,7 +241,7 @@ def _key(part: object) -> str:
 
 
 def upgraded(
-    document: Any,
+    document: object,
     steps: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]],
     current: int,
     first: int | None = None,

@@ -8,7 +8,7 @@ the outputs unchanged until values are written to them.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -18,11 +18,20 @@ LAST = "grown_last"
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d)
 
 
+class Growth(TypedDict, total=False):
+    """Arguments of `grow`, as far as a network has to grow; as they stand in a card."""
+
+    norms: bool
+    dense: list[str]
+    wider: dict[str, int]
+    outputs: int
+
+
 def growing(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """`build` for a network that can grow. It takes one more keyword argument, `grown`: the result of `growth`."""
 
     @functools.wraps(build)
-    def grown_network(*, grown: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+    def grown_network(*, grown: Growth | None = None, **kwargs: Any) -> nn.Module:
         if grown is None:
             return build(**kwargs)
         own = {"out_channels": grown["outputs"]} if "outputs" in grown else {}
@@ -87,14 +96,14 @@ def _grown(tensor: torch.Tensor, axis: int, more: int) -> nn.Parameter:
     return nn.Parameter(torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=axis))
 
 
-def growth(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def growth(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Growth:
     """The growth that a network needs to hold these tensors, by state-dict key, as arguments of
     `grow`; empty if none.
 
     More rows of a classifier do not count: the network is built with those.
     """
     own = dict(network.named_parameters(remove_duplicate=False))
-    found: dict[str, Any] = {}
+    found: Growth = {}
     for key, tensor in tensors.items():
         path = key.rpartition(".")[0]
         if path == LAST and key not in own:
@@ -112,18 +121,19 @@ def growth(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str,
     return found
 
 
-def grown_further(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+def grown_further(first: Growth, then: Growth) -> Growth:
     """The growth that equals `first` followed by `then`."""
     wider = dict(first.get("wider", {}))
     for path, more in then.get("wider", {}).items():
         wider[path] = wider.get(path, 0) + more
-    both = {
-        "norms": first.get("norms", False) or then.get("norms", False),
-        "dense": [*first.get("dense", ()), *then.get("dense", ())],
-        "wider": wider,
-        "outputs": first.get("outputs") or then.get("outputs"),
-    }
-    return {what: value for what, value in both.items() if value}
+    both: Growth = {**first, **then}
+    if wider:
+        both["wider"] = wider
+    if dense := [*first.get("dense", ()), *then.get("dense", ())]:
+        both["dense"] = dense
+    if "outputs" in first:
+        both["outputs"] = first["outputs"]
+    return both
 
 
 def missing(module: nn.Module) -> dict[str, torch.Tensor]:

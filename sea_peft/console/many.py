@@ -22,6 +22,8 @@ from sea_peft.data.wording import count
 from sea_peft.errors import PartialFailure, UsageError, first_line
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sea_peft.jobs.launching import Launch
     from sea_peft.jobs.many import Member
     from sea_peft.jobs.options import AdaptOptions
@@ -30,35 +32,35 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"\w[\w-]{0,59}")
 
 
-def _number(value: Any) -> int:
+def _number(value: object) -> int:
     if type(value) is not int:
         raise typer.BadParameter(f"{value!r} is not a whole number.")
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise typer.BadParameter(f"{value!r} is not a text; write it in quotes.")
     return str(value)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(_text, value)) if isinstance(value, list) else (_text(value),)
 
 
-def _name_only(value: Any) -> str:
+def _name_only(value: object) -> str:
     name = _text(value)
     if ":" in name:
         raise typer.BadParameter(f"{name!r} is code, and no file names code; type --backbone in the command.")
     return name
 
 
-def _typed(reader: Callable[[str], Any]) -> Callable[[Any], Any]:
+def _typed(reader: Callable[[str], object]) -> Callable[[object], object]:
     return lambda value: reader(_text(value))
 
 
 # flag of `adapt` → its option, and the reader of its value
-_FLAGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+_FLAGS: dict[str, tuple[str, Callable[[object], object]]] = {
     "data": ("data", _text), "label": ("labels", _texts), "channel": ("channels", _texts), "shots": ("shots", _number),
     "split": ("split", _text), "test": ("test", _typed(parse.tests)), "budget": ("budget", _text), "profile": ("profile", _text),
     "backbone": ("backbone", _name_only), "weights": ("weights", _text), "policy": ("policy", _text), "steps": ("steps", _number),
@@ -89,7 +91,7 @@ def read_runs(file: Path, given: AdaptOptions) -> tuple[dict[str, AdaptOptions],
     return {name: _options(f"--for {file}, [runs.{name}]", name, given, own) for name, own in runs.items()}, parameters
 
 
-def _options(where: str, name: str, given: AdaptOptions, own: Any) -> AdaptOptions:
+def _options(where: str, name: str, given: AdaptOptions, own: object) -> AdaptOptions:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{where}: the name of a run is 1 to 60 letters, digits, _ and -, since its folder is called so."
@@ -213,7 +215,7 @@ def _planned(plan: Mapping[str, Any]) -> tuple[object, ...]:
     return len(data["labels"]), data["support"] + data["audit"], data["test"], shown.roughly(plan["seconds"]["total"])
 
 
-def summary_table(members: list[Member]) -> Any:
+def summary_table(members: list[Member]) -> Table:
     """One line per run: Dice of the three arms, the network that predictions use, the time."""
     rows: list[tuple[object, ...]] = []
     for member in members:

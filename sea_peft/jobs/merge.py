@@ -5,7 +5,6 @@ checked against the adapted network.
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from sea_peft.adapters import Adapted
 from sea_peft.adapters.base import CannotMerge
 from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
-from sea_peft.backbones.growth import LAST, grown_further, growth
+from sea_peft.backbones.growth import LAST, Growth, grown_further, growth
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
@@ -199,7 +198,7 @@ def _compare(model: Adapted, network: nn.Module, example: torch.Tensor) -> tuple
     return difference, largest, min(equal)
 
 
-def _card(card: Card, config: AdapterConfig, name: str, labels: list[str], more: Mapping[str, Any]) -> dict[str, Any]:
+def _card(card: Card, config: AdapterConfig, name: str, labels: list[str], more: Growth) -> dict[str, Any]:
     """The merged card's fields. `more`: growth of the network beyond that in the card."""
     made = {"adapter": config.policy, "units": len(config.units), "shots": config.shots, "seed": config.seed}
     kwargs: dict[str, Any] = {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")}

@@ -41,7 +41,7 @@ class Processes:
     def share(self, items: range) -> range: ...
     @overload
     def share(self, items: Sequence[T]) -> Sequence[T]: ...
-    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+    def share(self, items: Sequence[object]) -> Sequence[object]:
         """This process's share of the items: every `size`-th, from its rank on. Empty if there are too few."""
         return items[self.rank :: self.size]
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -134,7 +133,7 @@ class BlockReuse:
         finally:
             self._toggled.pop()
 
-    def _begin(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _begin(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if self._input is None:
             self._input = inputs[0]
         elif inputs[0] is not self._input:
@@ -147,8 +146,8 @@ class BlockReuse:
     def _diverge(self) -> None:
         self._diverged = True
 
-    def _remembering(self, path: str, forward: Any) -> Any:
-        def wrapped(*inputs: Any, **kwargs: Any) -> Any:
+    def _remembering(self, path: str, forward: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*inputs: object, **kwargs: object) -> object:
             if self._reference:
                 return self._first(path, forward, inputs, kwargs)
             kept = self._kept.get(path)
@@ -159,7 +158,9 @@ class BlockReuse:
 
         return wrapped
 
-    def _first(self, path: str, forward: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _first(
+        self, path: str, forward: Callable[..., object], inputs: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         """Run one module in the reference pass, and keep its output where that is safe."""
         given = [*inputs, *kwargs.values()]
         before = [x._version for x in given if isinstance(x, torch.Tensor)]

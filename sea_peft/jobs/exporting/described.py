@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sea_peft import __version__, atomic
 from sea_peft.jobs.case_results import mask_values
@@ -12,7 +11,7 @@ from sea_peft.jobs.predictor import Predictor
 NAME = "network.json"
 
 
-def described(predictor: Predictor) -> dict[str, Any]:
+def described(predictor: Predictor) -> dict[str, object]:
     """Everything about the network that its own file does not say."""
     config, values = predictor.config, mask_values(predictor.labels)
     return {
