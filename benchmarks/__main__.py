@@ -13,6 +13,7 @@ from benchmarks.store import Store
 
 # verb, which is the module's name → what it measures
 _MEASUREMENTS = {
+    "add_label": "what adding labels costs those that the network knew, and the added ones themselves",
     "audit_cost": "what audits and allocations cost",
     "ideas": "which changes of the recipe pay, on the development set",
     "peers": "what a user would pick instead: nnU-Net, plain MONAI, Hugging Face PEFT",

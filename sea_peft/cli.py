@@ -75,6 +75,20 @@ def adapt(
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     label: options.Labels = None,
+    add_label: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME[=CODES]",
+            help="Add this structure to all that the network knows; only it need be drawn. Several allowed.",
+        ),
+    ] = None,
+    max_forget: Annotated[
+        float | None,
+        Option(
+            metavar="POINTS",
+            help="With --add-label: exit code 7 where a label that the network knew has lost more Dice points.",
+        ),
+    ] = None,
     channel: options.Channels = None,
     policy: Annotated[
         str, Option(metavar="NAME", help="How units are chosen: by sea, or by a fixed topology to compare with.")
@@ -165,6 +179,8 @@ def adapt(
     """
     from sea_peft.artefacts.commands import Commands, to_resume
     from sea_peft.artefacts.findings import findings
+    from sea_peft.artefacts.history import History
+    from sea_peft.artefacts.known_labels import forgotten, known_labels
     from sea_peft.artefacts.run_folder import RunFolder
     from sea_peft.artefacts.trace import read_trace
     from sea_peft.jobs import adapt as job
@@ -175,7 +191,7 @@ def adapt(
         data=data, shots=shots, budget=budget, profile=profile, backbone=backbone, weights=weights, labels=tuple(label or ()),
         channels=tuple(channel or ()), policy=policy, steps=steps, cycles=cycles, patch=patch, spacing=spacing, seed=seed, device=device,
         time_limit=time_limit, augment=augment, out=out, runs=runs, log_images=log_images, mlflow=mlflow, test=test, split=split,
-        name=name, from_run=from_run,
+        name=name, from_run=from_run, add_labels=tuple(add_label or ()), max_forget=max_forget,
     )  # fmt: skip
     if runs_file is not None:
         if resume is not None:
@@ -225,15 +241,21 @@ def adapt(
         return  # what the first has written may not be there yet
     done = RunFolder(Path(result.run))
     commands = Commands.of(done.read_config().typed, result.run, given.backbone)
-    found = findings(read_trace(done.trace), commands)
+    history = History(read_trace(done.trace))
+    found = findings(history, commands)
     output.result(
         result.model_dump(mode="json"),
         shown.headline(found),
         *([shown.dice_table(found)] if found.dice.rows else []),
+        *([shown.known_table(found)] if found.known.rows else []),
         shown.run_facts(result),
         shown.advice(found),
         shown.next_steps(commands),
     )
+    asked = done.read_config().options
+    most = None if asked is None else asked.max_forget
+    if most is not None and (said := forgotten(known_labels(history.scored, history.held_out), most)):
+        raise QualityGateError(said)
 
 
 @app.command()
@@ -262,13 +284,7 @@ def predict(
             help="One CSV for all scans: volumes, grey values, parts; cases that are in it are not predicted again.",
         ),
     ] = None,
-    keep: Annotated[
-        list[str] | None,
-        Option(
-            metavar="RULE",
-            help="Connected parts to keep: largest, N, min-ml=X or all; LABEL=RULE for one label. Several allowed.",
-        ),
-    ] = None,
+    keep: options.Keep = None,
     qc: Annotated[
         bool,
         Option("--qc", help="Also qc.csv and qc.html: the Dice to expect, and flags; exit code 7 where there are any."),
@@ -337,6 +353,7 @@ def evaluate(
     label: options.Labels = None,
     channel: options.Channels = None,
     tolerance: Annotated[float, Option(metavar="MM", help="Tolerance of the surface Dice NSD.")] = 2.0,
+    keep: options.Keep = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -359,7 +376,7 @@ def evaluate(
     with output.progress("evaluate") as progress:
         scores = job(
             adapter, data, typed=typed, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
-            cases=cases, tolerance=tolerance, use=use, progress=progress,
+            cases=cases, tolerance=tolerance, use=use, keep=tuple(keep or ()), progress=progress,
         )  # fmt: skip
     output.say(scores.choice)
     for sentence in scores.warnings:

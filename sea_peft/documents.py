@@ -105,8 +105,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 Dice = Annotated[float, Field(ge=0, le=1)]
 Duration = Annotated[float, Field(ge=0, le=1e9)]
+# a label without codes is drawn nowhere in the data: a network knows it
 Labels = Annotated[
-    dict[Name, Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1, max_length=65535)]],
+    dict[Name, Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(max_length=65535)]],
     Field(min_length=1, max_length=254),
     AfterValidator(_codes_once),
 ]

@@ -81,6 +81,17 @@ class Adapted(nn.Module):
         assert features is not None, "the backbone has not run"
         return features
 
+    @torch.no_grad()
+    def opinion(self, x: torch.Tensor) -> torch.Tensor:
+        """What the frozen backbone says of the labels that it knows: probabilities [B, 1 + labels, D, H, W], 0 for a label that is new to it."""
+        with self.unadapted():
+            return self.known_of(self(x))
+
+    def known_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same, from the target logits of the unadapted model."""
+        known = logits.float().index_fill(1, torch.tensor(self.head.added, device=logits.device), -torch.inf)
+        return known.softmax(dim=1)
+
     @contextlib.contextmanager
     def unadapted(self) -> Iterator[None]:
         """Close every gate for a while, the head's too: the unchanged backbone."""

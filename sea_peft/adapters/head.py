@@ -55,6 +55,11 @@ class TargetHead(nn.Module):
         self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
 
     @property
+    def added(self) -> tuple[int, ...]:
+        """Of the target logits, which are of labels that are new to the backbone."""
+        return tuple(index for index, row in enumerate(self.rows, start=1) if row >= self.classes)
+
+    @property
     def knows_a_label(self) -> bool:
         """Whether the backbone has an output for at least one target label, so that it can be scored unadapted."""
         return self.new < len(self.rows)

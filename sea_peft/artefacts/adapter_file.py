@@ -76,6 +76,9 @@ UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone, 3: _withou
 """Version n → function that turns a config of version n into one of version n + 1. Version 1 is the first."""
 
 
+PartsRule = Annotated[str, Field(pattern=r"^(largest|[1-9]\d{0,5}|min-ml=\d{1,9}(\.\d{1,9})?)$")]
+
+
 class AdapterUnit(NoPaths):
     """One placed unit. `path`: module path of its site in the backbone; `cost`: number of its
     trainable parameters.
@@ -106,9 +109,11 @@ class TensorSpec(Record):
 class AdapterConfig(NoPaths):
     """`adapter_config.json`.
 
-    `labels`: name → codes, in the order of the output rows. `quality`: null in adapters of version
-    3 and before. `begun_from`: sha256 of the tensors of the adapter that the run began with; null
-    if it began without one. `tensors`: filled in on saving.
+    `labels`: name → codes, in the order of the output rows; no codes for a label that the backbone
+    knows and nobody drew (`adapt --add-label`). `quality`: null in adapters of version 3 and before.
+    `keep`: label → which connected parts of its masks are kept; all if it is not named.
+    `begun_from`: sha256 of the tensors of the adapter that the run began with; null if it began
+    without one. `tensors`: filled in on saving.
     """
 
     format_version: int = FORMAT_VERSION
@@ -126,6 +131,7 @@ class AdapterConfig(NoPaths):
     seed: Seed
     shots: Annotated[int, Field(ge=0, le=10**6)]
     quality: Quality | None = None
+    keep: dict[Name, PartsRule] = Field(default_factory=dict)
     begun_from: Sha256 | None = None
     tensors: dict[Name, TensorSpec] = Field(default_factory=dict)
 
@@ -134,6 +140,14 @@ class AdapterConfig(NoPaths):
         rows, classes = [row for row in self.head.rows if row is not None], self.head.classes
         if len(self.head.rows) != len(self.labels):
             raise ValueError(f"head.rows has {len(self.head.rows)} rows for {len(self.labels)} labels")
+        if nowhere := [
+            name
+            for (name, codes), row in zip(self.labels.items(), self.head.rows, strict=True)
+            if not codes and row is None
+        ]:
+            raise ValueError(f"label {nowhere[0]} has neither codes nor a row of the backbone")
+        if odd := [label for label in self.keep if label not in self.labels]:
+            raise ValueError(f"keep names {odd[0]}, which is no label")
         if len(set(rows)) < len(rows):
             raise ValueError("head.rows gives one row of the backbone to two labels")
         if classes is not None and max(rows, default=0) >= classes:

@@ -29,6 +29,8 @@ class RunState(BaseModel):
             then.
         held_out: arm → case → label → Dice of the scans held out while searching.
         confidence: arm → case → label → the arm's confidence in its masks of these.
+        kept: case → kept label → agreement of the adapted network's masks with the unadapted one's.
+        parts: case → label → rule for connected parts → Dice that it adds.
         head_only: tensors of the head fitted alone; None until then.
         controller: state of the arm's controller; None before the arm's first checkpoint.
         seconds: spent on `data` and `test`, and on everything `before` this process.
@@ -42,6 +44,8 @@ class RunState(BaseModel):
     baseline: list[float] | None
     held_out: dict[str, dict[str, dict[str, float]]]
     confidence: dict[str, dict[str, dict[str, float]]]
+    kept: dict[str, dict[str, float]] = Field(default_factory=dict)
+    parts: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
     head_only: dict[str, Any] | None
     controller: dict[str, object] | None
     seconds: dict[str, float]

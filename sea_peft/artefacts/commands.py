@@ -18,13 +18,14 @@ _Options = Mapping[str, Any]  # of the command line, by name
 
 
 _FLAGS = {
-    "backbone": "--backbone", "weights": "--weights", "labels": "--label", "channels": "--channel", "shots": "--shots",
+    "backbone": "--backbone", "weights": "--weights", "labels": "--label", "add_labels": "--add-label",
+    "max_forget": "--max-forget", "channels": "--channel", "shots": "--shots",
     "split": "--split", "test": "--test", "budget": "--budget", "profile": "--profile", "policy": "--policy", "steps": "--steps",
     "cycles": "--cycles", "patch": "--patch", "spacing": "--spacing", "seed": "--seed", "time_limit": "--time-limit",
     "device": "--device", "runs": "--runs", "from_run": "--from",
 }  # fmt: skip
 _DEFAULTS = {"profile": "default", "policy": "sea", "seed": 0, "device": "auto", "runs": "runs"}
-_SEVERAL = ("labels", "channels")
+_SEVERAL = ("labels", "add_labels", "channels")
 
 
 def to_resume(run: Path, typed: Typed) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.known_labels import known_labels
 from sea_peft.artefacts.view import UnitRow, summarise
 from sea_peft.data.wording import count
 from sea_peft.loop.comparison import UNADAPTED
@@ -45,6 +46,7 @@ class Findings:
         advice: which network predictions use, and the commands to continue with.
         scored_on: title of `dice`.
         dice: scores by label and arm.
+        known: the labels that the network knew, before and after others were added.
         budget: what was spent.
         placement: units by stage and family.
         placed: the units that are on.
@@ -58,6 +60,7 @@ class Findings:
     advice: tuple[Advice, ...]
     scored_on: str
     dice: Table
+    known: Table
     budget: Table
     placement: Table
     placed: Table
@@ -74,10 +77,11 @@ def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) ->
     return Findings(
         helps=helps,
         headline=headline,
-        verdict=tuple(verdict),
+        verdict=(*verdict, *_parts_kept(history)),
         advice=tuple(advice),
         scored_on=_title(history),
         dice=_dice(history),
+        known=_known(history),
         budget=_budget(history),
         placement=_placement(rows),
         placed=unit_cells(history, [row for row in rows if row.on][:_MOST_UNITS]),
@@ -255,6 +259,31 @@ def _dice(history: History) -> Table:
     rows = [("mean", *(_number(scored[arm].dice) for arm in arms))]
     rows += [(label, *(_number(scored[arm].per_label.get(label)) for arm in arms)) for label in labels]
     return Table(("label", *(ARMS[arm] for arm in arms)), tuple(rows) if arms else ())
+
+
+def _parts_kept(history: History) -> list[str]:
+    if history.parts_kept is None:
+        return []
+    gained = history.parts_kept.gains
+    rules = [f"{label} {rule} (+{100 * gained[label]:.1f} points)" for label, rule in history.parts_kept.rules.items()]
+    where = f"on {count(history.parts_kept.scans, 'scan')} held out while searching"
+    return [
+        f"Of masks these connected parts are kept, which helped {where}: {', '.join(rules)}. The Dice here is without that."
+    ]
+
+
+def _known(history: History) -> Table:
+    known = known_labels(history.scored, history.held_out)
+    rows = [
+        (
+            label.name,
+            _number(label.before) if label.drawn else "–",
+            _number(label.after),
+            "what is drawn" if label.drawn else "the unadapted network's masks",
+        )
+        for label in known
+    ]
+    return Table(("label", "before", "after", "against"), tuple(rows))
 
 
 def _budget(history: History) -> Table:

@@ -46,6 +46,7 @@ class History:
         self.cycles = self._in_cycles()
         self.compared, self.recommended = self._last(events.Compared), self._last(events.Recommended)
         self.finished = self._last(events.RunFinished)
+        self.parts_kept = self._last(events.PartsKept)
         self.folds = self._all(events.Folded)
         self.scored = {event.arm: event for event in self._all(events.Scored) if not event.held_out}
         self.held_out = {event.arm: event for event in self._all(events.Scored) if event.held_out}

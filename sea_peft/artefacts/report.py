@@ -13,6 +13,7 @@ from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.drawing import LETTERS, network_drawing
 from sea_peft.artefacts.findings import UNKNOWN, Table, findings, unit_cells
 from sea_peft.artefacts.history import History
+from sea_peft.artefacts.known_labels import TITLE
 from sea_peft.artefacts.names import in_short
 from sea_peft.artefacts.palette import REFUSED, family_colours
 from sea_peft.artefacts.plots import svg
@@ -69,6 +70,7 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
     parts += ["## Before you trust it", "", *(f"- {markdown(caveat)}" for caveat in found.caveats), ""]
     sections = {
         found.scored_on: found.dice,
+        TITLE: found.known,
         "Budget": found.budget,
         f"What was placed where: units ({history.started.cost_kind.many})": found.placement,
         "Why these": found.placed,
@@ -111,6 +113,7 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
         facts=_facts(result, history),
         cost=kind.many,
         found=findings(history, commands),
+        known_labels=TITLE,
         names=history.names,
         every=unit_cells(history, summarise(history)),
         drawing=network_drawing(history),

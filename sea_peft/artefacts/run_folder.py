@@ -67,6 +67,8 @@ class GivenOptions(Record):
     log_images: bool
     mlflow: bool
     test: Tests
+    add_labels: tuple[str, ...] = ()
+    max_forget: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
 class RunConfig(Record):
@@ -162,6 +164,17 @@ class DiceScores(ArmDice):
     per_case: dict[Name, _Rates]
 
 
+class KnownDice(Record):
+    """Dice of a label that the network knew, unadapted and adapted (`known_labels.KnownLabel`).
+
+    `drawn`: whether it is against drawn masks, or against the unadapted network's own.
+    """
+
+    before: Dice
+    after: Dice
+    drawn: bool
+
+
 class Seconds(Record):
     """Wall-clock time by activity."""
 
@@ -185,8 +198,9 @@ class Result(Record):
 
     `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or nothing.
     `held_out`: Dice on the scans held out while searching or, at one shot, on its held-out labels.
-    `recommended`: null in runs of earlier versions. `sensitivity`, `specificity`: by label, mean
-    over scored cases.
+    `recommended`: null in runs of earlier versions. `keep`: label → which connected parts of its
+    masks are kept; all if it is not named. `known`: the labels that the network knew, if
+    `--add-label` added others. `sensitivity`, `specificity`: by label, mean over scored cases.
     """
 
     status: Name
@@ -200,6 +214,8 @@ class Result(Record):
     test: Literal["cases", "cv", "none"] = "cases"
     held_out: ArmDice | None = None
     recommended: Recommendation | None = None
+    keep: dict[Name, Name] = Field(default_factory=dict)
+    known: dict[Name, KnownDice] = Field(default_factory=dict)
     sensitivity: _Rates = Field(default_factory=dict)
     specificity: _Rates = Field(default_factory=dict)
     seconds: Seconds

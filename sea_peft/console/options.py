@@ -29,3 +29,10 @@ Use = Annotated[
     str | None,
     Option("--use", metavar="adapted|unadapted", help="Network to use; by default the one that the run recommends."),
 ]
+Keep = Annotated[
+    list[str] | None,
+    Option(
+        metavar="RULE",
+        help="Connected parts to keep: largest, N, min-ml=X or all; LABEL=RULE for one label; left out: as the run has chosen.",
+    ),
+]

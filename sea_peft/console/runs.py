@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sea_peft.artefacts.known_labels import TITLE
 from sea_peft.artefacts.names import in_short
 from sea_peft.artefacts.words import visible
 from sea_peft.console.tables import facts, state, table, times
@@ -41,6 +42,11 @@ def dice_table(found: Findings) -> Table:
     return table(found.scored_on, found.dice.header, found.dice.rows, right=found.dice.header[1:])
 
 
+def known_table(found: Findings) -> Table:
+    """What adding labels cost those that the network knew."""
+    return table(TITLE, found.known.header, found.known.rows, right=("before", "after"))
+
+
 def run_facts(result: Result) -> Table:
     """Budget, units, time and place of a finished run."""
     budget, seconds = result.budget, result.seconds
@@ -56,6 +62,11 @@ def run_facts(result: Result) -> Table:
             ("  head", f"{budget.head:,} of these"),
             ("  units", f"{budget.used - budget.head:,} of these, in {units}"),
             ("shots", f"{result.shots} ({cases}); {tests}"),
+            *(
+                [("masks keep", ", ".join(f"{label} {rule}" for label, rule in result.keep.items()))]
+                if result.keep
+                else []
+            ),
             ("time", f"{clock(seconds.total)} (training {clock(seconds.train)}, audits {clock(seconds.audit)})"),
             ("memory", f"{result.peak_memory_bytes / 2**30:.1f} GiB at most, on {result.device}"),
             ("run", result.run),

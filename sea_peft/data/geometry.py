@@ -64,6 +64,11 @@ class Geometry:
         return d, h, w
 
     @property
+    def voxel_millilitres(self) -> float:
+        """Volume of an input voxel."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
     def box(self) -> Box:
         """The cropped box in the oriented array."""
         d, h, w = (slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))

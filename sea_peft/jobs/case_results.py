@@ -184,7 +184,7 @@ class CaseWriter:
         affine, like = scan.geometry.affine, _source(case)
         values = mask_values(predictor.labels)
         labels = list(values)
-        millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+        millilitres = scan.geometry.voxel_millilitres
         keep = {1 + labels.index(label): rule for label, rule in self.keeping.items()}
         indices = keep_parts(restore(output, scan.geometry), keep, millilitres)
         kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16

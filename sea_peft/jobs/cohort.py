@@ -16,7 +16,6 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import FileCase
 from sea_peft.data.progress import Progress, within
 from sea_peft.jobs.case_results import CaseFiles, CaseWriter, Ready
-from sea_peft.jobs.keeping import keeps
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.quality import Judged
 from sea_peft.jobs.statistics import Sidecar
@@ -90,7 +89,7 @@ class Opening:
         `Predictor` does, and for `keep` and `qc`.
         """
         predictor = Predictor(self.adapter, self.typed, self.device, self.use)
-        keeping = keeps(self.keep, tuple(predictor.labels))
+        keeping = predictor.keeping(self.keep)
         return CaseWriter(
             predictor, keeping, self.statistics, predictor.seen(", or leave --qc out") if self.qc else None
         )

@@ -52,7 +52,9 @@ def expected(setup: Setup) -> Duration:
     units = fill if audits else setup.fresh_policy(setup.options.policy).allocate(0).open
 
     def train(open_units: Collection[str], steps: int) -> Callable[[], object]:
-        trainer = Trainer(model, settings.batch_size, space.head > 0, head_alone=not open_units)
+        trainer = Trainer(
+            model, settings.batch_size, space.head > 0, head_alone=not open_units, holds_known=settings.holds_known
+        )
         return lambda: trainer.train(open_units, crops, 0, steps, lambda _: 0.0, lambda *_: None)
 
     head_step = _seconds(train([], HEAD_STEPS_A_BATCH)) / HEAD_STEPS_A_BATCH if space.head else 0.0

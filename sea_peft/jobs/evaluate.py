@@ -24,8 +24,10 @@ from sea_peft.data.progress import Progress, unwatched, within
 from sea_peft.data.select import select
 from sea_peft.data.wording import count
 from sea_peft.errors import UsageError
+from sea_peft.jobs.adding import drawn_in
 from sea_peft.jobs.boxplot import boxplot_png
 from sea_peft.jobs.inputs import matching_channels
+from sea_peft.jobs.keeping import Keep, keep_parts
 from sea_peft.jobs.model import adapter_folder
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.target import DEFAULT_TARGET, open_data
@@ -103,6 +105,7 @@ def evaluate(
     cases: str = "all",
     tolerance: float = DEFAULT_TOLERANCE_MM,
     use: str | None = None,
+    keep: Sequence[str] = (),
     progress: Progress = unwatched,
 ) -> Evaluation:
     """Score an adapter on the labelled cases of a data set.
@@ -113,12 +116,14 @@ def evaluate(
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
         labels: as for `select`, if the data set's names or codes are not the adapter's. By default,
-            labels match the adapter's by name if they can, otherwise by its codes.
+            labels match the adapter's by name if they can, otherwise by its codes. If the adapter
+            added labels to its network's, those that the data set has are scored.
         channels: the data set's names of the adapter's channels, if names do not match.
         cases: "all" labelled ones, or "test": the test cases of the adapter's run or, without
             those, of the data set itself.
         tolerance: of the NSD, in mm.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
+        keep: as for `predict`.
         progress: called with (cases done, of); the current case counts by its windows.
 
     Raises:
@@ -129,14 +134,18 @@ def evaluate(
     if not 0 <= tolerance <= 1000:
         raise UsageError(f"--tolerance {tolerance:g} is no distance in mm; choose one from 0 to 1000.")
     predictor = Predictor(adapter, typed, device, use, "evaluate")
+    keeping = predictor.keeping(keep)
     opened = open_data(data)
-    specs = labels or [_wanted(opened, name, codes) for name, codes in predictor.labels.items()]
+    widened = not all(predictor.labels.values())
+    asked = _there(opened, predictor.labels) if widened else predictor.labels
+    specs = labels or [_wanted(opened, name, codes) for name, codes in asked.items()]
     chosen = select(opened, specs, channels)
-    if chosen.labels.keys() != predictor.labels.keys():
+    unscored = predictor.labels.keys() - chosen.labels.keys()
+    if chosen.labels.keys() - predictor.labels.keys() or (unscored and not widened):
         raise UsageError(
             f"The adapter predicts {', '.join(predictor.labels)}, not {', '.join(chosen.labels)}; name those with --label."
         )
-    ours = {name: chosen.labels[name] for name in predictor.labels}
+    ours = {name: chosen.labels[name] for name in predictor.labels if name in chosen.labels}
     theirs = chosen.channels if channels else matching_channels(opened, predictor.channels)
     if len(theirs) != len(predictor.channels):
         raise UsageError(
@@ -150,7 +159,12 @@ def evaluate(
     except UsageError as error:
         warnings.append(f"{str(error).rstrip('.')}, so shots of the run cannot be told apart from new cases.")
     if not (labels or roles):  # labels are not named, and these are not the data that the adapter was made with
-        warnings += _other_names(opened, predictor.labels)
+        warnings += _other_names(opened, {name: codes for name, codes in predictor.labels.items() if name in ours})
+    if unscored and not labels:
+        warnings.append(
+            f"Not scored, since {chosen.name} has no label of that name: {', '.join(name for name in predictor.labels if name in unscored)}; where "
+            "it has one under another name, give each label with --label NAME=CODE."
+        )
     picked = _picked(chosen, cases, roles)
     scored: dict[str, dict[str, Scores]] = {}
     failed: dict[str, str] = {}
@@ -158,7 +172,8 @@ def evaluate(
         # a data set's own test case may have the name of a training case
         name = f"{case.id} (test)" if case.id in scored or case.id in failed else case.id
         try:
-            scored[name] = _score(predictor, case, theirs, ours, tolerance, within(progress, done - 1, len(picked)))
+            watched = within(progress, done - 1, len(picked))
+            scored[name] = _score(predictor, keeping, case, theirs, ours, tolerance, watched)
         except Exception as error:
             failed[name] = reason(error)
         progress(done, len(picked))
@@ -171,7 +186,8 @@ def evaluate(
         failed=failed,
         warnings=tuple(warnings),
         network=predictor.network,
-        choice=predictor.choice(),
+        choice=predictor.choice()
+        + (f" Kept of masks: {', '.join(f'{k} {v}' for k, v in keeping.items())}." if keeping else ""),
     )
 
 
@@ -197,6 +213,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Pat
 
 def _score(
     predictor: Predictor,
+    keeping: Mapping[str, Keep],
     case: Case,
     channels: tuple[str, ...],
     labels: Mapping[str, tuple[int, ...]],
@@ -207,8 +224,11 @@ def _score(
     assert stored is not None, "only labelled cases are picked"
     require_same_grid(case.id, "label", stored, "image", case.image(channels[0]))
     predicted = predictor.label_map(case, channels, progress)
+    rules = {index: keeping[name] for index, name in enumerate(predictor.labels, start=1) if name in keeping}
+    predicted = keep_parts(predicted, rules, math.prod(stored.spacing) / 1000)
     reference = label_indices(np.asarray(stored.array), labels)
-    return score_labels(predicted, reference, tuple(labels), stored.spacing, tolerance)
+    scored = np.array([0, *(1 + list(labels).index(name) if name in labels else 0 for name in predictor.labels)])
+    return score_labels(scored[predicted], reference, tuple(labels), stored.spacing, tolerance)
 
 
 def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
@@ -217,6 +237,20 @@ def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
     if name.lower() in declared:
         return f"{name}={','.join(map(str, dataset.labels[declared[name.lower()]]))}"
     return f"{name}={','.join(map(str, codes))}"
+
+
+def _there(dataset: Dataset, labels: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The adapter's labels that the data set has: by name, or by codes that belong to no other of
+    them.
+    """
+    named = drawn_in(dataset, dict.fromkeys(labels, ()))
+    taken = {code for codes in named.values() for code in codes}
+    found = {}
+    for label, codes in labels.items():
+        declared = dataset.codes is None or dataset.codes.issuperset(codes)
+        if of := named[label] or (codes if declared and not taken.intersection(codes) else ()):
+            found[label] = of
+    return found
 
 
 def _other_names(dataset: Dataset, labels: Mapping[str, Sequence[int]]) -> list[str]:

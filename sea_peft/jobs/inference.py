@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,17 +117,30 @@ def confidences(
     }
 
 
+def _masks(
+    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]], if_drawn: Collection[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(label, mask, reference), both bool, without labels of `if_drawn` that the reference lacks."""
+    for index, (name, codes) in enumerate(labels.items(), start=1):
+        r = np.isin(reference, codes)
+        if name not in if_drawn or r.any():
+            yield name, predicted == index, r
+
+
 def dice_per_label(
-    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    labels: Mapping[str, tuple[int, ...]],
+    if_drawn: Collection[str] = (),
 ) -> dict[str, float]:
     """Hard Dice of each label on one grid.
 
     `predicted` holds indices 1..L in the order of `labels`, `reference` the stored codes. A label
-    in neither is left out; one that is in only one of them scores 0.
+    in neither is left out; one that is in only one of them scores 0. Labels of `if_drawn`, which
+    nobody may have looked for, are left out if the reference lacks them.
     """
     scores = {}
-    for index, (name, codes) in enumerate(labels.items(), start=1):
-        p, r = predicted == index, np.isin(reference, codes)
+    for name, p, r in _masks(predicted, reference, labels, if_drawn):
         total = int(p.sum()) + int(r.sum())
         if total:
             scores[name] = 2.0 * int(np.logical_and(p, r).sum()) / total
@@ -135,7 +148,10 @@ def dice_per_label(
 
 
 def error_rates(
-    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]]
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    labels: Mapping[str, tuple[int, ...]],
+    if_drawn: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
     """`sensitivity` and `specificity` → label → rate on one grid. Arguments as for
     `dice_per_label`.
@@ -143,8 +159,7 @@ def error_rates(
     Sensitivity is left out for a label that the reference lacks, specificity for one that fills it.
     """
     sensitivity, specificity = {}, {}
-    for index, (name, codes) in enumerate(labels.items(), start=1):
-        p, r = predicted == index, np.isin(reference, codes)
+    for name, p, r in _masks(predicted, reference, labels, if_drawn):
         hit, wanted, found = int(np.logical_and(p, r).sum()), int(r.sum()), int(p.sum())
         if wanted:
             sensitivity[name] = hit / wanted

@@ -52,6 +52,8 @@ class AdaptOptions:
             that is no shot.
         split: a JSON file that names the cases (`sea_peft.data.split_file`).
         name: what the run is called; None: a name that says nothing about data on disk.
+        add_labels: `NAME=CODES` or names of structures that the network does not know; it keeps all that it knows (`sea_peft.jobs.adding`).
+        max_forget: Dice points that a known label may lose by that; None: not asked.
         from_run: a finished run whose units and head this one begins with (`sea_peft.jobs.going_on`); None: from nothing.
     """
 
@@ -80,6 +82,8 @@ class AdaptOptions:
     split: str | Path | None = None
     name: str | None = None
     from_run: str | Path | None = None
+    add_labels: tuple[str, ...] = ()
+    max_forget: float | None = None
 
     @property
     def typed(self) -> Typed:
@@ -128,6 +132,7 @@ def loop_settings(
         window=backbone.pretrained.card.window(patch),
         time_limit=options.time_limit,
         augmentation=augmentation or load_augmentation(usual if options.augment == "default" else options.augment),
+        holds_known=bool(options.add_labels),
     )
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:

@@ -32,9 +32,10 @@ def cost_of_patch(setup: Setup, scan: Scan) -> str | None:
         return None
     small, full = ("×".join(map(str, sides)) for sides in (patch, own))
     said = f"A patch of {small} voxels shows the network less than the {full} that {card.name} was trained with"
-    known = [index for index, row in enumerate(setup.rows, start=1) if row is not None]
+    drawn = zip(setup.rows, setup.dataset.labels.values(), strict=True)
+    known = [index for index, (row, codes) in enumerate(drawn, start=1) if row is not None and codes]
     if not known or scan.label is None:
-        return f"{said}; what that costs cannot be measured, since the network knows none of the labels."
+        return f"{said}; what that costs cannot be measured, since the network knows none of the labels that are drawn."
     ours, theirs = (_unadapted(setup, scan, sides, known) for sides in (patch, own))
     return (
         f"{said}: unadapted, the mean Dice on one shot is {ours:.3f} with it and {theirs:.3f} with theirs; "

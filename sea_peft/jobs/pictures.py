@@ -65,6 +65,8 @@ class Revisited:
         predictor: with the adapter on.
         network: the one whose predictions are shown.
         channels: the cases' names for the adapter's channels.
+        labels: the adapter's, with the codes that masks are compared with. Those without codes are
+            drawn nowhere, and not shown.
         shown: the cases.
         of: number of test cases that were scored.
         lost: labels that get a picture of their own.
@@ -73,6 +75,7 @@ class Revisited:
     predictor: Predictor
     network: str
     channels: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
     shown: tuple[ShownCase, ...]
     of: int
     lost: tuple[LostLabel, ...]
@@ -110,7 +113,13 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
     except (UsageError, DataError) as error:
         raise type(error)(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
     return Revisited(
-        predictor=predictor, network=network, channels=run.channels, shown=tuple(shown), of=len(scored), lost=lost
+        predictor=predictor,
+        network=network,
+        channels=run.channels,
+        labels=run.labels,
+        shown=tuple(shown),
+        of=len(scored),
+        lost=lost,
     )
 
 
@@ -157,13 +166,15 @@ def _drawn(
 ) -> bytes:
     config, image = run.predictor.config, case.image(run.channels[0])
     shown = shades(np.asarray(image.array), config.channels[0], config.recipe.intensity)
-    return preview_png(image, masks, list(run.predictor.labels), geometry, shown, about, _labelled(run, case))
+    drawn = np.array([True, *map(bool, run.labels.values())])
+    masks = {title: np.where(drawn[mask], mask, 0) for title, mask in masks.items()}
+    return preview_png(image, masks, list(run.labels), geometry, shown, about, _labelled(run, case))
 
 
 def _labelled(run: Revisited, case: Case) -> np.ndarray:
     stored = case.label()
     assert stored is not None, "only labelled cases are scored"
-    return label_indices(np.asarray(stored.array), run.predictor.labels)
+    return label_indices(np.asarray(stored.array), run.labels)
 
 
 def images_for_mlflow(

@@ -69,7 +69,7 @@ def predict(
             its end, even after an interruption. An interrupted cohort continues as with `resume`,
             unless `overwrite` is given.
         keep: rules for the connected parts of masks to keep, as for `keeping.keeps`. The others
-            become background.
+            become background. By default, the rules that the adapter's run has chosen.
         qc: also estimate the Dice of each mask and flag doubtful ones: `qc.csv`, `qc.html` and a
             preview of each case.
         jobs: processes that predict side by side, each with its own network and its share of the
@@ -120,7 +120,8 @@ def predict(
     if say is not None:
         say(predictor.choice())
         if writer.keeping:
-            say("Kept of masks: " + ", ".join(f"{label} {rule}" for label, rule in writer.keeping.items()) + ".")
+            rules = ", ".join(f"{label} {rule}" for label, rule in writer.keeping.items())
+            say(f"Kept of masks{'' if keep else ', as the run has chosen (--keep all overrides)'}: {rules}.")
         if before:
             say(
                 f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite alone predicts all again."

@@ -19,6 +19,7 @@ from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.data.progress import Progress, unwatched
 from sea_peft.errors import SeaPeftError, UsageError
 from sea_peft.jobs.inference import probabilities
+from sea_peft.jobs.keeping import Keep, keeps
 from sea_peft.jobs.memory import Activations, Need, inference_need
 from sea_peft.jobs.model import NETWORKS, adapter_folder, open_adapter, resolve_device
 
@@ -88,6 +89,12 @@ class Predictor:
                 f"Using the {network} network, as the run recommends ({recommended.evidence}); --use {other} overrides."
             )
         return f"Using the {network} network, as asked; the run recommends the {recommended.network} one ({recommended.evidence})."
+
+    def keeping(self, asked: Sequence[str]) -> dict[str, Keep]:
+        """Label → which connected parts of its masks are kept, for those of which not all are: as asked, else as the run has chosen for its adapter.
+        Raises UsageError for what makes no sense (`keeping.keeps`)."""
+        own = self.config.keep if self.network == "adapted" else {}
+        return keeps(asked or [f"{label}={rule}" for label, rule in own.items()], tuple(self.labels))
 
     def seen(self, way_out: str) -> Quality:
         """What the adapter's run saw. Raises UsageError if the adapter does not say it; `way_out`:

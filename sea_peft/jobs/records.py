@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from sea_peft import __version__, documents
 from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommendation
+from sea_peft.artefacts.known_labels import known_labels
 from sea_peft.artefacts.quality import Quality
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape
 from sea_peft.artefacts.run_folder import RunFolder
@@ -74,6 +75,7 @@ def adapter_config(setup: Setup, active: Sequence[str], result: files.Result, kn
         seed=setup.options.seed,
         shots=setup.shots,
         quality=known,
+        keep=result.keep,
         begun_from=setup.begun_from,
     )
 
@@ -194,9 +196,15 @@ def run_started(setup: Setup) -> RunStarted:
 
 
 def run_result(
-    setup: Setup, outcome: Outcome, reached: Reached, folder: Path, seconds: Mapping[str, float], total: float
+    setup: Setup,
+    outcome: Outcome,
+    reached: Reached,
+    kept: Mapping[str, str],
+    folder: Path,
+    seconds: Mapping[str, float],
+    total: float,
 ) -> files.Result:
-    """`result.json`. `seconds`: spent on `data` and on `test`; `total`: spent on everything,
+    """`result.json`. `kept`: label → which parts of its masks are kept. `seconds`: spent on `data` and on `test`; `total`: spent on everything,
     including the time before a resume.
     """
     adapted = reached.arms.get("adapted")
@@ -222,6 +230,11 @@ def run_result(
         test=setup.tested_on,
         held_out=ArmDice(**_means(reached.held_out)) if reached.held_out else None,
         recommended=Recommendation.model_validate(asdict(reached.recommended)),
+        keep=dict(kept),
+        known={
+            label.name: files.KnownDice(before=label.before, after=label.after, drawn=label.drawn)
+            for label in known_labels(reached.arms, reached.held_out)
+        },
         sensitivity=dict(reached.rates["sensitivity"]),
         specificity=dict(reached.rates["specificity"]),
         seconds=files.Seconds(total=total, data=seconds["data"], test=seconds["test"], **outcome.seconds),

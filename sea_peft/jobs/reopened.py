@@ -7,6 +7,7 @@ from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.data.cases import Case
 from sea_peft.data.select import select
 from sea_peft.errors import DataError
+from sea_peft.jobs.adding import drawn_in
 from sea_peft.jobs.target import open_data
 
 
@@ -16,11 +17,13 @@ class Reopened:
 
     Attributes:
         channels: the cases' names for the adapter's channels, in its order.
+        labels: the adapter's, with the codes by which they are scored (`adding.drawn_in`).
         names: hashed id → name.
         by_name: name → case.
     """
 
     channels: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
     names: Mapping[str, str]
     by_name: Mapping[str, Case]
 
@@ -40,8 +43,9 @@ def reopen(folder: RunFolder, labels: Mapping[str, Sequence[int]]) -> Reopened:
         DataError: the data are no longer where the run found them.
     """
     config, names = folder.read_config(), folder.read_case_names()
-    specs = [f"{name}={','.join(map(str, codes))}" for name, codes in labels.items()]
-    dataset = select(open_data(config.data), specs, config.channels)
+    specs = [f"{name}={','.join(map(str, codes))}" for name, codes in labels.items() if codes]
+    opened = open_data(config.data)
+    dataset = select(opened, specs, config.channels)
     # test cases last, so that they win if a data set gives one of them the name of a training case
     by_name = {case.id: case for case in (*dataset.cases, *dataset.test_cases)}
-    return Reopened(dataset.channels, names, by_name)
+    return Reopened(dataset.channels, drawn_in(opened, labels), names, by_name)

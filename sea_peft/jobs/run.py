@@ -5,6 +5,7 @@ adapter, report and result written.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from sea_peft.atomic import remove_leftovers
 from sea_peft.data.digest import case_hash
 from sea_peft.data.split import Split
 from sea_peft.errors import DiskError
+from sea_peft.jobs.choosing_parts import candidates, chosen
+from sea_peft.jobs.keeping import Keep
 from sea_peft.jobs.model import NETWORKS, adapter_tensors
 from sea_peft.jobs.patch_cost import cost_of_patch
 from sea_peft.jobs.pictures import images_for_mlflow
@@ -138,9 +141,19 @@ class Run:
             # arms that nothing else has scored there: the backbone, and a head with nothing to fit
             head = self.state.head_only if HEAD_ONLY not in self.state.held_out else None
             self._score_held_out(shots, head, adapted=True)
-            kept = ArmScores(self.state.held_out, seconds=dict.fromkeys(self.state.held_out, 0.0))
-            for event in scored(self.setup, kept, "held_out" if shots.audit else "held_out_labels").values():
+            there = ArmScores(
+                self.state.held_out, kept=self.state.kept, seconds=dict.fromkeys(self.state.held_out, 0.0)
+            )
+            for event in scored(self.setup, there, "held_out" if shots.audit else "held_out_labels").values():
                 self._emit(event)
+            if kept := chosen(list(self.state.parts.values())):
+                self._emit(
+                    events.PartsKept(
+                        rules={label: rule for label, (rule, _) in kept.items()},
+                        gains={label: round(gain, 6) for label, (_, gain) in kept.items()},
+                        scans=len(self.state.parts),
+                    )
+                )
         return controller.run()
 
     def _score_held_out(self, shots: Shots, head: Mapping[str, torch.Tensor] | None, adapted: bool) -> None:
@@ -148,10 +161,11 @@ class Run:
         one shot, on its held-out labels.
         """
         folder, told = self.folder.path, self._told("held_out")
+        rules = self._rules(shots) if adapted and shots.audit else None
         found = self._timed(
             "test",
             lambda: (
-                score(self.setup, self.setup.split.audit, head, adapted, folder, told)
+                score(self.setup, self.setup.split.audit, head, adapted, folder, told, rules)
                 if shots.audit
                 else score_held_out_labels(self.setup, shots.search[0], head, adapted, folder, told)
             ),
@@ -162,8 +176,15 @@ class Run:
             update={
                 "held_out": {**self.state.held_out, **found.dice},
                 "confidence": {**self.state.confidence, **found.confidence},
+                "kept": {**self.state.kept, **found.kept},
+                "parts": {**self.state.parts, **found.parts},
             }
         )
+
+    def _rules(self, shots: Shots) -> dict[str, list[Keep]]:
+        """For connected parts, to try on what was held out."""
+        drawn = [shot.label.numpy() for shot in shots.all if shot.label is not None]
+        return candidates(drawn, list(self.setup.dataset.labels), math.prod(self.setup.recipe.spacing) / 1000)
 
     def _scores(self, head_only: Mapping[str, torch.Tensor]) -> ArmScores:
         """The scores of the three arms on the test cases, or collected from leave-one-out."""
@@ -301,7 +322,8 @@ class Run:
     def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached, known: Quality) -> Result:
         """Write adapter, report and result, in this order: a folder with a result holds everything else."""
         setup = self.setup
-        result = run_result(setup, outcome, reached, self.folder.path, self.seconds, self._so_far())
+        kept = next((event.rules for event in self.past if isinstance(event, events.PartsKept)), {})
+        result = run_result(setup, outcome, reached, kept, self.folder.path, self.seconds, self._so_far())
         if not self.writes:
             return result
         commands = Commands.of(self.folder.read_config().typed, code=setup.options.typed.code)

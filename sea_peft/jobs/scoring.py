@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from sea_peft.data.crops import hold_out_labels
 from sea_peft.data.digest import case_hash
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
+from sea_peft.jobs.choosing_parts import Gains, Rules, gains
 from sea_peft.jobs.inference import (
     Forward,
     confidences,
@@ -46,12 +47,17 @@ class ArmScores:
         dice: arm → case → label → Dice.
         confidence: arm → case → label → confidence (`inference.confidences`), without empty masks.
         rates: `sensitivity` and `specificity` of the adapted arm.
+        kept: case → kept label → Dice between the adapted arm's masks and the unadapted network's,
+            outside the added labels.
+        parts: case → what each rule for connected parts adds to the adapted arm (`choosing_parts`).
         seconds: by arm.
     """
 
     dice: dict[str, PerCase] = dataclasses.field(default_factory=dict)
     confidence: dict[str, PerCase] = dataclasses.field(default_factory=dict)
     rates: dict[str, PerCase] = dataclasses.field(default_factory=dict)
+    kept: PerCase = dataclasses.field(default_factory=dict)
+    parts: dict[str, Gains] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def add(
@@ -73,6 +79,8 @@ class ArmScores:
         for ours, theirs in ((self.dice, other.dice), (self.confidence, other.confidence), (self.rates, other.rates)):
             for key, per_case in theirs.items():
                 ours.setdefault(key, {}).update(per_case)
+        self.kept |= other.kept
+        self.parts |= other.parts
         for arm, seconds in other.seconds.items():
             self.seconds[arm] = self.seconds.get(arm, 0.0) + seconds
 
@@ -117,6 +125,7 @@ def score(
     adapted: bool,
     folder: Path,
     told: Callable[[int, int], None],
+    rules: Rules | None = None,
 ) -> ArmScores:
     """Dice of the arms on each case, on the case's own grid, and the adapted arm's error rates.
 
@@ -131,15 +140,16 @@ def score(
         adapted: whether to score the model as it stands.
         folder: for temporary files of outputs that do not fit into memory.
         told: called with (cases done, of).
+        rules: for connected parts of the adapted arm's masks, to try by label.
     """
 
     def asked(case: Case) -> _Asked:
         scan, stored = prepare(case, setup.recipe, setup.dataset.channels), case.label()
         assert stored is not None, "the split holds labelled cases only"
         name, reference = case_hash(case.id, setup.salt), stored.array
-        return _Asked(name, scan, lambda output: (restore(output, scan.geometry), reference), setup.dataset.labels)
+        return _Asked(name, scan, lambda output: (restore(output, scan.geometry), reference), setup.scored)
 
-    return _score(setup, cases, asked, head_only, adapted, folder, told)
+    return _score(setup, cases, asked, head_only, adapted, folder, told, rules)
 
 
 def score_held_out_labels(
@@ -159,7 +169,8 @@ def score_held_out_labels(
     held = hold_out_labels(shot)[1].label
     assert held is not None
     counted = held != IGNORED
-    indices = {label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)}
+    indices: dict[str, tuple[int, ...]] = {label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)}
+    indices |= dict.fromkeys(setup.kept_labels, ())
 
     def masks(output: Planes) -> tuple[np.ndarray, np.ndarray]:
         planes = (output.read(z, z + 1).argmax(dim=0)[counted[z : z + 1]] for z in range(output.shape[1]))
@@ -177,11 +188,12 @@ def _score(
     adapted: bool,
     folder: Path,
     told: Callable[[int, int], None],
+    rules: Rules | None = None,
 ) -> ArmScores:
     processes, found, scores = setup.processes, list[ArmScores](), ArmScores()
     setup.model.eval()
     for case in processes.share(cases):
-        found.append(_of_one(setup, ask(case), head_only, adapted, folder))
+        found.append(_of_one(setup, ask(case), head_only, adapted, folder, rules))
         told(min(len(found) * processes.size, len(cases)), len(cases))  # the others are about as far
     for one in processes.together(found):
         scores.join(one)
@@ -189,9 +201,15 @@ def _score(
 
 
 def _of_one(
-    setup: Setup, asked: _Asked, head_only: Mapping[str, torch.Tensor] | None, adapted: bool, folder: Path
+    setup: Setup,
+    asked: _Asked,
+    head_only: Mapping[str, torch.Tensor] | None,
+    adapted: bool,
+    folder: Path,
+    rules: Rules | None,
 ) -> ArmScores:
-    model, scores = setup.model, ArmScores()
+    model, scores, kept = setup.model, ArmScores(), setup.kept_labels
+    unadapted: np.ndarray | None = None
     if head_only is not None:
         with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
         began = time.monotonic()
@@ -201,17 +219,44 @@ def _of_one(
         model.head.load_state_dict(with_units)
         half = (time.monotonic() - began) / 2
         for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
-            dice, sure = dice_per_label(*asked.masks(output), asked.labels), asked.confidences(output)
+            dice, sure = dice_per_label(*asked.masks(output), asked.labels, kept), asked.confidences(output)
             scores.add(arm, asked.name, dice, sure, half)
+        unadapted = asked.masks(outputs[0])[0] if kept else None
     if adapted:
         began = time.monotonic()
         (output,) = _outputs(setup, model, asked.scan, folder)
         seconds = time.monotonic() - began
         masks = asked.masks(output)
-        dice = dice_per_label(*masks, asked.labels)
+        dice = dice_per_label(*masks, asked.labels, kept)
         scores.add("adapted", asked.name, dice, asked.confidences(output), seconds)
-        scores.add_rates(asked.name, error_rates(*masks, asked.labels))
+        scores.add_rates(asked.name, error_rates(*masks, asked.labels, kept))
+        if rules:
+            scores.parts[asked.name] = gains(*masks, asked.labels, rules, asked.scan.geometry.voxel_millilitres)
+        if kept:
+            if unadapted is None:
+                with model.unadapted():
+                    (output,) = _outputs(setup, model, asked.scan, folder)
+                unadapted = asked.masks(output)[0]
+            scores.kept[asked.name] = _agreement(masks, unadapted, asked.labels, kept)
     return scores
+
+
+def _agreement(
+    masks: tuple[np.ndarray, np.ndarray],
+    unadapted: np.ndarray,
+    labels: Mapping[str, tuple[int, ...]],
+    kept: Collection[str],
+) -> dict[str, float]:
+    """Kept label → Dice between the adapted network's mask and the unadapted one's.
+
+    Voxels of added labels do not count: these may take their place from a kept label. `masks`: the
+    adapted network's, and the reference.
+    """
+    adapted, reference = masks
+    added = np.isin(reference, [code for label, codes in labels.items() if label not in kept for code in codes])
+    indices = {label: (index,) for index, label in enumerate(labels, start=1)}
+    dice = dice_per_label(np.where(added, 0, adapted), np.where(added, 0, unadapted), indices)
+    return {label: value for label, value in dice.items() if label in kept}
 
 
 def scored(setup: Setup, scores: ArmScores, on: str = "test") -> dict[str, events.Scored]:
@@ -228,7 +273,10 @@ def scored(setup: Setup, scores: ArmScores, on: str = "test") -> dict[str, event
             per_label = _without(per_label, setup.new_labels)
             per_case = {case: _without(dice, setup.new_labels) for case, dice in per_case.items()}
         dice, seconds = mean if per_label else None, round(scores.seconds[arm], 3)
-        made[arm] = events.Scored(arm=arm, dice=dice, per_label=per_label, per_case=per_case, seconds=seconds, on=on)
+        kept = mean_dice(scores.kept, setup.kept_labels)[1] if arm == "adapted" else {}
+        made[arm] = events.Scored(
+            arm=arm, dice=dice, per_label=per_label, per_case=per_case, seconds=seconds, on=on, kept=kept
+        )
     return made
 
 

@@ -1,7 +1,7 @@
 """Resolves and checks everything that a run needs, before anything is trained or written."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from sea_peft.data.split import Split, split, split_as_named
 from sea_peft.data.split_file import NamedCases
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
+from sea_peft.jobs.adding import require_alone, widened
 from sea_peft.jobs.going_on import Earlier, read_earlier
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.memory import Activations, Need, inference_need, training_need
@@ -57,7 +58,9 @@ class Setup:
         options: what the user asked for.
         profile: the units on offer, and the default budget.
         backbone: the pretrained network and its sites.
-        dataset: the cases, with the wanted labels and channels.
+        dataset: the cases, with the wanted labels and channels. Labels without codes are known to the
+            network, and kept.
+        scored: label → codes that masks are compared with.
         split: the cases by role.
         digest: of the data; case ids are hashed with it (`salt`).
         recipe: how scans are prepared.
@@ -77,6 +80,7 @@ class Setup:
     profile: Profile
     backbone: Backbone
     dataset: Dataset
+    scored: Mapping[str, tuple[int, ...]]
     split: Split
     digest: str
     recipe: Recipe
@@ -112,6 +116,11 @@ class Setup:
     def new_labels(self) -> tuple[str, ...]:
         """Target labels that the backbone has no output for."""
         return tuple(label for label, row in zip(self.dataset.labels, self.rows, strict=True) if row is None)
+
+    @property
+    def kept_labels(self) -> tuple[str, ...]:
+        """Target labels that are known to the network and held by its own opinion, drawn or not."""
+        return tuple(label for label, codes in self.dataset.labels.items() if not codes)
 
     @property
     def neutral_name(self) -> str:
@@ -179,6 +188,7 @@ def prepare_run(
         SeaPeftError: what is wrong, with its exit code.
     """
     entry = policy_entry(options.policy)
+    require_alone(options)
     earlier = None if options.from_run is None else read_earlier(Path(options.from_run))
     if earlier is not None:
         options = earlier.options(options)
@@ -206,7 +216,7 @@ def prepare_run(
 
     opened = open_data(options.data)
     by_name = options.channels or _channels_by_name(opened, pretrained.card.channels)
-    dataset = select(opened, options.labels, by_name)
+    dataset = select(opened, options.add_labels or options.labels, by_name)
     for text in paths_in([*dataset.labels, *dataset.channels]):
         raise UsageError(f"{text!r} reads like a path, and an adapter carries no paths; name it --label NAME=CODES.")
     if len(dataset.channels) != len(pretrained.card.channels):
@@ -214,11 +224,13 @@ def prepare_run(
             f"{pretrained.card.name} takes {count(len(pretrained.card.channels), 'channel')} ({', '.join(pretrained.card.channels)}), "
             f"but {len(dataset.channels)} would be given ({', '.join(dataset.channels)}); choose with --channel, in that order."
         )
-    rows = tuple(matching_rows(pretrained.card.labels, tuple(dataset.labels)))
+    wide = widened(pretrained.card, opened, dataset) if options.add_labels else None
+    labels = dataset.labels if wide is None else wide.labels
+    rows = tuple(matching_rows(pretrained.card.labels, tuple(labels))) if wide is None else wide.rows
     model = Adapted(
         pretrained.network, backbone.sites, units, rows, len(pretrained.card.labels), backbone.example, options.seed
     ).to(device)
-    new = [name for name, row in zip(dataset.labels, rows, strict=True) if row is None]
+    new = [name for name, row in zip(labels, rows, strict=True) if row is None]
     if profile.head == "frozen" and new:
         raise UsageError(
             f"Label {new[0]} is new to {pretrained.card.name}, but profile {profile.name} freezes the head, so it could never be predicted; "
@@ -279,7 +291,8 @@ def prepare_run(
     # a fixed topology of which nothing fits is refused here
     policy = _policy(options.policy, space, options.seed, settings, earlier)
     setup = Setup(
-        options=options, profile=profile, backbone=backbone, dataset=dataset, split=parts, digest=digest,
+        options=options, profile=profile, backbone=backbone, dataset=dataclasses.replace(dataset, labels=labels),
+        scored=labels if wide is None else wide.scored, split=parts, digest=digest,
         recipe=recipe, rows=rows, model=model, space=space, whole=whole, settings=settings, policy=policy, device=device,
         processes=processes, warnings=tuple(warnings), earlier=earlier,
     )  # fmt: skip

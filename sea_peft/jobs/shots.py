@@ -25,8 +25,8 @@ def prepared_shots(setup: Setup, folder: Path, listen: events.Callback, warn: Ca
         scans.append(cache.keep(prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)))
         listen(events.TrainingStep("prepare", done, len(cases), 0.0))
     held = {index for scan in scans if scan.label is not None for index in scan.label.unique().tolist()}
-    for index, label in enumerate(setup.dataset.labels, start=1):
-        if index not in held:
+    for index, (label, codes) in enumerate(setup.dataset.labels.items(), start=1):
+        if codes and index not in held:
             warn(
                 f"Label {label} is in none of the shots at the voxel size of training, so it cannot be learnt; "
                 "choose shots that hold it (another --seed, more --shots) or leave it out with --label."

@@ -73,7 +73,12 @@ class Controller:
         self._save = save
         self.processes = processes
         self._trainer = Trainer(
-            model, settings.batch_size, train_head, head_alone=policy.head_alone, processes=processes
+            model,
+            settings.batch_size,
+            train_head,
+            head_alone=policy.head_alone,
+            holds_known=settings.holds_known,
+            processes=processes,
         )
         if shots.audit:
             search, audit = shots.search, shots.audit

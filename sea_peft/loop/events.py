@@ -17,7 +17,8 @@ These classes are the schema of the trace. Each line holds one event as `{"event
 Only policies that ask for them cause the events marked with ?. With --test cv, one `folded` per
 shot follows `run_started`. Between the final allocation and the refit come the scores of the scans
 that were held out while searching (`scored` with `on` held_out) or, at one shot, of its held-out
-labels (held_out_labels). The trace of a killed run may end anywhere. Every `ranked` and `allocated`
+labels (held_out_labels), then `parts_kept` if a rule for connected parts helped there. The trace of
+a killed run may end anywhere. Every `ranked` and `allocated`
 can be computed again from `run_started`, `saliency_measured` and `audited` alone (`seapeft inspect
 RUN --replay`).
 """
@@ -251,6 +252,8 @@ class Scored(Event):
         on: the scans that were scored. `test`: the test cases. `cv`: the shots, each by an adapter
             fitted without it. `held_out`: scans held out while searching, scored between search and
             refit. `held_out_labels`: at one shot, that scan's held-out labels.
+        kept: of the adapted arm, if labels were added to those that the network knows: known label →
+            Dice between its masks and the unadapted network's, outside the added labels.
     """
 
     arm: Name
@@ -259,11 +262,29 @@ class Scored(Event):
     per_case: PerCase
     seconds: Duration
     on: _ScoredOn = "test"
+    kept: dict[Name, Dice] = dataclasses.field(default_factory=dict)
 
     @property
     def held_out(self) -> bool:
         """Whether this scores the search, rather than the adapter that ships."""
         return self.on.startswith("held_out")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartsKept(Event):
+    """Which connected parts of the adapted network's masks are kept: what helped on scans held out
+    while searching.
+
+    Attributes:
+        rules: label → `largest`, a number of parts, or `min-ml=X`; labels of which all are kept are
+            left out.
+        gains: label → Dice that its rule adds there, averaged over scans.
+        scans: how many were held out.
+    """
+
+    rules: dict[Name, Name]
+    gains: dict[Name, Dice]
+    scans: Count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ class LoopSettings:
         time_limit: seconds for search and refit together. The search ends at half of it, and the
             refit is shortened to fit. Policies compared under a limit have the same time, not the
             same steps.
+        holds_known: whether only labels new to the backbone are drawn. The others are then held to
+            its own opinion (`held_sums`).
     """
 
     steps: int
@@ -42,6 +44,7 @@ class LoopSettings:
     saliency_batches: int = 4
     augmentation: Augmentation = GREY_VALUES
     time_limit: float | None = None
+    holds_known: bool = False
 
     def plan(self) -> tuple[int, list[int], int]:
         """Steps of the warm-up, of each cycle, and of the refit; they add up to `steps`."""

@@ -80,6 +80,31 @@ def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.cat([*overlap, torch.stack([entropy, inside.sum().to(entropy)])])
 
 
+def held_sums(logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> torch.Tensor:
+    """`loss_sums` where only the labels `added` to a network are drawn: sums of shape [3·added + 2].
+
+    The cross-entropy is with the added labels where they are drawn, and with the frozen network's own
+    probabilities everywhere else, so what it knows costs nothing to keep (Li and Hoiem, Learning
+    without Forgetting, arXiv 1606.09282; Cermelli et al., arXiv 2002.00718, for a background that
+    stands for known classes too).
+
+    Args:
+        logits: [B, 1 + L, d, h, w].
+        labels: [B, d, h, w] uint8.
+        opinion: probabilities [B, 1 + L, d, h, w], 0 for the added labels (`Adapted.opinion`).
+        added: indices of the added labels.
+    """
+    inside = (labels != IGNORED)[:, None]
+    drawn = one_hot(labels[:, None].where(inside, 0), logits.shape[1])[:, list(added)]
+    overlap = compute_tp_fp_fn(
+        logits.softmax(dim=1)[:, list(added)] * inside, drawn * inside, [0, 2, 3, 4], ord=1, soft_label=False
+    )
+    target = opinion * (1 - drawn.sum(dim=1, keepdim=True))
+    target[:, list(added)] = drawn
+    entropy = -(target * logits.log_softmax(dim=1) * inside).sum()
+    return torch.cat([*overlap, torch.stack([entropy, inside.sum().to(entropy)])])
+
+
 def loss_from(sums: torch.Tensor) -> torch.Tensor:
     """Soft Dice loss over the batch, averaged over labels, plus mean cross-entropy. `sums`: of the
     whole batch (`loss_sums`).
@@ -105,6 +130,8 @@ class Trainer:
             None: on CUDA devices that compute in it, from compute capability 8.0 on.
         head_alone: whether no unit is ever opened. Every batch then serves `HEAD_STEPS_A_BATCH`
             steps.
+        holds_known: whether only labels new to the backbone are drawn, and the others held to its own
+            opinion (`held_sums`).
         processes: share the crops of each step. Loss and gradients are those of the whole batch, up
             to rounding.
     """
@@ -114,6 +141,7 @@ class Trainer:
     train_head: bool = True
     mixed_precision: bool | None = None
     head_alone: bool = False
+    holds_known: bool = False
     processes: Processes = ALONE
 
     def __post_init__(self) -> None:
@@ -236,7 +264,8 @@ class Trainer:
         """Step → `loss_sums` of this process's crops."""
         mine = self.processes.share(range(self.batch_size))
         if not mine:
-            return lambda step: torch.zeros(3 * len(self.model.head.rows) + 2, device=self.device)
+            counted = self.model.head.new if self.holds_known else len(self.model.head.rows)
+            return lambda step: torch.zeros(3 * counted + 2, device=self.device)
         if self.head_alone:
             return self._head_sums(batches, mine)
         return lambda step: self._sums(*batches.batch(step, self.batch_size, mine))
@@ -247,24 +276,35 @@ class Trainer:
 
         @functools.lru_cache(maxsize=1)
         @torch.no_grad()
-        def seen(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def seen(batch: int) -> tuple[torch.Tensor, ...]:
             images, labels = batches.batch(batch, self.batch_size, crops)
             with self._precision():
                 logits = self.model.backbone(self._moved(images))
-            return self.model.take_features(logits), logits, self._moved(labels)
+                features = self.model.take_features(logits)
+                held = [self.model.known_of(self.model.head(features, logits, gate=False))] if self.holds_known else []
+            return features, logits, self._moved(labels), *held
 
         def sums_at(step: int) -> torch.Tensor:
-            features, logits, labels = seen(step // HEAD_STEPS_A_BATCH)
+            features, logits, labels, *held = seen(step // HEAD_STEPS_A_BATCH)
             with self._precision():
                 output = self.model.head(features, logits, self.model.head_gate)
-            return loss_sums(output.float(), labels)
+            return self._loss_sums(output, labels, *held)
 
         return sums_at
 
     def _sums(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        images = self._moved(images)
         with self._precision():
-            logits = self.model(self._moved(images))
-        return loss_sums(logits.float(), self._moved(labels))
+            held = [self.model.opinion(images)] if self.holds_known else []
+            logits = self.model(images)
+        return self._loss_sums(logits, self._moved(labels), *held)
+
+    def _loss_sums(
+        self, logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if opinion is None:
+            return loss_sums(logits.float(), labels)
+        return held_sums(logits.float(), labels, opinion, self.model.head.added)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision))

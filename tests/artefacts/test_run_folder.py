@@ -59,7 +59,18 @@ def test_result_has_exactly_the_keys_of_the_command_line_page(events):
     document = json.loads(make_result(events).model_dump_json())
     assert list(document) == [
         *("status", "shots", "support_cases", "audit_cases", "test_cases", "budget", "units", "dice"),
-        *("test", "held_out", "recommended", "sensitivity", "specificity", "seconds", "audit", "peak_memory_bytes"),
+        *(
+            "test",
+            "held_out",
+            "recommended",
+            "keep",
+            "known",
+            "sensitivity",
+            "specificity",
+            "seconds",
+            "audit",
+            "peak_memory_bytes",
+        ),
         *("device", "seed", "policy", "run", "mlflow_run_id"),
     ]
     assert set(document["budget"]) == {"limit", "used", "head", "fraction", "backbone_parameters"}

@@ -80,6 +80,16 @@ def test_crops_have_a_size_that_the_network_takes_as_it_was_built(
     adapter = make_adapter(tmp_path / "adapter", own, {"organ": [1]}, ["CT"], ("affine",))
     predictor = Predictor(adapter, Typed(weights=str(own)), "cpu")
     shown = ShownCase("Median", open_dataset(toy).cases[0], {"organ": 0.5})
-    found = explain(Revisited(predictor=predictor, network="adapted", channels=("CT",), shown=(shown,), of=1, lost=()))
+    found = explain(
+        Revisited(
+            predictor=predictor,
+            network="adapted",
+            channels=("CT",),
+            labels=predictor.labels,
+            shown=(shown,),
+            of=1,
+            lost=(),
+        )
+    )
     assert found.cases == 1
     assert found.cams is not None

@@ -10,11 +10,13 @@ import pytest
 import tiny
 import torch
 
+from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DivergedError
 from sea_peft.loop import training
-from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
+from sea_peft.loop.processes import Processes
+from sea_peft.loop.training import Trainer, held_sums, loss_from, warm_up, warm_up_cosine
 
 
 def _crops() -> CropSampler:
@@ -236,3 +238,88 @@ def test_saliency_of_a_unit_does_not_depend_on_which_others_are_asked():
     together = trainer.saliency(units, _crops(), 0, 1)
     alone = {unit: trainer.saliency((unit,), _crops(), 0, 1)[unit] for unit in units}
     assert together == pytest.approx(alone, rel=1e-3)
+
+
+# -- labels added to what the network knows ----------------------------------------------------------------
+
+
+class _Drawn:
+    """Crops in which only label 3 is drawn, where tiny's scans have label 1."""
+
+    def batch(self, step: int, batch_size: int, which=None) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = _crops().batch(step, batch_size, which)
+        return images, (labels == 1).to(torch.uint8) * 3
+
+
+def test_what_the_network_says_is_free_and_what_is_drawn_is_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 4, 3, generator=generator)
+    logits[:, 3] = -30.0  # the new label, not learnt yet
+    opinion = logits.index_fill(1, torch.tensor([3]), -torch.inf).softmax(dim=1)
+    labels = torch.zeros(2, 5, 4, 3, dtype=torch.uint8)
+
+    def gradient() -> torch.Tensor:
+        asked = logits.clone().requires_grad_()
+        loss_from(held_sums(asked, labels, opinion, (3,))).backward()
+        return asked.grad
+
+    assert gradient().abs().max() < 1e-6, "nothing is drawn, and the network is as it was"
+    labels[0, 0], labels[1, 4] = 3, IGNORED
+    found = gradient()
+    assert found[0, 3, 0].max() < -1e-3, "more of the new label where it is drawn"
+    assert found[0, :3, 0].sum() > 0
+    assert not found[1, :, 4].any(), "what is ignored counts in nothing"
+    assert found[1, :, :4].abs().max() < 1e-6
+    # by hand: one-hot where it is drawn, else the opinion
+    target = torch.where(labels[:, None] == 3, torch.eye(4)[3][None, :, None, None, None], opinion)
+    counted = labels != IGNORED
+    entropy = -(target * logits.log_softmax(dim=1)).sum(dim=1)[counted].sum()
+    sums = held_sums(logits, labels, opinion, (3,))
+    assert len(sums) == 3 + 2
+    assert torch.isclose(sums[3], entropy, rtol=1e-5)
+    assert sums[4] == counted.sum()
+
+
+def test_a_label_is_learnt_and_the_others_stay_where_they_were():
+    images = _Drawn().batch(0, 2)[0]
+    shares = {}
+    for holds in (True, False):
+        adapted = tiny.model(rows=(1, 2, None))
+        before = adapted.opinion(images)
+        trainer = Trainer(adapted, 2, holds_known=holds)
+        units = tiny.one_per_group(adapted)[:6]
+        first = trainer.train(units, _Drawn(), 0, 5, _constant, lambda *_: None)
+        assert trainer.train(units, _Drawn(), 5, 35, _constant, lambda *_: None) < first
+        with torch.no_grad():
+            after = adapted(images).softmax(dim=1)
+        untouched = (_Drawn().batch(0, 2)[1] == 0)[:, None]
+        shares[holds] = float(((after - before).abs() * untouched)[:, 1:3].sum() / untouched.sum())
+        assert torch.equal(adapted.opinion(images), before), "the opinion is the frozen network's, whatever was trained"
+    assert shares[True] < 0.3 * shares[False]
+
+
+def test_the_head_alone_is_held_by_the_same_opinion():
+    alone, plain = (tiny.model(rows=(1, 2, None)) for _ in range(2))
+    losses, expected = [], []
+    Trainer(alone, 2, head_alone=True, holds_known=True).train(
+        (), _Drawn(), 0, 2, _constant, lambda _, loss: losses.append(loss)
+    )
+
+    class Twice(_Drawn):
+        def batch(self, step: int, batch_size: int, which=None) -> tuple[torch.Tensor, torch.Tensor]:
+            return super().batch(step // 2, batch_size, which)
+
+    Trainer(plain, 2, holds_known=True).train((), Twice(), 0, 2, _constant, lambda _, loss: expected.append(loss))
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_process_without_a_crop_adds_as_many_zeros():
+    class Second(Processes):
+        rank, size = 1, 2
+
+    adapted = tiny.model(rows=(1, 2, None))
+    whole, none = (
+        Trainer(adapted, 1, holds_known=True, processes=p)._own_sums(_Drawn())(0) for p in (Processes(), Second())
+    )
+    assert whole.shape == none.shape
+    assert not none.any()

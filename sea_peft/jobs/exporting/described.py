@@ -23,6 +23,7 @@ def described(predictor: Predictor) -> dict[str, object]:
         "window": config.window.model_dump(mode="json"),
         "averaged": "logits" if config.window.inferer == "nnunet" else "probabilities",
         "network": predictor.network,
+        "keep": {label: str(rule) for label, rule in predictor.keeping(()).items()},
         "recommended": config.recommended.model_dump(),
         "backbone": {"weights": config.backbone.weights, "sha256": config.backbone.sha256, "licence": config.backbone.licence},
         "units": len(config.units),
