@@ -16,8 +16,8 @@ TITLE = "Labels that the network knew before: Dice"
 class KnownLabel:
     """Dice of one label of the unadapted network (`before`) and of the adapted one (`after`).
 
-    `drawn`: whether it is against what is drawn in scans. Where nothing is, `after` is against the unadapted network's own masks, and `before`
-    therefore 1: no more than the difference can have been lost.
+    `drawn`: whether it is against what is drawn in scans. Where nothing is, `after` is against the
+    unadapted network's own masks, and `before` therefore 1; usually less than the difference is lost.
     """
 
     name: str
@@ -58,7 +58,7 @@ def forgotten(known: Iterable[KnownLabel], most: float) -> str | None:
         said = f"{worst.name} has lost {worst.lost:.1f} Dice points ({worst.before:.3f} before, {worst.after:.3f} now)"
     else:
         said = (
-            f"{worst.name}, which is drawn in no scored scan, may have lost up to {worst.lost:.1f} Dice points (its masks agree with the "
-            f"unadapted network's by {worst.after:.3f})"
+            f"{worst.name} is drawn in no scored scan, and its masks agree with the unadapted network's by {worst.after:.3f}, which is "
+            f"{worst.lost:.1f} points short of 1"
         )
     return f"{said}, more than --max-forget {most:g}; the adapter is written all the same."
