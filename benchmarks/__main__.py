@@ -22,6 +22,7 @@ _MEASUREMENTS = {
     "suggest": "whether scans that suggest chooses to label are worth more than others",
     "scale": "what a cohort costs: processes side by side, start-up, windows against MONAI's own",
     "step_cost": "what a training step costs, adapters against full fine-tuning",
+    "step_peer": "what a training step costs, against MONAI with HF PEFT",
     "learning_rates": "which learning rate a family wants",
     "what_predicts": "which way of valuing units chooses the best set",
 }

@@ -88,7 +88,7 @@ class _FineTuning:
 
 
 def _steps(backbone: str) -> list[dict[str, Any]]:
-    setup = _setup(backbone, "affine")
+    setup = prepared(backbone, "affine")
     shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
     crops = CropSampler(shots, setup.window, 0)
     tuning = _FineTuning(setup.model, setup.settings.batch_size)
@@ -97,13 +97,13 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
     moments: dict[str, Callable[[], Iterable[Mapping[str, torch.Tensor]]]] = {}  # after steps were done
     images, labels = crops.batch(0, 2)
     for arm, (policy, form) in ARMS.items():
-        adapted = _setup(backbone, policy)
+        adapted = prepared(backbone, policy)
         adapted.model.bank.form = form
         chooser = adapted.policy
         if chooser.needs_saliency(0):
             chooser.told_saliency(0, dict.fromkeys(chooser.needs_saliency(0), 1.0))
         units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
-        steps[arm] = functools.partial(_step, trainer, units, crops)
+        steps[arm] = functools.partial(fixed_step, trainer, units, crops)
         moments[arm] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]
         parameters[arm] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
         adapted.model.bank.activate(units)
@@ -142,11 +142,13 @@ def _bytes(moments: Iterable[Mapping[str, torch.Tensor]]) -> int:
     return sum(tensor.nbytes for of_one in moments for tensor in of_one.values())
 
 
-def _setup(backbone: str, policy: str) -> Setup:
+def prepared(backbone: str, policy: str) -> Setup:
+    """A run at 1% on the default target."""
     return prepare_run(AdaptOptions(backbone=backbone, budget="1%", policy=policy), lambda sentence: None)
 
 
-def _step(trainer: Trainer, units: Collection[str], crops: CropSampler, step: int) -> None:
+def fixed_step(trainer: Trainer, units: Collection[str], crops: CropSampler, step: int) -> None:
+    """One step with these units open."""
     trainer.train(units, crops, step, 1, lambda i: 1.0, lambda i, loss: None)
 
 
