@@ -32,10 +32,14 @@ def adapters_list(
     full: options.Full = False,
 ) -> None:
     """Families, levels and placements on offer, and the units they make on a backbone, with costs."""
+    from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
+
+    typed = Typed(backbone, weights)
+    import_monai_alone(typed)
     from sea_peft.jobs.listing import list_adapters
 
-    offered = list_adapters(Typed(backbone, weights), profile)
+    offered = list_adapters(typed, profile)
     columns = ("units", "sites", "number", "cheapest", "dearest", "all", "fit")
     narrow = output.results.width < 100
     rows = [
