@@ -1,4 +1,4 @@
-"""The final choice of `sea`: what was tried, less what audits speak against, more of what they speak for. Pure, over plain data."""
+"""The final choice of `sea`: a knapsack over every unit, by saliency, size and audits. Pure, over plain data."""
 
 import dataclasses
 import statistics
@@ -28,23 +28,23 @@ class Evidence:
 
 
 def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
-    """Guard-free: a knapsack over every level of everything, whatever its state, by
+    """Choose what is refitted and shipped: a knapsack over every level of every unit, without guards, by
 
         worth = typical · prior · size + √(typical · score · size)
 
-    An audit says what a unit does beyond what the others make up for: next to nothing for most units of a set that is good as a whole,
-    and much for the few that it cannot do without. Taken at its word it would drop the many, and spend the budget on large levels of the
-    few. So every unit keeps the worth of a typical one, and its score (0 while unmeasured or negative) adds to that by its root.
+    A unit's ΔDice is what the others cannot make up for. In a set that is good as a whole that is next to nothing for most units, and much
+    for a few. Worth by ΔDice alone would drop the many and spend the budget on large levels of the few. So every unit keeps the worth of a
+    typical one, and its score (0 while unmeasured or negative) adds to that by its root.
 
-    Left out is what audits clearly speak against: two audits at least, and a median ΔDice below −`noise` by two errors. Units whose ΔDice
-    is negative while they learn can be what the refit needs: at one error, an audit of one small lesion left out a unit worth 3 points.
+    A unit is left out if audits show harm: at least two of them, and a median ΔDice below −`noise` by two errors. Units whose ΔDice is
+    negative while they learn can be what the refit needs: at one error, audits on one small lesion left out a unit worth 3 points.
 
     Args:
         space: the audit space under its budget.
         levels: of the space.
         evidence: of the search.
-        utility: how a score is made of an estimate.
-        noise: Dice by which audits may differ and say nothing. A typical unit is worth this at least, else the median size of a score.
+        utility: how an estimate becomes a score.
+        noise: Dice, the least worth of a typical unit; otherwise a typical unit is worth the median size of a score.
     """
     units = space.by_id
     scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
@@ -99,6 +99,6 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
 
 
 def _harmful(estimate: Estimate, noise: float) -> bool:
-    """Whether audits clearly speak against a unit; one alone never does."""
+    """Whether audits show that a unit harms; a single one never does."""
     middle = median(estimate)
     return estimate.audits >= 2 and middle is not None and middle + 2 * error(estimate) < -noise
