@@ -324,7 +324,7 @@ def test_logits_that_are_not_finite_fail_the_case(
         (lambda c: c["backbone"].update(parameters=7), "other settings"),
         (lambda c: c["backbone"].update(sha256="ab" * 32), "give the right ones"),
         (lambda c: c["labels"].update(organ=[0]), "labels.organ.0"),
-        (lambda c: c["labels"].update(organ=[]), "labels.organ"),
+        (lambda c: (c["labels"].update(organ=[]), c["head"].update(rows=[None, 1])), "neither codes nor a row"),
         (lambda c: c["labels"].update(organ=[65536]), "labels.organ.0"),
         (lambda c: c["labels"].update(organ=[2]), "code 2 stands twice"),
         (lambda c: c["labels"].update(organ=[True]), "labels.organ.0"),
