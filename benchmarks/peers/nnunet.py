@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-_CALIBRATION, _EPOCH = 5, 10  # iterations
-
 
 def main(root: Path, out: Path, seconds: float) -> None:
     """Plan, train for about so many CPU seconds, planning included, then a mask of every test case."""
@@ -36,27 +34,13 @@ def main(root: Path, out: Path, seconds: float) -> None:
 
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # crops are made in this process: one thread for everything
     trainer = nnUNetTrainerNoMirroring(plans, "3d_fullres", "all", described, device=torch.device("cpu"))
-    trainer.num_val_iterations_per_epoch = 1
-    trainer.save_every = 10**9
     trainer.on_train_start()
-    trainer.num_iterations_per_epoch = _EPOCH
-    before = _cpu_seconds()
-    for _ in range(_CALIBRATION):
+    steps, first_rate = 0, trainer.initial_lr
+    # its own steps and its own schedule, without what stands between its epochs: plots, validation and checkpoints
+    while (spent := (_cpu_seconds() - began) / seconds) < 1:
+        trainer.optimizer.param_groups[0]["lr"] = first_rate * (1 - spent) ** 0.9
         trainer.train_step(next(trainer.dataloader_train))
-    each = (_cpu_seconds() - before) / _CALIBRATION
-    left = seconds - (_cpu_seconds() - began)
-    # an epoch has one validation step, which costs about a third of a training step
-    trainer.num_epochs = max(1, round(left / each / (_EPOCH + 0.4)))
-    trainer.lr_scheduler.max_steps = trainer.num_epochs
-    for _ in range(trainer.num_epochs):
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(_EPOCH)])
-        with torch.no_grad():
-            trainer.on_validation_epoch_start()
-            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
-        trainer.on_epoch_end()
-    trainer.on_train_end()
+        steps += 1
 
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"))
@@ -73,7 +57,7 @@ def main(root: Path, out: Path, seconds: float) -> None:
     network = plans["configurations"]["3d_fullres"]
     trained = {
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        "steps": trainer.num_epochs * _EPOCH + _CALIBRATION,
+        "steps": steps,
         "plan": {key: network[key] for key in ("patch_size", "batch_size", "spacing")},
     }
     for beside in out.glob("*.json"):

@@ -208,7 +208,9 @@ def on_cluster(asked: Mapping[str, AdaptOptions], cluster: Cluster) -> Ends:
     executor = cluster.executor()
     import submitit
 
-    cluster.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # jobs are pickles: who can write here can run code
+    # jobs are pickles: whoever can write here can run code; submitit may have made the folder already, open to all
+    cluster.folder.mkdir(parents=True, exist_ok=True)
+    cluster.folder.chmod(0o700)
     with (
         refusing(UsageError, lambda error: f"--cluster {cluster.name} takes no jobs: {first_line(error)}."),
         executor.batch(),
