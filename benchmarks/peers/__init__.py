@@ -230,6 +230,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "MONAI's loops train crops of our size: AdamW at 0.001 (LoRA's matrices at 0.01), Dice and cross-entropy, a cosine schedule, and random",
         "rotation, scaling, contrast and noise. Nothing of them was tuned. CPU: of the whole command, prediction included.",
         "",
+        "A step of the network that nnU-Net plans costs seconds on one thread, so that this time buys it a few steps: the rows say what the CPU time",
+        "of a `sea` run is worth there, and nothing of what nnU-Net reaches when it is trained as long as it is meant to be.",
+        "",
         f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
     ]
     for name, task in TASKS.items():
