@@ -181,7 +181,7 @@ def _by_chance(results: Results) -> list[str]:
     lines = [
         f"Random sets of one mix, which spend on every family what {REFERENCE} spent on it, with the same shots, crops and seed: only places and "
         "levels differ. Spread: standard deviation over the draws. Best: the draw with the highest test Dice, which no rule that sees the shots "
-        "alone can know; so it bounds what a better choice of places could bring.",
+        "alone can know. It says how far sets of one mix differ; it is no bound on what a rule could find.",
         "",
         _line(["task", "budget", "draws", "mean Dice", "spread (points)", "best − mean", "sea − mean", "sea − best"]),
         _line(["---"] * 8),

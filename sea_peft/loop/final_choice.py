@@ -37,7 +37,7 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
     typical one, and its score (0 while unmeasured or negative) adds to that by its root.
 
     A unit is left out if audits show harm: at least two of them, and a median ΔDice below −`noise` by two errors. Units whose ΔDice is
-    negative while they learn can be what the refit needs: at one error, audits on one small lesion left out a unit worth 3 points.
+    negative while they learn can be what the refit needs: with one error as the limit, audits on one small lesion left such a unit out.
 
     Args:
         space: the audit space under its budget.
