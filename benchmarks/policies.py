@@ -1,5 +1,6 @@
-"""Policies that exist for papers' comparisons alone: adapters at their papers' own sizes, ConvAdapter in its other places, adaptive ranks, random
-mixes of families, `sea` without each of its parts. Importing this registers them, as a package of one's own would."""
+"""Policies that exist for papers' comparisons alone: adapters at their papers' own sizes, ConvAdapter in its other places, random mixes of families,
+`sea` without each of its parts; and, from modules of their own, how other papers choose. Importing this registers them, as a package of one's
+own would."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import benchmarks.adaptive_rank  # noqa: F401  (registers itself)
+from benchmarks import adaptive_rank, l1_ranks, sensitivity  # noqa: F401  (they register themselves)
 from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import UsageError
 from sea_peft.loop.policies import Entry, register, register_described

@@ -17,6 +17,7 @@ from benchmarks.store import Store
 
 UNADAPTED, HEAD_ONLY = "unadapted", "head_only"
 RANDOM_MIX = "random_mix"
+_LOOKING = ("adalora", "arena", "spt")  # policies that choose by gradients
 _DRAW = re.compile(rf"{RANDOM_MIX}-\d+")
 
 
@@ -99,7 +100,7 @@ class Results:
 
     def fixed_topologies(self) -> list[str]:
         """The grid's bound arms that choose without looking and without luck."""
-        return [p for p in self.grid.policies if not p.startswith((REFERENCE, "random", "adalora"))]
+        return [p for p in self.grid.policies if not p.startswith((REFERENCE, "random", *_LOOKING))]
 
 
 def read_results(grid: Grid, store: Store) -> Results:

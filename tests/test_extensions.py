@@ -87,5 +87,7 @@ def test_what_stays_in_the_product_is_listed_and_what_papers_compare_with_is_not
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"sea", "affine_lora", "full", "decoder_full", "lora", "uniform"} <= set(listed)
     assert not [
-        n for n in listed if n.endswith("_paper") or n.startswith(("sea_", "random_mix", "conv_adapter_", "adalora"))
+        n
+        for n in listed
+        if n.endswith("_paper") or n.startswith(("sea_", "random_mix", "conv_adapter_", "adalora", "arena", "spt"))
     ]

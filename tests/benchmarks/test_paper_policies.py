@@ -1,15 +1,19 @@
-"""`sea` without one of its parts is `sea` in everything else, and decides without that part."""
+"""`sea` without one of its parts is `sea` in everything else, and decides without that part; the policies of other papers decide as they say."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.policies import SEA_VARIANTS
-from sea_peft.loop.policies import make_policy
+from sea_peft.adapters import total_cost
+from sea_peft.loop.policies import make_policy, policy_entry
 from sea_peft.loop.policies.sea import SeaSettings
-from tests.loop.worlds import converse, noisy, space
+from tests.loop.worlds import converse, noisy, replay, space
 
 WHOLE = SeaSettings(cycles=5)
 
@@ -63,3 +67,87 @@ def test_without_audits_nothing_is_measured_but_the_budget_is_trained_and_someth
     assert not any(said.audits.values())
     assert said.allocations[0].open
     assert said.allocations[-1].active
+
+
+PAPERS = ("spt", "arena")
+
+
+def cycles_of(name):
+    """As many as the policy asks for, otherwise three."""
+    return policy_entry(name).cycles or 3
+
+
+def heard_by(name, audit_space, seed=0, saliency=len):
+    """What one of the papers' policies says in a world of noisy audits."""
+    cycles = cycles_of(name)
+    policy = make_policy(name, audit_space, seed=seed, cycles=cycles)
+    return converse(policy, audit_space, cycles, saliency, noisy(seed))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+@given(share=st.floats(0.01, 0.9), seed=st.integers(0, 100), sites=st.integers(1, 20))
+def test_a_paper_s_policy_is_never_above_the_budget(name, share, seed, sites):
+    heard_by(name, space(sites=sites, share=share, head=200, seed=seed), seed)  # `converse` checks every allocation
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_s_policy_repeats_and_can_be_replayed(name):
+    audit_space = space(share=0.1)
+    said = heard_by(name, audit_space)
+    assert heard_by(name, audit_space) == said
+    fresh = make_policy(name, audit_space, seed=0, cycles=cycles_of(name))
+    assert replay(fresh, said, cycles_of(name)) == said.allocations
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_s_policy_goes_on_from_its_state_as_if_it_had_not_been_stopped(name):
+    audit_space, cycles = space(share=0.1), cycles_of(name)
+    whole = heard_by(name, audit_space)
+    stopped = make_policy(name, audit_space, seed=0, cycles=cycles)
+    for cycle in range(cycles):
+        if stopped.needs_saliency(cycle):
+            stopped.told_saliency(cycle, whole.saliencies[cycle])
+        assert stopped.allocate(cycle) == whole.allocations[cycle]
+        assert list(stopped.to_audit(cycle)) == [row.unit for row in whole.audits[cycle]]
+        assert stopped.audited(cycle, whole.audits[cycle]) == whole.ranked[cycle]
+        state = json.loads(json.dumps(stopped.state_dict()))
+        stopped = make_policy(name, audit_space, seed=0, cycles=cycles)
+        stopped.load_state_dict(state)
+    assert stopped.final() == whole.allocations[-1]
+
+
+# -- SPT -----------------------------------------------------------------------------------------------------
+
+
+def test_spt_takes_what_is_most_sensitive_for_its_cost_and_keeps_it():
+    audit_space = space(share=0.1)
+    costliest = max((u for u in audit_space.units if u.family == "lora" and u.level == 4), key=lambda u: u.cost)
+    said = heard_by("spt", audit_space, saliency=lambda unit: 1e6 if unit == costliest.id else 1.0)
+    assert {allocation.active for allocation in said.allocations} == {said.allocations[0].active}
+    assert costliest.id in said.allocations[0].active
+    assert {audit_space.by_id[u].level for u in said.allocations[0].active} <= {0, 4}
+    assert list(said.saliencies) == [0]
+
+
+# -- ARENA ---------------------------------------------------------------------------------------------------
+
+
+def test_arena_lets_ranks_in_where_the_gradient_is_and_a_level_at_a_time():
+    audit_space = space(share=0.3)
+    by_id = audit_space.by_id
+    said = heard_by("arena", audit_space, saliency=lambda u: by_id[u].level * (9.0 if "conv7" in u else 1.0))
+    *searched, _ = [
+        {by_id[u].site.path: by_id[u].level for u in a.active if by_id[u].family == "lora"} for a in said.allocations
+    ]
+    assert [ranks["conv7"] for ranks in searched[:3]] == [1, 2, 4]
+    assert {u.id for u in audit_space.units if u.family == "affine"} <= set(said.allocations[0].active)
+    assert said.allocations[-1].active == said.allocations[-2].active, "ships what the last cycle trained"
+
+
+def test_arena_spends_an_equal_part_of_the_budget_a_cycle():
+    audit_space = space(share=0.1)
+    spent = [total_cost(audit_space.by_id[u] for u in a.active) for a in heard_by("arena", audit_space).allocations]
+    assert spent == sorted(spent)
+    assert all(s <= audit_space.capacity * (i + 1) / 5 for i, s in enumerate(spent[:-1]))
+    left = audit_space.capacity - spent[-1]
+    assert left < max(u.cost for u in audit_space.units if u.family == "lora" and u.level == 1)
