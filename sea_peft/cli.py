@@ -298,16 +298,31 @@ def predict(
         bool,
         Option("--resume", help="Keep what was predicted before by the same adapter and options; predict the rest."),
     ] = False,
+    others: Annotated[
+        list[Path] | None,
+        Option("--with", metavar="ADAPTER", help="Another adapter, averaged with the first. Several allowed."),
+    ] = None,
+    ensemble: Annotated[
+        str | None,
+        Option(metavar="mean", help="With --with: the mean of the adapters' probabilities (default)."),
+    ] = None,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
     A mask holds the data set's own codes if every label has exactly one, else 1, 2, …; <case>.json
-    beside it names them.
+    beside it names them. With several adapters, <case>_disagreement shows where they differ.
+
+    [dim]seapeft predict runs/a scans/ --out masks
+    seapeft predict runs/a scans/ --with runs/b --with runs/c --ensemble mean --out masks[/dim]
     """
     from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.predict import predict as job
 
+    if ensemble is not None and ensemble != "mean":
+        raise UsageError(f"--ensemble {ensemble} is not known; there is mean.")
+    if ensemble is not None and not others:
+        raise UsageError("--ensemble takes several adapters; name the others, each by --with ADAPTER.")
     typed = Typed(backbone, weights)
     import_monai_alone(typed)
     try:
@@ -315,7 +330,7 @@ def predict(
             statuses = job(
                 adapter, inputs, out, typed=typed, device=device, overwrite=overwrite, probabilities=probabilities, preview=preview,
                 dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics, keep=tuple(keep or ()),
-                qc=qc, jobs=jobs, resume=resume, say=output.say, progress=progress,
+                qc=qc, jobs=jobs, resume=resume, ensemble=tuple(others or ()), say=output.say, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("Interrupted; what is done is kept, and the same command with --resume goes on.") from None

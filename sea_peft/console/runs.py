@@ -227,6 +227,7 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
     few = labels if len(labels) <= 3 else []
     columns = [f"{label} (ml)" for label in few] or ["labels found"]
     checked = any(status.qc is not None for status in statuses)
+    several = any(status.disagreement is not None for status in statuses)
     rows = []
     for status in statuses:
         found = f"{sum(v > 0 for v in status.volumes.values())} of {len(labels)}" if status.volumes else None
@@ -238,8 +239,10 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
             if status.qc is None
             else [f"{status.qc.mean:.2f}", str(len(status.qc.flags) or "")]
         )
-        rows.append((status.case, state(status.status), status.mask, *(values or [found]), *qc))
-    right = [*columns, *(["expected Dice", "flags"] if checked else [])]
+        apart = status.mean_disagreement
+        agreed = [None if apart is None else f"{apart:.3f}"] if several else []
+        rows.append((status.case, state(status.status), status.mask, *(values or [found]), *qc, *agreed))
+    right = [*columns, *(["expected Dice", "flags"] if checked else []), *(["disagreement"] if several else [])]
     return table("", ("case", "status", "mask", *right), rows, right=right)
 
 

@@ -157,14 +157,28 @@ def restore_probability(probabilities: Planes | Tensor, index: int, geometry: Ge
         float32 `[I, J, K]`.
     """
     planes = probabilities if isinstance(probabilities, Planes) else Planes.of(probabilities)
-    oriented = np.full(geometry.oriented_shape, 1.0 if index == 0 else 0.0, dtype=np.float32)
+    outside = 1.0 if index == 0 else 0.0
+    if geometry.resampler != "nnunet":
+        return _restored(lambda a, b: planes.read(a, b)[index : index + 1], geometry, outside)
+    oriented = np.full(geometry.oriented_shape, outside, dtype=np.float32)
     box = oriented[geometry.box]
-    if geometry.resampler == "nnunet":
-        for part, slab in geometry.slabs(_strengths(planes, geometry), planes.shape[0]):
-            box[part] = slab.softmax(dim=0)[index].numpy()
-    else:
-        for part, slab in geometry.slabs(lambda a, b: planes.read(a, b)[index : index + 1], 1):
-            box[part] = slab[0].numpy()
+    for part, slab in geometry.slabs(_strengths(planes, geometry), planes.shape[0]):
+        box[part] = slab.softmax(dim=0)[index].numpy()
+    return geometry.to_input(oriented)
+
+
+def restore_map(values: Planes, geometry: Geometry) -> np.ndarray:
+    """A map `[1, D, H, W]` on the recipe's grid → float32 `[I, J, K]` on the input's own, resampled
+    linearly; 0 outside the cropped box.
+    """
+    return _restored(values.read, geometry, outside=0.0)
+
+
+def _restored(read: ReadPlanes, geometry: Geometry, outside: float) -> np.ndarray:
+    oriented = np.full(geometry.oriented_shape, outside, dtype=np.float32)
+    box = oriented[geometry.box]
+    for part, slab in geometry.slabs(read, 1):
+        box[part] = slab[0].numpy()
     return geometry.to_input(oriented)
 
 

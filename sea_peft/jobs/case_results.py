@@ -24,11 +24,12 @@ from sea_peft.data.cases import Case, FileCase
 from sea_peft.data.dicom.segmentation import segmentation_bytes
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.grids import require_finite
-from sea_peft.data.prepare import Scan, restore, restore_probability
+from sea_peft.data.prepare import Scan, restore, restore_map, restore_probability
 from sea_peft.data.progress import Progress
 from sea_peft.data.slicer import write_segments
 from sea_peft.data.volumes import Volume, volume_suffix, write_volume
 from sea_peft.errors import DataError
+from sea_peft.jobs.ensemble import Ensemble
 from sea_peft.jobs.inference import confidences
 from sea_peft.jobs.keeping import Keep, keep_parts
 from sea_peft.jobs.predictor import Predictor
@@ -51,6 +52,7 @@ class CaseFiles:
     preview: Path | None
     segmentation: Path | None
     slicer: Path | None
+    disagreement: Path | None
     probabilities: Mapping[str, Path]
 
     @classmethod
@@ -63,6 +65,7 @@ class CaseFiles:
         preview: bool,
         dicom_seg: bool,
         seg_nrrd: bool,
+        disagreement: bool = False,
     ) -> CaseFiles:
         """The files of a case in the folder `out`. The flags say which optional ones are wanted."""
         suffix = volume_suffix(_source(case)) or ".nii.gz"
@@ -75,6 +78,7 @@ class CaseFiles:
             preview=out / f"{name}.png" if preview else None,
             segmentation=out / f"{name}.dcm" if dicom_seg else None,
             slicer=out / f"{name}.seg.nrrd" if seg_nrrd else None,
+            disagreement=out / f"{name}_disagreement{suffix}" if disagreement else None,
             probabilities={
                 label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()
             },
@@ -83,7 +87,7 @@ class CaseFiles:
     @property
     def all(self) -> list[Path]:
         """Every file, the mask first."""
-        asked = [path for path in (self.preview, self.segmentation, self.slicer) if path is not None]
+        asked = [path for path in (self.preview, self.segmentation, self.slicer, self.disagreement) if path is not None]
         return [self.mask, self.sidecar, *asked, *self.probabilities.values()]
 
 
@@ -180,7 +184,7 @@ class CaseWriter:
 
     def _make(self, case: FileCase, ready: Ready, files: CaseFiles, building: Path, progress: Progress) -> Sidecar:
         predictor, scan = self.predictor, ready.scan
-        output = predictor.probabilities(scan, building, progress)
+        output, disagreement = predictor.with_disagreement(scan, building, progress)
         affine, like = scan.geometry.affine, _source(case)
         values = mask_values(predictor.labels)
         labels = list(values)
@@ -198,6 +202,8 @@ class CaseWriter:
             grey = {channel: np.asarray(case.image(channel).array) for channel in predictor.channels}
             found = measured(indices, labels, grey, millilitres)
             sidecar["statistics"] = {label: {**of, "confidence": sure[label]} for label, of in found.items()}
+        if disagreement is not None:
+            sidecar["disagreement"] = dict(disagreement.labels)
         write_text(building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         for label, path in files.probabilities.items():
             probability = restore_probability(output, 1 + labels.index(label), scan.geometry)
@@ -209,6 +215,9 @@ class CaseWriter:
             write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))
         if files.slicer is not None:
             write_segments(building / files.slicer.name, Volume(mask, affine), values, family_colours(labels), like)
+        if disagreement is not None and files.disagreement is not None:
+            where = restore_map(disagreement.where, scan.geometry)
+            write_volume(building / files.disagreement.name, Volume(where, affine), like=like)
         write_volume(building / files.mask.name, Volume(mask, affine), like=like)
         return sidecar
 
@@ -230,19 +239,26 @@ class CaseWriter:
 
     def _made_by(self) -> Sidecar:
         """Everything that a mask depends on, besides the scan."""
-        predictor, config = self.predictor, self.predictor.config
+        predictor = self.predictor
+        others = predictor.members[1:] if isinstance(predictor, Ensemble) else []
         return {
             "channels": list(predictor.channels),
             "network": predictor.network,
             "kept": {label: str(rule) for label, rule in self.keeping.items()},
-            "adapter": {
-                "policy": config.policy,
-                "units": len(config.units),
-                "weights": config.backbone.weights,
-                "backbone_sha256": config.backbone.sha256,
-                "sha256": predictor.sha256,
-            },
+            "adapter": _identity(predictor),
+            "ensemble": {"method": "mean", "with": [_identity(other) for other in others]} if others else None,
         }
+
+
+def _identity(predictor: Predictor) -> Sidecar:
+    config = predictor.config
+    return {
+        "policy": config.policy,
+        "units": len(config.units),
+        "weights": config.backbone.weights,
+        "backbone_sha256": config.backbone.sha256,
+        "sha256": predictor.sha256,
+    }
 
 
 def _extras(files: CaseFiles) -> Sidecar:
@@ -252,6 +268,7 @@ def _extras(files: CaseFiles) -> Sidecar:
         "preview": files.preview.name if files.preview else None,
         "dicom_seg": files.segmentation.name if files.segmentation else None,
         "seg_nrrd": files.slicer.name if files.slicer else None,
+        "disagreement_map": files.disagreement.name if files.disagreement else None,
     }
 
 

@@ -16,6 +16,7 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import FileCase
 from sea_peft.data.progress import Progress, within
 from sea_peft.jobs.case_results import CaseFiles, CaseWriter, Ready
+from sea_peft.jobs.ensemble import Ensemble
 from sea_peft.jobs.predictor import Predictor, reason
 from sea_peft.jobs.quality import Judged
 from sea_peft.jobs.statistics import Sidecar
@@ -38,6 +39,8 @@ class CaseStatus:
         warnings: assumptions that had to be made about the scan.
         network: "adapted" or "unadapted".
         qc: the judgement of `--qc`; None if not wanted.
+        disagreement: label → how far several adapters disagree (`ensemble.Disagreement`); None for
+            one adapter.
     """
 
     case: str
@@ -49,6 +52,13 @@ class CaseStatus:
     warnings: tuple[str, ...] = ()
     network: str = "adapted"
     qc: Judged | None = None
+    disagreement: Mapping[str, float | None] | None = None
+
+    @property
+    def mean_disagreement(self) -> float | None:
+        """Mean over the labels that an adapter has found; None if there is none, or one adapter."""
+        found = [value for value in (self.disagreement or {}).values() if value is not None]
+        return sum(found) / len(found) if found else None
 
     @classmethod
     def done(cls, case: FileCase, sidecar: Sidecar, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> CaseStatus:
@@ -56,6 +66,7 @@ class CaseStatus:
         return cls(
             case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=round(seconds, 3), error=None,
             warnings=warnings, network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
+            disagreement=sidecar.get("disagreement"),
         )  # fmt: skip
 
     @classmethod
@@ -83,12 +94,17 @@ class Opening:
     keep: tuple[str, ...]
     statistics: bool
     qc: bool
+    ensemble: tuple[Path, ...] = ()
 
     def writer(self) -> CaseWriter:
         """Load the adapter and its backbone. Raises WeightsError, DeviceError and UsageError as
-        `Predictor` does, and for `keep` and `qc`.
+        `Predictor` and `Ensemble` do, and for `keep` and `qc`.
         """
-        predictor = Predictor(self.adapter, self.typed, self.device, self.use)
+        predictor = (
+            Ensemble(self.adapter, self.ensemble, self.typed, self.device, self.use)
+            if self.ensemble
+            else Predictor(self.adapter, self.typed, self.device, self.use)
+        )
         keeping = predictor.keeping(self.keep)
         return CaseWriter(
             predictor, keeping, self.statistics, predictor.seen(", or leave --qc out") if self.qc else None

@@ -4,7 +4,7 @@ sidecars decide which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ def _same(writer: CaseWriter, case: FileCase, files: CaseFiles) -> Sidecar | Non
     if writer.statistics and not are_numbers(found.get("statistics"), labels):
         return None
     if writer.qc is not None and Judged.from_json(found.get("qc")) is None:
+        return None
+    if files.disagreement is not None and not _are_shares(found.get("disagreement"), labels):
         return None
     return found if found.get("input_sha256") == digest_of(case) else None  # last: it reads the scan
 
@@ -93,6 +95,13 @@ def _read(sidecar: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _are_shares(found: object, labels: Collection[str]) -> bool:
+    """Whether this is the disagreement of several adapters about these labels."""
+    if not isinstance(found, dict) or found.keys() != set(labels):
+        return False
+    return all(value is None or (_is_number(value) and 0 <= value <= 1) for value in found.values())
 
 
 def _is_number(found: object) -> bool:

@@ -19,6 +19,7 @@ _PLANE_VALUES = 1 << 25  # processed at once
 _LARGEST_LOGIT = 1e8  # those of a trained network stay below a thousand
 
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
+Combine = Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, ...]]
 
 
 def probabilities(
@@ -29,8 +30,9 @@ def probabilities(
     batch: int,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    combine: Combine | None = None,
 ) -> tuple[Planes, ...]:
-    """Probabilities of one or several outputs over the whole scan, `[K, D, H, W]` each.
+    """Probabilities of one or several outputs over the whole scan, `[K, D, H, W]` each, or what they are combined to.
 
     Averages the softmax over windows with gaussian weights, or the logits if the window is
     nnU-Net's.
@@ -43,6 +45,8 @@ def probabilities(
         batch: windows at a time (`backbones.batch_for_masks`).
         folder: for temporary files of outputs that do not fit into memory.
         progress: called with (windows done, of).
+        combine: called with the next planes of every output's probabilities, `[K, n, H, W]`, from the
+            first to the last; what it returns is kept in their place.
 
     Raises:
         DeviceError: the device's memory does not suffice.
@@ -65,9 +69,11 @@ def probabilities(
     depth, height, width = scan.image.shape[1:]
     try:
         for slabs in blended(network, scan.image, window, device, batch, progress):
-            outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in slabs]
-            for output, slab in zip(outputs, slabs, strict=True):
-                output.append(slab.softmax(dim=0) if of_logits else slab)
+            found = tuple(slab.softmax(dim=0) for slab in slabs) if of_logits else slabs
+            kept = found if combine is None else combine(found)
+            outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in kept]
+            for output, slab in zip(outputs, kept, strict=True):
+                output.append(slab)
     except torch.OutOfMemoryError as error:
         sizes = "×".join(str(n) for n in window.patch)
         raise DeviceError(

@@ -63,14 +63,46 @@ def open_backbone(typed: Typed = NOTHING) -> Backbone:
     return _probed(load_typed(typed))
 
 
-def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Backbone:
+def open_recorded(
+    recorded: BackboneIdentity, typed: Typed, command: str, opened: Sequence[Backbone] = ()
+) -> Backbone:
     """The backbone that an adapter or a run was made with: the installed weights of the recorded
     name, or what the user typed.
 
     The tensors must hash to the recorded value. Architecture and settings are those of the card
-    with these tensors; a record that contradicts it is refused. `command`: what the user types
-    again, with the missing option. Raises WeightsError.
+    with these tensors; a record that contradicts it is refused.
+
+    Args:
+        recorded: what the adapter or the run says of it.
+        typed: what the user typed.
+        command: what the user types again, with the missing option.
+        opened: backbones that are open; one with these tensors is returned itself.
+
+    Raises:
+        WeightsError: there is no such backbone here, or the record contradicts it.
     """
+    same = next((backbone for backbone in opened if backbone.pretrained.sha256 == recorded.sha256), None)
+    found = _found(recorded, typed, command) if same is None else same.pretrained
+    card = found.card
+    # a user's own code may have moved since, so what was typed now holds
+    moved = typed.code is not None and is_code(recorded.architecture)
+    if not moved and recorded.architecture != card.architecture:
+        raise WeightsError(
+            f"This says that its network is {recorded.architecture}, and the card of weights {card.name}, whose tensors have its hash, says "
+            f"{card.architecture}; get it again."
+        )
+    if typed.backbone is not None and typed.code is None and typed.backbone != card.architecture:
+        raise WeightsError(f"This was made for {card.architecture}, not {typed.backbone}; leave --backbone out.")
+    if documents.as_json(recorded.kwargs) != documents.as_json(card.kwargs) or recorded.parameters != found.parameters:
+        raise WeightsError(
+            f"This says that its network is built with other settings than the card of weights {card.name}, whose tensors have its hash; "
+            "get it again."
+        )
+    return same or _probed(found)
+
+
+def _found(recorded: BackboneIdentity, typed: Typed, command: str) -> Pretrained:
+    """The weights whose tensors have the recorded hash."""
     if typed.weights is None and typed.code is None and recorded.weights not in cards():
         if is_code(recorded.architecture) and is_code(recorded.weights):
             raise WeightsError(
@@ -90,22 +122,7 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str) -> Bac
             f"This was made for {recorded.weights} with hash {recorded.sha256[:12]}, the weights found have hash {found.sha256[:12]}; give "
             f"the right ones: `{command} --weights FILE`."
         )
-    card = found.card
-    # a user's own code may have moved since, so what was typed now holds
-    moved = typed.code is not None and is_code(recorded.architecture)
-    if not moved and recorded.architecture != card.architecture:
-        raise WeightsError(
-            f"This says that its network is {recorded.architecture}, and the card of weights {card.name}, whose tensors have its hash, says "
-            f"{card.architecture}; get it again."
-        )
-    if typed.backbone is not None and typed.code is None and typed.backbone != card.architecture:
-        raise WeightsError(f"This was made for {card.architecture}, not {typed.backbone}; leave --backbone out.")
-    if documents.as_json(recorded.kwargs) != documents.as_json(card.kwargs) or recorded.parameters != found.parameters:
-        raise WeightsError(
-            f"This says that its network is built with other settings than the card of weights {card.name}, whose tensors have its hash; "
-            "get it again."
-        )
-    return _probed(found)
+    return found
 
 
 def look_at(typed: Typed) -> Backbone:
@@ -212,7 +229,13 @@ def load_adapter(folder: str | Path, typed: Typed = NOTHING, use: str | None = N
     return loaded.model, loaded.config
 
 
-def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, command: str | None = None) -> Loaded:
+def open_adapter(
+    folder: Path,
+    typed: Typed = NOTHING,
+    use: str | None = None,
+    command: str | None = None,
+    opened: Sequence[Backbone] = (),
+) -> Loaded:
     """Load an adapter folder onto its backbone, ready to predict.
 
     Units and head are on or off as the run recommends (`config.recommended`), unless `use` says
@@ -223,6 +246,7 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
         use: "adapted" or "unadapted"; None for the recommended network.
         command: what the user types again if the weights are missing.
+        opened: backbones that are open, to be shared.
 
     Raises:
         WeightsError: the adapter or the weights are refused, or do not belong together.
@@ -230,7 +254,7 @@ def open_adapter(folder: Path, typed: Typed = NOTHING, use: str | None = None, c
     """
     asked = network_called(use) if use is not None else None
     config, tensors = load_adapter_files(folder)
-    backbone = open_recorded(config.backbone, typed, command or f"seapeft … {shlex.quote(str(folder))}")
+    backbone = open_recorded(config.backbone, typed, command or f"seapeft … {shlex.quote(str(folder))}", opened)
     card, frozen = backbone.pretrained.card, backbone.pretrained.network
     if len(config.channels) != len(card.channels) or config.head.classes not in (None, len(card.labels)):
         raise WeightsError(

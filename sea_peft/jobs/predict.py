@@ -43,6 +43,7 @@ def predict(
     qc: bool = False,
     jobs: int = 1,
     resume: bool = False,
+    ensemble: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
     progress: Progress = unwatched,
 ) -> list[CaseStatus]:
@@ -77,6 +78,10 @@ def predict(
             need `if __name__ == "__main__":` around the call.
         resume: skip cases whose results were made by the same adapter, network and options from the
             same files. With `overwrite`, other results are replaced.
+        ensemble: further adapters, whose probabilities are averaged with those of `adapter`; each case
+            then also gets a map of where they disagree (`ensemble.Disagreement`). Labels,
+            channels, recipe and window must be the same. Connected parts are kept as all runs have
+            chosen alike. Not together with `qc`, which is calibrated for one adapter.
         say: receives sentences for the user: inputs that were skipped, the network and why, and the
             memory needed.
         progress: called with (cases done, of); current cases count by their windows.
@@ -89,26 +94,34 @@ def predict(
         DataError: an input does not exist or holds no scan, or is no DICOM series although a
             DICOM-SEG is asked for.
         UsageError: results exist (with `resume`: outdated ones), or an input or a file that is no
-            result would be replaced; or `qc` with an adapter that does not say what its run saw.
+            result would be replaced; or `qc` with an adapter that does not say what its run saw, or
+            with an `ensemble`; or its adapters do not fit together.
         WeightsError: the adapter is refused.
         DeviceError: the device is refused.
         DiskError: the output folder cannot be made.
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs} is no number of processes; use 1 or more.")
+    if qc and ensemble:
+        raise UsageError(
+            "--qc is calibrated for the masks of one adapter, not for the mean of several; leave it out: the disagreement of the adapters says "
+            "which masks to look at."
+        )
     opening = Opening(
-        adapter=adapter, typed=typed, device=device, use=use, keep=tuple(keep), statistics=statistics is not None, qc=qc
-    )
+        adapter=adapter, typed=typed, device=device, use=use, keep=tuple(keep), statistics=statistics is not None, qc=qc,
+        ensemble=tuple(ensemble),
+    )  # fmt: skip
     writer = opening.writer()
     predictor, labels = writer.predictor, tuple(writer.predictor.labels)
     cases = find_cases(inputs, predictor.channels, channels, say)
     if qc:
         require_own_table(out / _QC_TABLE)
     targets = {
-        case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, seg_nrrd) for case in cases
+        case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, seg_nrrd, bool(ensemble))
+        for case in cases
     }
     if statistics is not None:
-        require_ours(statistics, predictor.channels)
+        require_ours(statistics, predictor.channels, bool(ensemble))
     goes_on = resume or (statistics is not None and not overwrite)
     before = predicted_before(writer, cases, targets) if goes_on else {}
     left = [case for case in cases if case.id not in before]
@@ -121,7 +134,8 @@ def predict(
         say(predictor.choice())
         if writer.keeping:
             rules = ", ".join(f"{label} {rule}" for label, rule in writer.keeping.items())
-            say(f"Kept of masks{'' if keep else ', as the run has chosen (--keep all overrides)'}: {rules}.")
+            chosen = "all runs have chosen" if ensemble else "the run has chosen"
+            say(f"Kept of masks{'' if keep else f', as {chosen} (--keep all overrides)'}: {rules}.")
         if before:
             say(
                 f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite alone predicts all again."
@@ -131,7 +145,7 @@ def predict(
     make_folder(out)
     if statistics is not None:
         make_folder(statistics.parent)
-    results = _Results(cases, predictor.channels, statistics, before)
+    results = _Results(cases, predictor.channels, statistics, before, bool(ensemble))
     work = [(case, targets[case.id]) for case in left]
 
     def told(done: float, _of: int) -> None:
@@ -153,13 +167,18 @@ def predict(
 
 class _Results:
     """The status of each case so far. `table`: the CSV of `--statistics`, updated as it grows; None
-    if not asked for.
+    if not asked for. `ensemble`: whether masks are of several adapters.
     """
 
     def __init__(
-        self, cases: Sequence[FileCase], channels: Sequence[str], table: Path | None, before: Mapping[str, Sidecar]
+        self,
+        cases: Sequence[FileCase],
+        channels: Sequence[str],
+        table: Path | None,
+        before: Mapping[str, Sidecar],
+        ensemble: bool,
     ) -> None:
-        self._cases, self._channels, self._table = cases, channels, table
+        self._cases, self._channels, self._table, self._ensemble = cases, channels, table, ensemble
         self._sidecars = dict(before)
         self._statuses = {case.id: CaseStatus.done(case, before[case.id]) for case in cases if case.id in before}
         self._due = len(before)
@@ -182,7 +201,7 @@ class _Results:
         """Write the table, in the order of the cases. Raises DiskError."""
         if self._table is not None:
             in_order = {case.id: self._sidecars[case.id] for case in self._cases if case.id in self._sidecars}
-            write_table(self._table, self._channels, in_order)
+            write_table(self._table, self._channels, in_order, self._ensemble)
 
 
 def _write_qc(out: Path, statuses: Sequence[CaseStatus], pictures: Mapping[str, str]) -> None:

@@ -1,10 +1,13 @@
 """An adapter on its backbone that turns cases into label maps, for predict, evaluate and the report's overlays."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +24,10 @@ from sea_peft.errors import SeaPeftError, UsageError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.keeping import Keep, keeps
 from sea_peft.jobs.memory import Activations, Need, inference_need
-from sea_peft.jobs.model import NETWORKS, adapter_folder, open_adapter, resolve_device
+from sea_peft.jobs.model import NETWORKS, Backbone, adapter_folder, open_adapter, resolve_device
+
+if TYPE_CHECKING:
+    from sea_peft.jobs.ensemble import Disagreement
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +41,7 @@ class Predictor:
         device: as on the command line.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         verb: of the command line, for the command to type if weights are missing.
+        opened: backbones that are open, to be shared.
 
     Attributes:
         network: "adapted" or "unadapted".
@@ -48,11 +55,17 @@ class Predictor:
     """
 
     def __init__(
-        self, adapter: Path, typed: Typed = NOTHING, device: str = "auto", use: str | None = None, verb: str = "predict"
+        self,
+        adapter: Path,
+        typed: Typed = NOTHING,
+        device: str = "auto",
+        use: str | None = None,
+        verb: str = "predict",
+        opened: Sequence[Backbone] = (),
     ) -> None:
         self.device = resolve_device(device)
         folder = adapter_folder(adapter)
-        loaded = open_adapter(folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …")
+        loaded = open_adapter(folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …", opened)
         self.loaded, self.model, self.config = loaded, loaded.model, loaded.config
         self.sha256 = hashlib.sha256((folder / MODEL_NAME).read_bytes()).hexdigest()
         self.network = loaded.network
@@ -78,6 +91,12 @@ class Predictor:
         (output,) = probabilities(self.model, scan, self.config.window, self.device, self._batch, folder, progress)
         return output
 
+    def with_disagreement(
+        self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched
+    ) -> tuple[Planes, Disagreement | None]:
+        """As `probabilities`, and where adapters disagree if there are several."""
+        return self.probabilities(scan, folder, progress), None
+
     def choice(self, network: str | None = None) -> str:
         """Which network is used and why, in a sentence for the user. `network`: if it is not this
         predictor's own.
@@ -93,8 +112,13 @@ class Predictor:
     def keeping(self, asked: Sequence[str]) -> dict[str, Keep]:
         """Label → which connected parts of its masks are kept, for those of which not all are: as asked, else as the run has chosen for its adapter.
         Raises UsageError for what makes no sense (`keeping.keeps`)."""
-        own = self.config.keep if self.network == "adapted" else {}
+        own = self.kept_by_default if self.network == "adapted" else {}
         return keeps(asked or [f"{label}={rule}" for label, rule in own.items()], tuple(self.labels))
+
+    @property
+    def kept_by_default(self) -> Mapping[str, str]:
+        """Label → the rule that the run has chosen for the adapter's masks."""
+        return self.config.keep
 
     def seen(self, way_out: str) -> Quality:
         """What the adapter's run saw. Raises UsageError if the adapter does not say it; `way_out`:
@@ -110,9 +134,14 @@ class Predictor:
         """The memory and disk that predicting the largest of the cases will take. `ahead`: as for
         `inference_need`.
         """
+        return self._estimate(cases, ahead, networks=1)
+
+    def _estimate(self, cases: Sequence[Case], ahead: Sequence[Case], networks: int) -> Need:
         channels, patch = len(self.channels), self.config.window.patch
         activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
-        return inference_need(cases, self.recipe, channels, 1 + len(self.labels), patch, activations, ahead)
+        # of all networks together one output is kept, and the sums of the windows at the moment are of each
+        outputs = (1 + networks) * (1 + len(self.labels)) // 2
+        return inference_need(cases, self.recipe, channels, outputs, patch, activations, ahead)
 
     def label_map(
         self, case: Case, channels: tuple[str, ...] | None = None, progress: Progress = unwatched

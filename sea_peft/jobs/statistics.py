@@ -17,6 +17,7 @@ from sea_peft.jobs.keeping import parts
 Sidecar = dict[str, Any]  # the content of the file beside a mask, as JSON types
 _FIRST = ["case", "label", "volume_ml"]
 _LAST = ["components", "touches_border", "confidence", "network", "kept"]
+_OF_SEVERAL = ["disagreement"]
 
 
 def measured(
@@ -74,8 +75,8 @@ def _is_of_one_label(numbers: object) -> bool:
     return isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
 
 
-def require_ours(table: Path, channels: Sequence[str]) -> None:
-    """Raise UsageError if the CSV would replace a file of another kind."""
+def require_ours(table: Path, channels: Sequence[str], ensemble: bool = False) -> None:
+    """Raise UsageError if the CSV would replace a file of another kind. `ensemble`: as for `write_table`."""
     if not table.exists():
         return
     try:
@@ -83,26 +84,32 @@ def require_ours(table: Path, channels: Sequence[str]) -> None:
             first = next(csv.reader(file), [])
     except (OSError, ValueError, csv.Error):
         first = []
-    if first != _header(channels):
-        raise UsageError(f"{table} exists and is no table of this adapter's statistics; choose another --statistics.")
+    if first != _header(channels, ensemble):
+        whose = "these adapters'" if ensemble else "this adapter's"
+        raise UsageError(f"{table} exists and is no table of {whose} statistics; choose another --statistics.")
 
 
-def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar]) -> None:
-    """Write the whole CSV. `by_case`: case → its sidecar. Raises DiskError."""
+def write_table(
+    table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar], ensemble: bool = False
+) -> None:
+    """Write the whole CSV. `by_case`: case → its sidecar. `ensemble`: whether the masks are of several
+    adapters, which may disagree. Raises DiskError.
+    """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(_header(channels))
+    rows.writerow(_header(channels, ensemble))
     for case, sidecar in by_case.items():
         for label, of in sidecar["statistics"].items():
             means = [of["mean"].get(channel) for channel in channels]
+            apart = [sidecar["disagreement"][label]] if ensemble else []
             rows.writerow(
                 [
                     case, label, of["volume_ml"], *means, of["components"], "yes" if of["touches_border"] else "no",
-                    of["confidence"], sidecar["network"], sidecar["kept"].get(label, "all"),
+                    of["confidence"], sidecar["network"], sidecar["kept"].get(label, "all"), *apart,
                 ]
             )  # fmt: skip
     write_text(table, text.getvalue())
 
 
-def _header(channels: Sequence[str]) -> list[str]:
-    return [*_FIRST, *(f"mean_{channel}" for channel in channels), *_LAST]
+def _header(channels: Sequence[str], ensemble: bool) -> list[str]:
+    return [*_FIRST, *(f"mean_{channel}" for channel in channels), *_LAST, *(_OF_SEVERAL if ensemble else [])]
