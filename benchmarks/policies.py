@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks import adaptive_rank, l1_ranks, sensitivity  # noqa: F401  (they register themselves)
+from benchmarks import adaptive_rank, l1_ranks, published_sea, sensitivity  # noqa: F401  (they register themselves)
 from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import UsageError
 from sea_peft.loop.policies import Entry, register, register_described

@@ -13,7 +13,7 @@ from benchmarks.policies import SEA_VARIANTS
 from sea_peft.adapters import total_cost
 from sea_peft.loop.policies import make_policy, policy_entry
 from sea_peft.loop.policies.sea import SeaSettings
-from tests.loop.worlds import converse, noisy, replay, space
+from tests.loop.worlds import constant, converse, heard, noisy, replay, space
 
 WHOLE = SeaSettings(cycles=5)
 
@@ -69,7 +69,7 @@ def test_without_audits_nothing_is_measured_but_the_budget_is_trained_and_someth
     assert said.allocations[-1].active
 
 
-PAPERS = ("spt", "arena")
+PAPERS = ("spt", "arena", "sea_paper")
 
 
 def cycles_of(name):
@@ -151,3 +151,46 @@ def test_arena_spends_an_equal_part_of_the_budget_a_cycle():
     assert all(s <= audit_space.capacity * (i + 1) / 5 for i, s in enumerate(spent[:-1]))
     left = audit_space.capacity - spent[-1]
     assert left < max(u.cost for u in audit_space.units if u.family == "lora" and u.level == 1)
+
+
+# -- SEA-PEFT as published -----------------------------------------------------------------------------------
+
+
+def active_under(deltas, share=0.1):
+    """The active sets of `sea_paper` if every unit of a cycle's audit measures the same, cycle by cycle."""
+    policy = make_policy("sea_paper", space(levels=(1,), share=share), seed=0, cycles=10)
+    active = []
+    for cycle, delta in enumerate(deltas):
+        active.append(set(policy.allocate(cycle).active))
+        policy.audited(cycle, [heard(unit, delta, 0.001) for unit in policy.to_audit(cycle)])
+    return active
+
+
+def test_sea_paper_takes_three_votes_to_let_a_unit_in_and_after_its_guard_three_to_put_it_out():
+    active = active_under([0.05] * 3 + [-1.0] * 7)
+    assert not any(active[:3])
+    assert active[3], "wanted by allocations 1, 2 and 3"
+    assert all(active[3] <= later for later in active[4:8]), "guarded until 6, voted on by 6, 7 and 8"
+    assert not active[3] & active[8]
+
+
+def test_sea_paper_keeps_a_unit_that_harms_by_less_than_the_hysteresis_while_there_is_room():
+    mild, clear = ([0.001] * 3 + [harm] * 7 for harm in (-0.01, -0.1))
+    active = active_under(mild, share=2.0)
+    assert active[3] <= active[9]
+    assert not active[3] <= active_under(clear, share=2.0)[9]
+
+
+def test_sea_paper_audits_a_fifth_and_tries_every_place():
+    audit_space = space(share=0.1)
+    said = converse(make_policy("sea_paper", audit_space, seed=0, cycles=10), audit_space, 10, len, constant(0.01))
+    assert {len(rows) for rows in said.audits.values()} == {16}, "of 76 units"
+    tried = {audit_space.by_id[u].group for a in said.allocations[:-1] for u in a.open}
+    assert tried == {u.group for u in audit_space.units}
+
+
+def test_sea_paper_ships_what_scores_best_as_a_whole():
+    said = heard_by("sea_paper", space(share=0.1))
+    scores = {row.unit: row.score for rows in said.ranked for row in rows}
+    *_, last, final = (sum(scores[u] for u in allocation.active) for allocation in said.allocations)
+    assert final >= max(last, 0)
