@@ -41,12 +41,12 @@ def turn(
     """The middle of a box, rotated and scaled.
 
     Args:
-        spec: Angles and scales.
-        image: Float32 `[C, *box]`.
-        label: Uint8 `[*box]`.
-        patch: Sides of the result.
-        spacing: Voxel size in mm, since rotation is of bodies, not of grids.
-        rng: The crop's generator.
+        spec: angles and scales.
+        image: float32 `[C, *box]`.
+        label: uint8 `[*box]`.
+        patch: sides of the result.
+        spacing: voxel size in mm, since rotation is of bodies, not of grids.
+        rng: the crop's generator.
 
     Returns:
         Image `[C, *patch]`, linearly interpolated, and label `[*patch]` of the nearest voxels.

@@ -19,17 +19,17 @@ class Augmentation(documents.Record):
     a change.
 
     Attributes:
-        rotation: Largest angle about each axis, in degrees.
-        scaling: Largest relative change of size along each axis, drawn for each axis by itself.
-        gamma: Largest factor g of a gamma curve with an exponent between 1/g and g, on grey values
+        rotation: largest angle about each axis, in degrees.
+        scaling: largest relative change of size along each axis, drawn for each axis by itself.
+        gamma: largest factor g of a gamma curve with an exponent between 1/g and g, on grey values
             stretched to 0..1 and back.
-        gain: Each channel's contrast, about its mean in the crop, is multiplied by 1 ± this.
-        shift: Its grey values are shifted by up to ± this, in standard deviations of the crop.
-        noise: Largest standard deviation of white noise, as a share of the crop's own.
-        blur: Largest sigma of a gaussian, in voxels.
-        low_resolution: Smallest share of voxels along an axis that the crop is sampled with and
+        gain: each channel's contrast, about its mean in the crop, is multiplied by 1 ± this.
+        shift: its grey values are shifted by up to ± this, in standard deviations of the crop.
+        noise: largest standard deviation of white noise, as a share of the crop's own.
+        blur: largest sigma of a gaussian, in voxels.
+        low_resolution: smallest share of voxels along an axis that the crop is sampled with and
             stretched back from.
-        bias_field: Largest coefficient of a smooth multiplicative field, as from MR coils.
+        bias_field: largest coefficient of a smooth multiplicative field, as from MR coils.
     """
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 12.0
@@ -61,7 +61,7 @@ def load_augmentation(name: str) -> Augmentation:
     in `full`.
 
     Raises:
-        UsageError: There is no such file, or it is not valid.
+        UsageError: there is no such file, or it is not valid.
     """
     if name in AUGMENTATIONS:
         return AUGMENTATIONS[name]

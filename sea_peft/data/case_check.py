@@ -35,10 +35,10 @@ class Finding:
     """A finding of the check.
 
     Attributes:
-        case: Case id; empty if the finding concerns the data set as a whole.
+        case: case id; empty if the finding concerns the data set as a whole.
         field: `channel FLAIR`, `label`, `voxels`, `cases`, `layout`, …
         severity: `error`, `skip` or `warning`.
-        sentence: What is wrong, with both values, and what to do.
+        sentence: what is wrong, with both values, and what to do.
     """
 
     case: str
@@ -52,14 +52,14 @@ class CaseCheck:
     """The results for one case.
 
     Attributes:
-        case: Case id.
-        findings: In the order found.
-        shape: Voxels of the first channel; None if it cannot be read.
-        spacing: Its voxel size in millimetres.
-        values: Channel → smallest and largest grey value.
-        voxels: Selected label → number of voxels.
-        image_hashes: Channel → hash of its voxels.
-        digests: Digests of all volumes read, channels first.
+        case: case id.
+        findings: in the order found.
+        shape: voxels of the first channel; None if it cannot be read.
+        spacing: its voxel size in millimetres.
+        values: channel → smallest and largest grey value.
+        voxels: selected label → number of voxels.
+        image_hashes: channel → hash of its voxels.
+        digests: digests of all volumes read, channels first.
     """
 
     case: str

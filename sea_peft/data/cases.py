@@ -25,9 +25,9 @@ class Case(ABC):
     grid.
 
     Attributes:
-        id: Unique within its data set.
-        channels: Names of the channels that this case has.
-        partial: Whether `label` leaves out codes that have masks of their own (see `with_codes`).
+        id: unique within its data set.
+        channels: names of the channels that this case has.
+        partial: whether `label` leaves out codes that have masks of their own (see `with_codes`).
     """
 
     id: str
@@ -98,11 +98,11 @@ class FileCase(Case):
     """A case on disk.
 
     Attributes:
-        images: Channel name → file.
-        label_file: One label map, or None.
-        masks: Label code → binary mask file, for layouts with one file per structure. Where masks
+        images: channel name → file.
+        label_file: one label map, or None.
+        masks: label code → binary mask file, for layouts with one file per structure. Where masks
             overlap, the smaller structure wins.
-        ignored: Codes of voxels that nobody labelled. Training and scores would treat them as
+        ignored: codes of voxels that nobody labelled. Training and scores would treat them as
             background, so a label map that holds one is refused.
     """
 
@@ -198,9 +198,9 @@ class SlicerCase(FileCase):
     and different values in each file.
 
     Attributes:
-        segments: Label code → (layer, value) of each segment of this name.
-        layers: Number of layers in the file; segments that overlap lie in several.
-        names: Label code → name.
+        segments: label code → (layer, value) of each segment of this name.
+        layers: number of layers in the file; segments that overlap lie in several.
+        names: label code → name.
     """
 
     segments: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
@@ -228,9 +228,9 @@ class DicomCase(FileCase):
     """A DICOM series with its segmentation object, or with a label file of another format.
 
     Attributes:
-        segmentation: The DICOM-SEG that was drawn on the series, or None.
-        segments: Label code → segment numbers in it.
-        names: Label code → name.
+        segmentation: the DICOM-SEG that was drawn on the series, or None.
+        segments: label code → segment numbers in it.
+        names: label code → name.
     """
 
     segmentation: Path | None = None
@@ -260,16 +260,16 @@ class Dataset:
     """A data set as its layout declares it, or the part of it that `select` chose.
 
     Attributes:
-        name: Short, safe as a folder name; never a path.
-        layout: The reader that recognised it: `nnunet_raw`, `datalist`, `folders`, `phantom`, …
-        channels: Channel names in the declared order (after `select`: in the wanted one).
-        labels: Label name → its codes, without background.
-        cases: Labelled cases that may become support, audit or test, sorted by id.
-        test_cases: Labelled cases that the layout itself marks as test; empty if it marks none.
-        unlabelled: Cases without label.
-        codes: Every code that a label map may hold besides 0; None if the layout declares none (the
+        name: short, safe as a folder name; never a path.
+        layout: the reader that recognised it: `nnunet_raw`, `datalist`, `folders`, `phantom`, …
+        channels: channel names in the declared order (after `select`: in the wanted one).
+        labels: label name → its codes, without background.
+        cases: labelled cases that may become support, audit or test, sorted by id.
+        test_cases: labelled cases that the layout itself marks as test; empty if it marks none.
+        unlabelled: cases without label.
+        codes: every code that a label map may hold besides 0; None if the layout declares none (the
             labels were then found by reading the label maps).
-        warnings: Sentences about the layout's own files (unknown JSON keys, labels without images,
+        warnings: sentences about the layout's own files (unknown JSON keys, labels without images,
             …).
     """
 

@@ -20,10 +20,10 @@ class Checked:
     """A checked data set.
 
     Attributes:
-        usable: The data set with its usable cases only.
-        cases: One entry for each labelled case, test cases last.
-        findings: All findings, those on the data set as a whole last.
-        digest: Digest of all usable voxels and geometry, without names.
+        usable: the data set with its usable cases only.
+        cases: one entry for each labelled case, test cases last.
+        findings: all findings, those on the data set as a whole last.
+        digest: digest of all usable voxels and geometry, without names.
     """
 
     usable: Dataset
@@ -41,9 +41,9 @@ def check(dataset: Dataset, shots: int | None = None, progress: Progress = unwat
     """Check everything and report everything.
 
     Args:
-        dataset: With the labels and channels that will be used (see `select`).
-        shots: Number of cases that will be needed; None if that is open.
-        progress: Called after each case.
+        dataset: with the labels and channels that will be used (see `select`).
+        shots: number of cases that will be needed; None if that is open.
+        progress: called after each case.
     """
     checks = list(_each_case(dataset, progress))
     checked = _conclude(dataset, checks)
@@ -63,7 +63,7 @@ def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Callable[[int,
     refuses the data set. `shots`: how many must be usable; None if they are named one by one.
 
     Raises:
-        DataError: The first error found, or too few usable cases for the shots.
+        DataError: the first error found, or too few usable cases for the shots.
     """
     if shots is not None:
         require_enough(dataset, shots)  # before reading anything

@@ -16,11 +16,11 @@ def code_counts(array: np.ndarray, where: str) -> dict[int, int]:
     """Code → voxels, background included.
 
     Args:
-        array: A label map of any real dtype.
-        where: Case and field, for the error sentence.
+        array: a label map of any real dtype.
+        where: case and field, for the error sentence.
 
     Raises:
-        DataError: Values are not finite, not whole, negative or above 65535.
+        DataError: values are not finite, not whole, negative or above 65535.
     """
     counts = np.zeros(1, dtype=np.int64)
     for part in _codes(array, where):

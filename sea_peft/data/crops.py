@@ -40,14 +40,14 @@ class CropSampler:
     the scan; the others on a background voxel inside the body.
 
     Args:
-        scans: Labelled scans.
-        window: Its patch is the crop's size. A smaller scan is padded on both sides, as for
+        scans: labelled scans.
+        window: its patch is the crop's size. A smaller scan is padded on both sides, as for
             prediction.
-        seed: Seed of the run.
-        augmentation: Changes of training crops.
+        seed: seed of the run.
+        augmentation: changes of training crops.
 
     Raises:
-        DataError: There is no scan, or one has no label.
+        DataError: there is no scan, or one has no label.
     """
 
     def __init__(
@@ -136,14 +136,14 @@ def labelled_crop(scan: Scan, window: SlidingWindow) -> tuple[Tensor, Tensor]:
     none.
 
     Args:
-        scan: A labelled scan.
-        window: Its patch is the crop's size. A smaller scan is padded on both sides.
+        scan: a labelled scan.
+        window: its patch is the crop's size. A smaller scan is padded on both sides.
 
     Returns:
         Image float32 `[C, d, h, w]` and label uint8 `[d, h, w]`.
 
     Raises:
-        DataError: The scan has no label.
+        DataError: the scan has no label.
     """
     held = _padded(scan, window)
     labelled = torch.nonzero(held.label).double()
@@ -164,7 +164,7 @@ def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
         The scan to train on and the scan to audit on; they share the image's memory.
 
     Raises:
-        DataError: Nothing is labelled.
+        DataError: nothing is labelled.
     """
     if scan.label is None or not bool((scan.label > 0).any()):
         raise DataError(f"case {scan.id}: nothing is labelled, so no part can be held out; choose another case")

@@ -28,16 +28,16 @@ class Geometry:
     """Everything needed to bring a prediction back to the input's own grid.
 
     Attributes:
-        shape: Input voxels `(I, J, K)`.
-        affine: Input affine, 4×4, RAS+ mm.
-        axes: For each oriented axis (D, H, W), the input axis that it runs along.
-        flips: For each oriented axis, whether it runs against that input axis.
-        start: First oriented voxel of the cropped box.
-        size: Oriented voxels of the cropped box.
-        step: Input voxels per recipe voxel along D, H, W (1 = this axis is not resampled).
-        grid: Recipe voxels `(D, H, W)`.
-        resampler: How the box is resampled.
-        nearest: The axis along which the nearest voxel is taken, to the recipe's grid and back.
+        shape: input voxels `(I, J, K)`.
+        affine: input affine, 4×4, RAS+ mm.
+        axes: for each oriented axis (D, H, W), the input axis that it runs along.
+        flips: for each oriented axis, whether it runs against that input axis.
+        start: first oriented voxel of the cropped box.
+        size: oriented voxels of the cropped box.
+        step: input voxels per recipe voxel along D, H, W (1 = this axis is not resampled).
+        grid: recipe voxels `(D, H, W)`.
+        resampler: how the box is resampled.
+        nearest: the axis along which the nearest voxel is taken, to the recipe's grid and back.
     """
 
     shape: tuple[int, int, int]
@@ -83,7 +83,7 @@ class Geometry:
         """Resample the cropped box to the recipe's grid, a few planes at a time.
 
         Args:
-            read: Planes of the box, `[K, n, h, w]`.
+            read: planes of the box, `[K, n, h, w]`.
             channels: K.
 
         Yields:
@@ -114,9 +114,9 @@ class Geometry:
         """Bring values on the recipe's grid back to the cropped box, a few planes at a time.
 
         Args:
-            read: Planes of the recipe's grid, `[K, n, H, W]`.
+            read: planes of the recipe's grid, `[K, n, H, W]`.
             channels: K.
-            region: The part of the recipe's grid that matters; None for all of it. Only box voxels
+            region: the part of the recipe's grid that matters; None for all of it. Only box voxels
                 that depend on it are visited.
 
         Yields:
@@ -178,12 +178,12 @@ def whole_geometry(
     """The geometry of an uncropped scan.
 
     Args:
-        shape: Input voxels.
-        affine: Input affine, RAS+ mm. Oblique axes go to the nearest body axis; the grid is not
+        shape: input voxels.
+        affine: input affine, RAS+ mm. Oblique axes go to the nearest body axis; the grid is not
             rotated.
-        orientation: Axis codes of the recipe, for instance `RAS`.
-        spacing: Voxel size of the recipe along D, H, W in millimetres.
-        resampler: How the scan will be resampled.
+        orientation: axis codes of the recipe, for instance `RAS`.
+        spacing: voxel size of the recipe along D, H, W in millimetres.
+        resampler: how the scan will be resampled.
     """
     from nibabel import orientations
 

@@ -66,9 +66,9 @@ def laid_on(label: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> V
     part that was drawn in.
 
     Args:
-        label: The label map.
-        shape: Voxels of the image.
-        affine: Of the image, RAS+ mm.
+        label: the label map.
+        shape: voxels of the image.
+        affine: of the image, RAS+ mm.
     """
     turn = np.linalg.solve(affine, label.affine)
     axes = np.abs(turn[:3, :3]).argmax(axis=0)  # the image's axis behind each of the label's

@@ -39,9 +39,9 @@ def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[s
     examined (at most five) reach -500 or less.
 
     Args:
-        recipe: The recipe of the weights.
-        cases: Cases to examine, the support cases first.
-        channels: Channels that will be used.
+        recipe: the recipe of the weights.
+        cases: cases to examine, the support cases first.
+        channels: channels that will be used.
 
     Returns:
         The recipe to use, and a sentence for the user if it differs from the weights' recipe.
@@ -84,14 +84,14 @@ def scaling(
     """`(offset, factor)` such that `(x - offset) * factor` is the scaled grey value.
 
     Args:
-        array: Grey values in the scan's own units.
-        inside: Its foreground (see `foreground`).
-        intensity: The scaling.
-        where: Case and channel, for the error sentence.
-        sample: The most voxels to use.
+        array: grey values in the scan's own units.
+        inside: its foreground (see `foreground`).
+        intensity: the scaling.
+        where: case and channel, for the error sentence.
+        sample: the most voxels to use.
 
     Raises:
-        DataError: The foreground is empty or holds a single grey value.
+        DataError: the foreground is empty or holds a single grey value.
     """
     if isinstance(intensity, Window):
         return intensity.low, 1.0 / (intensity.high - intensity.low)

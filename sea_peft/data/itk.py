@@ -31,12 +31,12 @@ def read_itk(path: Path, vector: bool = False) -> tuple[np.ndarray, np.ndarray, 
     """Voxels `[I, J, K]`, RAS+ affine, and notes on what the header leaves open or ITK warned of.
 
     Args:
-        path: The file.
-        vector: Whether to take several values per voxel; they come last, `[I, J, K, C]`.
+        path: the file.
+        vector: whether to take several values per voxel; they come last, `[I, J, K, C]`.
 
     Raises:
-        DataError: Header and voxels do not agree, or ITK reports an error.
-        Exception: Whatever SimpleITK raises for damaged files.
+        DataError: header and voxels do not agree, or ITK reports an error.
+        Exception: whatever SimpleITK raises for damaged files.
     """
     import SimpleITK as sitk
 

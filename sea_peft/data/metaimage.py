@@ -34,11 +34,11 @@ def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
     """What the header leaves open, each as a part of a sentence.
 
     Args:
-        path: The file.
-        unpack: Whether to count compressed voxels too, rather than check the header alone.
+        path: the file.
+        unpack: whether to count compressed voxels too, rather than check the header alone.
 
     Raises:
-        DataError: The header is wrong, or does not agree with the stored voxels.
+        DataError: the header is wrong, or does not agree with the stored voxels.
     """
     with path.open("rb") as file:
         entries = _header(path, file)

@@ -35,10 +35,10 @@ class Scores:
     """Agreement of one label in one case; NaN where a measure is undefined.
 
     Attributes:
-        dice, nsd, sensitivity, specificity, precision: In 0..1.
-        hd95: Millimetres.
-        volume_difference: Predicted minus reference volume in millilitres.
-        reference_volume: Millilitres.
+        dice, nsd, sensitivity, specificity, precision: in 0..1.
+        hd95: millimetres.
+        volume_difference: predicted minus reference volume in millilitres.
+        reference_volume: millilitres.
     """
 
     dice: float
@@ -65,8 +65,8 @@ def score(
     Args:
         predicted: bool `[I, J, K]`.
         reference: bool `[I, J, K]`.
-        spacing: Voxel size in millimetres along the three axes.
-        tolerance: Of the NSD, in millimetres.
+        spacing: voxel size in millimetres along the three axes.
+        tolerance: of the NSD, in millimetres.
     """
     inside, ours, theirs = (int(np.count_nonzero(a)) for a in (predicted & reference, predicted, reference))
     outside = reference.size - theirs
@@ -94,11 +94,11 @@ def score_labels(
     """The measures of every label of one case.
 
     Args:
-        predicted: Label indices `[I, J, K]`, 1..L in the order of `labels` (as `restore` returns them).
-        reference: Label indices likewise (see `label_indices`).
-        labels: Label names.
-        spacing: Voxel size in millimetres.
-        tolerance: Of the NSD, in millimetres.
+        predicted: label indices `[I, J, K]`, 1..L in the order of `labels` (as `restore` returns them).
+        reference: label indices likewise (see `label_indices`).
+        labels: label names.
+        spacing: voxel size in millimetres.
+        tolerance: of the NSD, in millimetres.
     """
     return {
         name: score(predicted == index, reference == index, spacing, tolerance)

@@ -45,9 +45,9 @@ class NrrdHeader:
     """The header of a NRRD file.
 
     Attributes:
-        fields: Name, in lower case and without blanks → value.
-        keys: The file's own `key:=value` entries.
-        end: Bytes before the voxels, if they follow the header.
+        fields: name, in lower case and without blanks → value.
+        keys: the file's own `key:=value` entries.
+        end: bytes before the voxels, if they follow the header.
     """
 
     fields: Mapping[str, str]
@@ -83,11 +83,11 @@ def require_sound_nrrd(path: Path, unpack: bool = True) -> tuple[str, ...]:
     """What the header leaves open, each as a part of a sentence.
 
     Args:
-        path: The file.
-        unpack: Whether to count compressed voxels too, rather than check the header alone.
+        path: the file.
+        unpack: whether to count compressed voxels too, rather than check the header alone.
 
     Raises:
-        DataError: The header is wrong, names voxels elsewhere, or does not agree with the stored
+        DataError: the header is wrong, names voxels elsewhere, or does not agree with the stored
             voxels.
     """
     header = read_nrrd_header(path)

@@ -18,8 +18,8 @@ class LabelMap:
     """A label map that is painted mask by mask.
 
     Args:
-        shape: Voxels `(I, J, K)`.
-        names: Label code → name, for sentences.
+        shape: voxels `(I, J, K)`.
+        names: label code → name, for sentences.
     """
 
     def __init__(self, shape: tuple[int, int, int], names: Mapping[int, str]) -> None:
@@ -44,7 +44,7 @@ class LabelMap:
         """The codes, uint16 `[I, J, K]`, and a part of a sentence for each pair that overlaps.
 
         Raises:
-            DataError: Nothing is left of a structure.
+            DataError: nothing is left of a structure.
         """
         wanted = {code: np.unique(np.concatenate(places)) for code, places in self._contested.items()}
         flat = self._labels.reshape(-1)

@@ -28,8 +28,8 @@ class Planes:
 
     Args:
         shape: K, D, H, W.
-        limit: Bytes of memory.
-        folder: Where the file is made; the system's folder for temporary files if None.
+        limit: bytes of memory.
+        folder: where the file is made; the system's folder for temporary files if None.
     """
 
     def __init__(

@@ -28,12 +28,12 @@ class Scan:
     """A case after the recipe, as the loop sees it.
 
     Attributes:
-        id: Case id.
+        id: case id.
         image: float32 `[C, D, H, W]`, channels in the wanted order.
         label: uint8 `[D, H, W]`, 0 = background, 1..L in the order of the selected labels, 255 =
             not counted (`codes.IGNORED`); None if unlabelled.
-        geometry: Leads back to the input's own grid.
-        notes: Assumptions and oddities, each a sentence.
+        geometry: leads back to the input's own grid.
+        notes: assumptions and oddities, each a sentence.
     """
 
     id: str
@@ -49,13 +49,13 @@ def prepare(
     """Read a case and bring it to the recipe's orientation, spacing and grey values.
 
     Args:
-        case: Where the volumes come from.
-        recipe: The preprocessing of the weights.
-        channels: Channel names, in the order the network wants them.
-        labels: Selected label name → codes; None leaves the label out (predict).
+        case: where the volumes come from.
+        recipe: the preprocessing of the weights.
+        channels: channel names, in the order the network wants them.
+        labels: selected label name → codes; None leaves the label out (predict).
 
     Raises:
-        DataError: A channel is missing, unreadable, not finite, of one grey value, or on another grid than
+        DataError: a channel is missing, unreadable, not finite, of one grey value, or on another grid than
             the others; or the label is on another grid than the image.
     """
     volumes = {channel: case.image(channel) for channel in channels}
@@ -100,12 +100,12 @@ def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]], whe
     """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become 0.
 
     Args:
-        stored: A label map of any real dtype.
-        labels: Label name → codes.
-        where: Case and field, for the error sentence.
+        stored: a label map of any real dtype.
+        labels: label name → codes.
+        where: case and field, for the error sentence.
 
     Raises:
-        DataError: Values cannot be label codes at all: interpolated ones, for instance.
+        DataError: values cannot be label codes at all: interpolated ones, for instance.
     """
     require_codes(stored, where)
     table = np.zeros(MOST_CODE + 1, dtype=np.uint8)
@@ -121,7 +121,7 @@ def restore(probabilities: Planes | Tensor, geometry: Geometry) -> np.ndarray:
     Args:
         probabilities: `[K, D, H, W]` on the recipe's grid, background first. They are resampled linearly (in
             nnU-Net's way, their logarithms); the strongest label wins.
-        geometry: The scan's geometry.
+        geometry: the scan's geometry.
 
     Returns:
         uint8 `[I, J, K]` label indices, 0 = background and outside the cropped box.
@@ -150,8 +150,8 @@ def restore_probability(probabilities: Planes | Tensor, index: int, geometry: Ge
 
     Args:
         probabilities: `[K, D, H, W]` on the recipe's grid.
-        index: Which of the K labels; 0 = background, which is 1 outside the cropped box.
-        geometry: The scan's geometry.
+        index: which of the K labels; 0 = background, which is 1 outside the cropped box.
+        geometry: the scan's geometry.
 
     Returns:
         float32 `[I, J, K]`.

@@ -58,14 +58,14 @@ class Recipe(Record):
     """How a scan becomes a tensor.
 
     Attributes:
-        orientation: Axis codes of the tensor's D, H, W axes (`RAS`: towards right, anterior,
+        orientation: axis codes of the tensor's D, H, W axes (`RAS`: towards right, anterior,
             superior).
-        spacing: Voxel size in millimetres along D, H, W.
-        intensity: Scaling of the grey values.
-        crop_foreground: Whether to cut away everything around the foreground (defined in
+        spacing: voxel size in millimetres along D, H, W.
+        intensity: scaling of the grey values.
+        crop_foreground: whether to cut away everything around the foreground (defined in
             `intensity.foreground`).
-        margin: Millimetres kept around the foreground.
-        resampler: How scans are resampled. nnU-Net's foreground is everything that is not 0.
+        margin: millimetres kept around the foreground.
+        resampler: how scans are resampled. nnU-Net's foreground is everything that is not 0.
     """
 
     orientation: str = Field(default="RAS", pattern="^[RLAPSI]{3}$")

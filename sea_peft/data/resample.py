@@ -17,11 +17,11 @@ def resampled(read: ReadPlanes, at: Sequence[Tensor], channels: int, plane: int)
     the result as fit.
 
     Args:
-        read: The planes of the values.
-        at: For each of the three axes, the positions of the result's voxels, in voxels of the
+        read: the planes of the values.
+        at: for each of the three axes, the positions of the result's voxels, in voxels of the
             values; ascending along D.
         channels: K.
-        plane: Voxels of one plane of the values, H × W.
+        plane: voxels of one plane of the values, H × W.
 
     Yields:
         The first plane of a slab and its values `[K, n, H', W']`.

@@ -28,13 +28,13 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
     labels become unlabelled.
 
     Args:
-        dataset: As opened.
-        labels: Each `NAME` (declared), `NAME=1,2,4` (codes grouped under a new name) or
+        dataset: as opened.
+        labels: each `NAME` (declared), `NAME=1,2,4` (codes grouped under a new name) or
             `NAME=liver,spleen` (declared names grouped). Empty: all declared labels.
-        channels: Channel names in the wanted order, in either case. Empty: all declared.
+        channels: channel names in the wanted order, in either case. Empty: all declared.
 
     Raises:
-        DataError: A name or code is unknown (the message lists the known names), or labels overlap:
+        DataError: a name or code is unknown (the message lists the known names), or labels overlap:
             one voxel carries one label.
     """
     chosen = dict(_label(dataset, text) for text in labels) if labels else dict(dataset.labels)

@@ -21,10 +21,10 @@ def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, c
     """Memory of a prepared scan before its foreground is cropped, label included: an upper estimate in bytes.
 
     Args:
-        shape: Voxels of the input.
-        spacing: Its voxel size in millimetres.
-        recipe: The recipe that will be applied.
-        channels: Number of channels.
+        shape: voxels of the input.
+        spacing: its voxel size in millimetres.
+        recipe: the recipe that will be applied.
+        channels: number of channels.
     """
     voxels = math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing)
     return math.ceil(voxels * (4 * channels + 1))
@@ -38,8 +38,8 @@ class ScanCache:
     removes them when the program ends, however it ends.
 
     Args:
-        limit: Bytes of images and labels to hold in memory.
-        folder: On whose disk the files lie; the system's folder for temporary files if None.
+        limit: bytes of images and labels to hold in memory.
+        folder: on whose disk the files lie; the system's folder for temporary files if None.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT, folder: Path | None = None) -> None:
@@ -51,7 +51,7 @@ class ScanCache:
         """The same scan, spilled to disk if it would exceed the limit.
 
         Raises:
-            DiskError: The disk is full, or writing fails.
+            DiskError: the disk is full, or writing fails.
         """
         size = scan.image.nbytes + (scan.label.nbytes if scan.label is not None else 0)
         if self._held + size <= self._limit:

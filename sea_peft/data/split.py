@@ -22,9 +22,9 @@ class Split:
     """Disjoint cases.
 
     Attributes:
-        support: Trained on.
-        audit: Used to measure utility and to choose; empty at one shot.
-        test: Never seen before the final score.
+        support: trained on.
+        audit: used to measure utility and to choose; empty at one shot.
+        test: never seen before the final score.
     """
 
     support: tuple[Case, ...]
@@ -63,15 +63,15 @@ def split(dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Col
     draw depends only on the case ids and the seed.
 
     Args:
-        dataset: Of usable cases.
-        shots: Number of shots.
-        seed: Of the draw.
-        test: What to score on.
-        seen: Ids of cases that an earlier run has trained on. They become support; the other shots,
+        dataset: of usable cases.
+        shots: number of shots.
+        seed: of the draw.
+        test: what to score on.
+        seen: ids of cases that an earlier run has trained on. They become support; the other shots,
             and held-out and test cases, come from the rest.
 
     Raises:
-        DataError: There are fewer usable cases than shots, or none of the shots is new.
+        DataError: there are fewer usable cases than shots, or none of the shots is new.
     """
     require_enough(dataset, shots)
     cases = sorted(dataset.cases, key=lambda case: case.id)
@@ -99,7 +99,7 @@ def split_as_named(
     does not name. `seen`: as for `split`.
 
     Raises:
-        DataError: A case is not in the data set or not usable, or was seen and is to be held out or
+        DataError: a case is not in the data set or not usable, or was seen and is to be held out or
             tested on.
     """
     training = {case.id: case for case in dataset.cases}

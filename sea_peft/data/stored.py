@@ -25,10 +25,10 @@ def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: in
     """Refuse a header that promises more bytes than the limit, or than the file can hold.
 
     Args:
-        path: The file, for the sentence.
-        shape: Its voxels, for the sentence.
-        promised: Bytes of voxels according to the header.
-        stored: The most bytes that the file can hold once uncompressed; None if that is checked
+        path: the file, for the sentence.
+        shape: its voxels, for the sentence.
+        promised: bytes of voxels according to the header.
+        stored: the most bytes that the file can hold once uncompressed; None if that is checked
             elsewhere.
     """
     if stored is not None and promised > stored:
@@ -68,10 +68,10 @@ def file_beside(path: Path, name: str, no_names: Collection[str], whole: str) ->
     such file.
 
     Args:
-        path: The header.
-        name: As it is written there.
-        no_names: Words that have another meaning there.
-        whole: The suffix of files that hold both.
+        path: the header.
+        name: as it is written there.
+        no_names: words that have another meaning there.
+        whole: the suffix of files that hold both.
     """
     if set(name) & set("%/\\\0") or name in no_names or not (path.parent / name).is_file():
         raise DataError(
@@ -84,12 +84,12 @@ def inflated_bytes(stored: Stored, most: int, packed_bytes: int | None = None) -
     """Number of bytes in a zlib or gzip stream, counted no further than `most` + 1.
 
     Args:
-        stored: Its place.
-        most: Where counting may end.
-        packed_bytes: Length of the stream; None for the rest of the file.
+        stored: its place.
+        most: where counting may end.
+        packed_bytes: length of the stream; None for the rest of the file.
 
     Raises:
-        DataError: The stream is damaged or cut short.
+        DataError: the stream is damaged or cut short.
     """
     stream = zlib.decompressobj(_ZLIB_OR_GZIP)
     count, left = 0, packed_bytes

@@ -31,7 +31,7 @@ class Volume:
     Attributes:
         array: `[I, J, K]` in the file's own axis order, any real dtype.
         affine: 4×4 float64, voxel index → millimetres, RAS+.
-        notes: The reader's assumptions and warnings, each a part of a sentence.
+        notes: the reader's assumptions and warnings, each a part of a sentence.
     """
 
     array: np.ndarray
@@ -74,12 +74,12 @@ def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> 
     Voxel values are not judged here: the checks find NaN, and count it.
 
     Args:
-        path: A `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
-        component: The channel to take from a file with several; None for a 3D file.
-        of: Number of channels that such a file is declared to hold.
+        path: a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
+        component: the channel to take from a file with several; None for a 3D file.
+        of: number of channels that such a file is declared to hold.
 
     Raises:
-        DataError: The file is missing, damaged, not three-dimensional, holds other channels than
+        DataError: the file is missing, damaged, not three-dimensional, holds other channels than
             declared, or its header makes no sense.
     """
     path = Path(path)
@@ -115,14 +115,14 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     """Write `volume` atomically: the file appears whole or not at all.
 
     Args:
-        path: Target; the suffix (`.nii`, `.nii.gz`, `.nrrd`, `.mha`) decides the format.
-        volume: What to write.
-        like: The input scan. If it is of the same format family, its geometry fields are copied
+        path: target; the suffix (`.nii`, `.nii.gz`, `.nrrd`, `.mha`) decides the format.
+        volume: what to write.
+        like: the input scan. If it is of the same format family, its geometry fields are copied
             verbatim, so that both files report the identical affine. Free text of its header is
             never copied.
 
     Raises:
-        DataError: The suffix is unknown, or writing fails.
+        DataError: the suffix is unknown, or writing fails.
     """
     path = Path(path)
     suffix = volume_suffix(path)

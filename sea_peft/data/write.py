@@ -27,10 +27,10 @@ def write_datalist(folder: Path | str) -> Path:
         The file written.
 
     Raises:
-        DataError: The folder has a datalist already, its layout is not recognised, or it holds
+        DataError: the folder has a datalist already, its layout is not recognised, or it holds
             DICOM, one mask file per structure or segments of 3D Slicer, which a datalist cannot
             describe.
-        DiskError: The folder is not writable or the disk is full.
+        DiskError: the folder is not writable or the disk is full.
     """
     folder = Path(folder)
     target = folder / DATALIST_NAME
@@ -55,13 +55,13 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress = unw
     Labelled cases go to imagesTr and labelsTr, test cases to imagesTs and labelsTs, all as `.nii.gz`.
 
     Args:
-        dataset: Cases of any kind, in files or in memory.
-        out: The folder to make.
-        progress: Called after each case.
+        dataset: cases of any kind, in files or in memory.
+        out: the folder to make.
+        progress: called after each case.
 
     Raises:
         DataError: `out` exists and is not empty, or a case cannot be read or written.
-        DiskError: The disk is full.
+        DiskError: the disk is full.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

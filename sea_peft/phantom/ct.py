@@ -23,16 +23,16 @@ class CT:
     Attributes:
         unenhanced: HU of each tissue without contrast medium at 120 kVp.
         phase: HU that iodine adds to each tissue at 120 kVp.
-        enhancement: Factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to 1.5
+        enhancement: factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to 1.5
             at 80 kVp (chosen).
-        enhancement_spread: Standard deviation of that factor between patients, relative.
+        enhancement_spread: standard deviation of that factor between patients, relative.
         oral_contrast: HU that a positive oral contrast medium adds to what is in stomach and bowel.
-        tissue_spread: Standard deviation in HU of each soft tissue between patients.
-        resolution: In-plane full width at half maximum in mm.
-        slice_thickness: Full width at half maximum along z in mm.
-        sharpening: Weight of the unsharp mask by which a bone kernel differs from a soft one.
-        noise: Standard deviation in HU of 5 mm voxels at the body's centre.
-        noise_blur: Correlation length of the noise in the slice in mm (long for soft kernels).
+        tissue_spread: standard deviation in HU of each soft tissue between patients.
+        resolution: in-plane full width at half maximum in mm.
+        slice_thickness: full width at half maximum along z in mm.
+        sharpening: weight of the unsharp mask by which a bone kernel differs from a soft one.
+        noise: standard deviation in HU of 5 mm voxels at the body's centre.
+        noise_blur: correlation length of the noise in the slice in mm (long for soft kernels).
         starvation: HU of streaks along the patient's long axis in the slice, where few photons arrive.
         cupping: HU lost in the middle of the body by beam hardening.
         metal_streaks: HU of the streaks around metal.

@@ -70,7 +70,7 @@ def phantom_target(name: str) -> Target:
     """A target or a source by name; `NAME@FACTOR` has FACTOR times as many voxels along each axis.
 
     Raises:
-        DataError: There is no phantom of that name, or the factor makes no sense.
+        DataError: there is no phantom of that name, or the factor makes no sense.
     """
     plain, at, factor = name.partition("@")
     there = {**SOURCES, **TARGETS}
@@ -93,13 +93,13 @@ def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CA
     """An embedded target as a data set of the layout "phantom".
 
     Args:
-        name: A name in `SOURCES` or `TARGETS`. `NAME@1.5` renders the same patients with 1.5 times as many
+        name: a name in `SOURCES` or `TARGETS`. `NAME@1.5` renders the same patients with 1.5 times as many
             voxels along each axis.
-        support: Labelled cases to choose shots from.
-        test: Cases to score on.
+        support: labelled cases to choose shots from.
+        test: cases to score on.
 
     Raises:
-        DataError: There is no phantom of that name.
+        DataError: there is no phantom of that name.
     """
     target = phantom_target(name)
     return Dataset(

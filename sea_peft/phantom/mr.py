@@ -19,19 +19,19 @@ class MR:
     """A scanner with its protocol. Images are scaled so that `reference` has a signal of 100, then by the receiver gain.
 
     Attributes:
-        sequences: Channel → sequence.
-        tissues: Relaxation times and proton densities.
-        tesla: Field strength.
-        reference: The tissue whose signal, per channel, is 100.
-        tissue_spread: Standard deviation of each tissue between patients, relative, per channel.
-        resolution: In-plane full width at half maximum in mm.
-        slice_thickness: Full width at half maximum along z in mm.
-        bias: Strength of the receive coils' field: standard deviation of its logarithm.
-        motion: Standard deviation in mm of the patient's shifts while lines are read.
-        noise: Standard deviation of the noise in either quadrature channel for 5 mm voxels; the magnitude of
+        sequences: channel → sequence.
+        tissues: relaxation times and proton densities.
+        tesla: field strength.
+        reference: the tissue whose signal, per channel, is 100.
+        tissue_spread: standard deviation of each tissue between patients, relative, per channel.
+        resolution: in-plane full width at half maximum in mm.
+        slice_thickness: full width at half maximum along z in mm.
+        bias: strength of the receive coils' field: standard deviation of its logarithm.
+        motion: standard deviation in mm of the patient's shifts while lines are read.
+        noise: standard deviation of the noise in either quadrature channel for 5 mm voxels; the magnitude of
             both is Rician (Gudbjartsson and Patz, MRM 34:910, 1995).
-        gain: Range of the receiver gain; MR has no unit.
-        stripped: Whether everything outside the drawn parts was set to 0 afterwards (skull stripping).
+        gain: range of the receiver gain; MR has no unit.
+        stripped: whether everything outside the drawn parts was set to 0 afterwards (skull stripping).
     """
 
     sequences: Mapping[str, Sequence] = field(default_factory=lambda: {"MR": SpoiledGradientEcho(tr=4.2, flip=12)})

@@ -32,7 +32,7 @@ def stored_values(path: Path) -> np.ndarray:
     """The integers of a slice `[rows, columns]`, int32, before rescaling.
 
     Raises:
-        DataError: They are damaged, cut short, or compressed in an unknown way.
+        DataError: they are damaged, cut short, or compressed in an unknown way.
     """
     pydicom = required("pydicom", [path])
     with (

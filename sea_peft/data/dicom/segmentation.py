@@ -51,10 +51,10 @@ def read_segmentation(
     position.
 
     Args:
-        path: The DICOM-SEG file.
-        series: The files of the series that it refers to, in any order.
-        codes: Label code → segment numbers. Where segments overlap, the smaller one wins.
-        names: Label code → name, for sentences.
+        path: the DICOM-SEG file.
+        series: the files of the series that it refers to, in any order.
+        codes: label code → segment numbers. Where segments overlap, the smaller one wins.
+        names: label code → name, for sentences.
 
     Returns:
         uint16 codes `[columns, rows, slices]` on the series' grid. Slices without a frame are
@@ -231,9 +231,9 @@ def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping
     It carries the patient and study of its series, as the standard requires.
 
     Args:
-        mask: Values `[columns, rows, slices]` on the series' grid as `read_series` gives it.
-        series: The series' files.
-        values: Label name → value in the mask.
+        mask: values `[columns, rows, slices]` on the series' grid as `read_series` gives it.
+        series: the series' files.
+        values: label name → value in the mask.
 
     Raises:
         DataError: highdicom is not installed, or a file of the series cannot be read.

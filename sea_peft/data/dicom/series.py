@@ -72,7 +72,7 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
     Localizers and files that are no images are skipped. Copies of a file are taken once.
 
     Raises:
-        DataError: Some images of a series are damaged or no slices, or two files claim to be one
+        DataError: some images of a series are damaged or no slices, or two files claim to be one
             image and differ.
     """
     slices: dict[str, list[Slice]] = defaultdict(list)
@@ -126,14 +126,14 @@ def read_series(paths: Sequence[Path]) -> Volume:
     applied).
 
     Args:
-        paths: Its files, in any order.
+        paths: its files, in any order.
 
     Returns:
         `[columns, rows, slices]`, with the slices in order of position. If the gantry was tilted,
             the affine is sheared, so that every voxel keeps its place.
 
     Raises:
-        DataError: Slices are missing, unevenly spaced, at one place, or differ in size, voxel size
+        DataError: slices are missing, unevenly spaced, at one place, or differ in size, voxel size
             or direction; or a file is damaged or its compression unknown.
     """
     ordered = in_order(one_series(paths))

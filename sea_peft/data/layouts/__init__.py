@@ -34,7 +34,7 @@ def open_dataset(path: Path | str) -> Dataset:
     """Open a folder of scans (or a datalist JSON file) in any known layout.
 
     Raises:
-        DataError: The path does not exist, no layout fits, or the layout's own files are wrong.
+        DataError: the path does not exist, no layout fits, or the layout's own files are wrong.
             Single scans cannot be opened here.
     """
     path = Path(path)

@@ -200,8 +200,8 @@ def by_case(images: Iterable[Path], labelled: Callable[[str], bool]) -> list[tup
     channels only if there is a channel 0.
 
     Args:
-        images: The volumes of one folder.
-        labelled: Whether there is a label map of this name.
+        images: the volumes of one folder.
+        labelled: whether there is a label map of this name.
     """
     stems = {path: volume_stem(path) for path in images}
     present = set(stems.values())
