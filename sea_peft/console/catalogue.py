@@ -151,12 +151,15 @@ def data_phantom(
     ],
     out: Annotated[Path, Option(metavar="DIR", help="The folder to make.")],
     cases: Annotated[int, Option(metavar="N", help="Labelled cases to write.")] = 8,
+    skip: Annotated[
+        int, Option(metavar="N", help="Patients to pass over, for a folder of others than an earlier one's.")
+    ] = 0,
 ) -> None:
     """Write embedded phantoms as NIfTI, in nnU-Net's folder layout."""
     from sea_peft.jobs.datajobs import make_phantoms
 
     with output.progress("render") as progress:
-        made = make_phantoms(name, out, cases, progress)
+        made = make_phantoms(name, out, cases, progress, skip)
     document = {"out": str(out), "cases": len(made.cases), "channels": list(made.channels), "labels": list(made.labels)}
     output.result(document, cell(f"Wrote {count(len(made.cases), 'case')} of {name} to {out}."))
 

@@ -15,7 +15,7 @@ from sea_peft.data.write import write_datalist, write_nnunet_raw
 from sea_peft.errors import UsageError
 from sea_peft.jobs.model import matching_rows
 from sea_peft.jobs.target import open_data
-from sea_peft.phantom import phantom_dataset
+from sea_peft.phantom import PATIENTS, phantom_dataset
 
 _NAMED = 12  # labels in one sentence
 
@@ -119,14 +119,19 @@ def init_data(folder: Path) -> tuple[Path, Dataset]:
     return file, open_dataset(folder)
 
 
-def make_phantoms(name: str, out: Path, cases: int, progress: Progress = unwatched) -> Dataset:
-    """Write `cases` labelled phantoms of the target `name` as an nnU-Net folder.
+def make_phantoms(
+    name: str, out: Path, cases: int, progress: Progress = unwatched, skip: int = 0
+) -> Dataset:
+    """Write `cases` labelled phantoms of the target `name` as an nnU-Net folder. The first `skip`
+    patients are passed over.
 
     Raises:
-        UsageError: fewer than one case is asked for.
+        UsageError: fewer than one case is asked for, or the patients have no such numbers.
         DataError: there is no such target, or `out` is taken.
     """
     if cases < 1:
         raise UsageError(f"--cases {cases}: at least one case is needed.")
-    write_nnunet_raw(phantom_dataset(name, support=cases, test=0), out, progress)
+    if skip < 0 or skip + cases > PATIENTS:
+        raise UsageError(f"--skip {skip}, --cases {cases}: there are {PATIENTS} patients, counted from 0.")
+    write_nnunet_raw(phantom_dataset(name, support=cases, test=0, skip=skip), out, progress)
     return open_dataset(out)

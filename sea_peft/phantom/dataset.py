@@ -18,6 +18,7 @@ from sea_peft.phantom.targets import SOURCES, TARGETS, Target
 SUPPORT_CASES, TEST_CASES = 12, 12
 # Patients are numbered, and a number is the same patient in every target; those of the pretraining have lower numbers
 FIRST_SUPPORT, FIRST_TEST = 1000, 2000
+PATIENTS = FIRST_TEST - FIRST_SUPPORT  # that may be labelled cases
 _FINEST = 3.0  # largest multiple of the default grid's resolution; more would only fill the memory
 
 
@@ -89,7 +90,9 @@ def phantom_target(name: str) -> Target:
     return replace(target, grid=target.grid.refined(float(factor)))
 
 
-def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES) -> Dataset:
+def phantom_dataset(
+    name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, skip: int = 0
+) -> Dataset:
     """An embedded target as a data set of the layout "phantom".
 
     Args:
@@ -97,6 +100,7 @@ def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CA
             voxels along each axis.
         support: labelled cases to choose shots from.
         test: cases to score on.
+        skip: patients to pass over before the first labelled case.
 
     Raises:
         DataError: there is no phantom of that name.
@@ -107,7 +111,7 @@ def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CA
         layout="phantom",
         channels=target.acquisition.channels,
         labels={label: (code,) for label, code in target.codes.items()},
-        cases=tuple(PhantomCase(target, FIRST_SUPPORT + i) for i in range(support)),
+        cases=tuple(PhantomCase(target, FIRST_SUPPORT + skip + i) for i in range(support)),
         test_cases=tuple(PhantomCase(target, FIRST_TEST + i) for i in range(test)),
         codes=frozenset(target.codes.values()),
     )

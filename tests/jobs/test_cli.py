@@ -260,6 +260,11 @@ def test_data_verbs(call: Call, toy: Path, weights: Path, tmp_path: Path) -> Non
     code, out, _ = call("data", "phantom", "low-dose-ct", "--out", tmp_path / "ph", "--cases", "1")
     assert code == 0
     assert read_volume(next((tmp_path / "ph" / "imagesTr").iterdir())).array.ndim == 3
+    code, _, _ = call("data", "phantom", "low-dose-ct", "--out", tmp_path / "next", "--cases", "1", "--skip", "1")
+    first, second = (next((tmp_path / name / "imagesTr").iterdir()) for name in ("ph", "next"))
+    assert code == 0
+    assert first.name != second.name
+    assert call("data", "phantom", "low-dose-ct", "--out", tmp_path / "q", "--cases", "1", "--skip", "-1")[0] == 2
     assert call("data", "phantom", "nowhere", "--out", tmp_path / "q", "--cases", "1")[0] == 3
 
 
