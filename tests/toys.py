@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sea_peft import __version__
-from sea_peft.adapters import Adapted
+from sea_peft.adapters import Adapted, Unit
 from sea_peft.artefacts.adapter_file import (
     AdapterConfig,
     AdapterUnit,
@@ -98,13 +99,21 @@ def install(weights: Path) -> str:
 
 
 def make_adapter(
-    folder: Path, weights: Path, labels: dict[str, list[int]], channels: list[str], families: tuple[str, ...]
+    folder: Path,
+    weights: Path,
+    labels: dict[str, list[int]],
+    channels: list[str],
+    families: tuple[str, ...],
+    pick: Callable[[Sequence[Unit]], list[Unit]] | None = None,
 ) -> Path:
-    """An adapter with one unit of each family and random tensors, as if it had been trained."""
+    """An adapter with one unit of each family, or those that `pick` takes, and random tensors, as if it
+    had been trained.
+    """
     backbone = open_backbone(Typed(weights=str(weights)))
     offers = load_profile("all").offers()
     offered = audit_space(backbone, {family: offers[family] for family in families})
-    units = [next(unit for unit in offered if unit.family == family) for family in families]
+    firsts = [next(unit for unit in offered if unit.family == family) for family in families]
+    units = firsts if pick is None else pick(offered)
     card = backbone.pretrained.card
     rows = [card.labels.index(name) if name in card.labels else None for name in labels]
     model = Adapted(backbone.pretrained.network, backbone.sites, units, rows, len(card.labels), backbone.example)

@@ -163,7 +163,11 @@ def export(
     output: Output,
     adapter: options.Adapter,
     to: Annotated[
-        str, Option(metavar="bundle|nnunet|onnx|torch", help="For MONAI, nnU-Net, ONNX runtimes, or torch.export.")
+        str,
+        Option(
+            metavar="bundle|nnunet|onnx|peft|torch",
+            help="For MONAI, nnU-Net, ONNX runtimes, Hugging Face PEFT (LoRA alone), or torch.export.",
+        ),
     ],
     out: Annotated[Path, Option(metavar="DIR", help="The folder to make.")],
     source: Annotated[

@@ -16,8 +16,9 @@ from sea_peft.errors import UsageError
 from sea_peft.jobs.exporting.trial import OFF_GRID, ON_GRID, Trial
 from sea_peft.jobs.predictor import Predictor
 
-TARGETS = ("bundle", "nnunet", "onnx", "torch")
-_NEEDS = {"bundle": ("ignite", "fire"), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+TARGETS = ("bundle", "nnunet", "onnx", "peft", "torch")
+_NEEDS = {"bundle": ("ignite", "fire"), "onnx": ("onnx", "onnxscript", "onnxruntime"), "peft": ("peft",)}
+_EXTRA = {"peft": "peers"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,11 +78,15 @@ def export(
     lacking = [name for name in _NEEDS.get(to, ()) if importlib.util.find_spec(name) is None]
     if lacking:
         raise UsageError(
-            f"--to {to} needs {', '.join(lacking)}, which is not installed; `pip install 'sea_peft[export]'`."
+            f"--to {to} needs {', '.join(lacking)}, which is not installed; `pip install 'sea_peft[{_EXTRA.get(to, 'export')}]'`."
         )
     predictor = Predictor(adapter, typed, "cpu", use, "export")
     linear = predictor.recipe.resampler == "linear"
-    if to != "nnunet" and not linear:
+    if to == "peft":
+        from sea_peft.jobs.exporting import peft
+
+        peft.require_lora(predictor)
+    elif to != "nnunet" and not linear:
         raise UsageError(
             "This network sees scans as nnU-Net's own preprocessor makes them, which goes along with nnU-Net alone; export --to nnunet."
         )
@@ -93,7 +98,7 @@ def export(
         (work / "trial").mkdir()
         trial = Trial.of(predictor, work / "trial", ON_GRID if to == "nnunet" and linear else OFF_GRID)
         with atomic.writing(out):
-            agreement = _write(to, predictor, building, trial, source)
+            agreement = _write(to, predictor, building, trial, source, typed)
             for left in building.rglob("__pycache__"):
                 shutil.rmtree(left)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -103,7 +108,7 @@ def export(
     )  # fmt: skip
 
 
-def _write(to: str, predictor: Predictor, folder: Path, trial: Trial, source: Path | None) -> float:
+def _write(to: str, predictor: Predictor, folder: Path, trial: Trial, source: Path | None, typed: Typed) -> float:
     if to == "nnunet":
         from sea_peft.jobs.exporting import nnunet
 
@@ -116,6 +121,10 @@ def _write(to: str, predictor: Predictor, folder: Path, trial: Trial, source: Pa
         from sea_peft.jobs.exporting import onnx
 
         return onnx.write(predictor, folder, trial)
+    if to == "peft":
+        from sea_peft.jobs.exporting import peft
+
+        return peft.write(predictor, folder, trial, typed)
     from sea_peft.jobs.exporting import program
 
     return program.write(predictor, folder, trial)

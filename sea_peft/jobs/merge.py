@@ -5,6 +5,7 @@ checked against the adapted network.
 import dataclasses
 import math
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def fold(loaded: Loaded, name: str) -> MergedNetwork:
     # grown tensors are not in the network yet: it grows first
     folded = unique_tensors(network) | unique_tensors(model.backbone) | changed
     load_strictly(network, _with_idle_rows(folded, network, model), name)
-    difference, largest, agreement = _compare(model, network, arch.example(len(card.channels), described["kwargs"]))
+    difference, largest, agreement = compare(model, network, arch.example(len(card.channels), described["kwargs"]))
     if difference > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
             f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
@@ -145,21 +146,29 @@ def _folded(model: Adapted) -> dict[str, torch.Tensor]:
         changed = model.bank.merged(model.bank.active)
     except CannotMerge as reason:
         raise WeightsError(f"{reason}; predict with the adapter as it is.") from reason
-    if model.head_path is None:  # it acts on the logits, and becomes a convolution behind them
-        path, classes = LAST, model.head.classes
-        weight, bias = torch.eye(classes)[:, :, None, None, None], torch.zeros(classes)
+    path, weight, bias = head_folded(model)
+    return changed | {f"{path}.weight": weight, f"{path}.bias": bias}
+
+
+def head_folded(model: Adapted) -> tuple[str, torch.Tensor, torch.Tensor]:
+    """The last convolution with the head folded in: its path, weight `[K + new, C, k, k, k]` and bias
+    `[K + new]`, with a row for each new label behind those of the backbone's classes.
+
+    A head that acts on the logits becomes a 1×1×1 convolution behind them, at `growth.LAST`. Raises
+    WeightsError if the last convolution has no bias.
+    """
+    head = model.head
+    if model.head_path is None:
+        path, weight, bias = LAST, torch.eye(head.classes)[:, :, None, None, None], torch.zeros(head.classes)
     else:
         path, last = model.head_path, model.backbone.get_submodule(model.head_path)
         weight, bias = (getattr(last, name) for name in ("weight", "bias"))
     if bias is None:
         raise WeightsError(f"The head cannot be merged: {path} has no bias that its own could be added to.")
-    new = model.head.new
     # a new label starts as the background's row with a share of its odds (TargetHead)
-    rows = torch.cat([weight, weight[:1].expand(new, *weight.shape[1:])])
-    shifts = torch.cat([bias, bias[:1].expand(new) + math.log(NEW_LABEL_ODDS)])
-    changed[f"{path}.weight"] = (rows + model.head.weight).detach()
-    changed[f"{path}.bias"] = (shifts + model.head.bias).detach()
-    return changed
+    rows = torch.cat([weight, weight[:1].expand(head.new, *weight.shape[1:])])
+    shifts = torch.cat([bias, bias[:1].expand(head.new) + math.log(NEW_LABEL_ODDS)])
+    return path, (rows + head.weight).detach(), (shifts + head.bias).detach()
 
 
 def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: Adapted) -> dict[str, torch.Tensor]:
@@ -183,8 +192,13 @@ def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: 
 
 
 @torch.no_grad()
-def _compare(model: Adapted, network: nn.Module, example: torch.Tensor) -> tuple[float, float, float]:
-    """Largest difference of target logits, largest logit, and share of equal labels, over a few random inputs."""
+def compare(
+    model: Adapted, network: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor
+) -> tuple[float, float, float]:
+    """Largest difference of target logits, largest logit, and share of equal labels, over a few random
+    inputs like `example` [B, C, D, H, W]. `network`: gives the logits of the backbone's classes and
+    new labels.
+    """
     reader = TargetHead(model.head.rows, model.head.classes + model.head.new, None)
     difference, largest, equal = 0.0, 0.0, []
     generator = torch.Generator().manual_seed(0)

@@ -63,9 +63,7 @@ def open_backbone(typed: Typed = NOTHING) -> Backbone:
     return _probed(load_typed(typed))
 
 
-def open_recorded(
-    recorded: BackboneIdentity, typed: Typed, command: str, opened: Sequence[Backbone] = ()
-) -> Backbone:
+def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str, opened: Sequence[Backbone] = ()) -> Backbone:
     """The backbone that an adapter or a run was made with: the installed weights of the recorded
     name, or what the user typed.
 

@@ -89,9 +89,7 @@ def require_ours(table: Path, channels: Sequence[str], ensemble: bool = False) -
         raise UsageError(f"{table} exists and is no table of {whose} statistics; choose another --statistics.")
 
 
-def write_table(
-    table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar], ensemble: bool = False
-) -> None:
+def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar], ensemble: bool = False) -> None:
     """Write the whole CSV. `by_case`: case → its sidecar. `ensemble`: whether the masks are of several
     adapters, which may disagree. Raises DiskError.
     """

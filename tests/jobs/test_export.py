@@ -214,7 +214,7 @@ def test_an_nnunet_folder_is_run_by_nnunet(tmp_path):
 
 def test_refusals(adapter, weights, tmp_path, monkeypatch):
     typed = Typed(weights=str(weights))
-    with pytest.raises(UsageError, match="there are bundle, nnunet, onnx, torch"):
+    with pytest.raises(UsageError, match="there are bundle, nnunet, onnx, peft, torch"):
         export(adapter, "coreml", tmp_path / "out", typed=typed)
     with pytest.raises(UsageError, match="did not come from an nnU-Net"):
         export(adapter, "nnunet", tmp_path / "out", typed=typed)

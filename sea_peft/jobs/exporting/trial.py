@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from sea_peft.data.cases import FileCase, ImageFile
+from sea_peft.data.prepare import restore
 from sea_peft.data.recipe import Window
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import WeightsError
 from sea_peft.jobs.case_results import mask_values
+from sea_peft.jobs.inference import Forward, probabilities
 from sea_peft.jobs.predictor import Predictor
 
 AGREEMENT = 0.999
@@ -26,10 +28,13 @@ _WINDOWS = 1.2  # sides of the scan, so that windows overlap
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """The scan's files, one per channel, alone in `folder`; and `predict`'s mask of it, as stored `[I, J, K]`."""
+    """The scan's files, one per channel, alone in `folder`; the same as a case; and `predict`'s mask of
+    it, as stored `[I, J, K]`.
+    """
 
     folder: Path
     scans: tuple[Path, ...]
+    case: FileCase
     mask: np.ndarray
 
     @classmethod
@@ -39,8 +44,8 @@ class Trial:
         """
         scans = _write_scan(predictor, folder, size)
         images = {name: ImageFile(path) for name, path in zip(predictor.channels, scans, strict=True)}
-        indices = predictor.label_map(FileCase(id="trial", images=images))
-        return cls(folder, scans, np.array([0, *mask_values(predictor.labels).values()])[indices])
+        case = FileCase(id="trial", images=images)
+        return cls(folder, scans, case, _stored(predictor, predictor.label_map(case)))
 
     def agreement(self, mask: Path, tool: str, values: dict[int, int] | None = None) -> float:
         """The share of voxels in which a mask file has the right label. Raises WeightsError if it
@@ -51,12 +56,26 @@ class Trial:
         theirs = np.rint(read_volume(mask).array).astype(int)
         if values is not None:
             theirs = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
+        return self._share(theirs, tool)
+
+    def agrees(self, predictor: Predictor, forward: Forward, tool: str) -> float:
+        """As `agreement`, for a network in this process. `forward`: windows → target logits."""
+        scan = predictor.prepared(self.case)
+        (output,) = probabilities(forward, scan, predictor.config.window, predictor.device, batch=1)
+        return self._share(_stored(predictor, restore(output, scan.geometry)), tool)
+
+    def _share(self, theirs: np.ndarray, tool: str) -> float:
         share = float(np.mean(self.mask == theirs)) if self.mask.shape == theirs.shape else 0.0
         if share < AGREEMENT:
             raise WeightsError(
                 f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so nothing was written; use the adapter as it is."
             )
         return share
+
+
+def _stored(predictor: Predictor, indices: np.ndarray) -> np.ndarray:
+    """Label indices → the values in a mask."""
+    return np.array([0, *mask_values(predictor.labels).values()])[indices]
 
 
 def run_tool(command: Sequence[str], tool: str, cwd: Path, env: dict[str, str] | None = None) -> None:
