@@ -107,6 +107,7 @@ def _cohort(scans: Path, out: Path, jobs: int, threads: int) -> dict[str, Any]:
 def _run(command: list[str], threads: int) -> dict[str, Any]:
     """Wall and CPU seconds of a command and its children, the largest resident set of each process, and the load. Raises RuntimeError."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled at every start either
     before, began = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)

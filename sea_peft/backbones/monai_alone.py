@@ -17,7 +17,7 @@ _BESIDE = (
     "pandas",
     "pydicom",
     "requests",
-    "scipy.signal",
+    "scipy",
     "skimage",
     "sklearn",
     "tensorboard",

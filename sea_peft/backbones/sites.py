@@ -62,8 +62,10 @@ class Site:
 class _Seen:
     """What the probe saw of one module.
 
-    `reach`: voxels that its dilated kernel skips, by volume (1: none). `shift`: `_surviving` of the
-    gradient at its output, the maximum over its calls.
+    `reach`: voxels that its dilated kernel skips, by volume (1: none). `acts`: whether a gradient
+    arrives at its output. `shift`: the share of that gradient, the largest of its calls, that is
+    left when summed over a channel; the median over channels. 1 if every place pulls the same way,
+    0 if a norm makes them cancel.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class _Seen:
     shape_out: torch.Size
     resolution: int
     reach: int = 1
+    acts: bool = False
     shift: float = 0.0
 
 
@@ -117,23 +120,11 @@ def candidates(backbone: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     return leaves | {path: ("block", m) for path, m in _blocks(backbone)}
 
 
-def _surviving(gradient: torch.Tensor, axis: int) -> float:
-    """The share of a gradient `[.., C, ..]` that is left when summed over each channel; the median
-    over channels.
-
-    1 if every place pulls the same way, 0 if a norm makes them cancel.
-    """
-    over = [i for i in range(gradient.ndim) if i != axis % gradient.ndim]
-    left, whole = (g.sum(over, dtype=torch.float64).abs() for g in (gradient, gradient.abs()))
-    return float((left / whole.clamp_min(torch.finfo(whole.dtype).tiny)).median())
-
-
 def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
     """Probe the backbone once and return its sites in execution order.
 
-    Each candidate's output is disturbed by a fixed random field, scaled by its own zero scalar. The
-    gradient of the network's output with respect to that scalar shows whether acting there has an
-    effect. The backbone is left unchanged (mode, hooks, gradients).
+    Of a random weighting of the network's output, the gradient at each candidate's output shows
+    whether acting there has an effect. The backbone is left unchanged (mode, hooks, gradients).
 
     Args:
         backbone: the network.
@@ -144,8 +135,8 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
     """
     generator = torch.Generator().manual_seed(0)
     seen: dict[str, _Seen] = {}
-    scales: dict[str, torch.Tensor] = {}
     resolution = [math.prod(example.shape[2:])]
+    nothing = torch.zeros((), device=example.device, requires_grad=True)  # added everywhere, for gradients to flow
 
     def hook_for(path: str, kind: str, module: nn.Module) -> Callable[..., torch.Tensor | None]:
         def hook(_module: nn.Module, inputs: tuple[object, ...], output: object) -> torch.Tensor | None:
@@ -169,15 +160,18 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
                     resolution=resolution[0],
                     reach=reach,
                 )
-                scales[path] = torch.zeros((), device=output.device, dtype=output.dtype, requires_grad=True)
-            noise = torch.randn(output.shape, generator=generator).to(output)
-            disturbed = output + scales[path] * noise
 
             def look(gradient: torch.Tensor) -> None:
-                seen[path].shift = max(seen[path].shift, _surviving(gradient, axis))
+                over = [i for i in range(gradient.ndim) if i != axis % gradient.ndim]
+                left, whole = gradient.sum(over).abs(), gradient.abs().sum(over)
+                seen[path].acts |= bool(whole.any())
+                share = left / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+                seen[path].shift = max(seen[path].shift, float(share.median()))
 
-            disturbed.register_hook(look)
-            return disturbed
+            # a tensor of its own, so that the gradient at it is that of this place alone
+            own = output + nothing
+            own.register_hook(look)
+            return own
 
         return hook
 
@@ -193,13 +187,13 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
             # plus a constant: with noise alone every sum over a channel would be nearly zero
             weights += torch.randn((1, output.shape[1], 1, 1, 1), generator=generator).to(output)
             objective = (output * weights).sum()
-            gradients = torch.autograd.grad(objective, list(scales.values()), allow_unused=True) if scales else ()
+            if seen:
+                torch.autograd.grad(objective, nothing, allow_unused=True)
     finally:
         for module, mode in modes.items():
             module.training = mode
 
-    acts = [path for path, g in zip(scales, gradients, strict=True) if g is not None and float(g) != 0.0]
-    acts = [path for path in acts if _is_what_it_seems(path, seen)]
+    acts = [path for path, s in seen.items() if s.acts and _is_what_it_seems(path, seen)]
     return _staged({path: seen[path] for path in acts}, example, output.shape)
 
 

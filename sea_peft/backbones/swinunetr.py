@@ -101,7 +101,7 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     return widths
 
 
-# The probe is half a cube of the least size: the bottleneck then has 4 voxels, which its instance norms need to let gradients through.
+# The probe leaves 3 voxels at the bottleneck, the fewest of which instance norms let gradients through.
 SWINUNETR = register(
     Architecture(
         name="swinunetr",
@@ -117,7 +117,7 @@ SWINUNETR = register(
             "window_size": 4,
             "mlp_ratio": 1.0,
         },
-        probe=(64, 64, 32),
+        probe=(96, 32, 32),
         read_widths=read_widths,
         traceless={
             "merging": "before MONAI 1.5 patches were merged in another order; give the setting merging='monai<1.5' or merging='monai>=1.5'"

@@ -76,7 +76,9 @@ class Card(documents.Record):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A network with its weights loaded: frozen, in eval mode, float32. `sha256`: of its tensors (`tensor_hash`)."""
+    """A network with its weights loaded: frozen, in eval mode, float32. `sha256`: of its tensors (`tensor_hash`);
+    empty if they are random, as in the card.
+    """
 
     network: nn.Module
     architecture: Architecture
@@ -271,7 +273,7 @@ def untrained(arch: Architecture) -> Pretrained:
         paper=arch.paper,
         sha256="",
     )
-    return Pretrained(network.eval().requires_grad_(False), arch, card, tensor_hash(network))
+    return Pretrained(network.eval().requires_grad_(False), arch, card, card.sha256)
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:

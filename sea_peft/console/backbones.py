@@ -109,7 +109,7 @@ def backbones_info(
     document = {
         "card": card.model_dump(mode="json") if info.trained else None,
         "parameters": info.parameters,
-        "tensor_sha256": info.sha256,
+        "tensor_sha256": info.sha256 or None,
         "divisor": info.limits.divisor,
         "minimum": info.limits.minimum,
         "field_of_view": vars(info.view),

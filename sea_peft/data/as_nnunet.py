@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 _THICK = 3.0  # ratio of a voxel's longest to shortest side above which nnU-Net does not interpolate between slices
@@ -16,6 +15,8 @@ _THICK = 3.0  # ratio of a voxel's longest to shortest side above which nnU-Net 
 
 def body(channels: Sequence[np.ndarray]) -> np.ndarray:
     """The voxels that are not 0 in every channel, with holes filled: bool of the channels' shape."""
+    from scipy import ndimage  # here, since most networks ask for neither function
+
     return np.asarray(ndimage.binary_fill_holes(np.logical_or.reduce([channel != 0 for channel in channels])))
 
 
@@ -54,5 +55,7 @@ def resized(values: Tensor, grid: Sequence[int], thick: int | None) -> Tensor:
 
 def _zoomed(n: int, m: int, order: int) -> np.ndarray:
     """The matrix [m, n] of a spline's resampling from n to m voxels, float32."""
+    from scipy import ndimage
+
     identity = np.eye(n)
     return ndimage.zoom(identity, (m / n, 1), order=order, mode="nearest", grid_mode=True).astype(np.float32)

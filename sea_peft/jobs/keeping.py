@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from sea_peft.errors import UsageError
 
@@ -75,6 +74,8 @@ def _split(spec: str) -> tuple[str | None, str]:
 
 def parts(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """The connected parts of a bool mask `[I, J, K]`, numbered from 1 in an array like it, and their number."""
+    from scipy import ndimage  # here, since most masks are kept whole
+
     numbered, count = ndimage.label(mask, structure=_TOUCHING)
     return numbered, int(count)
 

@@ -53,7 +53,7 @@ class BackboneInfo:
         paper: that describes it.
         network_licence: of its code.
         parameters: number of parameters.
-        sha256: of its tensors, as adapters store it.
+        sha256: of its tensors, as adapters store it; empty if it has no weights.
         trained: whether it has weights.
         limits: on its input.
         sites: (stage, kind) → number of sites.

@@ -137,11 +137,13 @@ class Predictor:
         return self._estimate(cases, ahead, networks=1)
 
     def _estimate(self, cases: Sequence[Case], ahead: Sequence[Case], networks: int) -> Need:
-        channels, patch = len(self.channels), self.config.window.patch
-        activations = Activations.of(self.model, torch.zeros(1, channels, *patch, device=self.device))
+        # of a small input: its bytes per voxel are about those of a patch, which would take as long as predicting a window
+        smallest = torch.zeros(1, len(self.channels), *self.loaded.backbone.pretrained.limits.small)
+        activations = Activations.of(self.model, smallest.to(self.device))
         # of all networks together one output is kept, and the sums of the windows at the moment are of each
         outputs = (1 + networks) * (1 + len(self.labels)) // 2
-        return inference_need(cases, self.recipe, channels, outputs, patch, activations, ahead)
+        patch = self.config.window.patch
+        return inference_need(cases, self.recipe, len(self.channels), outputs, patch, activations, ahead)
 
     def label_map(
         self, case: Case, channels: tuple[str, ...] | None = None, progress: Progress = unwatched

@@ -7,8 +7,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import scipy.stats
-
 
 @dataclasses.dataclass(frozen=True)
 class UtilitySettings:
@@ -111,11 +109,13 @@ def is_decided(deltas: Sequence[float], cutoff: float, error: float) -> bool:
     """
     if len(deltas) < 2 or error <= 0:
         return False
+    from scipy.special import stdtr  # Student's t distribution; here, since only audits ask for it
+
     distance = abs(statistics.fmean(deltas) - cutoff)
     standard_error = statistics.stdev(deltas) / len(deltas) ** 0.5
     if standard_error == 0:
         return distance > 0
-    return bool(scipy.stats.t.sf(distance / standard_error, len(deltas) - 1) <= error)
+    return bool(stdtr(len(deltas) - 1, -distance / standard_error) <= error)
 
 
 def clearly_better(theirs: Sequence[float], ours: Sequence[float]) -> bool:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +14,13 @@ from torch import nn
 
 from sea_peft.adapters import Offer, units_for
 from sea_peft.adapters.liveness import acting
-from sea_peft.backbones import KINDS, STAGES, Architecture, architectures, find_sites
+from sea_peft.backbones import KINDS, STAGES, Architecture, Site, architectures, find_sites
+from sea_peft.backbones.typed import Typed
 from sea_peft.errors import WeightsError
+from sea_peft.jobs.model import look_at
+
+# backbone → digests of the sites of its small version and of the one that is listed, as every version so far has found them
+KNOWN = json.loads(Path(__file__).with_name("sites.json").read_text(encoding="utf-8"))
 
 
 class Block(nn.Module):
@@ -301,6 +311,25 @@ def test_every_backbone_keeps_its_grid_and_has_sites_in_order(name):
     )  # these have convolutions and norms, and no module around them
     assert not any(module.training for module in network.modules())
     assert len({site.path for site in sites}) == len(sites)
+
+
+def _digest(sites: tuple[Site, ...]) -> str:
+    """Of everything that is known of them."""
+    return hashlib.sha256(json.dumps([list(dataclasses.asdict(site).values()) for site in sites]).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_every_backbone_has_the_sites_that_it_always_had(name):
+    architecture = architectures()[name]
+    sites = find_sites(_small(architecture), architecture.example(2, architecture.small))
+    assert _digest(sites) == KNOWN[name]["small"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", architectures())
+def test_every_backbone_at_full_size_has_the_sites_that_it_always_had(name):
+    _small(architectures()[name])  # skips it if its package is missing
+    assert _digest(look_at(Typed(backbone=name)).sites) == KNOWN[name]["full"]
 
 
 @pytest.mark.parametrize("name", architectures())
