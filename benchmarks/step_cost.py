@@ -41,14 +41,27 @@ def measure() -> Path:
     """Steps of every arm in turn, on the two bundled abdominal backbones. Writes JSON and Markdown."""
     rows = [row for backbone in ("segresnet", "unet") for row in _steps(backbone)]
     path = RESULTS / "step_cost.json"
-    path.write_text(
-        json.dumps({"machine": machine(), "rounds": ROUNDS, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
-    lines = [
-        "# Cost of a training step",
+    found = {"machine": machine(), "rounds": ROUNDS, "rows": rows}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(_page(found), encoding="utf-8")
+    return path
+
+
+def head(title: str, verb: str, found: Mapping[str, Any]) -> list[str]:
+    """How a page begins that compares steps. `found`: its JSON."""
+    versions = "".join(f", {name} {version}" for name, version in found.get("versions", {}).items())
+    return [
+        f"# {title}",
         "",
-        f"Made by `python -m benchmarks step_cost`: two crops of the default size, CPU time, median of {ROUNDS} steps taken in turn. "
-        f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
+        f"Made by `python -m benchmarks {verb}`: two crops of the default size, the same for all; CPU time, medians of {found['rounds']} steps "
+        f"in turn in one process. Machine: `{json.dumps(found['machine'], sort_keys=True)}`{versions}.",
+    ]
+
+
+def _page(found: Mapping[str, Any]) -> str:
+    rows = found["rows"]
+    lines = [
+        *head("Cost of a training step", "step_cost", found),
         "full: every parameter of the network trained in place, without any adapter or hook, as plain fine-tuning does it.",
         "As branches: no unit is folded into its site's weights while it is trained (`adapters/acting.py: worth_folding` decides that otherwise).",
         "Stored: bytes that the forward keeps for the backward, parameters left out. With optimizer: gradients and AdamW's moments too. "
@@ -64,8 +77,7 @@ def measure() -> Path:
             f"| {r['stored_bytes'] / 1e6:.0f} | {r['stored_bytes'] / full['stored_bytes']:.2f} "
             f"| {r['held_bytes'] / 1e6:.0f} | {r['held_bytes'] / full['held_bytes']:.2f} | {r['crops_share']:.1%} |"
         )
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return "\n".join(lines) + "\n"
 
 
 @dataclasses.dataclass
@@ -142,9 +154,10 @@ def _bytes(moments: Iterable[Mapping[str, torch.Tensor]]) -> int:
     return sum(tensor.nbytes for of_one in moments for tensor in of_one.values())
 
 
-def prepared(backbone: str, policy: str) -> Setup:
+def prepared(backbone: str, policy: str, device: str = "cpu") -> Setup:
     """A run at 1% on the default target."""
-    return prepare_run(AdaptOptions(backbone=backbone, budget="1%", policy=policy), lambda sentence: None)
+    options = AdaptOptions(backbone=backbone, budget="1%", policy=policy, device=device)
+    return prepare_run(options, lambda sentence: None)
 
 
 def fixed_step(trainer: Trainer, units: Collection[str], crops: CropSampler, step: int) -> None:

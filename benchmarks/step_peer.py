@@ -9,7 +9,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 from benchmarks.cell import machine
-from benchmarks.step_cost import fixed_step, prepared
+from benchmarks.step_cost import fixed_step, head, prepared
 from benchmarks.store import RESULTS
 from sea_peft.adapters import Unit
 from sea_peft.backbones.typed import Typed
@@ -46,14 +46,20 @@ def measure() -> Path:
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    versions = {name: metadata.version(name) for name in ("monai", "peft", "torch")}
-    found = {"machine": machine(), "versions": versions, "rounds": ROUNDS, "rows": rows}
+    found = {"machine": machine(), "versions": versions(), "rounds": ROUNDS, "rows": rows}
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(_page(found), encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are compared."""
+    return {name: metadata.version(name) for name in ("monai", "peft", "torch")}
+
+
+def _page(found: Mapping[str, Any]) -> str:
+    rows = found["rows"]
     lines = [
-        "# A training step against MONAI with HF PEFT",
-        "",
-        f"Made by `python -m benchmarks step_peer`: two crops of the default size, the same for all; CPU time, medians of {ROUNDS} steps in turn "
-        f"in one process. Machine: `{json.dumps(machine(), sort_keys=True)}`, {', '.join(f'{n} {v}' for n, v in versions.items())}.",
+        *head("A training step against MONAI with HF PEFT", "step_peer", found),
         f"{PEER}: the same network and weights, PEFT's LoRA with the units of our `lora`, MONAI's DiceCELoss, AdamW: nothing of ours but the sampler "
         "of crops. For its labels the last convolution is a new one; where a sum follows that, one of 1×1×1 comes after it.",
         "lora: the policy at 1%, at the convolutions that PEFT can adapt: no transposed ones, and not the last. sea: what the policy opens first.",
@@ -69,15 +75,18 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         lines.append(
             f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.3f} | {statistics.median(ratios):.2f} | {spread} |"
         )
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
-def _steps(backbone: str) -> list[dict[str, Any]]:
+def arms(
+    backbone: str, device: torch.device = CPU, mixed_precision: bool = False
+) -> tuple[dict[str, Callable[[int], object]], dict[str, int]]:
+    """Arm → its training step, and arm → its parameters, on the same crops. Both as for `Peer`."""
     steps: dict[str, Callable[[int], object]] = {}
     parameters: dict[str, int] = {}
     crops: CropSampler | None = None
     for policy in POLICIES:
-        setup = prepared(backbone, policy)
+        setup = prepared(backbone, policy, str(device))
         if crops is None:
             shots = [
                 prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support
@@ -93,12 +102,19 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
                 setup.model.head_path,
                 setup.model.head.classes,
                 len(setup.dataset.labels),
+                device,
+                mixed_precision,
             )
             steps[PEER] = functools.partial(peer.step, crops, setup.settings.batch_size)
             parameters[PEER] = sum(p.numel() for p in peer.trained)
-        trainer = Trainer(setup.model, setup.settings.batch_size)
+        trainer = Trainer(setup.model, setup.settings.batch_size, mixed_precision=mixed_precision)
         steps[policy] = functools.partial(fixed_step, trainer, units, crops)
         parameters[policy] = setup.space.head + sum(setup.space.by_id[u].cost for u in units)
+    return steps, parameters
+
+
+def _steps(backbone: str) -> list[dict[str, Any]]:
+    steps, parameters = arms(backbone)
     seconds: dict[str, list[float]] = {arm: [] for arm in steps}
     for step in range(ROUNDS + 1):  # the first one warms up
         for arm, run in steps.items():
