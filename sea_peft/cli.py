@@ -274,6 +274,9 @@ def predict(
     dicom_seg: Annotated[
         bool, Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
     ] = False,
+    rtstruct: Annotated[
+        bool, Option("--rtstruct", help="Also an RTSTRUCT (contours) for each DICOM series; it names the patient.")
+    ] = False,
     seg_nrrd: Annotated[
         bool, Option("--seg-nrrd", help="Also a segmentation for 3D Slicer, with names and colours.")
     ] = False,
@@ -329,8 +332,8 @@ def predict(
         with output.progress("predict") as progress:
             statuses = job(
                 adapter, inputs, out, typed=typed, device=device, overwrite=overwrite, probabilities=probabilities, preview=preview,
-                dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics, keep=tuple(keep or ()),
-                qc=qc, jobs=jobs, resume=resume, ensemble=tuple(others or ()), say=output.say, progress=progress,
+                dicom_seg=dicom_seg, rtstruct=rtstruct, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics,
+                keep=tuple(keep or ()), qc=qc, jobs=jobs, resume=resume, ensemble=tuple(others or ()), say=output.say, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("Interrupted; what is done is kept, and the same command with --resume goes on.") from None

@@ -22,6 +22,7 @@ from sea_peft.atomic import sync_folder, unfinished, write_bytes, write_text, wr
 from sea_peft.data.case_check import image_findings
 from sea_peft.data.cases import Case, FileCase
 from sea_peft.data.dicom.segmentation import segmentation_bytes
+from sea_peft.data.dicom.structures import structure_set_bytes
 from sea_peft.data.geometry import Geometry
 from sea_peft.data.grids import require_finite
 from sea_peft.data.prepare import Scan, restore, restore_map, restore_probability
@@ -51,6 +52,7 @@ class CaseFiles:
     sidecar: Path
     preview: Path | None
     segmentation: Path | None
+    structures: Path | None
     slicer: Path | None
     disagreement: Path | None
     probabilities: Mapping[str, Path]
@@ -64,6 +66,7 @@ class CaseFiles:
         probabilities: bool,
         preview: bool,
         dicom_seg: bool,
+        rtstruct: bool,
         seg_nrrd: bool,
         disagreement: bool = False,
     ) -> CaseFiles:
@@ -77,6 +80,7 @@ class CaseFiles:
             sidecar=out / f"{name}.json",
             preview=out / f"{name}.png" if preview else None,
             segmentation=out / f"{name}.dcm" if dicom_seg else None,
+            structures=out / f"{name}_rtstruct.dcm" if rtstruct else None,
             slicer=out / f"{name}.seg.nrrd" if seg_nrrd else None,
             disagreement=out / f"{name}_disagreement{suffix}" if disagreement else None,
             probabilities={
@@ -87,7 +91,8 @@ class CaseFiles:
     @property
     def all(self) -> list[Path]:
         """Every file, the mask first."""
-        asked = [path for path in (self.preview, self.segmentation, self.slicer, self.disagreement) if path is not None]
+        optional = (self.preview, self.segmentation, self.structures, self.slicer, self.disagreement)
+        asked = [path for path in optional if path is not None]
         return [self.mask, self.sidecar, *asked, *self.probabilities.values()]
 
 
@@ -210,9 +215,12 @@ class CaseWriter:
             write_volume(building / path.name, Volume(probability, affine), like=like)
         if files.preview is not None:
             write_bytes(building / files.preview.name, picture(predictor, case, indices, scan.geometry))
+        slices = next(iter(case.images.values())).slices
         if files.segmentation is not None:
-            slices = next(iter(case.images.values())).slices
             write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))
+        if files.structures is not None:
+            content = structure_set_bytes(mask, slices, values, family_colours(labels))
+            write_bytes(building / files.structures.name, content)
         if files.slicer is not None:
             write_segments(building / files.slicer.name, Volume(mask, affine), values, family_colours(labels), like)
         if disagreement is not None and files.disagreement is not None:
@@ -267,6 +275,7 @@ def _extras(files: CaseFiles) -> Sidecar:
         "probabilities": {label: path.name for label, path in files.probabilities.items()},
         "preview": files.preview.name if files.preview else None,
         "dicom_seg": files.segmentation.name if files.segmentation else None,
+        "rtstruct": files.structures.name if files.structures else None,
         "seg_nrrd": files.slicer.name if files.slicer else None,
         "disagreement_map": files.disagreement.name if files.disagreement else None,
     }

@@ -35,6 +35,7 @@ def predict(
     probabilities: bool = False,
     preview: bool = False,
     dicom_seg: bool = False,
+    rtstruct: bool = False,
     seg_nrrd: bool = False,
     use: str | None = None,
     channels: Sequence[str] = (),
@@ -62,6 +63,8 @@ def predict(
         preview: also write a PNG with three planes.
         dicom_seg: also write a DICOM segmentation object. Every input must then be a DICOM series.
             It names the patient, as its series does.
+        rtstruct: also write a DICOM structure set with the contours of the mask in each slice, as
+            for `dicom_seg`.
         seg_nrrd: also write a segmentation for 3D Slicer, with the labels' names and colours.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         channels: the inputs' names for the adapter's channels, in the adapter's order, if names do
@@ -92,7 +95,7 @@ def predict(
 
     Raises:
         DataError: an input does not exist or holds no scan, or is no DICOM series although a
-            DICOM-SEG is asked for.
+            DICOM-SEG or an RTSTRUCT is asked for.
         UsageError: results exist (with `resume`: outdated ones), or an input or a file that is no
             result would be replaced; or `qc` with an adapter that does not say what its run saw, or
             with an `ensemble`; or its adapters do not fit together.
@@ -117,7 +120,7 @@ def predict(
     if qc:
         require_own_table(out / _QC_TABLE)
     targets = {
-        case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, seg_nrrd, bool(ensemble))
+        case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, rtstruct, seg_nrrd, bool(ensemble))
         for case in cases
     }
     if statistics is not None:
@@ -127,7 +130,9 @@ def predict(
     left = [case for case in cases if case.id not in before]
     refuse_to_replace(left, targets, overwrite, goes_on)
     if dicom_seg:
-        _require_series(cases)
+        _require_series(cases, "a DICOM-SEG", "--dicom-seg")
+    if rtstruct:
+        _require_series(cases, "an RTSTRUCT", "--rtstruct")
     processes = min(jobs, len(left))
     ahead = [] if processes > 1 else read_ahead(left[1:], predictor.recipe, len(predictor.channels))
     if say is not None:
@@ -210,11 +215,11 @@ def _write_qc(out: Path, statuses: Sequence[CaseStatus], pictures: Mapping[str, 
     write_text(out / "qc.html", qc_page(judged, pictures))
 
 
-def _require_series(cases: Sequence[FileCase]) -> None:
+def _require_series(cases: Sequence[FileCase], what: str, flag: str) -> None:
     for name in ("pydicom", "highdicom"):
         required(name)
     others = [case.id for case in cases if not all(image.slices for image in case.images.values())]
     if others:
         raise DataError(
-            f"case {others[0]} is no DICOM series, so a DICOM-SEG has nothing to refer to; leave --dicom-seg out or give the series"
+            f"case {others[0]} is no DICOM series, so {what} has nothing to refer to; leave {flag} out or give the series"
         )

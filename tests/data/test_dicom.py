@@ -5,21 +5,24 @@ import os
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from synthetic_scans import scan
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
 
-from dicom_scans import write_seg, write_series  # noqa: E402
+from dicom_scans import rasterised, write_seg, write_series  # noqa: E402
 
 from sea_peft.data.checks import check  # noqa: E402
 from sea_peft.data.dicom.segmentation import read_segmentation, segmentation_bytes  # noqa: E402
 from sea_peft.data.dicom.series import read_series  # noqa: E402
+from sea_peft.data.dicom.structures import structure_set_bytes  # noqa: E402
 from sea_peft.data.grids import skewness  # noqa: E402
 from sea_peft.data.layouts import open_dataset  # noqa: E402
 from sea_peft.data.select import select  # noqa: E402
 from sea_peft.data.write import write_datalist  # noqa: E402
 from sea_peft.errors import DataError  # noqa: E402
+from sea_peft.phantom.dataset import phantom_dataset  # noqa: E402
 
 STRAIGHT = np.array([[-1.2, 0, 0, 30], [0, -1.0, 0, 20], [0, 0, 2.0, -10], [0, 0, 0, 1.0]])
 CORONAL = np.array([[-1.2, 0, 0, 30], [0, 0, 2.0, 20], [0, -1.0, 0, 44], [0, 0, 0, 1.0]])
@@ -272,6 +275,78 @@ def test_a_mask_comes_back_from_dicom_seg(tmp_path):
     nothing = segmentation_bytes(np.zeros_like(mask), paths, {"liver": 7})
     (tmp_path / "b.dcm").write_bytes(nothing)
     assert not read_segmentation(tmp_path / "b.dcm", paths, {1: (1,)}).array.any()
+
+
+TILTED = np.eye(4)  # about all three axes, with voxels of three sizes
+TILTED[:3, :3] = Rotation.from_euler("xyz", (0.4, -0.3, 0.2)).as_matrix() @ np.diag([-1.1, -1.3, 2.5])
+TILTED[:3, 3] = 40, -20, 1300
+
+
+@pytest.fixture(scope="module")
+def torso():
+    """Every second voxel of a phantom's labels, and their names and values."""
+    dataset = phantom_dataset("low-dose-ct", 1)
+    mask = np.asarray(dataset.cases[0].label().array)[::2, ::2, ::2]
+    return mask, {name: codes[0] for name, codes in dataset.labels.items()}
+
+
+@pytest.mark.parametrize("affine", [STRAIGHT, CORONAL, TILTED], ids=["axial", "coronal", "oblique"])
+def test_a_structure_set_gives_the_masks_back(tmp_path, torso, affine):
+    mask, values = torso
+    paths = write_series(tmp_path / "a", np.where(mask, 50, -1000), affine)
+    mask = mask if np.linalg.det(affine[:3, :3]) > 0 else mask[:, :, ::-1]  # as the series is read
+    colours = {name: f"#{number:02x}80ff" for number, name in enumerate(values)}
+    (tmp_path / "rs.dcm").write_bytes(structure_set_bytes(mask, paths[::-1], values, colours))
+    drawn = rasterised(tmp_path / "rs.dcm", paths)
+    assert len(drawn) >= 8
+    assert drawn.keys() == {name for name, value in values.items() if (mask == value).any()}
+    for name, where in drawn.items():
+        np.testing.assert_array_equal(where, mask == values[name])  # a Dice of 1
+
+
+def test_what_a_structure_set_says(tmp_path):
+    image, label = whole()
+    paths = write_series(tmp_path / "a", image, STRAIGHT)
+    values = {"liver": 7, "Luft, außen": 300, "none": 9}
+    mask = np.where(label, 7, np.where(image < -500, 300, 0)).astype(np.uint16)
+    colours = {"liver": "#ff8000", "Luft, außen": "#0072B2", "none": "#000000"}
+    (tmp_path / "rs.dcm").write_bytes(structure_set_bytes(mask, paths, values, colours))
+    found, source = pydicom.dcmread(tmp_path / "rs.dcm"), pydicom.dcmread(paths[0])
+    assert found.SOPClassUID.name == "RT Structure Set Storage"
+    same = (
+        "PatientName",
+        "PatientID",
+        "PatientSex",
+        "StudyInstanceUID",
+        "StudyDate",
+        "AccessionNumber",
+        "FrameOfReferenceUID",
+    )
+    assert {tag: found[tag].value for tag in same} == {tag: source[tag].value for tag in same}
+    assert found.SeriesInstanceUID != source.SeriesInstanceUID
+    assert (found.Modality, found.ApprovalStatus) == ("RTSTRUCT", "UNAPPROVED")
+    frame = found.ReferencedFrameOfReferenceSequence[0]
+    series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID
+    listed = {item.ReferencedSOPInstanceUID for item in series.ContourImageSequence}
+    assert listed == {pydicom.dcmread(path).SOPInstanceUID for path in paths}
+    assert [item.ROIName for item in found.StructureSetROISequence] == ["liver", "Luft, außen"]
+    assert [list(item.ROIDisplayColor) for item in found.ROIContourSequence] == [[255, 128, 0], [0, 114, 178]]
+    assert [item.ReferencedROINumber for item in found.RTROIObservationsSequence] == [1, 2]
+    nothing = structure_set_bytes(np.zeros_like(mask), paths, {"liver": 7}, colours)
+    (tmp_path / "none.dcm").write_bytes(nothing)
+    assert not rasterised(tmp_path / "none.dcm", paths)["liver"].any()
+
+
+def test_a_structure_set_needs_a_frame_of_reference(tmp_path):
+    image, label = whole()
+    paths = write_series(tmp_path / "a", image, STRAIGHT)
+    for path in paths:
+        file = pydicom.dcmread(path)
+        del file.FrameOfReferenceUID
+        file.save_as(path)
+    with pytest.raises(DataError, match="names no frame of reference"):
+        structure_set_bytes(label, paths, {"liver": 1}, {"liver": "#ff8000"})
 
 
 def test_without_the_extra_there_is_a_command(tmp_path, monkeypatch):

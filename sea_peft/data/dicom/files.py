@@ -92,5 +92,5 @@ def required(name: str, paths: Iterable[Path] = ()) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         first = next(iter(paths), None)
-        what = f"{shown(first)} is DICOM, and reading it" if first is not None else "writing DICOM-SEG"
+        what = f"{shown(first)} is DICOM, and reading it" if first is not None else "writing DICOM"
         raise DataError(f"{what} needs {name}; install it with {INSTALL}") from None
