@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from sea_peft.console import options
+from sea_peft.console import options, parse
 from sea_peft.console import runs as shown
 from sea_peft.console.output import Output
 from sea_peft.console.tables import cell, facts, state, table
@@ -138,22 +138,41 @@ def merge(
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
+    others: Annotated[
+        list[Path] | None,
+        Option("--with", metavar="ADAPTER", help="Another adapter of the same backbone and labels. Several allowed."),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        Option(
+            metavar="S,S", help="With --with: how much of each adapter is added, the first included; by default equal."
+        ),
+    ] = None,
 ) -> None:
-    """Fold an adapter into the backbone, checked numerically.
+    """Fold an adapter into the backbone, checked numerically; or several, each with its share.
 
     The head is folded in too, with one more output per new label. A unit that cannot be folded
     exactly (such as ConvAdapter) is refused by name.
+
+    [dim]seapeft merge runs/a --out a.safetensors
+    seapeft merge runs/a --with runs/b --shares 0.5,0.5 --out both.safetensors[/dim]
     """
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.merge import merge as job
 
-    merged = job(adapter, out, Typed(backbone, weights), use)
+    given = parse.numbers(shares) if shares is not None else ()
+    merged = job(adapter, out, Typed(backbone, weights), use, tuple(others or ()), given)
+    same = f"{merged.agreement:.4%} of voxels get the same label"
+    if merged.difference is None:
+        check = [("check", f"{same} as by the adapters' probabilities, weighed alike (in noise, not in a scan)")]
+    else:
+        apart = f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"
+        check = [("check", apart), ("", same)]
     found = [
         ("file", str(merged.file)),
         ("folded", f"{count(merged.units, 'unit')} and the head into {count(merged.tensors_changed, 'tensor')}"),
         ("outputs", list(merged.labels)),
-        ("check", f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"),
-        ("", f"{merged.agreement:.4%} of voxels get the same label"),
+        *check,
     ]
     output.result(vars(merged), facts(found))
 

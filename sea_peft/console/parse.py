@@ -30,6 +30,14 @@ def millimetres(text: str) -> tuple[float, float, float]:
     return parts[0], parts[1], parts[2]
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """`0.5,0.5` → numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers; write them as 0.5,0.5.") from None
+
+
 def intensity(text: str) -> tuple[str, tuple[float, float] | None]:
     """`window:-175,250`, `percentile:0.5,99.5`, `minmax`, `zscore`, `none` or `none:0,4095` → its
     name, and its range if it has one.

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
+from sea_peft.artefacts.adapter_file import read_adapter_config
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.data.cases import Case
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan
 from sea_peft.data.progress import Progress, unwatched
-from sea_peft.documents import Record
 from sea_peft.errors import UsageError
 from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.memory import Need
 from sea_peft.jobs.model import adapter_folder
 from sea_peft.jobs.predictor import Predictor
+from sea_peft.jobs.same_task import difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class Ensemble(Predictor):
         for path, member in zip(others, self.members[1:], strict=True):
             if member.sha256 in {before.sha256 for before in self.members[: self.members.index(member)]}:
                 raise UsageError(f"--with {path} is an adapter that is there already; give each one once.")
-            if found := _difference(self.config, member.config):
+            if found := difference(self.config, member.config):
                 raise UsageError(
                     f"--with {path} does not fit: {found}. Masks can be averaged only where these agree; leave it out."
                 )
@@ -173,35 +172,3 @@ def _require_adapted(paths: Sequence[Path], use: str | None) -> None:
                 f"The run of {path} recommends the unadapted network ({recommended.evidence}), which is no adapter to average; leave it out, "
                 "or have all adapters used with --use adapted."
             )
-
-
-def _difference(ours: AdapterConfig, theirs: AdapterConfig) -> str | None:
-    """The first thing in which two adapters' masks cannot be compared, in words; None if there is none."""
-    labels = zip_longest(ours.labels.items(), theirs.labels.items())
-    for number, (a, b) in enumerate(labels, start=1):
-        if a != b:
-            return f"its label {number} is {_label(b)}, the first adapter's is {_label(a)}"
-    if ours.channels != theirs.channels:
-        return f"its channels are {', '.join(theirs.channels)}, the first adapter's {', '.join(ours.channels)}"
-    for part, a, b in (("", ours.recipe, theirs.recipe), ("window's ", ours.window, theirs.window)):
-        for name, value in _fields(a).items():
-            if value != (other := _fields(b)[name]):
-                return f"its {part}{name} is {_value(other)}, the first adapter's {_value(value)}"
-    return None
-
-
-def _label(item: tuple[str, Sequence[int]] | None) -> str:
-    if item is None:
-        return "none"
-    name, codes = item
-    return f"{name} ({', '.join(map(str, codes))})" if codes else name
-
-
-def _fields(record: Record) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in type(record).model_fields}
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " × ".join(f"{part:g}" for part in value)
-    return " ".join(map(str, _fields(value).values())) if isinstance(value, Record) else str(value)

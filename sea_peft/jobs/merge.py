@@ -1,11 +1,11 @@
-"""`seapeft merge`: writes the backbone with an adapter and its head folded in, as plain weights,
-checked against the adapted network.
+"""`seapeft merge`: writes the backbone with an adapter and its head folded in, or with several, as
+plain weights, checked against the adapted network.
 """
 
 import dataclasses
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,20 @@ import torch
 from torch import nn
 
 from sea_peft.adapters import Adapted
-from sea_peft.adapters.base import CannotMerge
-from sea_peft.adapters.head import NEW_LABEL_ODDS, TargetHead
+from sea_peft.adapters.head import TargetHead
 from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
-from sea_peft.backbones.growth import LAST, Growth, grown_further, growth
+from sea_peft.backbones.growth import Growth, grown_further, growth
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.errors import UsageError, WeightsError
+from sea_peft.jobs.folding import folded_tensors, weighed_tensors
 from sea_peft.jobs.model import Loaded, adapter_folder, open_adapter
+from sea_peft.jobs.same_task import difference
 from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
 # Folding changes the order of float32 sums, which moves logits by millionths; a larger difference is a mistake.
 _TOLERANCE = 1e-3
+_LARGEST_SHARE = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,15 +36,17 @@ class Agreement:
     Attributes:
         units: number of units folded in.
         tensors_changed: number of tensors that differ from the backbone's.
-        difference: largest difference of logits.
-        largest: largest logit, to judge `difference` by.
-        agreement: share of voxels that get the same label.
+        difference: largest difference of logits; None for several adapters, whose sum is no network
+            that could be compared with.
+        largest: largest logit, to judge `difference` by; None for several adapters.
+        agreement: share of voxels that get the same label; of several adapters, as by
+            their probabilities, each with its share.
     """
 
     units: int
     tensors_changed: int
-    difference: float
-    largest: float
+    difference: float | None
+    largest: float | None
     agreement: float
 
 
@@ -55,7 +59,14 @@ class Merged(Agreement):
     labels: tuple[str, ...]
 
 
-def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = None) -> Merged:
+def merge(
+    adapter: Path,
+    out: Path,
+    typed: Typed = NOTHING,
+    use: str | None = None,
+    others: Sequence[Path] = (),
+    shares: Sequence[float] = (),
+) -> Merged:
     """Fold the units and the head of an adapter into its backbone, and write `out` with its card
     beside it.
 
@@ -68,10 +79,13 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
         out: the .safetensors file to write.
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
         use: "adapted" to fold in an adapter that its run recommends not to use.
+        others: further adapters of the same backbone, labels, channels, recipe and window. What each
+            changes is added with its share (`folding.weighed_tensors`).
+        shares: one for each adapter, the first included; equal ones that add up to 1 if left out.
 
     Raises:
         UsageError: `out` is no .safetensors file, or exists; or the run recommends not to use the
-            adapter.
+            adapter; or adapters do not fit together, or shares them.
         WeightsError: the adapter is refused, a part of it cannot be folded exactly, or the check
             failed. Nothing is written then.
         DiskError: `out` cannot be written.
@@ -79,14 +93,22 @@ def merge(adapter: Path, out: Path, typed: Typed = NOTHING, use: str | None = No
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} must end in .safetensors.")
     refuse_to_replace(out)
-    recommended = read_adapter_config(adapter_folder(adapter)).recommended
-    if (use or recommended.network) != "adapted":
-        raise UsageError(
-            f"The run recommends the unadapted network ({recommended.evidence}), so there is nothing to fold in; --use adapted does it all "
-            "the same."
-        )
+    paths = [adapter, *others]
+    shares = _checked_shares(paths, shares)
+    for path in paths:
+        recommended = read_adapter_config(adapter_folder(path)).recommended
+        if (use or recommended.network) != "adapted":
+            raise UsageError(
+                f"The run{f' of {path}' if others else ''} recommends the unadapted network ({recommended.evidence}), so there is nothing to "
+                "fold in; --use adapted does it all the same."
+            )
     command = f"seapeft merge {shlex.quote(str(adapter))} --out {shlex.quote(str(out))}"
-    folded = fold(open_adapter(adapter_folder(adapter), typed, "adapted", command), out.stem)
+    several: list[Loaded] = []
+    for path in paths:
+        opened = [loaded.backbone for loaded in several]
+        several.append(open_adapter(adapter_folder(path), typed, "adapted", command, opened))
+        _require_same(path, several)
+    folded = fold(several[0], out.stem) if not others else fold_several(several, shares, out.stem)
     written = save_weights(out.parent, folded.network, folded.card, half=False)
     return Merged(
         file=written.with_suffix(".safetensors"),
@@ -111,64 +133,104 @@ def fold(loaded: Loaded, name: str) -> MergedNetwork:
 
     Raises WeightsError if something cannot be folded, or the check failed.
     """
-    model, config, pretrained = loaded.model, loaded.config, loaded.backbone.pretrained
-    card, arch = pretrained.card, pretrained.architecture
-    changed = _folded(model)
-    new = [label for label, row in zip(config.labels, config.head.rows, strict=True) if row is None]
-    described = _card(card, config, name, [*card.labels, *new], growth(model.backbone, changed))
-    network = arch.build(
-        in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
-    ).eval()
-    # grown tensors are not in the network yet: it grows first
-    folded = unique_tensors(network) | unique_tensors(model.backbone) | changed
-    load_strictly(network, _with_idle_rows(folded, network, model), name)
-    difference, largest, agreement = compare(model, network, arch.example(len(card.channels), described["kwargs"]))
-    if difference > _TOLERANCE * max(1.0, largest):
+    changed = folded_tensors(loaded.model)
+    network, described, example = _built(loaded, changed, [loaded.config], name)
+    apart, largest, agreement = compare(loaded.model.head, loaded.model, network, example)
+    if apart > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
-            f"The merged network's logits differ from the adapted one's by up to {difference:.2g}, so nothing was written; "
+            f"The merged network's logits differ from the adapted one's by up to {apart:.2g}, so nothing was written; "
             "use the adapter as it is."
         )
     check = Agreement(
-        units=len(config.units),
+        units=len(loaded.config.units),
         tensors_changed=len(changed),
-        difference=difference,
+        difference=apart,
         largest=largest,
         agreement=agreement,
     )
     return MergedNetwork(network, described, check)
 
 
-def _folded(model: Adapted) -> dict[str, torch.Tensor]:
-    """Every backbone tensor that the units and the head change. Raises WeightsError naming the part
-    that cannot be folded.
+def fold_several(several: Sequence[Loaded], shares: Sequence[float], name: str) -> MergedNetwork:
+    """Fold several adapters of one backbone into one network, each with its share. Their gates are
+    closed afterwards. `name`: of the card.
+
+    Raises WeightsError if something cannot be folded.
     """
-    try:
-        changed = model.bank.merged(model.bank.active)
-    except CannotMerge as reason:
-        raise WeightsError(f"{reason}; predict with the adapter as it is.") from reason
-    path, weight, bias = head_folded(model)
-    return changed | {f"{path}.weight": weight, f"{path}.bias": bias}
+    models, configs = [loaded.model for loaded in several], [loaded.config for loaded in several]
+    units = [model.bank.active for model in models]
+    for model in models:
+        model.bank.activate(())
+    changed = weighed_tensors(models, shares)
+    network, described, example = _built(several[0], changed, configs, name)
+    described["training"]["merged"] = [
+        {**made, "share": share} for made, share in zip(described["training"]["merged"], shares, strict=True)
+    ]
+
+    def weighed(x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(())
+        for model, active, share in zip(models, units, shares, strict=True):
+            with model.bank.only(active):
+                total = total + share * model(x).softmax(dim=1)
+        return total
+
+    _, _, agreement = compare(models[0].head, weighed, network, example)
+    check = Agreement(
+        units=sum(len(config.units) for config in configs),
+        tensors_changed=len(changed),
+        difference=None,
+        largest=None,
+        agreement=agreement,
+    )
+    return MergedNetwork(network, described, check)
 
 
-def head_folded(model: Adapted) -> tuple[str, torch.Tensor, torch.Tensor]:
-    """The last convolution with the head folded in: its path, weight `[K + new, C, k, k, k]` and bias
-    `[K + new]`, with a row for each new label behind those of the backbone's classes.
+def _checked_shares(paths: Sequence[Path], shares: Sequence[float]) -> tuple[float, ...]:
+    """A share for every adapter. Raises UsageError for too few or too many, or one that makes no sense."""
+    if len(paths) == 1 and shares:
+        raise UsageError("--shares are of several adapters; name the others, each by --with ADAPTER.")
+    if not shares:
+        return (1 / len(paths),) * len(paths)
+    if len(shares) != len(paths):
+        raise UsageError(f"--shares has {len(shares)} numbers for {len(paths)} adapters; give one for each, in order.")
+    if not all(math.isfinite(share) and abs(share) <= _LARGEST_SHARE for share in shares):
+        raise UsageError(f"--shares are numbers from -{_LARGEST_SHARE} to {_LARGEST_SHARE}, such as 0.5,0.5.")
+    return tuple(shares)
 
-    A head that acts on the logits becomes a 1×1×1 convolution behind them, at `growth.LAST`. Raises
-    WeightsError if the last convolution has no bias.
+
+def _require_same(path: Path, several: Sequence[Loaded]) -> None:
+    """Raise UsageError if the last adapter, the one at `path`, cannot be added to the first."""
+    first, last = several[0], several[-1]
+    if last.backbone is not first.backbone:
+        raise UsageError(
+            f"--with {path} is for the backbone {last.config.backbone.weights}, the first adapter for {first.config.backbone.weights}, and "
+            "weights of two networks do not add up; predict with both (`seapeft predict --with`)."
+        )
+    if found := difference(first.config, last.config):
+        raise UsageError(f"--with {path} does not fit: {found}. Adapters add up only where these agree; leave it out.")
+    if first.config.head.rows != last.config.head.rows:
+        raise UsageError(
+            f"--with {path} takes its labels from other outputs of the backbone than the first adapter; leave it out."
+        )
+
+
+def _built(
+    loaded: Loaded, changed: dict[str, torch.Tensor], configs: Sequence[AdapterConfig], name: str
+) -> tuple[nn.Module, dict[str, Any], torch.Tensor]:
+    """The network with these tensors, the fields of its card, and an input for it. `configs`: of the
+    adapters in it.
     """
-    head = model.head
-    if model.head_path is None:
-        path, weight, bias = LAST, torch.eye(head.classes)[:, :, None, None, None], torch.zeros(head.classes)
-    else:
-        path, last = model.head_path, model.backbone.get_submodule(model.head_path)
-        weight, bias = (getattr(last, name) for name in ("weight", "bias"))
-    if bias is None:
-        raise WeightsError(f"The head cannot be merged: {path} has no bias that its own could be added to.")
-    # a new label starts as the background's row with a share of its odds (TargetHead)
-    rows = torch.cat([weight, weight[:1].expand(head.new, *weight.shape[1:])])
-    shifts = torch.cat([bias, bias[:1].expand(head.new) + math.log(NEW_LABEL_ODDS)])
-    return path, (rows + head.weight).detach(), (shifts + head.bias).detach()
+    model, config, pretrained = loaded.model, loaded.config, loaded.backbone.pretrained
+    card, arch = pretrained.card, pretrained.architecture
+    new = [label for label, row in zip(config.labels, config.head.rows, strict=True) if row is None]
+    described = _card(card, configs, name, [*card.labels, *new], growth(model.backbone, changed))
+    network = arch.build(
+        in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
+    ).eval()
+    # grown tensors are not in the network yet: it grows first
+    folded = unique_tensors(network) | unique_tensors(model.backbone) | changed
+    load_strictly(network, _with_idle_rows(folded, network, model), name)
+    return network, described, arch.example(len(card.channels), described["kwargs"])
 
 
 def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: Adapted) -> dict[str, torch.Tensor]:
@@ -193,18 +255,26 @@ def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: 
 
 @torch.no_grad()
 def compare(
-    model: Adapted, network: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor
+    head: TargetHead,
+    adapted: Callable[[torch.Tensor], torch.Tensor],
+    network: Callable[[torch.Tensor], torch.Tensor],
+    example: torch.Tensor,
 ) -> tuple[float, float, float]:
     """Largest difference of target logits, largest logit, and share of equal labels, over a few random
-    inputs like `example` [B, C, D, H, W]. `network`: gives the logits of the backbone's classes and
-    new labels.
+    inputs.
+
+    Args:
+        head: says which output is of which label.
+        adapted: an input → target logits.
+        network: an input → the logits of the backbone's classes and new labels.
+        example: an input `[B, C, D, H, W]`.
     """
-    reader = TargetHead(model.head.rows, model.head.classes + model.head.new, None)
+    reader = TargetHead(head.rows, head.classes + head.new, None)
     difference, largest, equal = 0.0, 0.0, []
     generator = torch.Generator().manual_seed(0)
     for scale in (0.3, 1.0, 3.0):
         x = scale * torch.randn(example.shape, generator=generator)
-        ours, logits = model(x), network(x)
+        ours, logits = adapted(x), network(x)
         theirs = reader(logits, logits, gate=False)
         difference = max(difference, float((ours - theirs).abs().max()))
         largest = max(largest, float(ours.abs().max()))
@@ -212,9 +282,11 @@ def compare(
     return difference, largest, min(equal)
 
 
-def _card(card: Card, config: AdapterConfig, name: str, labels: list[str], more: Growth) -> dict[str, Any]:
+def _card(card: Card, configs: Sequence[AdapterConfig], name: str, labels: list[str], more: Growth) -> dict[str, Any]:
     """The merged card's fields. `more`: growth of the network beyond that in the card."""
-    made = {"adapter": config.policy, "units": len(config.units), "shots": config.shots, "seed": config.seed}
+    made = [{"adapter": c.policy, "units": len(c.units), "shots": c.shots, "seed": c.seed} for c in configs]
+    config = configs[0]
+    what = "an adapter" if len(configs) == 1 else f"{len(configs)} adapters"
     kwargs: dict[str, Any] = {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")}
     return {
         **card.model_dump(exclude={"sha256", "dice", "training"}),
@@ -224,6 +296,6 @@ def _card(card: Card, config: AdapterConfig, name: str, labels: list[str], more:
         "channels": list(config.channels),
         "recipe": config.recipe.model_dump(mode="json"),
         "patch": config.window.patch,
-        "source": f"{card.name} with an adapter folded in by sea_peft {config.sea_peft_version}",
-        "training": {"merged": made, "backbone_sha256": config.backbone.sha256},
+        "source": f"{card.name} with {what} folded in by sea_peft {config.sea_peft_version}",
+        "training": {"merged": made[0] if len(made) == 1 else made, "backbone_sha256": config.backbone.sha256},
     }

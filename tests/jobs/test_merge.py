@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from foreign import network
-from toys import make_adapter
+from toys import install, make_adapter
 
 from sea_peft.backbones import architecture
-from sea_peft.backbones.typed import Typed
+from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import load_typed
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import restore
@@ -64,7 +64,7 @@ def test_what_cannot_be_folded_is_refused_by_name(weights: Path, tmp_path: Path)
 def test_a_failed_check_writes_nothing(
     adapter: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sea_peft.jobs.merge.NEW_LABEL_ODDS", 0.5)  # as if folding were wrong
+    monkeypatch.setattr("sea_peft.jobs.folding.NEW_LABEL_ODDS", 0.5)  # as if folding were wrong
     with pytest.raises(WeightsError, match="differ from the adapted one's"):
         merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert not list(tmp_path.glob("m.*"))
@@ -176,3 +176,46 @@ def test_a_grown_unet_is_monais_with_affine_norms_and_a_convolution(tmp_path):
         torch.testing.assert_close(
             torch.nn.functional.conv3d(plain(x), **head), load_typed(Typed(weights=str(merged.file))).network(x)
         )
+
+
+def tensors_of(file: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor.clone() for key, tensor in load_typed(Typed(weights=str(file))).network.state_dict().items()}
+
+
+def test_several_adapters_add_up_by_their_shares(weights: Path, tmp_path: Path) -> None:
+    labels, typed = {"organ": [1], "spot": [2]}, Typed(weights=str(weights))
+    a = make_adapter(tmp_path / "a", weights, labels, ["CT"], ("affine", "lora"))
+    b = make_adapter(tmp_path / "b", weights, labels, ["CT"], ("lora", "tsa"))
+    alone = [tensors_of(merge(each, tmp_path / f"{each.name}.safetensors", typed).file) for each in (a, b)]
+    for shares in ((0.5, 0.5), (0.3, 0.7)):
+        merged = merge(a, tmp_path / f"{shares[0]}.safetensors", typed, others=[b], shares=shares)
+        for key, tensor in tensors_of(merged.file).items():
+            torch.testing.assert_close(tensor, shares[0] * alone[0][key] + shares[1] * alone[1][key])
+    equal, half = (tmp_path / f"{name}.safetensors" for name in ("equal", "0.5"))
+    merge(a, equal, typed, others=[b])
+    assert equal.read_bytes() == half.read_bytes()
+    only = merge(a, tmp_path / "only.safetensors", typed, others=[b], shares=(0, 1))
+    assert only.agreement == 1
+    assert (only.units, only.difference) == (4, None)
+    half_strength = tensors_of(merge(a, tmp_path / "weak.safetensors", typed, others=[b], shares=(0.5, 0)).file)
+    norm = next(key for key in half_strength if "norm" in key and not torch.equal(alone[0][key], alone[1][key]))
+    torch.testing.assert_close(half_strength[norm], (alone[0][norm] + alone[1][norm]) / 2)  # b leaves norms alone
+
+
+def test_adapters_that_do_not_add_up_are_refused(weights: Path, tmp_path: Path) -> None:
+    typed = Typed(weights=str(weights))
+    a, b = (make_adapter(tmp_path / n, weights, {"organ": [1]}, ["CT"], (f,)) for n, f in (("a", "lora"), ("b", "tsa")))
+    other = make_adapter(tmp_path / "other", weights, {"spot": [2]}, ["CT"], ("lora",))
+    bundled = make_adapter(tmp_path / "unet", Path("phantom_unet"), {"organ": [1]}, ["CT"], ("lora",))
+    install(weights)
+    cases = [
+        ([other], (), r"other does not fit: its label 1 is spot \(2\), the first adapter's is organ \(1\)"),
+        ([bundled], (), "unet is for the backbone phantom_unet, the first adapter for tiny"),
+        ([b], (1.0,), "--shares has 1 numbers for 2 adapters"),
+        ([b], (1.0, float("nan")), "--shares are numbers from -10 to 10"),
+        ([], (1.0,), "--shares are of several adapters"),
+    ]
+    for others, shares, said in cases:
+        with pytest.raises(UsageError, match=said):
+            merge(a, tmp_path / "m.safetensors", NOTHING if bundled in others else typed, None, others, shares)
+    assert not list(tmp_path.glob("m.*"))

@@ -22,7 +22,8 @@ from sea_peft.data.wording import count
 from sea_peft.errors import UsageError, WeightsError, first_line
 from sea_peft.jobs.exporting.described import NAME, described, write_json
 from sea_peft.jobs.exporting.trial import Trial
-from sea_peft.jobs.merge import compare, head_folded
+from sea_peft.jobs.folding import head_folded
+from sea_peft.jobs.merge import compare
 from sea_peft.jobs.model import open_recorded
 from sea_peft.jobs.predictor import Predictor
 
@@ -89,7 +90,7 @@ def write(predictor: Predictor, folder: Path, trial: Trial, typed: Typed) -> flo
     widened = _widened(network, path, head.new) if head.on_features and head.new else None
     atomic.write_text(folder / README, _readme(predictor, path, widened))
     loaded = _loaded(network, folder)
-    difference, largest, _ = compare(model, loaded, backbone.example)
+    difference, largest, _ = compare(head, model, loaded, backbone.example)
     if difference > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
             f"The logits of the network in {_TOOL} differ by up to {difference:.2g} from the adapted one's, so nothing was written; use the "
