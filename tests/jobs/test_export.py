@@ -64,6 +64,17 @@ def test_the_script_beside_a_network_makes_predicts_masks(to, adapter, weights, 
 
 
 @pytest.mark.slow
+def test_a_network_with_an_added_label_is_exported_like_any_other(weights, toy, tmp_path):
+    """As `adapt --add-label` makes it: what the backbone knows has no codes, for nobody has drawn it."""
+    labels = {"organ": [], "other": [], "spot": [2]}
+    adapter = make_adapter(tmp_path / "adapter", weights, labels, ["CT"], ("affine", "lora"))
+    made = export(adapter, "torch", tmp_path / "out", typed=Typed(weights=str(weights)))
+    assert made.agreement >= 0.999
+    told = json.loads((made.folder / "network.json").read_text())
+    assert told["labels"] == {"background": 0, "organ": 1, "other": 2, "spot": 3}
+
+
+@pytest.mark.slow
 def test_a_bundle_is_run_by_monai(adapter, weights, toy, tmp_path):
     require("ignite", "fire")
     made = export(adapter, "bundle", tmp_path / "out", typed=Typed(weights=str(weights)))
