@@ -50,6 +50,7 @@ class Size:
         run: options of a default run, beside backbone and device.
         large: options of a large run, beside the same and its weights.
         swin: settings of the SwinUNETR of the large runs.
+        beside: the bundled backbone of the large runs.
         rounds: timed steps and audits.
         compiler: backend of torch.compile.
     """
@@ -58,6 +59,7 @@ class Size:
     run: Mapping[str, Any]
     large: Mapping[str, Any]
     swin: Mapping[str, Any]
+    beside: str
     rounds: int
     compiler: str
 
@@ -67,14 +69,16 @@ WHOLE = Size(
     run={},
     large={"data": "phantom:low-dose-ct@1.5", "spacing": (1.5,) * 3, "patch": (96,) * 3, "steps": 60, "test": 2},
     swin={"feature_size": 48},
+    beside="segresnet",
     rounds=20,
     compiler="inductor",
 )
 SMALL = Size(
     backbones=("unet",),
     run={"steps": 8, "cycles": 1, "shots": 2, "test": 1, "profile": "lora"},
-    large={"patch": (64,) * 3, "steps": 8, "cycles": 1, "shots": 2, "test": 1, "profile": "lora"},
+    large={"patch": (64,) * 3, "steps": 8, "cycles": 1, "shots": 2, "test": "none", "profile": "lora"},
     swin=architecture("swinunetr").small,
+    beside="unet",
     rounds=1,
     compiler="eager",
 )
@@ -136,7 +140,7 @@ def _default_runs(device: torch.device, size: Size, folder: Path) -> list[dict[s
 
 
 def _large_runs(device: torch.device, size: Size, folder: Path) -> list[dict[str, Any]]:
-    """SwinUNETR, whose values are random since time does not depend on them, and SegResNet, on fine phantoms in large patches."""
+    """SwinUNETR, whose values are random since time does not depend on them, and a bundled one, on fine phantoms in large patches."""
     card = card_of(None)
     network = architecture("swinunetr").build(
         in_channels=len(card.channels), out_channels=len(card.labels), **size.swin
@@ -147,7 +151,7 @@ def _large_runs(device: torch.device, size: Size, folder: Path) -> list[dict[str
         "patch": size.large["patch"],
     }
     file = save_weights(folder / "weights", network, described, half=False).with_suffix(".safetensors")
-    weights = {"swinunetr": str(file), "segresnet": None}
+    weights = {"swinunetr": str(file), size.beside: None}
     return [
         _run(
             name,
