@@ -67,7 +67,14 @@ class Size:
 WHOLE = Size(
     backbones=("segresnet", "unet"),
     run={},
-    large={"data": "phantom:low-dose-ct@1.5", "spacing": (1.5,) * 3, "patch": (96,) * 3, "steps": 60, "test": 2},
+    large={
+        "data": "phantom:low-dose-ct@1.5",
+        "spacing": (1.5,) * 3,
+        "patch": (96,) * 3,
+        "steps": 60,
+        "test": 2,
+        "time_limit": 300,
+    },
     swin={"feature_size": 48},
     beside="segresnet",
     rounds=20,
@@ -229,7 +236,7 @@ def _form(device: torch.device, size: Size, backbone: str, change: Callable[[Ada
     shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
     crops = CropSampler(shots, setup.window, 0)
     units = sorted(opened_first(setup))
-    images, labels = (tensor.to(device) for tensor in crops.fixed(4))
+    images, labels = crops.fixed(4)
     torch.compiler.reset()
     try:
         change(setup.model)
@@ -282,9 +289,9 @@ def _page(found: Mapping[str, Any]) -> str:
 
 def _of_runs(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "Audits: share of training and audits together. Memory: the most that torch had allocated on the device, and the largest resident set.",
+        "Audits' share: of training and audits together. Memory: the most that torch had allocated on the device, and the largest resident set.",
         "",
-        "| backbone | parameters | trained | s | training | audits | scoring | audits | device, GiB | host, GiB | Dice unadapted | adapted |",
+        "| backbone | parameters | trained | s | training | audits | scoring | audits' share | device, GiB | host, GiB | Dice unadapted | adapted |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:

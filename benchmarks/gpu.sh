@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # benchmarks/gpu.sh [WHEELS]: everything that needs a CUDA device, in an environment of its own: the tests marked `gpu`, then the
-# measurements of benchmarks/gpu.py, which go to benchmarks/results/gpu-<card>.json and .md. About 20 minutes on a data-centre GPU.
+# measurements of benchmarks/gpu.py, which go to benchmarks/results/gpu-<card>.json and .md. Sized for 20 minutes on a data-centre GPU.
 # WHEELS: a folder with the wheels of all dependencies, for a machine without a package registry; torch must be a CUDA build.
 set -euo pipefail
 
