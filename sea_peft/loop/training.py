@@ -81,37 +81,57 @@ def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def held_sums(logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> torch.Tensor:
-    """`loss_sums` where only the labels `added` to a network are drawn: sums of shape [3·added + 2].
+    """`loss_sums` where only the labels `added` to a network are drawn, and the labels that it knew
+    are held to what it says unadapted.
 
-    The cross-entropy is with the added labels where they are drawn, and with the frozen network's own
-    probabilities everywhere else, so what it knows costs nothing to keep (Li and Hoiem, Learning
-    without Forgetting, arXiv 1606.09282; Cermelli et al., arXiv 2002.00718, for a background that
-    stands for known classes too).
+    The target is an added label where it is drawn, and the frozen network's own probabilities
+    everywhere else, so what it knows costs nothing to keep (Li and Hoiem, Learning without
+    Forgetting, arXiv 1606.09282; Cermelli et al., arXiv 2002.00718, for a background that stands for
+    known classes too). The mean cross-entropy hardly sees small structures, so known labels have
+    overlaps too, for a soft Dice that is best where both probabilities are equal. A crop in which a
+    known label is nowhere the likeliest adds nothing to its overlaps.
 
     Args:
-        logits: [B, 1 + L, d, h, w].
-        labels: [B, d, h, w] uint8.
-        opinion: probabilities [B, 1 + L, d, h, w], 0 for the added labels (`Adapted.opinion`).
+        logits: `[B, 1 + L, d, h, w]`.
+        labels: `[B, d, h, w]` uint8.
+        opinion: probabilities `[B, 1 + L, d, h, w]`, 0 for the added labels (`Adapted.opinion`).
         added: indices of the added labels.
+
+    Returns:
+        `[3·L + 2]` as of `loss_sums`, the known labels first.
     """
     inside = (labels != IGNORED)[:, None]
     drawn = one_hot(labels[:, None].where(inside, 0), logits.shape[1])[:, list(added)]
-    overlap = compute_tp_fp_fn(
-        logits.softmax(dim=1)[:, list(added)] * inside, drawn * inside, [0, 2, 3, 4], ord=1, soft_label=False
-    )
     target = opinion * (1 - drawn.sum(dim=1, keepdim=True))
     target[:, list(added)] = drawn
+    likeliest = torch.zeros_like(target).scatter_(1, target.argmax(dim=1, keepdim=True), 1)
+    counted = likeliest.amax(dim=(2, 3, 4), keepdim=True)
+    counted[:, list(added)] = 1
+    counted = counted * inside
+    order = [label for label in range(1, logits.shape[1]) if label not in added] + list(added)
+    overlap = compute_tp_fp_fn(
+        (logits.softmax(dim=1) * counted)[:, order],
+        (target * counted)[:, order],
+        [0, 2, 3, 4],
+        ord=1,
+        soft_label=True,
+    )
     entropy = -(target * logits.log_softmax(dim=1) * inside).sum()
     return torch.cat([*overlap, torch.stack([entropy, inside.sum().to(entropy)])])
 
 
-def loss_from(sums: torch.Tensor) -> torch.Tensor:
-    """Soft Dice loss over the batch, averaged over labels, plus mean cross-entropy. `sums`: of the
-    whole batch (`loss_sums`).
+def loss_from(sums: torch.Tensor, held: int = 0) -> torch.Tensor:
+    """Soft Dice loss over the batch, averaged over labels, plus mean cross-entropy.
+
+    Args:
+        sums: of the whole batch (`loss_sums`).
+        held: how many labels, the first ones, are held (`held_sums`). Their mean is a term of its
+            own, so that they do not thin out what is asked of the others.
     """
     tp, fp, fn = sums[:-2].view(3, -1)
     dice = 1 - (2 * tp + _SMOOTH) / (2 * (tp + fp * 0.5 + fn * 0.5) + _SMOOTH)
-    return dice.mean() + sums[-2] / sums[-1]
+    kept = dice[:held].mean() if held else 0.0
+    return dice[held:].mean() + kept + sums[-2] / sums[-1]
 
 
 @dataclasses.dataclass
@@ -151,6 +171,8 @@ class Trainer:
             self.mixed_precision = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
                 including_emulation=False
             )
+        head = self.model.head
+        self._held = len(head.rows) - len(head.added) if self.holds_known else 0
         self._state: dict[str, dict[str, Any]] = {}
 
     def train(
@@ -197,7 +219,7 @@ class Trainer:
             factor = schedule(i)
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * factor
-            loss = loss_from(self.processes.pooled(sums_at(first + i)))
+            loss = loss_from(self.processes.pooled(sums_at(first + i)), self._held)
             optimizer.zero_grad(set_to_none=True)
             if loss.requires_grad:  # a process without a crop has nothing to add
                 loss.backward()
@@ -251,7 +273,7 @@ class Trainer:
             sums = [torch.zeros_like(p) for p in flat]
             for i in self.processes.share(range(count)):
                 crops = batches.batch(_SALIENCY_STREAM + round * count + i, self.batch_size)
-                gradients = torch.autograd.grad(loss_from(self._sums(*crops)), flat, allow_unused=True)
+                gradients = torch.autograd.grad(loss_from(self._sums(*crops), self._held), flat, allow_unused=True)
                 sums = [a if g is None else a + g for a, g in zip(sums, gradients, strict=True)]
             self.processes.add_up(sums)
         of_unit = iter(sums)
