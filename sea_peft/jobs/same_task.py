@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
 
 from sea_peft.artefacts.adapter_file import AdapterConfig
 from sea_peft.documents import Record
@@ -30,11 +29,11 @@ def _label(item: tuple[str, Sequence[int]] | None) -> str:
     return f"{name} ({', '.join(map(str, codes))})" if codes else name
 
 
-def _fields(record: Record) -> dict[str, Any]:
+def _fields(record: Record) -> dict[str, object]:
     return {name: getattr(record, name) for name in type(record).model_fields}
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, tuple):
         return " × ".join(f"{part:g}" for part in value)
     return " ".join(map(str, _fields(value).values())) if isinstance(value, Record) else str(value)

@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -109,7 +108,7 @@ def _units(model: Adapted) -> list[Unit]:
     return sorted((model.bank.units[unit_id] for unit_id in model.bank.active), key=lambda unit: unit.site.order)
 
 
-def _config(units: list[Unit], model: Adapted, saved: list[str] | None) -> dict[str, Any]:
+def _config(units: list[Unit], model: Adapted, saved: list[str] | None) -> dict[str, object]:
     """The fields of a `LoraConfig` that are particular to this adapter; PEFT has the rest by default.
 
     PEFT scales a LoRA of rank r by alpha/r.
