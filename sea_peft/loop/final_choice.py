@@ -30,34 +30,56 @@ class Evidence:
 def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
     """Choose what is refitted and shipped: a knapsack over every level of every unit, without guards, by
 
-        worth = typical · prior · size + √(typical · score · size)
+        worth = mean · prior · size · (1 + √(expected / mean)) / 2
 
-    A unit's ΔDice is what the others cannot make up for. In a set that is good as a whole that is next to nothing for most units, and much
-    for a few. Worth by ΔDice alone would drop the many and spend the budget on large levels of the few. So every unit keeps the worth of a
-    typical one, and its score (0 while unmeasured or negative) adds to that by its root.
+    where `mean` is the mean score of all measured units and `expected` a unit's score drawn
+    towards it. Scores of a few patches are noisy, so each keeps the share of its distance from the
+    mean that is signal: between² / (between² + error²), where between² is the variance of all
+    scores beyond their errors (empirical Bayes; Efron and Morris 1973). A unit that was never
+    measured, or too noisily, is expected to be average, and is worth what its saliency and size
+    say. So audits that tell nothing change nothing.
 
-    A unit is left out if audits show harm: at least two of them, and a median ΔDice below −`noise` by two errors. Units whose ΔDice is
-    negative while they learn can be what the refit needs: with one error as the limit, audits on one small lesion left such a unit out.
+    A unit's ΔDice is what the others cannot make up for. In a set that is good as a whole that is
+    next to nothing for most units, and much for a few. Worth by ΔDice alone would drop the many and
+    spend the budget on large levels of the few: hence half of the worth does not depend on it, and
+    the other half grows with its root.
+
+    A unit is left out if audits show harm: at least two of them, and a median ΔDice below −`noise`
+    by two errors. Units whose ΔDice is negative while they learn can be what the refit needs: with
+    one error as the limit, audits on one small lesion left such a unit out.
 
     Args:
         space: the audit space under its budget.
         levels: of the space.
         evidence: of the search.
         utility: how an estimate becomes a score.
-        noise: Dice, the least worth of a typical unit; otherwise a typical unit is worth the median size of a score.
+        noise: Dice, the least mean score that is believed.
     """
     units = space.by_id
     scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
     measured = {levels.base[u]: u for u in scores}
-    typical = max(noise, statistics.median([abs(s) for s in scores.values()] or [0.0]))
+    mean, between = noise, 0.0
+    if scores:
+        mean = max(noise, statistics.fmean(scores.values()))
+        errors = [error(evidence.estimates[u]) ** 2 for u in scores]
+        between = max(0.0, statistics.pvariance(scores.values()) - statistics.fmean(errors))
+
+    def expected(unit: str) -> float:
+        if between == 0:
+            return mean
+        signal = between / (between + error(evidence.estimates[unit]) ** 2)
+        return max(0.0, mean + signal * (scores[unit] - mean))
 
     def worth(unit: str) -> float:
         base = levels.base[unit]
         source = measured.get(base)
-        if source is not None and _harmful(evidence.estimates[source], noise):
+        if source is None:
+            found = mean
+        elif _harmful(evidence.estimates[source], noise):
             return 0.0
-        own = max(0.0, scores[source]) if source is not None else 0.0
-        return typical * evidence.prior[base] * levels.size[unit] + (typical * own * levels.size[unit]) ** 0.5
+        else:
+            found = expected(source)
+        return mean * evidence.prior[base] * levels.size[unit] * (1 + (found / mean) ** 0.5) / 2
 
     worths = {u.id: worth(u.id) for u in space.units if levels.base[u.id] in evidence.prior}
     items = [space.item(u, w) for u, w in worths.items()]

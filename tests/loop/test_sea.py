@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -307,6 +308,22 @@ def test_without_any_audit_the_final_choice_is_by_saliency():
     check_allocation(final, audit_space)
     assert final.active
     assert all(d.value is None for d in final.decisions), "unmeasured is not a number"
+
+
+@pytest.mark.parametrize(("standard_error", "changes"), [(0.1, False), (0.0, True)])
+def test_audits_change_the_final_choice_by_as_much_as_they_are_more_than_noise(standard_error, changes):
+    audit_space = space(share=0.2)
+    without = Sea(audit_space, SeaSettings())
+    without.told_saliency(0, dict.fromkeys(without.needs_saliency(0), 1.0))
+    said = converse(
+        Sea(audit_space, SeaSettings()),
+        audit_space,
+        CYCLES,
+        lambda u: 1.0,
+        lambda u, _: (0.03 if zlib.crc32(u.encode()) % 4 == 0 else 0.0, standard_error),
+    )
+    assert len({row.unit for rows in said.audits.values() for row in rows}) > 5
+    assert (set(said.allocations[-1].active) != set(without.final().active)) == changes
 
 
 @pytest.mark.parametrize("placement", ["parallel", "sequential"])
