@@ -11,6 +11,8 @@ from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels
 from sea_peft.loop.utility import Estimate, UtilitySettings, error, median, score
 
+_LEAST = 1e-6  # Dice; worths are relative to the mean score, which must be above 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
@@ -53,14 +55,14 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         levels: of the space.
         evidence: of the search.
         utility: how an estimate becomes a score.
-        noise: Dice, the least mean score that is believed.
+        noise: Dice, the least mean score that is believed, if above 0.
     """
     units = space.by_id
     scores = {u: s for u, e in evidence.estimates.items() if (s := score(e, utility)) is not None}
     measured = {levels.base[u]: u for u in scores}
-    mean, between = noise, 0.0
+    mean, between = max(noise, _LEAST), 0.0
     if scores:
-        mean = max(noise, statistics.fmean(scores.values()))
+        mean = max(mean, statistics.fmean(scores.values()))
         errors = [error(evidence.estimates[u]) ** 2 for u in scores]
         between = max(0.0, statistics.pvariance(scores.values()) - statistics.fmean(errors))
 

@@ -172,7 +172,7 @@ class Trainer:
                 including_emulation=False
             )
         head = self.model.head
-        self._held = len(head.rows) - len(head.added) if self.holds_known else 0
+        self._held = len(head.rows) - head.new if self.holds_known else 0
         self._state: dict[str, dict[str, Any]] = {}
 
     def train(
@@ -286,8 +286,7 @@ class Trainer:
         """Step → `loss_sums` of this process's crops."""
         mine = self.processes.share(range(self.batch_size))
         if not mine:
-            counted = self.model.head.new if self.holds_known else len(self.model.head.rows)
-            return lambda step: torch.zeros(3 * counted + 2, device=self.device)
+            return lambda step: torch.zeros(3 * len(self.model.head.rows) + 2, device=self.device)
         if self.head_alone:
             return self._head_sums(batches, mine)
         return lambda step: self._sums(*batches.batch(step, self.batch_size, mine))
