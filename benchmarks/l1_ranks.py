@@ -33,7 +33,8 @@ class L1Ranks(Policy):
     After ARENA (Baklouti et al., MICCAI 2025, arXiv 2507.15793): W ← W + B·diag(v)·A, and the loss
     plus λ·|v|₁, by proximal steps v ← sign(v)·max(|v| − ηλ, 0). A rank whose v is 0 stays out as
     long as |∂L/∂v| ≤ λ. All ranks share one λ, and none is cheaper than another. The ranks that
-    remain are those that training found.
+    remain are those that training found. Written from the paper's abstract and excerpts: its whole
+    text and its code were not at hand.
 
     ARENA begins with the same rank everywhere and shrinks. A budget that holds at every moment has
     no room for that: 1% of the UNet does not pay for rank 1 everywhere. So the condition is read
