@@ -21,9 +21,10 @@ class Sensitivity(Policy):
     budget is spent. A vector with enough parameters above it is tuned as a whole, and a matrix
     gets a LoRA if there are enough of them for what the LoRA costs.
 
-    Here as there: gradients of a few batches before training, first-order gain of one step, enough
-    of it for the cost, one threshold for the whole network (units are taken by falling gain per
-    parameter), one rank everywhere, no measured Dice, no second look. Vectors are the affine units.
+    Here as there: gradients come from a few batches before training, and count as the first-order
+    gain of one step. One threshold holds for the whole network: units are taken by falling gain per
+    parameter. The rank is the same everywhere. No Dice is measured, and nothing is looked at twice.
+    Vectors are the affine units.
 
     Differences:
 

@@ -18,6 +18,7 @@ from sea_peft.artefacts.adapter_file import AdapterConfig, read_adapter_config
 from sea_peft.backbones.growth import Growth, grown_further, growth
 from sea_peft.backbones.typed import NOTHING, Typed
 from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
+from sea_peft.data.wording import count
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.folding import folded_tensors, weighed_tensors
 from sea_peft.jobs.model import Loaded, adapter_folder, open_adapter
@@ -192,7 +193,7 @@ def _checked_shares(paths: Sequence[Path], shares: Sequence[float]) -> tuple[flo
     if not shares:
         return (1 / len(paths),) * len(paths)
     if len(shares) != len(paths):
-        raise UsageError(f"--shares has {len(shares)} numbers for {len(paths)} adapters; give one for each, in order.")
+        raise UsageError(f"--shares has {count(len(shares), 'number')} for {len(paths)} adapters; give one for each, in order.")
     if not all(math.isfinite(share) and abs(share) <= _LARGEST_SHARE for share in shares):
         raise UsageError(f"--shares are numbers from -{_LARGEST_SHARE} to {_LARGEST_SHARE}, such as 0.5,0.5.")
     return tuple(shares)

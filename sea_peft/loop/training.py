@@ -104,7 +104,7 @@ def held_sums(logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor,
     drawn = one_hot(labels[:, None].where(inside, 0), logits.shape[1])[:, list(added)]
     target = opinion * (1 - drawn.sum(dim=1, keepdim=True))
     target[:, list(added)] = drawn
-    likeliest = torch.zeros_like(target).scatter_(1, target.argmax(dim=1, keepdim=True), 1)
+    likeliest = one_hot(target.argmax(dim=1, keepdim=True), target.shape[1])
     counted = likeliest.amax(dim=(2, 3, 4), keepdim=True)
     counted[:, list(added)] = 1
     counted = counted * inside

@@ -211,7 +211,7 @@ def test_adapters_that_do_not_add_up_are_refused(weights: Path, tmp_path: Path) 
     cases = [
         ([other], (), r"other does not fit: its label 1 is spot \(2\), the first adapter's is organ \(1\)"),
         ([bundled], (), "unet is for the backbone phantom_unet, the first adapter for tiny"),
-        ([b], (1.0,), "--shares has 1 numbers for 2 adapters"),
+        ([b], (1.0,), "--shares has 1 number for 2 adapters"),
         ([b], (1.0, float("nan")), "--shares are numbers from -10 to 10"),
         ([], (1.0,), "--shares are of several adapters"),
     ]
