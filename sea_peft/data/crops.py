@@ -7,7 +7,7 @@ resumed sees exactly the crops that it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -150,34 +150,6 @@ def labelled_crop(scan: Scan, window: SlidingWindow) -> tuple[Tensor, Tensor]:
     middle = labelled.mean(dim=0) if len(labelled) else torch.tensor(held.label.shape) / 2
     box = _box_around(tuple(int(m) for m in middle), held.label.shape, window.patch)
     return held.image[_all_channels(box)], held.label[box]
-
-
-def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
-    """Divide the labels of one scan between training and audit, for audits at one shot.
-
-    Both parts keep the whole image, so that the network sees the same as in prediction; in each,
-    the voxels of the other part are `IGNORED`. The cut runs across the longest axis, where the part
-    beyond it holds `fraction` of the labelled voxels. No voxel counts in both parts, but they are
-    of one patient, so an audit on the second is not independent.
-
-    Returns:
-        The scan to train on and the scan to audit on; they share the image's memory.
-
-    Raises:
-        DataError: nothing is labelled.
-    """
-    if scan.label is None or not bool((scan.label > 0).any()):
-        raise DataError(f"case {scan.id}: nothing is labelled, so no part can be held out; choose another case")
-    label = scan.label
-    axis = int(np.argmax(label.shape))
-    others = tuple(a for a in range(3) if a != axis)
-    share = (label > 0).sum(dim=others).cumsum(0)
-    cut = int((share <= (1 - fraction) * share[-1]).sum())
-    cut = min(max(cut, 1), label.shape[axis] - 1)
-    kept, held = label.clone(), label.clone()
-    kept.narrow(axis, cut, label.shape[axis] - cut).fill_(IGNORED)
-    held.narrow(axis, 0, cut).fill_(IGNORED)
-    return replace(scan, label=kept), replace(scan, label=held)
 
 
 def _padded(scan: Scan, window: SlidingWindow) -> _Padded:

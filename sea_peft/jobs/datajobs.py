@@ -119,9 +119,7 @@ def init_data(folder: Path) -> tuple[Path, Dataset]:
     return file, open_dataset(folder)
 
 
-def make_phantoms(
-    name: str, out: Path, cases: int, progress: Progress = unwatched, skip: int = 0
-) -> Dataset:
+def make_phantoms(name: str, out: Path, cases: int, progress: Progress = unwatched, skip: int = 0) -> Dataset:
     """Write `cases` labelled phantoms of the target `name` as an nnU-Net folder. The first `skip`
     patients are passed over.
 

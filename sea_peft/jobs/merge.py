@@ -193,7 +193,9 @@ def _checked_shares(paths: Sequence[Path], shares: Sequence[float]) -> tuple[flo
     if not shares:
         return (1 / len(paths),) * len(paths)
     if len(shares) != len(paths):
-        raise UsageError(f"--shares has {count(len(shares), 'number')} for {len(paths)} adapters; give one for each, in order.")
+        raise UsageError(
+            f"--shares has {count(len(shares), 'number')} for {len(paths)} adapters; give one for each, in order."
+        )
     if not all(math.isfinite(share) and abs(share) <= _LARGEST_SHARE for share in shares):
         raise UsageError(f"--shares are numbers from -{_LARGEST_SHARE} to {_LARGEST_SHARE}, such as 0.5,0.5.")
     return tuple(shares)

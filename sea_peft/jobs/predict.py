@@ -120,7 +120,9 @@ def predict(
     if qc:
         require_own_table(out / _QC_TABLE)
     targets = {
-        case.id: CaseFiles.of(case, out, labels, probabilities, preview or qc, dicom_seg, rtstruct, seg_nrrd, bool(ensemble))
+        case.id: CaseFiles.of(
+            case, out, labels, probabilities, preview or qc, dicom_seg, rtstruct, seg_nrrd, bool(ensemble)
+        )
         for case in cases
     }
     if statistics is not None:

@@ -16,8 +16,8 @@ import torch
 from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.data.cases import Case
 from sea_peft.data.codes import IGNORED
-from sea_peft.data.crops import hold_out_labels
 from sea_peft.data.digest import case_hash
+from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.jobs.choosing_parts import Gains, Rules, gains

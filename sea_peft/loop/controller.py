@@ -13,7 +13,8 @@ from typing import Any
 
 from sea_peft.adapters import Adapted
 from sea_peft.backbones import batch_for_masks
-from sea_peft.data.crops import CropSampler, hold_out_labels
+from sea_peft.data.crops import CropSampler
+from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor

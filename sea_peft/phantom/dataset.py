@@ -90,9 +90,7 @@ def phantom_target(name: str) -> Target:
     return replace(target, grid=target.grid.refined(float(factor)))
 
 
-def phantom_dataset(
-    name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, skip: int = 0
-) -> Dataset:
+def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, skip: int = 0) -> Dataset:
     """An embedded target as a data set of the layout "phantom".
 
     Args:

@@ -315,7 +315,9 @@ def test_every_backbone_keeps_its_grid_and_has_sites_in_order(name):
 
 def _digest(sites: tuple[Site, ...]) -> str:
     """Of everything that is known of them."""
-    return hashlib.sha256(json.dumps([list(dataclasses.asdict(site).values()) for site in sites]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([list(dataclasses.asdict(site).values()) for site in sites]).encode()).hexdigest()[
+        :16
+    ]
 
 
 @pytest.mark.parametrize("name", architectures())

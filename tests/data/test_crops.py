@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from sea_peft.data.augmentation import NONE
-from sea_peft.data.codes import IGNORED
-from sea_peft.data.crops import CropSampler, hold_out_labels, labelled_crop
+from sea_peft.data.crops import CropSampler, labelled_crop
 from sea_peft.data.geometry import whole_geometry
 from sea_peft.data.prepare import Scan
 from sea_peft.data.sliding import SlidingWindow
@@ -112,35 +111,6 @@ def test_a_scan_with_nothing_labelled_still_gives_background():
     scan = make(labels=0)
     _, label = CropSampler([scan], SlidingWindow(patch=(8, 8, 8)), 0).batch(0, 4)
     assert int(label.sum()) == 0
-
-
-@pytest.mark.parametrize("fraction", [0.2, 0.3, 0.5])
-def test_held_out_labels_count_once_and_the_image_stays_whole(fraction):
-    scan = make(shape=(12, 40, 10), labels=0)
-    scan.label[3:8, 10:30, 2:7] = 1
-    before = scan.label.clone()
-    kept, held = hold_out_labels(scan, fraction)
-    assert kept.image is scan.image
-    assert held.image is scan.image
-    assert torch.equal((kept.label == IGNORED), (held.label != IGNORED))  # every voxel counts in one of them
-    assert torch.equal(torch.where(kept.label == IGNORED, held.label, kept.label), before)
-    assert torch.equal(scan.label, before)  # copies
-    share = float((held.label == 1).sum() / (scan.label == 1).sum())
-    assert share == pytest.approx(fraction, abs=0.06)
-    with pytest.raises(DataError, match="nothing is labelled"):
-        hold_out_labels(make(labels=0))
-
-
-@pytest.mark.parametrize("part", [0, 1])
-def test_crops_of_a_part_are_centred_on_voxels_that_count(part):
-    """A crop may show what does not count, but never centres on it, where the scan's border leaves the choice."""
-    scan = make(shape=(8, 60, 8), labels=0)
-    scan.label[2:6, 5:55, 2:6] = 1
-    half = hold_out_labels(scan)[part]
-    images, labels = CropSampler([half], SlidingWindow(patch=(8, 9, 8)), 0).batch(0, 40)
-    assert images.shape[0] == 40
-    assert bool((labels == IGNORED).any())
-    assert int((labels[:, 4, 4, 4] == IGNORED).sum()) <= 4  # moved inward at the scan's ends
 
 
 def test_around_a_small_scan_stands_what_the_window_says():

@@ -19,8 +19,8 @@ from sea_peft.artefacts.run_folder import Result, RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.codes import IGNORED
-from sea_peft.data.crops import hold_out_labels
 from sea_peft.data.digest import case_hash
+from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.data.prepare import prepare
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import DataError, UsageError

@@ -13,7 +13,7 @@ import torch
 import benchmarks.policies  # noqa: F401  (adalora is registered there)
 from sea_peft.adapters import total_cost
 from sea_peft.data.codes import IGNORED
-from sea_peft.data.crops import hold_out_labels
+from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import BudgetError
 from sea_peft.loop import controller, events, training
@@ -308,9 +308,11 @@ def test_audit_cases_are_not_trained_on_before_the_refit_and_all_shots_are_refit
 
 def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_that_they_are_not_independent(monkeypatch):
     one = tiny.scan(1, size=36)
-    kept, _ = hold_out_labels(one)
-    held = kept.label == IGNORED
-    one.label[(one.label > 0) & ~held], one.label[(one.label > 0) & held] = 1, 2  # label 2: counted by audits alone
+    kept, held = hold_out_labels(one)
+    for part, code in ((kept, 1), (held, 2)):  # label 2: counted by audits alone
+        part.label[(part.label > 0) & (part.label != IGNORED)] = code
+    monkeypatch.setattr(controller, "hold_out_labels", lambda shot: (kept, held))
+    one.label[held.label == 2] = 2
     run = _prepared(shots=Shots((one,), ()), settings=dataclasses.replace(SETTINGS, steps=32))
     counted: dict[bool, set[int]] = {False: set(), True: set()}
     sums, train = training.loss_sums, run.controller._trainer.train

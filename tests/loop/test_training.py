@@ -280,7 +280,9 @@ def test_what_the_network_says_is_free_and_what_is_drawn_is_asked_for():
     assert sums[-1] == counted.sum()
     true_positives, false_positives, false_negatives = sums[:-2].view(3, 3)
     taken = (logits.softmax(dim=1)[:, 1:3] * (labels == 3)[:, None]).sum((0, 2, 3, 4))
-    assert torch.allclose(false_positives[:2], taken, atol=1e-4), "known labels are as they were but where the new one is drawn"
+    assert torch.allclose(false_positives[:2], taken, atol=1e-4), (
+        "known labels are as they were but where the new one is drawn"
+    )
     assert false_negatives[:2].abs().max() < 1e-4
     assert true_positives[2] < 1e-6
     assert false_negatives[2] == (labels == 3).sum()
