@@ -32,6 +32,15 @@ class Checked:
     digest: str
 
     @property
+    def holds(self) -> dict[str, frozenset[str]]:
+        """Case id → the labels that the case holds."""
+        # test cases come last, and one may share its name with a training case
+        return {
+            entry.case: frozenset(label for label, voxels in entry.voxels.items() if voxels)
+            for entry in reversed(self.cases)
+        }
+
+    @property
     def errors(self) -> tuple[Finding, ...]:
         """The findings that would stop `adapt`."""
         return tuple(finding for finding in self.findings if finding.severity == "error")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,11 @@ Tests = int | Literal["none", "cv"] | None
 """What a run is scored on: at most this many test cases; none; its own shots, each left out in turn; or all other cases (None)."""
 
 
+Holds = Mapping[str, Collection[str]]
+"""Case id → the labels that the case holds."""
+_UNKNOWN: Holds = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Disjoint cases.
@@ -25,22 +30,29 @@ class Split:
         support: trained on.
         audit: used to measure utility and to choose; empty at one shot.
         test: never seen before the final score.
+        holds: the labels of each case, where they were looked at.
     """
 
     support: tuple[Case, ...]
     audit: tuple[Case, ...]
     test: tuple[Case, ...]
+    holds: Holds = field(default_factory=dict)
 
     @property
     def shots(self) -> tuple[Case, ...]:
         """Every labelled scan that the refit trains on."""
         return (*self.support, *self.audit)
 
+    @property
+    def hidden(self) -> set[str]:
+        """The labels that only audit cases hold. The search trains the network to find them nowhere."""
+        return _only_in(self.audit, self.support, self.holds)
+
     def leave_one_out(self) -> tuple[Split, ...]:
         """For each shot, a split of the others that has it as its only test case.
 
-        The others keep their roles. If the shot left out was the only case of its role, the first
-        case of the other role takes its place; a single remaining case is support.
+        The others keep their roles. If the shot left out was the only case of its role, a case of
+        the other role takes its place; a single remaining case is support.
         """
         return tuple(self._without(case) for case in self.shots)
 
@@ -48,19 +60,22 @@ class Split:
         support = tuple(c for c in self.support if c is not case)
         audit = tuple(c for c in self.audit if c is not case)
         if not audit and len(support) > 1:
-            support, audit = support[1:], support[:1]
+            audit = _held_out(support, (), self.holds)
+            support = tuple(c for c in support if c not in audit)
         if not support:
             support, audit = audit[:1], audit[1:]
-        return Split(support, audit, (case,))
+        return Split(support, audit, (case,), self.holds)
 
 
-def split(dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Collection[str] = ()) -> Split:
+def split(
+    dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Collection[str] = (), holds: Holds = _UNKNOWN
+) -> Split:
     """Draw the shots at random and take the test cases from the rest.
 
     Every labelled scan used counts as a shot. From two shots on, one in five (at least one) is held
     out for audits. At one shot none is, and audits use held-out labels of that scan. Test cases are
     those that the layout itself marks as test, or else all cases not drawn; there may be none. The
-    draw depends only on the case ids and the seed.
+    draw depends only on the case ids and the seed; which shots are held out, on their labels too.
 
     Args:
         dataset: of usable cases.
@@ -69,6 +84,8 @@ def split(dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Col
         test: what to score on.
         seen: ids of cases that an earlier run has trained on. They become support; the other shots,
             and held-out and test cases, come from the rest.
+        holds: so that no label is held out altogether, where that can be helped: the search would
+            train the network to find it nowhere.
 
     Raises:
         DataError: there are fewer usable cases than shots, or none of the shots is new.
@@ -84,19 +101,25 @@ def split(dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Col
     order = np.random.default_rng(seed).permutation(len(cases))
     drawn = [cases[i] for i in order[: shots - len(old)]]
     rest = tuple(cases[i] for i in sorted(order[shots - len(old) :]))
-    held_out = min(_held_out(shots), len(drawn))
+    audit = _held_out(drawn, old, holds)
+    support = [case for case in drawn if case not in audit]
     pool = tuple(case for case in dataset.test_cases if case.id not in seen) or rest
-    return Split((*old, *drawn[held_out:]), tuple(drawn[:held_out]), _tests(pool, seed, test))
+    return Split((*old, *support), audit, _tests(pool, seed, test), holds)
 
 
 def split_as_named(
-    dataset: Dataset, named: NamedCases, seed: int, test: Tests = None, seen: Collection[str] = ()
+    dataset: Dataset,
+    named: NamedCases,
+    seed: int,
+    test: Tests = None,
+    seen: Collection[str] = (),
+    holds: Holds = _UNKNOWN,
 ) -> Split:
     """The split that a file names.
 
     Without audit cases, one in five of two or more support cases is held out for audits. Without a
     list of test cases, these are the cases that the layout marks as test, or else all that the file
-    does not name. `seen`: as for `split`.
+    does not name. `seen` and `holds`: as for `split`.
 
     Raises:
         DataError: a case is not in the data set or not usable, or was seen and is to be held out or
@@ -116,15 +139,14 @@ def split_as_named(
     support = found(named.support, training, testing)
     audit = found(named.audit, training, testing)
     if not audit:
-        new = [i for i, case in enumerate(support) if case.id not in seen]
+        new = [case for case in support if case.id not in seen]
         if seen and not new:
             raise DataError(
                 f"{named.file} names no case that is new: all served as shots before; name one that did not"
             )
-        drawn = np.random.default_rng(seed).permutation(len(new))[: _held_out(len(support))]
-        held_out = [new[i] for i in drawn]
-        audit = [support[i] for i in held_out]
-        support = [case for i, case in enumerate(support) if i not in held_out]
+        drawn = [new[i] for i in np.random.default_rng(seed).permutation(len(new))]
+        audit = [*_held_out(drawn, [case for case in support if case not in new], holds)]
+        support = [case for case in support if case not in audit]
     taken = {id(case) for case in (*support, *audit)}
     if named.test is not None:
         pool = found(named.test, testing, training)
@@ -135,7 +157,7 @@ def split_as_named(
             raise DataError(
                 f"{named.file} names case {again} under {role}, and it served as a shot before; take it out there"
             )
-    return Split(tuple(support), tuple(audit), _tests(tuple(pool), seed, test))
+    return Split(tuple(support), tuple(audit), _tests(tuple(pool), seed, test), holds)
 
 
 def require_enough(dataset: Dataset, shots: int) -> None:
@@ -151,9 +173,21 @@ def require_enough(dataset: Dataset, shots: int) -> None:
         )
 
 
-def _held_out(shots: int) -> int:
-    """Number of shots that measure utility."""
-    return max(1, shots // 5) if shots >= 2 else 0
+def _held_out(drawn: Sequence[Case], others: Sequence[Case], holds: Holds) -> tuple[Case, ...]:
+    """The shots that measure utility: of all neighbours among those `drawn`, the first that hold the fewest
+    labels that the rest lacks.
+    """
+    shots = len(drawn) + len(others)
+    number = min(max(1, shots // 5), len(drawn)) if shots >= 2 else 0
+    turns = [(*drawn[i:], *drawn[:i]) for i in range(len(drawn))]
+    best = min(turns, key=lambda turn: len(_only_in(turn[:number], (*others, *turn[number:]), holds)))
+    return best[:number]
+
+
+def _only_in(cases: Sequence[Case], others: Sequence[Case], holds: Holds) -> set[str]:
+    """The labels that these cases hold and the others do not."""
+    held, left = ({label for case in of for label in holds.get(case.id, ())} for of in (cases, others))
+    return held - left
 
 
 def _tests(pool: tuple[Case, ...], seed: int, test: Tests) -> tuple[Case, ...]:

@@ -252,17 +252,22 @@ def prepare_run(
             f"{pretrained.card.name} names its channels {', '.join(pretrained.card.channels)}, and these are not among the data's: they are "
             f"taken in the order {', '.join(dataset.channels)}; choose another with --channel."
         )
-    digest = f"phantom:{dataset.name}"
+    digest, holds = f"phantom:{dataset.name}", dict[str, frozenset[str]]()
     if not phantom:
         checked = refuse_or_pass(_only_named(dataset, named), shots if named is None else None, progress or unwatched)
-        dataset, digest = checked.usable, checked.digest
+        dataset, digest, holds = checked.usable, checked.digest, checked.holds
         warnings += [f.sentence for f in checked.findings if f.severity != "error"]
     seen = frozenset() if earlier is None else earlier.shots
     parts = (
-        split(dataset, shots, options.seed, options.test, seen)
+        split(dataset, shots, options.seed, options.test, seen, holds)
         if named is None
-        else split_as_named(dataset, named, options.seed, options.test, seen)
+        else split_as_named(dataset, named, options.seed, options.test, seen, holds)
     )
+    if parts.hidden:
+        warnings.append(
+            f"No shot but {' and '.join(case.id for case in parts.audit)}, held out for audits, holds {' and '.join(sorted(parts.hidden))}: "
+            "the search trains without an example. More shots that hold it would help."
+        )
     if earlier is not None:
         own = sum(case.id in seen for case in parts.shots)
         say(

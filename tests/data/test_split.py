@@ -153,3 +153,35 @@ def test_a_split_file_that_is_not_there(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="write lists of case ids"):
         read_split(tmp_path / "binary")
+
+
+def test_no_label_is_held_out_altogether_where_that_can_be_helped(tmp_path):
+    data = dataset(20)
+    drawn = split(data, 5, 3)
+    common = {case.id: {"organ"} for case in data.cases}
+    rare = {**common, drawn.audit[0].id: {"organ", "lesion"}}
+    found = split(data, 5, 3, holds=rare)
+    assert {*found.shots} == {*drawn.shots}, "the shots are drawn without looking"
+    assert drawn.audit[0] in found.support
+    assert len(found.audit) == 1
+    assert not found.hidden
+    assert split(data, 5, 3, holds=common).audit == drawn.audit, "and nothing changes where nothing is rare"
+    each = {case.id: {"organ", case.id} for case in data.cases}
+    assert split(data, 5, 3, holds=each).hidden == {drawn.audit[0].id}, "one must be held out"
+
+    names = named(tmp_path, support=[case.id for case in drawn.shots])
+    whole = split_as_named(data, names, 0)
+    rare = {**common, whole.audit[0].id: {"organ", "lesion"}}
+    assert whole.audit[0] in split_as_named(data, names, 0, holds=rare).support
+
+    rare = {**common, found.support[0].id: {"organ", "lesion"}}
+    for fold in split(data, 5, 3, holds=rare).leave_one_out():
+        assert not fold.hidden
+
+
+def test_an_earlier_run_s_shots_stay_support_whatever_they_hold():
+    data = dataset(20)
+    seen = {case.id for case in split(data, 3, 1).shots}
+    found = split(data, 10, 1, seen=seen, holds={case.id: {case.id} for case in data.cases})
+    assert len(found.audit) == 2
+    assert seen <= {case.id for case in found.support}
