@@ -1,8 +1,9 @@
 """What runs, steps and audits cost on a GPU: `python -m benchmarks.gpu`, which `benchmarks/gpu.sh` calls after it has
 installed everything and has run the tests that need one.
 
-Writes `results/gpu-<card>.json` and `.md`. `--device cpu --small --out DIR` walks through all of it on any machine, in
-minutes; what it then times is not worth keeping.
+Writes `results/gpu-<card>.json` and `.md`, anew after each row. What fails is a row too, and the others go on.
+`--device cpu --small --out DIR` walks through all of it on any machine, in minutes; what it then times is not worth
+keeping.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ import dataclasses
 import functools
 import json
 import re
+import signal
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from benchmarks.cell import machine
+from benchmarks.gpu_page import page
 from benchmarks.step_cost import fixed_step, prepared
-from benchmarks.step_peer import PEER, arms, opened_first, versions
+from benchmarks.step_peer import arms, opened_first, versions
 from benchmarks.store import RESULTS
 from sea_peft.adapters import Adapted
 from sea_peft.backbones import architecture
@@ -34,11 +41,11 @@ from sea_peft.errors import first_line
 from sea_peft.jobs.adapt import adapt
 from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.weights_file import save_weights
-from sea_peft.loop.audit import Auditor
+from sea_peft.loop.audit import Auditor, AuditResult
 from sea_peft.loop.training import Trainer
 
-AUDITED = 8  # units of a timed audit
-WARM_UP = 2  # rounds before the timed ones
+# one row: what it is of, and what measures it
+Row = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +58,13 @@ class Size:
         large: options of a large run, beside the same and its weights.
         swin: settings of the SwinUNETR of the large runs.
         beside: the bundled backbone of the large runs.
+        warm_up: steps and audits before the timed ones.
         rounds: timed steps and audits.
+        audited: units of a timed audit.
+        patches: patches of a timed audit.
         compiler: backend of torch.compile.
+        limit: most seconds of a row, since a compiler may take for ever.
+        whole: most seconds of all rows; later ones are not begun.
     """
 
     backbones: tuple[str, ...]
@@ -60,8 +72,13 @@ class Size:
     large: Mapping[str, Any]
     swin: Mapping[str, Any]
     beside: str
+    warm_up: int
     rounds: int
+    audited: int
+    patches: int
     compiler: str
+    limit: float
+    whole: float
 
 
 WHOLE = Size(
@@ -73,12 +90,17 @@ WHOLE = Size(
         "patch": (96,) * 3,
         "steps": 60,
         "test": 2,
-        "time_limit": 300,
+        "time_limit": 150,
     },
     swin={"feature_size": 48},
     beside="segresnet",
+    warm_up=2,
     rounds=20,
+    audited=8,
+    patches=4,
     compiler="inductor",
+    limit=210,
+    whole=900,
 )
 SMALL = Size(
     backbones=("unet",),
@@ -86,13 +108,18 @@ SMALL = Size(
     large={"patch": (64,) * 3, "steps": 8, "cycles": 1, "shots": 2, "test": "none", "profile": "lora"},
     swin=architecture("swinunetr").small,
     beside="unet",
+    warm_up=1,
     rounds=1,
+    audited=2,
+    patches=2,
     compiler="eager",
+    limit=600,
+    whole=3600,
 )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parse, measure and write."""
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, measure and write. Returns the exit code: 1 where a row failed that should not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
@@ -104,30 +131,71 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --device cpu --small --out DIR tries everything without one")
-    if asked.out is None and (device.type != "cuda" or asked.small):
-        parser.error("numbers of a CPU or of --small are not kept among the results; give --out")
-    print(*measure(device, SMALL if asked.small else WHOLE, asked.only or list(_PARTS), asked.out or RESULTS), sep="\n")
+    out = asked.out or RESULTS
+    if (device.type != "cuda" or asked.small) and out.resolve() == RESULTS.resolve():
+        parser.error("numbers of a CPU or of --small are not kept among the results; give another folder to --out")
+    path, failed = measure(device, SMALL if asked.small else WHOLE, asked.only or list(_PARTS), out)
+    print(path, path.with_suffix(".md"), sep="\n")
+    for row in failed:
+        print(f"failed: {row}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def measure(device: torch.device, size: Size, parts: list[str], out: Path) -> tuple[Path, Path]:
-    """The parts in turn. Writes JSON and Markdown anew after each, so that what is done is kept."""
+def measure(device: torch.device, size: Size, parts: list[str], out: Path) -> tuple[Path, list[str]]:
+    """The parts in turn. Writes JSON and Markdown anew after each row, so that what is done is kept.
+
+    Returns:
+        The JSON, and the rows that failed and should not: a compiler may fail.
+    """
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     path = out / f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower()).strip('-')}.json"
+    out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    end = time.monotonic() + size.whole
     found: dict[str, Any] = {
         "machine": machine(),
         "card": card,
         "bfloat16": _in_bfloat16(device),
-        "rounds": size.rounds,
+        "size": {"rounds": size.rounds, "audited": size.audited, "patches": size.patches},
     }
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
-            began = time.monotonic()
-            found[part] = _PARTS[part](device, size, Path(folder) / part)
-            print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
-            out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            path.with_suffix(".md").write_text(_page(found), encoding="utf-8")
-    return path, path.with_suffix(".md")
+            found[part] = []
+            for about, run in _PARTS[part](device, size, Path(folder) / part):
+                name = ", ".join([part, *(str(value) for value in about.values())])
+                began = time.monotonic()
+                try:
+                    with _within(min(size.limit, end - began)):
+                        row = run()
+                except Exception as error:
+                    traceback.print_exc()
+                    row = {"fails": f"{type(error).__name__}: {first_line(error)}"}
+                    if not about.get("compiled"):
+                        failed.append(name)
+                took = time.monotonic() - began
+                found[part].append(about | row | {"took": took})
+                print(f"{name}: {'fails after ' if 'fails' in row else ''}{took:.0f} s", flush=True)
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                path.with_suffix(".md").write_text(page(found), encoding="utf-8")
+    return path, failed
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in here after that long, at once if that is over."""
+    if seconds <= 0:
+        raise TimeoutError("not begun, since all the time is over")
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise TimeoutError(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _in_bfloat16(device: torch.device) -> bool:
@@ -138,16 +206,39 @@ def _in_bfloat16(device: torch.device) -> bool:
 # -- whole runs ------------------------------------------------------------------------------------------------
 
 
-def _default_runs(device: torch.device, size: Size, folder: Path) -> list[dict[str, Any]]:
-    """The default command on each bundled backbone."""
-    return [
-        _run(name, AdaptOptions(backbone=name, device=str(device), out=folder / name, mlflow=False, **size.run))
-        for name in size.backbones
-    ]
+def _default_runs(device: torch.device, size: Size, folder: Path) -> Iterator[Row]:
+    """The default command on each bundled backbone, and the same in float32 where the device would train in bfloat16."""
+    for name in size.backbones:
+        for mixed in (True, False) if _in_bfloat16(device) else (False,):
+            out = folder / f"{name}-{'bfloat16' if mixed else 'float32'}"
+            options = AdaptOptions(backbone=name, device=str(device), out=out, mlflow=False, **size.run)
+            yield {"backbone": name, "bfloat16": mixed}, functools.partial(_run, options, mixed)
 
 
-def _large_runs(device: torch.device, size: Size, folder: Path) -> list[dict[str, Any]]:
-    """SwinUNETR, whose values are random since time does not depend on them, and a bundled one, on fine phantoms in large patches."""
+def _large_runs(device: torch.device, size: Size, folder: Path) -> Iterator[Row]:
+    """SwinUNETR and a bundled one on fine phantoms in large patches, in the device's own precision."""
+    weights: dict[str, Callable[[], Path | None]] = {
+        "swinunetr": lambda: _random_swin(size, folder / "weights"),
+        size.beside: lambda: None,
+    }
+    mixed = _in_bfloat16(device)
+    for name, weights_of in weights.items():
+
+        def run(name: str = name, weights_of: Callable[[], Path | None] = weights_of) -> dict[str, Any]:
+            of = weights_of()
+            return _run(
+                AdaptOptions(
+                    backbone=name, weights=None if of is None else str(of), device=str(device), out=folder / name, mlflow=False,
+                    **size.large,
+                ),
+                mixed,
+            )  # fmt: skip
+
+        yield {"backbone": name, "bfloat16": mixed}, run
+
+
+def _random_swin(size: Size, path: Path) -> Path:
+    """Weights of a SwinUNETR with random values, since time does not depend on them."""
     card = card_of(None)
     network = architecture("swinunetr").build(
         in_channels=len(card.channels), out_channels=len(card.labels), **size.swin
@@ -157,27 +248,19 @@ def _large_runs(device: torch.device, size: Size, folder: Path) -> list[dict[str
         **{"name": "random_swinunetr", "architecture": "swinunetr", "kwargs": dict(size.swin)},
         "patch": size.large["patch"],
     }
-    file = save_weights(folder / "weights", network, described, half=False).with_suffix(".safetensors")
-    weights = {"swinunetr": str(file), size.beside: None}
-    return [
-        _run(
-            name,
-            AdaptOptions(
-                backbone=name, weights=of, device=str(device), out=folder / name, mlflow=False, **size.large
-            ),
-        )
-        for name, of in weights.items()
-    ]  # fmt: skip
+    return save_weights(path, network, described, half=False).with_suffix(".safetensors")
 
 
-def _run(name: str, options: AdaptOptions) -> dict[str, Any]:
+def _run(options: AdaptOptions, mixed: bool) -> dict[str, Any]:
     device = torch.device(options.device)
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    result = adapt(options)
+    # what a trainer asks, since no option of a run turns bfloat16 off
+    with mock.patch.object(torch.cuda, "is_bf16_supported", return_value=mixed):
+        result = adapt(options)
     seconds = result.seconds.model_dump()
     return {
-        "backbone": name,
         "parameters": result.budget.backbone_parameters,
         "used": result.budget.used,
         "seconds": seconds,
@@ -192,37 +275,41 @@ def _run(name: str, options: AdaptOptions) -> dict[str, Any]:
 # -- single steps and audits -----------------------------------------------------------------------------------
 
 
-def _peers(device: torch.device, size: Size, _folder: Path) -> dict[str, Any]:
+def _peers(device: torch.device, size: Size, _folder: Path) -> Iterator[Row]:
     """Steps of `step_peer`, in float32 and in bfloat16."""
-    rows = []
     for backbone in size.backbones:
         for mixed in (False, True):
-            steps, parameters = arms(backbone, device, mixed)
-            seconds: dict[str, list[float]] = {arm: [] for arm in steps}
-            for step in range(WARM_UP + size.rounds):
-                for arm, run in steps.items():
-                    took = _timed(device, functools.partial(run, step))
-                    if step >= WARM_UP:
-                        seconds[arm].append(took)
-            rows += [
-                {"backbone": backbone, "bfloat16": mixed, "arm": arm, "parameters": parameters[arm], "seconds": of}
-                for arm, of in seconds.items()
-            ]
-    return {"versions": versions(), "rows": rows}
+            yield {"backbone": backbone, "bfloat16": mixed}, functools.partial(_steps, device, size, backbone, mixed)
 
 
-def _forms(device: torch.device, size: Size, _folder: Path) -> list[dict[str, Any]]:
+def _steps(device: torch.device, size: Size, backbone: str, mixed: bool) -> dict[str, Any]:
+    steps, parameters = arms(backbone, device, mixed)
+    seconds: dict[str, list[float]] = {arm: [] for arm in steps}
+    for step in range(size.warm_up + size.rounds):
+        for arm, run in steps.items():
+            took = _timed(device, functools.partial(run, step))
+            if step >= size.warm_up:
+                seconds[arm].append(took)
+    return {
+        "versions": versions(),
+        "arms": [{"arm": arm, "parameters": parameters[arm], "seconds": of} for arm, of in seconds.items()],
+    }
+
+
+def _forms(device: torch.device, size: Size, _folder: Path) -> Iterator[Row]:
     """A training step and an audit of the same units: as they are, with channels last in memory, and compiled."""
     changes: dict[str, Callable[[Adapted], object]] = {
         "as it is": lambda model: None,
         "channels_last_3d": _channels_last,
         "torch.compile": lambda model: model.backbone.compile(backend=size.compiler),
+        "torch.compile, CUDA graphs": lambda model: model.backbone.compile(
+            backend=size.compiler, mode="reduce-overhead"
+        ),
     }
-    return [
-        {"backbone": backbone, "form": form} | _form(device, size, backbone, change)
-        for backbone in size.backbones
-        for form, change in changes.items()
-    ]
+    for form, change in changes.items():
+        for backbone in size.backbones:
+            about = {"backbone": backbone, "form": form} | ({"compiled": True} if "compile" in form else {})
+            yield about, functools.partial(_form, device, size, backbone, change)
 
 
 def _channels_last(model: Adapted) -> None:
@@ -236,24 +323,21 @@ def _form(device: torch.device, size: Size, backbone: str, change: Callable[[Ada
     shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
     crops = CropSampler(shots, setup.window, 0)
     units = sorted(opened_first(setup))
-    images, labels = crops.fixed(4)
     torch.compiler.reset()
-    try:
-        change(setup.model)
-        trainer = Trainer(setup.model, setup.settings.batch_size)
-        step = _several(device, size, lambda i: fixed_step(trainer, units, crops, i))
-        auditor = Auditor(setup.model, images, labels, batch=2)
-        audit = _several(device, size, lambda i: auditor.audit(dict.fromkeys(units[:AUDITED], 0.0)))
-        dice = auditor.audit(dict.fromkeys(units[:AUDITED], 0.0)).dice_on
-    except Exception as error:  # what a compiler cannot do is a result too
-        return {"fails": f"{type(error).__name__}: {first_line(error)}"}
-    return {"step": step, "audit": audit, "dice": dice}
+    change(setup.model)
+    trainer = Trainer(setup.model, setup.settings.batch_size)
+    step = _several(device, size, lambda i: fixed_step(trainer, units, crops, i))
+    auditor = Auditor(setup.model, *crops.fixed(size.patches), batch=2)
+    audited: list[AuditResult] = []
+    cutoffs = dict.fromkeys(units[: size.audited], 0.0)
+    audit = _several(device, size, lambda i: audited.append(auditor.audit(cutoffs)))
+    return {"step": step, "audit": audit, "dice": audited[-1].dice_on}
 
 
 def _several(device: torch.device, size: Size, run: Callable[[int], object]) -> dict[str, float]:
     """Seconds of the first time, and the median of the rounds after the warm-up."""
-    took = [_timed(device, functools.partial(run, i)) for i in range(WARM_UP + size.rounds)]
-    return {"first": took[0], "median": statistics.median(took[WARM_UP:])}
+    took = [_timed(device, functools.partial(run, i)) for i in range(size.warm_up + size.rounds)]
+    return {"first": took[0], "median": statistics.median(took[size.warm_up :])}
 
 
 def _timed(device: torch.device, run: Callable[[], object]) -> float:
@@ -266,85 +350,7 @@ def _timed(device: torch.device, run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-# -- the page --------------------------------------------------------------------------------------------------
-
-
-def _page(found: Mapping[str, Any]) -> str:
-    precision = "bfloat16 (torch.autocast), as `adapt` does on this card" if found["bfloat16"] else "float32"
-    lines = [
-        f"# On {found['card']}",
-        "",
-        f"Made by `benchmarks/gpu.sh`: wall time. Machine: `{json.dumps(found['machine'], sort_keys=True)}`. Runs train in {precision}, and are "
-        "audited and scored in float32.",
-    ]
-    for part, title in (("runs", "The default run"), ("large", "Five shots at 1.5 mm in patches of 96×96×96")):
-        if part in found:
-            lines += ["", f"## {title}", "", *_of_runs(found[part])]
-    if "peers" in found:
-        lines += ["", "## A step against MONAI with HF PEFT", "", *_of_peers(found["peers"], found["rounds"])]
-    if "forms" in found:
-        lines += ["", "## Channels last, and compiled", "", *_of_forms(found["forms"], found["rounds"])]
-    return "\n".join(lines) + "\n"
-
-
-def _of_runs(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "Audits' share: of training and audits together. Memory: the most that torch had allocated on the device, and the largest resident set.",
-        "",
-        "| backbone | parameters | trained | s | training | audits | scoring | audits' share | device, GiB | host, GiB | Dice unadapted | adapted |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        seconds, dice = r["seconds"], r["dice"]
-        held = "–" if r["device_bytes"] is None else f"{r['device_bytes'] / 2**30:.1f}"
-        parts = " | ".join(f"{seconds[part]:.1f}" for part in ("total", "train", "audit", "test"))
-        scores = " | ".join("–" if dice[arm] is None else f"{dice[arm]:.3f}" for arm in ("unadapted", "adapted"))
-        lines.append(
-            f"| {r['backbone']} | {r['parameters']:,} | {r['used']:,} | {parts} | {r['audit_share']:.0%} | {held} "
-            f"| {r['host_bytes'] / 2**30:.1f} | {scores} |"
-        )
-    return lines
-
-
-def _of_peers(found: Mapping[str, Any], rounds: int) -> list[str]:
-    packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines = [
-        f"As in [`step_peer.md`](step_peer.md), where the arms are described; medians of {rounds} steps in turn in one process, {packages}.",
-        "",
-        "| backbone | forward in | trained | parameters | ms a step | of the peer's |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in found["rows"]:
-        its = next(x for x in found["rows"] if x["arm"] == PEER and all(x[k] == r[k] for k in ("backbone", "bfloat16")))
-        ratio = statistics.median(own / peer for own, peer in zip(r["seconds"], its["seconds"], strict=True))
-        precision = "bfloat16" if r["bfloat16"] else "float32"
-        milliseconds = 1000 * statistics.median(r["seconds"])
-        lines.append(
-            f"| {r['backbone']} | {precision} | {r['arm']} | {r['parameters']:,} | {milliseconds:.1f} | {ratio:.2f} |"
-        )
-    return lines
-
-
-def _of_forms(rows: list[dict[str, Any]], rounds: int) -> list[str]:
-    lines = [
-        f"What `sea` opens first: a training step of two crops, and an audit of {AUDITED} units on up to four patches; medians of {rounds}. "
-        "First: the first step, with what is compiled or tuned in it. Dice: of the audit, after all steps.",
-        "",
-        "| backbone | form | ms a step | ms an audit | first step, s | Dice |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        measured = f"fails: {r['fails']} | | |" if "fails" in r else _of_form(r)
-        lines.append(f"| {r['backbone']} | {r['form']} | {measured} |")
-    return lines
-
-
-def _of_form(row: Mapping[str, Any]) -> str:
-    step, audit = row["step"], row["audit"]
-    return f"{1000 * step['median']:.1f} | {1000 * audit['median']:.1f} | {step['first']:.1f} | {row['dice']:.4f}"
-
-
-_PARTS: Mapping[str, Callable[[torch.device, Size, Path], Any]] = {
+_PARTS: Mapping[str, Callable[[torch.device, Size, Path], Iterator[Row]]] = {
     "runs": _default_runs,
     "large": _large_runs,
     "peers": _peers,
@@ -353,4 +359,4 @@ _PARTS: Mapping[str, Callable[[torch.device, Size, Path], Any]] = {
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
