@@ -256,7 +256,7 @@ def test_only_the_command_line_and_the_jobs_options_make_what_is_typed() -> None
             ):
                 importers.add(name)
     assert makers <= {
-        "backbones/typed.py", "cli.py", "console/afterwards.py", "console/backbones.py", "console/catalogue.py", "jobs/options.py",
+        "backbones/typed.py", "console/afterwards.py", "console/applying.py", "console/backbones.py", "console/catalogue.py", "jobs/options.py",
         "jobs/target.py",
     }  # fmt: skip
     assert importers <= {"__init__.py", "adapters/__init__.py", "backbones/typed.py", "data/dicom/files.py"}
