@@ -162,7 +162,7 @@ def plan_facts(plan: dict[str, Any]) -> Table:
         "  units": f"{units['offered']} on offer, at most {units['fitting']} fit",
         "steps": f"{steps['warmup']} warm-up, {steps['search']} in {steps['cycles']} cycles, {steps['refit']} refit",
         "patch": f"{times(plan['patch'])} voxels of {times(plan['spacing'])} mm",
-        "time": f"about {roughly(plan['seconds']['total'])} on this machine ({plan['seconds']['step']:.2g} s a step, measured)",
+        "time": f"about {roughly(plan['seconds']['total'])} on this machine ({plan['seconds']['step']:.2f} s a step, measured)",
         "memory": f"about {memory}, {disk} of disk meanwhile, {plan['device']}",
     }
     return facts(pairs.items(), title="Nothing was trained; this is what would be")

@@ -270,9 +270,10 @@ def prepare_run(
         )
     if earlier is not None:
         own = sum(case.id in seen for case in parts.shots)
+        audited = f" ({len(earlier.estimates)} of them audited there, so not again)" if earlier.estimates else ""
         say(
-            f"Going on from {earlier.folder.path}: {count(len(earlier.units), 'unit')} and the head begin as they are there; {own} of "
-            f"{count(len(parts.shots), 'shot')} were shots there."
+            f"Going on from {earlier.folder.path}: its {count(len(earlier.units), 'unit')}{audited} and its head begin as they are there. Of the "
+            f"{count(len(parts.shots), 'shot')} it has trained on {own}."
         )
     recipe = backbone.recipe
     if options.spacing is not None:

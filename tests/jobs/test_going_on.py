@@ -69,8 +69,8 @@ def names(run: Path, role: str) -> set[str]:
 
 
 def test_it_goes_on_with_units_head_and_audits_and_never_tests_on_an_old_shot(asked, first, tmp_path):
-    out = tmp_path / "second"
-    adapt(later(asked, first, out=out, seed=3))
+    out, said = tmp_path / "second", []
+    adapt(later(asked, first, out=out, seed=3), say=said.append)
     trace, config = read_trace(out / "trace.jsonl"), read_adapter_config(first / "adapter")
     started, warmed = trace[0], next(e for e in trace if isinstance(e, events.Searched) and e.phase == "warmup")
     sha256 = read_earlier(first).sha256
@@ -86,6 +86,7 @@ def test_it_goes_on_with_units_head_and_audits_and_never_tests_on_an_old_shot(as
     assert carried.keys() == set(own)
     assert known == audits & set(own)
     assert known
+    assert any(f"({len(known)} of them audited there, so not again)" in sentence for sentence in said)
     again = {row.unit for e in trace if isinstance(e, events.Audited) for row in e.rows}
     assert again
     assert not again & known, "what the first run has audited is not audited again"

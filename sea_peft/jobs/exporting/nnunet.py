@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
             is not given.
         WeightsError: it is another checkpoint, the adapter cannot be merged, or masks differ.
     """
-    card, tool = predictor.loaded.backbone.pretrained.card, shutil.which(_TOOL)
+    card = predictor.loaded.backbone.pretrained.card
+    # beside Python first: the environment need not be activated
+    tool = shutil.which(_TOOL, path=str(Path(sys.executable).parent)) or shutil.which(_TOOL)
     if card.origin != "nnunet":
         raise UsageError(
             f"Weights {card.name} did not come from an nnU-Net, which cannot run them; export --to bundle, onnx or torch."
         )
     if tool is None:
         raise UsageError(
-            "An nnU-Net folder is checked by nnU-Net itself, which is not installed; `pip install nnunetv2`."
+            "An nnU-Net folder is checked by nnU-Net itself, which is not installed; `pip install nnunetv2 'torch<2.14'`."
         )
     if source is None:
         raise UsageError(
