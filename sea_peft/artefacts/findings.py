@@ -206,7 +206,8 @@ def _recommended(history: History, commands: Commands) -> list[Advice]:
 def _other_evidence(history: History, commands: Commands) -> list[Advice]:
     """Commands that would give more evidence."""
     shots = sum(len(history.started.split.get(role, ())) for role in ("support", "audit"))
-    if shots > 1 and history.tested_on != "cv":
+    # the adapter that a run went on from has seen its shots, so `cv` is refused there
+    if shots > 1 and history.tested_on != "cv" and history.started.begun_from is None:
         return [Advice("To score every shot by an adapter that never saw it:", commands.adapt(test="cv"))]
     return [Advice("To score it on other labelled scans:", commands.evaluate)]
 

@@ -288,7 +288,7 @@ def prepare_run(
         warnings.append(
             "The run is not scored on unseen scans: "
             + ("--test none asks for that." if options.test == "none" else "no labelled scan is left to test on.")
-            + (" --test cv scores every shot by an adapter that never saw it." if shots > 1 else "")
+            + (" --test cv scores every shot by an adapter that never saw it." if shots > 1 and earlier is None else "")
         )
     if shots == 1:
         warnings.append(

@@ -46,6 +46,16 @@ def rescored(events, arm, dice):
     return [new if isinstance(e, ev.Scored) and e.arm == arm else e for e in events]
 
 
+def test_cross_validation_is_not_advised_for_a_run_that_went_on_from_another():
+    started, *rest = (event for event in make_events() if not isinstance(event, ev.Scored))
+    advised = [each.text for each in findings([started, *rest]).advice]
+    gone_on = dataclasses.replace(started, begun_from="0" * 64)
+    left = [each.text for each in findings([gone_on, *rest]).advice]
+    assert "To score every shot by an adapter that never saw it:" in advised
+    assert "To score every shot by an adapter that never saw it:" not in left
+    assert "To score it on other labelled scans:" in left
+
+
 def test_a_gain_within_the_spread_of_cases_is_not_called_a_win():
     events = rescored(make_events(), "adapted", [0.9, 0.5, 0.9, 0.5])
     events = rescored(rescored(events, "head_only", [0.6, 0.75, 0.6, 0.75]), "unadapted", [0.1] * 4)
