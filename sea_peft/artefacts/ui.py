@@ -2,7 +2,7 @@
 
 MLflow's page has no login, and since 3.x it opens with an assistant and with gateways to external
 services. Here it answers on 127.0.0.1 alone, and only to whoever has the printed link. Pages that
-would forward requests answer 404.
+would forward requests answer 404, or that there is nothing.
 """
 
 import hmac
@@ -32,6 +32,10 @@ _CLOSED = re.compile(
     r"(?:assistant|gateway[^/]*|webhooks|jobs|scorer|genai|issues/+invoke|mcp[^/]*|runs/+create-promptlab-run)(?:/|$)",
     re.IGNORECASE,
 )
+# The list of runs asks this closed route for models behind a gateway, and shows an error if it is told 404. So it is told what
+# MLflow's server says without a gateway.
+_GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"
+_NO_MODELS = '{"endpoints": []}'
 # Redirects to the link's page without the key. Marks MLflow's assistant as opened before, since it would open by itself although
 # it is blocked here.
 _ENTRANCE = """<!doctype html><title>MLflow</title><script>
@@ -100,12 +104,14 @@ def behind_a_door(application: Application, token: str) -> Application:
         link = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
         if known(link):
             kept = f"{cookie}={token}; Path=/; HttpOnly; SameSite=Lax"
-            await _answer(send, 200, _ENTRANCE, [(b"set-cookie", kept.encode())], "html")
+            await _answer(send, 200, _ENTRANCE, [(b"set-cookie", kept.encode())], "text/html")
         elif not (
             known(_cookie(headers.get("cookie", ""), cookie))
             or known(headers.get("authorization", "").removeprefix("Bearer "))
         ):
             await _answer(send, 403, "Open the link that `seapeft ui` printed: this page answers nobody without it.\n")
+        elif scope["method"] == "GET" and scope["path"] == _GATEWAY:
+            await _answer(send, 200, _NO_MODELS, kind="application/json")
         elif _CLOSED.match(scope["path"]):
             await _answer(send, 404, "Not offered by `seapeft ui`.\n")
         else:
@@ -123,8 +129,8 @@ def _cookie(header: str, name: str) -> str:
 
 
 async def _answer(
-    send: _Send, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "plain"
+    send: _Send, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "text/plain"
 ) -> None:
-    own = [(b"content-type", f"text/{kind}; charset=utf-8".encode()), (b"cache-control", b"no-store"), *headers]
+    own = [(b"content-type", f"{kind}; charset=utf-8".encode()), (b"cache-control", b"no-store"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": own})
     await send({"type": "http.response.body", "body": text.encode()})

@@ -98,7 +98,7 @@ def test_it_shows_the_run_of_a_folder_that_was_moved(server: _Server) -> None:
         ),
         *(
             "/gateway/x/mlflow/invocations",
-            "/ajax-api/2.0/mlflow/gateway-proxy",
+            "/ajax-api/2.0/mlflow/gateway-proxy/x",
             "/ajax-api/3.0/mlflow/gateway/supported-providers",
         ),
         *(
@@ -112,6 +112,15 @@ def test_it_shows_the_run_of_a_folder_that_was_moved(server: _Server) -> None:
 def test_what_would_pass_on_what_it_is_asked_is_not_there(server: _Server, path: str) -> None:
     assert server.inside(path)[0] == 404
     assert server.inside(path, b"{}")[0] == 404
+
+
+def test_the_list_of_runs_hears_of_no_models_behind_a_gateway(server: _Server) -> None:
+    path = "/ajax-api/2.0/mlflow/gateway-proxy"
+    asked = f"{path}?gateway_path=api%2F2.0%2Fendpoints%2F"
+    assert server.inside(asked) == (200, b'{"endpoints": []}')
+    assert server.headers["content-type"].startswith("application/json")
+    assert server.inside(asked, b"{}")[0] == 404
+    assert server.ask(asked)[0] == 403
 
 
 @pytest.mark.parametrize(
