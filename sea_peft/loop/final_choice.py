@@ -93,8 +93,11 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         u = units[unit]
         if not space.fits([u]):
             return f"costs {space.cost(u):,}, more than the whole budget for units ({space.capacity:,})"
+        source = measured.get(levels.base[unit])
+        if source is not None and _harmful(evidence.estimates[source], noise):
+            return "audits found Dice better without it"
         if worths.get(unit, 0.0) <= 0:
-            return "audits speak against it"
+            return "it has no saliency"
         if u.group in taken:
             return f"{taken[u.group]} is taken here"
         if u.group not in tried:

@@ -297,7 +297,7 @@ def test_audits_within_two_errors_of_zero_leave_nothing_out(standard_error, is_l
         assert unit in policy.allocate(cycle).open
         policy.audited(cycle, [heard(unit, delta, standard_error)])
     said = next(d for d in policy.final().decisions if d.unit == unit)
-    assert ("audits speak against it" in said.reason) == is_left_out
+    assert ("audits found Dice better without it" in said.reason) == is_left_out
 
 
 def test_without_any_audit_the_final_choice_is_by_saliency():
