@@ -269,7 +269,8 @@ def _parts_kept(history: History) -> list[str]:
     rules = [f"{label} {rule} (+{100 * gained[label]:.1f} points)" for label, rule in history.parts_kept.rules.items()]
     where = f"on {count(history.parts_kept.scans, 'scan')} held out while searching"
     return [
-        f"Of masks these connected parts are kept, which helped {where}: {', '.join(rules)}. The Dice here is without that."
+        f"`predict` and `evaluate` keep only these connected parts of masks, which helped {where}: {', '.join(rules)}. The Dice here is without "
+        "that."
     ]
 
 

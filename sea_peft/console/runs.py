@@ -56,17 +56,14 @@ def run_facts(result: Result) -> Table:
     tests = {"cases": count(result.test_cases, "test case"), "cv": "each left out in turn", "none": "no test case"}[
         result.test
     ]
+    rules = ", ".join(f"{label} {rule}" for label, rule in result.keep.items())
     return facts(
         [
             ("budget", f"{budget.used:,} of {budget.limit:,} {budget.cost_kind.many}, {share}"),
             ("  head", f"{budget.head:,} of these"),
             ("  units", f"{budget.used - budget.head:,} of these, in {units}"),
             ("shots", f"{result.shots} ({cases}); {tests}"),
-            *(
-                [("masks keep", ", ".join(f"{label} {rule}" for label, rule in result.keep.items()))]
-                if result.keep
-                else []
-            ),
+            *([("predict keeps", f"{rules} of masks; the Dice above is without that")] if rules else []),
             ("time", f"{clock(seconds.total)} (training {clock(seconds.train)}, audits {clock(seconds.audit)})"),
             ("memory", f"{result.peak_memory_bytes / 2**30:.1f} GiB at most, on {result.device}"),
             ("run", result.run),

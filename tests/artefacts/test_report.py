@@ -300,3 +300,12 @@ def test_page_of_a_run_in_progress(tmp_path):
 def test_nothing_of_the_config_is_on_the_page(tmp_path):
     folder = write_run(tmp_path, make_events())
     assert "Jane" not in report_html(folder)
+
+
+def test_the_dice_is_said_to_be_without_the_parts_that_predictions_leave_out() -> None:
+    kept = ev.PartsKept(rules={"liver": "largest"}, gains={"liver": 0.012}, scans=1)
+    said = [sentence for sentence in findings([*make_events(), kept]).verdict if "connected parts" in sentence]
+    assert said == [
+        "`predict` and `evaluate` keep only these connected parts of masks, which helped on 1 scan held out while searching: "
+        "liver largest (+1.2 points). The Dice here is without that."
+    ]

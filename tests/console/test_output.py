@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import ProgressSample
 
 from sea_peft.artefacts.commands import Commands
+from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.view import UnitRow
 from sea_peft.console.output import Lines, Output, bars, timer
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly
+from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly, run_facts
 from sea_peft.console.tables import cell, table
 from sea_peft.jobs.predict import CaseStatus
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
@@ -286,3 +287,12 @@ def test_a_failed_case_has_no_labels_to_count():
         screen = io.StringIO()
         Console(file=screen, width=80).print(prediction_table(statuses))
         assert [line.split("  ")[-1].strip() for line in screen.getvalue().splitlines()[-len(counts) :]] == counts
+
+
+def test_a_run_that_keeps_parts_of_masks_says_that_its_dice_is_without() -> None:
+    result = RunFolder(Path(__file__).parents[2] / "runs" / "example").read_result()
+    for keep, said in (({}, 0), ({"liver": "largest", "lesion": "min-ml=0.1"}, 1)):
+        screen = io.StringIO()
+        Console(file=screen, width=160).print(run_facts(result.model_copy(update={"keep": keep})))
+        line = "predict keeps  liver largest, lesion min-ml=0.1 of masks; the Dice above is without that"
+        assert screen.getvalue().count(line) == said
