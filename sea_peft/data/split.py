@@ -16,7 +16,6 @@ from sea_peft.errors import DataError
 Tests = int | Literal["none", "cv"] | None
 """What a run is scored on: at most this many test cases; none; its own shots, each left out in turn; or all other cases (None)."""
 
-
 Holds = Mapping[str, Collection[str]]
 """Case id → the labels that the case holds."""
 _UNKNOWN: Holds = {}
@@ -84,8 +83,8 @@ def split(
         test: what to score on.
         seen: ids of cases that an earlier run has trained on. They become support; the other shots,
             and held-out and test cases, come from the rest.
-        holds: so that no label is held out altogether, where that can be helped: the search would
-            train the network to find it nowhere.
+        holds: the labels of each case. No label is held out altogether where that can be helped,
+            since the search would train the network to find it nowhere.
 
     Raises:
         DataError: there are fewer usable cases than shots, or none of the shots is new.
@@ -174,8 +173,8 @@ def require_enough(dataset: Dataset, shots: int) -> None:
 
 
 def _held_out(drawn: Sequence[Case], others: Sequence[Case], holds: Holds) -> tuple[Case, ...]:
-    """The shots that measure utility: of all neighbours among those `drawn`, the first that hold the fewest
-    labels that the rest lacks.
+    """The shots that measure utility: consecutive ones of those `drawn`, so that as few labels as possible
+    are in these alone; the first of equals.
     """
     shots = len(drawn) + len(others)
     number = min(max(1, shots // 5), len(drawn)) if shots >= 2 else 0
