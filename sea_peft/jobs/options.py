@@ -7,6 +7,7 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.augmentation import Augmentation, load_augmentation
 from sea_peft.data.split import Tests
 from sea_peft.data.split_file import NamedCases, read_split
+from sea_peft.data.wording import count
 from sea_peft.errors import UsageError
 from sea_peft.jobs.model import Backbone
 from sea_peft.jobs.target import phantom_name
@@ -137,7 +138,7 @@ def loop_settings(
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:
         raise UsageError(
-            f"--steps {steps} is too few for {cycles} cycles with a warm-up and a refit; ask for at least {4 * cycles + 4} steps "
-            "or fewer --cycles."
+            f"--steps {steps} is too few for {count(cycles, 'cycle')} with a warm-up and a refit; ask for at least {4 * cycles + 4} steps"
+            + (" or fewer --cycles." if cycles > 1 else ".")
         )
     return settings
