@@ -20,6 +20,6 @@ def reach(strides: Strides) -> Size:
 
 
 def limits_of_strides(strides: Strides) -> Limits:
-    """The sizes of a U-Net with these strides whose norms are over the voxels of one channel at its bottom."""
+    """The input sizes of a U-Net with these strides. At its bottom a norm needs several voxels of a channel."""
     divisor = reach(strides)
     return Limits(divisor, minimum=divisor, bottom=_LEAST_AT_THE_BOTTOM)

@@ -122,10 +122,10 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
-        """A callback that takes (done, of), with fractions for the current case.
+        """Show how far `what` is: on a terminal by a bar with the time left, elsewhere by a line every
+        few seconds.
 
-        Shows a bar with the time left on a terminal, and a line with it every few seconds
-        elsewhere.
+        Yields what to call with (cases done, of); the case at work counts by a fraction.
         """
         if self.quiet:
             yield unwatched

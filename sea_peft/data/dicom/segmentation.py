@@ -188,7 +188,7 @@ class _Plane:
 
 
 def _plane(group: Dataset, shared: Dataset, place: Dataset, default: Slice) -> _Plane:
-    """Its plane. Orientation and spacing are the series' own if the file does not give them."""
+    """The plane of a frame. Orientation and spacing are those of the series if the file does not give them."""
     turn, measures = _item(group, shared, "PlaneOrientationSequence"), _item(group, shared, "PixelMeasuresSequence")
     direction = np.array(default.direction if turn is None else turn.ImageOrientationPatient, dtype=float)
     rows, columns = default.spacing if measures is None else measures.PixelSpacing
