@@ -28,7 +28,7 @@ from unittest import mock
 import torch
 
 from benchmarks.cell import machine
-from benchmarks.gpu_page import page
+from benchmarks.gpu_page import page, precision
 from benchmarks.step_cost import fixed_step, prepared
 from benchmarks.step_peer import arms, opened_first, versions
 from benchmarks.store import RESULTS
@@ -162,7 +162,9 @@ def measure(device: torch.device, size: Size, parts: list[str], out: Path) -> tu
         for part in parts:
             found[part] = []
             for about, run in _PARTS[part](device, size, Path(folder) / part):
-                name = ", ".join([part, *(str(value) for value in about.values())])
+                name = ", ".join(
+                    [part, about["backbone"], *([about["form"]] if "form" in about else [precision(about)])]
+                )
                 began = time.monotonic()
                 try:
                     with _within(min(size.limit, end - began)):

@@ -17,7 +17,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"# On {found['card']}",
         "",
         f"Made by `benchmarks/gpu.sh`: wall time. Machine: `{json.dumps(found['machine'], sort_keys=True)}`. `adapt` trains in "
-        f"{_precision(found)} on this device, and audits and scores in float32.",
+        f"{precision(found)} on this device, and audits and scores in float32.",
     ]
     for part, title in (("runs", "The default run"), ("large", "Five shots at 1.5 mm in large patches")):
         if part in found:
@@ -29,7 +29,8 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _precision(row: Mapping[str, Any]) -> str:
+def precision(row: Mapping[str, Any]) -> str:
+    """What a row was trained in."""
     return "bfloat16" if row["bfloat16"] else "float32"
 
 
@@ -50,7 +51,7 @@ def _of_runs(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for r in rows:
         measured = _failed(r, 11) if "fails" in r else _of_run(r)
-        lines.append(f"| {r['backbone']} | {_precision(r)} | {measured}")
+        lines.append(f"| {r['backbone']} | {precision(r)} | {measured}")
     return lines
 
 
@@ -75,7 +76,7 @@ def _of_peers(rows: list[dict[str, Any]], size: Mapping[str, int]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
-        about = f"| {r['backbone']} | {_precision(r)} |"
+        about = f"| {r['backbone']} | {precision(r)} |"
         if "fails" in r:
             lines.append(f"{about} {_failed(r, 4)}")
             continue

@@ -17,7 +17,8 @@ from sea_peft.artefacts.known_labels import TITLE
 from sea_peft.artefacts.names import in_short
 from sea_peft.artefacts.palette import REFUSED, family_colours
 from sea_peft.artefacts.plots import svg
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.result import Result
+from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.view import summarise
 from sea_peft.artefacts.words import code, markdown, visible

@@ -1,4 +1,4 @@
-"""The run folder: the files of one adaptation, and the schema of `result.json`."""
+"""The run folder: the files of one adaptation."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from sea_peft import atomic, documents
-from sea_peft.artefacts.adapter_file import Recommendation
 from sea_peft.artefacts.profile import Profile
-from sea_peft.artefacts.record import ArmDice, BackboneIdentity, MlflowId
+from sea_peft.artefacts.record import BackboneIdentity, MlflowId
+from sea_peft.artefacts.result import Result
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
 from sea_peft.data.split import Tests
 from sea_peft.documents import (
     Channels,
-    Count,
-    Dice,
     Duration,
     Labels,
     Name,
-    Parameters,
     Patch,
     Record,
     Seed,
@@ -33,7 +30,6 @@ from sea_peft.documents import (
     Text,
 )
 from sea_peft.errors import UsageError
-from sea_peft.loop.cost import PARAMETERS, Cost
 
 CONFIG_VERSION = 2
 _Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; nothing else is given by path
@@ -44,7 +40,6 @@ _Spacing = tuple[
 ]
 _Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")]
 _Steps = Annotated[int, Field(ge=1, le=10**9)]
-_Rates = dict[Name, Dice]
 
 
 class GivenOptions(Record):
@@ -128,104 +123,6 @@ def _of_version_1(config: dict[str, object]) -> dict[str, object]:
     gone = ("backbone", "weights", "backbone_sha256", "spacing", "out", "runs", "test", "augment")
     kept = {"id": None, "name": None, "split": None} | {key: value for key, value in config.items() if key not in gone}
     return {**kept, "typed": config["options"], "profile": None, "augmentation": None, "network": None, "options": None}
-
-
-class Budget(Record):
-    """The limit, what is used, the head's share, and `used` as a fraction of the backbone, all as
-    `cost_kind` counts.
-    """
-
-    limit: Count
-    used: Count
-    head: Count
-    fraction: Annotated[float, Field(ge=0, le=1e6)]
-    backbone_parameters: Parameters
-
-    @property
-    def cost_kind(self) -> Cost:
-        """The kind of cost that these numbers count."""
-        return PARAMETERS
-
-
-class UnitCounts(Record):
-    """Units in the audit space and units shipped."""
-
-    offered: Count
-    active: Count
-
-
-class DiceScores(ArmDice):
-    """Scores on the test cases, or by leave-one-out. Details are of `adapted`.
-
-    Null: nothing was scored, or the arm cannot predict the labels.
-    """
-
-    per_label: _Rates
-    per_case: dict[Name, _Rates]
-
-
-class KnownDice(Record):
-    """Dice of a label that the network knew, unadapted and adapted (`known_labels.KnownLabel`).
-
-    `drawn`: whether it is against drawn masks, or against the unadapted network's own.
-    """
-
-    before: Dice
-    after: Dice
-    drawn: bool
-
-
-class Seconds(Record):
-    """Wall-clock time by activity."""
-
-    total: Duration
-    train: Duration
-    audit: Duration
-    allocate: Duration
-    data: Duration
-    test: Duration
-
-
-class AuditCost(Record):
-    """Patch forwards of audits, and those that auditing every unit on every patch would have taken."""
-
-    patches: Count
-    naive_patches: Count
-
-
-class Result(Record):
-    """`result.json`, which `seapeft adapt --json` also prints.
-
-    `test`: what `dice` was measured on: test cases, the shots by leave-one-out, or nothing.
-    `held_out`: Dice on the scans held out while searching or, at one shot, on its held-out labels.
-    `recommended`: null in runs of earlier versions. `keep`: label → which connected parts of its
-    masks are kept; all if it is not named. `known`: the labels that the network knew, if
-    `--add-label` added others. `sensitivity`, `specificity`: by label, mean over scored cases.
-    """
-
-    status: Name
-    shots: Count
-    support_cases: Count
-    audit_cases: Count
-    test_cases: Count
-    budget: Budget
-    units: UnitCounts
-    dice: DiceScores
-    test: Literal["cases", "cv", "none"] = "cases"
-    held_out: ArmDice | None = None
-    recommended: Recommendation | None = None
-    keep: dict[Name, Name] = Field(default_factory=dict)
-    known: dict[Name, KnownDice] = Field(default_factory=dict)
-    sensitivity: _Rates = Field(default_factory=dict)
-    specificity: _Rates = Field(default_factory=dict)
-    seconds: Seconds
-    audit: AuditCost
-    peak_memory_bytes: Annotated[int, Field(ge=0, le=2**60)]
-    device: Name
-    seed: Seed
-    policy: Name
-    run: Text
-    mlflow_run_id: MlflowId | None
 
 
 class RunFolder:

@@ -21,7 +21,7 @@ from sea_peft.data.wording import count
 if TYPE_CHECKING:
     from sea_peft.artefacts.commands import Commands
     from sea_peft.artefacts.findings import Findings
-    from sea_peft.artefacts.run_folder import Result
+    from sea_peft.artefacts.result import Result
     from sea_peft.artefacts.view import UnitRow
     from sea_peft.jobs.evaluate import Evaluation
     from sea_peft.jobs.predict import CaseStatus

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sea_peft.artefacts.checkpoint import remove_checkpoint
-from sea_peft.artefacts.run_folder import Result, RunFolder, dated
+from sea_peft.artefacts.result import Result
+from sea_peft.artefacts.run_folder import RunFolder, dated
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.artefacts.tracker import rebuild
 from sea_peft.backbones.typed import NOTHING, Typed

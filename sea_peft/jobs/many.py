@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sea_peft import documents
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.result import Result
+from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.tracker import rebuild
 from sea_peft.atomic import PRIVATE, make_folder, remove_leftovers, write_text
 from sea_peft.data.progress import Progress, within

@@ -15,12 +15,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sea_peft import __version__, documents
-from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommendation
 from sea_peft.artefacts.known_labels import known_labels
 from sea_peft.artefacts.quality import Quality
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape
-from sea_peft.artefacts.run_folder import RunFolder
+from sea_peft.artefacts.result import AuditCost, Budget, DiceScores, KnownDice, Result, Seconds, UnitCounts
+from sea_peft.artefacts.run_folder import GivenOptions, RunConfig, RunFolder
 from sea_peft.atomic import PRIVATE, write_text
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import Case
@@ -51,7 +51,7 @@ class Reached:
     recommended: Recommended
 
 
-def adapter_config(setup: Setup, active: Sequence[str], result: files.Result, known: Quality) -> AdapterConfig:
+def adapter_config(setup: Setup, active: Sequence[str], result: Result, known: Quality) -> AdapterConfig:
     """The content of `adapter_config.json`: the units, how the run ended and what it saw."""
     dice = result.dice
     assert result.recommended is not None, "every run ends with one"
@@ -94,7 +94,7 @@ def network_identity(setup: Setup) -> BackboneIdentity:
     )
 
 
-def run_config(setup: Setup, name: str | None) -> files.RunConfig:
+def run_config(setup: Setup, name: str | None) -> RunConfig:
     """`config.json`: every resolved option, versions, the network's hash and the data's digest. It
     stays in the run folder.
 
@@ -104,9 +104,9 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
         UsageError: an option cannot be stored, and so not in an adapter either.
     """
     o = setup.options
-    given = {name: getattr(o, name) for name in files.GivenOptions.model_fields}
+    given = {name: getattr(o, name) for name in GivenOptions.model_fields}
     try:
-        return files.RunConfig(
+        return RunConfig(
             id=uuid.uuid4().hex,
             name=name,
             data=_located(o.data),
@@ -131,7 +131,7 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
             mlflow=o.mlflow,
             layout=setup.dataset.layout,
             data_digest=setup.public_digest,
-            options=files.GivenOptions.model_validate(given),
+            options=GivenOptions.model_validate(given),
             begun_from=setup.begun_from,
             versions={
                 "python": platform.python_version(),
@@ -145,7 +145,7 @@ def run_config(setup: Setup, name: str | None) -> files.RunConfig:
         ) from error
 
 
-def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tuple[AdaptOptions, Begun]:
+def options_of(config: RunConfig, folder: RunFolder, typed: Typed) -> tuple[AdaptOptions, Begun]:
     """The options of a run to be resumed, from its `config.json`, and what it was begun with.
 
     The network is the one that the user types now, or the installed weights with the hash of the
@@ -159,7 +159,7 @@ def options_of(config: files.RunConfig, folder: RunFolder, typed: Typed) -> tupl
             f"{folder.path} was begun by an earlier sea_peft, so it can be looked at and not resumed; start a new run."
         )
     options = AdaptOptions(
-        **{name: getattr(config.options, name) for name in files.GivenOptions.model_fields},
+        **{name: getattr(config.options, name) for name in GivenOptions.model_fields},
         data=config.data, profile=config.profile.name, device=config.device, backbone=typed.backbone, weights=typed.weights,
         split=None if config.split is None else Path(config.split), out=folder.path, runs=folder.root,
         from_run=None if config.begun_from is None else folder.begun_from,
@@ -203,26 +203,26 @@ def run_result(
     folder: Path,
     seconds: Mapping[str, float],
     total: float,
-) -> files.Result:
+) -> Result:
     """`result.json`. `kept`: label → which parts of its masks are kept. `seconds`: spent on `data` and on `test`; `total`: spent on everything,
     including the time before a resume.
     """
     adapted = reached.arms.get("adapted")
-    return files.Result(
+    return Result(
         status="done",
         shots=setup.shots,
         support_cases=len(setup.split.support),
         audit_cases=len(setup.split.audit),
         test_cases=len(setup.split.test),
-        budget=files.Budget(
+        budget=Budget(
             limit=setup.space.limit,
             used=outcome.used,
             head=setup.space.head,
             fraction=outcome.used / setup.whole,
             backbone_parameters=setup.whole,
         ),
-        units=files.UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
-        dice=files.DiceScores(
+        units=UnitCounts(offered=len(setup.space.units), active=len(outcome.active)),
+        dice=DiceScores(
             **_means(reached.arms),
             per_label=adapted.per_label if adapted else {},
             per_case=adapted.per_case if adapted else {},
@@ -232,13 +232,13 @@ def run_result(
         recommended=Recommendation.model_validate(asdict(reached.recommended)),
         keep=dict(kept),
         known={
-            label.name: files.KnownDice(before=label.before, after=label.after, drawn=label.drawn)
+            label.name: KnownDice(before=label.before, after=label.after, drawn=label.drawn)
             for label in known_labels(reached.arms, reached.held_out)
         },
         sensitivity=dict(reached.rates["sensitivity"]),
         specificity=dict(reached.rates["specificity"]),
-        seconds=files.Seconds(total=total, data=seconds["data"], test=seconds["test"], **outcome.seconds),
-        audit=files.AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
+        seconds=Seconds(total=total, data=seconds["data"], test=seconds["test"], **outcome.seconds),
+        audit=AuditCost(patches=outcome.patches, naive_patches=outcome.naive_patches),
         peak_memory_bytes=peak_memory(),
         device=str(setup.device),
         seed=setup.options.seed,

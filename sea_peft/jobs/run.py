@@ -17,7 +17,8 @@ from sea_peft.artefacts.checkpoint import RunState, belonging, load_checkpoint, 
 from sea_peft.artefacts.commands import Commands, to_resume
 from sea_peft.artefacts.quality import Network, Quality
 from sea_peft.artefacts.report import report_markdown
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.result import Result
+from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import TraceWriter, read_trace
 from sea_peft.artefacts.tracker import Tracker
 from sea_peft.atomic import remove_leftovers

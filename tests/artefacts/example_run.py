@@ -8,10 +8,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sea_peft.artefacts import run_folder as files
 from sea_peft.artefacts.profile import Profile
 from sea_peft.artefacts.record import BackboneIdentity
-from sea_peft.artefacts.run_folder import Result, RunConfig, RunFolder
+from sea_peft.artefacts.result import AuditCost, Budget, DiceScores, Result, Seconds, UnitCounts
+from sea_peft.artefacts.run_folder import GivenOptions, RunConfig, RunFolder
 from sea_peft.artefacts.trace import TraceWriter
 from sea_peft.data.augmentation import Augmentation
 from sea_peft.data.recipe import Recipe
@@ -52,7 +52,7 @@ def make_config(**changes: Any) -> RunConfig:
         "cycles": 3,
         "layout": "nnunet_raw",
         "data_digest": "cd" * 32,
-        "options": files.GivenOptions.model_validate(given),
+        "options": GivenOptions.model_validate(given),
         "versions": {"sea_peft": "0.1.0"},
     }
     shared = {
@@ -245,25 +245,23 @@ def make_result(events: list[Event], run: str = "runs/x", mlflow_run_id: str | N
         support_cases=split["support"],
         audit_cases=split["audit"],
         test_cases=split["test"],
-        budget=files.Budget(
+        budget=Budget(
             limit=started.limit,
             used=finished.used,
             head=started.head,
             fraction=finished.used / started.backbone_parameters,
             backbone_parameters=started.backbone_parameters,
         ),
-        units=files.UnitCounts(offered=len(started.units), active=len(finished.active)),
-        dice=files.DiceScores(
+        units=UnitCounts(offered=len(started.units), active=len(finished.active)),
+        dice=DiceScores(
             unadapted=scored["unadapted"].dice,
             head_only=scored["head_only"].dice,
             adapted=scored["adapted"].dice,
             per_label=scored["adapted"].per_label,
             per_case=scored["adapted"].per_case,
         ),
-        seconds=files.Seconds(total=40.0, train=20.0, audit=5.0, allocate=0.1, data=3.0, test=4.0),
-        audit=files.AuditCost(
-            patches=sum(a.patches for a in audits), naive_patches=sum(a.naive_patches for a in audits)
-        ),
+        seconds=Seconds(total=40.0, train=20.0, audit=5.0, allocate=0.1, data=3.0, test=4.0),
+        audit=AuditCost(patches=sum(a.patches for a in audits), naive_patches=sum(a.naive_patches for a in audits)),
         peak_memory_bytes=1_900_000_000,
         device="cpu",
         seed=started.seed,

@@ -9,7 +9,8 @@ import pytest
 from example_run import make_config, make_result
 
 from sea_peft import atomic
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.result import Result
+from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.errors import DiskError, UsageError
 
 DAY = datetime.date(2026, 11, 21)

@@ -15,7 +15,8 @@ from toys import install
 from traces import without_times
 
 from sea_peft.artefacts.adapter_file import read_adapter_config
-from sea_peft.artefacts.run_folder import Result, RunFolder
+from sea_peft.artefacts.result import Result
+from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
 from sea_peft.backbones.typed import Typed
 from sea_peft.data.codes import IGNORED
