@@ -1,5 +1,6 @@
 """The verbs that apply an adapter to scans: their masks, and how good those are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,14 @@ def predict(
     jobs: Annotated[
         int, Option(metavar="N", help="Processes side by side, each with its share of the cores, or of the GPUs.")
     ] = 1,
+    cluster: Annotated[
+        str | None,
+        Option(metavar="slurm|local", help="Jobs of a cluster by submitit, --jobs of them, instead of processes."),
+    ] = None,
+    submitit: Annotated[
+        list[str] | None,
+        Option(metavar="KEY=VALUE", help="What a job needs, such as slurm_partition=gpu. Several allowed."),
+    ] = None,
     resume: Annotated[
         bool,
         Option("--resume", help="Keep what was predicted before by the same adapter and options; predict the rest."),
@@ -75,8 +84,12 @@ def predict(
     """
     from sea_peft.backbones.monai_alone import import_monai_alone
     from sea_peft.backbones.typed import Typed
+    from sea_peft.jobs.cluster import Cluster
     from sea_peft.jobs.predict import predict as job
 
+    there = None if cluster is None else Cluster(cluster, out / ".jobs", parameters=_parameters(submitit or ()))
+    if submitit and cluster is None:
+        raise UsageError("--submitit is for jobs of a cluster; name it: --cluster slurm.")
     if ensemble is not None and ensemble != "mean":
         raise UsageError(f"--ensemble {ensemble} is not known; there is mean.")
     if ensemble is not None and not others:
@@ -88,7 +101,8 @@ def predict(
             statuses = job(
                 adapter, inputs, out, typed=typed, device=device, overwrite=overwrite, probabilities=probabilities, preview=preview,
                 dicom_seg=dicom_seg, rtstruct=rtstruct, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics,
-                keep=tuple(keep or ()), qc=qc, jobs=jobs, resume=resume, ensemble=tuple(others or ()), say=output.say, progress=progress,
+                keep=tuple(keep or ()), qc=qc, jobs=jobs, cluster=there, resume=resume, ensemble=tuple(others or ()),
+                say=output.say, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("Interrupted; what is done is kept, and the same command with --resume goes on.") from None
@@ -112,6 +126,17 @@ def predict(
         raise QualityGateError(
             f"{len(flagged)} of {count(len(statuses), 'mask')} should be checked before they are used; {out / 'qc.html'} says why."
         )
+
+
+def _parameters(given: Sequence[str]) -> dict[str, object]:
+    """submitit's parameters. Raises UsageError for one without a value."""
+    read: dict[str, object] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"--submitit {pair} is not KEY=VALUE, such as mem_gb=16.")
+        read[key] = int(value) if value.isdigit() else value
+    return read
 
 
 @verb

@@ -112,7 +112,8 @@ def _options(where: str, name: str, given: AdaptOptions, own: object) -> AdaptOp
 
 def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, cluster: str | None, dry_run: bool) -> None:
     """Run the unfinished runs of a file, and show the table of all. Raises PartialFailure if some have failed."""
-    from sea_peft.jobs.launching import Cluster, on_cluster, side_by_side
+    from sea_peft.jobs.cluster import Cluster
+    from sea_peft.jobs.launching import on_cluster, side_by_side
     from sea_peft.jobs.many import SUMMARY, check, failed, opened
     from sea_peft.jobs.many import many as job
 
@@ -121,8 +122,6 @@ def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, clus
         raise UsageError("--name names one run, and --for many, which are called as in the file; leave it out.")
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs {jobs} is not a number of runs side by side; ask for 1 or more.")
-    if cluster not in (None, "slurm", "local"):
-        raise UsageError(f"--cluster {cluster} is not known; choose slurm, or local to try it on this machine.")
     asked, parameters = read_runs(file, given)
     root = Path(given.out) if given.out is not None else Path(given.runs) / file.stem
     members = opened(root, asked)

@@ -219,7 +219,9 @@ def replay_table(replayed: Sequence[Replayed]) -> Table:
 
 
 def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
-    """The status of each case, with the volumes of a few labels or, among many, the number of labels found."""
+    """The status of each case, with the volumes of a few labels or, among many, the number of labels
+    found. A mask is called like its case.
+    """
     labels = list(dict.fromkeys(label for status in statuses for label in status.volumes))
     few = labels if len(labels) <= 3 else []
     columns = [f"{label} (ml)" for label in few] or ["labels found"]
@@ -238,9 +240,9 @@ def prediction_table(statuses: Sequence[CaseStatus]) -> Table:
         )
         apart = status.mean_disagreement
         agreed = [None if apart is None else f"{apart:.3f}"] if several else []
-        rows.append((status.case, state(status.status), status.mask, *(values or [found]), *qc, *agreed))
+        rows.append((status.case, state(status.status), *(values or [found]), *qc, *agreed))
     right = [*columns, *(["expected Dice", "flags"] if checked else []), *(["disagreement"] if several else [])]
-    return table("", ("case", "status", "mask", *right), rows, right=right)
+    return table("", ("case", "status", *right), rows, right=right)
 
 
 def suggestion_table(found: Suggestions) -> Table:

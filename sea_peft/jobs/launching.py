@@ -14,23 +14,22 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sea_peft.artefacts.run_folder import RunFolder
-from sea_peft.errors import LostProcessError, SeaPeftError, UsageError, first_line, foreseen, refusing
+from sea_peft.errors import LostProcessError, SeaPeftError, foreseen
 from sea_peft.jobs.adapt import adapt, resume
+from sea_peft.jobs.cluster import Cluster
 from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.workers import SECONDS_TO_END, ToParent, end_of, no_interrupt
 from sea_peft.loop import events
 
 _LOG = logging.getLogger(__name__)
-_MINUTES = 240  # of a cluster's job; one that needs more is queued again and continues
 
 
 @dataclass(frozen=True)
@@ -154,85 +153,11 @@ def _work(
         pipe.send(carry_out(options, pipe.send))
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that runs jobs through submitit.
-
-    Attributes:
-        name: `slurm`, or `local`, which runs them here without a scheduler.
-        folder: for submitit's own files and the jobs' logs; on a cluster, one that all nodes see.
-        jobs: most jobs at a time; None for as many as the cluster allows.
-        parameters: of jobs, by submitit's names (`timeout_min`, `mem_gb`, `gpus_per_node`,
-            `slurm_partition`, …).
-    """
-
-    name: str
-    folder: Path
-    jobs: int | None = None
-    parameters: Mapping[str, object] = field(default_factory=dict)
-
-    def executor(self) -> Any:
-        """submitit's executor. Raises UsageError if submitit is not installed, finds no such
-        cluster here, or does not know a parameter.
-        """
-        try:
-            import submitit
-        except ImportError:
-            raise UsageError(
-                "--cluster hands jobs over by submitit, which is missing: `pip install submitit`."
-            ) from None
-        own = {} if self.jobs is None else {"slurm_array_parallelism": self.jobs}
-        with refusing(UsageError, lambda error: f"--cluster {self.name} is refused by submitit: {first_line(error)}."):
-            executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.name)
-            executor.update_parameters(**{"timeout_min": _MINUTES, "name": "seapeft", **own, **self.parameters})
-        return executor
-
-
-class OneRun:
-    """The function that a cluster's job calls. A job that is preempted or runs out of time is
-    queued again and continues.
-    """
-
-    def __call__(self, options: AdaptOptions) -> Ended:
-        return carry_out(options)
-
-    def checkpoint(self, options: AdaptOptions) -> Any:
-        """The job that submitit queues again: the same one, since the run folder records its progress."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self, options)
-
-
 def on_cluster(asked: Mapping[str, AdaptOptions], cluster: Cluster) -> Ends:
-    """A `Launch` as jobs of a cluster. Raises UsageError if they cannot be submitted."""
-    executor = cluster.executor()
-    import submitit
-
-    # jobs are pickles: whoever can write here can run code; submitit may have made the folder already, open to all
-    cluster.folder.mkdir(parents=True, exist_ok=True)
-    cluster.folder.chmod(0o700)
-    with (
-        refusing(UsageError, lambda error: f"--cluster {cluster.name} takes no jobs: {first_line(error)}."),
-        executor.batch(),
-    ):
-        jobs = [executor.submit(OneRun(), options) for options in asked.values()]
-    names = {id(job): name for job, name in zip(jobs, asked, strict=True)}
-    try:
-        for job in submitit.helpers.as_completed(jobs):
-            yield names[id(job)], _ended(job)
-    finally:
-        for job in jobs:
-            if not job.done():
-                job.cancel()
-
-
-def _ended(job: Any) -> Ended:
-    try:
-        ended: Ended = job.result()
-    except Exception as error:  # it was cancelled, killed, or ran out of time too often
-        return Ended(
-            LostProcessError(
-                f"Its job {job.job_id} ended without a word ({first_line(error)}); see {job.paths.stderr}."
-            )
-        )
-    return ended
+    """A `Launch` as jobs of a cluster: one that is queued again continues where its run folder
+    stands. Raises UsageError if they cannot be submitted.
+    """
+    names = list(asked)
+    with contextlib.closing(cluster.results(carry_out, [(options,) for options in asked.values()])) as results:
+        for place, ended in results:
+            yield names[place], Ended(ended) if isinstance(ended, LostProcessError) else ended

@@ -13,11 +13,13 @@ from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.wording import count
 from sea_peft.errors import DataError, UsageError
 from sea_peft.jobs.case_results import CaseFiles
+from sea_peft.jobs.cluster import Cluster
 from sea_peft.jobs.cohort import CaseStatus, Opening, one_by_one
 from sea_peft.jobs.earlier import predicted_before, refuse_to_replace
 from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.memory import needed, read_ahead
 from sea_peft.jobs.qc_files import qc_page, require_own_table, write_qc
+from sea_peft.jobs.shares import on_cluster
 from sea_peft.jobs.statistics import Sidecar, require_ours, write_table
 from sea_peft.jobs.workers import side_by_side
 
@@ -43,6 +45,7 @@ def predict(
     keep: Sequence[str] = (),
     qc: bool = False,
     jobs: int = 1,
+    cluster: Cluster | None = None,
     resume: bool = False,
     ensemble: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
@@ -79,6 +82,7 @@ def predict(
         jobs: processes that predict side by side, each with its own network and its share of the
             cores or GPUs. If one dies, only its current case is lost. In a script, values above 1
             need `if __name__ == "__main__":` around the call.
+        cluster: takes the cases in `jobs` jobs, each with its share of them, instead of processes here.
         resume: skip cases whose results were made by the same adapter, network and options from the
             same files. With `overwrite`, other results are replaced.
         ensemble: further adapters, whose probabilities are averaged with those of `adapter`; each case
@@ -136,7 +140,9 @@ def predict(
     if rtstruct:
         _require_series(cases, "an RTSTRUCT", "--rtstruct")
     processes = min(jobs, len(left))
-    ahead = [] if processes > 1 else read_ahead(left[1:], predictor.recipe, len(predictor.channels))
+    if cluster is not None:
+        cluster.executor()  # refused before anything is written
+    ahead = [] if processes > 1 and cluster is None else read_ahead(left[1:], predictor.recipe, len(predictor.channels))
     if say is not None:
         say(predictor.choice())
         if writer.keeping:
@@ -148,7 +154,7 @@ def predict(
                 f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite alone predicts all again."
             )
         if left:
-            say(needed(predictor.estimate(left, ahead).of_processes(processes)))
+            say(needed(predictor.estimate(left, ahead).of_processes(processes if cluster is None else 1)))
     make_folder(out)
     if statistics is not None:
         make_folder(statistics.parent)
@@ -159,7 +165,9 @@ def predict(
         progress(len(before) + done, len(cases))
 
     try:
-        if processes > 1:
+        if cluster is not None and left:
+            on_cluster(opening, cluster, processes, predictor.network, work, told, results.add)
+        elif processes > 1:
             side_by_side(opening, processes, predictor.network, work, told, results.add)
         elif work:
             one_by_one(writer, work, {case.id for case in ahead}, told, results.add)

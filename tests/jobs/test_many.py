@@ -266,11 +266,3 @@ def test_jobs_of_submitit_leave_what_processes_leave(line, tmp_path: Path) -> No
         adapters = [tmp_path / root / name / "adapter" / "adapter_model.safetensors" for root in ("here", "there")]
         assert adapters[0].read_bytes() == adapters[1].read_bytes()
     assert (tmp_path / "there" / ".jobs").stat().st_mode & 0o077 == 0
-
-
-def test_a_job_that_runs_out_of_time_is_queued_again_as_it_was() -> None:
-    pytest.importorskip("submitit")
-    options = AdaptOptions(data="scans")
-    again = launching.OneRun().checkpoint(options)
-    assert isinstance(again.function, launching.OneRun)
-    assert again.args == (options,)
