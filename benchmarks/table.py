@@ -95,7 +95,7 @@ def block(results: Results, task: Task, budget: str) -> list[str]:
         "run",
         "memory",
     ]
-    lines = [f"### {task}, {budget}", "", _line(head), _line(["---"] * len(head))]
+    lines = [f"## {task}, {budget}", "", _line(head), _line(["---"] * len(head))]
     order = sorted(arms, key=lambda arm: (arm not in _BASELINES, arm not in complete, -_mean(arms[arm].values())))
     for arm in order:
         scores = list(arms[arm].values())
