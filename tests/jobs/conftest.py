@@ -58,3 +58,14 @@ def knowing(adapter, weights, toy, tmp_path) -> Path:
     (folder / CONFIG_NAME).write_text(config.model_dump_json())
     assert read_adapter_config(folder).quality == found
     return folder
+
+
+@pytest.fixture
+def scans(toy: Path, tmp_path: Path) -> Path:
+    """Three small scans, of which b is damaged."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name, number in (("a", 0), ("c", 1)):
+        shutil.copy(toy / "imagesTr" / f"toy_{number}_0000.nii.gz", folder / f"{name}.nii.gz")
+    (folder / "b.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:-200])
+    return folder

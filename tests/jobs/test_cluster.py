@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,6 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.errors import LostProcessError, UsageError
 from sea_peft.jobs.cluster import Cluster, _Repeatable
 from sea_peft.jobs.predict import predict
-
-
-@pytest.fixture
-def scans(toy: Path, tmp_path: Path) -> Path:
-    """Three small scans, of which b is damaged."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for name, number in (("a", 0), ("c", 1)):
-        shutil.copy(toy / "imagesTr" / f"toy_{number}_0000.nii.gz", folder / f"{name}.nii.gz")
-    (folder / "b.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:-200])
-    return folder
 
 
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:

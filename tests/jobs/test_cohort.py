@@ -30,17 +30,6 @@ from sea_peft.jobs.predictor import Predictor
 unix = pytest.mark.skipif(os.name == "nt", reason="this system has no signals to end processes with")
 
 
-@pytest.fixture
-def scans(toy: Path, tmp_path: Path) -> Path:
-    """Three small scans, of which b is damaged."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for name, number in (("a", 0), ("c", 1)):
-        shutil.copy(toy / "imagesTr" / f"toy_{number}_0000.nii.gz", folder / f"{name}.nii.gz")
-    (folder / "b.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:-200])
-    return folder
-
-
 def large(folder: Path, name: str) -> Path:
     """A scan that takes a second or more: there is time to end a process meanwhile."""
     image, _ = toy_scan(3)
