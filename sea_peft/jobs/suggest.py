@@ -127,7 +127,8 @@ def suggest(
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         channels: as for `predict`.
         say: receives sentences for the user.
-        progress: called with (scans done, of), including the run's shots.
+        progress: called with (looks done, of): one at each of the run's shots and of the scans, and
+            another at each scan that is drawn.
 
     Returns:
         The ranking. A scan that cannot be examined does not stop the others.
@@ -150,7 +151,7 @@ def suggest(
     shots = _shots(run, predictor, tell)
     tell(predictor.choice())
     tell(needed(predictor.estimate(cases)))
-    of = len(shots) + len(cases)
+    of = len(shots) + len(cases) + (0 if out is None else min(n, len(cases)))
     looked: list[LookedAt] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
@@ -174,8 +175,9 @@ def suggest(
     if out is not None and suggested:
         by_id = {case.id: case for case in cases}
         judged = {each.case: each.judged for each in looked}
+        chosen = [(each, by_id[each.scan], judged[each.scan]) for each in suggested]
         suggested = _draw(
-            predictor, out, [(each, by_id[each.scan], judged[each.scan]) for each in suggested], of=len(looked)
+            predictor, out, chosen, len(looked), lambda drawn, _of: progress(of - len(chosen) + drawn, of)
         )
         page = out / _PAGE
     return Suggestions(
@@ -305,18 +307,25 @@ def _apart(distance: float | None, others: str) -> str:
 
 
 def _draw(
-    predictor: Predictor, out: Path, chosen: Sequence[tuple[Suggestion, FileCase, Judged]], of: int
+    predictor: Predictor,
+    out: Path,
+    chosen: Sequence[tuple[Suggestion, FileCase, Judged]],
+    of: int,
+    progress: Progress,
 ) -> list[Suggestion]:
-    """A folder with a picture of each and a page."""
+    """A folder with a picture of each and a page. They are predicted anew: memory may not hold the
+    masks of all that were looked at.
+    """
     drawn, shown = [], []
     with new_folder(out) as building:
-        for suggestion, case, judged in chosen:
+        for done, (suggestion, case, judged) in enumerate(chosen):
             scan = predictor.prepared(case)
-            output = predictor.probabilities(scan, building)
+            output = predictor.probabilities(scan, building, within(progress, done, len(chosen)))
             name = f"{suggestion.rank}_{safe_name(case.id)}.png"
             write_bytes(building / name, picture(predictor, case, restore(output, scan.geometry), scan.geometry))
             drawn.append(dataclasses.replace(suggestion, picture=name))
             shown.append(ShownMask(case.id, judged, name, f"{suggestion.rank}. {suggestion.why}"))
+            progress(done + 1, len(chosen))
         about = "The first is in most doubt and most unlike the shots, each next also unlike those before it. Outlined is the network's own mask."
         heading = f"{count(len(shown), 'scan')} of {of} to label next"
         write_text(building / _PAGE, page_of_masks("Scans to label next", heading, about, shown))

@@ -155,6 +155,23 @@ def test_a_run_folder_knows_its_shots_and_they_come_last(run_on_toys, scans, wei
     assert [each.distance for each in copies] == pytest.approx([0.0] * len(copies), abs=1e-5)
 
 
+def test_progress_goes_on_while_pictures_are_drawn(knowing, weights, scans, tmp_path):
+    told: list[tuple[float, int]] = []
+    suggest(
+        knowing,
+        [scans],
+        2,
+        out=tmp_path / "out",
+        typed=Typed(weights=str(weights)),
+        progress=lambda *at: told.append(at),
+    )
+    assert {of for _done, of in told} == {6 + 2}  # the damaged scan counts too
+    done = [done for done, _of in told]
+    assert done == sorted(done)
+    assert {6.0, 7.0, 8.0} <= set(done)
+    assert any(6 < each < 7 for each in done)
+
+
 def test_what_cannot_be_asked(knowing, adapter, weights, scans, toy, tmp_path):
     typed = Typed(weights=str(weights))
     with pytest.raises(UsageError, match="adapt again"):
