@@ -98,8 +98,8 @@ def _without_units(settings: Any) -> Any:
 
 
 def metrics(history: History, config: Mapping[str, object]) -> list[Metric]:
-    """Every metric that is settled, each (key, step) once. Those of an unfinished run stay true.
-    `config`: numbers its labels.
+    """Every metric that will not change any more, each (key, step) once, so that an unfinished run
+    can be logged too. `config`: the run's; it gives the order of the labels.
     """
     points: dict[tuple[str, int], float] = {}
     total = 0.0

@@ -119,7 +119,7 @@ class RunConfig(Record):
 
 
 def _of_version_1(config: dict[str, object]) -> dict[str, object]:
-    """Version 1 without the network, which it gave as a path, and without the options, which held more paths."""
+    """A config of version 1 in today's form. Its network and options are left out: both held paths."""
     gone = ("backbone", "weights", "backbone_sha256", "spacing", "out", "runs", "test", "augment")
     kept = {"id": None, "name": None, "split": None} | {key: value for key, value in config.items() if key not in gone}
     return {**kept, "typed": config["options"], "profile": None, "augmentation": None, "network": None, "options": None}

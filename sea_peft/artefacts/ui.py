@@ -2,7 +2,7 @@
 
 MLflow's page has no login, and since 3.x it opens with an assistant and with gateways to external
 services. Here it answers on 127.0.0.1 alone, and only to whoever has the printed link. Pages that
-would forward requests answer 404, or that there is nothing.
+would forward requests answer 404, or an empty list.
 """
 
 import hmac

@@ -144,8 +144,8 @@ def _skips(fields: Mapping[str, str]) -> bool:
 
 
 def _packed_surplus(path: Path, sizes: list[int], promised: int, stored: Stored) -> int | None:
-    """Bytes behind the voxels in a compressed stream; None if there are some that were not counted.
-    Refuses fewer than promised.
+    """Bytes behind the voxels in a compressed stream: 0, or None for some number that was not
+    counted. Refuses a stream that holds fewer bytes than the header promises.
     """
     found = inflated_bytes(stored, promised)
     if found < promised:

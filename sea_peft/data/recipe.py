@@ -65,7 +65,7 @@ class Recipe(Record):
         crop_foreground: whether to cut away everything around the foreground (defined in
             `intensity.foreground`).
         margin: millimetres kept around the foreground.
-        resampler: how scans are resampled. nnU-Net's foreground is everything that is not 0.
+        resampler: how scans are resampled. nnU-Net's way also takes all voxels that are not 0 as foreground.
     """
 
     orientation: str = Field(default="RAS", pattern="^[RLAPSI]{3}$")

@@ -130,7 +130,7 @@ class MergedNetwork:
 
 def fold(loaded: Loaded, name: str) -> MergedNetwork:
     """Fold units and head into a network of its own, in eval mode. The adapter's gates are open.
-    `name`: of the card.
+    `name`: for the merged network's card.
 
     Raises WeightsError if something cannot be folded, or the check failed.
     """
@@ -154,7 +154,7 @@ def fold(loaded: Loaded, name: str) -> MergedNetwork:
 
 def fold_several(several: Sequence[Loaded], shares: Sequence[float], name: str) -> MergedNetwork:
     """Fold several adapters of one backbone into one network, each with its share. Their gates are
-    closed afterwards. `name`: of the card.
+    closed afterwards. `name`: for the merged network's card.
 
     Raises WeightsError if something cannot be folded.
     """

@@ -160,8 +160,8 @@ def score_held_out_labels(
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
-    """The same at one shot, where no scan is held out: scores the voxels with held-out labels
-    (`hold_out_labels`), on the recipe's grid.
+    """`score` for a run of one shot, which has no scan to hold out: Dice over the voxels of the shot
+    whose labels were held out (`hold_out_labels`), on the recipe's grid.
 
     Windows cover the whole scan, since crops around the labels would not show false positives
     elsewhere.

@@ -29,7 +29,7 @@ def _described(checkpoint: Checkpoint) -> object:
 
 
 def _settings(described: Any) -> Said:
-    """Dilations and activation from `model.json`; {} if brainchop does not write it like that."""
+    """Dilations and activation from `model.json`; {} if the file is not laid out as brainchop writes it."""
     try:
         kernels = [layer["kernel_size"] for layer in described["layers"]]
         dilations = [layer["dilation"] for layer in described["layers"]]

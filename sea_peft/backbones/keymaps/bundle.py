@@ -122,7 +122,9 @@ def _geometry(transforms: list[Transform]) -> tuple[Said, tuple[str, ...]]:
 
 
 def _scaled(name: str, said: Said) -> tuple[Said, Any, Any, tuple[str, ...]] | None:
-    """The recipe's intensity, the network's values for its 0 and 1, and sentences; None if no recipe does it."""
+    """The recipe's `intensity` for this scaling, what the network gets for its 0 and its 1, and notes
+    for the user; None if no recipe scales like that.
+    """
     low, high = said.get("b_min"), said.get("b_max")
     notes: tuple[str, ...] = ()
     if name == "NormalizeIntensity":
