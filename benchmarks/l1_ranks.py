@@ -140,7 +140,7 @@ register(
         name="arena",
         about=f"{_ABOUT}, measured anew every cycle",
         make=lambda space, _seed, settings: L1Ranks(space, settings),
-        settings=lambda cycles: PathSettings(cycles),
+        settings=lambda cycles, _steps: PathSettings(cycles),
         offers=_OFFERS,
         cycles=_CYCLES,
     )

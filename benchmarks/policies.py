@@ -15,7 +15,7 @@ from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import UsageError
 from sea_peft.loop.policies import Entry, register, register_described
 from sea_peft.loop.policies.fixed import ENCODER, one_family, own_size, topology
-from sea_peft.loop.policies.sea import Sea, SeaSettings
+from sea_peft.loop.policies.sea import Sea, SeaSettings, settings_for
 from sea_peft.loop.policies.uniform import affine_then_lora, shuffled
 from sea_peft.loop.ranking import RankingSettings
 from sea_peft.loop.space import Space
@@ -135,9 +135,9 @@ class Variant:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cycles: int | None = None
 
-    def settings(self, cycles: int) -> SeaSettings:
+    def settings(self, cycles: int, steps: int | None) -> SeaSettings:
         """The settings of the whole `sea`, changed."""
-        return dataclasses.replace(SeaSettings(cycles=cycles), **self.changes)
+        return dataclasses.replace(settings_for(cycles, steps), **self.changes)
 
 
 SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(

@@ -288,7 +288,7 @@ register(
         name="sea_paper",
         about="the published search, audit, allocate, its mistakes mended",
         make=lambda space, seed, settings: PublishedSea(space, seed, settings),
-        settings=lambda _cycles: PublishedSettings(),
+        settings=lambda _cycles, _steps: PublishedSettings(),
         cycles=_CYCLES,
     )
 )

@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 _LONG = 5.0  # seconds, of a first step that is not repeated for a better measure
 _SALIENCY_AT_ONCE = 128
-_LOOKS_A_UNIT = 2  # of an audit, which stops early at most units: measured on phantoms, between 1.7 and 2.1
 _PASSES = 2  # over a scan that is scored: unadapted and head alone together, then adapted
 
 
@@ -66,7 +65,8 @@ def expected(setup: Setup) -> Duration:
 
     _, cycles, _ = settings.plan()
     ranked = len(cycles) * settings.saliency_batches * math.ceil(len(space.units) / _SALIENCY_AT_ONCE) if audits else 0
-    looks = len(cycles) * _LOOKS_A_UNIT * len(units) if audits else 0
+    audited = min(len(units), setup.policy.most_audited or len(units)) if audits else 0
+    looks = len(cycles) * audited * settings.audit_patches
     policy = (settings.steps + ranked) * step + looks * look
     if settings.time_limit is not None:
         policy = min(policy, settings.time_limit)

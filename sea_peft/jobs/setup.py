@@ -312,7 +312,7 @@ def prepare_run(
 
 def _policy(name: str, space: Space, seed: int, settings: LoopSettings, earlier: Earlier | None) -> Policy:
     carried = None if earlier is None else earlier.carried
-    return make_policy(name, space, seed=seed, cycles=settings.cycles, carried=carried)
+    return make_policy(name, space, seed=seed, cycles=settings.cycles, steps=settings.steps, carried=carried)
 
 
 def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:

@@ -61,6 +61,7 @@ class Policy(abc.ABC):
         head_alone: whether it never opens a unit.
         settings: a frozen dataclass of plain values, or None.
         trial: ids of the units that it will try in all cycles together.
+        most_audited: most units that one audit ablates; None for every open one.
     """
 
     audits = False
@@ -68,6 +69,7 @@ class Policy(abc.ABC):
     head_alone = False
     settings: Any = None
     trial: tuple[str, ...] = ()
+    most_audited: int | None = None
 
     def __init__(self, name: str, space: Space) -> None:
         self.name = name

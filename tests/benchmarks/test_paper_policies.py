@@ -28,7 +28,7 @@ def said_by(name, seed=0):
 @pytest.mark.parametrize("name", SEA_VARIANTS)
 def test_a_variant_differs_in_its_part_alone(name):
     variant = SEA_VARIANTS[name]
-    whole, changed = (dataclasses.asdict(s) for s in (WHOLE, variant.settings(5)))
+    whole, changed = (dataclasses.asdict(s) for s in (WHOLE, variant.settings(5, None)))
     assert {key for key in whole if whole[key] != changed[key]} == set(variant.changes)
     assert bool(variant.changes) + (variant.cycles is not None) == 1
     said_by(name)

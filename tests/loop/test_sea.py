@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from worlds import check_allocation, constant, converse, heard, noisy, replay, space
 
 from sea_peft.adapters import total_cost
+from sea_peft.loop.policies import make_policy
 from sea_peft.loop.policies.sea import Sea, SeaSettings
 from sea_peft.loop.ranking import ACTIVE, COOLING, IDLE, PROBE, RankingSettings
 from sea_peft.loop.space import Space
@@ -133,6 +134,17 @@ def test_the_prior_is_halfway_between_one_and_the_saliency_over_its_familys_mean
     assert found == {lora[0]: 0.75, lora[1]: 1.25, affine[0]: 1.0}
     assert prior(audit_space.by_id, dict.fromkeys(lora, 0.0), 0.5) == dict.fromkeys(lora, 1.0)
     assert prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0}, 0.0) == dict.fromkeys(lora, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "units"), [(None, 20), (1, 1), (6, 1), (30, 5), (119, 19), (120, 20), (5000, 20)]
+)
+def test_a_short_run_has_smaller_audits(steps, units):
+    audit_space = space(share=0.3)
+    policy = make_policy("sea", audit_space, seed=0, cycles=3, steps=steps)
+    said = converse(policy, audit_space, 3, lambda u: 1.0, constant(0.01))
+    assert policy.most_audited == units
+    assert {sum(row.delta is not None for row in rows) for rows in said.ranked} == {units}
 
 
 # -- coverage ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sea_peft.loop.space import Space
 from sea_peft.loop.utility import Estimate
 
 
-def _no_settings(_cycles: int) -> None:
+def _no_settings(_cycles: int, _steps: int | None) -> None:
     """The settings of a policy that has none."""
 
 
@@ -26,7 +26,7 @@ class Entry:
         name: as the user types it.
         about: what it does, in one line.
         make: space, seed and settings → the policy.
-        settings: number of cycles → the policy's settings.
+        settings: numbers of cycles and of optimizer steps → the policy's settings.
         offers: family → the part of it in the audit space; None for all that the budget profile
             offers.
         outside_budget: whether it ignores the budget, for comparisons.
@@ -36,7 +36,7 @@ class Entry:
     name: str
     about: str
     make: Callable[[Space, int, Any], Policy]
-    settings: Callable[[int], object] = _no_settings
+    settings: Callable[[int, int | None], object] = _no_settings
     offers: Mapping[str, Offer] | None = None
     outside_budget: bool = False
     cycles: int | None = None
@@ -96,6 +96,7 @@ def make_policy(
     *,
     seed: int,
     cycles: int,
+    steps: int | None = None,
     settings: Mapping[str, object] | None = None,
     carried: Mapping[str, Estimate] | None = None,
 ) -> Policy:
@@ -106,6 +107,7 @@ def make_policy(
         space: the audit space.
         seed: of the run.
         cycles: number of search cycles.
+        steps: number of optimizer steps of the run; None where there is none, or `settings` are given.
         settings: those of an earlier run, as JSON types; None for the policy's own.
         carried: units that are on from the start → the estimates of an earlier run's audits. For
             policies whose settings are `GoesOn`.
@@ -116,7 +118,7 @@ def make_policy(
         pydantic.ValidationError: the settings are not valid for it.
     """
     entry = policy_entry(name)
-    own: Any = entry.settings(cycles)
+    own: Any = entry.settings(cycles, steps)
     if own is not None and settings is not None:
         own = TypeAdapter(type(own)).validate_python(dict(settings))
     if carried and isinstance(own, GoesOn):

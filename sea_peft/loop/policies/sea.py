@@ -42,6 +42,16 @@ class SeaSettings(GoesOn):
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
 
 
+_STEPS_A_UNIT = 6  # of a run, for every unit that its audits ablate: they take a quarter of its time
+
+
+def settings_for(cycles: int, steps: int | None) -> SeaSettings:
+    """The defaults; a run of fewer than 120 steps gets smaller audits."""
+    most = SeaSettings.audit_units
+    units = most if steps is None else max(1, min(most, steps // _STEPS_A_UNIT))
+    return SeaSettings(cycles=cycles, audit_units=units)
+
+
 _BEFORE = -1  # stands for the cycle in which an earlier run's units were tried
 
 
@@ -68,6 +78,7 @@ class Sea(Policy):
     def __init__(self, space: Space, settings: SeaSettings) -> None:
         super().__init__("sea", space)
         self.settings = settings
+        self.most_audited = settings.audit_units
         self._units = space.by_id
         self._standing = {u: ranking.Standing() for u in self._units}
         self._estimate = dict.fromkeys(self._units, UNMEASURED)
@@ -279,6 +290,6 @@ register(
         name="sea",
         about="search, audit, allocate: the units that help on held-out scans",
         make=lambda space, _seed, settings: Sea(space, settings),
-        settings=lambda cycles: SeaSettings(cycles=cycles),
+        settings=settings_for,
     )
 )
