@@ -27,6 +27,10 @@ class Adapted(nn.Module):
         classes: K, the number of the backbone's output channels.
         example: an input `[B, C, D, H, W]`.
         seed: of the units' initial values.
+
+    Attributes:
+        joined: whether only the labels that are new to the backbone are the adapted network's, and
+            everything else the unadapted backbone's (`join`). A forward then runs it twice.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Adapted(nn.Module):
         assert module is None or isinstance(module, nn.Conv3d)
         self.head = TargetHead(rows, classes, module)
         self.head_gate = True
+        self.joined = False
         self._features: torch.Tensor | None = None
         if module is not None:
             module.register_forward_pre_hook(self._remember)
@@ -68,8 +73,9 @@ class Adapted(nn.Module):
         return [*self.bank.parameters(self.bank.active), *self.head.parameters()]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.backbone(x)
-        return self.head(self.take_features(logits), logits, self.head_gate)
+        backbone = self.backbone(x)
+        logits: torch.Tensor = self.head(self.take_features(backbone), backbone, self.head_gate)
+        return join(logits, self.opinion(x), self.head.added) if self.joined else logits
 
     def take_features(self, logits: torch.Tensor) -> torch.Tensor:
         """The head's input after a forward of the backbone that gave `logits`: the last
@@ -95,12 +101,30 @@ class Adapted(nn.Module):
     @contextlib.contextmanager
     def unadapted(self) -> Iterator[None]:
         """Close every gate for a while, the head's too: the unchanged backbone."""
-        gate, self.head_gate = self.head_gate, False
+        before = self.head_gate, self.joined
+        self.head_gate = self.joined = False
         try:
             with self.bank.only(()):
                 yield
         finally:
-            self.head_gate = gate
+            self.head_gate, self.joined = before
+
+
+def join(logits: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> torch.Tensor:
+    """Logits in which the `added` labels have the probabilities that `logits` give them, and the
+    other labels share what is left as in `opinion`.
+
+    So a known label changes only where an added one takes its place.
+
+    Args:
+        logits: `[B, 1 + L, D, H, W]`, of the adapted network.
+        opinion: `[B, 1 + L, D, H, W]`, probabilities, 0 for the added labels (`Adapted.opinion`).
+        added: indices of the added labels.
+    """
+    index = torch.tensor(added, device=logits.device)
+    new = logits.float().softmax(dim=1).index_select(1, index)
+    left = opinion * (1 - new.sum(dim=1, keepdim=True))
+    return left.index_copy(1, index, new).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 @torch.no_grad()

@@ -198,7 +198,11 @@ def _recommended(history: History, commands: Commands) -> list[Advice]:
         return []
     network, evidence = history.recommended.network, history.recommended.evidence
     if network == "adapted":
-        return [Advice(f"Predictions use the adapted network ({evidence}):", commands.predict())]
+        advice = [Advice(f"Predictions use the adapted network ({evidence}):", commands.predict())]
+        if known_labels(history.scored, history.held_out):
+            said = "To take only the added labels from it, and what the network knew from the unadapted one:"
+            advice.append(Advice(said, commands.predict("both")))
+        return advice
     said = f"Predictions use the unadapted network ({evidence}). To use the adapter all the same:"
     return [Advice(said, commands.predict("adapted"))]
 

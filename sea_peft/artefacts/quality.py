@@ -15,7 +15,8 @@ QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 
 Position = tuple[Number, Number, Number]
 Range = tuple[Number, Number]
-Network = Literal["adapted", "unadapted"]
+Network = Literal["adapted", "unadapted", "both"]
+"""Which network predicts. "both": added labels the adapted one, everything else the unadapted one."""
 _USUAL_ERROR, _WEIGHT, _LABEL_WEIGHT = 2.2, 0.5, 0.2
 _LEAST, _MOST = 0.6, 1.7  # of the expected error, on 95% of the development set's masks
 
@@ -64,7 +65,8 @@ class Quality(NoPaths):
     Attributes:
         labels: by name, without labels that no shot holds.
         channels: in the order of the adapter's.
-        held_out: network → one mapping per scan, label → trust.
+        held_out: network → one mapping per scan, label → trust. A run scores no scan with "both", whose
+            masks are judged as those of "adapted".
     """
 
     labels: dict[Name, SeenLabel]
@@ -80,7 +82,7 @@ class Quality(NoPaths):
         """
         error, doubt = _USUAL_ERROR * _WEIGHT, _WEIGHT
         own_error, own_doubt = 0.0, 0.0
-        for scan in self.held_out.get(network, []):
+        for scan in self._scored(network):
             error += sum(1 - trust.dice for trust in scan.values())
             doubt += sum(1 - trust.confidence for trust in scan.values())
             if label in scan:
@@ -93,8 +95,11 @@ class Quality(NoPaths):
 
     def usual_confidence(self, network: Network) -> float | None:
         """Mean over labels and held-out scans; None if there were none."""
-        scans = [scan for scan in self.held_out.get(network, []) if scan]
+        scans = [scan for scan in self._scored(network) if scan]
         if not scans:
             return None
         means = [math.fsum(trust.confidence for trust in scan.values()) / len(scan) for scan in scans]
         return math.fsum(means) / len(means)
+
+    def _scored(self, network: Network) -> list[dict[Name, Trust]]:
+        return self.held_out.get("adapted" if network == "both" else network, [])

@@ -27,7 +27,11 @@ Profile = Annotated[str, Option(metavar="NAME|FILE", help="Budget profile: what 
 Full = Annotated[bool, Option("--full", help="Module paths in full instead of short names.")]
 Use = Annotated[
     str | None,
-    Option("--use", metavar="adapted|unadapted", help="Network to use; by default the one that the run recommends."),
+    Option(
+        "--use",
+        metavar="adapted|unadapted|both",
+        help="Network to use; both: added labels adapted, the others unadapted; left out: as the run recommends.",
+    ),
 ]
 Keep = Annotated[
     list[str] | None,

@@ -21,7 +21,7 @@ from sea_peft.backbones.weights import Card, load_strictly, unique_tensors
 from sea_peft.data.wording import count
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.folding import folded_tensors, weighed_tensors
-from sea_peft.jobs.model import Loaded, adapter_folder, open_adapter
+from sea_peft.jobs.model import Loaded, adapter_folder, network_called, open_adapter
 from sea_peft.jobs.same_task import difference
 from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
@@ -98,7 +98,10 @@ def merge(
     shares = _checked_shares(paths, shares)
     for path in paths:
         recommended = read_adapter_config(adapter_folder(path)).recommended
-        if (use or recommended.network) != "adapted":
+        network = recommended.network if use is None else network_called(use)
+        if network == "both":
+            raise UsageError("--use both runs two networks, which are not one to merge into; use adapted.")
+        if network == "unadapted":
             raise UsageError(
                 f"The run{f' of {path}' if others else ''} recommends the unadapted network ({recommended.evidence}), so there is nothing to "
                 "fold in; --use adapted does it all the same."

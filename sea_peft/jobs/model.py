@@ -24,7 +24,7 @@ from sea_peft.data.wording import count
 from sea_peft.errors import DeviceError, UsageError, WeightsError, first_line, refusing
 from sea_peft.loop.processes import Processes
 
-NETWORKS: tuple[Network, ...] = ("adapted", "unadapted")
+NETWORKS: tuple[Network, ...] = ("adapted", "unadapted", "both")
 
 
 def network_called(name: str) -> Network:
@@ -32,7 +32,7 @@ def network_called(name: str) -> Network:
     for network in NETWORKS:
         if network == name:
             return network
-    raise UsageError(f"--use {name} is not known; there are {' and '.join(NETWORKS)}.")
+    raise UsageError(f"--use {name} is not known; there are {', '.join(NETWORKS)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,7 @@ def own_device(name: str, processes: Processes) -> torch.device:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """An adapter on its backbone, ready to predict. `network`: "adapted" or "unadapted"."""
+    """An adapter on its backbone, ready to predict. `network`: the one that predicts."""
 
     model: Adapted
     config: AdapterConfig
@@ -242,13 +242,15 @@ def open_adapter(
     Args:
         folder: the adapter folder.
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
-        use: "adapted" or "unadapted"; None for the recommended network.
+        use: "adapted" or "unadapted"; "both" for added labels by the adapted network and
+            everything else by the unadapted one; None for the recommended network.
         command: what the user types again if the weights are missing.
         opened: backbones that are open, to be shared.
 
     Raises:
         WeightsError: the adapter or the weights are refused, or do not belong together.
-        UsageError: the unadapted network can predict none of the labels.
+        UsageError: the unadapted network can predict none of the labels; or "both" is asked for where
+            no label was added.
     """
     asked = network_called(use) if use is not None else None
     config, tensors = load_adapter_files(folder)
@@ -281,8 +283,14 @@ def open_adapter(
         raise WeightsError(f"Adapter {folder.name} has a head of another kind than its backbone takes; get it again.")
     load_tensors(model, units, tensors, folder.name)
     network = asked or config.recommended.network
-    if network == "adapted":
+    if network == "both" and not (model.head.added and model.head.knows_a_label):
+        raise UsageError(
+            f"--use both takes added labels from the adapted network and the others from the unadapted one, and this adapter "
+            f"has only {'added ones' if model.head.added else 'labels that its backbone knew'}; leave it out."
+        )
+    if network != "unadapted":
         model.bank.activate([unit.id for unit in units])
+        model.joined = network == "both"
     elif model.head.knows_a_label:
         model.head_gate = False
     else:

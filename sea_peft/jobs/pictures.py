@@ -100,6 +100,8 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
     folder.read_result()  # says how to go on where there is none
     predictor = Predictor(folder.path, typed, device, "adapted", verb="report")
     network = predictor.config.recommended.network if use is None else network_called(use)
+    if network == "both":
+        raise UsageError("--use both is not scored by a run, so there is no best and worst case to draw; use adapted.")
     arms = history.scored if history.tested_on == "test" else {}
     scored = {case: dice for case, dice in arms[network].per_case.items() if dice} if network in arms else {}
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))

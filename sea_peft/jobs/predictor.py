@@ -39,12 +39,13 @@ class Predictor:
         adapter: an adapter folder or a run folder.
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
-        use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
+        use: "adapted", "unadapted" or "both" (`open_adapter`); None for the network that the adapter's run
+            recommends.
         verb: of the command line, for the command to type if weights are missing.
         opened: backbones that are open, to be shared.
 
     Attributes:
-        network: "adapted" or "unadapted".
+        network: the one that predicts.
         loaded: the adapter on its backbone.
         sha256: of the file with the adapter's tensors.
 
@@ -102,6 +103,9 @@ class Predictor:
         predictor's own.
         """
         network, recommended = network or self.network, self.config.recommended
+        if network == "both":
+            added = ", ".join(list(self.labels)[index - 1] for index in self.model.head.added)
+            return f"Using both networks, as asked: {added} by the adapted one, everything else by the unadapted one."
         if network == recommended.network:
             other = next(name for name in NETWORKS if name != network)
             return (
@@ -112,7 +116,7 @@ class Predictor:
     def keeping(self, asked: Sequence[str]) -> dict[str, Keep]:
         """Label → which connected parts of its masks are kept, for those of which not all are: as asked, else as the run has chosen for its adapter.
         Raises UsageError for what makes no sense (`keeping.keeps`)."""
-        own = self.kept_by_default if self.network == "adapted" else {}
+        own = self.kept_by_default if self.network != "unadapted" else {}
         return keeps(asked or [f"{label}={rule}" for label, rule in own.items()], tuple(self.labels))
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from benches import bench
 from torch import nn
 
 from sea_peft.adapters import Adapted, Bank, Offer, TargetHead, units_for
+from sea_peft.adapters.adapted import join
 from sea_peft.adapters.registry import Unit, register, unit_at
 from sea_peft.errors import UsageError, WeightsError
 
@@ -88,6 +90,19 @@ def test_a_unit_of_another_backbone_is_refused():
     for family, path in (("lora", "nowhere"), ("affine", conv.path), ("unheard", conv.path)):
         with pytest.raises(WeightsError, match="no place for"):
             unit_at(held.network, held.sites, family, 2, "", path)
+
+
+def test_joined_labels_share_what_added_ones_leave():
+    drawn = torch.Generator().manual_seed(0)
+    logits, opinion = torch.randn(1, 4, 2, 2, 2, generator=drawn), torch.rand(1, 4, 2, 2, 2, generator=drawn)
+    opinion[:, 2] = 0
+    opinion /= opinion.sum(dim=1, keepdim=True)
+    found = join(logits, opinion, [2]).softmax(dim=1).numpy()
+    exp = np.exp(logits.numpy())
+    added = (exp / exp.sum(axis=1, keepdims=True))[:, 2]
+    np.testing.assert_allclose(found[:, 2], added, rtol=1e-5)
+    for label in (0, 1, 3):
+        np.testing.assert_allclose(found[:, label], opinion.numpy()[:, label] * (1 - added), rtol=1e-5)
 
 
 # -- bank --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from sea_peft.jobs.evaluate import evaluate
 from sea_peft.jobs.merge import merge
 from sea_peft.jobs.model import load_adapter, open_backbone
 from sea_peft.jobs.options import AdaptOptions
+from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.setup import prepare_run
 from sea_peft.jobs.weights_file import save_weights
 from sea_peft.loop import controller, events
@@ -153,6 +154,39 @@ def test_masks_hold_the_networks_own_numbers_and_the_new_label_behind_them(run, 
     assert cli.run(["predict", str(run), str(scan), "--out", str(before), "--use", "unadapted", "-q"]) == 0
     assert set(np.unique(read_volume(next(before.glob("*.nii.gz"))).array)) <= {0, 1, 2}
     assert {1, 2} & set(np.unique(mask))
+
+
+def test_with_both_networks_what_was_known_changes_only_where_the_new_label_is(run, spots, tmp_path):
+    case = open_dataset(spots).cases[-1]
+    masks = {}
+    for use in ("adapted", "unadapted", "both"):
+        predictor = Predictor(run, device="cpu", use=use)
+        head = predictor.model.head
+        with torch.no_grad():  # as after more steps: the spot is found, and the known labels have moved
+            head.bias[-1] += 3.5
+            head.bias[1] += 0.5
+        masks[use] = predictor.label_map(case)
+    new = masks["both"] == 3
+    assert 0 < new.mean() < 0.9
+    kept = {use: (masks[use] == masks["unadapted"])[~new].mean() for use in ("both", "adapted")}
+    assert kept["both"] > 0.99 > kept["adapted"], kept  # not 1: overlapping windows differ in how much is left
+    assert (masks["adapted"] == 3)[new].mean() > 0.5
+
+
+def test_masks_of_both_networks_say_so(run, spots, tmp_path):
+    scan = spots / "imagesTr" / "toy_4_0000.nii.gz"
+    assert cli.run(["predict", str(run), str(scan), "--out", str(tmp_path), "--use", "both", "--qc", "-q"]) in (0, 7)
+    assert json.loads(next(tmp_path.glob("*.json")).read_text())["network"] == "both"
+    assert evaluate(run, str(spots), cases="test", use="both").network == "both"
+
+
+def test_both_networks_are_refused_where_they_make_no_sense(run, tmp_path, toy):
+    with pytest.raises(UsageError, match="not one to merge"):
+        merge(run, tmp_path / "both.safetensors", use="both")
+    adapt(AdaptOptions(data=str(toy), weights="tiny", labels=("organ=1",), shots=2, budget="20%", steps=8, cycles=1, patch=(16, 16, 16),
+                       device="cpu", mlflow=False, augment="none", out=tmp_path / "known"))  # fmt: skip
+    with pytest.raises(UsageError, match="only labels that its backbone knew"):
+        load_adapter(tmp_path / "known", use="both")
 
 
 def test_the_merged_network_knows_all_labels_and_takes_another(run, spots, tmp_path):

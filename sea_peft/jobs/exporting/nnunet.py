@@ -50,6 +50,8 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
         raise UsageError(
             "An nnU-Net folder has the plans of the network that was adapted; give the checkpoint that was imported, --source checkpoint_final.pth."
         )
+    if predictor.network == "both":
+        raise UsageError("--use both runs two networks, and an nnU-Net folder holds one; use adapted.")
     if predictor.network != "adapted":
         raise UsageError(
             f"The run recommends the unadapted network ({predictor.config.recommended.evidence}), which you have; --use adapted exports the "

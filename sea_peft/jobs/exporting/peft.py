@@ -36,6 +36,8 @@ _TOLERANCE = 1e-5
 def require_lora(predictor: Predictor) -> None:
     """Raise UsageError, naming the unit, if PEFT's format cannot hold the adapter."""
     model = predictor.model
+    if predictor.network == "both":
+        raise UsageError("--use both runs two networks, and a PEFT adapter makes one; use adapted.")
     if predictor.network != "adapted":
         raise UsageError(
             f"The run recommends the unadapted network ({predictor.config.recommended.evidence}), which has no adapter to export; --use adapted "
