@@ -61,4 +61,7 @@ def forgotten(known: Iterable[KnownLabel], most: float) -> str | None:
             f"{worst.name} is drawn in no scored scan, and its masks agree with the unadapted network's by {worst.after:.3f}, which is "
             f"{worst.lost:.1f} points short of 1"
         )
-    return f"{said}, more than --max-forget {most:g}; the adapter is written all the same, and with `predict --use both` these labels stay as they were."
+    return (
+        f"{said}, more than --max-forget {most:g}; the adapter is written all the same, and with `predict --use both` these labels stay as "
+        "they were."
+    )

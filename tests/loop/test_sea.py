@@ -136,9 +136,7 @@ def test_the_prior_is_halfway_between_one_and_the_saliency_over_its_familys_mean
     assert prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0}, 0.0) == dict.fromkeys(lora, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("steps", "units"), [(None, 20), (1, 1), (6, 1), (30, 5), (119, 19), (120, 20), (5000, 20)]
-)
+@pytest.mark.parametrize(("steps", "units"), [(None, 20), (1, 1), (6, 1), (30, 5), (119, 19), (120, 20), (5000, 20)])
 def test_a_short_run_has_smaller_audits(steps, units):
     audit_space = space(share=0.3)
     policy = make_policy("sea", audit_space, seed=0, cycles=3, steps=steps)
