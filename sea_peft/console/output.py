@@ -21,6 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from sea_peft.artefacts.words import visible
+from sea_peft.console.torchrun import Started
 from sea_peft.data.progress import unwatched
 
 # Piped or logged output is not cut at 80 columns, since it is not read in a window
@@ -51,14 +52,23 @@ class Output:
         if not verbose:
             warnings.simplefilter("ignore")  # those of libraries; ours are sentences
 
+    @property
+    def animated(self) -> bool:
+        """Whether to show a spinner and bars: on a terminal that this process has to itself. What other
+        processes of a run print, and torchrun, would end up in the middle of their lines.
+        """
+        return self.notes.is_terminal and not self.quiet and Started.here().size == 1
+
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         """Show a spinner on a terminal from the first moment until `rest`, since loading torch and
         MONAI alone takes seconds.
         """
-        if self.notes.is_terminal and not self.quiet:
+        if self.animated:
             self._at_work = self.notes.status("working …", spinner_style="dim")
             self._at_work.start()
+        elif self.notes.is_terminal:
+            self.say("working …")
         try:
             yield
         finally:
@@ -122,14 +132,14 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
-        """Show how far `what` is: on a terminal by a bar with the time left, elsewhere by a line every
+        """Show how far `what` is: by a bar with the time left if `animated`, otherwise by a line every
         few seconds.
 
         Yields what to call with (cases done, of); the case at work counts by a fraction.
         """
         if self.quiet:
             yield unwatched
-        elif self.notes.is_terminal:
+        elif self.animated:
             self.rest()
             with bars(self.notes) as drawn:
                 task = drawn.add_task(what, total=None)
@@ -173,7 +183,7 @@ def abandon(stream: IO[str]) -> None:
 
 
 class Lines:
-    """Progress where there is no terminal: a line at the end, and on the way every few seconds."""
+    """Progress without a bar: a line at the end, and on the way every few seconds."""
 
     def __init__(self, output: Output, what: str) -> None:
         self._output, self._what = output, what

@@ -40,7 +40,7 @@ class RunProgress:
         self._whole = TaskID(0)
 
     def __enter__(self) -> RunProgress:
-        if self._output.notes.is_terminal and not self._output.quiet and not self._name:
+        if self._output.animated and not self._name:
             self._output.rest()
             self._bars = self._open.enter_context(bars(self._output.notes))
             self._whole = self._bars.add_task("read the data set", total=None, estimated=False)

@@ -316,8 +316,8 @@ def _policy(name: str, space: Space, seed: int, settings: LoopSettings, earlier:
 
 
 def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
-    """The data set without the cases that a split file leaves out; all of it if the file leaves the
-    test open, or there is none.
+    """The data set without the cases that a split file leaves out; all of it if there is no file, or
+    it names no test cases.
     """
     if named is None or named.test is None:
         return dataset

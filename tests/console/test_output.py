@@ -259,6 +259,23 @@ def test_something_turns_until_there_is_a_result(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == ""
 
 
+def test_of_several_processes_none_leaves_a_line_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows when another one prints an error on the same terminal."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    output = Output()
+    screen = on_terminal(output)
+    with output.at_work():
+        assert screen.getvalue() == "working …\n"
+        with output.progress("look") as progress, RunProgress(output) as listen:
+            progress(1, 1)
+            for event in EVENTS:
+                listen(event)
+                assert screen.getvalue().endswith("\n")
+    assert "look: 1 of 1\n" in screen.getvalue()
+    assert "\x1b" not in screen.getvalue()
+
+
 def test_a_command_longer_than_a_line_is_shown_whole() -> None:
     output, screen = Output(), io.StringIO()
     output.results = Console(file=screen, force_terminal=True, width=80, highlight=False, markup=False)
