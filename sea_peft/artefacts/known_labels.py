@@ -16,8 +16,8 @@ TITLE = "Labels that the network knew before: Dice"
 class KnownLabel:
     """Dice of one label of the unadapted network (`before`) and of the adapted one (`after`).
 
-    `drawn`: whether it is against what is drawn in scans. Where nothing is, `after` is against the
-    unadapted network's own masks, and `before` therefore 1; usually less than the difference is lost.
+    `drawn`: whether both are against masks that somebody drew. If not, `after` is against the
+    unadapted network's own masks and `before` is 1; the loss is usually less than their difference.
     """
 
     name: str

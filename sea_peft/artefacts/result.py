@@ -51,7 +51,7 @@ class DiceScores(ArmDice):
 class KnownDice(Record):
     """Dice of a label that the network knew, unadapted and adapted (`known_labels.KnownLabel`).
 
-    `drawn`: whether it is against drawn masks, or against the unadapted network's own.
+    `drawn`: whether both are against drawn masks; if not, against the unadapted network's own.
     """
 
     before: Dice

@@ -229,8 +229,8 @@ class RunFolder:
         """The options of the run, of this or an earlier version.
 
         Raises:
-            UsageError: `config.json` is missing or damaged, or no sea_peft up to this one writes it
-                like that.
+            UsageError: `config.json` is missing or damaged, or is none that this or an earlier
+                version writes.
         """
         try:
             found = documents.load(self._read(self.config))
@@ -243,8 +243,8 @@ class RunFolder:
         """The result of the run.
 
         Raises:
-            UsageError: `result.json` is missing (the run did not finish), or this version does not
-                write it like that.
+            UsageError: `result.json` is missing (the run did not finish), or is none that this
+                version writes.
         """
         try:
             found = documents.check_json(Result, self._read(self.result))
