@@ -14,6 +14,11 @@ from sea_peft.errors import UsageError
 _LOADED: set[str] = set()
 
 
+def way_in(what: str) -> str:
+    """For the error about an unknown name: how something of the user's own gets one."""
+    return f"one of your own is known once an installed package names its module by an entry point, sea_peft.{what}"
+
+
 def load(what: str) -> None:
     """Import the modules that installed packages name under `sea_peft.<what>`, once in a process.
 

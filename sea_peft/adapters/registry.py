@@ -101,7 +101,9 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
     registered = families()
     for name, offer in offers.items():
         if name not in registered:
-            raise UsageError(f"No adapter family is called {name!r}; there are {', '.join(registered)}.")
+            raise UsageError(
+                f"No adapter family is called {name!r}; there are {', '.join(registered)}; {extensions.way_in('families')}."
+            )
         known = registered[name]
         offered: tuple[tuple[Iterable[int | str] | None, Iterable[int | str], str], ...] = (
             (offer.levels, known.levels, "level"),

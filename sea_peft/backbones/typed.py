@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -67,9 +68,11 @@ def _from_factory(spec: str) -> Architecture:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise WeightsError(
-            f"Backbone {spec!r} could not be imported ({error}); give package.module:factory."
-        ) from error
+        name = module_name.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        here = absent and any(Path(found).exists() for found in (name, f"{name}.py"))
+        way = f"{name} lies in this folder: start with PYTHONPATH=." if here else "give package.module:factory"
+        raise WeightsError(f"Backbone {spec!r} could not be imported ({error}); {way}.") from error
     if not callable(factory):
         raise WeightsError(
             f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory."

@@ -277,6 +277,14 @@ def test_a_users_own_factory_may_state_sizes_for_each_axis():
     assert thin.example(1).shape[2:] == (8, 16, 16)
 
 
+def test_code_in_the_current_folder_is_not_imported_unasked_and_the_way_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    (tmp_path / "net_of_mine.py").write_text("raise SystemExit")
+    with pytest.raises(WeightsError, match=r"net_of_mine lies in this folder: start with PYTHONPATH=\.\.$"):
+        typed_architecture("net_of_mine:factory")
+
+
 @pytest.mark.usefixtures("module")
 @pytest.mark.parametrize(
     ("spec", "sentence"),

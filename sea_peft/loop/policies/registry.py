@@ -84,9 +84,8 @@ def policy_entry(name: str) -> Entry:
         return known[name]
     describe = _DESCRIBED.get(name.partition("(")[0])
     if describe is None:
-        raise UsageError(
-            f"No policy is called {name!r}; there are {', '.join(sorted(known, key=lambda n: n != 'sea'))}."
-        )
+        there = ", ".join(sorted(known, key=lambda n: n != "sea"))
+        raise UsageError(f"No policy is called {name!r}; there are {there}; {extensions.way_in('policies')}.")
     return describe(name)
 
 
