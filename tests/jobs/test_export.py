@@ -236,3 +236,16 @@ def test_refusals(adapter, weights, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"needs onnx, onnxscript, onnxruntime.*sea_peft\[export\]"):
         export(adapter, "onnx", tmp_path / "out", typed=typed)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("code", "way"),
+    [
+        ("import a_module_that_nobody_has", "the tool lacks a_module_that_nobody_has: install it"),
+        ("raise SystemExit('no')", "(no), so nothing was written; use the adapter as it is"),
+    ],
+)
+def test_a_tool_that_fails_is_quoted_with_the_way_out(code: str, way: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError) as refused:
+        trial.run_tool([sys.executable, "-c", code], "the tool", tmp_path)
+    assert way in str(refused.value)

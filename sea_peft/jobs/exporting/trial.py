@@ -3,6 +3,7 @@ mask must equal that of `predict`.
 """
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,9 +84,9 @@ def run_tool(command: Sequence[str], tool: str, cwd: Path, env: dict[str, str] |
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1][:300]
-        raise WeightsError(
-            f"{tool} cannot run what was exported ({said}), so nothing was written; use the adapter as it is."
-        )
+        lacking = re.search(r"No module named '([\w.]+)'", said)
+        way = f"{tool} lacks {lacking[1]}: install it" if lacking else "use the adapter as it is"
+        raise WeightsError(f"{tool} cannot run what was exported ({said}), so nothing was written; {way}.")
 
 
 def _write_scan(predictor: Predictor, folder: Path, size: tuple[float, float, float]) -> tuple[Path, ...]:
