@@ -17,6 +17,7 @@ html_theme = "furo"
 html_title = f"sea_peft {release}"
 html_theme_options = {"source_repository": ""}
 html_static_path: list[str] = []
+html_show_copyright = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
