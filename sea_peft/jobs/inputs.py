@@ -83,7 +83,9 @@ def find_cases(
     seen: set[str] = set()
     for case in cases:
         if case.id in seen:
-            raise DataError(f"two inputs are called {case.id}, and results go by that name; rename one, or leave it out")
+            raise DataError(
+                f"two inputs are called {case.id}, and results go by that name; rename one, or leave it out"
+            )
         seen.add(case.id)
     return sorted(cases, key=lambda case: case.id)
 
