@@ -16,6 +16,7 @@ _MEASUREMENTS = {
     "add_label": "what adding labels costs those that the network knew, and the added ones themselves",
     "audit_cost": "what audits and allocations cost",
     "ensembles": "what several adapters on each scan bring, and what tells good masks from bad ones",
+    "headroom": "how much a better choice of units could bring at all",
     "ideas": "which changes of the recipe pay, on the development set",
     "peers": "what a user would pick instead: nnU-Net, plain MONAI, Hugging Face PEFT",
     "overlap": "what the overlap of neighbouring windows is worth",

@@ -28,7 +28,7 @@ from sea_peft.phantom.dataset import FIRST_TEST, TEST_CASES, PhantomCase
 from sea_peft.phantom.targets import NOVEL
 
 TARGET, BACKBONE, POLICY, STEPS = "novel-organs", "unet", "affine_lora", 120
-SEEDS = (1,)
+SEEDS = (1, 2, 3)
 _NOT_ASKED = {arm: Scored(arm=arm, dice=None, per_label={}, per_case={}, seconds=0.0) for arm in ("unadapted", "head_only")}  # fmt: skip
 
 
@@ -46,11 +46,11 @@ def measure() -> Path:
 
 
 def _row(seed: int) -> dict[str, Any]:
-    """Label → Dice on the test cases: `alone` and `added` of the new labels, `before` and `after` of those that the network knew; `agreement`: what
-    the run itself says of these, with nothing of them drawn."""
+    """Label → Dice on the test cases: of the new labels learnt `alone`, and of all labels `before` and `after` they were added, the latter also by
+    `both` networks together (`--use both`); `agreement`: what the run itself says of known labels, with nothing of them drawn."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
-        added = adapt(
+        ran = adapt(
             AdaptOptions(
                 data=f"phantom:{TARGET}", backbone=BACKBONE, policy=POLICY, steps=STEPS, budget="1%", seed=seed, add_labels=NOVEL, device="cpu",
                 mlflow=False, out=run,
@@ -59,10 +59,10 @@ def _row(seed: int) -> dict[str, Any]:
         )  # fmt: skip
         return {
             "alone": _alone(seed),
-            "added": dict(added.dice.per_label),
-            "before": _known(run, "unadapted"),
-            "after": _known(run, "adapted"),
-            "agreement": {label: known.after for label, known in added.known.items()},
+            "before": _dice(run, "unadapted"),
+            "after": _dice(run, "adapted"),
+            "both": _dice(run, "both"),
+            "agreement": {label: known.after for label, known in ran.known.items()},
         }
 
 
@@ -73,8 +73,8 @@ def _alone(seed: int) -> dict[str, float]:
     return dict(zip(row["labels"], np.mean(list(row["per_case"].values()), axis=0).round(4).tolist(), strict=True))
 
 
-def _known(run: Path, use: str) -> dict[str, float]:
-    """Label that the network knew → Dice over the test cases, with everything drawn."""
+def _dice(run: Path, use: str) -> dict[str, float]:
+    """Label → mean Dice over the test cases, with everything drawn; without the new labels for the network that lacks them."""
     target = phantom_target(TARGET)
     whole = dataclasses.replace(target, labels=target.region.structures)
     predictor = Predictor(run, device="cpu", use=use)
@@ -83,13 +83,17 @@ def _known(run: Path, use: str) -> dict[str, float]:
     for number in range(FIRST_TEST, FIRST_TEST + TEST_CASES):
         case = PhantomCase(whole, number)
         per_case[case.id] = dice_per_label(predictor.label_map(case), np.asarray(case.label().array), codes)
-    found = mean_dice(per_case, list(codes))[1]
-    return {label: dice for label, dice in found.items() if label not in NOVEL}
+    labels = [label for label in codes if use != "unadapted" or label not in NOVEL]
+    return {label: round(dice, 4) for label, dice in mean_dice(per_case, labels)[1].items()}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    def mean(arm: str, label: str) -> float:
-        return statistics.fmean(row[arm][label] for row in rows)
+    def mean(arm: str, labels: Sequence[str]) -> float:
+        return statistics.fmean(row[arm][label] for row in rows for label in labels)
+
+    def line(name: str, reference: str, labels: Sequence[str]) -> str:
+        ours, *theirs = (mean(arm, labels) for arm in (reference, "after", "both"))
+        return f"| {name} | {ours:.3f} |" + "".join(f" {dice:.3f} | {100 * (dice - ours):+.1f} |" for dice in theirs)
 
     new, known = (list(rows[0][arm]) for arm in ("alone", "before"))
     lines = [
@@ -97,24 +101,17 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         f"Made by `python -m benchmarks add_label`: {TARGET}, {BACKBONE}, {POLICY}, five shots, 1%, {STEPS} steps, {TEST_CASES} test cases, "
         f"{'one seed' if len(rows) == 1 else f'mean over {len(rows)} seeds'}. {', '.join(new)} are drawn in the shots, and added to what the "
-        "network knows; nothing else is drawn there. On test cases everything is known.",
+        "network knows; nothing else is drawn there. On test cases everything is known. Both networks: `predict --use both`, added labels by the "
+        "adapted network, the others by the unadapted one.",
         "",
-        "| added label | learnt alone | added | points |",
-        "|---|---|---|---|",
-        *(_line(label, mean("alone", label), mean("added", label)) for label in new),
-        _line("mean", *(statistics.fmean(mean(arm, label) for label in new) for arm in ("alone", "added"))),
+        "| added label | learnt alone | added | points | both networks | points |",
+        "|---|---|---|---|---|---|",
+        *(line(label, "alone", [label]) for label in new),
+        line("mean", "alone", new),
         "",
-        "| known label | before | after | points | agreement with before |",
-        "|---|---|---|---|---|",
-        *(
-            f"{_line(label, mean('before', label), mean('after', label))} {mean('agreement', label):.3f} |"
-            for label in known
-        ),
-        f"{_line('mean', *(statistics.fmean(mean(arm, label) for label in known) for arm in ('before', 'after')))} "
-        f"{statistics.fmean(mean('agreement', label) for label in known):.3f} |",
+        "| known label | before | after | points | both networks | points | agreement with before |",
+        "|---|---|---|---|---|---|---|",
+        *(f"{line(label, 'before', [label])} {mean('agreement', [label]):.3f} |" for label in known),
+        f"{line('mean', 'before', known)} {mean('agreement', known):.3f} |",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _line(label: str, ours: float, theirs: float) -> str:
-    return f"| {label} | {ours:.3f} | {theirs:.3f} | {100 * (theirs - ours):+.1f} |"
