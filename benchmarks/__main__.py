@@ -26,6 +26,7 @@ _MEASUREMENTS = {
     "step_cost": "what a training step costs, adapters against full fine-tuning",
     "step_peer": "what a training step costs, against MONAI with HF PEFT",
     "learning_rates": "which learning rate a family wants",
+    "unlabelled": "whether scans without labels pay",
     "what_predicts": "which way of valuing units chooses the best set",
 }
 
