@@ -252,7 +252,7 @@ def _shots(setup: Setup) -> Shots:
     def prepared(cases: Any) -> tuple[Any, ...]:
         return tuple(prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in cases)
 
-    return Shots(prepared(setup.split.support), prepared(setup.split.audit))
+    return Shots.of(prepared(setup.split.support), prepared(setup.split.audit))
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

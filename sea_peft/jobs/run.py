@@ -108,7 +108,7 @@ class Run:
         if not self.past:
             self._emit(run_started(setup))
         shots = self._timed("data", lambda: prepared_shots(setup, self.folder.path, self.listen, self.warn))
-        if len(self.past) == 1 and (cost := cost_of_patch(setup, shots.search[0])) is not None:
+        if len(self.past) == 1 and (cost := cost_of_patch(setup, shots.all[0])) is not None:
             self.warn(cost)
         for fold in setup.folds[self.state.fold :]:
             self._fold(fold, shots)
@@ -145,7 +145,7 @@ class Run:
             there = ArmScores(
                 self.state.held_out, kept=self.state.kept, seconds=dict.fromkeys(self.state.held_out, 0.0)
             )
-            for event in scored(self.setup, there, "held_out" if shots.audit else "held_out_labels").values():
+            for event in scored(self.setup, there, "held_out" if shots.independent else "held_out_labels").values():
                 self._emit(event)
             if kept := chosen(list(self.state.parts.values())):
                 self._emit(
@@ -162,13 +162,13 @@ class Run:
         one shot, on its held-out labels.
         """
         folder, told = self.folder.path, self._told("held_out")
-        rules = self._rules(shots) if adapted and shots.audit else None
+        rules = self._rules(shots) if adapted and shots.independent else None
         found = self._timed(
             "test",
             lambda: (
                 score(self.setup, self.setup.split.audit, head, adapted, folder, told, rules)
-                if shots.audit
-                else score_held_out_labels(self.setup, shots.search[0], head, adapted, folder, told)
+                if shots.independent
+                else score_held_out_labels(self.setup, shots.audit[0], head, adapted, folder, told)
             ),
         )
         if adapted and head is not None and self.setup.space.head:
@@ -207,7 +207,7 @@ class Run:
     def _fold(self, split: Split, shots: Shots) -> None:
         """Search and refit without one of the shots, and score the arms on that one."""
         scans = {id(case): scan for case, scan in zip(self.setup.split.shots, shots.all, strict=True)}
-        part = Shots(tuple(scans[id(c)] for c in split.support), tuple(scans[id(c)] for c in split.audit))
+        part = Shots.of([scans[id(c)] for c in split.support], [scans[id(c)] for c in split.audit])
         began, fold = time.monotonic(), self.state.fold
         head_only = self._before_the_policy(part, compared=False)
 

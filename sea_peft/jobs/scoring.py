@@ -17,7 +17,6 @@ from sea_peft.backbones.batching import batch_for_masks
 from sea_peft.data.cases import Case
 from sea_peft.data.codes import IGNORED
 from sea_peft.data.digest import case_hash
-from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.data.planes import Planes
 from sea_peft.data.prepare import Scan, prepare, restore
 from sea_peft.jobs.choosing_parts import Gains, Rules, gains
@@ -160,14 +159,14 @@ def score_held_out_labels(
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
-    """`score` for a run of one shot, which has no scan to hold out: Dice over the voxels of the shot
-    whose labels were held out (`hold_out_labels`), on the recipe's grid.
+    """`score` for a run of one shot, which has no scan to hold out: Dice over the voxels whose labels
+    were held out, on the recipe's grid. `shot`: with those labels alone (`hold_out_labels`).
 
     Windows cover the whole scan, since crops around the labels would not show false positives
     elsewhere.
     """
-    held = hold_out_labels(shot)[1].label
-    assert held is not None
+    held = shot.label
+    assert held is not None, "labels are held out of labelled shots"
     counted = held != IGNORED
     indices: dict[str, tuple[int, ...]] = {label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)}
     indices |= dict.fromkeys(setup.kept_labels, ())

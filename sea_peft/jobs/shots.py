@@ -18,6 +18,10 @@ def prepared_shots(setup: Setup, folder: Path, listen: events.Callback, warn: Ca
         folder: for scans that do not fit into memory.
         listen: told how many are done.
         warn: told of a label that no shot holds.
+
+    Raises:
+        DataError: a shot cannot be read, or there is one alone and no part of its labels can be held
+            out.
     """
     cache, cases = ScanCache(folder=folder), setup.split.shots
     scans = []
@@ -32,4 +36,4 @@ def prepared_shots(setup: Setup, folder: Path, listen: events.Callback, warn: Ca
                 "choose shots that hold it (another --seed, more --shots) or leave it out with --label."
             )
     support = len(setup.split.support)
-    return Shots(tuple(scans[:support]), tuple(scans[support:]))
+    return Shots.of(scans[:support], scans[support:])

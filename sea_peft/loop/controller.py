@@ -14,7 +14,6 @@ from typing import Any
 from sea_peft.adapters import Adapted
 from sea_peft.backbones import batch_for_masks
 from sea_peft.data.crops import CropSampler
-from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.errors import BudgetError
 from sea_peft.loop import events
 from sea_peft.loop.audit import Auditor
@@ -81,16 +80,10 @@ class Controller:
             holds_known=settings.holds_known,
             processes=processes,
         )
-        if shots.audit:
-            search, audit = shots.search, shots.audit
-            self.independent = True
-        else:  # one shot: the audit counts voxels that the search does not train on
-            kept, held = hold_out_labels(shots.search[0])
-            search, audit = (kept, *shots.search[1:]), (held,)
-            self.independent = False
-        self._search_crops = CropSampler(search, settings.window, seed, settings.augmentation)
+        self.independent = shots.independent
+        self._search_crops = CropSampler(shots.search, settings.window, seed, settings.augmentation)
         self._refit_crops = CropSampler(shots.all, settings.window, seed + 1, settings.augmentation)
-        images, labels = CropSampler(audit, settings.window, seed + 2).fixed(settings.audit_patches)
+        images, labels = CropSampler(shots.audit, settings.window, seed + 2).fixed(settings.audit_patches)
         self.auditor = Auditor(
             model, images, labels, batch_for_masks(model.backbone), dice=settings.audit_dice, processes=processes
         )

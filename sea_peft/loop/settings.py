@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 from sea_peft.data.augmentation import GREY_VALUES, Augmentation
+from sea_peft.data.hold_out import hold_out_labels
 from sea_peft.data.prepare import Scan
 from sea_peft.data.sliding import SlidingWindow
 
@@ -58,17 +60,30 @@ class LoopSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-    """The labelled scans of a run. The refit trains on all of them.
+    """The labelled scans of a run.
 
     Attributes:
         search: trained on while searching.
-        audit: audited on; empty at one shot.
+        audit: audited on.
+        all: trained on by the refit.
+        independent: whether audits count other scans than those that the search trains on. With one
+            shot they count held-out labels of the same scan.
     """
 
     search: tuple[Scan, ...]
     audit: tuple[Scan, ...]
+    all: tuple[Scan, ...]
+    independent: bool
 
-    @property
-    def all(self) -> tuple[Scan, ...]:
-        """Every shot."""
-        return (*self.search, *self.audit)
+    @classmethod
+    def of(cls, search: Sequence[Scan], audit: Sequence[Scan]) -> "Shots":
+        """The shots of a split. With none to audit on, a part of the first one's labels is held out
+        (`hold_out_labels`).
+
+        Raises:
+            DataError: no part of the labels can be held out.
+        """
+        if audit:
+            return cls(tuple(search), tuple(audit), (*search, *audit), independent=True)
+        kept, held = hold_out_labels(search[0])
+        return cls((kept, *search[1:]), (held,), tuple(search), independent=False)

@@ -204,9 +204,10 @@ def test_held_out_labels_are_scored_through_windows_over_the_whole_scan(toy, wei
     shot = prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)
     head = {name: torch.zeros_like(t) for name, t in setup.model.head.state_dict().items()}
     head["bias"][setup.model.head.rows[0]] = 20.0  # the organ everywhere
-    found = score_held_out_labels(setup, shot, head, False, tmp_path, lambda done, of: None).dice
+    apart = hold_out_labels(shot)[1]
+    found = score_held_out_labels(setup, apart, head, False, tmp_path, lambda done, of: None).dice
     setup.model.head.load_state_dict(head)
-    held = hold_out_labels(shot)[1].label.numpy()
+    held = apart.label.numpy()
     for arm, gate in (("unadapted", False), ("head_only", True)):
         setup.model.head_gate = gate
         with torch.no_grad():

@@ -29,7 +29,7 @@ PATCH = (16, 16, 16)
 SETTINGS = LoopSettings(
     steps=20, cycles=3, window=SlidingWindow(patch=PATCH), batch_size=1, audit_patches=2, saliency_batches=1
 )
-SHOTS = Shots((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
+SHOTS = Shots.of((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
 
 
 class Curious(Sea):
@@ -301,7 +301,7 @@ def _seen_marks(run: Run) -> dict[str, set[bool]]:
 
 
 def test_audit_cases_are_not_trained_on_before_the_refit_and_all_shots_are_refitted_on():
-    shots = Shots((tiny.scan(1),), (tiny.scan(3, marked=MARK),))
+    shots = Shots.of((tiny.scan(1),), (tiny.scan(3, marked=MARK),))
     seen = _seen_marks(_prepared(shots=shots))
     assert seen == {"search": {False}, "audit": {True}, "refit": {False, True}}
 
@@ -311,9 +311,10 @@ def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_that_they
     kept, held = hold_out_labels(one)
     for part, code in ((kept, 1), (held, 2)):  # label 2: counted by audits alone
         part.label[(part.label > 0) & (part.label != IGNORED)] = code
-    monkeypatch.setattr(controller, "hold_out_labels", lambda shot: (kept, held))
     one.label[held.label == 2] = 2
-    run = _prepared(shots=Shots((one,), ()), settings=dataclasses.replace(SETTINGS, steps=32))
+    run = _prepared(
+        shots=Shots((kept,), (held,), (one,), independent=False), settings=dataclasses.replace(SETTINGS, steps=32)
+    )
     counted: dict[bool, set[int]] = {False: set(), True: set()}
     sums, train = training.loss_sums, run.controller._trainer.train
     refit = False

@@ -63,7 +63,7 @@ def test_the_engine_finds_the_damaged_site_and_ranks_it_first():
         model = Adapted(network, sites, units, rows, len(pretrained.card.labels), example)
         space = Space(units, model.head.cost + total_cost(units) // 10, model.head.cost)
         said: list[events.Event] = []
-        shots = Shots(tuple(scans[:4]), tuple(scans[4:]))
+        shots = Shots.of(scans[:4], scans[4:])
         loop = Controller(model, space, Sea(space, SeaSettings()), shots, SETTINGS, 0, said.append, train_head=False)
         found.append(needed in loop.run().active)
         last = [event for event in said if isinstance(event, events.Audited)][-1]

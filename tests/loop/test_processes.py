@@ -172,7 +172,7 @@ def _search(processes: Processes) -> list[object]:
     adapted, said = tiny.model(), list[Any]()
     space = tiny.space_of(adapted)
     settings = LoopSettings(steps=24, cycles=2, window=WINDOW)
-    shots = Shots((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
+    shots = Shots.of((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
     policy = make_policy("sea", space, seed=0, cycles=2)
     Controller(adapted, space, policy, shots, settings, 0, said.append, processes=processes).run()
     return [(e.active, e.probes) for e in said if e.kind == "allocated"]
