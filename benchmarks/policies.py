@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks import adaptive_rank, l1_ranks, published_sea, sensitivity  # noqa: F401  (they register themselves)
+# imported for what they register
+from benchmarks import adaptive_rank, l1_ranks, published_sea, sensitivity  # noqa: F401
 from sea_peft.adapters import Offer, Unit, families
 from sea_peft.errors import UsageError
 from sea_peft.loop.policies import Entry, register, register_described

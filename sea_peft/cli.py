@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     prepare_streams()
     try:
-        # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned: nothing
+        # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned, nothing
         code = int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
         sys.stdout.flush()
         return code

@@ -11,7 +11,10 @@ POLICY = """
 from sea_peft.loop.policies import register
 from sea_peft.loop.policies.fixed import topology
 
-register(topology("costliest", "the costliest units first", lambda space, seed: space.room().fill(space.cheapest_first()[::-1])))
+def costliest(space, seed):
+    return space.room().fill(space.cheapest_first()[::-1])
+
+register(topology("costliest", "the costliest units first", costliest))
 """
 FAMILY = """
 import torch
@@ -35,7 +38,8 @@ from torch import nn
 from sea_peft.backbones import Architecture, register
 
 build = lambda in_channels=1, out_channels=2: nn.Conv3d(in_channels, out_channels, 1)
-register(Architecture(name="pocket", build=build, divisor=1, minimum=1, paper="-", licence="-", small={}))
+fixed = {"divisor": 1, "minimum": 1, "paper": "-", "licence": "-", "small": {}}
+register(Architecture(name="pocket", build=build, **fixed))
 """
 
 

@@ -55,9 +55,13 @@ class SeaPeftWidget(ScriptedLoadableModuleWidget):
         self.qc = qt.QCheckBox()
         self.qc.checked = True
         for name, widget in (
-            ("Program:", self.programPath), ("Run:", self.runPath), ("Weights (optional):", self.weightsPath),
-            ("Results in:", self.outPath), ("Scan:", self.scan), ("Expected Dice and flags:", self.qc),
-        ):  # fmt: skip
+            ("Program:", self.programPath),
+            ("Run:", self.runPath),
+            ("Weights (optional):", self.weightsPath),
+            ("Results in:", self.outPath),
+            ("Scan:", self.scan),
+            ("Expected Dice and flags:", self.qc),
+        ):
             asked.addRow(name, widget)
         self.apply, self.cancel = qt.QPushButton("Predict"), qt.QPushButton("Cancel")
         self.cancel.enabled = False

@@ -22,7 +22,8 @@ def short_names(sites: Iterable[tuple[str, str, str]]) -> dict[str, str]:
         sites: path, stage and kind of each, in execution order.
 
     Examples:
-        >>> short_names([("up.0.conv", "decoder", "conv"), ("up.0.norm", "decoder", "norm"), ("up.1.conv", "decoder", "conv")])
+        >>> sites = [("up.0.conv", "decoder", "conv"), ("up.0.norm", "decoder", "norm")]
+        >>> short_names([*sites, ("up.1.conv", "decoder", "conv")])
         {'up.0.conv': 'dec1.conv1', 'up.0.norm': 'dec1.norm1', 'up.1.conv': 'dec2.conv1'}
     """
     blocks: dict[str, dict[str, int]] = {}

@@ -22,7 +22,7 @@ def adapt(
     ] = None,
     shots: Annotated[
         int | None,
-        Option(metavar="N", help="Labelled scans to train on, including those that audits measure on; by default 5."),
+        Option(metavar="N", help="Labelled scans to train on and to audit on, together; by default 5."),
     ] = None,
     budget: Annotated[
         str | None, Option(metavar="1%|0.01|47k", help="Most parameters that may be trained. Left out: the profile's.")
@@ -35,14 +35,14 @@ def adapt(
         list[str] | None,
         Option(
             metavar="NAME[=CODES]",
-            help="Add this structure to all that the network knows; only it need be drawn. Several allowed.",
+            help="Add this label to all that the network knows; only it need be drawn.",
         ),
     ] = None,
     max_forget: Annotated[
         float | None,
         Option(
             metavar="POINTS",
-            help="With --add-label: exit code 7 where a label that the network knew has lost more Dice points.",
+            help="With --add-label: exit code 7 where a known label has lost more Dice points.",
         ),
     ] = None,
     channel: options.Channels = None,
@@ -74,8 +74,8 @@ def adapt(
         Option(
             parser=parse.tests,
             metavar="N|none|cv",
-            help="Score on at most N test cases, on none, or on every shot by an adapter that never saw it; by default on all "
-            "labelled scans that are no shots.",
+            help="Score on at most N test cases, on none, or on every shot by an adapter that never "
+            "saw it; by default on all labelled scans that are no shots.",
         ),
     ] = None,
     split: Annotated[
@@ -86,8 +86,8 @@ def adapt(
         str,
         Option(
             metavar="NAME|FILE",
-            help="Random changes of training crops: full, none, grey (gain and shift alone), or a file; the default is grey on "
-            "phantoms, else full.",
+            help="Random changes of training crops: full, none, grey (gain and shift alone), or a "
+            "file; the default is grey on phantoms, else full.",
         ),
     ] = "default",
     out: Annotated[Path | None, Option(metavar="DIR", help="The run folder to make.")] = None,
@@ -104,7 +104,7 @@ def adapt(
         Option(
             "--from",
             metavar="RUN",
-            help="Begin with the units and the head of a finished run; --shots counts its shots and those labelled since.",
+            help="Begin with a finished run; --shots counts its shots and those labelled since.",
         ),
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Resolve and check everything; train nothing.")] = False,
@@ -178,7 +178,8 @@ def adapt(
                 )
             elif given != AdaptOptions(backbone=backbone, weights=weights):
                 raise UsageError(
-                    "A resumed run keeps its options; give --resume alone, or with the --backbone and --weights that it was begun with."
+                    "A resumed run keeps its options; give --resume alone, or with the --backbone and "
+                    "--weights that it was begun with."
                 )
             else:
                 result = job.resume(

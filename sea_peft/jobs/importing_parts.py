@@ -75,8 +75,9 @@ def _names(networks: Sequence[Path], name: str) -> list[str]:
         [f"{number}_{network.name.split('__')[2]}" for number, network in zip(numbers, networks, strict=True)],
         [f"{number}_{network.name}" for number, network in zip(numbers, networks, strict=True)],
     ]
-    counts = [collections.Counter(way) for way in ways]
-    return [
-        f"{name}_{next((way[i] for way, count in zip(ways, counts, strict=True) if count[way[i]] == 1), ways[-1][i])}"
-        for i in range(len(networks))
-    ]
+    clear = [{part for part, count in collections.Counter(way).items() if count == 1} for way in ways]
+
+    def shortest(i: int) -> str:
+        return next((way[i] for way, parts in zip(ways, clear, strict=True) if way[i] in parts), ways[-1][i])
+
+    return [f"{name}_{shortest(i)}" for i in range(len(networks))]

@@ -157,7 +157,8 @@ def matching_rows(card_labels: Sequence[str], wanted: Sequence[str]) -> list[int
     `-` do not count.
 
     Examples:
-        >>> matching_rows(["background", "Liver", "portal_vein"], ["portal vein", "liver", "tumour"])
+        >>> known = ["background", "Liver", "portal_vein"]
+        >>> matching_rows(known, ["portal vein", "liver", "tumour"])
         [2, 1, None]
     """
 

@@ -47,8 +47,8 @@ def greedy(items: Iterable[Item], capacity: int) -> Choice:
     Research 27:503).
 
     Examples:
-        >>> items = [Item("r4", "lora@conv1", 40, 0.02), Item("r8", "lora@conv1", 80, 0.03), Item("a", "affine@norm1", 8, 0.01)]
-        >>> greedy(items, capacity=60)
+        >>> rank_4, rank_8 = Item("r4", "lora@conv1", 40, 0.02), Item("r8", "lora@conv1", 80, 0.03)
+        >>> greedy([rank_4, rank_8, Item("a", "affine@norm1", 8, 0.01)], capacity=60)
         Choice(chosen=('a', 'r4'), value=0.03, cost=48)
     """
     groups = _undominated(items, capacity)

@@ -10,7 +10,9 @@ import sys
 sys.modules["mlflow"] = None
 from sea_peft.cli import run
 adapter, weights, data, out = sys.argv[1:]
-for verb in (["predict", adapter, data, "--out", out + "/masks"], ["evaluate", adapter, data], ["merge", adapter, "--out", out + "/m.safetensors"]):
+predict = ["predict", adapter, data, "--out", out + "/masks"]
+merge = ["merge", adapter, "--out", out + "/m.safetensors"]
+for verb in (predict, ["evaluate", adapter, data], merge):
     code = run([*verb, "--weights", weights])
     assert code == 0, verb
     assert "pandas" not in sys.modules, "MONAI takes nothing along that only costs time"

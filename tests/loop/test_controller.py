@@ -306,7 +306,7 @@ def test_audit_cases_are_not_trained_on_before_the_refit_and_all_shots_are_refit
     assert seen == {"search": {False}, "audit": {True}, "refit": {False, True}}
 
 
-def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_that_they_are_not_independent(monkeypatch):
+def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_so(monkeypatch):
     one = tiny.scan(1, size=36)
     kept, held = hold_out_labels(one)
     for part, code in ((kept, 1), (held, 2)):  # label 2: counted by audits alone

@@ -116,7 +116,7 @@ def test_the_first_cycle_asks_for_the_saliency_of_the_smallest_levels_and_probes
     assert best.group in {audit_space.by_id[u].group for u in first.probes}
 
 
-def test_where_nothing_is_more_salient_a_roomy_budget_buys_larger_levels_and_a_tight_one_the_smallest():
+def test_a_roomy_budget_buys_larger_levels_and_a_tight_one_the_smallest():
     def levels(share):
         audit_space = space(share=share)
         policy = Sea(audit_space, SeaSettings())

@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
         Trainer(tiny.model(), 1).train((), Broken(), 3, 1, _constant, lambda *_: None)
 
 
-def test_mixed_precision_trains_the_same_tensors_to_nearly_the_same_loss_and_keeps_them_in_float32():
+def test_mixed_precision_reaches_nearly_the_same_loss_and_keeps_float32_tensors():
     models = (
         tiny.model(names=("affine", "lora", "tsa", "conv_adapter")),
         tiny.model(names=("affine", "lora", "tsa", "conv_adapter")),

@@ -165,9 +165,11 @@ def _readme(predictor: Predictor) -> str:
 Made by `seapeft export`. In this folder:
 
 ```bash
-python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir MASKS
+python -m monai.bundle run --config_file configs/inference.json \\
+    --dataset_dir SCANS --output_dir MASKS
 ```
 
-SCANS holds {files}. It needs monai, pytorch-ignite, fire and nibabel, not sea_peft, and no network. Masks lie on each scan's own grid; what they
-hold for each label stands in `configs/network.json`. Research software, not a medical device: a qualified person must check every mask.
+SCANS holds {files}. It needs monai, pytorch-ignite, fire and nibabel, not sea_peft, and no network.
+Masks lie on each scan's own grid; what they hold for each label stands in `configs/network.json`.
+Research software, not a medical device: a qualified person must check every mask.
 """

@@ -227,10 +227,12 @@ def _readme(predictor: Predictor, head: str, widened: str | None) -> str:
         logits = 'torch.nn.functional.conv3d(model(window), head["weight"], head["bias"])'
     wider = "" if widened is None else f"{widened}  # with outputs for new labels; their values are in the adapter\n"
     loading = "from safetensors.torch import load_file\n" if load else ""
+    loras = count(len(config.units), "LoRA")
     return f"""# LoRA for {config.backbone.weights}
 
-Made by `seapeft export --to peft`: {count(len(config.units), "LoRA")} on a {config.backbone.architecture}, and {where} with the
-head that was fitted with them. PEFT 0.15 or newer puts them onto the plain backbone, whose tensors have the hash
+Made by `seapeft export --to peft`: {loras} on a {config.backbone.architecture},
+and {where} with the head that was fitted with them.
+PEFT 0.15 or newer puts them onto the plain backbone, whose tensors have the hash
 {config.backbone.sha256[:12]}:
 
 ```python
@@ -244,9 +246,11 @@ background = logits[:, {others}].logsumexp(dim=1, keepdim=True)
 labels = torch.cat([background, logits[:, {rows}]], dim=1).softmax(dim=1)
 ```
 
-A window is [1, {len(config.channels)}, {patch}], `logits` are [1, {classes}, {patch}], and `labels` are the probabilities of
-background, {", ".join(predictor.labels)}. Where sea_peft is installed, the backbone is
-`sea_peft.backbones.weights.load_pretrained("{config.backbone.weights}").network`; elsewhere, whatever builds it. `{NAME}` says
-what else there is to know: orientation, voxel size and grey values of a scan, and the sliding window. Research software, not
-a medical device: a qualified person must check every mask.
+A window is [1, {len(config.channels)}, {patch}], `logits` are [1, {classes}, {patch}],
+and `labels` are the probabilities of background, {", ".join(predictor.labels)}.
+Where sea_peft is installed, the backbone is
+`sea_peft.backbones.weights.load_pretrained("{config.backbone.weights}").network`;
+elsewhere, whatever builds it. `{NAME}` says what else there is to know: orientation, voxel size
+and grey values of a scan, and the sliding window. Research software, not a medical device: a
+qualified person must check every mask.
 """
