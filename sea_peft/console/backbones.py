@@ -20,7 +20,7 @@ from sea_peft.console.verbs import Verbs
 from sea_peft.errors import PartialFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sea_peft.backbones import Limits
     from sea_peft.backbones.field_of_view import FieldOfView
@@ -102,7 +102,7 @@ def backbones_info(
             "voxels": f"{times(recipe.spacing)} mm, {recipe.orientation}",
             "grey values": " ".join(f"{key} {value}" for key, value in intensity.items()),
             "Dice": card.dice.get("mean"),
-            "settings": ", ".join(f"{key}={value}" for key, value in card.kwargs.items()),
+            "settings": in_short(card.kwargs),
             "untrained": card.new,
             "assumed": card.assumed,
         }
@@ -189,7 +189,7 @@ def backbones_import(
         ("weights", imported.name),
         ("file", str(imported.file)),
         ("origin", imported.origin),
-        ("settings", ", ".join(f"{key}={value}" for key, value in imported.settings.items())),
+        ("settings", in_short(imported.settings)),
         ("parameters", imported.parameters),
         ("matched", f"{len(keys.matched)} of {keys.wanted} tensors"),
         ("no part of it", list(imported.left_out)),
@@ -200,6 +200,12 @@ def backbones_import(
     expects = [(expected.what, expected.value, _BY[expected.by]) for expected in imported.expects]
     expected_table = table("Scans will be turned into", ("", "", "who says so"), expects)
     output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))
+
+
+def in_short(settings: Mapping[str, object]) -> str:
+    """A network's settings on one line, numbers to four digits; --json has all digits."""
+    shown = (f"{value:.4g}" if isinstance(value, float) else f"{value}" for value in settings.values())
+    return ", ".join(f"{key}={value}" for key, value in zip(settings, shown, strict=True))
 
 
 def _show_parts(output: Output, parts: Sequence[ImportedPart]) -> None:

@@ -17,6 +17,7 @@ from rich.progress import ProgressSample
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.view import UnitRow
+from sea_peft.console.backbones import in_short
 from sea_peft.console.output import Lines, Output, bars, timer
 from sea_peft.console.progress import RunProgress
 from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly, run_facts
@@ -274,6 +275,13 @@ def test_of_several_processes_none_leaves_a_line_unfinished(monkeypatch: pytest.
                 assert screen.getvalue().endswith("\n")
     assert "look: 1 of 1\n" in screen.getvalue()
     assert "\x1b" not in screen.getvalue()
+
+
+def test_settings_are_shown_without_digits_that_nobody_reads() -> None:
+    assert (
+        in_short({"width": 16, "factor": 3.6889630580680204, "strides": [1, 2]})
+        == "width=16, factor=3.689, strides=[1, 2]"
+    )
 
 
 def test_a_command_longer_than_a_line_is_shown_whole() -> None:
