@@ -252,7 +252,7 @@ def backbones_try(
     wrongly.
     """
     from sea_peft.backbones.typed import Typed, is_code
-    from sea_peft.jobs.trying import SECONDS, try_backbone
+    from sea_peft.jobs.trying import FOUND, SECONDS, try_backbone
 
     typed = Typed(backbone=name) if is_code(name) else Typed(weights=name)
     codes = {key: value for text in named or () for key, value in [parse.codes(text)]}
@@ -280,7 +280,10 @@ def backbones_try(
             f"--orientation {best.orientation} --intensity {best.intensity}"
         )
     elif tried.own is not None and search:
-        sentences.append(f"None of {tried.looked_at} other ways to orient and scale the scan fits clearly better.")
+        hardly = ", and the network hardly finds these labels as imported" if tried.own.dice < FOUND else ""
+        sentences.append(
+            f"None of {tried.looked_at} other ways to orient and scale the scan fits clearly better{hardly}."
+        )
     if tried.looked_at < tried.ways:
         sentences.append(
             f"The time was over after {tried.looked_at} of {tried.ways} ways to orient and scale the scan."

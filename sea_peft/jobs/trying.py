@@ -30,6 +30,7 @@ from sea_peft.jobs.readings import Reading, Scaling, Search, Wanted, confusion, 
 from sea_peft.jobs.shades import shades
 
 SECONDS = 150.0  # for the search, after the network's own mask
+FOUND = 0.1  # Dice from which a network counts as finding the labels: large masks overlap a little by chance
 _CLEARLY = 0.02  # Dice by which another reading must be ahead to be mentioned
 _MOST_CODES = 64
 
@@ -157,7 +158,8 @@ def try_backbone(
         own = Reading(recipe.orientation, Scaling.of(recipe.intensity, card.kwargs).words, mean)
         if seconds > 0:
             search = Search(pretrained, case, wanted, on, seconds)
-            better = tuple(reading for reading in search.best(progress) if reading.dice > mean + _CLEARLY)
+            least = max(mean + _CLEARLY, FOUND)
+            better = tuple(reading for reading in search.best(progress) if reading.dice > least)
             looked_at, ways = search.looked_at, search.ways
     return Tried(
         weights=card.name, case=case.id, mask=mask_file, picture=picture, volumes=volumes, dice=dice, codes=taken,

@@ -86,6 +86,20 @@ def test_a_search_without_time_verifies_the_best_that_it_saw(network, scan, tmp_
     assert (tried.looked_at, tried.ways, tried.better) == (1, 48 * 4, ())
 
 
+def test_what_overlaps_by_chance_is_no_better_reading(network, scan, tmp_path, capsys):
+    """The only reading that finds anything finds one voxel in thirty of what it marks."""
+    taken_in(network)
+    mask = read_volume(scan[1])
+    drawn = np.asarray(mask.array)
+    few = np.where(np.random.default_rng(1).random(drawn.shape) < 1 / 30, drawn, 0).astype(np.uint8)
+    write_volume(scan[1], Volume(few, np.eye(4)))
+    arguments = ["backbones", "try", "mine", str(scan[0]), "--label", str(scan[1]), "--out", str(tmp_path / "out")]
+    assert cli.run([*arguments, "--class", "ball=5"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "fits clearly better, and the network hardly finds these labels as imported." in shown
+    assert "To import it that way" not in shown
+
+
 def test_a_right_card_has_nothing_to_look_for(network, scan, tmp_path, capsys):
     from sea_peft.jobs.importing import Unscaled
 
