@@ -16,10 +16,11 @@ import pytest
 from toys import make_adapter
 
 from sea_peft.backbones.typed import Typed
+from sea_peft.data.cases import FileCase
 from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.recipe import Percentile, Recipe, Window, ZScore
-from sea_peft.data.volumes import read_volume
+from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.export import export
 from sea_peft.jobs.exporting import trial
@@ -236,6 +237,23 @@ def test_refusals(adapter, weights, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"needs onnx, onnxscript, onnxruntime.*sea_peft\[export\]"):
         export(adapter, "onnx", tmp_path / "out", typed=typed)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "why"),
+    [
+        ([0, 0, 0, 1], [0, 1, 1, 1], "this network is unsure; train longer"),
+        ([0, 1, 1, 1], [0, 0, 0, 1], "so nothing was written; use the adapter as it is"),
+    ],
+)
+def test_a_tool_that_takes_the_strongest_class_is_told_apart_from_one_that_is_wrong(
+    ours: list[int], theirs: list[int], why: str, tmp_path: Path
+) -> None:
+    write_volume(tmp_path / "mask.nii.gz", Volume(np.array(theirs, np.uint8).reshape(1, 2, 2), np.eye(4)))
+    tried = trial.Trial(tmp_path, (), FileCase(id="trial", images={}), np.array(ours).reshape(1, 2, 2))
+    with pytest.raises(WeightsError, match=r"50\.00% of the voxels") as refused:
+        tried.agreement(tmp_path / "mask.nii.gz", "the tool", strongest=True)
+    assert why in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
     rows = predictor.config.head.rows
     fresh = iter(range(len(card.labels), len(classes)))
     values = {next(fresh) if row is None else row: ours[name] for name, row in zip(ours, rows, strict=True)}
-    return trial.agreement(out / f"trial{dataset['file_ending']}", _TOOL, values)
+    return trial.agreement(out / f"trial{dataset['file_ending']}", _TOOL, values, strongest=True)
 
 
 def _written(

@@ -48,16 +48,20 @@ class Trial:
         case = FileCase(id="trial", images=images)
         return cls(folder, scans, case, _stored(predictor, predictor.label_map(case)))
 
-    def agreement(self, mask: Path, tool: str, values: dict[int, int] | None = None) -> float:
+    def agreement(self, mask: Path, tool: str, values: dict[int, int] | None = None, strongest: bool = False) -> float:
         """The share of voxels in which a mask file has the right label. Raises WeightsError if it
         is too low.
 
-        `values`: value that the tool wrote → value that `predict` writes, if they differ.
+        Args:
+            mask: the file.
+            tool: the name of what made it.
+            values: value that the tool wrote → value that `predict` writes, if they differ.
+            strongest: whether the tool gives a voxel to the strongest class, however weak.
         """
         theirs = np.rint(read_volume(mask).array).astype(int)
         if values is not None:
             theirs = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
-        return self._share(theirs, tool)
+        return self._share(theirs, tool, strongest)
 
     def agrees(self, predictor: Predictor, forward: Forward, tool: str) -> float:
         """As `agreement`, for a network in this process. `forward`: windows → target logits."""
@@ -65,11 +69,19 @@ class Trial:
         (output,) = probabilities(forward, scan, predictor.config.window, predictor.device, batch=1)
         return self._share(_stored(predictor, restore(output, scan.geometry)), tool)
 
-    def _share(self, theirs: np.ndarray, tool: str) -> float:
-        share = float(np.mean(self.mask == theirs)) if self.mask.shape == theirs.shape else 0.0
+    def _share(self, theirs: np.ndarray, tool: str, strongest: bool = False) -> float:
+        same = self.mask == theirs if self.mask.shape == theirs.shape else np.zeros(1, bool)
+        share = float(np.mean(same))
         if share < AGREEMENT:
+            why = ""
+            if strongest and same.shape == theirs.shape and np.mean(self.mask[~same] == 0) > 0.5:
+                why = (
+                    f": {tool} takes the strongest class, where predict asks for a label that is stronger than all others together, and this "
+                    "network is unsure; train longer, or"
+                )
             raise WeightsError(
-                f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so nothing was written; use the adapter as it is."
+                f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so nothing was written{why or ';'} use the "
+                "adapter as it is."
             )
         return share
 
