@@ -288,12 +288,18 @@ def _usual_distance(features: np.ndarray) -> float:
 
 
 def _trusted(place: int, of: int) -> str:
-    """How its mask is trusted among all: `place` 1 is least."""
+    """How its mask is trusted among all: `place` 1 is least.
+
+    Examples:
+        >>> _trusted(1, 30), _trusted(2, 30), _trusted(11, 30), _trusted(30, 30)
+        ('least trusted of 30', '2nd least trusted of 30', '11th least trusted of 30', 'most trusted of 30')
+    """
     if of == 1:
         return "the only scan"
     if place in (1, of):
         return f"{'least' if place == 1 else 'most'} trusted of {of}"
-    return f"trusted less than {of - place} of {of}"
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending} least trusted of {of}"
 
 
 def _apart(distance: float | None, others: str) -> str:
