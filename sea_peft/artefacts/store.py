@@ -5,6 +5,7 @@ below a warning.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -97,8 +98,24 @@ def way_out(error: Exception) -> str:
     return "free the store or make it writable"
 
 
+def installed() -> bool:
+    """Whether MLflow can be imported; does not import it. Masks are made without it."""
+    return importlib.util.find_spec("mlflow") is not None
+
+
+def require() -> None:
+    """Raise UsageError if MLflow is not installed."""
+    if not installed():
+        raise UsageError(
+            "MLflow is not installed, which `seapeft ui` shows and `seapeft adapt` logs into; install it, or adapt with --no-mlflow."
+        )
+
+
 def import_quietly() -> None:
-    """Import mlflow, which from then on sends nothing and logs nothing."""
+    """Import mlflow, which from then on sends nothing and logs nothing. Raises UsageError if it is
+    not installed.
+    """
+    require()
     os.environ.update(_QUIET)
     import mlflow  # noqa: F401
 

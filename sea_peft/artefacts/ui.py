@@ -55,9 +55,10 @@ def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
         opened: called with the link as soon as a browser can connect.
 
     Raises:
-        UsageError: no run has been logged under `runs_root`.
+        UsageError: no run has been logged under `runs_root`, or MLflow is not installed.
         PortError: the port is in use.
     """
+    store.require()
     page, uri = store.ui_page(runs_root), store.store_uri(runs_root)
     token = secrets.token_urlsafe(24)
     with socket.socket() as listening:

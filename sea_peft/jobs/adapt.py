@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from sea_peft.artefacts import store
 from sea_peft.artefacts.checkpoint import remove_checkpoint
 from sea_peft.artefacts.result import Result
 from sea_peft.artefacts.run_folder import RunFolder, dated
@@ -62,6 +63,8 @@ def adapt(
             has been written.
     """
     began = time.monotonic()
+    if options.mlflow:
+        store.require()
     setup = prepare_run(options, say, progress, processes=processes)
     folder = processes.of_first(lambda: _new_folder(setup))
     say(f"run folder {folder.path}; {needed(setup.need(), processes.size)}")

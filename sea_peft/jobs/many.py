@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sea_peft import documents
+from sea_peft.artefacts import store
 from sea_peft.artefacts.result import Result
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.tracker import rebuild
@@ -185,6 +186,8 @@ def many(
         SeaPeftError: none can be launched, or the table cannot be written. The failure of a run is
             in its `error`.
     """
+    if mlflow:
+        store.require()
     make_folder(root)
     by_name = {member.name: member for member in members}
     for member in members:

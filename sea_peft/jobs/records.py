@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sea_peft import __version__, documents
+from sea_peft.artefacts import store
 from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommendation
 from sea_peft.artefacts.known_labels import known_labels
 from sea_peft.artefacts.quality import Quality
@@ -136,7 +137,8 @@ def run_config(setup: Setup, name: str | None) -> RunConfig:
             versions={
                 "python": platform.python_version(),
                 "sea_peft": __version__,
-                **{name: metadata.version(name) for name in ("torch", "monai", "numpy", "mlflow")},
+                **{name: metadata.version(name) for name in ("torch", "monai", "numpy")},
+                **({"mlflow": metadata.version("mlflow")} if store.installed() else {}),
             },
         )
     except ValidationError as error:
