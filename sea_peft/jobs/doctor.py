@@ -71,6 +71,8 @@ def _versions(runs: Path) -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             if name in _DICOM:
                 yield Check(name, "ok", f"not installed, only needed for DICOM: {INSTALL}")
+            elif name == "mlflow":
+                yield Check(name, "warning", "not installed; masks need none, adapt needs --no-mlflow")
             else:
                 yield Check(name, "problem", "not installed; run `pip install sea_peft` again")
 
@@ -110,6 +112,8 @@ def _disk(runs: Path) -> Iterator[Check]:
 
 
 def _store(runs: Path) -> Iterator[Check]:
+    if not store.installed():
+        return
     path = store.store_path(runs)
     try:
         if not path.exists():
@@ -147,16 +151,20 @@ def _privacy(runs: Path) -> Iterator[Check]:
 
 
 def _network(runs: Path) -> Iterator[Check]:
-    # in the state in which every run loads it: `_store` has opened a store
-    from mlflow.telemetry.utils import is_telemetry_disabled
-
-    if is_telemetry_disabled():
+    if not store.installed() or _silent():
         yield Check("telemetry", "ok", "off")
     else:
         yield Check("telemetry", "problem", "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true")
     foreign = [name for name in _FOREIGN_STORE if os.environ.get(name)]
     said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only, and answers whoever has the link that it prints"
     yield Check("network", "ok", said + (f" ({', '.join(foreign)} is set and not used)" if foreign else ""))
+
+
+def _silent() -> bool:
+    """Whether MLflow sends nothing, in the state in which every run loads it: `_store` has opened a store."""
+    from mlflow.telemetry.utils import is_telemetry_disabled
+
+    return bool(is_telemetry_disabled())
 
 
 def _weights(runs: Path) -> Iterator[Check]:

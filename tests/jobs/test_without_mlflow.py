@@ -56,3 +56,15 @@ def test_what_needs_mlflow_says_so_before_anything_else_and_adapt_does_without(w
     done = asked(*line, "--no-mlflow")
     assert done.returncode == 0, done.stderr
     assert "mlflow" not in json.loads((tmp_path / "run" / "config.json").read_text())["versions"]
+
+
+def test_doctor_looks_at_all_else(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _ASKED, "doctor", "--runs", str(tmp_path), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    checks = {each["name"]: each["state"] for each in json.loads(done.stdout)["checks"]}
+    assert "MLflow store" not in checks
+    assert checks["telemetry"] == "ok"
