@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -108,7 +109,7 @@ def _reuse(
             took, results = {}, {}
             for reuse in (True, False):
                 auditor = Auditor(model, images, labels, batch=LOOK, reuse=reuse)
-                took[reuse], results[reuse] = _timed(lambda auditor=auditor, ids=ids: auditor.audit(ids))  # type: ignore[misc]
+                took[reuse], results[reuse] = _timed(functools.partial(auditor.audit, ids))
             if results[True] != results[False]:
                 raise AssertionError(f"reuse changed an audit of {name}, {stage}")
             ratios.append(took[False] / took[True])
@@ -194,17 +195,17 @@ def _growth() -> dict[str, Any]:
         space = _space(count)
         policy = Sea(space, SeaSettings(audit_units=count))
         policy.told_saliency(0, {u: 1.0 + i % 7 for i, u in enumerate(policy.needs_saliency(0))})
-        first, _ = _timed(lambda policy=policy: policy.allocate(0))  # type: ignore[misc]
+        first, _ = _timed(functools.partial(policy.allocate, 0))
         for cycle in range(2):
             rows = [
                 Ablation(unit=u, delta=0.01 - 0.001 * (i % 13), standard_error=0.001, patches=1, deltas=(0.01,))
                 for i, u in enumerate(policy.to_audit(cycle))
             ]
             policy.audited(cycle, rows)
-        later, _ = _timed(lambda policy=policy: policy.allocate(1))  # type: ignore[misc]
+        later, _ = _timed(functools.partial(policy.allocate, 1))
         final, _ = _timed(policy.final)
         items = [Item(u.id, u.group, u.cost, (1.0 + i % 997) * u.cost**0.5) for i, u in enumerate(space.units)]
-        greedy, _ = _timed(lambda space=space, items=items: knapsack.greedy(items, space.capacity))  # type: ignore[misc]
+        greedy, _ = _timed(functools.partial(knapsack.greedy, items, space.capacity))
         row = {"units": count, "greedy": greedy, "first": first, "later": later, "final": final}
         allocations.append(row)
     setup = prepare_run(AdaptOptions(backbone="unet", budget="1%"), lambda sentence: None)
@@ -216,7 +217,7 @@ def _growth() -> dict[str, Any]:
         images = torch.randn(patches, 1, edge, edge, edge, generator=generator)
         labels = torch.randint(0, 3, (patches, edge, edge, edge), generator=generator)
         auditor = Auditor(setup.model, images, labels, batch=LOOK)
-        seconds, _ = _timed(lambda auditor=auditor: auditor.audit(dict.fromkeys(opened[:8], 0.0)))  # type: ignore[misc]
+        seconds, _ = _timed(functools.partial(auditor.audit, dict.fromkeys(opened[:8], 0.0)))
         audits.append({"units": 8, "patches": patches, "edge": edge, "seconds": seconds})
     return {"allocations": allocations, "audits": audits}
 

@@ -47,7 +47,10 @@ def linknet() -> nn.Module:
 
 
 linknet.divisor, linknet.minimum = 32, 64  # type: ignore[attr-defined]
-linknet.paper, linknet.licence = "Fisch et al. 2024, deepbet, doi 10.1016/j.compbiomed.2024.108845", "MIT"  # type: ignore[attr-defined]
+linknet.licence = "MIT"  # type: ignore[attr-defined]
+linknet.paper = (  # type: ignore[attr-defined]
+    "Fisch et al. 2024, deepbet, doi 10.1016/j.compbiomed.2024.108845"
+)
 # deepbet resizes a head to 256 voxels a side, which is about 1 mm, and clips at these percentiles; an instance norm follows the first
 # convolution, so that how the rest is scaled makes no difference
 linknet.card = {  # type: ignore[attr-defined]
