@@ -1,4 +1,6 @@
-"""`python -m benchmarks run | table | pareto GRID`, and single measurements such as `python -m benchmarks audit_cost`."""
+"""`python -m benchmarks run | table | pareto GRID`, and single measurements such as `python -m
+benchmarks audit_cost`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ from benchmarks.store import Store
 
 # verb, which is the module's name → what it measures
 _MEASUREMENTS = {
-    "add_label": "what adding labels costs those that the network knew, and the added ones themselves",
+    "add_label": (
+        "what adding labels costs those that the network knew, and the added ones themselves"
+    ),
     "audit_cost": "what audits and allocations cost",
-    "ensembles": "what several adapters on each scan bring, and what tells good masks from bad ones",
+    "ensembles": (
+        "what several adapters on each scan bring, and what tells good masks from bad ones"
+    ),
     "headroom": "how much a better choice of units could bring at all",
     "ideas": "which changes of the recipe pay, on the development set",
     "peers": "what a user would pick instead: nnU-Net, plain MONAI, Hugging Face PEFT",
@@ -41,7 +47,9 @@ def main() -> None:
     run.add_argument("--jobs", type=int, default=1, help="cells at a time")
     run.add_argument("--threads", type=int, default=1, help="threads of a cell (OMP_NUM_THREADS)")
     run.add_argument("--only", default="", help="only cells whose name holds this text")
-    run.add_argument("--again", metavar="TEXT", help="run cells anew whose name holds this text, rows or not")
+    run.add_argument(
+        "--again", metavar="TEXT", help="run cells anew whose name holds this text, rows or not"
+    )
     run.add_argument("--retry", action="store_true", help="run failed cells anew")
     run.add_argument("--dry-run", action="store_true", help="say what would be run")
     run.add_argument("--cluster", help="run cells as jobs through submitit: slurm, local or debug")
@@ -52,7 +60,10 @@ def main() -> None:
         metavar="KEY=VALUE",
         help="its parameters, such as slurm_partition=gpu",
     )
-    for verb, does in (("table", "make the tables and box plots of a grid"), ("pareto", "make its Pareto front")):
+    for verb, does in (
+        ("table", "make the tables and box plots of a grid"),
+        ("pareto", "make its Pareto front"),
+    ):
         verbs.add_parser(verb, help=does).add_argument("grid")
     for verb, does in _MEASUREMENTS.items():
         verbs.add_parser(verb, help=does)
@@ -64,7 +75,10 @@ def main() -> None:
     else:
         from benchmarks import pareto, table
 
-        print(*(table.write(asked.grid) if asked.verb == "table" else pareto.write(asked.grid)), sep="\n")
+        print(
+            *(table.write(asked.grid) if asked.verb == "table" else pareto.write(asked.grid)),
+            sep="\n",
+        )
 
 
 def _run(asked: argparse.Namespace) -> None:
@@ -79,12 +93,16 @@ def _run(asked: argparse.Namespace) -> None:
         return
 
     def again(cell: Cell, row: Mapping[str, Any]) -> bool:
-        return bool(asked.again and asked.again in cell.name) or bool(asked.retry and row["exit_code"])
+        return bool(asked.again and asked.again in cell.name) or bool(
+            asked.retry and row["exit_code"]
+        )
 
     if asked.cluster:
         parameters = dict(pair.split("=", 1) for pair in asked.submitit)
         launch = on_cluster(
-            asked.cluster, asked.threads, **{k: int(v) if v.isdigit() else v for k, v in parameters.items()}
+            asked.cluster,
+            asked.threads,
+            **{k: int(v) if v.isdigit() else v for k, v in parameters.items()},
         )
     else:
         launch = here(asked.threads)

@@ -1,4 +1,6 @@
-"""Adaptive ranks: LoRA ranks in proportion to each site's importance, re-estimated every cycle. The one that listens, but not to audits."""
+"""Adaptive ranks: LoRA ranks in proportion to each site's importance, re-estimated every cycle.
+The one that listens, but not to audits.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +20,37 @@ _SMOOTHING = 0.85
 class AdaptiveRank(Policy):
     """Affine at every norm; the rest of the budget goes to LoRA ranks by importance.
 
-    In the manner of AdaLoRA (Zhang et al. 2023, arXiv 2303.10512), which shares a rank budget out by a smoothed sensitivity of the loss
-    (eq. 9, β = 0.85) and gives nothing back for cost or for measured Dice. Differences: AdaLoRA starts above its budget and prunes
-    singular values by |w·∇w|; a budget that holds at every moment leaves no room for that, so ranks start from the importance of the
-    freshly built units, for which |w·∇w| is zero, and sensitivity is the loop's saliency: the summed gradient at a zero-initialised
-    output, per rank. Ranks follow importance by highest averages (D'Hondt): the next step goes to the site whose importance divided by
-    the rank it would then have is highest, until nothing fits.
+    In the manner of AdaLoRA (Zhang et al. 2023, arXiv 2303.10512), which shares a rank budget out
+    by a smoothed sensitivity of the loss (eq. 9, β = 0.85) and gives nothing back for cost or for
+    measured Dice. Differences: AdaLoRA starts above its budget and prunes singular values by
+    |w·∇w|; a budget that holds at every moment leaves no room for that, so ranks start from the
+    importance of the freshly built units, for which |w·∇w| is zero, and sensitivity is the loop's
+    saliency: the summed gradient at a zero-initialised output, per rank. Ranks follow importance by
+    highest averages (D'Hondt): the next step goes to the site whose importance divided by the rank
+    it would then have is highest, until nothing fits.
     """
 
     def __init__(self, space: Space) -> None:
         super().__init__("adalora", space)
-        self._affine = space.room().fill(space.cheapest_first(u for u in space.units if u.family == "affine"))
+        self._affine = space.room().fill(
+            space.cheapest_first(u for u in space.units if u.family == "affine")
+        )
         self._ranks: dict[str, list[Unit]] = {}
-        for unit in sorted((u for u in space.units if u.family == "lora"), key=lambda u: (u.level, u.id)):
+        for unit in sorted(
+            (u for u in space.units if u.family == "lora"), key=lambda u: (u.level, u.id)
+        ):
             self._ranks.setdefault(unit.site.path, []).append(unit)
         self._importance: dict[str, float] = {}
         self._open: tuple[str, ...] = ()
 
     def needs_saliency(self, cycle: int) -> Sequence[str]:
-        """At every site its smallest rank that is closed: a trained unit's own gradient says what it has learnt, not what is lacking."""
-        return [next((u for u in ranks if u.id not in self._open), ranks[-1]).id for ranks in self._ranks.values()]
+        """At every site its smallest rank that is closed: a trained unit's own gradient says
+        what it has learnt, not what is lacking.
+        """
+        return [
+            next((u for u in ranks if u.id not in self._open), ranks[-1]).id
+            for ranks in self._ranks.values()
+        ]
 
     def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
         for unit_id, value in saliency.items():
@@ -51,7 +64,12 @@ class AdaptiveRank(Policy):
         chosen = self._affine + self._by_importance()
         self._open = tuple(u.id for u in chosen)
         decisions = [
-            Decision(u, "keep" if u in before else "add", None, "affine everywhere, LoRA ranks by importance")
+            Decision(
+                u,
+                "keep" if u in before else "add",
+                None,
+                "affine everywhere, LoRA ranks by importance",
+            )
             for u in self._open
         ]
         decisions += [
@@ -66,7 +84,9 @@ class AdaptiveRank(Policy):
             self.allocate(0)
         return Allocation(
             active=self._open,
-            decisions=tuple(Decision(u, "keep", None, "the ranks of the last cycle") for u in self._open),
+            decisions=tuple(
+                Decision(u, "keep", None, "the ranks of the last cycle") for u in self._open
+            ),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,7 +97,9 @@ class AdaptiveRank(Policy):
 
     def _by_importance(self) -> list[Unit]:
         room = self.space.room(taken=self._affine)
-        at: dict[str, int] = dict.fromkeys(self._ranks, -1)  # site → place of its unit in the list of its ranks
+        at: dict[str, int] = dict.fromkeys(
+            self._ranks, -1
+        )  # site → place of its unit in the list of its ranks
 
         def step(site: str) -> tuple[Unit, Unit | None]:
             """The next larger rank of this site, and the one that it takes the place of."""
@@ -106,4 +128,6 @@ def _make(space: Space, _seed: int, _settings: object) -> AdaptiveRank:
     return AdaptiveRank(space)
 
 
-register(Entry(name="adalora", about=f"{_ABOUT}, re-estimated every cycle", make=_make, offers=_OFFERS))
+register(
+    Entry(name="adalora", about=f"{_ABOUT}, re-estimated every cycle", make=_make, offers=_OFFERS)
+)

@@ -1,6 +1,7 @@
 """Draws what the example run placed where: `python -m benchmarks.allocation`.
 
-The figure that report and MLflow show, as a file of its own. Writes `benchmarks/results/allocation.png`.
+The figure that report and MLflow show, as a file of its own. Writes
+`benchmarks/results/allocation.png`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "example", help="a run folder")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "allocation.png")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "allocation.png"
+    )
     args = parser.parse_args()
-    active_sites(History(read_trace(args.run / "trace.jsonl"))).savefig(args.out, dpi=100, bbox_inches="tight")
+    active_sites(History(read_trace(args.run / "trace.jsonl"))).savefig(
+        args.out, dpi=100, bbox_inches="tight"
+    )
     print(args.out)
 
 

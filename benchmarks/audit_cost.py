@@ -1,4 +1,5 @@
-"""What audits and allocations cost: ratios in one process of CPU time, with the same numbers out, and how each cost grows.
+"""What audits and allocations cost: ratios in one process of CPU time, with the same numbers out,
+and how each cost grows.
 
 `python -m benchmarks audit_cost` writes `results/audit_cost.json` and `.md`.
 """
@@ -38,7 +39,8 @@ from sea_peft.loop.space import Space
 from sea_peft.loop.utility import is_decided
 
 ROUNDS = 2
-UNITS = 8  # ablated per stage, evenly over its open units: what a forward saves depends on where the unit lies
+# ablated per stage, evenly over its open units: what a forward saves depends on where the unit lies
+UNITS = 8
 SEARCHES = {  # backbone → targets whose audits are recorded in full
     "unet": ("low-dose-ct", "mr-t1", "novel-organs", "paediatric-ct"),
     "segresnet": ("low-dose-ct",),
@@ -60,11 +62,13 @@ def measure() -> Path:
     return path
 
 
-# -- reuse of blocks -------------------------------------------------------------------------------------------
+# -- reuse of blocks -------------------------------------------------------------------------------
 
 
 def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
-    """What the default profile opens first, trained a few steps, on the default target's audit case."""
+    """What the default profile opens first, trained a few steps, on the default target's audit
+    case.
+    """
     setup = prepare_run(AdaptOptions(backbone=backbone, budget="1%"), lambda sentence: None)
     images, labels = CropSampler([_shots(setup).audit[0]], setup.window, 0).fixed(4)
     policy = setup.fresh_policy()
@@ -73,13 +77,20 @@ def _reuse_of_bundled(backbone: str) -> list[dict[str, Any]]:
 
 
 def _reuse_of_swin() -> list[dict[str, Any]]:
-    """SwinUNETR with 12 features and random weights: no real ones can be had offline, and time does not depend on them."""
+    """SwinUNETR with 12 features and random weights: no real ones can be had offline, and time
+    does not depend on them.
+    """
     network = (
-        architecture("swinunetr").build(in_channels=1, out_channels=3, feature_size=12).eval().requires_grad_(False)
+        architecture("swinunetr")
+        .build(in_channels=1, out_channels=3, feature_size=12)
+        .eval()
+        .requires_grad_(False)
     )
     example = torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
     sites = find_sites(network, example)
-    units = acting(network, units_for(network, sites, {"lora": Offer(levels=(4,)), "affine": Offer()}), example)
+    units = acting(
+        network, units_for(network, sites, {"lora": Offer(levels=(4,)), "affine": Offer()}), example
+    )
     model = Adapted(network, sites, units, [1, 2], 3, example)
     labels = torch.randint(0, 3, (1, 64, 64, 64), generator=torch.Generator().manual_seed(1))
     return _reuse("swinunetr", model, [u.id for u in units], example, labels, by_stage=False)
@@ -94,7 +105,9 @@ def _reuse(
     by_stage: bool = True,
 ) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # trained or not makes no difference to time, but the identity would make equality easy
+    with (
+        torch.no_grad()
+    ):  # trained or not makes no difference to time, but the identity would make equality easy
         for parameter in model.bank.parameters(opened):
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
     model.bank.activate(opened)
@@ -126,19 +139,29 @@ def _reuse(
     return rows
 
 
-# -- effort where the decision is open ---------------------------------------------------------------------------
+# -- effort where the decision is open -------------------------------------------------------------
 
 
 def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
-    """Searches with every unit that `sea` audits measured on every patch; the same measurements cut off where `is_decided` would have
-    stopped. Counts patch forwards, votes that differ and allocations that differ."""
+    """Searches with every unit that `sea` audits measured on every patch; the same measurements cut
+    off where `is_decided` would have stopped. Counts patch forwards, votes that differ and
+    allocations that differ.
+    """
     counts: dict[str, int] = defaultdict(int)
     for target in targets:
         options = AdaptOptions(data=f"phantom:{target}", backbone=backbone, budget="1%", seed=1)
         setup = prepare_run(options, lambda sentence: None)
         said: list[events.Event] = []
         everything = dataclasses.replace(setup.settings, audit_error=0.0)
-        Controller(setup.model, setup.space, setup.fresh_policy(), _shots(setup), everything, 1, said.append).search()
+        Controller(
+            setup.model,
+            setup.space,
+            setup.fresh_policy(),
+            _shots(setup),
+            everything,
+            1,
+            said.append,
+        ).search()
         policy = setup.fresh_policy()
         opened = 0
         for event in said:
@@ -149,7 +172,9 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
                 opened = len(event.active) + len(event.probes)
             elif isinstance(event, events.Audited):
                 cutoffs = policy.to_audit(event.cycle)
-                cut = [_cut(row, cutoffs[row.unit], setup.settings.audit_error) for row in event.rows]
+                cut = [
+                    _cut(row, cutoffs[row.unit], setup.settings.audit_error) for row in event.rows
+                ]
                 there = event.naive_patches // (1 + len(setup.space.units))
                 counts["all_open"] += there * (1 + opened)
                 counts["audited"] += there * (1 + len(event.rows))
@@ -157,14 +182,26 @@ def _effort(backbone: str, targets: Sequence[str]) -> dict[str, Any]:
                 hysteresis = setup.policy.settings.ranking.hysteresis
                 for whole, part in zip(event.rows, cut, strict=True):
                     counts["votes"] += 1
-                    counts["votes_equal"] += _vote(whole.delta, hysteresis) == _vote(part.delta, hysteresis)
+                    counts["votes_equal"] += _vote(whole.delta, hysteresis) == _vote(
+                        part.delta, hysteresis
+                    )
                 spared = copy.deepcopy(policy)
                 policy.audited(event.cycle, event.rows)
                 spared.audited(event.cycle, cut)
-                for next_of in (lambda p, c=event.cycle: copy.deepcopy(p).allocate(c + 1), lambda p: p.final()):
+                for next_of in (
+                    lambda p, c=event.cycle: copy.deepcopy(p).allocate(c + 1),
+                    lambda p: p.final(),
+                ):
                     counts["allocations"] += 1
-                    counts["allocations_equal"] += set(next_of(policy).open) == set(next_of(spared).open)
-    return {"backbone": backbone, "searches": len(targets), "audit_error": setup.settings.audit_error, **counts}
+                    counts["allocations_equal"] += set(next_of(policy).open) == set(
+                        next_of(spared).open
+                    )
+    return {
+        "backbone": backbone,
+        "searches": len(targets),
+        "audit_error": setup.settings.audit_error,
+        **counts,
+    }
 
 
 def _cut(row: Ablation, cutoff: float, error: float) -> Ablation:
@@ -172,12 +209,21 @@ def _cut(row: Ablation, cutoff: float, error: float) -> Ablation:
     deltas = row.deltas
     looks = max(1, -(-len(deltas) // LOOK) - 1)
     seen = next(
-        (n for n in range(LOOK, len(deltas), LOOK) if is_decided(deltas[:n], cutoff, error / looks)), len(deltas)
+        (
+            n
+            for n in range(LOOK, len(deltas), LOOK)
+            if is_decided(deltas[:n], cutoff, error / looks)
+        ),
+        len(deltas),
     )
     kept = deltas[:seen]
     standard_error = statistics.stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
     return dataclasses.replace(
-        row, deltas=kept, delta=statistics.fmean(kept), standard_error=standard_error, patches=len(kept)
+        row,
+        deltas=kept,
+        delta=statistics.fmean(kept),
+        standard_error=standard_error,
+        patches=len(kept),
     )
 
 
@@ -185,11 +231,13 @@ def _vote(delta: float, hysteresis: float) -> int:
     return (delta > hysteresis) - (delta < -hysteresis)
 
 
-# -- growth ------------------------------------------------------------------------------------------------------
+# -- growth ----------------------------------------------------------------------------------------
 
 
 def _growth() -> dict[str, Any]:
-    """Seconds of one allocation and of the final choice by number of units, and of an audit by patches and by edge of the patch."""
+    """Seconds of one allocation and of the final choice by number of units, and of an audit by
+    patches and by edge of the patch.
+    """
     allocations = []
     for count in (10, 100, 1000, 10_000):
         space = _space(count)
@@ -198,13 +246,22 @@ def _growth() -> dict[str, Any]:
         first, _ = _timed(functools.partial(policy.allocate, 0))
         for cycle in range(2):
             rows = [
-                Ablation(unit=u, delta=0.01 - 0.001 * (i % 13), standard_error=0.001, patches=1, deltas=(0.01,))
+                Ablation(
+                    unit=u,
+                    delta=0.01 - 0.001 * (i % 13),
+                    standard_error=0.001,
+                    patches=1,
+                    deltas=(0.01,),
+                )
                 for i, u in enumerate(policy.to_audit(cycle))
             ]
             policy.audited(cycle, rows)
         later, _ = _timed(functools.partial(policy.allocate, 1))
         final, _ = _timed(policy.final)
-        items = [Item(u.id, u.group, u.cost, (1.0 + i % 997) * u.cost**0.5) for i, u in enumerate(space.units)]
+        items = [
+            Item(u.id, u.group, u.cost, (1.0 + i % 997) * u.cost**0.5)
+            for i, u in enumerate(space.units)
+        ]
         greedy, _ = _timed(functools.partial(knapsack.greedy, items, space.capacity))
         row = {"units": count, "greedy": greedy, "first": first, "later": later, "final": final}
         allocations.append(row)
@@ -246,18 +303,22 @@ def _space(count: int) -> Space:
     return Space(tuple(units), sum(u.cost for u in units) // 10, 0)
 
 
-# -- what they share -----------------------------------------------------------------------------------------------
+# -- what they share -------------------------------------------------------------------------------
 
 
 def _shots(setup: Setup) -> Shots:
     def prepared(cases: Any) -> tuple[Any, ...]:
-        return tuple(prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in cases)
+        return tuple(
+            prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in cases
+        )
 
     return Shots.of(prepared(setup.split.support), prepared(setup.split.audit))
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of this process, which other programs on the machine do not lengthen much, and what came out."""
+    """CPU seconds of this process, which other programs on the machine do not lengthen much,
+    and what came out.
+    """
     began = time.process_time()
     done = work()
     return time.process_time() - began, done
@@ -265,7 +326,9 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def _markdown(found: dict[str, Any]) -> str:
     effort = {e["backbone"]: e for e in found["effort"]}
-    allocations, same = (sum(e[key] for e in effort.values()) for key in ("allocations", "allocations_equal"))
+    allocations, same = (
+        sum(e[key] for e in effort.values()) for key in ("allocations", "allocations_equal")
+    )
     together = [
         (r["backbone"], e["until_decided"] / e["all_open"] / r["ratio_median"], e["backbone"])
         for r in found["reuse"]
@@ -276,30 +339,45 @@ def _markdown(found: dict[str, Any]) -> str:
         [
             "# Cost of audits and allocations",
             "",
-            f"Made by `python -m benchmarks audit_cost`. CPU time, in one process. Machine: `{json.dumps(found['machine'], sort_keys=True)}`.",
+            (
+                "Made by `python -m benchmarks audit_cost`. CPU time, in one process. Machine:"
+                f" `{json.dumps(found['machine'], sort_keys=True)}`."
+            ),
             "",
             "## Reuse of what a toggled unit cannot have changed",
             "",
-            "Time of an audit without over with reuse, in turn; the two give the same numbers bit for bit (checked in the run).",
+            (
+                "Time of an audit without over with reuse, in turn; the two give the same numbers"
+                " bit for bit (checked in the run)."
+            ),
             "",
             "| backbone | units toggled | count | without / with reuse: median (min–max) |",
             "|---|---|---|---|",
             *(
-                f"| {r['backbone']} | {r['units']} | {r['count']} | {r['ratio_median']:.2f} ({r['ratio_min']:.2f}–{r['ratio_max']:.2f}) |"
+                f"| {r['backbone']} | {r['units']} | {r['count']} | {r['ratio_median']:.2f}"
+                f" ({r['ratio_min']:.2f}–{r['ratio_max']:.2f}) |"
                 for r in found["reuse"]
             ),
             "",
             "## Effort where the decision is open",
             "",
-            "Searches at 1%, every audit recorded in full and then cut off where it would have stopped, with "
-            f"{found['effort'][0]['audit_error']} as the probability of stopping on the wrong side. Patch forwards:",
+            (
+                "Searches at 1%, every audit recorded in full and then cut off where it would have"
+                f" stopped, with {found['effort'][0]['audit_error']} as the probability of stopping"
+                " on the wrong side. Patch forwards:"
+            ),
             "",
-            "| backbone | searches | every open unit, every patch | units whose audit decides something | until decided | of all "
-            "| votes as in full | next and final sets as in full |",
+            (
+                "| backbone | searches | every open unit, every patch | units whose audit decides"
+                " something | until decided | of all | votes as in full | next and final sets as in"
+                " full |"
+            ),
             "|---|---|---|---|---|---|---|---|",
             *(
-                f"| {e['backbone']} | {e['searches']} | {e['all_open']:,} | {e['audited']:,} | {e['until_decided']:,} "
-                f"| {e['until_decided'] / e['all_open']:.0%} | {e['votes_equal']} of {e['votes']} | {e['allocations_equal']} of {e['allocations']} |"
+                f"| {e['backbone']} | {e['searches']} | {e['all_open']:,} | {e['audited']:,} |"
+                f" {e['until_decided']:,} | {e['until_decided'] / e['all_open']:.0%} |"
+                f" {e['votes_equal']} of {e['votes']} | {e['allocations_equal']} of"
+                f" {e['allocations']} |"
                 for e in effort.values()
             ),
             "",
@@ -313,19 +391,29 @@ def _markdown(found: dict[str, Any]) -> str:
             "",
             "## Growth",
             "",
-            "The greedy knapsack alone over as many items; then whole allocations with everything audited, which also solve it exactly to "
-            "say how far greedy stays behind, and give every unit its reason.",
+            (
+                "The greedy knapsack alone over as many items; then whole allocations with"
+                " everything audited, which also solve it exactly to say how far greedy stays"
+                " behind, and give every unit its reason."
+            ),
             "",
-            "| units on offer | greedy knapsack, s | first allocation, s | later allocation, s | final choice, s |",
+            (
+                "| units on offer | greedy knapsack, s | first allocation, s | later allocation, s"
+                " | final choice, s |"
+            ),
             "|---|---|---|---|---|",
             *(
-                f"| {r['units']:,} | {r['greedy']:.3f} | {r['first']:.3f} | {r['later']:.3f} | {r['final']:.3f} |"
+                f"| {r['units']:,} | {r['greedy']:.3f} | {r['first']:.3f} | {r['later']:.3f} |"
+                f" {r['final']:.3f} |"
                 for r in found["growth"]["allocations"]
             ),
             "",
             "| audit of 8 units: patches | edge of a patch, voxels | s |",
             "|---|---|---|",
-            *(f"| {r['patches']} | {r['edge']} | {r['seconds']:.2f} |" for r in found["growth"]["audits"]),
+            *(
+                f"| {r['patches']} | {r['edge']} | {r['seconds']:.2f} |"
+                for r in found["growth"]["audits"]
+            ),
             "",
         ]
     )

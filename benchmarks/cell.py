@@ -1,4 +1,6 @@
-"""One cell in this process: `sea_peft.jobs.adapt` with the cell's options, and what is kept of it as a row."""
+"""One cell in this process: `sea_peft.jobs.adapt` with the cell's options, and what is kept of
+it as a row.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _TRAINING = ("warmup", "search", "refit")
 
 
 class Watch:
-    """Listens to a run: its scores, its settings, and the CPU seconds of this process between events, by what they went to."""
+    """Listens to a run: its scores, its settings, and the CPU seconds of this process between
+    events, by what they went to.
+    """
 
     def __init__(self) -> None:
         self.cpu: dict[str, float] = defaultdict(float)
@@ -50,7 +54,8 @@ def run_cell(
     Args:
         cell: what to run.
         policy: as `--policy` takes it.
-        baselines: what `Store.baselines` gave, so that they are not fitted and scored anew; None: they are, and are returned.
+        baselines: what `Store.baselines` gave, so that they are not fitted and scored anew; None:
+            they are, and are returned.
 
     Returns:
         The row, and the baselines where they were made here.
@@ -70,7 +75,10 @@ def run_cell(
         except Exception as error:
             known = isinstance(error, SeaPeftError)
             said = str(error) if known else f"{type(error).__name__}: {error}"
-            row |= {"exit_code": error.exit_code if isinstance(error, SeaPeftError) else 1, "error": said}
+            row |= {
+                "exit_code": error.exit_code if isinstance(error, SeaPeftError) else 1,
+                "error": said,
+            }
     row["seconds"] = {
         "wall": round(time.monotonic() - began, 1),
         "cpu": round(_cpu_seconds() - cpu, 1),
@@ -86,7 +94,9 @@ def _adapted(
     from sea_peft.jobs.options import AdaptOptions
     from sea_peft.loop.events import Scored
 
-    data = cell.data if cell.fold is None else str(_without_one(Path(cell.data), cell.fold, scratch))
+    data = (
+        cell.data if cell.fold is None else str(_without_one(Path(cell.data), cell.fold, scratch))
+    )
     options = AdaptOptions(
         data=data,
         shots=cell.shots,
@@ -97,9 +107,13 @@ def _adapted(
         mlflow=False,
         **dict(cell.options),
     )
-    known = baselines and {arm: Scored(arm=arm, **{"per_case": {}, **baselines[arm]}, seconds=0.0) for arm in BASELINES}
+    known = baselines and {
+        arm: Scored(arm=arm, **{"per_case": {}, **baselines[arm]}, seconds=0.0) for arm in BASELINES
+    }
     result = adapt(options, listen=watch, baselines=known)
-    config = json.loads((scratch / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads(
+        (scratch / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    )
     labels = list(config["labels"])
     families: dict[str, int] = defaultdict(int)
     for unit in config["units"]:
@@ -112,7 +126,9 @@ def _adapted(
         },
         "weights": config["backbone"]["weights"],
         "labels": labels,
-        "new_labels": [name for name, line in zip(labels, config["head"]["rows"], strict=True) if line is None],
+        "new_labels": [
+            name for name, line in zip(labels, config["head"]["rows"], strict=True) if line is None
+        ],
         "per_case": _by_case(result.dice.per_case, labels),
         "sensitivity": {name: _rounded(value) for name, value in result.sensitivity.items()},
         "specificity": {name: round(value, 6) for name, value in result.specificity.items()},
@@ -122,7 +138,11 @@ def _adapted(
             "head": result.budget.head,
             "backbone": result.budget.backbone_parameters,
         },
-        "cases": {"support": result.support_cases, "audit": result.audit_cases, "test": result.test_cases},
+        "cases": {
+            "support": result.support_cases,
+            "audit": result.audit_cases,
+            "test": result.test_cases,
+        },
         "crops": loop["steps"] * loop["batch_size"],
         "seconds": {
             **{f"cpu_{part}": round(seconds, 2) for part, seconds in sorted(watch.cpu.items())},
@@ -140,11 +160,15 @@ def _arm(scored: Any) -> dict[str, Any]:
     return {
         "dice": scored.dice,
         "per_label": {name: _rounded(value) for name, value in scored.per_label.items()},
-        "per_case": {case: {k: _rounded(v) for k, v in by.items()} for case, by in scored.per_case.items()},
+        "per_case": {
+            case: {k: _rounded(v) for k, v in by.items()} for case, by in scored.per_case.items()
+        },
     }
 
 
-def _by_case(per_case: Mapping[str, Mapping[str, float]], labels: list[str]) -> dict[str, list[float | None]]:
+def _by_case(
+    per_case: Mapping[str, Mapping[str, float]], labels: list[str]
+) -> dict[str, list[float | None]]:
     """Dice by case, in the order of `labels`; None where the case has no such label."""
     return {case: [_rounded(by.get(name)) for name in labels] for case, by in per_case.items()}
 
@@ -168,7 +192,9 @@ def _spent_on(event: Any) -> str:
 
 
 def _without_one(data: Path, fold: int, scratch: Path) -> Path:
-    """A datalist in `scratch` of the same files, with the `fold`-th labelled case as the test and the others as candidates."""
+    """A datalist in `scratch` of the same files, with the `fold`-th labelled case as the test
+    and the others as candidates.
+    """
     from sea_peft.data.cases import Case, FileCase
     from sea_peft.data.layouts import open_dataset
 
@@ -185,7 +211,10 @@ def _without_one(data: Path, fold: int, scratch: Path) -> Path:
     datalist = {
         "name": dataset.name,
         "channel_names": dict(enumerate(dataset.channels)),
-        "labels": {"background": 0, **{name: list(codes) for name, codes in dataset.labels.items()}},
+        "labels": {
+            "background": 0,
+            **{name: list(codes) for name, codes in dataset.labels.items()},
+        },
         "training": [entry(case) for i, case in enumerate(cases) if i != fold],
         "test": [entry(cases[fold])],
     }
@@ -195,24 +224,35 @@ def _without_one(data: Path, fold: int, scratch: Path) -> Path:
 
 def _cpu_seconds() -> float:
     """User and system time of this process and of what it started and waited for."""
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    own, children = (
+        resource.getrusage(resource.RUSAGE_SELF),
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+    )
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def code_hash() -> str:
-    """Eight digits of the hash of everything that decides what is chosen and trained: data, backbones, adapters, loop, and the budget
-    profiles."""
+    """Eight digits of the hash of everything that decides what is chosen and trained: data,
+    backbones, adapters, loop, and the budget profiles.
+    """
     import sea_peft
 
     package = Path(sea_peft.__file__).parent
-    files = [f for room in ("data", "backbones", "adapters", "loop") for f in (package / room).rglob("*.py")]
+    files = [
+        f
+        for room in ("data", "backbones", "adapters", "loop")
+        for f in (package / room).rglob("*.py")
+    ]
     digest = hashlib.sha256()
     for file in sorted([*files, *(package.parent / "budgets").glob("*.toml")]):
-        digest.update(file.relative_to(package.parent).as_posix().encode() + b"\0" + file.read_bytes())
+        digest.update(
+            file.relative_to(package.parent).as_posix().encode() + b"\0" + file.read_bytes()
+        )
     return digest.hexdigest()[:8]
 
 
-# of the code as it is when it is imported: cells forked from one process run that, whatever happens to the files meanwhile
+# of the code as it is when it is imported: cells forked from one process run that, whatever happens
+# to the files meanwhile
 CODE = code_hash()
 
 

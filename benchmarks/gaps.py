@@ -1,4 +1,6 @@
-"""How far each target lies from the source, how much of that comes back, and whether the targets differ in what helps."""
+"""How far each target lies from the source, how much of that comes back, and whether the
+targets differ in what helps.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,17 @@ from typing import Any
 
 from benchmarks.scores import HEAD_ONLY, UNADAPTED, Results, Score, Task
 
-# what the targets were built for: a gap of this size, of which this share comes back, on so many targets
+# what the targets were built for: a gap of this size, of which this share comes back, on so many
+# targets
 GAP, RECOVERED, TARGETS, SOURCE = 0.15, 0.5, 4, 0.92
 
 
 @dataclasses.dataclass(frozen=True)
 class _Gap:
-    """One target under one budget. `source`: over its labels, `card`: over all of the source's. `arms`: arm → Dice. `best_topology`: the
-    best fixed topology within the budget; `head`: Dice of the head alone."""
+    """One target under one budget. `source`: over its labels, `card`: over all of the source's.
+    `arms`: arm → Dice. `best_topology`: the best fixed topology within the budget; `head`: Dice of
+    the head alone.
+    """
 
     task: Task
     budget: str
@@ -44,10 +49,11 @@ class _Gap:
 
 
 def gaps(results: Results) -> list[str]:
-    """A table of source Dice, unadapted Dice and the best arm per phantom target, and what it amounts to; nothing for other data.
+    """A table of source Dice, unadapted Dice and the best arm per phantom target, and what it
+    amounts to; nothing for other data.
 
-    Source: the Dice on the weights' card, over the labels of the target. Where the weights know none of the target's labels there is
-    no unadapted Dice: the gap is the source's whole Dice.
+    Source: the Dice on the weights' card, over the labels of the target. Where the weights know
+    none of the target's labels there is no unadapted Dice: the gap is the source's whole Dice.
     """
     rows = []
     for task, budget in results.tables:
@@ -66,14 +72,20 @@ def gaps(results: Results) -> list[str]:
     lines = [
         "## Targets and their source",
         "",
-        "Source: test Dice on the source that the weights were trained for (from their card). Recovered: the best arm's share of the way from "
-        "unadapted to source.",
+        (
+            "Source: test Dice on the source that the weights were trained for (from their card)."
+            " Recovered: the best arm's share of the way from unadapted to source."
+        ),
         "",
-        "| target | budget | source | unadapted | gap | best arm | Dice | recovered | best fixed topology within the budget |",
+        (
+            "| target | budget | source | unadapted | gap | best arm | Dice | recovered | best"
+            " fixed topology within the budget |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {row.task} | {row.budget} | {row.source:.3f} | {'cannot' if row.unadapted is None else f'{row.unadapted:.3f}'} | {row.gap:.3f} | "
-            f"{row.best} | {row.arms[row.best]:.3f} | {row.recovered:.0%} | {row.best_topology} |"
+            f"| {row.task} | {row.budget} | {row.source:.3f} |"
+            f" {'cannot' if row.unadapted is None else f'{row.unadapted:.3f}'} | {row.gap:.3f} |"
+            f" {row.best} | {row.arms[row.best]:.3f} | {row.recovered:.0%} | {row.best_topology} |"
             for row in rows
         ),
         "",
@@ -84,10 +96,16 @@ def gaps(results: Results) -> list[str]:
 def _verdict(rows: Sequence[_Gap]) -> list[str]:
     told = [row.task.target for row in rows if row.gap >= GAP and row.recovered >= RECOVERED]
     lines = [
-        f"- Source Dice (mean of the card) at least {SOURCE}: {'yes' if all(row.card >= SOURCE for row in rows) else 'no'} "
-        f"({', '.join(f'{dice:.3f}' for dice in sorted({row.card for row in rows}))}).",
-        f"- Targets at least {GAP} below their source of which at least {RECOVERED:.0%} is recovered: {len(set(told))} "
-        f"({', '.join(dict.fromkeys(told))}); asked for: {TARGETS}.",
+        (
+            f"- Source Dice (mean of the card) at least {SOURCE}:"
+            f" {'yes' if all(row.card >= SOURCE for row in rows) else 'no'}"
+            f" ({', '.join(f'{dice:.3f}' for dice in sorted({row.card for row in rows}))})."
+        ),
+        (
+            f"- Targets at least {GAP} below their source of which at least {RECOVERED:.0%} is"
+            f" recovered: {len(set(told))} ({', '.join(dict.fromkeys(told))}); asked for:"
+            f" {TARGETS}."
+        ),
     ]
     for budget in dict.fromkeys(row.budget for row in rows):
         own = [row for row in rows if row.budget == budget and row.best_topology]
@@ -95,23 +113,30 @@ def _verdict(rows: Sequence[_Gap]) -> list[str]:
             continue
         best = {str(row.task): row.best_topology for row in own}
         by_arm = "; ".join(
-            f"{arm}: {' and '.join(t for t, a in best.items() if a == arm)}" for arm in dict.fromkeys(best.values())
+            f"{arm}: {' and '.join(t for t, a in best.items() if a == arm)}"
+            for arm in dict.fromkeys(best.values())
         )
-        said = "the same on every target" if len(set(best.values())) == 1 else "not the same everywhere"
+        said = (
+            "the same on every target"
+            if len(set(best.values())) == 1
+            else "not the same everywhere"
+        )
         alone = [
             f"{row.task} ({row.head:.3f} against {row.arms[row.best_topology]:.3f})"
             for row in own
             if row.head is not None and row.head > row.arms[row.best_topology]
         ]
         lines.append(
-            f"- Best fixed topology within {budget}: {said} ({by_arm}). The head alone is ahead of it on "
-            f"{', '.join(alone) or 'no target'}."
+            f"- Best fixed topology within {budget}: {said} ({by_arm}). The head alone is ahead of"
+            f" it on {', '.join(alone) or 'no target'}."
         )
     return lines
 
 
 def _source_dice(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Test Dice on the card of the weights: over the target's labels (over all where it knows none of them), and over all."""
+    """Test Dice on the card of the weights: over the target's labels (over all where it knows
+    none of them), and over all.
+    """
     from sea_peft.backbones.weights import cards, read_card
 
     dice = read_card(cards()[row["weights"]]).dice

@@ -1,9 +1,9 @@
-"""What runs, steps and audits cost on a GPU: `python -m benchmarks.gpu`, which `benchmarks/gpu.sh` calls after it has
-installed everything and has run the tests that need one.
+"""What runs, steps and audits cost on a GPU: `python -m benchmarks.gpu`, which `benchmarks/gpu.sh`
+calls after it has installed everything and has run the tests that need one.
 
-Writes `results/gpu-<card>.json` and `.md`, anew after each row. What fails is a row too, and the others go on.
-`--device cpu --small --out DIR` walks through all of it on any machine, in minutes; what it then times is not worth
-keeping.
+Writes `results/gpu-<card>.json` and `.md`, anew after each row. What fails is a row too, and the
+others go on. `--device cpu --small --out DIR` walks through all of it on any machine, in minutes;
+what it then times is not worth keeping.
 """
 
 from __future__ import annotations
@@ -105,7 +105,14 @@ WHOLE = Size(
 SMALL = Size(
     backbones=("unet",),
     run={"steps": 8, "cycles": 1, "shots": 2, "test": 1, "profile": "lora"},
-    large={"patch": (64,) * 3, "steps": 8, "cycles": 1, "shots": 2, "test": "none", "profile": "lora"},
+    large={
+        "patch": (64,) * 3,
+        "steps": 8,
+        "cycles": 1,
+        "shots": 2,
+        "test": "none",
+        "profile": "lora",
+    },
     swin=architecture("swinunetr").small,
     beside="unet",
     warm_up=1,
@@ -123,17 +130,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
-        "--small", action="store_true", help="tiny runs and a single round: only whether everything works"
+        "--small",
+        action="store_true",
+        help="tiny runs and a single round: only whether everything works",
     )
-    parser.add_argument("--only", action="append", choices=list(_PARTS), help="a part; may be given again")
-    parser.add_argument("--out", type=Path, help="the folder to write to, benchmarks/results on a GPU")
+    parser.add_argument(
+        "--only", action="append", choices=list(_PARTS), help="a part; may be given again"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="the folder to write to, benchmarks/results on a GPU"
+    )
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no CUDA device; --device cpu --small --out DIR tries everything without one")
+        parser.error(
+            "torch sees no CUDA device; --device cpu --small --out DIR tries everything without one"
+        )
     out = asked.out or RESULTS
     if (device.type != "cuda" or asked.small) and out.resolve() == RESULTS.resolve():
-        parser.error("numbers of a CPU or of --small are not kept among the results; give another folder to --out")
+        parser.error(
+            "numbers of a CPU or of --small are not kept among the results; give another folder to"
+            " --out"
+        )
     path, failed = measure(device, SMALL if asked.small else WHOLE, asked.only or list(_PARTS), out)
     print(path, path.with_suffix(".md"), sep="\n")
     for row in failed:
@@ -141,8 +159,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def measure(device: torch.device, size: Size, parts: list[str], out: Path) -> tuple[Path, list[str]]:
-    """The parts in turn. Writes JSON and Markdown anew after each row, so that what is done is kept.
+def measure(
+    device: torch.device, size: Size, parts: list[str], out: Path
+) -> tuple[Path, list[str]]:
+    """The parts in turn. Writes JSON and Markdown anew after each row, so that what is done is
+    kept.
 
     Returns:
         The JSON, and the rows that failed and should not: a compiler may fail.
@@ -163,7 +184,11 @@ def measure(device: torch.device, size: Size, parts: list[str], out: Path) -> tu
             found[part] = []
             for about, run in _PARTS[part](device, size, Path(folder) / part):
                 name = ", ".join(
-                    [part, about["backbone"], *([about["form"]] if "form" in about else [precision(about)])]
+                    [
+                        part,
+                        about["backbone"],
+                        *([about["form"]] if "form" in about else [precision(about)]),
+                    ]
                 )
                 began = time.monotonic()
                 try:
@@ -205,20 +230,26 @@ def _in_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-# -- whole runs ------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 def _default_runs(device: torch.device, size: Size, folder: Path) -> Iterator[Row]:
-    """The default command on each bundled backbone, and the same in float32 where the device would train in bfloat16."""
+    """The default command on each bundled backbone, and the same in float32 where the device
+    would train in bfloat16.
+    """
     for name in size.backbones:
         for mixed in (True, False) if _in_bfloat16(device) else (False,):
             out = folder / f"{name}-{'bfloat16' if mixed else 'float32'}"
-            options = AdaptOptions(backbone=name, device=str(device), out=out, mlflow=False, **size.run)
+            options = AdaptOptions(
+                backbone=name, device=str(device), out=out, mlflow=False, **size.run
+            )
             yield {"backbone": name, "bfloat16": mixed}, functools.partial(_run, options, mixed)
 
 
 def _large_runs(device: torch.device, size: Size, folder: Path) -> Iterator[Row]:
-    """SwinUNETR and a bundled one on fine phantoms in large patches, in the device's own precision."""
+    """SwinUNETR and a bundled one on fine phantoms in large patches, in the device's own
+    precision.
+    """
     weights: dict[str, Callable[[], Path | None]] = {
         "swinunetr": lambda: _random_swin(size, folder / "weights"),
         size.beside: lambda: None,
@@ -226,15 +257,21 @@ def _large_runs(device: torch.device, size: Size, folder: Path) -> Iterator[Row]
     mixed = _in_bfloat16(device)
     for name, weights_of in weights.items():
 
-        def run(name: str = name, weights_of: Callable[[], Path | None] = weights_of) -> dict[str, Any]:
+        def run(
+            name: str = name, weights_of: Callable[[], Path | None] = weights_of
+        ) -> dict[str, Any]:
             of = weights_of()
             return _run(
                 AdaptOptions(
-                    backbone=name, weights=None if of is None else str(of), device=str(device), out=folder / name, mlflow=False,
+                    backbone=name,
+                    weights=None if of is None else str(of),
+                    device=str(device),
+                    out=folder / name,
+                    mlflow=False,
                     **size.large,
                 ),
                 mixed,
-            )  # fmt: skip
+            )
 
         yield {"backbone": name, "bfloat16": mixed}, run
 
@@ -274,14 +311,17 @@ def _run(options: AdaptOptions, mixed: bool) -> dict[str, Any]:
     }
 
 
-# -- single steps and audits -----------------------------------------------------------------------------------
+# -- single steps and audits -----------------------------------------------------------------------
 
 
 def _peers(device: torch.device, size: Size, _folder: Path) -> Iterator[Row]:
     """Steps of `step_peer`, in float32 and in bfloat16."""
     for backbone in size.backbones:
         for mixed in (False, True):
-            yield {"backbone": backbone, "bfloat16": mixed}, functools.partial(_steps, device, size, backbone, mixed)
+            yield (
+                {"backbone": backbone, "bfloat16": mixed},
+                functools.partial(_steps, device, size, backbone, mixed),
+            )
 
 
 def _steps(device: torch.device, size: Size, backbone: str, mixed: bool) -> dict[str, Any]:
@@ -294,12 +334,17 @@ def _steps(device: torch.device, size: Size, backbone: str, mixed: bool) -> dict
                 seconds[arm].append(took)
     return {
         "versions": versions(),
-        "arms": [{"arm": arm, "parameters": parameters[arm], "seconds": of} for arm, of in seconds.items()],
+        "arms": [
+            {"arm": arm, "parameters": parameters[arm], "seconds": of}
+            for arm, of in seconds.items()
+        ],
     }
 
 
 def _forms(device: torch.device, size: Size, _folder: Path) -> Iterator[Row]:
-    """A training step and an audit of the same units: as they are, with channels last in memory, and compiled."""
+    """A training step and an audit of the same units: as they are, with channels last in
+    memory, and compiled.
+    """
     changes: dict[str, Callable[[Adapted], object]] = {
         "as it is": lambda model: None,
         "channels_last_3d": _channels_last,
@@ -310,7 +355,9 @@ def _forms(device: torch.device, size: Size, _folder: Path) -> Iterator[Row]:
     }
     for form, change in changes.items():
         for backbone in size.backbones:
-            about = {"backbone": backbone, "form": form} | ({"compiled": True} if "compile" in form else {})
+            about = {"backbone": backbone, "form": form} | (
+                {"compiled": True} if "compile" in form else {}
+            )
             yield about, functools.partial(_form, device, size, backbone, change)
 
 
@@ -320,9 +367,14 @@ def _channels_last(model: Adapted) -> None:
             parameter.data = parameter.contiguous(memory_format=torch.channels_last_3d)
 
 
-def _form(device: torch.device, size: Size, backbone: str, change: Callable[[Adapted], object]) -> dict[str, Any]:
+def _form(
+    device: torch.device, size: Size, backbone: str, change: Callable[[Adapted], object]
+) -> dict[str, Any]:
     setup = prepared(backbone, "sea", str(device))
-    shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
+    shots = [
+        prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels)
+        for c in setup.split.support
+    ]
     crops = CropSampler(shots, setup.window, 0)
     units = sorted(opened_first(setup))
     torch.compiler.reset()
@@ -344,7 +396,9 @@ def _several(device: torch.device, size: Size, run: Callable[[int], object]) -> 
 
 def _timed(device: torch.device, run: Callable[[], object]) -> float:
     """Wall seconds until the device is done."""
-    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait = (
+        functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    )
     wait()
     began = time.perf_counter()
     run()

@@ -1,17 +1,15 @@
-"""A grid of runs as TOML in `benchmarks/grids/`: data × shots × seeds × budgets × policies, and the options they share.
+"""A grid of runs as TOML in `benchmarks/grids/`: data × shots × seeds × budgets × policies, and the
+options they share.
 
-    store = "unet"                         # results/unet/: grids with the same store share their cells
-    data = ["phantom:low-dose-ct"]         # or paths of data sets
-    shots = [5]
-    seeds = [0, 1, 2]
-    budgets = ["1%"]
-    policies = ["sea", "affine_lora", "random_mix-1"]
-    unbound = ["full"]                     # run once, whatever the budgets
-    leave_one_out = false                  # one cell per case left out as the test; for data sets of few cases
-    [options]                              # fields of sea_peft.jobs.options.AdaptOptions
-    backbone = "unet"
+    store = "unet"                         # results/unet/: grids with the same store share their
+    cells data = ["phantom:low-dose-ct"]         # or paths of data sets shots = [5] seeds = [0, 1,
+    2] budgets = ["1%"] policies = ["sea", "affine_lora", "random_mix-1"] unbound = ["full"]
+    # run once, whatever the budgets leave_one_out = false                  # one cell per case left
+    out as the test; for data sets of few cases [options]                              # fields of
+    sea_peft.jobs.options.AdaptOptions backbone = "unet"
 
-`random_mix-N` is the N-th random subset with the mix of families that `sea` chose in the same comparison.
+`random_mix-N` is the N-th random subset with the mix of families that `sea` chose in the same
+comparison.
 """
 
 from __future__ import annotations
@@ -34,15 +32,19 @@ else:
 
 GRIDS = Path(__file__).parent / "grids"
 REFERENCE = "sea"
-"""The policy whose mix of families the random mixes copy, and which the tables compare with the others."""
+"""The policy whose mix of families the random mixes copy, and which the tables compare with the
+others.
+"""
 _SINGULAR = {"labels": "label", "channels": "channel"}
 _MIX = re.compile(r"random_mix-(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid. `budget`: None for a policy that no budget binds. `fold`: the case left out as the test, counted in the order
-    of case ids; None where the run draws its test cases itself. `options`: sorted (field, value) pairs of `AdaptOptions`."""
+    """One run of a grid. `budget`: None for a policy that no budget binds. `fold`: the case left
+    out as the test, counted in the order of case ids; None where the run draws its test cases
+    itself. `options`: sorted (field, value) pairs of `AdaptOptions`.
+    """
 
     data: str
     shots: int
@@ -54,7 +56,9 @@ class Cell:
 
     @property
     def comparison(self) -> str:
-        """Names what is the same for all policies and budgets: data, shots, seed or fold, and options."""
+        """Names what is the same for all policies and budgets: data, shots, seed or fold, and
+        options.
+        """
         data = self.data.removeprefix("phantom:").rstrip("/").rpartition("/")[2]
         parts = [data, f"{self.shots}-shot", f"seed-{self.seed}"]
         parts += [] if self.fold is None else [f"fold-{self.fold}"]
@@ -77,13 +81,17 @@ class Cell:
         return dataclasses.replace(self, policy=REFERENCE) if _MIX.fullmatch(self.policy) else None
 
     def policy_asked_for(self, partner: Mapping[str, Any] | None) -> str:
-        """The policy as `seapeft adapt --policy` takes it. `partner`: the row of the partner's cell."""
+        """The policy as `seapeft adapt --policy` takes it. `partner`: the row of the partner's
+        cell.
+        """
         drawn = _MIX.fullmatch(self.policy)
         if drawn is None:
             return self.policy
         assert partner is not None, "a random mix is run after its partner"
         mix = ",".join(f"{family}={cost}" for family, cost in sorted(partner["families"].items()))
-        return f"random_mix(draw={drawn[1]},{mix})" if mix else "head_only"  # no unit in any order is the head alone
+        return (
+            f"random_mix(draw={drawn[1]},{mix})" if mix else "head_only"
+        )  # no unit in any order is the head alone
 
     def command(self) -> str:
         """The same run by hand; a leave-one-out cell gets its data set from the runner."""
@@ -125,17 +133,24 @@ class Grid(pydantic.BaseModel):
         return self
 
     def cells(self) -> list[Cell]:
-        """Seeds outermost, so that a grid that is stopped holds whole comparisons; the reference first, since mixes wait for it."""
+        """Seeds outermost, so that a grid that is stopped holds whole comparisons; the
+        reference first, since mixes wait for it.
+        """
         folds = list(range(self.leave_one_out)) if self.leave_one_out else [None]
         policies = sorted(self.policies, key=lambda policy: policy != REFERENCE)
         bound = [(policy, budget) for budget in self.budgets for policy in policies]
         options = tuple(
-            sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in self.options.items())
+            sorted(
+                (key, tuple(value) if isinstance(value, list) else value)
+                for key, value in self.options.items()
+            )
         )
         each = [*bound, *((policy, None) for policy in self.unbound)]
         return [
             Cell(data, shots, seed, budget, policy, fold, options)
-            for seed, shots, data, fold in itertools.product(self.seeds, self.shots, self.data, folds)
+            for seed, shots, data, fold in itertools.product(
+                self.seeds, self.shots, self.data, folds
+            )
             for policy, budget in each
         ]
 

@@ -1,7 +1,8 @@
 """How much a better choice of units could bring at all.
 
-`python -m benchmarks headroom` writes `results/headroom.md` from the rows of `rivals_unet` and `targets_unet`; it trains nothing. It asks
-for what no engine can have, the policy that turns out best on a run's own test cases, and for what more parameters bring.
+`python -m benchmarks headroom` writes `results/headroom.md` from the rows of `rivals_unet` and
+`targets_unet`; it trains nothing. It asks for what no engine can have, the policy that turns out
+best on a run's own test cases, and for what more parameters bring.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def measure() -> Path:
     grids = [read_grid(name) for name in GRIDS]
     rivals, targets = (read_results(grid, Store(grid.store)) for grid in grids)
     path = RESULTS / "headroom.md"
-    path.write_text("\n".join([*_best(rivals, targets), "", *_more(rivals)]) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join([*_best(rivals, targets), "", *_more(rivals)]) + "\n", encoding="utf-8"
+    )
     return path
 
 
@@ -33,13 +36,19 @@ def _best(rivals: Results, targets: Results) -> list[str]:
     lines = [
         "# What a better choice could bring",
         "",
-        "Made by `python -m benchmarks headroom` from the rows of `rivals_unet` (one seed) and, at 1%, `targets_unet` (three seeds): seven phantom "
-        "targets, five shots.",
+        (
+            "Made by `python -m benchmarks headroom` from the rows of `rivals_unet` (one seed) and,"
+            " at 1%, `targets_unet` (three seeds): seven phantom targets, five shots."
+        ),
         "",
         "## The best of all policies, by its test Dice",
         "",
-        f"For every run the highest *test* Dice of {', '.join(policies)}, as far as they were run, less that of `{_OURS}` and of `{_CHEAPEST}`, in "
-        "Dice points. No engine can choose by test cases; one that chose perfectly among these sets would gain this much. ±: 95% interval over runs.",
+        (
+            f"For every run the highest *test* Dice of {', '.join(policies)}, as far as they were"
+            f" run, less that of `{_OURS}` and of `{_CHEAPEST}`, in Dice points. No engine can"
+            " choose by test cases; one that chose perfectly among these sets would gain this"
+            " much. ±: 95% interval over runs."
+        ),
         "",
         f"| budget | runs | the best less {_OURS} | at most | the best less {_CHEAPEST} |",
         "|---|---|---|---|---|",
@@ -51,7 +60,10 @@ def _best(rivals: Results, targets: Results) -> list[str]:
             for arm, gains in over.items():
                 gains.append(100 * (max(dice.values()) - dice[arm]))
         most = f"{max(over[_OURS]):.1f}"
-        lines.append(f"| {budget} | {len(over[_OURS])} | {_mean(over[_OURS])} | {most} | {_mean(over[_CHEAPEST])} |")
+        lines.append(
+            f"| {budget} | {len(over[_OURS])} | {_mean(over[_OURS])} | {most} |"
+            f" {_mean(over[_CHEAPEST])} |"
+        )
     return lines
 
 
@@ -70,7 +82,10 @@ def _more(rivals: Results) -> list[str]:
     lines = [
         "## What more parameters bring",
         "",
-        "Dice points gained by the same policy under a larger budget: mean over the targets, one seed, ± 95% interval over targets.",
+        (
+            "Dice points gained by the same policy under a larger budget: mean over the targets,"
+            " one seed, ± 95% interval over targets."
+        ),
         "",
         "| policy | " + " | ".join(f"{a} → {b}" for a, b in steps) + " |",
         "|---|" + "---|" * len(steps),

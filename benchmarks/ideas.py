@@ -1,7 +1,9 @@
-"""Changes of the recipe, each tried on the development set with everything else left alone: what paid, and what did not.
+"""Changes of the recipe, each tried on the development set with everything else left alone: what
+paid, and what did not.
 
-`python -m benchmarks ideas` runs what is missing of `results/ideas.json`, a row at a time, and writes `results/ideas.md`. The development set is
-three phantom targets and 40 of the hippocampus cases, on a seed that no table of results has.
+`python -m benchmarks ideas` runs what is missing of `results/ideas.json`, a row at a time, and
+writes `results/ideas.md`. The development set is three phantom targets and 40 of the hippocampus
+cases, on a seed that no table of results has.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ TARGETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Idea:
-    """`about`: what is changed, in words. `settings`: fields of `LoopSettings`. `rate`: factor on the learning rates of the units, not on
-    the head's."""
+    """`about`: what is changed, in words. `settings`: fields of `LoopSettings`. `rate`: factor on
+    the learning rates of the units, not on the head's.
+    """
 
     about: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -51,10 +54,16 @@ IDEAS = {
     "as it is": Idea("nothing"),
     "half the rates": Idea("learning rates of all units halved", rate=0.5),
     "double the rates": Idea("learning rates of all units doubled", rate=2.0),
-    "long refit": Idea("three quarters of the steps in the refit instead of half", settings={"refit_share": 0.75}),
+    "long refit": Idea(
+        "three quarters of the steps in the refit instead of half", settings={"refit_share": 0.75}
+    ),
     "short refit": Idea("a quarter of the steps in the refit", settings={"refit_share": 0.25}),
-    "four crops": Idea("batches of four crops, half as many steps", settings={"batch_size": 4, "steps": STEPS // 2}),
-    "one crop": Idea("batches of one crop, twice as many steps", settings={"batch_size": 1, "steps": STEPS * 2}),
+    "four crops": Idea(
+        "batches of four crops, half as many steps", settings={"batch_size": 4, "steps": STEPS // 2}
+    ),
+    "one crop": Idea(
+        "batches of one crop, twice as many steps", settings={"batch_size": 1, "steps": STEPS * 2}
+    ),
 }
 
 
@@ -87,7 +96,9 @@ def _run(idea: Idea, data: str, asked: Mapping[str, Any]) -> dict[str, float]:
         **asked,
     )
     setup = prepare_run(options, _unsaid)
-    setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, **idea.settings))
+    setup = dataclasses.replace(
+        setup, settings=dataclasses.replace(setup.settings, **idea.settings)
+    )
     with tempfile.TemporaryDirectory() as folder:
         shots = prepared_shots(setup, Path(folder), ignore, _unsaid)
         began = time.process_time()
@@ -130,9 +141,12 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Changes of the recipe on the development set",
         "",
-        f"Made by `python -m benchmarks ideas`: UNet, five shots, 1%, cheapest first, {STEPS} steps of two crops, seed {SEED}; mean Dice over "
-        "labels on 10 phantom or 40 hippocampus cases, and in brackets the difference in points; CPU seconds of a run, one thread. One seed: a "
-        "difference below a point says nothing by itself.",
+        (
+            f"Made by `python -m benchmarks ideas`: UNet, five shots, 1%, cheapest first, {STEPS}"
+            f" steps of two crops, seed {SEED}; mean Dice over labels on 10 phantom or 40"
+            " hippocampus cases, and in brackets the difference in points; CPU seconds of a run,"
+            " one thread. One seed: a difference below a point says nothing by itself."
+        ),
         "",
         "| change | "
         + " | ".join(data.rpartition(":")[2].rpartition("/")[2] for data in TARGETS)
@@ -140,14 +154,25 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "|---|" + "---|" * (len(TARGETS) + 2),
     ]
     for name, idea in IDEAS.items():
-        there = [(data, dice[name, data]) for data in TARGETS if (name, data) in dice and (first, data) in dice]
+        there = [
+            (data, dice[name, data])
+            for data in TARGETS
+            if (name, data) in dice and (first, data) in dice
+        ]
         if not there:
             continue
         gains = [100 * (value - dice[first, data]) for data, value in there]
-        cells = {data: f"{value:.3f} ({gain:+.1f})" for (data, value), gain in zip(there, gains, strict=True)}
-        mean = f"{statistics.fmean(value for _, value in there):.3f} ({statistics.fmean(gains):+.1f})"
+        cells = {
+            data: f"{value:.3f} ({gain:+.1f})"
+            for (data, value), gain in zip(there, gains, strict=True)
+        }
+        mean = (
+            f"{statistics.fmean(value for _, value in there):.3f} ({statistics.fmean(gains):+.1f})"
+        )
         seconds = statistics.fmean(row["seconds"] for row in rows if row["idea"] == name)
         lines.append(
-            f"| {idea.about} | " + " | ".join(cells.get(data, "–") for data in TARGETS) + f" | {mean} | {seconds:.0f} |"
+            f"| {idea.about} | "
+            + " | ".join(cells.get(data, "–") for data in TARGETS)
+            + f" | {mean} | {seconds:.0f} |"
         )
     return "\n".join(lines) + "\n"

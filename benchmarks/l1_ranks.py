@@ -61,11 +61,15 @@ class L1Ranks(Policy):
         own = [u for u in space.units if u.family in _OFFERS]
         if not any(space.fits([unit]) for unit in own):
             raise nothing_fits("arena", _ABOUT, own, space)
-        self._affine = space.room().fill(space.cheapest_first(u for u in own if u.family == "affine"))
+        self._affine = space.room().fill(
+            space.cheapest_first(u for u in own if u.family == "affine")
+        )
         self._ranks: dict[str, list[Unit]] = {}
         for unit in sorted((u for u in own if u.family == "lora"), key=lambda u: (u.level, u.id)):
             self._ranks.setdefault(unit.group, []).append(unit)
-        self._at = dict.fromkeys(self._ranks, -1)  # group → place of its unit in the list of its ranks
+        self._at = dict.fromkeys(
+            self._ranks, -1
+        )  # group → place of its unit in the list of its ranks
         self._slope: dict[str, float] = {}  # group → |∂L/∂v| of its next ranks
 
     def needs_saliency(self, cycle: int) -> Sequence[str]:
@@ -106,7 +110,9 @@ class L1Ranks(Policy):
                 break
         now = [unit.id for unit in self._open()]
         decisions = [Decision(u, "keep" if u in before else "add", None, self._why(u)) for u in now]
-        decisions += [Decision(u, "drop", None, "more ranks here") for u in sorted(before - set(now))]
+        decisions += [
+            Decision(u, "drop", None, "more ranks here") for u in sorted(before - set(now))
+        ]
         return Allocation(active=self.space.in_order(now), decisions=tuple(decisions))
 
     def _grow(self, group: str, room: Room, keep: float) -> bool:
@@ -119,7 +125,9 @@ class L1Ranks(Policy):
     def _growing(self) -> list[str]:
         """The groups that have a larger LoRA, steepest first; of equal slope, the cheaper first."""
         able = [group for group, at in self._at.items() if at + 1 < len(self._ranks[group])]
-        return sorted(able, key=lambda g: (-self._slope.get(g, 0.0), self.space.cost(self._next(g)), g))
+        return sorted(
+            able, key=lambda g: (-self._slope.get(g, 0.0), self.space.cost(self._next(g)), g)
+        )
 
     def _next(self, group: str) -> Unit:
         return self._ranks[group][self._at[group] + 1]

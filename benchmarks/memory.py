@@ -1,8 +1,10 @@
-"""`python -m benchmarks.memory ['5 mm'] ['1.5 mm']`: the memory that adapting to and predicting large scans takes, each in a process of its own.
+"""`python -m benchmarks.memory ['5 mm'] ['1.5 mm']`: the memory that adapting to and predicting
+large scans takes, each in a process of its own.
 
-Two CT scans of 512×512×600 voxels (0.8×0.8×1 mm, int16, 300 MB each) are generated in a temporary folder: a body with one organ and
-noise. `adapt` trains on one and is scored on the other, `predict` writes mask, probabilities and picture of one. Once at the bundled
-weights' own 5 mm, once at the 1.5 mm that large pretrained networks use. Time is that of a machine that may be busy; memory is the
+Two CT scans of 512×512×600 voxels (0.8×0.8×1 mm, int16, 300 MB each) are generated in a temporary
+folder: a body with one organ and noise. `adapt` trains on one and is scored on the other, `predict`
+writes mask, probabilities and picture of one. Once at the bundled weights' own 5 mm, once at the
+1.5 mm that large pretrained networks use. Time is that of a machine that may be busy; memory is the
 largest resident set that the kernel counted.
 """
 
@@ -37,8 +39,12 @@ def generate(root: Path) -> None:
         image, label = np.empty(SHAPE, np.int16, order="F"), np.zeros(SHAPE, np.uint8, order="F")
         for k in range(SHAPE[2]):
             body = ((x - 256) / 220) ** 2 + ((y - 256) / 160) ** 2 <= 1
-            organ = ((x - 200) / 80) ** 2 + ((y - 256) / 70) ** 2 + ((k - 280 - 20 * seed) / 150) ** 2 <= 1
-            image[:, :, k] = np.where(organ, 110, np.where(body, 40, -1000)) + rng.normal(0, 15, SHAPE[:2])
+            organ = ((x - 200) / 80) ** 2 + ((y - 256) / 70) ** 2 + (
+                (k - 280 - 20 * seed) / 150
+            ) ** 2 <= 1
+            image[:, :, k] = np.where(organ, 110, np.where(body, 40, -1000)) + rng.normal(
+                0, 15, SHAPE[:2]
+            )
             label[:, :, k] = organ
         for folder, array in (("images", image), ("labels", label)):
             (root / folder).mkdir(exist_ok=True)
@@ -50,7 +56,9 @@ def measured(*arguments: object) -> dict[str, object]:
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sea_peft", *map(str, arguments)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -65,7 +73,9 @@ def measured(*arguments: object) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure the voxel sizes that were named (all of them where none was) and put their rows into the result."""
+    """Measure the voxel sizes that were named (all of them where none was) and put their rows
+    into the result.
+    """
     wanted = sys.argv[1:] or list(_ARMS)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -74,7 +84,17 @@ def main() -> None:
             run, out = root / f"run {name}", root / f"masks {name}"
             adapted = measured("adapt", root, "--out", run, *_STEPS, *_ARMS[name])
             scan = root / "images" / "ct0.nii.gz"
-            predicted = measured("predict", run, scan, "--out", out, "--probabilities", "--preview", "--device", "cpu")
+            predicted = measured(
+                "predict",
+                run,
+                scan,
+                "--out",
+                out,
+                "--probabilities",
+                "--preview",
+                "--device",
+                "cpu",
+            )
             record(name, {"adapt": adapted, "predict --probabilities --preview": predicted})
 
 

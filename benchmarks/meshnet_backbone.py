@@ -1,7 +1,9 @@
-"""brainchop's MeshNet for 17 structures of the brain (Masoud et al. 2023, JOSS 8(83); MIT) by `module:factory`, for grids.
+"""brainchop's MeshNet for 17 structures of the brain (Masoud et al. 2023, JOSS 8(83); MIT) by
+`module:factory`, for grids.
 
-By hand the same is `seapeft backbones import model18cls/model.safetensors --as brain --backbone meshnet`. The file is looked for in the
-folder of `$BRAINCHOP_WEIGHTS`, else beside the checkout, in `../shared/data/real/weights_brainchop`.
+By hand the same is `seapeft backbones import model18cls/model.safetensors --as brain --backbone
+meshnet`. The file is looked for in the folder of `$BRAINCHOP_WEIGHTS`, else beside the checkout, in
+`../shared/data/real/weights_brainchop`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def network() -> nn.Module:
     """The network with its weights, 18 classes. Raises WeightsError where the file is not there."""
     file = Path(os.environ.get("BRAINCHOP_WEIGHTS", _BESIDE)) / "model18cls" / "model.safetensors"
     if not file.is_file():
-        raise WeightsError(f"{file.name} is not there; set BRAINCHOP_WEIGHTS to the folder that holds model18cls.")
+        raise WeightsError(
+            f"{file.name} is not there; set BRAINCHOP_WEIGHTS to the folder that holds model18cls."
+        )
     built = MESHNET.build(out_channels=18)
     built.load_state_dict(read_checkpoint(file).tensors)
     return built
@@ -32,9 +36,24 @@ network.divisor, network.minimum = MESHNET.divisor, MESHNET.minimum  # type: ign
 network.paper, network.licence = MESHNET.paper, "MIT"  # type: ignore[attr-defined]
 network.card = {  # type: ignore[attr-defined]
     "labels": [
-        "background", "Cerebral-White-Matter", "Cerebral-Cortex", "Lateral-Ventricle", "Inferior-Lateral-Ventricle",
-        "Cerebellum-White-Matter", "Cerebellum-Cortex", "Thalamus", "Caudate", "Putamen", "Pallidum", "3rd-Ventricle",
-        "4th-Ventricle", "Brain-Stem", "Hippocampus", "Amygdala", "Accumbens-area", "VentralDC",
+        "background",
+        "Cerebral-White-Matter",
+        "Cerebral-Cortex",
+        "Lateral-Ventricle",
+        "Inferior-Lateral-Ventricle",
+        "Cerebellum-White-Matter",
+        "Cerebellum-Cortex",
+        "Thalamus",
+        "Caudate",
+        "Putamen",
+        "Pallidum",
+        "3rd-Ventricle",
+        "4th-Ventricle",
+        "Brain-Stem",
+        "Hippocampus",
+        "Amygdala",
+        "Accumbens-area",
+        "VentralDC",
     ],
     "channels": ["T1"],
     "recipe": {
@@ -44,4 +63,4 @@ network.card = {  # type: ignore[attr-defined]
     },
     "patch": [128, 128, 128],
     "source": "brainchop, model18cls",
-}  # fmt: skip
+}

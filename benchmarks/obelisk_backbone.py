@@ -1,7 +1,9 @@
-"""OBELISK-Net's abdominal CT network (Heinrich et al. 2019, doi 10.1016/j.media.2019.02.006; MIT) by `module:factory`, for grids.
+"""OBELISK-Net's abdominal CT network (Heinrich et al. 2019, doi 10.1016/j.media.2019.02.006; MIT)
+by `module:factory`, for grids.
 
-By hand the same is `seapeft backbones import allconvunet_tcia_fold1.pth --as organs --backbone obelisk`. The file is looked for in the folder
-of `$OBELISK_WEIGHTS`, else beside the checkout, in `../shared/data/real/weights_obelisk`.
+By hand the same is `seapeft backbones import allconvunet_tcia_fold1.pth --as organs --backbone
+obelisk`. The file is looked for in the folder of `$OBELISK_WEIGHTS`, else beside the checkout, in
+`../shared/data/real/weights_obelisk`.
 """
 
 from __future__ import annotations
@@ -16,11 +18,16 @@ from sea_peft.backbones.obelisk import OBELISK
 from sea_peft.errors import WeightsError
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "weights_obelisk"
-_LOW, _HIGH = -1024.0, 3071.0  # every voxel of a CT: the network was trained on plain Hounsfield units
+_LOW, _HIGH = (
+    -1024.0,
+    3071.0,
+)  # every voxel of a CT: the network was trained on plain Hounsfield units
 
 
 def network() -> nn.Module:
-    """The network with its weights, nine classes. Raises WeightsError where the file is not there."""
+    """The network with its weights, nine classes. Raises WeightsError where the file is not
+    there.
+    """
     file = Path(os.environ.get("OBELISK_WEIGHTS", _BESIDE)) / "allconvunet_tcia_fold1.pth"
     if not file.is_file():
         raise WeightsError(f"{file.name} is not there; set OBELISK_WEIGHTS to its folder.")
@@ -33,7 +40,15 @@ network.divisor, network.minimum = OBELISK.divisor, OBELISK.minimum  # type: ign
 network.paper, network.licence = OBELISK.paper, "MIT"  # type: ignore[attr-defined]
 network.card = {  # type: ignore[attr-defined]
     "labels": [
-        "background", "spleen", "pancreas", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "duodenum",
+        "background",
+        "spleen",
+        "pancreas",
+        "left_kidney",
+        "gallbladder",
+        "esophagus",
+        "liver",
+        "stomach",
+        "duodenum",
     ],
     "channels": ["CT"],
     "recipe": {
@@ -45,4 +60,4 @@ network.card = {  # type: ignore[attr-defined]
     },
     "patch": [144, 144, 144],
     "source": "OBELISK-Net, TCIA Pancreas-CT, fold 1",
-}  # fmt: skip
+}

@@ -1,7 +1,9 @@
-"""What the overlap of neighbouring windows is worth: the same adapter scored at three overlaps, Dice and seconds.
+"""What the overlap of neighbouring windows is worth: the same adapter scored at three overlaps,
+Dice and seconds.
 
-`python -m benchmarks overlap` writes `results/overlap.json` and `.md`. The phantoms are drawn with 1.5 times as many voxels along each axis,
-because a default phantom takes the same eight windows whatever the overlap.
+`python -m benchmarks overlap` writes `results/overlap.json` and `.md`. The phantoms are drawn with
+1.5 times as many voxels along each axis, because a default phantom takes the same eight windows
+whatever the overlap.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ CASES, STEPS, SPACING = 4, 60, 10 / 3
 
 
 def measure() -> Path:
-    """One adapter a target, scored at every overlap in turn, case by case. Writes JSON and Markdown."""
+    """One adapter a target, scored at every overlap in turn, case by case. Writes JSON and
+    Markdown.
+    """
     rows: list[dict[str, Any]] = []
     for target in TARGETS:
         data = f"phantom:{target}@1.5"
@@ -51,12 +55,18 @@ def measure() -> Path:
             )
             rows.append({"target": target, "overlaps": _scores(Predictor(run), data)})
     path = RESULTS / "overlap.json"
-    path.write_text(json.dumps({"machine": machine(), "cases": CASES, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"machine": machine(), "cases": CASES, "rows": rows}, indent=1) + "\n",
+        encoding="utf-8",
+    )
     lines = [
         "# Overlap of neighbouring windows",
         "",
-        f"Made by `python -m benchmarks overlap`: UNet, cheapest first at 1%, {STEPS} steps, seed 0, {CASES} test cases of 96×96×72 voxels, "
-        f"patch 48×48×32; mean Dice and CPU seconds a case. Machine: `{json.dumps(machine(), sort_keys=True)}`.",
+        (
+            f"Made by `python -m benchmarks overlap`: UNet, cheapest first at 1%, {STEPS} steps,"
+            f" seed 0, {CASES} test cases of 96×96×72 voxels, patch 48×48×32; mean Dice and CPU"
+            f" seconds a case. Machine: `{json.dumps(machine(), sort_keys=True)}`."
+        ),
         "",
         "| target | " + " | ".join(f"{overlap:g}" for overlap in OVERLAPS) + " |",
         "|---|" + "---|" * len(OVERLAPS),
@@ -82,10 +92,16 @@ def _scores(predictor: Predictor, data: str) -> list[dict[str, float]]:
             window = SlidingWindow(patch=predictor.config.window.patch, overlap=overlap)
             began = time.process_time()
             (found,) = probabilities(
-                predictor.model, scan, window, torch.device("cpu"), batch_for_masks(predictor.model.backbone)
+                predictor.model,
+                scan,
+                window,
+                torch.device("cpu"),
+                batch_for_masks(predictor.model.backbone),
             )
             seconds[index].append(time.process_time() - began)
-            found_dice = dice_per_label(restore(found, scan.geometry), stored.array, predictor.labels)
+            found_dice = dice_per_label(
+                restore(found, scan.geometry), stored.array, predictor.labels
+            )
             dice[index].append(statistics.fmean(found_dice.values()))
     return [
         {"overlap": overlap, "dice": statistics.fmean(d), "seconds": statistics.fmean(s)}

@@ -1,4 +1,6 @@
-"""Dice against parameters: the score of the thesis "PEFT of CNN-based 3D CT segmentation models" and the front."""
+"""Dice against parameters: the score of the thesis "PEFT of CNN-based 3D CT segmentation
+models" and the front.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,25 @@ from benchmarks.store import RESULTS, Store
 
 
 def points(results: Results, weight: float = 0.5) -> tuple[list[Point], int, int]:
-    """Every arm that was trained, cheapest first, scored by eq. 4.1 of the thesis: w·D + (1 − w)·(1 − P), Dice D and parameters P min-max
-    normalised over these arms, w = 0.5.
+    """Every arm that was trained, cheapest first, scored by eq. 4.1 of the thesis: w·D + (1 − w)·(1
+    − P), Dice D and parameters P min-max normalised over these arms, w = 0.5.
 
-    Only arms that have every budget's runs somewhere count, over the (task, replicate) in which all of them are there: a mean over other
-    runs would compare other things. Returns the points, how many such comparisons there are, and out of how many.
+    Only arms that have every budget's runs somewhere count, over the (task, replicate) in which all
+    of them are there: a mean over other runs would compare other things. Returns the points, how
+    many such comparisons there are, and out of how many.
     """
     arms: dict[tuple[str, str | None], dict[tuple[Task, object], Score]] = {}
     for (task, budget), table in results.tables.items():
         for arm, by_replicate in table.items():
             if arm not in (UNADAPTED, HEAD_ONLY):
                 bound = None if arm in results.grid.unbound else budget
-                arms.setdefault((arm, bound), {}).update({(task, at): score for at, score in by_replicate.items()})
+                arms.setdefault((arm, bound), {}).update(
+                    {(task, at): score for at, score in by_replicate.items()}
+                )
     everywhere = set.union(*(set(a) for a in arms.values())) if arms else set()
-    whole = sorted((at for at in everywhere if all(at in scores for scores in arms.values())), key=str)
+    whole = sorted(
+        (at for at in everywhere if all(at in scores for scores in arms.values())), key=str
+    )
     if not whole:
         return [], 0, len(everywhere)
     means = {
@@ -39,7 +46,9 @@ def points(results: Results, weight: float = 0.5) -> tuple[list[Point], int, int
     }
     costs, dice = zip(*means.values(), strict=True)
     made, best = [], float("-inf")
-    for (arm, bound_by), (cost, d) in sorted(means.items(), key=lambda item: (item[1][0], -item[1][1])):
+    for (arm, bound_by), (cost, d) in sorted(
+        means.items(), key=lambda item: (item[1][0], -item[1][1])
+    ):
         score = weight * _normal(d, dice) + (1 - weight) * (1 - _normal(cost, costs))
         made.append(Point(arm, bound_by, cost, d, score, front=d > best))
         best = max(best, d)
@@ -54,14 +63,18 @@ def write(name: str, root: Path = RESULTS) -> list[Path]:
     lines = [
         f"# Pareto front of grid {stem}",
         "",
-        f"Made by `python -m benchmarks pareto {stem}`. Means over the {whole} of {of} comparisons (target, shots, seed) that every arm took part "
-        "in. Score: half the Dice plus half of one minus the parameters, both min-max normalised over these arms (eq. 4.1 of the thesis); "
-        "front: beats everything cheaper.",
+        (
+            f"Made by `python -m benchmarks pareto {stem}`. Means over the {whole} of {of}"
+            " comparisons (target, shots, seed) that every arm took part in. Score: half the Dice"
+            " plus half of one minus the parameters, both min-max normalised over these arms (eq."
+            " 4.1 of the thesis); front: beats everything cheaper."
+        ),
         "",
         "| policy | parameters | Dice | score | front |",
         "|---|---|---|---|---|",
         *(
-            f"| {p.name} | {p.parameters:,.0f} | {p.dice:.3f} | {p.score:.3f} | {'yes' if p.front else ''} |"
+            f"| {p.name} | {p.parameters:,.0f} | {p.dice:.3f} | {p.score:.3f} |"
+            f" {'yes' if p.front else ''} |"
             for p in found
         ),
         "",

@@ -11,13 +11,16 @@ from benchmarks.grid import REFERENCE
 from benchmarks.scores import HEAD_ONLY, UNADAPTED, Results
 
 _OURS, _OTHERS, _BASELINE = "#D55E00", "#56B4E9", "#BBBBBB"
-# more names than this would cover each other: then only those of the front and of the reference are shown
+# more names than this would cover each other: then only those of the front and of the reference are
+# shown
 _ALL_NAMED = 15
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One arm under one budget (None: no budget binds it): means over the whole comparisons. `front`: it beats everything cheaper."""
+    """One arm under one budget (None: no budget binds it): means over the whole comparisons.
+    `front`: it beats everything cheaper.
+    """
 
     arm: str
     budget: str | None
@@ -33,12 +36,17 @@ class Point:
 
 
 def boxes(results: Results, budget: str, path: Path) -> Path:
-    """One panel a task, one box a policy: Dice of every test case of every seed; the triangle is the mean. Written as PNG."""
+    """One panel a task, one box a policy: Dice of every test case of every seed; the triangle
+    is the mean. Written as PNG.
+    """
     from matplotlib.figure import Figure
 
     tasks = [task for task in results.tasks if (task, budget) in results.tables]
     arms = {
-        task: {a: [d for s in by.values() for d in s.cases.values()] for a, by in results.tables[task, budget].items()}
+        task: {
+            a: [d for s in by.values() for d in s.cases.values()]
+            for a, by in results.tables[task, budget].items()
+        }
         for task in tasks
     }
     columns = min(3, max(1, len(tasks)))
@@ -49,11 +57,24 @@ def boxes(results: Results, budget: str, path: Path) -> Path:
         axes = figure.add_subplot(rows, columns, place + 1)
         by_mean = sorted(arms[task], key=lambda arm: sum(arms[task][arm]) / len(arms[task][arm]))
         drawn = axes.boxplot(
-            [arms[task][arm] for arm in by_mean], orientation="horizontal", tick_labels=by_mean, patch_artist=True, showmeans=True,
-            widths=0.65, flierprops={"markersize": 2}, medianprops={"color": "black"}, meanprops={"markersize": 4},
-        )  # fmt: skip
+            [arms[task][arm] for arm in by_mean],
+            orientation="horizontal",
+            tick_labels=by_mean,
+            patch_artist=True,
+            showmeans=True,
+            widths=0.65,
+            flierprops={"markersize": 2},
+            medianprops={"color": "black"},
+            meanprops={"markersize": 4},
+        )
         for arm, box in zip(by_mean, drawn["boxes"], strict=True):
-            box.set_facecolor(_OURS if arm == REFERENCE else _BASELINE if arm in (UNADAPTED, HEAD_ONLY) else _OTHERS)
+            box.set_facecolor(
+                _OURS
+                if arm == REFERENCE
+                else _BASELINE
+                if arm in (UNADAPTED, HEAD_ONLY)
+                else _OTHERS
+            )
         axes.set_title(f"{task}, {budget}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.set_xlabel("Dice of a test case", fontsize=8)
@@ -77,7 +98,11 @@ def front(points: Sequence[Point], path: Path) -> Path:
         )
         if len(points) <= _ALL_NAMED or point.front or point.arm == REFERENCE:
             axes.annotate(
-                point.name, (point.parameters, point.dice), fontsize=6.5, xytext=(3, 3), textcoords="offset points"
+                point.name,
+                (point.parameters, point.dice),
+                fontsize=6.5,
+                xytext=(3, 3),
+                textcoords="offset points",
             )
     on_front = [point for point in points if point.front]
     axes.step(

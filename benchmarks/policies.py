@@ -1,6 +1,8 @@
-"""Policies that exist for papers' comparisons alone: adapters at their papers' own sizes, ConvAdapter in its other places, random mixes of families,
-`sea` without each of its parts; and, from modules of their own, how other papers choose. Importing this registers them, as a package of one's
-own would."""
+"""Policies that exist for papers' comparisons alone: adapters at their papers' own sizes,
+ConvAdapter in its other places, random mixes of families, `sea` without each of its parts; and,
+from modules of their own, how other papers choose. Importing this registers them, as a package of
+one's own would.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,21 @@ def _lora_then_full(space: Space, seed: int) -> list[Unit]:
 
 
 def _affine_lora_lowest(space: Space, seed: int) -> list[Unit]:
-    """Affine everywhere and LoRA at its lowest rank everywhere, or from the cheapest site up where not all of it fits."""
-    return affine_then_lora(space, min((u.level for u in space.units if u.family == "lora"), default=0))
+    """Affine everywhere and LoRA at its lowest rank everywhere, or from the cheapest site up
+    where not all of it fits.
+    """
+    return affine_then_lora(
+        space, min((u.level for u in space.units if u.family == "lora"), default=0)
+    )
 
 
-def _conv_adapter(where: str, placement: str, kind: str, about: str, stages: tuple[str, ...] | None = None) -> Entry:
+def _conv_adapter(
+    where: str, placement: str, kind: str, about: str, stages: tuple[str, ...] | None = None
+) -> Entry:
     offer = Offer(placements=(placement,), kinds=(kind,))
-    return one_family(f"conv_adapter_{where}", "conv_adapter", offer, f"ConvAdapter {about}", stages)
+    return one_family(
+        f"conv_adapter_{where}", "conv_adapter", offer, f"ConvAdapter {about}", stages
+    )
 
 
 TOPOLOGIES = (
@@ -52,7 +62,11 @@ TOPOLOGIES = (
 )
 
 PAPERS = (
-    own_size("lora_paper", "LoRA r16 at every convolution and linear layer (thesis)", {"lora": Offer(levels=(16,))}),
+    own_size(
+        "lora_paper",
+        "LoRA r16 at every convolution and linear layer (thesis)",
+        {"lora": Offer(levels=(16,))},
+    ),
     topology(
         "lora_encoder_full_decoder",
         "LoRA r16 in the encoder and fine-tuning of the decoder (thesis), outside the budget",
@@ -87,10 +101,12 @@ PAPERS = (
 
 @dataclasses.dataclass(frozen=True)
 class SameMix:
-    """Random units in a given mix of families: what another policy spent on each family, spent at random places and levels.
+    """Random units in a given mix of families: what another policy spent on each family, spent at
+    random places and levels.
 
-    `draw`: which of several draws. `mix`: family → parameters; where the sum is above the capacity, all are scaled down alike. What a
-    family leaves over (its last unit rarely fits exactly) goes to random units of any family of the mix.
+    `draw`: which of several draws. `mix`: family → parameters; where the sum is above the capacity,
+    all are scaled down alike. What a family leaves over (its last unit rarely fits exactly) goes to
+    random units of any family of the mix.
     """
 
     draw: int
@@ -124,14 +140,20 @@ def random_mix(name: str) -> Entry:
             if unknown
             else "it needs draw=N and at least one FAMILY=PARAMETERS"
         )
-        raise UsageError(f"Policy {name!r} cannot be read: {wrong}; write random_mix(draw=1,affine=2400,lora=38000).")
-    return topology(name, f"random subset, draw {draw}, of a given mix of families", SameMix(draw, mix))
+        raise UsageError(
+            f"Policy {name!r} cannot be read: {wrong}; write"
+            " random_mix(draw=1,affine=2400,lora=38000)."
+        )
+    return topology(
+        name, f"random subset, draw {draw}, of a given mix of families", SameMix(draw, mix)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """`sea` without a part: a part is worth what is lost without it. `changes`: to `SeaSettings`. `cycles`: of the search, None for as many
-    as the run has."""
+    """`sea` without a part: a part is worth what is lost without it. `changes`: to `SeaSettings`.
+    `cycles`: of the search, None for as many as the run has.
+    """
 
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cycles: int | None = None
@@ -144,7 +166,9 @@ class Variant:
 SEA_VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         # the last audit alone speaks: no average, no median over a window, no penalty for scatter
-        "sea_no_smoothing": Variant({"utility": UtilitySettings(decay=0.0, window=1, iqr_weight=0.0, exploration=0.0)}),
+        "sea_no_smoothing": Variant(
+            {"utility": UtilitySettings(decay=0.0, window=1, iqr_weight=0.0, exploration=0.0)}
+        ),
         # one audit promotes or demotes, whatever its size, and at once
         "sea_no_ranking": Variant({"ranking": RankingSettings(votes=1, guard=0, hysteresis=0.0)}),
         # no share of the budget is kept for units that were never tried

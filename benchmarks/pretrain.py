@@ -1,9 +1,11 @@
-"""Makes the weights that come with the package: `python -m benchmarks.pretrain NAME`, for instance `phantom_segresnet`.
+"""Makes the weights that come with the package: `python -m benchmarks.pretrain NAME`, for instance
+`phantom_segresnet`.
 
-Trains on source phantoms only, without any augmentation beyond the crop sampler's slight grey value jitter:
-weights that had seen other scanners would leave the targets nothing to ask for. Writes `NAME.safetensors`
-(half precision) and its card beside it. The Dice on the card is that of the half-precision weights. The same
-command on the same machine and thread count gives the same tensors, bit for bit.
+Trains on source phantoms only, without any augmentation beyond the crop sampler's slight grey value
+jitter: weights that had seen other scanners would leave the targets nothing to ask for. Writes
+`NAME.safetensors` (half precision) and its card beside it. The Dice on the card is that of the
+half-precision weights. The same command on the same machine and thread count gives the same
+tensors, bit for bit.
 """
 
 from __future__ import annotations
@@ -35,13 +37,17 @@ from sea_peft.jobs.weights_file import save_weights
 from sea_peft.phantom import PhantomCase, phantom_dataset, phantom_target
 
 PATCH = (48, 48, 32)
-ABDOMEN = Recipe(spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False)
+ABDOMEN = Recipe(
+    spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False
+)
 BRAIN = Recipe(spacing=(3.0, 3.0, 3.0), intensity=ZScore(), crop_foreground=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one file is trained on. `kwargs`: of the architecture. `steps`, `threads`, `lr`: those that the bundled file was made with."""
+    """What one file is trained on. `kwargs`: of the architecture. `steps`, `threads`, `lr`:
+    those that the bundled file was made with.
+    """
 
     architecture: str
     kwargs: Mapping[str, Any]
@@ -55,7 +61,12 @@ class Plan:
 PLANS = {
     "phantom_segresnet": Plan(
         "segresnet",
-        {"init_filters": 16, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "dropout_prob": 0.0},
+        {
+            "init_filters": 16,
+            "blocks_down": [1, 2, 2, 4],
+            "blocks_up": [1, 1, 1],
+            "dropout_prob": 0.0,
+        },
         steps=1800,
         threads=2,
     ),
@@ -68,7 +79,9 @@ PLANS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=sorted(PLANS))
     parser.add_argument("--steps", type=int, help="left out: those of the bundled file")
     parser.add_argument("--batch", type=int, default=2)
@@ -79,7 +92,9 @@ def main() -> None:
     parser.add_argument("--test-cases", type=int, default=20)
     parser.add_argument("--out", type=Path, default=BUNDLED)
     parser.add_argument(
-        "--score", action="store_true", help="train nothing: score the file that is there and renew its card's Dice"
+        "--score",
+        action="store_true",
+        help="train nothing: score the file that is there and renew its card's Dice",
     )
     args = parser.parse_args()
     if args.score:
@@ -97,9 +112,14 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     target = phantom_target(plan.source)
-    channels, labels = target.acquisition.channels, {label: (code,) for label, code in target.codes.items()}
+    channels, labels = (
+        target.acquisition.channels,
+        {label: (code,) for label, code in target.codes.items()},
+    )
     started = time.time()
-    scans = [prepare(PhantomCase(target, i), plan.recipe, channels, labels) for i in range(args.cases)]
+    scans = [
+        prepare(PhantomCase(target, i), plan.recipe, channels, labels) for i in range(args.cases)
+    ]
     print(f"{args.cases} cases in {time.time() - started:.0f} s", flush=True)
     network = architecture(plan.architecture).build(
         in_channels=len(channels), out_channels=len(labels) + 1, **plan.kwargs
@@ -107,7 +127,9 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     sampler = CropSampler(scans, SlidingWindow(patch=PATCH), args.seed)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=1e-5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, args.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _warm_cosine(step, args.steps)
+    )
     started, recent = time.time(), []
     for step in range(args.steps):
         image, label = sampler.batch(step, args.batch)
@@ -119,9 +141,14 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
         schedule.step()
         recent.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {np.mean(recent[-50:]):.4f} {time.time() - started:.0f} s",
+                flush=True,
+            )
     seconds = round(time.time() - started)
-    network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})  # as it will be loaded
+    network.load_state_dict(
+        {k: v.half().float() for k, v in network.state_dict().items()}
+    )  # as it will be loaded
     dice = source_dice(network, plan, args.test_cases)
     card = {
         "name": args.name,
@@ -135,8 +162,11 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
         "source": "trained on the embedded phantoms by benchmarks/pretrain.py",
         "paper": architecture(plan.architecture).paper,
         "training": {
-            "command": f"python -m benchmarks.pretrain {args.name} --steps {args.steps} --batch {args.batch} "
-            f"--cases {args.cases} --lr {args.lr} --seed {args.seed} --threads {args.threads}",
+            "command": (
+                f"python -m benchmarks.pretrain {args.name} --steps {args.steps} --batch"
+                f" {args.batch} --cases {args.cases} --lr {args.lr} --seed {args.seed} --threads"
+                f" {args.threads}"
+            ),
             "data": f"phantom {plan.source}, patients 0 to {args.cases - 1}",
             "seed": args.seed,
             "cases": args.cases,
@@ -145,7 +175,9 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
             "optimizer": f"AdamW, lr {args.lr}, weight decay 1e-5, warm-up and cosine, clip 1",
             "loss": "Dice and cross-entropy",
             "seconds": seconds,
-            "machine": f"{platform.machine()} CPU, {args.threads} threads, torch {torch.__version__}",
+            "machine": (
+                f"{platform.machine()} CPU, {args.threads} threads, torch {torch.__version__}"
+            ),
             "test_cases": args.test_cases,
         },
         "dice": dice,
@@ -155,7 +187,9 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
 
 
 def source_dice(network: nn.Module, plan: Plan, cases: int) -> dict[str, float]:
-    """Dice on test cases of the source: `mean` over labels of the mean over cases, and each label's, as a run of `seapeft adapt` scores."""
+    """Dice on test cases of the source: `mean` over labels of the mean over cases, and each
+    label's, as a run of `seapeft adapt` scores.
+    """
     dataset = phantom_dataset(plan.source, test=cases)
     network.eval()
     per_case = {}
@@ -166,7 +200,9 @@ def source_dice(network: nn.Module, plan: Plan, cases: int) -> dict[str, float]:
         )
         stored = case.label()
         assert stored is not None
-        per_case[case.id] = dice_per_label(restore(found, scan.geometry), stored.array, dataset.labels)
+        per_case[case.id] = dice_per_label(
+            restore(found, scan.geometry), stored.array, dataset.labels
+        )
     mean, per_label = mean_dice(per_case, tuple(dataset.labels))
     return {name: round(dice, 4) for name, dice in {"mean": mean, **per_label}.items()}
 

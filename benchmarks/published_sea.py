@@ -17,7 +17,16 @@ from sea_peft.loop.policy import Allocation, Policy
 from sea_peft.loop.ranking import ACTIVE, IDLE, PROBE, Standing
 from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Room, Space
-from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
+from sea_peft.loop.utility import (
+    UNMEASURED,
+    Estimate,
+    UtilitySettings,
+    iqr,
+    median,
+    observe,
+    score,
+    value,
+)
 
 _CYCLES = 10
 _UTILITY = UtilitySettings(decay=0.93, window=5, iqr_weight=0.25, exploration=0.5)
@@ -97,7 +106,7 @@ class PublishedSea(Policy):
         self._last: list[tuple[str, ...]] = []  # the active sets of the last allocations
         self._levels_below = self._count_levels()
 
-    # -- what the loop asks and tells ------------------------------------------------------------------------------
+    # -- what the loop asks and tells --------------------------------------------------------------
 
     def allocate(self, cycle: int) -> Allocation:
         """Votes by what the knapsack wants; probes fill the rest of the budget."""
@@ -110,7 +119,10 @@ class PublishedSea(Policy):
         for unit in probes:
             self._standing[unit] = dataclasses.replace(self._standing[unit], state=PROBE)
         self._last = [*self._last, active][-self.settings.last :]
-        decisions = [self._decision(u, "add" if u in moved else "keep", moved.get(u, "active")) for u in active]
+        decisions = [
+            self._decision(u, "add" if u in moved else "keep", moved.get(u, "active"))
+            for u in active
+        ]
         decisions += [self._decision(u, "drop", moved[u]) for u in sorted(before - set(active))]
         decisions += [self._decision(u, "probe", "audited least, or longest ago") for u in probes]
         return Allocation(active=active, probes=probes, decisions=tuple(decisions))
@@ -122,12 +134,19 @@ class PublishedSea(Policy):
         s = self.settings
         drawn = [u.id for u in self._drawn(cycle)]
         places = math.ceil(s.audited * len(self._units))
-        chosen = [u for u in drawn if self._is(u, ACTIVE, PROBE) and self._debt[u] >= s.horizon][:places]
-        active, probes = ([u for u in drawn if self._is(u, state) and u not in chosen] for state in (ACTIVE, PROBE))
+        chosen = [u for u in drawn if self._is(u, ACTIVE, PROBE) and self._debt[u] >= s.horizon][
+            :places
+        ]
+        active, probes = (
+            [u for u in drawn if self._is(u, state) and u not in chosen]
+            for state in (ACTIVE, PROBE)
+        )
         left = places - len(chosen)
         of_probes = min(len(probes), max(round(left * s.exploration), left - len(active)))
         for pool, count in ((active, min(len(active), left - of_probes)), (probes, of_probes)):
-            chosen += pool[:count] if cycle < s.uniform else self._covered_and_uncertain(pool, count)
+            chosen += (
+                pool[:count] if cycle < s.uniform else self._covered_and_uncertain(pool, count)
+            )
         return {u: -s.hysteresis if self._is(u, ACTIVE) else 0.0 for u in sorted(chosen)}
 
     def audited(self, cycle: int, rows: Sequence[Ablation]) -> list[Ranking]:
@@ -135,7 +154,9 @@ class PublishedSea(Policy):
         self._debt = {u: debt + 1 for u, debt in self._debt.items()}
         for row in rows:
             known = self._estimate[row.unit]
-            self._estimate[row.unit] = observe(known, row.delta, row.standard_error, self.settings.utility)
+            self._estimate[row.unit] = observe(
+                known, row.delta, row.standard_error, self.settings.utility
+            )
             self._debt[row.unit] = 0
         return [self._ranked(row) for row in rows]
 
@@ -146,10 +167,14 @@ class PublishedSea(Policy):
             candidates.setdefault(swapped, "one swap from the last allocation")
         items = [self.space.item(u, v) for u, v in self._values().items()]
         best = knapsack.greedy(items, self.space.capacity)
-        candidates.setdefault(self.space.in_order(best.chosen), "the knapsack's solution without guards")
+        candidates.setdefault(
+            self.space.in_order(best.chosen), "the knapsack's solution without guards"
+        )
         chosen = min(candidates, key=lambda c: (-sum(map(self._score, c)), self.space.used(c), c))
         was = set(self._in(ACTIVE))
-        decisions = [self._decision(u, "keep" if u in was else "add", candidates[chosen]) for u in chosen]
+        decisions = [
+            self._decision(u, "keep" if u in was else "add", candidates[chosen]) for u in chosen
+        ]
         refused = [u for u in self._units if u not in chosen]
         decisions += [self._decision(u, "refuse", f"not in {candidates[chosen]}") for u in refused]
         return Allocation(active=chosen, decisions=tuple(decisions))
@@ -164,11 +189,13 @@ class PublishedSea(Policy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._standing = {u: Standing(**st) for u, st in state["standing"].items()}
-        self._estimate = {u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()}
+        self._estimate = {
+            u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
+        }
         self._debt = dict(state["debt"])
         self._last = [tuple(active) for active in state["last"]]
 
-    # -- how it decides --------------------------------------------------------------------------------------------
+    # -- how it decides ----------------------------------------------------------------------------
 
     def _wanted(self) -> set[str]:
         """Guarded active units, then the knapsack's, then active ones of a value hardly below 0."""
@@ -179,7 +206,12 @@ class PublishedSea(Policy):
         found = knapsack.greedy([self.space.item(u, values[u]) for u in free], int(room.left))
         room.fill(self._units[u] for u in found.chosen)
         tolerated = [u for u in self._in(ACTIVE) if u in values and -s.hysteresis <= values[u] <= 0]
-        tolerated = [u.id for u in room.fill(self._units[u] for u in sorted(tolerated, key=lambda u: (-values[u], u)))]
+        tolerated = [
+            u.id
+            for u in room.fill(
+                self._units[u] for u in sorted(tolerated, key=lambda u: (-values[u], u))
+            )
+        ]
         return {*guarded, *found.chosen, *tolerated}
 
     def _vote(self) -> dict[str, str]:
@@ -212,9 +244,14 @@ class PublishedSea(Policy):
 
     def _covered_and_uncertain(self, pool: Sequence[str], count: int) -> list[str]:
         """Half of the places go to those audited least, the others to the most uncertain."""
-        covered = sorted(pool, key=lambda u: (self._estimate[u].audits, -self._debt[u]))[: -(-count // 2)]
+        covered = sorted(pool, key=lambda u: (self._estimate[u].audits, -self._debt[u]))[
+            : -(-count // 2)
+        ]
         others = [u for u in pool if u not in covered]
-        return [*covered, *sorted(others, key=lambda u: -self._uncertainty(u))[: count - len(covered)]]
+        return [
+            *covered,
+            *sorted(others, key=lambda u: -self._uncertainty(u))[: count - len(covered)],
+        ]
 
     def _swapped(self, last: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The last allocation with one unit swapped: the best scores that are out, each for the
@@ -230,7 +267,7 @@ class PublishedSea(Policy):
                     break
         return found
 
-    # -- small questions -------------------------------------------------------------------------------------------
+    # -- small questions ---------------------------------------------------------------------------
 
     def _count_levels(self) -> dict[str, int]:
         """Unit → how many smaller levels there are of its family at its site."""
@@ -277,10 +314,20 @@ class PublishedSea(Policy):
     def _ranked(self, row: Ablation) -> Ranking:
         e, st = self._estimate[row.unit], self._standing[row.unit]
         return Ranking(
-            unit=row.unit, state=st.state, was=st.state, delta=row.delta, ema=e.ema, median=median(e), iqr=iqr(e),
-            score=self._score(row.unit), standard_error=e.standard_error, audits=e.audits, votes=st.votes, guard=st.guard,
+            unit=row.unit,
+            state=st.state,
+            was=st.state,
+            delta=row.delta,
+            ema=e.ema,
+            median=median(e),
+            iqr=iqr(e),
+            score=self._score(row.unit),
+            standard_error=e.standard_error,
+            audits=e.audits,
+            votes=st.votes,
+            guard=st.guard,
             reason="audited; allocations vote",
-        )  # fmt: skip
+        )
 
 
 register(

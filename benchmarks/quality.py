@@ -1,7 +1,9 @@
-"""`predict --qc` against the truth: is what it expects of a mask its Dice, and does it flag scans that something is wrong with?
+"""`predict --qc` against the truth: is what it expects of a mask its Dice, and does it flag scans
+that something is wrong with?
 
-`python -m benchmarks quality` runs the targets that are missing of `results/quality.json`, one at a time, and writes `results/quality.md`. The rules
-were chosen on seed 0 of the development targets; here they meet other shots and test cases, and four targets that nothing was chosen on.
+`python -m benchmarks quality` runs the targets that are missing of `results/quality.json`, one at a
+time, and writes `results/quality.md`. The rules were chosen on seed 0 of the development targets;
+here they meet other shots and test cases, and four targets that nothing was chosen on.
 """
 
 from __future__ import annotations
@@ -81,7 +83,11 @@ class _Spoilt(Case):
 
     def label(self) -> Volume | None:
         volume = self.case.label()
-        return None if volume is None else Volume(self._turned(np.asarray(volume.array)), volume.affine)
+        return (
+            None
+            if volume is None
+            else Volume(self._turned(np.asarray(volume.array)), volume.affine)
+        )
 
     def _turned(self, values: np.ndarray) -> np.ndarray:
         axis = {"mirrored": 0, "upside down": 2}.get(self.how)
@@ -93,7 +99,9 @@ def measure() -> Path:
     path = RESULTS / "quality.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     for data, asked in TARGETS.items():
-        if data in {row["data"] for row in rows} or not (data.startswith("phantom:") or Path(data).is_dir()):
+        if data in {row["data"] for row in rows} or not (
+            data.startswith("phantom:") or Path(data).is_dir()
+        ):
             continue
         rows.append({"data": data, **_run(data, asked)})
         found = {"machine": machine(), "steps": STEPS, "seed": SEED, "rows": rows}
@@ -105,9 +113,17 @@ def measure() -> Path:
 def _run(data: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         options = AdaptOptions(
-            data=data, backbone="unet", policy="cheapest", steps=STEPS, shots=5, budget="1%", seed=SEED, mlflow=False,
-            out=Path(folder) / "run", **asked,
-        )  # fmt: skip
+            data=data,
+            backbone="unet",
+            policy="cheapest",
+            steps=STEPS,
+            shots=5,
+            budget="1%",
+            seed=SEED,
+            mlflow=False,
+            out=Path(folder) / "run",
+            **asked,
+        )
         adapt(options)
         predictor = Predictor(Path(folder) / "run", use="adapted")
         tests = _test_cases(options)
@@ -148,25 +164,42 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What `predict --qc` expects and flags",
         "",
-        f"Made by `python -m benchmarks quality`: UNet, five shots, 1%, cheapest first, {STEPS} steps, seed {SEED}; the adapter's own masks of "
-        "test cases. The rules were chosen on other shots and cases (seed 0) of the targets with a *.",
+        (
+            f"Made by `python -m benchmarks quality`: UNet, five shots, 1%, cheapest first, {STEPS}"
+            f" steps, seed {SEED}; the adapter's own masks of test cases. The rules were chosen on"
+            " other shots and cases (seed 0) of the targets with a *."
+        ),
         "",
         "## Expected Dice",
         "",
-        "Over label × case pairs: Spearman's rank correlation of expected and true Dice, over all pairs and as the mean over labels of that within a "
-        "label; mean absolute error in points, and of the network's confidence taken as it is; how many true values lie in the 95% interval.",
+        (
+            "Over label × case pairs: Spearman's rank correlation of expected and true Dice, over"
+            " all pairs and as the mean over labels of that within a label; mean absolute error in"
+            " points, and of the network's confidence taken as it is; how many true values lie in"
+            " the 95% interval."
+        ),
         "",
-        "| target | pairs | correlation | within labels | error | confidence's error | in the interval |",
+        (
+            "| target | pairs | correlation | within labels | error | confidence's error | in the"
+            " interval |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     every: list[tuple[float, ...]] = []
     for row in rows:
         pairs = [
-            (label, *case["expected"].get(label, (0.0, 0.0, 0.0)), case["confidence"][label] or 0.0, dice)
+            (
+                label,
+                *case["expected"].get(label, (0.0, 0.0, 0.0)),
+                case["confidence"][label] or 0.0,
+                dice,
+            )
             for case in row["clean"]
             for label, dice in case["dice"].items()
         ]
-        expected, low, high, sure, dice = (np.array([pair[i] for pair in pairs]) for i in range(1, 6))
+        expected, low, high, sure, dice = (
+            np.array([pair[i] for pair in pairs]) for i in range(1, 6)
+        )
         names = np.array([pair[0] for pair in pairs])
         within = [
             spearmanr(expected[names == name], dice[names == name]).statistic
@@ -182,14 +215,18 @@ def _table(rows: list[dict[str, Any]]) -> str:
         )
         every.append(values)
         lines.append(f"| {_name(row)} | {len(pairs)} | {_cells(values)} |")
-    lines += [f"| mean | | {_cells([statistics.fmean(column) for column in zip(*every, strict=True)])} |", ""]
+    lines += [
+        f"| mean | | {_cells([statistics.fmean(column) for column in zip(*every, strict=True)])} |",
+        "",
+    ]
     lines += [
         "## Flags",
         "",
-        f"Clean: test cases as they are. Spoilt: {SPOILT_CASES} test cases a target, each in these ways: "
+        f"Clean: test cases as they are. Spoilt: {SPOILT_CASES} test cases a target, each in these"
+        " ways: "
         + "; ".join(f"{how}: {what}" for how, what in SPOILT.items())
-        + f". A spoilt scan counts where its mask lost more than {LOST * 100:.0f} points of Dice: a mirrored brain whose mask is as "
-        "good as before is none.",
+        + f". A spoilt scan counts where its mask lost more than {LOST * 100:.0f} points of Dice: a"
+        " mirrored brain whose mask is as good as before is none.",
         "",
         "| target | clean flagged | spoilt flagged | spoilt, not flagged | no harm done, flagged |",
         "|---|---|---|---|---|",
@@ -209,14 +246,20 @@ def _table(rows: list[dict[str, Any]]) -> str:
         )
         total += counts
         lines.append(
-            f"| {_name(row)} | {counts[0]} of {counts[1]} | {counts[2]} of {counts[3]} | {', '.join(missed) or '–'} | {counts[4]} of {counts[5]} |"
+            f"| {_name(row)} | {counts[0]} of {counts[1]} | {counts[2]} of {counts[3]} |"
+            f" {', '.join(missed) or '–'} | {counts[4]} of {counts[5]} |"
         )
-    lines.append(f"| all | {total[0]} of {total[1]} | {total[2]} of {total[3]} | | {total[4]} of {total[5]} |")
+    lines.append(
+        f"| all | {total[0]} of {total[1]} | {total[2]} of {total[3]} | | {total[4]} of"
+        f" {total[5]} |"
+    )
     return "\n".join(lines) + "\n"
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return row["data"].rpartition(":")[2].rpartition("/")[2] + ("*" if row["data"] in DEVELOPMENT else "")
+    return row["data"].rpartition(":")[2].rpartition("/")[2] + (
+        "*" if row["data"] in DEVELOPMENT else ""
+    )
 
 
 def _flagged(cases: list[dict[str, Any]]) -> int:

@@ -1,4 +1,6 @@
-"""Runs what is missing of a grid: every cell in a process of its own, several side by side, here or on a cluster."""
+"""Runs what is missing of a grid: every cell in a process of its own, several side by side,
+here or on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ def run_grid(
 
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
-        # the pool takes them first in, first out, so that nobody waits for a partner that was not begun before
+        # the pool takes them first in, first out, so that nobody waits for a partner that was not
+        # begun before
         for cell in asked:
             pending[cell] = pool.submit(work, cell)
         cells = {future: cell for cell, future in pending.items()}
@@ -81,8 +84,10 @@ def run_grid(
 
 
 def here(threads: int = 1) -> Launch:
-    """Cells as processes of this machine, each with `threads` threads. They are forked from one process that has imported the package,
-    so that a cell does not pay for that again and all cells of one call run the same code; nothing else is shared."""
+    """Cells as processes of this machine, each with `threads` threads. They are forked from one
+    process that has imported the package, so that a cell does not pay for that again and all cells
+    of one call run the same code; nothing else is shared.
+    """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the fork server when it imports torch
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
@@ -110,7 +115,11 @@ def _child(send: Connection, cell: Cell, policy: str, baselines: Mapping[str, An
 
 def died(cell: Cell, policy: str, exit_code: int | None) -> Made:
     """The row of a cell whose process ended without a word."""
-    name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else str(exit_code)
+    name = (
+        signal.Signals(-exit_code).name
+        if exit_code is not None and exit_code < 0
+        else str(exit_code)
+    )
     row = {
         "cell": cell.row(),
         "policy": policy,
@@ -121,11 +130,14 @@ def died(cell: Cell, policy: str, exit_code: int | None) -> Made:
     return row, None
 
 
-def on_cluster(cluster: str | None, threads: int = 1, minutes: int = 60, **parameters: Any) -> Launch:
+def on_cluster(
+    cluster: str | None, threads: int = 1, minutes: int = 60, **parameters: Any
+) -> Launch:
     """Cells as jobs of a cluster through submitit (the `cluster` extra).
 
     Args:
-        cluster: "slurm", or None for what submitit finds; "local" runs the jobs here without a scheduler, "debug" in this process.
+        cluster: "slurm", or None for what submitit finds; "local" runs the jobs here without a
+            scheduler, "debug" in this process.
         threads: CPUs of a cell.
         minutes: most a cell may take.
         parameters: submitit's, such as slurm_partition, mem_gb, gpus_per_node.
@@ -140,7 +152,10 @@ def on_cluster(cluster: str | None, threads: int = 1, minutes: int = 60, **param
         job = executor.submit(run_cell, cell, policy, baselines)
         try:
             made: Made = job.result()
-        except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
+        except (
+            submitit.core.utils.UncompletedJobError,
+            submitit.core.utils.FailedJobError,
+        ) as error:
             row = {
                 "cell": cell.row(),
                 "policy": policy,

@@ -1,7 +1,9 @@
-"""What a cohort costs: processes side by side against one, start-up, and `predict` against MONAI's own sliding window.
+"""What a cohort costs: processes side by side against one, start-up, and `predict` against MONAI's
+own sliding window.
 
-`python -m benchmarks scale` writes `results/scale.json` and `.md`. The machine may be busy with other things: arms are measured in turn in short
-rounds, CPU time stands beside wall time, and the load beside both.
+`python -m benchmarks scale` writes `results/scale.json` and `.md`. The machine may be busy with
+other things: arms are measured in turn in short rounds, CPU time stands beside wall time, and the
+load beside both.
 """
 
 from __future__ import annotations
@@ -64,16 +66,29 @@ def measure() -> Path:
                 out = root / f"{number} {arm}"
                 arms[arm].append(_cohort(scans, out, jobs, threads))
             for name, code in _STARTS.items():
-                given = [ADAPTER, scans / "case_000.nii.gz", "--out", root / "none", "--device", "cpu", "-q"]
+                given = [
+                    ADAPTER,
+                    scans / "case_000.nii.gz",
+                    "--out",
+                    root / "none",
+                    "--device",
+                    "cpu",
+                    "-q",
+                ]
                 starts[name].append(_run([sys.executable, "-c", code, *map(str, given)], 1))
-        masks = [{p.name: p.read_bytes() for p in (root / f"0 {arm}").glob("*.nii.gz")} for arm in list(ARMS)[:2]]
+        masks = [
+            {p.name: p.read_bytes() for p in (root / f"0 {arm}").glob("*.nii.gz")}
+            for arm in list(ARMS)[:2]
+        ]
         result = {
             "machine": machine(),
             "scans": SCANS,
             "rounds": ROUNDS,
             "shape": SHAPE,
             "input_bytes": sum(p.stat().st_size for p in scans.iterdir()) / SCANS,
-            "output_bytes": sum(p.stat().st_size for p in (root / f"0 {next(iter(ARMS))}").iterdir()) / SCANS,
+            "output_bytes": (
+                sum(p.stat().st_size for p in (root / f"0 {next(iter(ARMS))}").iterdir()) / SCANS
+            ),
             "same_masks": masks[0] == masks[1] and len(masks[0]) == SCANS,
             "arms": arms,
             "until": starts,
@@ -93,9 +108,14 @@ def _scans(folder: Path) -> Path:
     for number in range(SCANS):
         images, _, affine = patients[number % PATIENTS]
         image = images["CT"] if isinstance(images, dict) else images
-        start = [int(rng.integers(0, max(1, n - size + 1))) for n, size in zip(image.shape, SHAPE, strict=True)]
+        start = [
+            int(rng.integers(0, max(1, n - size + 1)))
+            for n, size in zip(image.shape, SHAPE, strict=True)
+        ]
         part = image[tuple(slice(s, s + size) for s, size in zip(start, SHAPE, strict=True))]
-        write_volume(folder / f"case_{number:03d}.nii.gz", Volume(np.ascontiguousarray(part), affine))
+        write_volume(
+            folder / f"case_{number:03d}.nii.gz", Volume(np.ascontiguousarray(part), affine)
+        )
     return folder
 
 
@@ -105,9 +125,13 @@ def _cohort(scans: Path, out: Path, jobs: int, threads: int) -> dict[str, Any]:
 
 
 def _run(command: list[str], threads: int) -> dict[str, Any]:
-    """Wall and CPU seconds of a command and its children, the largest resident set of each process, and the load. Raises RuntimeError."""
+    """Wall and CPU seconds of a command and its children, the largest resident set of each
+    process, and the load. Raises RuntimeError.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled at every start either
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # an installed package is not compiled at every start either
     before, began = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
@@ -145,17 +169,23 @@ def _peak(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0
+    )
 
 
 def _against_monai(root: Path) -> dict[str, Any]:
-    """CPU seconds from a prepared scan to probabilities, in one process of one thread, in turn: `predict`'s windows with the adapter, and MONAI's
-    `sliding_window_inference` with the merged network."""
+    """CPU seconds from a prepared scan to probabilities, in one process of one thread, in turn:
+    `predict`'s windows with the adapter, and MONAI's `sliding_window_inference` with the merged
+    network.
+    """
     from monai.inferers import sliding_window_inference
 
     torch.set_num_threads(1)
     images, _, affine = render(SOURCE, 0)
-    write_volume(root / "whole.nii.gz", Volume(images["CT"] if isinstance(images, dict) else images, affine))
+    write_volume(
+        root / "whole.nii.gz", Volume(images["CT"] if isinstance(images, dict) else images, affine)
+    )
     predictor = Predictor(ADAPTER, NOTHING, "cpu")
     (case,) = find_cases([root / "whole.nii.gz"], predictor.channels)
     assert isinstance(case, FileCase)
@@ -165,7 +195,12 @@ def _against_monai(root: Path) -> dict[str, Any]:
     def theirs(batch: int) -> torch.Tensor:
         with torch.no_grad():
             logits = sliding_window_inference(
-                scan.image[None], window.patch, batch, merged, overlap=window.overlap, mode="gaussian"
+                scan.image[None],
+                window.patch,
+                batch,
+                merged,
+                overlap=window.overlap,
+                mode="gaussian",
             )
         assert isinstance(logits, torch.Tensor)
         return logits.softmax(dim=1)
@@ -192,11 +227,19 @@ def _page(result: dict[str, Any]) -> str:
     lines = [
         "# What a cohort costs",
         "",
-        f"Made by `python -m benchmarks scale`: `seapeft predict` with the adapter of `runs/example` (SegResNet, 4.7 million parameters) on {SCANS} "
-        f"phantoms of {'×'.join(map(str, SHAPE))} voxels, one window each, whole commands; {ROUNDS} rounds of all arms in turn, means. "
-        f"Machine: `{json.dumps(result['machine'], sort_keys=True)}`. The load of the whole machine stands beside.",
+        (
+            "Made by `python -m benchmarks scale`: `seapeft predict` with the adapter of"
+            f" `runs/example` (SegResNet, 4.7 million parameters) on {SCANS} phantoms of"
+            f" {'×'.join(map(str, SHAPE))} voxels, one window each, whole commands; {ROUNDS} rounds"
+            " of all arms in turn, means. Machine:"
+            f" `{json.dumps(result['machine'], sort_keys=True)}`. The load of the whole machine"
+            " stands beside."
+        ),
         "",
-        f"Masks of one and of two processes are {'the same, bit for bit' if result['same_masks'] else 'NOT the same'}.",
+        (
+            "Masks of one and of two processes are"
+            f" {'the same, bit for bit' if result['same_masks'] else 'NOT the same'}."
+        ),
         "",
         "| | wall s | × one | CPU s | load | largest resident set of each process, MiB |",
         "|---|---|---|---|---|---|",
@@ -204,41 +247,60 @@ def _page(result: dict[str, Any]) -> str:
     for arm, row in arms.items():
         peaks = ", ".join(f"{n >> 20}" for n in row["peak_bytes"])
         lines.append(
-            f"| {arm} | {row['wall']:.0f} | {one['wall'] / row['wall']:.2f} | {row['cpu']:.0f} | {row['load']:.1f} | {peaks} |"
+            f"| {arm} | {row['wall']:.0f} | {one['wall'] / row['wall']:.2f} | {row['cpu']:.0f} |"
+            f" {row['load']:.1f} | {peaks} |"
         )
     starts = {
         name: {key: statistics.median(row[key] for row in rows) for key in ("cpu", "wall")}
         for name, rows in result["until"].items()
     }
     two, start = arms["two processes of one thread"], starts["first window"]["cpu"]
-    gains = ", ".join(f"{_gain(scans, one, two, start):.2f} for {scans:,} scans" for scans in (SCANS, 100_000))
+    gains = ", ".join(
+        f"{_gain(scans, one, two, start):.2f} for {scans:,} scans" for scans in (SCANS, 100_000)
+    )
     lines += [
         "",
-        "× one: wall time, which on a busy machine says as much about the others as about the processes. By CPU time alone, two processes do "
-        f"{two['cpu'] / one['cpu']:.2f} times the work of one, the starts of three processes included. On two free cores, where the first "
-        f"process starts alone, that would be × one: {gains}.",
+        (
+            "× one: wall time, which on a busy machine says as much about the others as about the"
+            f" processes. By CPU time alone, two processes do {two['cpu'] / one['cpu']:.2f} times"
+            " the work of one, the starts of three processes included. On two free cores, where"
+            f" the first process starts alone, that would be × one: {gains}."
+        ),
         "",
         "| until, medians | CPU s | wall s |",
         "|---|---|---|",
         *(f"| {name} | {row['cpu']:.1f} | {row['wall']:.1f} |" for name, row in starts.items()),
         "",
-        f"From a prepared scan of {'×'.join(map(str, result['against_monai']['shape']))} voxels to probabilities, one thread, medians of {ROUNDS}; "
-        "MONAI's `sliding_window_inference` runs the merged network:",
+        (
+            f"From a prepared scan of {'×'.join(map(str, result['against_monai']['shape']))} voxels"
+            f" to probabilities, one thread, medians of {ROUNDS}; MONAI's"
+            " `sliding_window_inference` runs the merged network:"
+        ),
         "",
         "| | CPU s | of predict's |",
         "|---|---|---|",
     ]
-    seconds = {name: statistics.median(of) for name, of in result["against_monai"]["seconds"].items()}
-    lines += [f"| {name} | {value:.2f} | {value / seconds['predict']:.2f} |" for name, value in seconds.items()]
+    seconds = {
+        name: statistics.median(of) for name, of in result["against_monai"]["seconds"].items()
+    }
+    lines += [
+        f"| {name} | {value:.2f} | {value / seconds['predict']:.2f} |"
+        for name, value in seconds.items()
+    ]
     lines += [
         "",
-        f"A scan of these takes {result['input_bytes'] / 1000:.0f} kB, and its mask and sidecar {result['output_bytes'] / 1000:.1f} kB.",
+        (
+            f"A scan of these takes {result['input_bytes'] / 1000:.0f} kB, and its mask and sidecar"
+            f" {result['output_bytes'] / 1000:.1f} kB."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _gain(scans: int, one: dict[str, Any], two: dict[str, Any], start: float) -> float:
-    """How much faster two processes are on two free cores, by their CPU time: the first starts alone, then two others start and share the scans."""
+    """How much faster two processes are on two free cores, by their CPU time: the first starts
+    alone, then two others start and share the scans.
+    """
     alone, shared = one["cpu"] - start, two["cpu"] - 3 * start
     return (start + scans / SCANS * alone) / (2 * start + scans / SCANS * shared / 2)
 

@@ -1,4 +1,6 @@
-"""The rows of a grid as comparisons: what every arm scored where everything but the arm was the same."""
+"""The rows of a grid as comparisons: what every arm scored where everything but the arm was the
+same.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What one arm scored in one replicate of a task. `dice`: mean over labels of the mean over test cases. `new`: the same over labels
-    that the weights do not know, None where there are none. `cases`: test case → mean over its labels. `rows`: of the cells it came from,
-    none for a baseline, several for a mean over draws."""
+    """What one arm scored in one replicate of a task. `dice`: mean over labels of the mean over
+    test cases. `new`: the same over labels that the weights do not know, None where there are none.
+    `cases`: test case → mean over its labels. `rows`: of the cells it came from, none for a
+    baseline, several for a mean over draws.
+    """
 
     dice: float
     new: float | None
@@ -51,8 +55,9 @@ class Score:
 
 @dataclasses.dataclass
 class Results:
-    """Scores by (task, budget), arm and replicate (seed, fold), with what is missing. Arms that no budget binds, and the two baselines,
-    stand under every budget."""
+    """Scores by (task, budget), arm and replicate (seed, fold), with what is missing. Arms that no
+    budget binds, and the two baselines, stand under every budget.
+    """
 
     grid: Grid
     replicates: int
@@ -63,14 +68,18 @@ class Results:
     code: set[str]
 
     def complete(self, task: Task, budget: str) -> dict[str, dict[tuple[int, int | None], Score]]:
-        """The arms that have a score in every replicate of this task: what may be averaged and ranked."""
+        """The arms that have a score in every replicate of this task: what may be averaged and
+        ranked.
+        """
         arms = self.tables[task, budget]
         return {arm: scores for arm, scores in arms.items() if len(scores) == self.replicates}
 
     def pairs(
         self, ours: str, theirs: str, budgets: Iterable[str], of: Task | None = None
     ) -> list[tuple[Score, Score]]:
-        """The scores of two arms wherever both have one: over tasks (or of one), budgets and replicates."""
+        """The scores of two arms wherever both have one: over tasks (or of one), budgets and
+        replicates.
+        """
         return [
             (arms[ours][at], arms[theirs][at])
             for (task, budget), arms in self.tables.items()
@@ -79,16 +88,26 @@ class Results:
         ]
 
     def strongest_fixed(self, budgets: Iterable[str]) -> str | None:
-        """The single fixed topology with the highest mean under these budgets, over the comparisons that all of them took part in; those
-        that failed somewhere (nothing of them fits) are no candidates. None where there is no such comparison."""
+        """The single fixed topology with the highest mean under these budgets, over the comparisons
+        that all of them took part in; those that failed somewhere (nothing of them fits) are no
+        candidates. None where there is no such comparison.
+        """
         under = set(budgets)
-        failed = {cell.policy for cell, _ in self.failed if cell.budget is not None and cell.budget in under}
+        failed = {
+            cell.policy
+            for cell, _ in self.failed
+            if cell.budget is not None and cell.budget in under
+        }
         candidates = [arm for arm in self.fixed_topologies() if arm not in failed]
         dice: dict[str, list[float]] = defaultdict(list)
         for (_task, budget), arms in self.tables.items():
             if budget not in under:
                 continue
-            for at in set.intersection(*(set(arms.get(arm, {})) for arm in candidates)) if candidates else ():
+            for at in (
+                set.intersection(*(set(arms.get(arm, {})) for arm in candidates))
+                if candidates
+                else ()
+            ):
                 for arm in candidates:
                     dice[arm].append(arms[arm][at].dice)
         return max(dice, key=lambda arm: statistics.fmean(dice[arm]), default=None)
@@ -106,7 +125,13 @@ class Results:
 def read_results(grid: Grid, store: Store) -> Results:
     """Everything that is there of a grid."""
     results = Results(
-        grid, len(grid.seeds) * (grid.leave_one_out or 1), defaultdict(lambda: defaultdict(dict)), [], [], set(), set()
+        grid,
+        len(grid.seeds) * (grid.leave_one_out or 1),
+        defaultdict(lambda: defaultdict(dict)),
+        [],
+        [],
+        set(),
+        set(),
     )
     for cell in grid.cells():
         row = store.row(cell)
@@ -122,7 +147,10 @@ def read_results(grid: Grid, store: Store) -> Results:
         arms: dict[str, Score] = {cell.policy: _score(row, row["dice"]["adapted"], row["per_case"])}
         for arm, scored in (store.baselines(cell) or {}).items():
             if scored["dice"] is not None:
-                per_case = {case: [by.get(name) for name in row["labels"]] for case, by in scored["per_case"].items()}
+                per_case = {
+                    case: [by.get(name) for name in row["labels"]]
+                    for case, by in scored["per_case"].items()
+                }
                 arms[arm] = dataclasses.replace(_score(row, scored["dice"], per_case), rows=())
         for budget in grid.budgets if cell.budget is None else [cell.budget]:
             for arm, score in arms.items():
@@ -132,7 +160,9 @@ def read_results(grid: Grid, store: Store) -> Results:
     return results
 
 
-def _score(row: Mapping[str, Any], dice: float, per_case: Mapping[str, Sequence[float | None]]) -> Score:
+def _score(
+    row: Mapping[str, Any], dice: float, per_case: Mapping[str, Sequence[float | None]]
+) -> Score:
     new = [i for i, name in enumerate(row["labels"]) if name in row["new_labels"]]
     return Score(
         dice,
@@ -154,7 +184,9 @@ def _mean_over_labels(per_case: Iterable[Sequence[float | None]], places: Sequen
 
 
 def _join_draws(table: dict[str, dict[Any, Score]], draws: int) -> None:
-    """The draws of the random mix as one arm, their mean; only in replicates that have every draw."""
+    """The draws of the random mix as one arm, their mean; only in replicates that have every
+    draw.
+    """
     arms = [arm for arm in table if _DRAW.fullmatch(arm)]
     found: dict[Any, list[Score]] = defaultdict(list)
     for arm in arms:
@@ -174,25 +206,31 @@ def _join_draws(table: dict[str, dict[Any, Score]], draws: int) -> None:
 def _described(machine: Mapping[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     return (
-        f"{machine['system']}, {machine['cpus']} CPUs, {machine['threads']} thread(s) a cell{gpu}, Python {machine['python']}, "
-        f"torch {machine['torch']}"
+        f"{machine['system']}, {machine['cpus']} CPUs, {machine['threads']} thread(s) a cell{gpu},"
+        f" Python {machine['python']}, torch {machine['torch']}"
     )
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of the mean (Student's t over independent values); None for fewer than two."""
+    """Half the width of the 95 % interval of the mean (Student's t over independent values);
+    None for fewer than two.
+    """
     if len(values) < 2:
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5)
+    return float(
+        stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Paired differences: how many, their mean and half the width of its 95 % interval, how many are above 0, and the two-sided p of
-    Wilcoxon's signed-rank test (exact where scipy can, None below 6 pairs, of which not even agreement of all would be significant)."""
+    """Paired differences: how many, their mean and half the width of its 95 % interval, how many
+    are above 0, and the two-sided p of Wilcoxon's signed-rank test (exact where scipy can, None
+    below 6 pairs, of which not even agreement of all would be significant).
+    """
 
     pairs: int
     mean: float
@@ -206,11 +244,15 @@ def difference(values: Sequence[float]) -> Difference:
     p = None
     if len(values) >= 6:
         p = float(stats.wilcoxon(values).pvalue) if any(values) else 1.0
-    return Difference(len(values), statistics.fmean(values), interval(values), sum(v > 0 for v in values), p)
+    return Difference(
+        len(values), statistics.fmean(values), interval(values), sum(v > 0 for v in values), p
+    )
 
 
 def ranks(arms: Mapping[str, Mapping[Any, Score]]) -> dict[str, float]:
-    """Mean rank of every arm over replicates, 1 the best; equal Dice share a rank. Every arm must have every replicate."""
+    """Mean rank of every arm over replicates, 1 the best; equal Dice share a rank. Every arm
+    must have every replicate.
+    """
     names = list(arms)
     each = [
         stats.rankdata([-arms[name][at].dice for name in names])

@@ -1,4 +1,6 @@
-"""Test Dice of a model as it stands, for experiments that train by themselves and not through `adapt`."""
+"""Test Dice of a model as it stands, for experiments that train by themselves and not through
+`adapt`.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,15 @@ def mean_test_dice(setup: Setup, cases: int) -> float:
     for case in setup.split.test[:cases]:
         scan = prepare(case, setup.recipe, setup.dataset.channels)
         output = probabilities(
-            setup.model, scan, setup.window, torch.device("cpu"), batch_for_masks(setup.model.backbone)
+            setup.model,
+            scan,
+            setup.window,
+            torch.device("cpu"),
+            batch_for_masks(setup.model.backbone),
         )[0]
         stored = case.label()
         assert stored is not None, "the split holds labelled cases only"
-        per_case[case.id] = dice_per_label(restore(output, scan.geometry), stored.array, setup.dataset.labels)
+        per_case[case.id] = dice_per_label(
+            restore(output, scan.geometry), stored.array, setup.dataset.labels
+        )
     return mean_dice(per_case, tuple(setup.dataset.labels))[0]

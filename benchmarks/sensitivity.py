@@ -61,7 +61,12 @@ class Sensitivity(Policy):
         return Allocation(
             active=chosen,
             decisions=tuple(
-                Decision(u, decision, None, f"first-order gain per {self.space.kind.one} {density[u]:.2e}")
+                Decision(
+                    u,
+                    decision,
+                    None,
+                    f"first-order gain per {self.space.kind.one} {density[u]:.2e}",
+                )
                 for u in chosen
             ),
         )

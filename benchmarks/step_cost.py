@@ -1,4 +1,5 @@
-"""What a training step costs: adapters under 1% against plain full fine-tuning, and how much of it waits for crops. Ratios in one process.
+"""What a training step costs: adapters under 1% against plain full fine-tuning, and how much of it
+waits for crops. Ratios in one process.
 
 `python -m benchmarks step_cost` writes `results/step_cost.json` and `.md`.
 """
@@ -38,7 +39,9 @@ FULL = "full"
 
 
 def measure() -> Path:
-    """Steps of every arm in turn, on the two bundled abdominal backbones. Writes JSON and Markdown."""
+    """Steps of every arm in turn, on the two bundled abdominal backbones. Writes JSON and
+    Markdown.
+    """
     rows = [row for backbone in ("segresnet", "unet") for row in _steps(backbone)]
     path = RESULTS / "step_cost.json"
     found = {"machine": machine(), "rounds": ROUNDS, "rows": rows}
@@ -53,8 +56,11 @@ def head(title: str, verb: str, found: Mapping[str, Any]) -> list[str]:
     return [
         f"# {title}",
         "",
-        f"Made by `python -m benchmarks {verb}`: two crops of the default size, the same for all; CPU time, medians of {found['rounds']} steps "
-        f"in turn in one process. Machine: `{json.dumps(found['machine'], sort_keys=True)}`{versions}.",
+        (
+            f"Made by `python -m benchmarks {verb}`: two crops of the default size, the same for"
+            f" all; CPU time, medians of {found['rounds']} steps in turn in one process. Machine:"
+            f" `{json.dumps(found['machine'], sort_keys=True)}`{versions}."
+        ),
     ]
 
 
@@ -62,27 +68,42 @@ def _page(found: Mapping[str, Any]) -> str:
     rows = found["rows"]
     lines = [
         *head("Cost of a training step", "step_cost", found),
-        "full: every parameter of the network trained in place, without any adapter or hook, as plain fine-tuning does it.",
-        "As branches: no unit is folded into its site's weights while it is trained (`adapters/acting.py: worth_folding` decides that otherwise).",
-        "Stored: bytes that the forward keeps for the backward, parameters left out. With optimizer: gradients and AdamW's moments too. "
-        "Crops: share of a step spent on drawing them.",
+        (
+            "full: every parameter of the network trained in place, without any adapter or hook, as"
+            " plain fine-tuning does it."
+        ),
+        (
+            "As branches: no unit is folded into its site's weights while it is trained"
+            " (`adapters/acting.py: worth_folding` decides that otherwise)."
+        ),
+        (
+            "Stored: bytes that the forward keeps for the backward, parameters left out. With"
+            " optimizer: gradients and AdamW's moments too. Crops: share of a step spent on drawing"
+            " them."
+        ),
         "",
-        "| backbone | trained | parameters | s a step | of full | stored, MB | of full | with optimizer, MB | of full | crops |",
+        (
+            "| backbone | trained | parameters | s a step | of full | stored, MB | of full | with"
+            " optimizer, MB | of full | crops |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         full = next(x for x in rows if x["backbone"] == r["backbone"] and x["arm"] == FULL)
         lines.append(
-            f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.2f} | {r['seconds'] / full['seconds']:.2f} "
-            f"| {r['stored_bytes'] / 1e6:.0f} | {r['stored_bytes'] / full['stored_bytes']:.2f} "
-            f"| {r['held_bytes'] / 1e6:.0f} | {r['held_bytes'] / full['held_bytes']:.2f} | {r['crops_share']:.1%} |"
+            f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.2f} |"
+            f" {r['seconds'] / full['seconds']:.2f} | {r['stored_bytes'] / 1e6:.0f} |"
+            f" {r['stored_bytes'] / full['stored_bytes']:.2f} | {r['held_bytes'] / 1e6:.0f} |"
+            f" {r['held_bytes'] / full['held_bytes']:.2f} | {r['crops_share']:.1%} |"
         )
     return "\n".join(lines) + "\n"
 
 
 @dataclasses.dataclass
 class _FineTuning:
-    """Every parameter of a network and its head trained in place: what `full` stands for, without its units' detour over deltas."""
+    """Every parameter of a network and its head trained in place: what `full` stands for,
+    without its units' detour over deltas.
+    """
 
     model: Adapted
     batch_size: int
@@ -101,12 +122,17 @@ class _FineTuning:
 
 def _steps(backbone: str) -> list[dict[str, Any]]:
     setup = prepared(backbone, "affine")
-    shots = [prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support]
+    shots = [
+        prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels)
+        for c in setup.split.support
+    ]
     crops = CropSampler(shots, setup.window, 0)
     tuning = _FineTuning(setup.model, setup.settings.batch_size)
     steps: dict[str, Callable[[int], None]] = {}
     stored, parameters = {}, {}
-    moments: dict[str, Callable[[], Iterable[Mapping[str, torch.Tensor]]]] = {}  # after steps were done
+    moments: dict[
+        str, Callable[[], Iterable[Mapping[str, torch.Tensor]]]
+    ] = {}  # after steps were done
     images, labels = crops.batch(0, 2)
     for arm, (policy, form) in ARMS.items():
         adapted = prepared(backbone, policy)
@@ -114,7 +140,10 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
         chooser = adapted.policy
         if chooser.needs_saliency(0):
             chooser.told_saliency(0, dict.fromkeys(chooser.needs_saliency(0), 1.0))
-        units, trainer = chooser.allocate(0).open, Trainer(adapted.model, adapted.settings.batch_size)
+        units, trainer = (
+            chooser.allocate(0).open,
+            Trainer(adapted.model, adapted.settings.batch_size),
+        )
         steps[arm] = functools.partial(fixed_step, trainer, units, crops)
         moments[arm] = lambda trainer=trainer: trainer.state_dict().values()  # type: ignore[misc]
         parameters[arm] = adapted.space.head + sum(adapted.space.by_id[u].cost for u in units)
@@ -166,7 +195,9 @@ def fixed_step(trainer: Trainer, units: Collection[str], crops: CropSampler, ste
 
 
 def _stored(model: Adapted, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """Bytes that one forward keeps for the backward; one storage counts once, parameters not at all."""
+    """Bytes that one forward keeps for the backward; one storage counts once, parameters not at
+    all.
+    """
     kept: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
 

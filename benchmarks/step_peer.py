@@ -1,6 +1,8 @@
-"""What a training step costs against the one that a user would write with MONAI and HF PEFT at equal parameters. Ratios in one process.
+"""What a training step costs against the one that a user would write with MONAI and HF PEFT at
+equal parameters. Ratios in one process.
 
-`python -m benchmarks step_peer` writes `results/step_peer.json` and `.md`; it needs the `peers` extra.
+`python -m benchmarks step_peer` writes `results/step_peer.json` and `.md`; it needs the `peers`
+extra.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ POLICIES = ("lora", "sea")
 
 
 def measure() -> Path:
-    """Steps of every arm in turn, on the two bundled abdominal backbones. Writes JSON and Markdown."""
+    """Steps of every arm in turn, on the two bundled abdominal backbones. Writes JSON and
+    Markdown.
+    """
     rows: list[dict[str, Any]] = []
     path = RESULTS / "step_peer.json"
     for backbone in ("unet", "segresnet"):
@@ -60,9 +64,16 @@ def _page(found: Mapping[str, Any]) -> str:
     rows = found["rows"]
     lines = [
         *head("A training step against MONAI with HF PEFT", "step_peer", found),
-        f"{PEER}: the same network and weights, PEFT's LoRA with the units of our `lora`, MONAI's DiceCELoss, AdamW: nothing of ours but the sampler "
-        "of crops. For its labels the last convolution is a new one; where a sum follows that, one of 1×1×1 comes after it.",
-        "lora: the policy at 1%, at the convolutions that PEFT can adapt: no transposed ones, and not the last. sea: what the policy opens first.",
+        (
+            f"{PEER}: the same network and weights, PEFT's LoRA with the units of our `lora`,"
+            " MONAI's DiceCELoss, AdamW: nothing of ours but the sampler of crops. For its labels"
+            " the last convolution is a new one; where a sum follows that, one of 1×1×1 comes"
+            " after it."
+        ),
+        (
+            "lora: the policy at 1%, at the convolutions that PEFT can adapt: no transposed ones,"
+            " and not the last. sea: what the policy opens first."
+        ),
         "Lowest to highest: of the ratios step by step.",
         "",
         "| backbone | trained | parameters | CPU s a step | of the peer's | lowest to highest |",
@@ -70,10 +81,13 @@ def _page(found: Mapping[str, Any]) -> str:
     ]
     for r in rows:
         peer = next(x for x in rows if x["backbone"] == r["backbone"] and x["arm"] == PEER)
-        ratios = sorted(own / its for own, its in zip(r["seconds_all"], peer["seconds_all"], strict=True))
+        ratios = sorted(
+            own / its for own, its in zip(r["seconds_all"], peer["seconds_all"], strict=True)
+        )
         spread = "" if r is peer else f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
         lines.append(
-            f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.3f} | {statistics.median(ratios):.2f} | {spread} |"
+            f"| {r['backbone']} | {r['arm']} | {r['parameters']:,} | {r['seconds']:.3f} |"
+            f" {statistics.median(ratios):.2f} | {spread} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -89,12 +103,17 @@ def arms(
         setup = prepared(backbone, policy, str(device))
         if crops is None:
             shots = [
-                prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels) for c in setup.split.support
+                prepare(c, setup.recipe, setup.dataset.channels, setup.dataset.labels)
+                for c in setup.split.support
             ]
             crops = CropSampler(shots, setup.window, 0)
         units = opened_first(setup)
         if policy == "lora":
-            units = {u for u in units if (site := setup.space.by_id[u].site).kind == "conv" and site.stage != "head"}
+            units = {
+                u
+                for u in units
+                if (site := setup.space.by_id[u].site).kind == "conv" and site.stage != "head"
+            }
             network = open_backbone(Typed(backbone=backbone)).pretrained.network
             peer = Peer(
                 network,
@@ -135,7 +154,9 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
 
 
 def opened_first(setup: Setup) -> set[str]:
-    """The units that the run's policy opens before anything is measured, every unit of the same promise."""
+    """The units that the run's policy opens before anything is measured, every unit of the same
+    promise.
+    """
     chooser = setup.policy
     if chooser.needs_saliency(0):
         chooser.told_saliency(0, dict.fromkeys(chooser.needs_saliency(0), 1.0))
@@ -145,9 +166,10 @@ def opened_first(setup: Setup) -> set[str]:
 class Peer:
     """A network with PEFT's LoRA, and the training step of MONAI's tutorials.
 
-    `network`: without hooks of ours. `units`: LoRA units whose sites and ranks it gets. `last`: path of its last convolution, which is
-    replaced; None: a convolution of its `classes` outputs follows. `labels`: how many.
-    `mixed_precision`: forward in bfloat16, loss and parameters in float32.
+    `network`: without hooks of ours. `units`: LoRA units whose sites and ranks it gets. `last`:
+    path of its last convolution, which is replaced; None: a convolution of its `classes` outputs
+    follows. `labels`: how many. `mixed_precision`: forward in bfloat16, loss and parameters in
+    float32.
     """
 
     def __init__(
@@ -163,7 +185,9 @@ class Peer:
         from peft import LoraConfig, inject_adapter_in_model
 
         ranks = {unit.site.path: unit.level for unit in units}
-        config = LoraConfig(r=1, lora_alpha=1, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks)
+        config = LoraConfig(
+            r=1, lora_alpha=1, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks
+        )
         inject_adapter_in_model(config, network)
         if last is None:
             network = nn.Sequential(network, nn.Conv3d(classes, 1 + labels, 1))

@@ -1,5 +1,7 @@
-"""Where rows lie: `benchmarks/results/<store>/<cell>.json`, one small file a cell, and per comparison one with what every policy is
-measured against (the unadapted backbone and the head-only fit)."""
+"""Where rows lie: `benchmarks/results/<store>/<cell>.json`, one small file a cell, and per
+comparison one with what every policy is measured against (the unadapted backbone and the head-only
+fit).
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,14 @@ class Store:
         self.folder = root / name
 
     def row(self, cell: Cell) -> dict[str, Any] | None:
-        """The cell's row, None when it was not run. Raises ValueError when the file of that name was made by another cell."""
+        """The cell's row, None when it was not run. Raises ValueError when the file of that
+        name was made by another cell.
+        """
         row = _read(self._path(cell.name))
         if row is not None and row["cell"] != json.loads(json.dumps(cell.row())):
             raise ValueError(
-                f"{self._path(cell.name)} was made with {row['cell']}, not {cell.row()}; give the grid another store"
+                f"{self._path(cell.name)} was made with {row['cell']}, not {cell.row()}; give the"
+                " grid another store"
             )
         return row
 
@@ -35,7 +40,9 @@ class Store:
         _write(self._path(cell.name), row)
 
     def baselines(self, cell: Cell) -> dict[str, Any] | None:
-        """The unadapted and head-only scores of the cell's comparison, None while no cell of it has finished."""
+        """The unadapted and head-only scores of the cell's comparison, None while no cell of it
+        has finished.
+        """
         return _read(self._path(f"{cell.comparison}.baselines"))
 
     def write_baselines(self, cell: Cell, scores: Mapping[str, Any]) -> None:
@@ -47,12 +54,15 @@ class Store:
 
 
 def compact(value: Any, indent: int = 0) -> str:
-    """JSON with one line per list or small object: few lines to read, and small differences when one number changes."""
+    """JSON with one line per list or small object: few lines to read, and small differences
+    when one number changes.
+    """
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, Mapping) or indent + len(line) <= _WIDTH:
         return line
     inner = ",\n".join(
-        f"{' ' * (indent + 1)}{json.dumps(key)}: {compact(item, indent + 1)}" for key, item in value.items()
+        f"{' ' * (indent + 1)}{json.dumps(key)}: {compact(item, indent + 1)}"
+        for key, item in value.items()
     )
     return f"{{\n{inner}\n{' ' * indent}}}"
 

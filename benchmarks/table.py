@@ -33,7 +33,8 @@ def write(name: str, root: Path = RESULTS) -> list[Path]:
     results = read_results(grid, Store(grid.store, root))
     stem = Path(name).stem
     pictures = [
-        plots.boxes(results, budget, root / f"{stem}.{budget.replace('%', 'pct')}.png") for budget in _budgets(results)
+        plots.boxes(results, budget, root / f"{stem}.{budget.replace('%', 'pct')}.png")
+        for budget in _budgets(results)
     ]
     path = root / f"{stem}.md"
     path.write_text(document(stem, results, [p.name for p in pictures]), encoding="utf-8")
@@ -46,16 +47,27 @@ def document(name: str, results: Results, pictures: Sequence[str] = ()) -> str:
     lines = [
         f"# Grid {name}",
         "",
-        f"Made by `python -m benchmarks run {name}` and `python -m benchmarks table {name}` from the rows in `{results.grid.store}/`.",
+        (
+            f"Made by `python -m benchmarks run {name}` and `python -m benchmarks table {name}`"
+            f" from the rows in `{results.grid.store}/`."
+        ),
         "",
-        "Dice: mean over labels of the mean over test cases, then the mean over seeds ± half of its 95 % interval (Student's t; the seed draws "
-        "the shots, the crops and the initial values). Parameters: everything trained, the head included. Train: CPU seconds per training "
-        "crop, audits counted apart; test: CPU seconds per test volume, reading and scoring included; run: CPU seconds of a whole cell; "
-        "memory: largest resident set of its process. (…): not every seed is there yet, so that the number must not be compared.",
+        (
+            "Dice: mean over labels of the mean over test cases, then the mean over seeds ± half of"
+            " its 95 % interval (Student's t; the seed draws the shots, the crops and the initial"
+            " values). Parameters: everything trained, the head included. Train: CPU seconds per"
+            " training crop, audits counted apart; test: CPU seconds per test volume, reading and"
+            " scoring included; run: CPU seconds of a whole cell; memory: largest resident set of"
+            " its process. (…): not every seed is there yet, so that the number must not be"
+            " compared."
+        ),
         "",
         *(f"- Machine: {machine}." for machine in sorted(results.machines)),
         *(
-            [f"- The rows were made by {len(results.code)} states of the code ({', '.join(sorted(results.code))})."]
+            [
+                f"- The rows were made by {len(results.code)} states of the code"
+                f" ({', '.join(sorted(results.code))})."
+            ]
             if len(results.code) > 1
             else []
         ),
@@ -76,7 +88,9 @@ def document(name: str, results: Results, pictures: Sequence[str] = ()) -> str:
 
 
 def block(results: Results, task: Task, budget: str) -> list[str]:
-    """One data set at one number of shots under one budget: every arm, best first, baselines on top."""
+    """One data set at one number of shots under one budget: every arm, best first, baselines on
+    top.
+    """
     arms = results.tables[task, budget]
     complete = results.complete(task, budget)
     ranked = ranks({arm: scores for arm, scores in complete.items() if arm not in _BASELINES})
@@ -96,13 +110,23 @@ def block(results: Results, task: Task, budget: str) -> list[str]:
         "memory",
     ]
     lines = [f"## {task}, {budget}", "", _line(head), _line(["---"] * len(head))]
-    order = sorted(arms, key=lambda arm: (arm not in _BASELINES, arm not in complete, -_mean(arms[arm].values())))
+    order = sorted(
+        arms,
+        key=lambda arm: (arm not in _BASELINES, arm not in complete, -_mean(arms[arm].values())),
+    )
     for arm in order:
         scores = list(arms[arm].values())
         shown = _with_interval([s.dice for s in scores])
-        cells = [arm, shown if arm in complete else f"({shown}, {len(scores)} of {results.replicates})"]
+        cells = [
+            arm,
+            shown if arm in complete else f"({shown}, {len(scores)} of {results.replicates})",
+        ]
         cells += [_with_interval([s.new for s in scores if s.new is not None])] if new else []
-        cells += [*_rates(scores), f"{ranked[arm]:.1f}" if arm in ranked else "", *_costs(arm, scores)]
+        cells += [
+            *_rates(scores),
+            f"{ranked[arm]:.1f}" if arm in ranked else "",
+            *_costs(arm, scores),
+        ]
         lines.append(_line(cells))
     return [*lines, ""]
 
@@ -113,13 +137,30 @@ def against(results: Results) -> list[str]:
     lines = [
         f"## {REFERENCE} against the others",
         "",
-        f"Differences in Dice points ({REFERENCE} minus the other), over pairs of runs that differ in the policy alone: one pair per target, "
-        "shots, budget and seed where both are there. p: Wilcoxon's signed-rank test, two-sided, over these pairs. Cases: the same test over "
-        "pairs of test cases; cases of one run are not independent, so that its p is too small. Strongest fixed: the single fixed topology with "
-        f"the highest test Dice over all of these runs, which favours it. {RANDOM_MIX}: random subsets with the mix of families that "
-        f"{REFERENCE} chose, the mean of all draws as one run. Worst: the task with the lowest difference, its pairs averaged.",
+        (
+            f"Differences in Dice points ({REFERENCE} minus the other), over pairs of runs that"
+            " differ in the policy alone: one pair per target, shots, budget and seed where both"
+            " are there. p: Wilcoxon's signed-rank test, two-sided, over these pairs. Cases: the"
+            " same test over pairs of test cases; cases of one run are not independent, so that"
+            " its p is too small. Strongest fixed: the single fixed topology with the highest test"
+            f" Dice over all of these runs, which favours it. {RANDOM_MIX}: random subsets with the"
+            f" mix of families that {REFERENCE} chose, the mean of all draws as one run. Worst: the"
+            " task with the lowest difference, its pairs averaged."
+        ),
         "",
-        _line(["budget", "against", "pairs", "difference", "above", "p", "cases", "p (cases)", "worst"]),
+        _line(
+            [
+                "budget",
+                "against",
+                "pairs",
+                "difference",
+                "above",
+                "p",
+                "cases",
+                "p (cases)",
+                "worst",
+            ]
+        ),
         _line(["---"] * 9),
     ]
     rivals = [
@@ -139,9 +180,20 @@ def against(results: Results) -> list[str]:
                 half = "" if runs.interval is None else f" ± {runs.interval:.1f}"
                 where = "all" if len(span) > 1 else span[0]
                 lines.append(
-                    _line([where, named, str(runs.pairs), f"{runs.mean:+.1f}{half}", f"{runs.above} of {runs.pairs}", _p(runs.p),
-                           str(cases.pairs), _p(cases.p), _worst(results, rival, span)])
-                )  # fmt: skip
+                    _line(
+                        [
+                            where,
+                            named,
+                            str(runs.pairs),
+                            f"{runs.mean:+.1f}{half}",
+                            f"{runs.above} of {runs.pairs}",
+                            _p(runs.p),
+                            str(cases.pairs),
+                            _p(cases.p),
+                            _worst(results, rival, span),
+                        ]
+                    )
+                )
     return [*lines, "", *_per_task(results), *_by_chance(results)]
 
 
@@ -157,7 +209,9 @@ def _worst(results: Results, rival: str, budgets: Iterable[str]) -> str:
 
 
 def _per_task(results: Results) -> list[str]:
-    """The reference beside the best fixed topology of every single task: the best is chosen knowing the test, the reference is not."""
+    """The reference beside the best fixed topology of every single task: the best is chosen
+    knowing the test, the reference is not.
+    """
     lines = [
         f"The best fixed topology of each task, picked by its test Dice, beside {REFERENCE}:",
         "",
@@ -171,19 +225,45 @@ def _per_task(results: Results) -> list[str]:
             best = max(fixed, key=lambda arm: _mean(complete[arm].values()))
             theirs, ours = (_mean(complete[arm].values()) for arm in (best, REFERENCE))
             lines.append(
-                _line([str(task), budget, best, f"{theirs:.3f}", f"{ours:.3f}", f"{100 * (ours - theirs):+.1f}"])
+                _line(
+                    [
+                        str(task),
+                        budget,
+                        best,
+                        f"{theirs:.3f}",
+                        f"{ours:.3f}",
+                        f"{100 * (ours - theirs):+.1f}",
+                    ]
+                )
             )
     return [*lines, ""] if len(lines) > 4 else []
 
 
 def _by_chance(results: Results) -> list[str]:
-    """What it is worth to know which units to take: random sets of one mix against each other, and the reference beside them."""
+    """What it is worth to know which units to take: random sets of one mix against each other,
+    and the reference beside them.
+    """
     lines = [
-        f"Random sets of one mix, which spend on every family what {REFERENCE} spent on it, with the same shots, crops and seed: only places and "
-        "levels differ. Spread: standard deviation over the draws. Best: the draw with the highest test Dice, which no rule that sees the shots "
-        "alone can know. It says how far sets of one mix differ; it is no bound on what a rule could find.",
+        (
+            f"Random sets of one mix, which spend on every family what {REFERENCE} spent on it,"
+            " with the same shots, crops and seed: only places and levels differ. Spread: standard"
+            " deviation over the draws. Best: the draw with the highest test Dice, which no rule"
+            " that sees the shots alone can know. It says how far sets of one mix differ; it is no"
+            " bound on what a rule could find."
+        ),
         "",
-        _line(["task", "budget", "draws", "mean Dice", "spread (points)", "best − mean", "sea − mean", "sea − best"]),
+        _line(
+            [
+                "task",
+                "budget",
+                "draws",
+                "mean Dice",
+                "spread (points)",
+                "best − mean",
+                "sea − mean",
+                "sea − best",
+            ]
+        ),
         _line(["---"] * 8),
     ]
     for (task, budget), arms in results.tables.items():
@@ -193,9 +273,19 @@ def _by_chance(results: Results) -> list[str]:
                 mean, ours = statistics.fmean(draws), 100 * arms[REFERENCE][at].dice
                 spread, best = statistics.stdev(draws), max(draws)
                 lines.append(
-                    _line([str(task), budget, str(len(draws)), f"{mean / 100:.3f}", f"{spread:.1f}", f"{best - mean:+.1f}",
-                           f"{ours - mean:+.1f}", f"{ours - best:+.1f}"])
-                )  # fmt: skip
+                    _line(
+                        [
+                            str(task),
+                            budget,
+                            str(len(draws)),
+                            f"{mean / 100:.3f}",
+                            f"{spread:.1f}",
+                            f"{best - mean:+.1f}",
+                            f"{ours - mean:+.1f}",
+                            f"{ours - best:+.1f}",
+                        ]
+                    )
+                )
     return [*lines, ""] if len(lines) > 4 else []
 
 
@@ -209,7 +299,11 @@ def _absent(results: Results) -> list[str]:
 def _rates(scores: Iterable[Score]) -> list[str]:
     rows = [row for s in scores for row in s.rows]
     return [
-        f"{statistics.fmean(statistics.fmean(r[rate].values()) for r in rows):.{digits}f}" if rows else ""
+        (
+            f"{statistics.fmean(statistics.fmean(r[rate].values()) for r in rows):.{digits}f}"
+            if rows
+            else ""
+        )
         for rate, digits in (("sensitivity", 3), ("specificity", 4))
     ]
 
@@ -226,7 +320,11 @@ def _costs(arm: str, scores: Iterable[Score]) -> list[str]:
         f"{statistics.fmean(r['parameters']['used'] for r in rows):,.0f}",
         f"{statistics.fmean(r['seconds']['cpu_train'] / r['crops'] for r in rows):.3f}",
         f"{statistics.fmean(r['seconds'].get('cpu_audit', 0.0) for r in rows):.0f}",
-        f"{statistics.fmean(r['seconds']['cpu_test'] / r['cases']['test'] for r in tested):.2f}" if tested else "",
+        (
+            f"{statistics.fmean(r['seconds']['cpu_test'] / r['cases']['test'] for r in tested):.2f}"
+            if tested
+            else ""
+        ),
         f"{statistics.fmean(r['seconds']['cpu'] for r in rows):.0f}",
         f"{statistics.fmean(r['peak_memory_bytes'] for r in rows) / 2**20:,.0f} MB",
     ]

@@ -1,9 +1,12 @@
-"""Do unlabelled scans of the target pay? Self-training against the same number of further steps on the shots alone.
+"""Do unlabelled scans of the target pay? Self-training against the same number of further steps on
+the shots alone.
 
-`python -m benchmarks unlabelled` runs what is missing of `results/unlabelled.json`, a task at a time, and writes `results/unlabelled.md`. An
-adapter is trained as usual and labels further scans. Then its units are trained as many steps again: on the shots alone; on shots and those
-scans, half of the crops each; and the same without the voxels that the adapter is not sure of. Crops are augmented, so the network learns to
-say of a changed crop what it said of the scan (after FixMatch, arXiv 2001.07685). Development set and seed are those of `ideas`.
+`python -m benchmarks unlabelled` runs what is missing of `results/unlabelled.json`, a task at a
+time, and writes `results/unlabelled.md`. An adapter is trained as usual and labels further scans.
+Then its units are trained as many steps again: on the shots alone; on shots and those scans, half
+of the crops each; and the same without the voxels that the adapter is not sure of. Crops are
+augmented, so the network learns to say of a changed crop what it said of the scan (after FixMatch,
+arXiv 2001.07685). Development set and seed are those of `ideas`.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ ARMS = {
 def measure() -> Path:
     """What is missing, and the table. Targets that are not there are left out."""
     path = RESULTS / "unlabelled.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows: list[dict[str, Any]] = (
+        json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    )
     for shots in SHOTS:
         for data, asked in TARGETS.items():
             known = (shots, data) in {(row["shots"], row["data"]) for row in rows}
@@ -71,14 +76,24 @@ def measure() -> Path:
 def _dice(data: str, shots: int, asked: Mapping[str, Any]) -> dict[str, float]:
     """Arm → Dice on the development cases."""
     options = AdaptOptions(
-        data=data, backbone="unet", policy="cheapest", steps=STEPS, shots=shots, budget="1%", seed=SEED, mlflow=False, **asked
-    )  # fmt: skip
+        data=data,
+        backbone="unet",
+        policy="cheapest",
+        steps=STEPS,
+        shots=shots,
+        budget="1%",
+        seed=SEED,
+        mlflow=False,
+        **asked,
+    )
     setup = prepare_run(options, lambda _: None)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         drawn = prepared_shots(setup, folder, ignore, lambda _: None)
         model, head = setup.model, setup.space.head > 0
-        Controller(model, setup.space, setup.fresh_policy(), drawn, setup.settings, SEED, train_head=head).run()
+        Controller(
+            model, setup.space, setup.fresh_policy(), drawn, setup.settings, SEED, train_head=head
+        ).run()
         dice = {"usual": _scored(setup, folder)}
         units = tuple(model.bank.active)
         taught = copy.deepcopy((model.bank.state_dict(units), model.head.state_dict()))
@@ -131,10 +146,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# Unlabelled scans of the target",
         "",
-        f"Made by `python -m benchmarks unlabelled`: UNet, 1%, cheapest first, {STEPS} steps, seed {SEED}; then {STEPS} steps more, on the shots "
-        f"alone or on shots and {SCANS} scans that the adapter has labelled itself. Sure: only voxels of which it gives a label at least {SURE:g}. "
-        "Mean Dice on the development set, and in brackets the difference in points to the same number of steps on the shots alone. One seed: a "
-        "difference below a point says nothing by itself.",
+        (
+            f"Made by `python -m benchmarks unlabelled`: UNet, 1%, cheapest first, {STEPS} steps,"
+            f" seed {SEED}; then {STEPS} steps more, on the shots alone or on shots and {SCANS}"
+            " scans that the adapter has labelled itself. Sure: only voxels of which it gives a"
+            f" label at least {SURE:g}. Mean Dice on the development set, and in brackets the"
+            " difference in points to the same number of steps on the shots alone. One seed: a"
+            " difference below a point says nothing by itself."
+        ),
         "",
         "| target | shots | " + " | ".join(ARMS.values()) + " |",
         "|---|---|" + "---|" * len(ARMS),
@@ -147,7 +166,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         own = [row["dice"] for row in rows if row["shots"] == shots]
         if own:
             means = {arm: statistics.fmean(dice[arm] for dice in own) for arm in ARMS}
-            cells = [f"{means[arm]:.3f}" + _points(means[arm] - means["longer"], arm) for arm in ARMS]
+            cells = [
+                f"{means[arm]:.3f}" + _points(means[arm] - means["longer"], arm) for arm in ARMS
+            ]
             lines.append(f"| mean | {shots} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

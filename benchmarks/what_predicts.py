@@ -1,10 +1,13 @@
-"""What should choose the units? Every way of valuing them chooses a set under the budget; the set is trained from scratch and tested.
+"""What should choose the units? Every way of valuing them chooses a set under the budget; the set
+is trained from scratch and tested.
 
-An audit is worth what the Dice after a refit of its choice shows, not how well it repeats itself. Per target, seed and budget the
-candidates are the cheapest units (one level per site and family, families side by side) that together cost twice the budget: nothing
-else is in question. Cost, saliencies, and leave-one-out audits of several kinds (early or settled, soft or hard, per parameter or not,
-trained jointly or in turn, on one case or two, step by step) each choose a half of them. `python -m benchmarks what_predicts` writes
-one JSON per target and seed in `results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
+An audit is worth what the Dice after a refit of its choice shows, not how well it repeats itself.
+Per target, seed and budget the candidates are the cheapest units (one level per site and family,
+families side by side) that together cost twice the budget: nothing else is in question. Cost,
+saliencies, and leave-one-out audits of several kinds (early or settled, soft or hard, per parameter
+or not, trained jointly or in turn, on one case or two, step by step) each choose a half of them.
+`python -m benchmarks what_predicts` writes one JSON per target and seed in
+`results/what_predicts/`, runs only what is missing, and makes `results/what_predicts.md`.
 """
 
 from __future__ import annotations
@@ -82,7 +85,9 @@ class Study:
         self.tested: dict[frozenset[str], tuple[float, float]] = {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per way of choosing and budget: Dice on test cases after training the choice from scratch, and its mean training loss."""
+        """One row per way of choosing and budget: Dice on test cases after training the choice
+        from scratch, and its mean training loss.
+        """
         rows = []
         for share in SHARES:
             limit = int(share * self.setup.backbone.pretrained.parameters)
@@ -92,12 +97,21 @@ class Study:
             sets["affine + LoRA r4, cheapest first"] = (
                 make_policy("affine_lora", space, seed=self.seed, cycles=1).final().active
             )
-            sets["random, mix of cheapest first"] = self._random(candidates, sets["cost: cheapest first"])
+            sets["random, mix of cheapest first"] = self._random(
+                candidates, sets["cost: cheapest first"]
+            )
             for by, chosen in sets.items():
                 dice, loss = self._refitted(chosen)
                 cost = total_cost(space.by_id[u] for u in chosen)
                 rows.append(
-                    {"share": share, "by": by, "dice": dice, "loss": loss, "units": len(chosen), "parameters": cost}
+                    {
+                        "share": share,
+                        "by": by,
+                        "dice": dice,
+                        "loss": loss,
+                        "units": len(chosen),
+                        "parameters": cost,
+                    }
                 )
         return rows
 
@@ -114,7 +128,10 @@ class Study:
         pruned = self._pruned(trainer, candidates, soft, space.capacity)
         family = {u.id: u.family for u in candidates}
         prior_of = prior(space.by_id, saliency, 0.5)
-        size_of = {f: statistics.fmean(abs(soft[u]) for u in ids if family[u] == f) for f in family.values()}
+        size_of = {
+            f: statistics.fmean(abs(soft[u]) for u in ids if family[u] == f)
+            for f in family.values()
+        }
         typical = statistics.median(abs(soft[u]) for u in ids)
         values: dict[str, Mapping[str, float]] = {
             "cost: cheapest first": dict.fromkeys(ids, 1.0),
@@ -126,7 +143,9 @@ class Study:
             "soft ΔDice within its family": {u: soft[u] / size_of[family[u]] for u in ids},
             "soft ΔDice, units trained in turn": self._in_turn(ids),
             "soft ΔDice, mean over two held-out cases": self._over_two_cases(ids, soft),
-            "typical + √(typical · ΔDice)": {u: typical + (typical * max(0.0, soft[u])) ** 0.5 for u in ids},
+            "typical + √(typical · ΔDice)": {
+                u: typical + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
+            },
             "typical · prior + √(typical · ΔDice) (`final_choice`)": {
                 u: typical * prior_of[u] + (typical * max(0.0, soft[u])) ** 0.5 for u in ids
             },
@@ -145,7 +164,9 @@ class Study:
         return chosen
 
     def _in_turn(self, ids: Sequence[str]) -> dict[str, float]:
-        """ΔDice of units that were trained and audited in two random halves, each beside nothing else."""
+        """ΔDice of units that were trained and audited in two random halves, each beside
+        nothing else.
+        """
         order = np.random.default_rng(self.seed).permutation(len(ids))
         measured: dict[str, float] = {}
         for half in (order[::2], order[1::2]):
@@ -159,12 +180,18 @@ class Study:
         """`first` averaged with what another training says, which holds out the next case."""
         trainer = self._fresh()
         crops, patches = self.held_out_next
-        trainer.train(ids, crops, 0, WARM_UP + SETTLED, lambda i: warm_up(i, 5), lambda step, loss: None)
+        trainer.train(
+            ids, crops, 0, WARM_UP + SETTLED, lambda i: warm_up(i, 5), lambda step, loss: None
+        )
         second = self._audit(ids, SOFT, patches)
         return {u: (first[u] + second[u]) / 2 for u in ids}
 
-    def _grown(self, candidates: Sequence[Unit], density: Mapping[str, float], capacity: int) -> list[str]:
-        """Half of the budget by saliency, trained; the other half by what promises most beside it."""
+    def _grown(
+        self, candidates: Sequence[Unit], density: Mapping[str, float], capacity: int
+    ) -> list[str]:
+        """Half of the budget by saliency, trained; the other half by what promises most beside
+        it.
+        """
         half = _filled(candidates, density, capacity // 2)
         trainer = self._fresh()
         self._train(trainer, half, 0, EARLY)
@@ -174,10 +201,15 @@ class Study:
         return half + _filled(rest, {u.id: saliency[u.id] / u.cost for u in rest}, left)
 
     def _pruned(
-        self, trainer: Trainer, candidates: Sequence[Unit], first: Mapping[str, float], capacity: int
+        self,
+        trainer: Trainer,
+        candidates: Sequence[Unit],
+        first: Mapping[str, float],
+        capacity: int,
     ) -> list[str]:
-        """Drop the parameters that bring least Dice for their cost, a quarter of what is too much at first and then the rest by halves,
-        and train on in between."""
+        """Drop the parameters that bring least Dice for their cost, a quarter of what is too much
+        at first and then the rest by halves, and train on in between.
+        """
         units = self.setup.space.by_id
         opened, measured, step = [u.id for u in candidates], first, WARM_UP + SETTLED
         while (cost := total_cost(units[u] for u in opened)) > capacity:
@@ -208,27 +240,39 @@ class Study:
         if key not in self.tested:
             trainer = self._fresh()
             schedule = functools.partial(warm_up_cosine, total=REFIT, over=REFIT // 10)
-            loss = trainer.train(chosen, self.all_shots, 0, REFIT, schedule, lambda step, loss: None)
+            loss = trainer.train(
+                chosen, self.all_shots, 0, REFIT, schedule, lambda step, loss: None
+            )
             self.tested[key] = mean_test_dice(self.setup, TEST_CASES), loss
         return self.tested[key]
 
     def _fresh(self) -> Trainer:
         self.model.bank.forget()
-        self.model.head.load_state_dict({name: torch.zeros_like(t) for name, t in self.model.head.state_dict().items()})
+        self.model.head.load_state_dict(
+            {name: torch.zeros_like(t) for name, t in self.model.head.state_dict().items()}
+        )
         return Trainer(self.model, self.setup.settings.batch_size)
 
     def _held_out(self, case: Scan, others: Sequence[Scan]) -> tuple[CropSampler, Patches]:
         """Crops of the others to train on, and patches of the case to audit on."""
         window = self.setup.window
-        return CropSampler(others, window, self.seed), CropSampler([case], window, self.seed + 2).fixed(PATCHES)
+        return CropSampler(others, window, self.seed), CropSampler(
+            [case], window, self.seed + 2
+        ).fixed(PATCHES)
 
     def _train(self, trainer: Trainer, units: Sequence[str], first: int, count: int) -> None:
-        trainer.train(units, self.held_out[0], first, count, lambda i: warm_up(i, 5), lambda step, loss: None)
+        trainer.train(
+            units, self.held_out[0], first, count, lambda i: warm_up(i, 5), lambda step, loss: None
+        )
 
-    def _audit(self, units: Sequence[str], kind: str, patches: Patches | None = None) -> dict[str, float]:
+    def _audit(
+        self, units: Sequence[str], kind: str, patches: Patches | None = None
+    ) -> dict[str, float]:
         """ΔDice of each of the open units."""
         images, labels = patches or self.held_out[1]
-        result = Auditor(self.model, images, labels, batch=2, dice=kind).audit(dict.fromkeys(units, 0.0))
+        result = Auditor(self.model, images, labels, batch=2, dice=kind).audit(
+            dict.fromkeys(units, 0.0)
+        )
         return {row.unit: row.delta for row in result.rows}
 
 
@@ -249,26 +293,39 @@ def _filled(units: Sequence[Unit], value: Mapping[str, float], capacity: int) ->
 
 
 def _table() -> Path:
-    studies = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    studies = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))
+    ]
     found: dict[tuple[str, float], dict[tuple[str, int], float]] = defaultdict(dict)
     for study in studies:
         for row in study["rows"]:
             found[row["by"], row["share"]][study["target"], study["seed"]] = row["dice"]
-    names = sorted({name for name, _ in found}, key=lambda n: -statistics.mean(_mean(found[n, s]) for s in SHARES))
+    names = sorted(
+        {name for name, _ in found},
+        key=lambda n: -statistics.mean(_mean(found[n, s]) for s in SHARES),
+    )
     lines = [
         "# What should choose the units?",
         "",
-        f"Made by `python -m benchmarks what_predicts`: UNet, 5 shots, {len(studies)} pairs of target and seed, candidates of the default "
-        f"profile at one level per site and family, twice the budget; every choice trained from scratch for {REFIT} steps; {TEST_CASES} test cases.",
-        "Dice, and in brackets its paired difference to cheapest first, ± its standard error over the pairs (in the first column over pairs "
-        "and budgets).",
+        (
+            f"Made by `python -m benchmarks what_predicts`: UNet, 5 shots, {len(studies)} pairs of"
+            " target and seed, candidates of the default profile at one level per site and family,"
+            f" twice the budget; every choice trained from scratch for {REFIT} steps; {TEST_CASES}"
+            " test cases."
+        ),
+        (
+            "Dice, and in brackets its paired difference to cheapest first, ± its standard error"
+            " over the pairs (in the first column over pairs and budgets)."
+        ),
         f"Machine: `{json.dumps(studies[0]['machine'], sort_keys=True)}`.",
         "",
         "| chosen by | all | " + " | ".join(f"{s:.1%}" for s in SHARES) + " |",
         "|---|---|" + "---|" * len(SHARES),
     ]
     lines += [
-        f"| {name} | " + " | ".join(_cell(found, name, s) for s in (SHARES, *((s,) for s in SHARES))) + " |"
+        f"| {name} | "
+        + " | ".join(_cell(found, name, s) for s in (SHARES, *((s,) for s in SHARES)))
+        + " |"
         for name in names
     ]
     path = RESULTS / "what_predicts.md"
@@ -277,11 +334,15 @@ def _table() -> Path:
 
 
 def _cell(
-    found: Mapping[tuple[str, float], Mapping[tuple[str, int], float]], name: str, shares: Sequence[float]
+    found: Mapping[tuple[str, float], Mapping[tuple[str, int], float]],
+    name: str,
+    shares: Sequence[float],
 ) -> str:
     own = {(pair, s): dice for s in shares for pair, dice in found[name, s].items()}
     differences = [dice - found["cost: cheapest first", s][pair] for (pair, s), dice in own.items()]
-    spread = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    spread = (
+        statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    )
     return f"{_mean(own):.3f} ({statistics.mean(differences):+.3f} ± {spread:.3f})"
 
 

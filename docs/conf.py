@@ -35,7 +35,9 @@ def setup(_app: object) -> None:
         [sys.executable, "-m", "typer", "sea_peft.cli", "utils", "docs", "--name", "seapeft"],
         capture_output=True, check=True, text=True,
     )  # fmt: skip
-    plain = html.unescape(re.sub(r"</?span[^>]*>", "", done.stdout)).replace("# `seapeft`", "# Command line", 1)
+    plain = html.unescape(re.sub(r"</?span[^>]*>", "", done.stdout)).replace(
+        "# `seapeft`", "# Command line", 1
+    )
     page = Path(__file__).with_name("command-line.md")
     if not page.is_file() or page.read_text(encoding="utf-8") != plain:
         page.write_text(plain, encoding="utf-8")

@@ -1,8 +1,10 @@
-"""The search–audit–allocate loop, top to bottom, from the package's own parts: what `seapeft adapt` does, without its run folder.
+"""The search–audit–allocate loop, top to bottom, from the package's own parts: what `seapeft adapt`
+does, without its run folder.
 
     python examples/the_loop.py
 
-Copy it, and change what you study: another network, another loss, another way to choose. Five phantom scans, two minutes on a CPU.
+Copy it, and change what you study: another network, another loss, another way to choose. Five
+phantom scans, two minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from sea_peft.loop.training import Trainer, warm_up, warm_up_cosine
 
 
 def main(steps: int = 30, refit: int = 60, cycles: int = 3, seed: int = 0) -> float:
-    """Adapt the bundled UNet to the low-dose CT phantoms. Returns the mean Dice on two test cases."""
+    """Adapt the bundled UNet to the low-dose CT phantoms. Returns the mean Dice on two test
+    cases.
+    """
     # A frozen network, and every unit that could be opened in it
     backbone = open_backbone(Typed("unet"))
     card, network = backbone.pretrained.card, backbone.pretrained.network
@@ -64,14 +68,17 @@ def main(steps: int = 30, refit: int = 60, cycles: int = 3, seed: int = 0) -> fl
         policy.audited(cycle, audit.rows)
         best = max(audit.rows, key=lambda row: row.delta)
         print(
-            f"cycle {cycle}: loss {loss:.2f}, Dice {audit.hard_dice:.3f} on the audit patches; {best.unit} is worth {100 * best.delta:+.1f} points"
+            f"cycle {cycle}: loss {loss:.2f}, Dice {audit.hard_dice:.3f} on the audit patches;"
+            f" {best.unit} is worth {100 * best.delta:+.1f} points"
         )
 
     # The final choice, trained on all five scans
     chosen = policy.final().active
     model.bank.inherit(chosen)
     everything = CropSampler(scans, window, seed + 2)
-    trainer.train(chosen, everything, done, refit, lambda i: warm_up_cosine(i, refit, refit // 10), quiet)
+    trainer.train(
+        chosen, everything, done, refit, lambda i: warm_up_cosine(i, refit, refit // 10), quiet
+    )
     print(f"{len(chosen)} units, {space.used(chosen):,} of {space.limit:,} parameters")
 
     # Scored on whole scans that nothing above has seen
@@ -79,7 +86,9 @@ def main(steps: int = 30, refit: int = 60, cycles: int = 3, seed: int = 0) -> fl
     found = []
     for case in data.test_cases[:2]:
         scan = prepare(case, card.recipe, data.channels)
-        (output,) = probabilities(model, scan, window, torch.device("cpu"), batch_for_masks(network))
+        (output,) = probabilities(
+            model, scan, window, torch.device("cpu"), batch_for_masks(network)
+        )
         reference = case.label()
         assert reference is not None
         dice = dice_per_label(restore(output, scan.geometry), reference.array, data.labels)

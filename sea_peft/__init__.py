@@ -1,4 +1,6 @@
-"""Few-shot adaptation of frozen pretrained 3D segmentation networks, audited and allocated by the engine itself."""
+"""Few-shot adaptation of frozen pretrained 3D segmentation networks, audited and allocated by
+the engine itself.
+"""
 
 import os
 from typing import TYPE_CHECKING
@@ -16,8 +18,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr_
 
 __version__ = "0.1.0"
 
-# Idle OpenMP threads that spin make torch ten times slower when another program uses the same cores (measured: 0.8 s against 9.5 s
-# a step), and sleeping ones cost next to nothing. The variable is read when torch is first imported.
+# Idle OpenMP threads that spin make torch ten times slower when another program uses the same cores
+# (measured: 0.8 s against 9.5 s a step), and sleeping ones cost next to nothing. The variable is
+# read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _LAZY = {
@@ -33,9 +36,18 @@ _LAZY = {
     "wrap": "sea_peft.jobs.wrapping",
 }
 __all__ = [
-    "AdaptOptions", "Typed", "__version__", "adapt", "evaluate", "load_adapter", "merge", "predict", "resume",
-    "suggest", "wrap",
-]  # fmt: skip
+    "AdaptOptions",
+    "Typed",
+    "__version__",
+    "adapt",
+    "evaluate",
+    "load_adapter",
+    "merge",
+    "predict",
+    "resume",
+    "suggest",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> object:

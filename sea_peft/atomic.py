@@ -16,7 +16,10 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up: free some space there, or have it written elsewhere",
     errno.EACCES: "permission is denied: make the folder writable, or have it written elsewhere",
     errno.EPERM: "permission is denied: make the folder writable, or have it written elsewhere",
-    errno.EFBIG: "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or have it written elsewhere",
+    errno.EFBIG: (
+        "the file would be larger than is allowed here: raise the limit (`ulimit -f`), or have it"
+        " written elsewhere"
+    ),
     errno.EROFS: "the file system is read-only: have it written elsewhere",
     errno.ENOTDIR: "a part of that path is a file, not a folder: have it written elsewhere",
     errno.ENOENT: "its folder does not exist (any more): have it written elsewhere",
@@ -30,7 +33,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: have it written elsewhere")
+        reason = _REASONS.get(
+            error.errno or 0, f"{error.strerror or error}: have it written elsewhere"
+        )
         raise DiskError(f"Cannot write {path}: {reason}.") from error
 
 
@@ -42,7 +47,9 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, beside `out`. It becomes `out` on success, and is removed on failure. Raises DiskError."""
+    """A folder to fill, beside `out`. It becomes `out` on success, and is removed on failure.
+    Raises DiskError.
+    """
     make_folder(out.parent)
     with writing(out):
         building = unfinished(out)
@@ -57,7 +64,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, if the platform can (Windows cannot open folders)."""
+    """Make a rename inside `folder` survive a power cut, if the platform can (Windows cannot
+    open folders).
+    """
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -82,7 +91,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """The place where this process makes `path` before it is renamed. Removes what killed processes left there."""
+    """The place where this process makes `path` before it is renamed. Removes what killed
+    processes left there.
+    """
     remove_unfinished(path)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
@@ -90,7 +101,9 @@ def unfinished(path: Path) -> Path:
 def remove_unfinished(path: Path) -> None:
     """Remove what processes left that were killed while they made `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        pid = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp")  # no number where it is of `<path>.<more>`
+        pid = left.name.removeprefix(f".{path.name}.").removesuffix(
+            ".tmp"
+        )  # no number where it is of `<path>.<more>`
         if pid.isdigit() and not _alive(int(pid)):
             _remove(left)
 
@@ -110,8 +123,9 @@ def _alive(pid: int) -> bool:
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write `data` to `path` so that readers see the old file or the whole new one, also after a crash. `instead`: as for `writing`;
-    `mode`: who may read it, less what the umask forbids (`PRIVATE`: its owner alone).
+    """Write `data` to `path` so that readers see the old file or the whole new one, also after a
+    crash. `instead`: as for `writing`; `mode`: who may read it, less what the umask forbids
+    (`PRIVATE`: its owner alone).
 
     Raises:
         DiskError: the disk is full or the place is not writable; `path` is then as it was.
@@ -119,7 +133,9 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     with writing(path):
         temporary = unfinished(path)
         try:
-            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            with open(
+                temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)
+            ) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

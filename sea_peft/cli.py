@@ -1,4 +1,6 @@
-"""The command line: what verbs there are, and how one is run. Nothing heavy is imported before a verb runs."""
+"""The command line: what verbs there are, and how one is run. Nothing heavy is imported before
+a verb runs.
+"""
 
 import signal
 import sys
@@ -18,8 +20,10 @@ from sea_peft.console.verbs import Verbs
 
 app = Verbs(
     name="seapeft",
-    help="Adapt a frozen pretrained 3D segmentation network to a few labelled scans, under a parameter budget.\n\n"
-    "Research software, not a medical device.",
+    help=(
+        "Adapt a frozen pretrained 3D segmentation network to a few labelled scans, under a"
+        " parameter budget.\n\nResearch software, not a medical device."
+    ),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -41,7 +45,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     context: typer.Context,
-    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     json: Annotated[bool, Option("--json", hidden=True)] = False,
     quiet: Annotated[bool, Option("--quiet", "-q", hidden=True)] = False,
     verbose: Annotated[bool, Option("--verbose", "-v", hidden=True)] = False,
@@ -70,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     prepare_streams()
     try:
-        # typer returns the code of an Exit, Ctrl-C included, and else what the verb returned, nothing
+        # typer returns the code of an Exit, Ctrl-C included, or else None
         code = int(command.main(list(arguments), prog_name="seapeft", standalone_mode=False) or 0)
         sys.stdout.flush()
         return code
@@ -103,8 +109,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The command `seapeft`."""
-    # a queue or a shutdown should end a run like Ctrl-C: files whole, MLflow up to date, and the run resumable
+    # a queue or a shutdown should end a run like Ctrl-C: files whole, MLflow up to date, and the
+    # run resumable
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run(sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all is said; torchrun asks once more while the interpreter ends
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # all is said; torchrun asks once more while the interpreter ends
     sys.exit(code)

@@ -47,7 +47,11 @@ class Record(pydantic.BaseModel):
 
 def _codes_once(labels: dict[str, list[int]]) -> dict[str, list[int]]:
     codes = [code for of_label in labels.values() for code in of_label]
-    twice = next((code for code in codes if codes.count(code) > 1), None) if len(set(codes)) < len(codes) else None
+    twice = (
+        next((code for code in codes if codes.count(code) > 1), None)
+        if len(set(codes)) < len(codes)
+        else None
+    )
     if twice is not None:
         raise ValueError(f"code {twice} stands twice, and a voxel carries one label")
     return labels
@@ -61,7 +65,9 @@ def _names_once(names: list[str]) -> list[str]:
 
 def _holdable(patch: tuple[int, int, int]) -> tuple[int, int, int]:
     if math.prod(patch) > _MOST_PATCH:
-        raise ValueError(f"a patch of {math.prod(patch):,} voxels is larger than any network takes at once")
+        raise ValueError(
+            f"a patch of {math.prod(patch):,} voxels is larger than any network takes at once"
+        )
     return patch
 
 
@@ -96,9 +102,14 @@ def _few(facts: dict[str, Any]) -> dict[str, Any]:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-# a registered architecture, or the module:factory that was typed when the network was built; read from a file it is compared, never imported
-ArchitectureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_]\w*)?$", max_length=256)]
-WeightsName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f-\x9f]+$", max_length=256)]
+# a registered architecture, or the module:factory that was typed when the network was built; read
+# from a file it is compared, never imported
+ArchitectureName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_]\w*)?$", max_length=256)
+]
+WeightsName = Annotated[
+    str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f-\x9f]+$", max_length=256)
+]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Parameters = Annotated[int, Field(ge=1, le=10**12)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -119,7 +130,9 @@ Facts = Annotated[dict[str, Any], AfterValidator(_few)]
 
 
 def load(data: bytes) -> Any:
-    """JSON types of a document. Raises Invalid if it is no JSON, too deep, too large, or holds NaN."""
+    """JSON types of a document. Raises Invalid if it is no JSON, too deep, too large, or holds
+    NaN.
+    """
     bounded(data)
     try:
         return pydantic_core.from_json(data, allow_inf_nan=False)
@@ -162,7 +175,11 @@ def load_yaml(path: Path) -> Any:
     except Invalid:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:_MOST_NAMED]
+        said = (
+            "nested too deeply"
+            if isinstance(error, RecursionError)
+            else " ".join(str(error).split())[:_MOST_NAMED]
+        )
         raise Invalid(f"it is not valid YAML: {said}") from error
 
 
@@ -184,7 +201,9 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def as_json(value: object) -> Any:
-    """`value` in JSON types: records, dataclasses and mappings as objects, sequences as lists, NaN and infinity as null, the rest as text."""
+    """`value` in JSON types: records, dataclasses and mappings as objects, sequences as lists,
+    NaN and infinity as null, the rest as text.
+    """
     return pydantic_core.to_jsonable_python(
         value, inf_nan_mode="null", fallback=lambda v: dict(v) if isinstance(v, Mapping) else str(v)
     )
@@ -259,11 +278,14 @@ def upgraded(
         raise Invalid(f"format_version is {ascii(version)[:_MOST_NAMED]}, not a version number")
     if version > current:
         raise Invalid(
-            f"it has format version {version} but this sea_peft reads up to {current}: install a newer sea_peft"
+            f"it has format version {version} but this sea_peft reads up to {current}: install a"
+            " newer sea_peft"
         )
     for step in range(version, current):
         try:
             document = {**steps[step](document), "format_version": step + 1}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise Invalid(f"it is not as an older sea_peft wrote it ({str(error)[:_MOST_NAMED]})") from error
+            raise Invalid(
+                f"it is not as an older sea_peft wrote it ({str(error)[:_MOST_NAMED]})"
+            ) from error
     return document

@@ -116,14 +116,20 @@ def foreseen(error: Exception) -> SeaPeftError:
     if _out_of_memory(error):
         return DeviceError("Memory ran out; use a smaller --patch or a machine with more.")
     said = (str(error).strip().splitlines() or ["no message"])[0]
-    return SeaPeftError(f"Internal error: {type(error).__name__}: {said} (--debug shows the traceback)")
+    return SeaPeftError(
+        f"Internal error: {type(error).__name__}: {said} (--debug shows the traceback)"
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:
     """Python's, a device's, or the CPU's by torch, which has no class of its own for it."""
-    import torch  # errors of verbs that have loaded it pay nothing; the others come here with an internal error alone
+    # errors of verbs that have loaded it pay nothing; the others come here with an internal error
+    # alone
+    import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(
+        error
+    )
 
 
 def first_line(error: BaseException) -> str:

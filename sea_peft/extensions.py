@@ -16,7 +16,10 @@ _LOADED: set[str] = set()
 
 def way_in(what: str) -> str:
     """For the error about an unknown name: how something of the user's own gets one."""
-    return f"one of your own is known once an installed package names its module by an entry point, sea_peft.{what}"
+    return (
+        "one of your own is known once an installed package names its module by an entry point,"
+        f" sea_peft.{what}"
+    )
 
 
 def load(what: str) -> None:
@@ -28,13 +31,15 @@ def load(what: str) -> None:
     if what in _LOADED:
         return
     _LOADED.add(what)  # first: an imported module may ask for what is registered
-    for point in sorted(metadata.entry_points(group=f"sea_peft.{what}"), key=lambda p: (p.name, p.value)):
+    for point in sorted(
+        metadata.entry_points(group=f"sea_peft.{what}"), key=lambda p: (p.name, p.value)
+    ):
         try:
             point.load()
         except Exception as error:
             _LOADED.discard(what)
             package = point.dist.name if point.dist is not None else "an installed package"
             raise UsageError(
-                f"{package} adds {what} to sea_peft by {point.value}, which cannot be imported ({type(error).__name__}: {error}); "
-                f"mend or uninstall {package}."
+                f"{package} adds {what} to sea_peft by {point.value}, which cannot be imported"
+                f" ({type(error).__name__}: {error}); mend or uninstall {package}."
             ) from error

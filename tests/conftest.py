@@ -1,4 +1,6 @@
-"""What every test shares: one thread, and hypothesis examples that are the same on every machine."""
+"""What every test shares: one thread, and hypothesis examples that are the same on every
+machine.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,11 @@ MODULES = [
     if ">>> " in path.read_text()
 ]
 EXAMPLES = {
-    name: [test for test in doctest.DocTestFinder(recurse=False).find(getattr(sea_peft, name), name) if test.examples]
+    name: [
+        test
+        for test in doctest.DocTestFinder(recurse=False).find(getattr(sea_peft, name), name)
+        if test.examples
+    ]
     for name in sea_peft.__all__
 }
 

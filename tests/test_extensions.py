@@ -1,4 +1,6 @@
-"""What an installed package adds by entry points is on offer like what is ours, and one that is broken is named."""
+"""What an installed package adds by entry points is on offer like what is ours, and one that is
+broken is named.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ register(Architecture(name="pocket", build=build, **fixed))
 
 
 def install(folder: Path, **modules: str) -> Path:
-    """What pip leaves of a package: its modules, and its metadata with an entry point for each of them."""
+    """What pip leaves of a package: its modules, and its metadata with an entry point for each
+    of them.
+    """
     for group, text in modules.items():
         (folder / f"added_{group}.py").write_text(text)
     info = folder / "added-1.0.dist-info"
@@ -57,7 +61,10 @@ def install(folder: Path, **modules: str) -> Path:
 
 def seapeft(beside: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, with that package installed."""
-    code = f"import sys; sys.path.append({str(beside)!r}); from sea_peft.cli import run; sys.exit(run({list(arguments)!r}))"
+    code = (
+        f"import sys; sys.path.append({str(beside)!r}); from sea_peft.cli import run;"
+        f" sys.exit(run({list(arguments)!r}))"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
@@ -66,7 +73,11 @@ def test_families_backbones_and_policies_of_an_installed_package_are_on_offer(tm
     done = seapeft(tmp_path, "policies", "list", "--json")
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["policies"]}
-    assert rows["costliest"] == {"name": "costliest", "about": "the costliest units first", "within_budget": True}
+    assert rows["costliest"] == {
+        "name": "costliest",
+        "about": "the costliest units first",
+        "within_budget": True,
+    }
     assert "gain" in rows, "a family has its uniform topology by itself"
     assert next(iter(rows)) == "sea"
     code = (
@@ -82,16 +93,21 @@ def test_a_package_that_cannot_be_imported_is_named_in_one_sentence(tmp_path):
     install(tmp_path, policies="import a_module_that_nobody_has")
     done = seapeft(tmp_path, "policies", "list")
     assert done.returncode == 2
-    assert "added adds policies to sea_peft by added_policies, which cannot be imported" in done.stderr
+    assert (
+        "added adds policies to sea_peft by added_policies, which cannot be imported" in done.stderr
+    )
     assert "mend or uninstall added" in done.stderr
 
 
 def test_what_stays_in_the_product_is_listed_and_what_papers_compare_with_is_not():
     code = "from sea_peft.loop.policies import policies; print(*policies())"
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    listed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert {"sea", "affine_lora", "full", "decoder_full", "lora", "uniform"} <= set(listed)
     assert not [
         n
         for n in listed
-        if n.endswith("_paper") or n.startswith(("sea_", "random_mix", "conv_adapter_", "adalora", "arena", "spt"))
+        if n.endswith("_paper")
+        or n.startswith(("sea_", "random_mix", "conv_adapter_", "adalora", "arena", "spt"))
     ]

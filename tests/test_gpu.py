@@ -1,4 +1,6 @@
-"""What must hold on a CUDA device. Each test runs on the CPU too, so that it is known to work where there is no such device."""
+"""What must hold on a CUDA device. Each test runs on the CPU too, so that it is known to work
+where there is no such device.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ from sea_peft.phantom import SOURCE, render
 TOP = Path(__file__).parents[1]
 CUDA = pytest.param(
     "cuda",
-    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")],
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    ],
 )
 everywhere = pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), CUDA])
 
@@ -82,7 +87,9 @@ def test_a_run_is_that_of_the_cpu_up_to_rounding(options: AdaptOptions, device: 
 def test_masks_are_those_of_the_cpu_in_999_of_1000_voxels(tmp_path: Path, device: str) -> None:
     images, _, affine = render(SOURCE, 0)
     image = images["CT"] if isinstance(images, dict) else images
-    write_volume(tmp_path / "scan.nii.gz", Volume(np.ascontiguousarray(image[:48, :48, :32]), affine))
+    write_volume(
+        tmp_path / "scan.nii.gz", Volume(np.ascontiguousarray(image[:48, :48, :32]), affine)
+    )
     masks = []
     for where in ("cpu", device):
         predictor = Predictor(TOP / "runs" / "example", device=where)
@@ -107,7 +114,11 @@ def test_a_run_that_ends_early_goes_on(options: AdaptOptions, device: str) -> No
         adapt(_on(options, device, "run"), listen=stop)
     result = resume("run")
     assert (result.status, result.device) == ("done", device)
-    allocated = [event.cycle for event in read_trace(Path("run/trace.jsonl")) if isinstance(event, events.Allocated)]
+    allocated = [
+        event.cycle
+        for event in read_trace(Path("run/trace.jsonl"))
+        if isinstance(event, events.Allocated)
+    ]
     assert allocated == sorted(set(allocated)), "no cycle is lost or told twice"
 
 
@@ -126,8 +137,14 @@ _LIMITS = {
 def test_memory_that_runs_out_is_said_in_one_sentence(options: AdaptOptions, device: str) -> None:
     if device == "cpu" and not Path("/proc/self/statm").exists():
         pytest.skip("only Linux says how much memory a process has mapped")
-    code = f"import sys, torch\n{_LIMITS[device]}\nfrom sea_peft.cli import run\nsys.exit(run(sys.argv[1:]))"
-    given = f"--shots 3 --budget 20% --steps 12 --cycles 2 --patch 128,128,128 --no-mlflow --out run --device {device}"
+    code = (
+        f"import sys, torch\n{_LIMITS[device]}\nfrom sea_peft.cli import"
+        " run\nsys.exit(run(sys.argv[1:]))"
+    )
+    given = (
+        "--shots 3 --budget 20% --steps 12 --cycles 2 --patch 128,128,128 --no-mlflow --out run"
+        f" --device {device}"
+    )
     arguments = ["adapt", options.data, "--weights", options.weights, *given.split()]
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(

@@ -28,7 +28,17 @@ MAY_IMPORT = {
     "explain": {"data", "backbones", "adapters", "loop"},
     "jobs": {"data", "phantom", "backbones", "adapters", "loop", "artefacts", "explain"},
     "console": {"data", "phantom", "backbones", "adapters", "loop", "artefacts", "explain", "jobs"},
-    "cli": {"data", "phantom", "backbones", "adapters", "loop", "artefacts", "explain", "jobs", "console"},
+    "cli": {
+        "data",
+        "phantom",
+        "backbones",
+        "adapters",
+        "loop",
+        "artefacts",
+        "explain",
+        "jobs",
+        "console",
+    },
     "__main__": {"cli"},
 }
 
@@ -39,7 +49,9 @@ def imported_rooms(file: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.ImportFrom) and node.module == "sea_peft":
             names = [f"sea_peft.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno}: a relative import hides which room it is"
+            assert node.level == 0, (
+                f"{file}:{node.lineno}: a relative import hides which room it is"
+            )
             names = [node.module or ""]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -51,12 +63,15 @@ def imported_rooms(file: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, parts[1]
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize(
+    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: f.relative_to(PACKAGE).as_posix()
+)
 def test_imports_run_one_way(file: Path) -> None:
     inside = file.relative_to(PACKAGE)
     room = inside.parts[0].removesuffix(".py")
     if room == "__init__":
-        return  # it offers what Python callers need, loaded when asked for: the test below holds that
+        # it offers what Python callers need, loaded when asked for: the test below holds that
+        return
     assert room in MAY_IMPORT, f"{room} has no place in the house; give it one here"
     wrong = [
         f"line {line}: {other}"
@@ -66,7 +81,9 @@ def test_imports_run_one_way(file: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["adapt", "--help"], ["data", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["adapt", "--help"], ["data", "--help"], ["--version"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys

@@ -1,4 +1,6 @@
-"""Toy scans and weights, and adapters that were never trained: enough to run every job and every grid."""
+"""Toy scans and weights, and adapters that were never trained: enough to run every job and
+every grid.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,18 @@ TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", 
 
 
 def toy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """An ellipsoid (code 1) with a bright spot (code 2) in it, in a body, in air; in Hounsfield units."""
+    """An ellipsoid (code 1) with a bright spot (code 2) in it, in a body, in air; in Hounsfield
+    units.
+    """
     rng = np.random.default_rng(seed)
     grid = np.indices(SHAPE)
     distance = [
         sum(((grid[a] - SHAPE[a] / 2 - shift[a]) / (share * SHAPE[a])) ** 2 for a in range(3))
-        for share, shift in ((0.45, (0, 0, 0)), (0.3, rng.uniform(-1, 1, 3)), (0.17, rng.uniform(-1, 1, 3)))
+        for share, shift in (
+            (0.45, (0, 0, 0)),
+            (0.3, rng.uniform(-1, 1, 3)),
+            (0.17, rng.uniform(-1, 1, 3)),
+        )
     ]
     body, organ, spot = (d <= 1 for d in distance)
     image = np.where(body, 20.0, -1000.0) + 90 * organ + 80 * spot + rng.normal(0, 8, SHAPE)
@@ -80,9 +88,11 @@ def tiny_weights(folder: Path) -> Path:
         "kwargs": dict(arch.small),
         "labels": ["background", "organ", "other"],
         "channels": ["CT"],
-        "recipe": Recipe(
-            spacing=(2.0, 2.0, 2.0), intensity=Window(low=-100, high=200), crop_foreground=False
-        ).model_dump(mode="json"),
+        "recipe": (
+            Recipe(
+                spacing=(2.0, 2.0, 2.0), intensity=Window(low=-100, high=200), crop_foreground=False
+            ).model_dump(mode="json")
+        ),
         "patch": PATCH,
         "licence": "Apache-2.0",
     }
@@ -90,7 +100,9 @@ def tiny_weights(folder: Path) -> Path:
 
 
 def install(weights: Path) -> str:
-    """Put weights and their card among the user's own, as `backbones import` does. Returns their name."""
+    """Put weights and their card among the user's own, as `backbones import` does. Returns
+    their name.
+    """
     folder = user_weights()
     folder.mkdir(parents=True, exist_ok=True)
     for file in (weights, weights.with_suffix(".json")):
@@ -106,8 +118,8 @@ def make_adapter(
     families: tuple[str, ...],
     pick: Callable[[Sequence[Unit]], list[Unit]] | None = None,
 ) -> Path:
-    """An adapter with one unit of each family, or those that `pick` takes, and random tensors, as if it
-    had been trained.
+    """An adapter with one unit of each family, or those that `pick` takes, and random tensors, as
+    if it had been trained.
     """
     backbone = open_backbone(Typed(weights=str(weights)))
     offers = load_profile("all").offers()
@@ -116,7 +128,9 @@ def make_adapter(
     units = firsts if pick is None else pick(offered)
     card = backbone.pretrained.card
     rows = [card.labels.index(name) if name in card.labels else None for name in labels]
-    model = Adapted(backbone.pretrained.network, backbone.sites, units, rows, len(card.labels), backbone.example)
+    model = Adapted(
+        backbone.pretrained.network, backbone.sites, units, rows, len(card.labels), backbone.example
+    )
     ids = [unit.id for unit in units]
     generator = torch.Generator().manual_seed(5)
     tensors = {
@@ -138,7 +152,14 @@ def make_adapter(
         window=card.window(),
         head=HeadShape(rows=rows, classes=len(card.labels), on_features=model.head.on_features),
         units=[
-            AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
+            AdapterUnit(
+                id=u.id,
+                family=u.family,
+                level=u.level,
+                placement=u.placement,
+                path=u.site.path,
+                cost=u.cost,
+            )
             for u in units
         ],
         dice=ArmDice(unadapted=None, head_only=None, adapted=None),

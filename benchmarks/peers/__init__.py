@@ -1,8 +1,10 @@
-"""What a user would pick instead, on the same scans: nnU-Net v2 from scratch, and plain MONAI and Hugging Face PEFT on the same weights.
+"""What a user would pick instead, on the same scans: nnU-Net v2 from scratch, and plain MONAI and
+Hugging Face PEFT on the same weights.
 
-`python -m benchmarks peers` writes what is missing of `results/peers.json`, a row at a time, and `results/peers.md`. Every arm is a process of
-its own on one thread. It reads the same shots from files, trains for a given CPU time, and writes a mask of every test case; numpy scores the
-masks. An arm whose package (`nnunetv2`, `peft`) is not installed is left out, and the page says so.
+`python -m benchmarks peers` writes what is missing of `results/peers.json`, a row at a time, and
+`results/peers.md`. Every arm is a process of its own on one thread. It reads the same shots from
+files, trains for a given CPU time, and writes a mask of every test case; numpy scores the masks. An
+arm whose package (`nnunetv2`, `peft`) is not installed is left out, and the page says so.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ WEIGHTS = Path(__file__).parents[2] / "sea_peft" / "backbones" / "bundled"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One set of scans. `cell`: the grid's cell whose shots and test cases these are. `store`: where its row is. `intensity`: what a user of MONAI
-    would write for these scans, as (transform, its arguments)."""
+    """One set of scans. `cell`: the grid's cell whose shots and test cases these are. `store`:
+    where its row is. `intensity`: what a user of MONAI would write for these scans, as (transform,
+    its arguments).
+    """
 
     store: str
     cell: Cell
@@ -44,8 +48,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """`about`: in words. `module`, `arguments`: what is run. `times`: its CPU time, in that which `sea` took for training and audits.
-    `package`: that it needs."""
+    """`about`: in words. `module`, `arguments`: what is run. `times`: its CPU time, in that which
+    `sea` took for training and audits. `package`: that it needs.
+    """
 
     about: str
     module: str
@@ -54,7 +59,9 @@ class Arm:
     package: str
 
 
-def _task(store: str, data: str, options: Mapping[str, Any], intensity: tuple[str, Mapping[str, Any]]) -> Task:
+def _task(
+    store: str, data: str, options: Mapping[str, Any], intensity: tuple[str, Mapping[str, Any]]
+) -> Task:
     given = tuple(sorted({"backbone": "unet", **options}.items()))
     return Task(store, Cell(data, 5, 1, "1%", "sea", None, given), intensity)
 
@@ -64,23 +71,39 @@ TASKS = {
         "unet",
         "phantom:low-dose-ct",
         {},
-        ("ScaleIntensityRanged", {"a_min": -175.0, "a_max": 250.0, "b_min": 0.0, "b_max": 1.0, "clip": True}),
+        (
+            "ScaleIntensityRanged",
+            {"a_min": -175.0, "a_max": 250.0, "b_min": 0.0, "b_max": 1.0, "clip": True},
+        ),
     ),
     "hippocampus MR": _task(
         "hippocampus",
         "../shared/data/real/msd_hippocampus",
         {"augment": "full", "spacing": (1.0, 1.0, 1.0), "steps": 480},
-        ("ScaleIntensityRangePercentilesd", {"lower": 0.5, "upper": 99.5, "b_min": 0.0, "b_max": 1.0, "clip": True}),
+        (
+            "ScaleIntensityRangePercentilesd",
+            {"lower": 0.5, "upper": 99.5, "b_min": 0.0, "b_max": 1.0, "clip": True},
+        ),
     ),
 }
 ARMS = {
     "nnU-Net": Arm("nnU-Net v2 from scratch, its own planning", "nnunet", (), 1, "nnunetv2"),
-    "nnU-Net, 4 × the time": Arm("nnU-Net v2 from scratch, its own planning", "nnunet", (), 4, "nnunetv2"),
+    "nnU-Net, 4 × the time": Arm(
+        "nnU-Net v2 from scratch, its own planning", "nnunet", (), 4, "nnunetv2"
+    ),
     "MONAI, all weights": Arm(
-        "plain MONAI, the same pretrained U-Net, all of it trained", "monai_loop", ("full",), 1, "monai"
+        "plain MONAI, the same pretrained U-Net, all of it trained",
+        "monai_loop",
+        ("full",),
+        1,
+        "monai",
     ),
     "PEFT LoRA": Arm(
-        "the same with LoRA by Hugging Face PEFT, under 1%, and a new last layer", "monai_loop", ("lora",), 1, "peft"
+        "the same with LoRA by Hugging Face PEFT, under 1%, and a new last layer",
+        "monai_loop",
+        ("lora",),
+        1,
+        "peft",
     ),
     "MONAI, from scratch": Arm(
         "plain MONAI, the same U-Net from random weights", "monai_loop", ("scratch",), 1, "monai"
@@ -99,14 +122,21 @@ def measure() -> Path:
             for arm, of in ARMS.items()
             if (name, arm) not in done and importlib.util.find_spec(of.package) is not None
         ]
-        if not missing or not (task.cell.data.startswith("phantom:") or Path(task.cell.data).is_dir()):
+        if not missing or not (
+            task.cell.data.startswith("phantom:") or Path(task.cell.data).is_dir()
+        ):
             continue
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             codes = _write(task, root)
             for arm in missing:
-                rows.append({"task": name, "arm": arm, **_run(ARMS[arm], root, _own_seconds(task), codes)})
-                path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+                rows.append(
+                    {"task": name, "arm": arm, **_run(ARMS[arm], root, _own_seconds(task), codes)}
+                )
+                path.write_text(
+                    json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n",
+                    encoding="utf-8",
+                )
                 print(f"{name}: {arm}: {rows[-1]['dice']}", flush=True)
     path.with_suffix(".md").write_text(_page(rows), encoding="utf-8")
     return path
@@ -119,7 +149,9 @@ def _own_seconds(task: Task) -> float:
 
 
 def _row(task: Task, policy: str) -> dict[str, Any]:
-    cell = dataclasses.replace(task.cell, policy=policy, budget=None if policy == "full" else task.cell.budget)
+    cell = dataclasses.replace(
+        task.cell, policy=policy, budget=None if policy == "full" else task.cell.budget
+    )
     row = Store(task.store).row(cell)
     if row is None:
         raise FileNotFoundError(f"{cell.name} is not there; run its grid first")
@@ -127,7 +159,9 @@ def _row(task: Task, policy: str) -> dict[str, Any]:
 
 
 def _write(task: Task, root: Path) -> dict[str, int]:
-    """Shots and test cases as an nnU-Net data set of NIfTI files, and `task.json` for the loops. Label name → code."""
+    """Shots and test cases as an nnU-Net data set of NIfTI files, and `task.json` for the
+    loops. Label name → code.
+    """
     setup = _setup(task)
     codes = {name: code for code, name in enumerate(setup.dataset.labels, start=1)}
     raw = root / "raw" / "Dataset001_Peers"
@@ -138,7 +172,10 @@ def _write(task: Task, root: Path) -> dict[str, int]:
         for folder in (images, labels):
             (raw / folder).mkdir(parents=True)
         for number, case in enumerate(cases):
-            write_volume(raw / images / f"case_{number:03d}_0000.nii.gz", case.image(setup.dataset.channels[0]))
+            write_volume(
+                raw / images / f"case_{number:03d}_0000.nii.gz",
+                case.image(setup.dataset.channels[0]),
+            )
             stored = case.label()
             assert stored is not None, "the split holds labelled cases only"
             drawn = np.zeros(stored.array.shape, np.uint8)
@@ -170,7 +207,12 @@ def _write(task: Task, root: Path) -> dict[str, int]:
 def _setup(task: Task) -> Setup:
     cell = task.cell
     options = AdaptOptions(
-        data=cell.data, shots=cell.shots, budget=cell.budget, seed=cell.seed, mlflow=False, **dict(cell.options)
+        data=cell.data,
+        shots=cell.shots,
+        budget=cell.budget,
+        seed=cell.seed,
+        mlflow=False,
+        **dict(cell.options),
     )
     return prepare_run(options, lambda sentence: None)
 
@@ -184,7 +226,10 @@ def _run(arm: Arm, root: Path, own_seconds: float, codes: Mapping[str, int]) -> 
     began = time.monotonic()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            command, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         _, status, usage = os.wait4(process.pid, 0)
         said.seek(0)
@@ -223,15 +268,36 @@ def _page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What a user would pick instead",
         "",
-        "Made by `python -m benchmarks peers`, with `nnunetv2` and `peft` installed beside. Five shots, seed 1, one thread.",
+        (
+            "Made by `python -m benchmarks peers`, with `nnunetv2` and `peft` installed beside."
+            " Five shots, seed 1, one thread."
+        ),
         "",
-        "Every arm has the shots and the test cases of `sea` as NIfTI files, and the CPU time that `sea` took for reading, training and audits",
-        "(or four times as much). numpy scores its masks. nnU-Net plans for itself, and does not mirror, since labels tell left from right.",
-        "MONAI's loops train crops of our size: AdamW at 0.001 (LoRA's matrices at 0.01), Dice and cross-entropy, a cosine schedule, and random",
-        "rotation, scaling, contrast and noise. Nothing of them was tuned. CPU: of the whole command, prediction included.",
+        (
+            "Every arm has the shots and the test cases of `sea` as NIfTI files, and the CPU time"
+            " that `sea` took for reading, training and audits"
+        ),
+        (
+            "(or four times as much). numpy scores its masks. nnU-Net plans for itself, and does"
+            " not mirror, since labels tell left from right."
+        ),
+        (
+            "MONAI's loops train crops of our size: AdamW at 0.001 (LoRA's matrices at 0.01), Dice"
+            " and cross-entropy, a cosine schedule, and random"
+        ),
+        (
+            "rotation, scaling, contrast and noise. Nothing of them was tuned. CPU: of the whole"
+            " command, prediction included."
+        ),
         "",
-        "A step of the network that nnU-Net plans costs seconds on one thread, so that this time buys it a few steps: the rows say what the CPU time",
-        "of a `sea` run is worth there, and nothing of what nnU-Net reaches when it is trained as long as it is meant to be.",
+        (
+            "A step of the network that nnU-Net plans costs seconds on one thread, so that this"
+            " time buys it a few steps: the rows say what the CPU time"
+        ),
+        (
+            "of a `sea` run is worth there, and nothing of what nnU-Net reaches when it is trained"
+            " as long as it is meant to be."
+        ),
         "",
         f"Machine: `{json.dumps(machine(), sort_keys=True)}`.",
     ]
@@ -261,8 +327,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
             table.append((ours["dice"]["adapted"], policy, about, counted))
         for dice, arm, about, row in sorted(table, key=lambda entry: -entry[0]):
             lines.append(
-                f"| {arm}: {about} | {dice:.3f} | {row['parameters']:,} | {row['steps']} | {row['cpu_seconds']:.0f} | "
-                f"{row['peak_memory_bytes'] >> 20} |"
+                f"| {arm}: {about} | {dice:.3f} | {row['parameters']:,} | {row['steps']} |"
+                f" {row['cpu_seconds']:.0f} | {row['peak_memory_bytes'] >> 20} |"
             )
         left_out = [arm for arm in ARMS if arm not in {row["arm"] for row in own}]
         if left_out:

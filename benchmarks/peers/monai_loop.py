@@ -1,4 +1,6 @@
-"""`python -m benchmarks.peers.monai_loop ROOT OUT SECONDS full|lora|scratch`: the loop that a user of MONAI would write. Imports nothing of ours."""
+"""`python -m benchmarks.peers.monai_loop ROOT OUT SECONDS full|lora|scratch`: the loop that a
+user of MONAI would write. Imports nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -63,11 +65,19 @@ def main(root: Path, out: Path, seconds: float, arm: str) -> None:
 
 
 def _network(task: dict[str, Any], arm: str) -> nn.Module:
-    """The U-Net with the pretrained tensors that fit; where labels differ, the last two layers begin at random."""
+    """The U-Net with the pretrained tensors that fit; where labels differ, the last two layers
+    begin at random.
+    """
     card = json.loads(Path(task["card"]).read_text(encoding="utf-8"))
     channels = card["kwargs"]["channels"]
     network: nn.Module = UNet(
-        3, 1, task["classes"], channels, (2,) * (len(channels) - 1), num_res_units=2, norm="instance"
+        3,
+        1,
+        task["classes"],
+        channels,
+        (2,) * (len(channels) - 1),
+        num_res_units=2,
+        norm="instance",
     )
     if arm == "scratch":
         return network
@@ -81,14 +91,20 @@ def _network(task: dict[str, Any], arm: str) -> nn.Module:
 
 
 def _with_lora(network: nn.Module, whole: set[str], most: int) -> nn.Module:
-    """LoRA at every convolution that PEFT can adapt, at the highest rank that fits, and the layers in `whole` trained as they are."""
+    """LoRA at every convolution that PEFT can adapt, at the highest rank that fits, and the
+    layers in `whole` trained as they are.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
-    sites = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv3d) and n not in whole}
+    sites = {
+        n: m for n, m in network.named_modules() if isinstance(m, nn.Conv3d) and n not in whole
+    }
     as_they_are = sum(p.numel() for name in whole for p in network.get_submodule(name).parameters())
     each = sum(c.in_channels * math.prod(c.kernel_size) + c.out_channels for c in sites.values())
     rank = next(rank for rank in RANKS if as_they_are + rank * each <= most)
-    adapted = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(sites)), network)
+    adapted = inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(sites)), network
+    )
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad = "lora_" in name or name.rpartition(".")[0] in whole
     return adapted
@@ -109,7 +125,9 @@ def _augment(task: dict[str, Any]) -> list[Any]:
     both, patch = ("image", "label"), task["patch"]
     return [
         mt.SpatialPadd(both, patch),
-        mt.RandCropByPosNegLabeld(both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=task["batch"]),
+        mt.RandCropByPosNegLabeld(
+            both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=task["batch"]
+        ),
         mt.RandAffined(
             both,
             prob=0.5,
@@ -130,7 +148,9 @@ def _predict(network: nn.Module, task: dict[str, Any], images: Path, out: Path) 
     read = mt.Compose(_read(task))
     back = mt.Compose(
         [
-            mt.Invertd("mask", transform=read, orig_keys="image", nearest_interp=False, to_tensor=True),
+            mt.Invertd(
+                "mask", transform=read, orig_keys="image", nearest_interp=False, to_tensor=True
+            ),
             mt.AsDiscreted("mask", argmax=True),
             mt.SaveImaged(
                 "mask",
@@ -151,7 +171,9 @@ def _predict(network: nn.Module, task: dict[str, Any], images: Path, out: Path) 
                 ).softmax(1)
             for one in decollate_batch(item):
                 one["mask"] = MetaTensor(
-                    one["mask"], meta=one["image"].meta, applied_operations=one["image"].applied_operations
+                    one["mask"],
+                    meta=one["image"].meta,
+                    applied_operations=one["image"].applied_operations,
                 )
                 back(one)
         (out / path.name).rename(out / path.name.replace("_0000", ""))

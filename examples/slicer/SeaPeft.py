@@ -31,7 +31,8 @@ class SeaPeft(ScriptedLoadableModule):
         self.parent.categories = ["Segmentation"]
         self.parent.contributors = ["The sea_peft authors"]
         self.parent.helpText = (
-            f"Masks of a scan by an adapter of sea_peft, which is installed outside of Slicer. {NOTE}"
+            "Masks of a scan by an adapter of sea_peft, which is installed outside of Slicer."
+            f" {NOTE}"
         )
 
 
@@ -93,9 +94,13 @@ class SeaPeftWidget(ScriptedLoadableModuleWidget):
             path.addCurrentPathToHistory()
         try:
             self.logic.start(
-                self.scan.currentNode(), self.programPath.currentPath, self.runPath.currentPath, self.outPath.currentPath,
-                self.weightsPath.currentPath, self.qc.checked,
-            )  # fmt: skip
+                self.scan.currentNode(),
+                self.programPath.currentPath,
+                self.runPath.currentPath,
+                self.outPath.currentPath,
+                self.weightsPath.currentPath,
+                self.qc.checked,
+            )
         except CannotStart as error:
             self._show(str(error))
             return
@@ -157,11 +162,17 @@ class SeaPeftLogic(ScriptedLoadableModuleLogic):
     def start(self, scan, program, run, out, weights="", qc=True):
         """Begin to predict a scalar volume. Raises CannotStart."""
         for given, what in (
-            (scan, "scan"), (program, "program"), (run, "run folder"), (out, "folder for the results")
-        ):  # fmt: skip
+            (scan, "scan"),
+            (program, "program"),
+            (run, "run folder"),
+            (out, "folder for the results"),
+        ):
             if not given:
                 raise CannotStart(f"Choose the {what} first.")
-        self._work, self._scan = tempfile.mkdtemp(prefix="seapeft-"), scan  # readable by its owner only
+        self._work, self._scan = (
+            tempfile.mkdtemp(prefix="seapeft-"),
+            scan,
+        )  # readable by its owner only
         try:
             file = str(Path(self._work) / "scan.nrrd")
             self._write(scan, file)

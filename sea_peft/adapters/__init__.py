@@ -14,8 +14,18 @@ from sea_peft.adapters.head import TargetHead
 from sea_peft.adapters.registry import Offer, Unit, families, register, total_cost, units_for
 
 __all__ = [
-    "Adapted", "Adapter", "Bank", "CannotMerge", "Offer", "TargetHead", "Unit", "families", "register", "total_cost", "units_for",
-]  # fmt: skip
+    "Adapted",
+    "Adapter",
+    "Bank",
+    "CannotMerge",
+    "Offer",
+    "TargetHead",
+    "Unit",
+    "families",
+    "register",
+    "total_cost",
+    "units_for",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -20,14 +20,21 @@ from sea_peft.backbones.unet3d import BatchStatisticsNorm
 
 Form = Literal["cheapest", "folded", "branches"]
 
-# Modules whose output depends on input and tensors alone; a subclass may override forward and do otherwise.
+# Modules whose output depends on input and tensors alone; a subclass may override forward and do
+# otherwise.
 _PLAIN = frozenset(
     kind.forward
     for kind in (
-        nn.Linear, nn.Conv3d, nn.ConvTranspose3d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d,
+        nn.Linear,
+        nn.Conv3d,
+        nn.ConvTranspose3d,
+        nn.GroupNorm,
+        nn.LayerNorm,
+        nn.InstanceNorm3d,
+        nn.BatchNorm3d,
         BatchStatisticsNorm,
     )
-)  # fmt: skip
+)
 # oneDNN's convolutions round output channels up to a multiple of this.
 _LANES = 16
 # Forward, gradient of the input, gradient of the weight.
@@ -85,7 +92,9 @@ def changed_by(adapter: Adapter, module: nn.Module) -> frozenset[str] | None:
     return frozenset(merged) if fits else None
 
 
-def folded(tensors: Mapping[str, torch.Tensor], adapters: Sequence[Adapter]) -> dict[str, torch.Tensor]:
+def folded(
+    tensors: Mapping[str, torch.Tensor], adapters: Sequence[Adapter]
+) -> dict[str, torch.Tensor]:
     """The site's tensors that change when these units are folded in, one after the other.
     Differentiable in the units' parameters.
 
@@ -154,7 +163,9 @@ def worth_folding(
         shared = gradient if any(b.changes_weight for b in branches[:count]) else 0
         return shared + sum(as_branch[count:])
 
-    return min(range(len(branches), -1, -1), key=cost)  # of equal costs the most units: fewer operations
+    return min(
+        range(len(branches), -1, -1), key=cost
+    )  # of equal costs the most units: fewer operations
 
 
 def _as_branch(branch: Branch, weight: Sequence[int], stride: float, axis: int) -> float:
@@ -167,7 +178,9 @@ def _as_branch(branch: Branch, weight: Sequence[int], stride: float, axis: int) 
 
 
 def _work(shape: Sequence[int], axis: int) -> int:
-    """Multiply-adds of one pass with a tensor of this shape, whose output channels lie on `axis`."""
+    """Multiply-adds of one pass with a tensor of this shape, whose output channels lie on
+    `axis`.
+    """
     if len(shape) < 2:
         return math.prod(shape)
     return math.prod(shape) // shape[axis] * (-(-shape[axis] // _LANES) * _LANES)
@@ -187,30 +200,44 @@ class Acting:
     """
 
     def __init__(
-        self, module: nn.Module, adapters: Sequence[Adapter], changes: Sequence[frozenset[str] | None], form: Form
+        self,
+        module: nn.Module,
+        adapters: Sequence[Adapter],
+        changes: Sequence[frozenset[str] | None],
+        form: Form,
     ) -> None:
         """`changes`: the result of `changed_by` for each adapter."""
         self._module = module
         early = [a for a in adapters if a.on_input]
         self._late = [a for a in adapters if not a.on_input]
         self._changes = [
-            None if form == "branches" else c for a, c in zip(adapters, changes, strict=True) if not a.on_input
+            None if form == "branches" else c
+            for a, c in zip(adapters, changes, strict=True)
+            if not a.on_input
         ]
         foldable = list(itertools.takewhile(lambda c: c is not None, self._changes))
         self._foldable = len(foldable)
         self._worth = self._foldable
         if form == "cheapest" and foldable:
-            branches = [Branch.of(a, c) for a, c in zip(self._late, foldable, strict=False) if c is not None]
+            branches = [
+                Branch.of(a, c) for a, c in zip(self._late, foldable, strict=False) if c is not None
+            ]
             weight = self._tensors()["weight"].shape
-            self._worth = worth_folding(weight, branches, _stride(module), isinstance(module, nn.ConvTranspose3d))
+            self._worth = worth_folding(
+                weight, branches, _stride(module), isinstance(module, nn.ConvTranspose3d)
+            )
         self._now = 0
         self._held: dict[str, torch.Tensor] | None = None
         self._handles: list[RemovableHandle] = []
         if early:  # before all other hooks, so that they see the input that the module is given
-            self._handles.append(module.register_forward_pre_hook(_acting_before(early), prepend=True))
+            self._handles.append(
+                module.register_forward_pre_hook(_acting_before(early), prepend=True)
+            )
         if self._foldable:
             self._handles.append(module.register_forward_pre_hook(self._fold))
-            self._handles.append(module.register_forward_hook(self._unfold, prepend=True, always_call=True))
+            self._handles.append(
+                module.register_forward_hook(self._unfold, prepend=True, always_call=True)
+            )
         if len(self._late) > min(self._foldable, self._worth):
             self._handles.append(module.register_forward_hook(self._branches))
 
@@ -221,7 +248,9 @@ class Acting:
         self._unfold()  # a forward ended by something other than an Exception has not unfolded them
 
     def hold(self) -> None:
-        """Fold once for all later forwards without gradients. The tensors must not change any more."""
+        """Fold once for all later forwards without gradients. The tensors must not change any
+        more.
+        """
         if self._foldable:
             with torch.no_grad():
                 self._held = folded(self._tensors(), self._late[: self._foldable])
@@ -235,14 +264,16 @@ class Acting:
         if any(adapter.on_input for adapter in adapters):
             return True
         left = [(a, c) for a, c in zip(self._late, self._changes, strict=True) if a not in adapters]
-        return [a for a, _ in itertools.takewhile(lambda pair: pair[1] is not None, left)] != self._late[
-            : self._foldable
-        ]
+        return [
+            a for a, _ in itertools.takewhile(lambda pair: pair[1] is not None, left)
+        ] != self._late[: self._foldable]
 
     def _fold(self, _module: nn.Module, _inputs: tuple[object, ...]) -> None:
         self._now = self._worth if torch.is_grad_enabled() else self._foldable
         held = None if torch.is_grad_enabled() else self._held
-        self._module.__dict__.update(folded(self._tensors(), self._late[: self._now]) if held is None else held)
+        self._module.__dict__.update(
+            folded(self._tensors(), self._late[: self._now]) if held is None else held
+        )
 
     def _unfold(self, *_called_with: object) -> None:
         for name in self._module._parameters:
@@ -252,7 +283,9 @@ class Acting:
         """The tensors that the module's forward would compute with."""
         return acting_tensors(self._module, next(self._late[0].parameters()))
 
-    def _branches(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def _branches(
+        self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
         for adapter in self._late[self._now :]:
             output = adapter(inputs[0], output)
         return output

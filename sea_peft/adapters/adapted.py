@@ -1,4 +1,6 @@
-"""A backbone with its bank and its target head: the model that is trained, audited, saved and used to predict."""
+"""A backbone with its bank and its target head: the model that is trained, audited, saved and
+used to predict.
+"""
 
 from __future__ import annotations
 
@@ -89,13 +91,17 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def opinion(self, x: torch.Tensor) -> torch.Tensor:
-        """What the frozen backbone says of the labels that it knows: probabilities [B, 1 + labels, D, H, W], 0 for a label that is new to it."""
+        """What the frozen backbone says of the labels that it knows: probabilities [B, 1 +
+        labels, D, H, W], 0 for a label that is new to it.
+        """
         with self.unadapted():
             return self.known_of(self(x))
 
     def known_of(self, logits: torch.Tensor) -> torch.Tensor:
         """The same, from the target logits of the unadapted model."""
-        known = logits.float().index_fill(1, torch.tensor(self.head.added, device=logits.device), -torch.inf)
+        known = logits.float().index_fill(
+            1, torch.tensor(self.head.added, device=logits.device), -torch.inf
+        )
         return known.softmax(dim=1)
 
     @contextlib.contextmanager
@@ -129,11 +135,15 @@ def join(logits: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> t
 
 @torch.no_grad()
 def _final_module(backbone: nn.Module, sites: Sequence[Site], example: torch.Tensor) -> str | None:
-    """Path of the convolution whose output is the backbone's output; None if something follows it."""
+    """Path of the convolution whose output is the backbone's output; None if something follows
+    it.
+    """
     heads = [site.path for site in sites if site.stage == "head" and site.kind == "conv"]
     outputs: list[torch.Tensor] = []
     if not heads:
         return None
-    with backbone.get_submodule(heads[0]).register_forward_hook(lambda _m, _i, y: outputs.append(y)):
+    with backbone.get_submodule(heads[0]).register_forward_hook(
+        lambda _m, _i, y: outputs.append(y)
+    ):
         final = backbone(example)
     return heads[0] if len(outputs) == 1 and outputs[0] is final else None

@@ -14,7 +14,8 @@ from sea_peft.backbones.growth import mlp_layers
 from sea_peft.backbones.sites import is_channels_last
 
 _SCALE = 0.1
-# k of a(k·z)/k ≈ ReLU(z): off by 0.17/k at most with GELU, 0.28/k with SiLU, and still within half precision where |z| < 16
+# k of a(k·z)/k ≈ ReLU(z): off by 0.17/k at most with GELU, 0.28/k with SiLU, and still within half
+# precision where |z| < 16
 _STEEP = 4096.0
 
 
@@ -50,7 +51,10 @@ class AdaptFormer(Bottleneck):
         (block,) = self._site
         layers = mlp_layers(block)
         if layers is None:
-            raise CannotMerge("its site is not an MLP of two linear layers and an activation that can imitate ReLU")
+            raise CannotMerge(
+                "its site is not an MLP of two linear layers and an activation that can imitate"
+                " ReLU"
+            )
         first, second = layers
         steep = [(f"{first}.weight", self.down), (f"{first}.bias", self.down_bias)]
         grown = {key: torch.cat([tensors[key], _STEEP * more]) for key, more in steep}

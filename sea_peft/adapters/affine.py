@@ -28,7 +28,9 @@ class Affine(Adapter):
     kinds = frozenset({"norm"})
     learning_rate = 1e-2
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.scale = nn.Parameter(torch.zeros(site.out_channels))
         self.shift = nn.Parameter(torch.zeros(site.out_channels))

@@ -1,4 +1,6 @@
-"""The bank: holds the units of one backbone, and opens and closes their gates without touching the backbone."""
+"""The bank: holds the units of one backbone, and opens and closes their gates without touching
+the backbone.
+"""
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +31,9 @@ class Bank:
             rounding.
     """
 
-    def __init__(self, backbone: nn.Module, units: Sequence[Unit], seed: int = 0, form: Form = "cheapest") -> None:
+    def __init__(
+        self, backbone: nn.Module, units: Sequence[Unit], seed: int = 0, form: Form = "cheapest"
+    ) -> None:
         self.backbone = backbone
         self.seed = seed
         self.form: Form = form
@@ -57,7 +61,9 @@ class Bank:
         return self._active
 
     def activate(self, unit_ids: Collection[str]) -> None:
-        """Open exactly these gates and close all others. Raises KeyError for an id that is not in the bank."""
+        """Open exactly these gates and close all others. Raises KeyError for an id that is not
+        in the bank.
+        """
         wanted = frozenset(unit_ids)
         at: dict[str, list[str]] = {}
         for unit_id in self._in_order(wanted):
@@ -69,7 +75,10 @@ class Bank:
             if path not in kept:
                 acting.detach()
         self._active = wanted
-        self._at = {path: kept.get(path) or (unit_ids, self._acting(path, unit_ids)) for path, unit_ids in at.items()}
+        self._at = {
+            path: kept.get(path) or (unit_ids, self._acting(path, unit_ids))
+            for path, unit_ids in at.items()
+        }
 
     def hold(self) -> None:
         """Fold open units into their sites' weights once, instead of in every forward. For a model
@@ -92,17 +101,23 @@ class Bank:
     def _in_order(self, unit_ids: Iterable[str]) -> list[str]:
         """These units in the order in which units of one site act."""
         known = families()
-        return sorted(unit_ids, key=lambda u: (known[self.units[u].family].order, self.units[u].family, u))
+        return sorted(
+            unit_ids, key=lambda u: (known[self.units[u].family].order, self.units[u].family, u)
+        )
 
     def forget(self) -> None:
-        """Close every gate and drop every module. When needed again, they are built with their initial values."""
+        """Close every gate and drop every module. When needed again, they are built with their
+        initial values.
+        """
         self.activate(())
         self._adapters.clear()
         self._changes.clear()
 
     @contextlib.contextmanager
     def only(self, unit_ids: Collection[str]) -> Iterator[None]:
-        """Open exactly these gates for a while. Afterwards the gates are as before, even after an exception."""
+        """Open exactly these gates for a while. Afterwards the gates are as before, even after
+        an exception.
+        """
         before = self._active
         self.activate(unit_ids)
         try:
@@ -172,27 +187,42 @@ class Bank:
         """
         changed: dict[str, torch.Tensor] = {}
         # modules within a block first: units of the block itself are added to their results
-        for unit_id in sorted(self._in_order(unit_ids), key=lambda u: self.units[u].site.kind == "block"):
+        for unit_id in sorted(
+            self._in_order(unit_ids), key=lambda u: self.units[u].site.kind == "block"
+        ):
             path, block = self.units[unit_id].site.path, self.units[unit_id].site.kind == "block"
             module = self.backbone.get_submodule(path)
             own = dict(module.named_parameters()) if block else own_tensors(module)
             here = own if block else acting_tensors(module, next(self[unit_id].parameters()))
-            now = {name: changed.get(f"{path}.{name}", tensor.detach()) for name, tensor in here.items()}
+            now = {
+                name: changed.get(f"{path}.{name}", tensor.detach())
+                for name, tensor in here.items()
+            }
             try:
                 tensors = self[unit_id].merged(now)
                 if not block and not is_plain(module):
-                    raise CannotMerge(f"only the code of {type(module).__name__} knows how it uses its tensors")
-                if shared := {name for name in tensors.keys() & own.keys() if self._holders(own[name]) > 1}:
+                    raise CannotMerge(
+                        f"only the code of {type(module).__name__} knows how it uses its tensors"
+                    )
+                if shared := {
+                    name for name in tensors.keys() & own.keys() if self._holders(own[name]) > 1
+                }:
                     raise CannotMerge(f"another module uses its {sorted(shared)[0]} too")
             except CannotMerge as reason:
                 raise CannotMerge(f"{unit_id} cannot be merged: {reason}") from None
             except KeyError as name:
                 raise CannotMerge(
-                    f"{unit_id} cannot be merged: its site has no {name} that could be changed; a weight or spectral norm computes it from others"
+                    f"{unit_id} cannot be merged: its site has no {name} that could be changed; a"
+                    " weight or spectral norm computes it from others"
                 ) from None
             changed |= {f"{path}.{name}": tensor.detach() for name, tensor in tensors.items()}
         return changed
 
     def _holders(self, tensor: torch.Tensor) -> int:
-        """How many modules of the backbone own this tensor. A module registered in two places counts once."""
-        return sum(any(tensor is own for own in own_tensors(module).values()) for module in self.backbone.modules())
+        """How many modules of the backbone own this tensor. A module registered in two places
+        counts once.
+        """
+        return sum(
+            any(tensor is own for own in own_tensors(module).values())
+            for module in self.backbone.modules()
+        )

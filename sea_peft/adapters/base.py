@@ -1,4 +1,6 @@
-"""The base of every family: a small module that turns a site's output y into a new one, and stores only deltas."""
+"""The base of every family: a small module that turns a site's output y into a new one, and
+stores only deltas.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from sea_peft.backbones.sites import is_channels_last
 
 
 class CannotMerge(Exception):
-    """This family, or this unit at its site, cannot be folded into the backbone's tensors. The message says why."""
+    """This family, or this unit at its site, cannot be folded into the backbone's tensors. The
+    message says why.
+    """
 
 
 class Adapter(nn.Module, abc.ABC):
@@ -57,7 +61,9 @@ class Adapter(nn.Module, abc.ABC):
         """Whether a unit of this level and placement makes sense at this site (beyond its kind)."""
         return True
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         """Build the unit for `module` at `site`. Random initial values come from `generator` alone.
 
         Sets `kind`, the site's, and `channels_last`, whether channels are the last axis of its
@@ -81,7 +87,9 @@ class Adapter(nn.Module, abc.ABC):
         """The site's own tensors by name, as in the backbone, whatever is folded into them at the
         moment. Never write to them.
         """
-        return {name: tensor for name, tensor in self._site[0]._parameters.items() if tensor is not None}
+        return {
+            name: tensor for name, tensor in self._site[0]._parameters.items() if tensor is not None
+        }
 
     def recomputed(self, x: torch.Tensor, changed: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The output of the site's module for its first input x, with these tensors instead of its
@@ -89,7 +97,9 @@ class Adapter(nn.Module, abc.ABC):
         """
         (module,) = self._site
         now = {name: module.__dict__[name] for name in changed if name in module.__dict__}
-        module.__dict__.update(changed)  # attributes are looked up here before parameters, which stay as they are
+        module.__dict__.update(
+            changed
+        )  # attributes are looked up here before parameters, which stay as they are
         try:
             output: torch.Tensor = type(module).forward(module, x)
         finally:
@@ -132,10 +142,16 @@ def along_channels(values: torch.Tensor, y: torch.Tensor, channels_last: bool) -
     return values if channels_last else values.view(1, -1, *(1,) * (y.ndim - 2))
 
 
-def modulate(y: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None, channels_last: bool) -> torch.Tensor:
+def modulate(
+    y: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None, channels_last: bool
+) -> torch.Tensor:
     """(1 + scale)⊙y + shift, per channel `[C]`, in one pass over y."""
     factor = along_channels(1.0 + scale, y, channels_last)
-    return y * factor if shift is None else torch.addcmul(along_channels(shift, y, channels_last), y, factor)
+    return (
+        y * factor
+        if shift is None
+        else torch.addcmul(along_channels(shift, y, channels_last), y, factor)
+    )
 
 
 def keeps_up(site: Site) -> bool:
@@ -146,7 +162,11 @@ def keeps_up(site: Site) -> bool:
 
 
 def pointwise(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, channels_last: bool, stride: Any = 1
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    channels_last: bool,
+    stride: Any = 1,
 ) -> torch.Tensor:
     """Apply the matrix `weight` `[out, in]` and `bias` `[out]` to every token of x `[..., in]`, or
     to every `stride`-th voxel of x `[B, in, D, H, W]`.
@@ -170,9 +190,15 @@ def convolution_geometry(module: nn.Module) -> dict[str, Any]:
     names = ("stride", "padding", "dilation", "groups", "output_padding")
     transposed = isinstance(module, nn.ConvTranspose3d)
     given = names if transposed else names[:-1]
-    return {name: getattr(module, name) for name in given} if isinstance(module, nn.Conv3d) or transposed else {}
+    return (
+        {name: getattr(module, name) for name in given}
+        if isinstance(module, nn.Conv3d) or transposed
+        else {}
+    )
 
 
 def pads_with_zeros(module: nn.Module) -> bool:
-    """Whether the module pads as `torch.nn.functional`'s convolutions do; true for anything but a convolution."""
+    """Whether the module pads as `torch.nn.functional`'s convolutions do; true for anything but
+    a convolution.
+    """
     return getattr(module, "padding_mode", "zeros") == "zeros"

@@ -28,7 +28,9 @@ class Bias(Adapter):
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         return getattr(module, "bias", None) is not None and not site.normed
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
 

@@ -29,7 +29,9 @@ class BlackBox(Adapter):
     on_input = True
     learning_rate = 1e-3
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         shape = (site.in_channels, site.in_channels, 3, 3, 3)
         self.first = nn.Parameter(kaiming_uniform(shape, generator))

@@ -1,4 +1,6 @@
-"""The shared part of AdaptFormer and Houlsby's adapter: down to a few channels, an activation, up again."""
+"""The shared part of AdaptFormer and Houlsby's adapter: down to a few channels, an activation,
+up again.
+"""
 
 import torch
 from torch import nn
@@ -20,7 +22,9 @@ class Bottleneck(Adapter):
     levels = (4, 8, 16, 32, 64)
     learning_rate = 1e-2
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.down = nn.Parameter(kaiming_uniform((level, self.channels(site)), generator))
         self.down_bias = nn.Parameter(torch.zeros(level))
@@ -29,7 +33,9 @@ class Bottleneck(Adapter):
 
     @classmethod
     def channels(cls, site: Site) -> int:
-        """C, the channels of z: those of the output, unless the family gives it the site's input."""
+        """C, the channels of z: those of the output, unless the family gives it the site's
+        input.
+        """
         return site.out_channels
 
     def hidden(self, z: torch.Tensor) -> torch.Tensor:
@@ -47,9 +53,15 @@ class Bottleneck(Adapter):
 
     @torch.no_grad()
     def inherit(self, smaller: Adapter) -> None:
-        """Take over the smaller unit's hidden units. The added ones have U = 0, so the function is the same."""
+        """Take over the smaller unit's hidden units. The added ones have U = 0, so the function
+        is the same.
+        """
         assert isinstance(smaller, Bottleneck)
         width = smaller.down.shape[0]
-        self.down[:width], self.down_bias[:width], self.up[:, :width] = smaller.down, smaller.down_bias, smaller.up
+        self.down[:width], self.down_bias[:width], self.up[:, :width] = (
+            smaller.down,
+            smaller.down_bias,
+            smaller.up,
+        )
         if self.up_bias is not None and smaller.up_bias is not None:
             self.up_bias.copy_(smaller.up_bias)

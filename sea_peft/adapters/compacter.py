@@ -21,8 +21,12 @@ class _Hypercomplex(nn.Module):
         """Random, with the variance of a Kaiming-uniform matrix (a = √5)."""
         super().__init__()
         self.rule = nn.Parameter(torch.randn((n, n, n), generator=generator) / math.sqrt(n))
-        self.left = nn.Parameter((torch.rand((n, width_out // n), generator=generator) * 2 - 1) * math.sqrt(3))
-        self.right = nn.Parameter((torch.rand((n, width_in // n), generator=generator) * 2 - 1) / math.sqrt(width_in))
+        self.left = nn.Parameter(
+            (torch.rand((n, width_out // n), generator=generator) * 2 - 1) * math.sqrt(3)
+        )
+        self.right = nn.Parameter(
+            (torch.rand((n, width_in // n), generator=generator) * 2 - 1) / math.sqrt(width_in)
+        )
 
     def forward(self) -> torch.Tensor:
         """W."""
@@ -57,7 +61,9 @@ class Compacter(Adapter):
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         return site.out_channels % level == 0 and site.out_channels >= 4 * level
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         width = site.out_channels // (4 * level) * level
         self.down = _Hypercomplex(site.out_channels, width, level, generator)

@@ -1,4 +1,6 @@
-"""ConvAdapter: a depth-wise, then a point-wise convolution, beside or after a residual block or a convolution."""
+"""ConvAdapter: a depth-wise, then a point-wise convolution, beside or after a residual block or
+a convolution.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,9 @@ from sea_peft.adapters.registry import register
 from sea_peft.backbones import Site
 from sea_peft.backbones.sites import is_channels_last
 
-# Up to this many channels, a dense convolution with zeros outside of the groups is faster than a grouped one, since oneDNN
-# rounds the channels of every group up to sixteen. Measured, forward and backward: 2 times at 16 channels, 3 at 32 to 64, 2 at 128.
+# Up to this many channels, a dense convolution with zeros outside of the groups is faster than a
+# grouped one, since oneDNN rounds the channels of every group up to sixteen. Measured, forward and
+# backward: 2 times at 16 channels, 3 at 32 to 64, 2 at 128.
 _DENSE = 256
 
 
@@ -45,7 +48,9 @@ class ConvAdapter(Adapter):
         divides = channels % level == 0 and channels // level >= 2
         return divides and keeps_up(site) and not is_channels_last(module)
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.parallel = placement == "parallel"
         channels = site.in_channels if self.parallel else site.out_channels

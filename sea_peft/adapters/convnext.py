@@ -1,4 +1,6 @@
-"""ConvNeXt-style adapter of PEFT-MedNeXt: a small MedNeXt block after or beside a block of the backbone."""
+"""ConvNeXt-style adapter of PEFT-MedNeXt: a small MedNeXt block after or beside a block of the
+backbone.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +39,14 @@ class ConvNeXt(Adapter):
 
     @classmethod
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
-        """At blocks of convolutions. Beside a block only if a strided convolution can keep up with it."""
+        """At blocks of convolutions. Beside a block only if a strided convolution can keep up
+        with it.
+        """
         return not is_channels_last(module) and (placement == "sequential" or keeps_up(site))
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.parallel = placement == "parallel"
         channels = site.in_channels if self.parallel else site.out_channels

@@ -1,4 +1,6 @@
-"""Full: a full-rank delta of a site's weight. Fine-tuning as units, for comparison; no budget profile offers it."""
+"""Full: a full-rank delta of a site's weight. Fine-tuning as units, for comparison; no budget
+profile offers it.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -41,7 +43,9 @@ class Full(Adapter):
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         return pads_with_zeros(module)
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.weight = nn.Parameter(torch.zeros_like(module.weight, requires_grad=True))  # type: ignore[arg-type]
         self.bias = None if module.bias is None else shift_parameter(site)
@@ -53,7 +57,12 @@ class Full(Adapter):
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         weight = tensors["weight"]
         grown = weight.shape != self.weight.shape  # another unit has made the kernel dense
-        folded = {"weight": weight + (without_groups(self.weight, self.geometry["groups"]) if grown else self.weight)}
+        folded = {
+            "weight": (
+                weight
+                + (without_groups(self.weight, self.geometry["groups"]) if grown else self.weight)
+            )
+        }
         if self.bias is not None:
             folded["bias"] = tensors["bias"] + self.bias
         return folded

@@ -1,4 +1,6 @@
-"""The target head: keeps the backbone's classes, adds new labels, and stores everything as deltas."""
+"""The target head: keeps the backbone's classes, adds new labels, and stores everything as
+deltas.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# A new label starts with this share of the background's odds: small enough not to affect known labels, large enough to learn.
+# A new label starts with this share of the background's odds: small enough not to affect known
+# labels, large enough to learn.
 NEW_LABEL_ODDS = 0.05
 _NEW_LABEL_LOG_ODDS = float(torch.log(torch.tensor(NEW_LABEL_ODDS)))
 
@@ -47,7 +50,8 @@ class TargetHead(nn.Module):
         shape = tuple(module.weight.shape[1:]) if module is not None else (classes, 1, 1, 1)
         self.weight = nn.Parameter(torch.zeros(classes + self.new, *shape))
         self.bias = nn.Parameter(torch.zeros(classes + self.new))
-        # on the same device as the rest: an index from the CPU would make every forward wait for the device
+        # on the same device as the rest: an index from the CPU would make every forward wait for
+        # the device
         others = [row for row in range(classes) if row not in self.rows]
         self.register_buffer("_wanted", torch.tensor(self.rows, dtype=torch.long), persistent=False)
         self.register_buffer("_others", torch.tensor(others, dtype=torch.long), persistent=False)
@@ -61,7 +65,9 @@ class TargetHead(nn.Module):
 
     @property
     def knows_a_label(self) -> bool:
-        """Whether the backbone has an output for at least one target label, so that it can be scored unadapted."""
+        """Whether the backbone has an output for at least one target label, so that it can be
+        scored unadapted.
+        """
         return self.new < len(self.rows)
 
     @property
@@ -70,7 +76,9 @@ class TargetHead(nn.Module):
         fixed = self.classes if self.keeps_known else 0
         return self.weight[fixed:].numel() + self.bias[fixed:].numel()
 
-    def forward(self, features: torch.Tensor, logits: torch.Tensor, gate: bool = True) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, logits: torch.Tensor, gate: bool = True
+    ) -> torch.Tensor:
         """The target's logits `[B, 1 + labels, D, H, W]`.
 
         Args:
@@ -84,11 +92,17 @@ class TargetHead(nn.Module):
             prior = logits[:, :1] + _NEW_LABEL_LOG_ODDS
             y = torch.cat([logits, prior.expand(-1, self.new, *(-1,) * (logits.ndim - 2))], dim=1)
         if gate:
-            y = y + F.conv3d(features, self._fitted(self.weight), self._fitted(self.bias), **self.geometry)
+            y = y + F.conv3d(
+                features, self._fitted(self.weight), self._fitted(self.bias), **self.geometry
+            )
         others = y.index_select(1, self._others)
         background = others.logsumexp(dim=1, keepdim=True) if others.shape[1] > 1 else others
         return torch.cat([background, y.index_select(1, self._wanted)], dim=1)
 
     def _fitted(self, deltas: torch.Tensor) -> torch.Tensor:
         """The deltas, without a gradient for rows that are kept."""
-        return torch.cat([deltas[: self.classes].detach(), deltas[self.classes :]]) if self.keeps_known else deltas
+        return (
+            torch.cat([deltas[: self.classes].detach(), deltas[self.classes :]])
+            if self.keeps_known
+            else deltas
+        )

@@ -32,7 +32,9 @@ class IA3(Adapter):
     def fits(cls, site: Site, module: nn.Module, level: int, placement: str) -> bool:
         return not site.normed
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.scale = nn.Parameter(torch.zeros(site.out_channels))
         self.groups = int(getattr(module, "groups", 1))
@@ -45,7 +47,9 @@ class IA3(Adapter):
             raise CannotMerge("its site has no tensor that can hold a factor")
         transposed = self.kind == "transposed"
         if transposed and self.groups > 1:
-            raise CannotMerge("the weight of a grouped transposed convolution has no axis for its output channels")
+            raise CannotMerge(
+                "the weight of a grouped transposed convolution has no axis for its output channels"
+            )
         factor = 1.0 + self.scale
         weight = tensors["weight"]
         shape = [1] * weight.ndim

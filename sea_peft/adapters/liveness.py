@@ -11,7 +11,8 @@ from sea_peft.adapters.registry import Unit
 
 # In float64 a dead unit's gradient is rounding noise, at least nine digits below any live one.
 _RELATIVE_NOISE = 1e-9
-# Units open at once: each keeps activations for the backward pass, and a whole audit space would not fit into memory.
+# Units open at once: each keeps activations for the backward pass, and a whole audit space would
+# not fit into memory.
 _AT_ONCE = 128
 
 
@@ -32,7 +33,9 @@ def acting(backbone: nn.Module, units: Sequence[Unit], example: torch.Tensor) ->
     representatives = list(first.values())
     passes = -(-len(representatives) // _AT_ONCE)
     alive: set[tuple[str, str]] = set()
-    for i in range(passes):  # every n-th unit, so that no single pass holds all of the sites with the largest volumes
+    for i in range(
+        passes
+    ):  # every n-th unit, so that no single pass holds all of the sites with the largest volumes
         alive |= _alive(probed, representatives[i::passes], example.double())
     return tuple(unit for unit in units if (unit.group, unit.placement) in alive)
 
@@ -50,7 +53,12 @@ def _alive(probed: nn.Module, units: Sequence[Unit], example: torch.Tensor) -> s
     flat = [p for own in parameters for p in own]
     gradients = iter(torch.autograd.grad((output * weights).sum(), flat, allow_unused=True))
     sizes = [
-        max(float(g.abs().max()) if (g := next(gradients)) is not None else 0.0 for _ in own) for own in parameters
+        max(float(g.abs().max()) if (g := next(gradients)) is not None else 0.0 for _ in own)
+        for own in parameters
     ]
     floor = _RELATIVE_NOISE * max(sizes)
-    return {(unit.group, unit.placement) for unit, size in zip(units, sizes, strict=True) if size > floor}
+    return {
+        (unit.group, unit.placement)
+        for unit, size in zip(units, sizes, strict=True)
+        if size > floor
+    }

@@ -54,9 +54,15 @@ class LoRA(Adapter):
         zeros, with a rank below full.
         """
         full = min(site.in_channels * _taps(module), site.out_channels)
-        return getattr(module, "groups", 1) == 1 and pads_with_zeros(module) and 0 < cls.rank(site, level) < full
+        return (
+            getattr(module, "groups", 1) == 1
+            and pads_with_zeros(module)
+            and 0 < cls.rank(site, level) < full
+        )
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         rank = self.rank(site, level)
         self.factor = self.scaling(rank)
@@ -64,7 +70,9 @@ class LoRA(Adapter):
         self.up = nn.Parameter(torch.zeros(site.out_channels, rank))
         self.geometry = convolution_geometry(module)
 
-    def initial_down(self, site: Site, module: nn.Module, rank: int, generator: torch.Generator) -> torch.Tensor:
+    def initial_down(
+        self, site: Site, module: nn.Module, rank: int, generator: torch.Generator
+    ) -> torch.Tensor:
         """The initial A, in the shape for the site's kind."""
         shape = (site.in_channels, rank) if site.kind == "transposed" else (rank, site.in_channels)
         return kaiming_uniform((*shape, *getattr(module, "kernel_size", ())), generator)
@@ -90,7 +98,9 @@ class LoRA(Adapter):
         self.up[:, :rank] = smaller.up * (smaller.factor / self.factor)
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        order = {"linear": "or,ri->oi", "conv": "or,ri...->oi...", "transposed": "or,ir...->io..."}[self.kind]
+        order = {"linear": "or,ri->oi", "conv": "or,ri...->oi...", "transposed": "or,ir...->io..."}[
+            self.kind
+        ]
         return {"weight": tensors["weight"] + torch.einsum(order, self.factor * self.up, self.down)}
 
 

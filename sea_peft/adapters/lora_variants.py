@@ -24,7 +24,9 @@ class LoRAFromWeights(LoRA):
 
     family = "lora_pca"
 
-    def initial_down(self, site: Site, module: nn.Module, rank: int, generator: torch.Generator) -> torch.Tensor:
+    def initial_down(
+        self, site: Site, module: nn.Module, rank: int, generator: torch.Generator
+    ) -> torch.Tensor:
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         weight = weight.detach().float().cpu()
@@ -57,9 +59,11 @@ class LoRAOfHalfTheWidth(LoRA):
 
 @register
 class RankStabilisedLoRA(LoRA):
-    """LoRA with s = α/√r instead of α/r, so that the branch learns equally fast at every rank; α = 4, which is s = 1 at r = 16.
+    """LoRA with s = α/√r instead of α/r, so that the branch learns equally fast at every rank; α =
+    4, which is s = 1 at r = 16.
 
-    Source: Kalajdzievski 2023 (arXiv 2312.03732), eq. 3; HF PEFT's `use_rslora`. Formula, shapes, start, cost and learning rate are LoRA's.
+    Source: Kalajdzievski 2023 (arXiv 2312.03732), eq. 3; HF PEFT's `use_rslora`. Formula, shapes,
+        start, cost and learning rate are LoRA's.
     """
 
     family = "lora_rs"

@@ -1,4 +1,6 @@
-"""THE registry: family × site × level × placement → unit. Every backbone and every policy uses it."""
+"""THE registry: family × site × level × placement → unit. Every backbone and every policy uses
+it.
+"""
 
 import dataclasses
 import hashlib
@@ -16,7 +18,9 @@ _FAMILIES: dict[str, type[Adapter]] = {}
 
 
 def register(family: type[Adapter]) -> type[Adapter]:
-    """Class decorator that puts a family on offer. The conformance tests then cover it automatically."""
+    """Class decorator that puts a family on offer. The conformance tests then cover it
+    automatically.
+    """
     if family.family in _FAMILIES:
         raise ValueError(f"adapter family {family.family!r} is registered twice")
     _FAMILIES[family.family] = family
@@ -64,7 +68,9 @@ class Unit:
         return f"{self.family}@{self.site.path}"
 
     def build(self, backbone: nn.Module, seed: int) -> Adapter:
-        """A new module for this unit, which is the identity. Its random values depend on seed and id alone."""
+        """A new module for this unit, which is the identity. Its random values depend on seed
+        and id alone.
+        """
         digest = hashlib.sha256(f"{seed}:{self.id}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         module = backbone.get_submodule(self.site.path)
@@ -87,11 +93,17 @@ class Offer:
 
     def holds(self, unit: Unit) -> bool:
         """Whether this unit of the family is on offer."""
-        asked = ((unit.level, self.levels), (unit.placement, self.placements), (unit.site.kind, self.kinds))
+        asked = (
+            (unit.level, self.levels),
+            (unit.placement, self.placements),
+            (unit.site.kind, self.kinds),
+        )
         return all(allowed is None or own in allowed for own, allowed in asked)
 
 
-def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, Offer]) -> tuple[Unit, ...]:
+def units_for(
+    backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, Offer]
+) -> tuple[Unit, ...]:
     """The audit space: every unit that the offers allow at the sites, by execution order, family,
     placement and level.
 
@@ -102,7 +114,8 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
     for name, offer in offers.items():
         if name not in registered:
             raise UsageError(
-                f"No adapter family is called {name!r}; there are {', '.join(registered)}; {extensions.way_in('families')}."
+                f"No adapter family is called {name!r}; there are {', '.join(registered)};"
+                f" {extensions.way_in('families')}."
             )
         known = registered[name]
         offered: tuple[tuple[Iterable[int | str] | None, Iterable[int | str], str], ...] = (
@@ -128,7 +141,12 @@ def units_for(backbone: nn.Module, sites: Sequence[Site], offers: Mapping[str, O
                 for level in offer.levels or family.levels:
                     if family.fits(site, module, level, placement):
                         made.append(
-                            _with_cost(Unit(family=name, level=level, placement=placement, site=site, cost=0), backbone)
+                            _with_cost(
+                                Unit(
+                                    family=name, level=level, placement=placement, site=site, cost=0
+                                ),
+                                backbone,
+                            )
                         )
     return tuple(made)
 
@@ -139,7 +157,9 @@ def _acts_at(family: type[Adapter], site: Site) -> bool:
 
 def _with_cost(unit: Unit, backbone: nn.Module) -> Unit:
     """The unit with its cost counted on the real module."""
-    return dataclasses.replace(unit, cost=sum(p.numel() for p in unit.build(backbone, seed=0).parameters()))
+    return dataclasses.replace(
+        unit, cost=sum(p.numel() for p in unit.build(backbone, seed=0).parameters())
+    )
 
 
 def total_cost(units: Iterable[Unit]) -> int:
@@ -147,8 +167,12 @@ def total_cost(units: Iterable[Unit]) -> int:
     return sum(unit.cost for unit in units)
 
 
-def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str) -> Unit:
-    """The unit of this family, level and placement at the site `path`. Raises WeightsError if there is none."""
+def unit_at(
+    backbone: nn.Module, sites: Sequence[Site], family: str, level: int, placement: str, path: str
+) -> Unit:
+    """The unit of this family, level and placement at the site `path`. Raises WeightsError if
+    there is none.
+    """
     site = next((s for s in sites if s.path == path), None)
     known = families().get(family)
     if (
@@ -160,6 +184,9 @@ def unit_at(backbone: nn.Module, sites: Sequence[Site], family: str, level: int,
         or not known.fits(site, backbone.get_submodule(path), level, placement)
     ):
         raise WeightsError(
-            f"This backbone has no place for {family} of this level and placement at {path}; the adapter was made for another one."
+            f"This backbone has no place for {family} of this level and placement at {path}; the"
+            " adapter was made for another one."
         )
-    return _with_cost(Unit(family=family, level=level, placement=placement, site=site, cost=0), backbone)
+    return _with_cost(
+        Unit(family=family, level=level, placement=placement, site=site, cost=0), backbone
+    )

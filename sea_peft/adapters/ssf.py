@@ -28,7 +28,9 @@ class SSF(IA3):
     order = 5
     kinds = frozenset({"linear", "conv", "transposed", "norm"})
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         self.shift = nn.Parameter(torch.zeros(site.out_channels))
 

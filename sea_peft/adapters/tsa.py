@@ -36,7 +36,9 @@ class TSA(Adapter):
         assert isinstance(module, nn.Conv3d)
         return max(module.kernel_size) > 1 and _tap(module) is not None
 
-    def __init__(self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator) -> None:
+    def __init__(
+        self, site: Site, module: nn.Module, level: int, placement: str, generator: torch.Generator
+    ) -> None:
         super().__init__(site, module, level, placement, generator)
         assert isinstance(module, nn.Conv3d)
         tap = _tap(module)
@@ -46,10 +48,17 @@ class TSA(Adapter):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         d, h, w = y.shape[2:]  # a kernel without padding leaves out the last voxels
-        return y + pointwise(x, self.weight, None, channels_last=False, stride=self.stride)[:, :, :d, :h, :w]
+        return (
+            y
+            + pointwise(x, self.weight, None, channels_last=False, stride=self.stride)[
+                :, :, :d, :h, :w
+            ]
+        )
 
     def merged(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        weight = without_groups(tensors["weight"], self.groups)  # the adapter mixes channels of all groups
+        weight = without_groups(
+            tensors["weight"], self.groups
+        )  # the adapter mixes channels of all groups
         i, j, k = self.tap
         weight[:, :, i, j, k] += self.weight
         return {"weight": weight}

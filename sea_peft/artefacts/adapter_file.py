@@ -64,7 +64,11 @@ def _patch_alone(config: dict[str, object]) -> dict[str, object]:
         "network": "adapted",
         "evidence": "not known: the sea_peft that made the adapter recommended nothing",
     }
-    return {**rest, "window": {"patch": config["patch"], "overlap": 0.25}, "recommended": recommended}
+    return {
+        **rest,
+        "window": {"patch": config["patch"], "overlap": 0.25},
+        "recommended": recommended,
+    }
 
 
 def _without_quality(config: dict[str, object]) -> dict[str, object]:
@@ -73,7 +77,9 @@ def _without_quality(config: dict[str, object]) -> dict[str, object]:
 
 
 UPGRADES: dict[int, Upgrade] = {1: _without_licence, 2: _patch_alone, 3: _without_quality}
-"""Version n → function that turns a config of version n into one of version n + 1. Version 1 is the first."""
+"""Version n → function that turns a config of version n into one of version n + 1. Version 1 is
+the first.
+"""
 
 
 PartsRule = Annotated[str, Field(pattern=r"^(largest|[1-9]\d{0,5}|min-ml=\d{1,9}(\.\d{1,9})?)$")]
@@ -110,8 +116,8 @@ class AdapterConfig(NoPaths):
     """`adapter_config.json`.
 
     `labels`: name → codes, in the order of the output rows; no codes for a label that the backbone
-    knows and nobody drew (`adapt --add-label`). `quality`: null in adapters of version 3 and before.
-    `keep`: label → which connected parts of its masks are kept; all if it is not named.
+    knows and nobody drew (`adapt --add-label`). `quality`: null in adapters of version 3 and
+    before. `keep`: label → which connected parts of its masks are kept; all if it is not named.
     `begun_from`: sha256 of the tensors of the adapter that the run began with; null if it began
     without one. `tensors`: filled in on saving.
     """
@@ -139,7 +145,9 @@ class AdapterConfig(NoPaths):
     def _agree(self) -> AdapterConfig:
         rows, classes = [row for row in self.head.rows if row is not None], self.head.classes
         if len(self.head.rows) != len(self.labels):
-            raise ValueError(f"head.rows has {len(self.head.rows)} rows for {len(self.labels)} labels")
+            raise ValueError(
+                f"head.rows has {len(self.head.rows)} rows for {len(self.labels)} labels"
+            )
         if nowhere := [
             name
             for (name, codes), row in zip(self.labels.items(), self.head.rows, strict=True)
@@ -191,8 +199,8 @@ def save_adapter(
         try:
             building.mkdir()
             atomic.write_text(building / CONFIG_NAME, config.model_dump_json(indent=2) + "\n")
-            # one metadata key only: safetensors writes several in random order, and adapters are compared by
-            # bytes
+            # one metadata key only: safetensors writes several in random order, and adapters are
+            # compared by bytes
             atomic.write_bytes(building / MODEL_NAME, save(stored, metadata={"format": "pt"}))
             if report is not None:
                 atomic.write_text(building / "report.md", report)
@@ -226,22 +234,34 @@ def load_adapter_files(folder: Path) -> tuple[AdapterConfig, dict[str, torch.Ten
 
     config = read_adapter_config(folder)
     values = sum(math.prod(spec.shape) for spec in config.tensors.values())
-    if (folder / MODEL_NAME).is_file() and (folder / MODEL_NAME).stat().st_size > 8 * values + _LARGEST_HEADER:
+    if (folder / MODEL_NAME).is_file() and (
+        folder / MODEL_NAME
+    ).stat().st_size > 8 * values + _LARGEST_HEADER:
         raise WeightsError(
-            f"{folder / MODEL_NAME} is larger than the tensors that {CONFIG_NAME} lists: copy the adapter again."
+            f"{folder / MODEL_NAME} is larger than the tensors that {CONFIG_NAME} lists: copy the"
+            " adapter again."
         )
     try:
         tensors = load(_read(folder, MODEL_NAME))
     except SafetensorError as error:
-        raise WeightsError(f"{folder / MODEL_NAME} is damaged ({error}): copy the adapter again.") from error
+        raise WeightsError(
+            f"{folder / MODEL_NAME} is damaged ({error}): copy the adapter again."
+        ) from error
     for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{folder / MODEL_NAME}: tensor {name!r} holds NaN or infinity; copy the adapter again.")
+            raise WeightsError(
+                f"{folder / MODEL_NAME}: tensor {name!r} holds NaN or infinity; copy the adapter"
+                " again."
+            )
     for name in sorted(config.tensors.keys() | tensors.keys()):
         if name not in tensors:
-            raise WeightsError(f"{folder / MODEL_NAME} lacks the tensor {name!r} that {CONFIG_NAME} lists.")
+            raise WeightsError(
+                f"{folder / MODEL_NAME} lacks the tensor {name!r} that {CONFIG_NAME} lists."
+            )
         if name not in config.tensors:
-            raise WeightsError(f"{folder / MODEL_NAME} holds the tensor {name!r} that {CONFIG_NAME} does not list.")
+            raise WeightsError(
+                f"{folder / MODEL_NAME} holds the tensor {name!r} that {CONFIG_NAME} does not list."
+            )
         found, listed = _spec(tensors[name]), config.tensors[name]
         if found != listed:
             raise WeightsError(
@@ -258,10 +278,14 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         WeightsError: there is none, or no sea_peft up to this one writes it like that.
     """
     if not folder.is_dir():
-        raise WeightsError(f"There is no adapter folder {folder}: give the folder that holds {CONFIG_NAME}.")
+        raise WeightsError(
+            f"There is no adapter folder {folder}: give the folder that holds {CONFIG_NAME}."
+        )
     path = folder / CONFIG_NAME
     try:
-        found = documents.upgraded(documents.load(_read(folder, CONFIG_NAME)), UPGRADES, FORMAT_VERSION)
+        found = documents.upgraded(
+            documents.load(_read(folder, CONFIG_NAME)), UPGRADES, FORMAT_VERSION
+        )
         return documents.check(AdapterConfig, found)
     except documents.Invalid as error:
         raise WeightsError(f"{path}: {error}; copy the adapter again.") from error
@@ -273,6 +297,12 @@ def _spec(tensor: torch.Tensor) -> TensorSpec:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return documents.read_bytes(folder / name) if name == CONFIG_NAME else (folder / name).read_bytes()
+        return (
+            documents.read_bytes(folder / name)
+            if name == CONFIG_NAME
+            else (folder / name).read_bytes()
+        )
     except OSError as error:
-        raise WeightsError(f"{folder} has no readable {name} ({error.strerror}): copy the adapter again.") from error
+        raise WeightsError(
+            f"{folder} has no readable {name} ({error.strerror}): copy the adapter again."
+        ) from error

@@ -1,4 +1,6 @@
-"""The checkpoint of a run in progress: tensors and JSON types in one file, replaced whole, read without unpickling code."""
+"""The checkpoint of a run in progress: tensors and JSON types in one file, replaced whole, read
+without unpickling code.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +57,16 @@ class RunState(BaseModel):
         """The state of a run that has done nothing yet."""
         seconds = {"data": 0.0, "test": 0.0, "before": 0.0}
         return cls(
-            fold=0, arm="head_only", events=0, baseline=None, held_out={}, confidence={}, head_only=None, controller=None,
+            fold=0,
+            arm="head_only",
+            events=0,
+            baseline=None,
+            held_out={},
+            confidence={},
+            head_only=None,
+            controller=None,
             seconds=seconds,
-        )  # fmt: skip
+        )
 
 
 def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
@@ -84,7 +93,9 @@ def load_checkpoint(folder: Path) -> RunState | None:
     if not path.exists():
         return None
     with belonging(folder):
-        with zipfile.ZipFile(path) as archive:  # torch does not check the checksums of its own files
+        with zipfile.ZipFile(
+            path
+        ) as archive:  # torch does not check the checksums of its own files
             # torch never compresses; a compressed file could expand to a thousand times its size
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                 raise ValueError("it is compressed")
@@ -104,10 +115,12 @@ def belonging(folder: Path) -> Iterator[None]:
         if isinstance(error, ValidationError):
             why = documents.complaint(error)
         else:
-            why = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
+            why = (
+                next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
+            )
         raise WeightsError(
-            f"The checkpoint {folder / _NAME} is damaged or was made by another sea_peft ({why}) and cannot be resumed from: start a "
-            "new run (the trace up to there is kept)."
+            f"The checkpoint {folder / _NAME} is damaged or was made by another sea_peft ({why})"
+            " and cannot be resumed from: start a new run (the trace up to there is kept)."
         ) from error
 
 

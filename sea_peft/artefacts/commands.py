@@ -18,12 +18,28 @@ _Options = Mapping[str, Any]  # of the command line, by name
 
 
 _FLAGS = {
-    "backbone": "--backbone", "weights": "--weights", "labels": "--label", "add_labels": "--add-label",
-    "max_forget": "--max-forget", "channels": "--channel", "shots": "--shots",
-    "split": "--split", "test": "--test", "budget": "--budget", "profile": "--profile", "policy": "--policy", "steps": "--steps",
-    "cycles": "--cycles", "patch": "--patch", "spacing": "--spacing", "seed": "--seed", "time_limit": "--time-limit",
-    "device": "--device", "runs": "--runs", "from_run": "--from",
-}  # fmt: skip
+    "backbone": "--backbone",
+    "weights": "--weights",
+    "labels": "--label",
+    "add_labels": "--add-label",
+    "max_forget": "--max-forget",
+    "channels": "--channel",
+    "shots": "--shots",
+    "split": "--split",
+    "test": "--test",
+    "budget": "--budget",
+    "profile": "--profile",
+    "policy": "--policy",
+    "steps": "--steps",
+    "cycles": "--cycles",
+    "patch": "--patch",
+    "spacing": "--spacing",
+    "seed": "--seed",
+    "time_limit": "--time-limit",
+    "device": "--device",
+    "runs": "--runs",
+    "from_run": "--from",
+}
 _DEFAULTS = {"profile": "default", "policy": "sea", "seed": 0, "device": "auto", "runs": "runs"}
 _SEVERAL = ("labels", "add_labels", "channels")
 
@@ -68,7 +84,11 @@ class Commands:
         needed = ["--backbone", backbone] if ":" in backbone else []
         if "/" in weights or PurePath(weights).suffix != "" or weights == "WEIGHTS":
             needed += ["--weights", weights]
-        return cls(options, "RUN" if run is None else shlex.quote(run), "".join(f" {shlex.quote(w)}" for w in needed))
+        return cls(
+            options,
+            "RUN" if run is None else shlex.quote(run),
+            "".join(f" {shlex.quote(w)}" for w in needed),
+        )
 
     def adapt(self, **changes: Any) -> str:
         """The command for the same run with these options changed."""
@@ -101,7 +121,9 @@ class Commands:
 
     def predict(self, use: str | None = None) -> str:
         """`use`: the network, if not the recommended one."""
-        return f"seapeft predict {self.run} SCANS --out masks{self.built_from}" + (f" --use {use}" if use else "")
+        return f"seapeft predict {self.run} SCANS --out masks{self.built_from}" + (
+            f" --use {use}" if use else ""
+        )
 
     @property
     def evaluate(self) -> str:
@@ -110,7 +132,9 @@ class Commands:
 
 def _is_given(name: str, value: object) -> bool:
     known = name in _FLAGS or name == "data"
-    return known and value is not None and value not in ([], (), "") and value != _DEFAULTS.get(name)
+    return (
+        known and value is not None and value not in ([], (), "") and value != _DEFAULTS.get(name)
+    )
 
 
 def _plain(value: object) -> str:
@@ -125,6 +149,8 @@ def _named(option: str, value: object) -> object:
         return "FILE"
     if option == "from_run":
         return "EARLIER_RUN"
-    if option in ("weights", "profile") and (PurePath(str(value)).suffix or "/" in str(value) or "\\" in str(value)):
+    if option in ("weights", "profile") and (
+        PurePath(str(value)).suffix or "/" in str(value) or "\\" in str(value)
+    ):
         return option.upper()
     return value

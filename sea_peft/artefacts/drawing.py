@@ -48,21 +48,36 @@ def network_drawing(history: History) -> Drawing:
         units.setdefault(row.site, []).append(row)
     colours = family_colours(row.family for row in history.units.values())
     boxes = {
-        site: _box(site, first.kind, history.names[site], units[site], colours, history.started.cost_kind)
+        site: _box(
+            site, first.kind, history.names[site], units[site], colours, history.started.cost_kind
+        )
         for site, first in history.sites.items()
     }
     return [
-        (stage, [(path, [boxes[site] for site in sites]) for path, sites in itertools.groupby(inside, block)])
-        for stage, inside in itertools.groupby(history.sites, lambda site: history.sites[site].stage)
+        (
+            stage,
+            [
+                (path, [boxes[site] for site in sites])
+                for path, sites in itertools.groupby(inside, block)
+            ],
+        )
+        for stage, inside in itertools.groupby(
+            history.sites, lambda site: history.sites[site].stage
+        )
     ]
 
 
-def _box(site: str, kind: str, name: str, rows: Sequence[UnitRow], colours: dict[str, str], cost: Cost) -> Box:
+def _box(
+    site: str, kind: str, name: str, rows: Sequence[UnitRow], colours: dict[str, str], cost: Cost
+) -> Box:
     on = sorted({row.family for row in rows if row.on})
     measured = any(row.utility is not None for row in rows)
     refused = measured or any(row.decision == "refuse" for row in rows)
     fills = [colours[family] for family in on] or [REFUSED if refused else UNDECIDED]
-    stripes = (f"{fill} {100 * i / len(fills):.0f}% {100 * (i + 1) / len(fills):.0f}%" for i, fill in enumerate(fills))
+    stripes = (
+        f"{fill} {100 * i / len(fills):.0f}% {100 * (i + 1) / len(fills):.0f}%"
+        for i, fill in enumerate(fills)
+    )
     tips = (f"{site} ({kind}), {name}", *(_tip(row, cost) for row in rows))
     return Box(
         letter=LETTERS.get(kind, kind[:1].upper()),
@@ -75,4 +90,7 @@ def _box(site: str, kind: str, name: str, rows: Sequence[UnitRow], colours: dict
 
 def _tip(row: UnitRow, cost: Cost) -> str:
     worth = "unmeasured" if row.utility is None else f"utility {row.utility * 100:+.2f} Dice points"
-    return f"{row.family} {row.level}: {'on' if row.on else 'off'}, {worth}, {row.cost:,} {cost.many}; {row.reason}"
+    return (
+        f"{row.family} {row.level}: {'on' if row.on else 'off'}, {worth}, {row.cost:,} {cost.many};"
+        f" {row.reason}"
+    )

@@ -1,4 +1,6 @@
-"""The figures of a run, as functions of its history; MLflow and the HTML report show the same ones."""
+"""The figures of a run, as functions of its history; MLflow and the HTML report show the same
+ones.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def active_sites(history: History) -> Figure:
     from matplotlib.patches import Patch, Rectangle
 
     colours = family_colours(row.family for row in history.units.values())
-    cells: dict[tuple[str, int], dict[str, bool]] = {}  # (site, cycle) -> family -> on (else probed)
+    cells: dict[
+        tuple[str, int], dict[str, bool]
+    ] = {}  # (site, cycle) -> family -> on (else probed)
     for allocated in history.allocations:
         for units, on in ((allocated.probes, False), (allocated.active, True)):
             for unit in units:
@@ -46,14 +50,25 @@ def active_sites(history: History) -> Figure:
             width = 0.92 / len(families)
             corner = (cycle - 0.46 + i * width, sites.index(site) - 0.4)
             axes.add_patch(
-                Rectangle(corner, width, 0.8, color=colours[family], alpha=1.0 if families[family] else 0.3, lw=0)
+                Rectangle(
+                    corner,
+                    width,
+                    0.8,
+                    color=colours[family],
+                    alpha=1.0 if families[family] else 0.3,
+                    lw=0,
+                )
             )
-    axes.set_yticks(range(len(sites)), [short(history.names.get(site, site)) for site in sites], fontsize=7)
+    axes.set_yticks(
+        range(len(sites)), [short(history.names.get(site, site)) for site in sites], fontsize=7
+    )
     cycle_axis(axes, [allocated.cycle for allocated in history.allocations], _final(history))
     axes.set_ylim(max(len(sites), 1) - 0.5, -0.5)
     stage_lines(axes, [history.sites[site].stage for site in sites])
     axes.set_title(title, fontsize=11, loc="left")
-    family_legend(figure, colours, [Patch(color="#000000", alpha=0.3, label="pale: on trial (probe)")])
+    family_legend(
+        figure, colours, [Patch(color="#000000", alpha=0.3, label="pale: on trial (probe)")]
+    )
     return figure
 
 
@@ -95,7 +110,9 @@ def utility_against_cost(history: History) -> Figure:
         axes.set_ylim(limits)
     axes.set_xlabel(f"{kind.many} of the unit")
     axes.set_ylabel("utility (Dice points lost without it)")
-    unmeasured = f"{len(history.units) - len(rows)} of {len(history.units)} units were never measured"
+    unmeasured = (
+        f"{len(history.units) - len(rows)} of {len(history.units)} units were never measured"
+    )
     axes.set_title(f"Utility against cost ({unmeasured})", fontsize=11, loc="left")
     family_legend(figure, colours, handles)
     return figure
@@ -118,10 +135,21 @@ def budget_ledger(history: History) -> Figure:
 
     stack([allocated.head for allocated in allocations], "head", "#333333")
     for family, colour in colours.items():
-        of = [[unit for unit in a.active if history.units[unit].family == family] for a in allocations]
+        of = [
+            [unit for unit in a.active if history.units[unit].family == family] for a in allocations
+        ]
         stack([history.cost(units) for units in of], family, colour)
-    stack([history.cost(a.probes) for a in allocations], "probes", "white", edgecolor=GREY, hatch="///", lw=0)
-    axes.axhline(history.started.limit, color="#B2182B", lw=1.2, label=f"limit {history.started.limit:,}")
+    stack(
+        [history.cost(a.probes) for a in allocations],
+        "probes",
+        "white",
+        edgecolor=GREY,
+        hatch="///",
+        lw=0,
+    )
+    axes.axhline(
+        history.started.limit, color="#B2182B", lw=1.2, label=f"limit {history.started.limit:,}"
+    )
     cycle_axis(axes, cycles, _final(history))
     axes.set_ylim(0, max([history.started.limit, *bottom]) * 1.08)
     axes.set_ylabel(history.started.cost_kind.many)
@@ -141,8 +169,17 @@ def dice_over_cycles(history: History) -> Figure:
     figure = blank(9, 4)
     left, right = figure.subplots(1, 2, width_ratios=(2.4, 1), sharey=True)
     cycles = [audited.cycle for audited in audits]
-    left.plot(cycles, [a.dice_on for a in audits], "o-", color="#0072B2", label="soft Dice (what audits compare)", ms=4)
-    left.plot(cycles, [a.hard_dice for a in audits], "s--", color="#56B4E9", label="hard Dice", ms=3)
+    left.plot(
+        cycles,
+        [a.dice_on for a in audits],
+        "o-",
+        color="#0072B2",
+        label="soft Dice (what audits compare)",
+        ms=4,
+    )
+    left.plot(
+        cycles, [a.hard_dice for a in audits], "s--", color="#56B4E9", label="hard Dice", ms=3
+    )
     known = {"unadapted": ("#8A8A8A", ":"), "head_only": ("#E69F00", "-.")}
     compared = history.compared.dice if history.compared is not None else {}
     for arm, level in compared.items():
@@ -159,13 +196,25 @@ def dice_over_cycles(history: History) -> Figure:
     for x, arm in enumerate(names):
         dice = history.scored[arm].dice
         if dice is None:
-            right.text(x, 0.02, "cannot predict\nthe labels", ha="center", va="bottom", fontsize=7, rotation=90)
+            right.text(
+                x,
+                0.02,
+                "cannot predict\nthe labels",
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                rotation=90,
+            )
         else:
             right.bar(x, dice, color=colours[arm], width=0.7)
             right.text(x, dice + 0.01, f"{dice:.3f}", ha="center", va="bottom", fontsize=8)
     right.set_xlim(-0.6, max(len(names), 1) - 0.4)
     right.set_xticks(range(len(names)), [arm.replace("_", "-") for arm in names], fontsize=8)
-    title = {"test": "Test cases, at the end", "cv": "Every shot, left out in turn", None: "Test cases: none scored"}
+    title = {
+        "test": "Test cases, at the end",
+        "cv": "Every shot, left out in turn",
+        None: "Test cases: none scored",
+    }
     right.set_title(title[history.tested_on], fontsize=11, loc="left")
     left.set_ylim(0, 1.05)
     for axes in (left, right):
@@ -185,20 +234,30 @@ def utilities_over_cycles(history: History) -> Figure:
         for row in cycle.ranked.rows if cycle.ranked is not None else []:
             if row.ema is not None:
                 series.setdefault(row.unit, []).append((cycle.number, 100 * row.ema))
-    off = sorted((unit for unit in series if unit not in on), key=lambda unit: -series[unit][-1][1])[:10]
+    off = sorted(
+        (unit for unit in series if unit not in on), key=lambda unit: -series[unit][-1][1]
+    )[:10]
     figure = blank(9, 4.5)
     axes = figure.add_subplot()
     for unit in [*off, *(unit for unit in series if unit in on)]:
         cycles, values = zip(*series[unit], strict=True)
         colour = colours[history.units[unit].family]
-        style = {"lw": 1.4, "ms": 3.5} if unit in on else {"lw": 1.0, "ms": 2.5, "alpha": 0.7, "ls": ":"}
+        style = (
+            {"lw": 1.4, "ms": 3.5}
+            if unit in on
+            else {"lw": 1.0, "ms": 2.5, "alpha": 0.7, "ls": ":"}
+        )
         axes.plot(cycles, values, marker="o", color=colour, **style)
     axes.axhline(0, color=GREY, lw=0.7)
     cycle_axis(axes, [cycle.number for cycle in history.cycles if cycle.ranked is not None])
     axes.set_ylabel("utility (Dice points lost without it)")
     axes.set_title("Utilities over cycles", fontsize=11, loc="left")
     looks = (("on at the end", "-", 1.4), ("off: the ten best", ":", 1.0))
-    family_legend(figure, colours, [Line2D([], [], color=GREY, ls=ls, lw=lw, label=label) for label, ls, lw in looks])
+    family_legend(
+        figure,
+        colours,
+        [Line2D([], [], color=GREY, ls=ls, lw=lw, label=label) for label, ls, lw in looks],
+    )
     return figure
 
 
@@ -223,6 +282,8 @@ def _cut_off(history: History) -> float | None:
     chosen = [
         row.value / history.units[row.unit].cost
         for row in last.decisions
-        if row.decision in ("keep", "add") and row.value is not None and row.unit in set(last.active)
+        if row.decision in ("keep", "add")
+        and row.value is not None
+        and row.unit in set(last.active)
     ]
     return min((ratio for ratio in chosen if ratio > 0), default=None)

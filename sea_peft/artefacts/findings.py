@@ -1,4 +1,6 @@
-"""The findings of a run, in plain words and small tables: the content of both the Markdown and the HTML report."""
+"""The findings of a run, in plain words and small tables: the content of both the Markdown and
+the HTML report.
+"""
 
 import dataclasses
 from collections.abc import Iterable
@@ -69,11 +71,15 @@ class Findings:
 
 
 def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) -> Findings:
-    """Judge a run by its events, even an unfinished one. `commands`: how the user continues from it."""
+    """Judge a run by its events, even an unfinished one. `commands`: how the user continues
+    from it.
+    """
     history = events if isinstance(events, History) else History(events)
     rows = summarise(history)
     helps, headline, verdict, advice = _verdict(history, commands)
-    measured_off = [row for row in rows if not row.on and (row.utility is not None or row.decision == "refuse")]
+    measured_off = [
+        row for row in rows if not row.on and (row.utility is not None or row.decision == "refuse")
+    ]
     return Findings(
         helps=helps,
         headline=headline,
@@ -90,12 +96,19 @@ def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) ->
     )
 
 
-def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, list[str], list[Advice]]:
+def _verdict(
+    history: History, commands: Commands
+) -> tuple[bool | None, str, list[str], list[Advice]]:
     """Whether the adapter helps, the headline, its basis, and what the user can do."""
     said, advice = _on_the_check_scan(history, commands)
     recommended = _recommended(history, commands)
     if history.finished is None:
-        return None, "The run has not finished: nothing can be said yet about whether the adapter helps.", said, advice
+        return (
+            None,
+            "The run has not finished: nothing can be said yet about whether the adapter helps.",
+            said,
+            advice,
+        )
     arms = history.scored or history.held_out
     adapted = arms.get("adapted")
     if adapted is None or adapted.dice is None:
@@ -106,7 +119,9 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
     for arm, baseline in baselines.items():
         name = "the unadapted backbone" if arm == "unadapted" else "training the head alone"
         if baseline.dice is None:
-            said.append(f"{name[0].upper()}{name[1:]} cannot predict these labels: nothing to compare with.")
+            said.append(
+                f"{name[0].upper()}{name[1:]} cannot predict these labels: nothing to compare with."
+            )
             continue
         found = difference(adapted, baseline)
         said.append(f"Against {name} ({baseline.dice:.3f}): {_in_words(found, adapted.on)}.")
@@ -118,19 +133,32 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
         elif found.error is None or found.mean <= 2 * found.error:
             unsure.append(name)
     scores = ", ".join(
-        f"{baseline.dice:.3f} {ARMS[arm]}" for arm, baseline in baselines.items() if baseline.dice is not None
+        f"{baseline.dice:.3f} {ARMS[arm]}"
+        for arm, baseline in baselines.items()
+        if baseline.dice is not None
     )
-    against = f"mean Dice {adapted.dice:.3f} on {_scans(adapted)}" + (f", against {scores}" if scores else "")
+    against = f"mean Dice {adapted.dice:.3f} on {_scans(adapted)}" + (
+        f", against {scores}" if scores else ""
+    )
     longer = Advice("To train longer:", commands.adapt(steps=2 * _steps(history)))
     drops = labels_lost(history)
-    harmed = f" It lost on {', '.join(f'{label} ({drop})' for label, drop in drops.items())}." if drops else ""
+    harmed = (
+        f" It lost on {', '.join(f'{label} ({drop})' for label, drop in drops.items())}."
+        if drops
+        else ""
+    )
     if drops:
         advice.append(Advice(f"To look at {_and(drops)}:", commands.pictures))
     if adapted.held_out:
         headline = f"Not scored on unseen scans. Before the refit: {against}.{harmed}"
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
     if max(arm.dice for arm in arms.values() if arm.dice is not None) < LEAST_DICE:
-        return None, f"No verdict, since nothing finds the labels: {against}.", said, [*recommended, *advice, longer]
+        return (
+            None,
+            f"No verdict, since nothing finds the labels: {against}.",
+            said,
+            [*recommended, *advice, longer],
+        )
     if lost:
         if "the unadapted backbone" in lost:
             advice.append(longer)
@@ -139,13 +167,20 @@ def _verdict(history: History, commands: Commands) -> tuple[bool | None, str, li
         headline = f"The adapter does not win over {_and(lost)}: {against}.{harmed}"
         return False, headline, said, recommended + advice
     if unsure:
-        headline = f"The adapter scores higher, but not clearly over {_and(unsure)}: {against}.{harmed}"
+        headline = (
+            f"The adapter scores higher, but not clearly over {_and(unsure)}: {against}.{harmed}"
+        )
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
     if not scores:
         headline = f"The adapter was scored without anything to compare it with: {against}."
         return None, headline, said, recommended + advice
     unharmed = "unadapted" not in baselines or not _drops(adapted, baselines["unadapted"], _NOISE)
-    return True if unharmed else None, f"The adapter helps: {against}.{harmed}", said, recommended + advice
+    return (
+        True if unharmed else None,
+        f"The adapter helps: {against}.{harmed}",
+        said,
+        recommended + advice,
+    )
 
 
 def labels_lost(history: History) -> dict[str, str]:
@@ -172,7 +207,8 @@ def _on_the_check_scan(history: History, commands: Commands) -> tuple[list[str],
     dice, policy = history.compared.dice, history.started.policy
     where = _check_scan(history)
     said = [
-        f"At the end of the search, on {where}: {', '.join(f'{name} {value:.3f}' for name, value in dice.items())}."
+        f"At the end of the search, on {where}:"
+        f" {', '.join(f'{name} {value:.3f}' for name, value in dice.items())}."
     ]
     ours = dice.get(policy, next(iter(dice.values())))
     advice = [
@@ -181,7 +217,9 @@ def _on_the_check_scan(history: History, commands: Commands) -> tuple[list[str],
             commands.adapt(policy=name),
         )
         for name, value in dice.items()
-        if name not in (policy, UNADAPTED) and value > ours + _NOISE and max(dice.values()) >= LEAST_DICE
+        if name not in (policy, UNADAPTED)
+        and value > ours + _NOISE
+        and max(dice.values()) >= LEAST_DICE
     ]
     return said, advice
 
@@ -200,7 +238,10 @@ def _recommended(history: History, commands: Commands) -> list[Advice]:
     if network == "adapted":
         advice = [Advice(f"Predictions use the adapted network ({evidence}):", commands.predict())]
         if known_labels(history.scored, history.held_out):
-            said = "To take only the added labels from it, and what the network knew from the unadapted one:"
+            said = (
+                "To take only the added labels from it, and what the network knew from the"
+                " unadapted one:"
+            )
             advice.append(Advice(said, commands.predict("both")))
         return advice
     said = f"Predictions use the unadapted network ({evidence}). To use the adapter all the same:"
@@ -212,7 +253,11 @@ def _other_evidence(history: History, commands: Commands) -> list[Advice]:
     shots = sum(len(history.started.split.get(role, ())) for role in ("support", "audit"))
     # the adapter that a run went on from has seen its shots, so `cv` is refused there
     if shots > 1 and history.tested_on != "cv" and history.started.begun_from is None:
-        return [Advice("To score every shot by an adapter that never saw it:", commands.adapt(test="cv"))]
+        return [
+            Advice(
+                "To score every shot by an adapter that never saw it:", commands.adapt(test="cv")
+            )
+        ]
     return [Advice("To score it on other labelled scans:", commands.evaluate)]
 
 
@@ -226,7 +271,11 @@ def _scans(scored: Scored) -> str:
         return "the held-out labels of the one shot"
     if scored.on == "held_out":
         return f"{count(cases, 'scan')} held out while searching"
-    return count(cases, "test case") if scored.on == "test" else f"{count(cases, 'shot')}, each left out in turn"
+    return (
+        count(cases, "test case")
+        if scored.on == "test"
+        else f"{count(cases, 'shot')}, each left out in turn"
+    )
 
 
 def _and(names: Iterable[str]) -> str:
@@ -237,7 +286,9 @@ def _in_words(found: Difference, on: str) -> str:
     amount = f"{abs(found.mean) * 100:.1f} Dice points {'higher' if found.mean > 0 else 'lower'}"
     if found.mean == 0:
         amount = "exactly the same"
-    cases = f"better in {found.better} of {count(found.cases, 'test case' if on == 'test' else 'scan')}"
+    cases = (
+        f"better in {found.better} of {count(found.cases, 'test case' if on == 'test' else 'scan')}"
+    )
     if found.error is None:
         return f"{amount} ({cases}; too few to tell from chance)"
     chance = "" if abs(found.mean) > 2 * found.error else ", which chance can explain"
@@ -262,7 +313,9 @@ def _dice(history: History) -> Table:
     arms = [arm for arm in ARMS if arm in scored]
     labels = list(dict.fromkeys(label for arm in arms for label in scored[arm].per_label))
     rows = [("mean", *(_number(scored[arm].dice) for arm in arms))]
-    rows += [(label, *(_number(scored[arm].per_label.get(label)) for arm in arms)) for label in labels]
+    rows += [
+        (label, *(_number(scored[arm].per_label.get(label)) for arm in arms)) for label in labels
+    ]
     return Table(("label", *(ARMS[arm] for arm in arms)), tuple(rows) if arms else ())
 
 
@@ -270,11 +323,14 @@ def _parts_kept(history: History) -> list[str]:
     if history.parts_kept is None:
         return []
     gained = history.parts_kept.gains
-    rules = [f"{label} {rule} (+{100 * gained[label]:.1f} points)" for label, rule in history.parts_kept.rules.items()]
+    rules = [
+        f"{label} {rule} (+{100 * gained[label]:.1f} points)"
+        for label, rule in history.parts_kept.rules.items()
+    ]
     where = f"on {count(history.parts_kept.scans, 'scan')} held out while searching"
     return [
-        f"`predict` and `evaluate` keep only these connected parts of masks, which helped {where}: {', '.join(rules)}. The Dice here is without "
-        "that."
+        f"`predict` and `evaluate` keep only these connected parts of masks, which helped {where}:"
+        f" {', '.join(rules)}. The Dice here is without that."
     ]
 
 
@@ -294,12 +350,26 @@ def _known(history: History) -> Table:
 
 def _budget(history: History) -> Table:
     started, last = history.started, next(reversed(history.allocations), None)
-    used = history.finished.used if history.finished is not None else last.used if last is not None else 0
+    used = (
+        history.finished.used
+        if history.finished is not None
+        else last.used
+        if last is not None
+        else 0
+    )
     share = used / started.backbone_parameters
     units = f"{len(history.active)} of {len(started.units)} units on offer"
     rows = (
-        ("limit", f"{started.limit:,}", f"{started.limit / started.backbone_parameters:.3%} of the backbone"),
-        ("used", f"{used:,}", f"{share:.3%} of the backbone, {used / started.limit:.1%} of the limit"),
+        (
+            "limit",
+            f"{started.limit:,}",
+            f"{started.limit / started.backbone_parameters:.3%} of the backbone",
+        ),
+        (
+            "used",
+            f"{used:,}",
+            f"{share:.3%} of the backbone, {used / started.limit:.1%} of the limit",
+        ),
         ("by the head", f"{min(started.head, used):,}", "the last layer, which names the labels"),
         ("by units", f"{history.cost(history.active):,}", units),
         ("backbone", f"{started.backbone_parameters:,}", "frozen, none of them changed"),
@@ -311,7 +381,9 @@ def _placement(rows: list[UnitRow]) -> Table:
     on = [row for row in rows if row.on]
     families = sorted({row.family for row in on})
     there = {row.stage for row in rows}
-    stages: list[str] = [stage for stage in ("stem", "encoder", "bottleneck", "decoder", "head") if stage in there]
+    stages: list[str] = [
+        stage for stage in ("stem", "encoder", "bottleneck", "decoder", "head") if stage in there
+    ]
     stages += sorted(there.difference(stages))
 
     def cell(some: list[UnitRow]) -> str:
@@ -320,8 +392,12 @@ def _placement(rows: list[UnitRow]) -> Table:
     table = []
     for stage in stages:
         here = [row for row in on if row.stage == stage]
-        table.append((stage, *(cell([row for row in here if row.family == f]) for f in families), cell(here)))
-    table.append(("all", *(cell([row for row in on if row.family == f]) for f in families), cell(on)))
+        table.append(
+            (stage, *(cell([row for row in here if row.family == f]) for f in families), cell(here))
+        )
+    table.append(
+        ("all", *(cell([row for row in on if row.family == f]) for f in families), cell(on))
+    )
     return Table(("stage", *families, "all"), tuple(table))
 
 
@@ -332,9 +408,20 @@ def unit_cells(history: History, rows: list[UnitRow]) -> Table:
         utility = "unmeasured" if row.utility is None else f"{row.utility * 100:+.2f}"
         error = "–" if row.standard_error is None else f"± {row.standard_error * 100:.2f}"
         decision = row.decision or "–"
-        cells.append((row.unit, row.stage, f"{row.cost:,}", utility, error, row.state, decision, row.reason))
+        cells.append(
+            (row.unit, row.stage, f"{row.cost:,}", utility, error, row.state, decision, row.reason)
+        )
     many = history.started.cost_kind.many
-    header = ("unit", "stage", many, "utility (Dice points)", "standard error", "state", "decision", "reason")
+    header = (
+        "unit",
+        "stage",
+        many,
+        "utility (Dice points)",
+        "standard error",
+        "state",
+        "decision",
+        "reason",
+    )
     return Table(header, tuple(cells))
 
 
@@ -345,29 +432,40 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
     scans = count(shots, "labelled scan")
     said = []
     if audit:
-        said.append(f"{scans}: {support} trained on, {audit} held out to choose by; the final fit used all of them.")
+        said.append(
+            f"{scans}: {support} trained on, {audit} held out to choose by; the final fit used all"
+            " of them."
+        )
     else:
         said.append(f"{scans}, no case held out to choose by.")
     if history.independent is False:
         said.append(
-            "Utilities were measured on held-out labels of the scan that was trained on: they are not independent, and look better than "
-            "they are."
+            "Utilities were measured on held-out labels of the scan that was trained on: they are"
+            " not independent, and look better than they are."
         )
     elif history.independent and audit == 1:
-        said.append("All utilities rest on 1 audit case: what helps there may not help on the next patient.")
+        said.append(
+            "All utilities rest on 1 audit case: what helps there may not help on the next patient."
+        )
     if history.finished is not None and history.finished.used > history.started.limit:
         many = history.started.cost_kind.many
-        said.append(f"This policy takes more {many} than the budget allows: it is there to be compared with.")
+        said.append(
+            f"This policy takes more {many} than the budget allows: it is there to be compared"
+            " with."
+        )
     arms = history.scored or history.held_out
     unadapted, adapted = (arms.get(arm) for arm in ("unadapted", "adapted"))
     if unadapted is not None and unadapted.dice is not None and adapted is not None:
         new = [label for label in adapted.per_label if label not in unadapted.per_label]
         if new:
-            said.append(f"The unadapted backbone does not know {', '.join(new)}: in its mean Dice that counts as 0.")
+            said.append(
+                f"The unadapted backbone does not know {', '.join(new)}: in its mean Dice that"
+                " counts as 0."
+            )
     if history.tested_on == "cv":
         said.append(
-            f"The Dice is that of {len(history.folds)} adapters, each made without the shot that it was scored on; the one that ships was "
-            "made with all of them."
+            f"The Dice is that of {len(history.folds)} adapters, each made without the shot that it"
+            " was scored on; the one that ships was made with all of them."
         )
     elif not test:
         said.append("Not scored on unseen scans: how well it does on new ones is not known.")
@@ -381,7 +479,10 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
             + (f"; {blind} of them are on all the same, for the reasons given." if blind else ".")
         )
     if history.independent is not None:
-        said.append("A utility tells what a unit does in this jointly trained network, not what it would do alone.")
+        said.append(
+            "A utility tells what a unit does in this jointly trained network, not what it would do"
+            " alone."
+        )
     said += [
         "One training seed: another one can place other units.",
         "Research software, not a medical device: a qualified person must check every mask.",

@@ -44,7 +44,10 @@ class History:
             raise UsageError("The trace is empty: the run ended before it began; start it again.")
         self.started = started
         self.cycles = self._in_cycles()
-        self.compared, self.recommended = self._last(events.Compared), self._last(events.Recommended)
+        self.compared, self.recommended = (
+            self._last(events.Compared),
+            self._last(events.Recommended),
+        )
         self.finished = self._last(events.RunFinished)
         self.parts_kept = self._last(events.PartsKept)
         self.folds = self._all(events.Folded)
@@ -63,7 +66,14 @@ class History:
         cycles: dict[int, Cycle] = {}
         for event in self.events:
             if isinstance(
-                event, (events.Searched, events.SaliencyMeasured, events.Audited, events.Ranked, events.Allocated)
+                event,
+                (
+                    events.Searched,
+                    events.SaliencyMeasured,
+                    events.Audited,
+                    events.Ranked,
+                    events.Allocated,
+                ),
             ):
                 cycle = cycles.setdefault(event.cycle, Cycle(number=event.cycle))
                 if isinstance(event, events.Searched):
@@ -98,12 +108,16 @@ class History:
 
     @property
     def tested_on(self) -> str | None:
-        """What the arms were scored on: "test" cases, or the shots by "cv"; None if they were not."""
+        """What the arms were scored on: "test" cases, or the shots by "cv"; None if they were
+        not.
+        """
         return next((scored.on for scored in self.scored.values()), None)
 
     @property
     def active(self) -> list[str]:
-        """Units that are on: those shipped, or those of the last allocation while the run continues."""
+        """Units that are on: those shipped, or those of the last allocation while the run
+        continues.
+        """
         if self.finished is not None:
             return self.finished.active
         return self.allocations[-1].active if self.allocations else []

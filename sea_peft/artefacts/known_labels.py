@@ -32,19 +32,25 @@ class KnownLabel:
 
 
 def known_labels(arms: Mapping[str, Scored], held_out: Mapping[str, Scored]) -> list[KnownLabel]:
-    """Of the labels that a run has kept, and that are drawn or found in a scored scan; empty where it added none.
+    """Of the labels that a run has kept, and that are drawn or found in a scored scan; empty where
+    it added none.
 
     Args:
         arms: arm → its score on test cases or by leave-one-out; empty where nothing was scored.
         held_out: the same on scans held out while searching.
     """
-    kept = next((of["adapted"].kept for of in (arms, held_out) if "adapted" in of and of["adapted"].kept), {})
+    kept = next(
+        (of["adapted"].kept for of in (arms, held_out) if "adapted" in of and of["adapted"].kept),
+        {},
+    )
     of = arms or held_out
     before, after = (of[arm].per_label if arm in of else {} for arm in ("unadapted", "adapted"))
     return [
-        KnownLabel(label, before[label], after[label], drawn=True)
-        if label in before and label in after
-        else KnownLabel(label, 1.0, agreement, drawn=False)
+        (
+            KnownLabel(label, before[label], after[label], drawn=True)
+            if label in before and label in after
+            else KnownLabel(label, 1.0, agreement, drawn=False)
+        )
         for label, agreement in ({**before, **kept} if kept else {}).items()
     ]
 
@@ -55,13 +61,16 @@ def forgotten(known: Iterable[KnownLabel], most: float) -> str | None:
     if worst is None or worst.lost <= most:
         return None
     if worst.drawn:
-        said = f"{worst.name} has lost {worst.lost:.1f} Dice points ({worst.before:.3f} before, {worst.after:.3f} now)"
+        said = (
+            f"{worst.name} has lost {worst.lost:.1f} Dice points ({worst.before:.3f} before,"
+            f" {worst.after:.3f} now)"
+        )
     else:
         said = (
-            f"{worst.name} is drawn in no scored scan, and its masks agree with the unadapted network's by {worst.after:.3f}, which is "
-            f"{worst.lost:.1f} points short of 1"
+            f"{worst.name} is drawn in no scored scan, and its masks agree with the unadapted"
+            f" network's by {worst.after:.3f}, which is {worst.lost:.1f} points short of 1"
         )
     return (
-        f"{said}, more than --max-forget {most:g}; the adapter is written all the same, and with `predict --use both` these labels stay as "
-        "they were."
+        f"{said}, more than --max-forget {most:g}; the adapter is written all the same, and with"
+        " `predict --use both` these labels stay as they were."
     )

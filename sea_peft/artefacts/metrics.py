@@ -17,13 +17,33 @@ from sea_peft.artefacts.privacy import paths_in
 
 _PUBLIC_OPTIONS = frozenset(
     {
-        *("shots", "budget", "profile", "backbone", "architecture", "weights", "backbone_sha256", "labels"),
-        *("channels", "policy", "seed", "steps", "cycles", "patch", "batch_size", "device", "recipe"),
+        *(
+            "shots",
+            "budget",
+            "profile",
+            "backbone",
+            "architecture",
+            "weights",
+            "backbone_sha256",
+            "labels",
+        ),
+        *(
+            "channels",
+            "policy",
+            "seed",
+            "steps",
+            "cycles",
+            "patch",
+            "batch_size",
+            "device",
+            "recipe",
+        ),
         *("layout", "data_digest", "versions", "time_limit", "test"),
     }
 )
 _MOST_UTILITIES = 100
-# MLflow's own rule (`肝` is fine, `@` is not), shortened to leave room for affixes, and without spaces at the ends
+# MLflow's own rule (`肝` is fine, `@` is not), shortened to leave room for affixes, and without
+# spaces at the ends
 _IN_KEYS = re.compile(r"(?! )[\w\-.:/ ]{1,200}(?<! )")
 _LONGEST_PARAM = 6000
 
@@ -84,7 +104,10 @@ def params(history: History, config: Mapping[str, object]) -> dict[str, str]:
     }
     flat = dict(_flat(values))
     keys = names_in_keys("param", flat)
-    told = {keys[name]: f"{name}: " * (keys[name] != _in_key(name)) + _text(value) for name, value in flat.items()}
+    told = {
+        keys[name]: f"{name}: " * (keys[name] != _in_key(name)) + _text(value)
+        for name, value in flat.items()
+    }
     return {key: text[:_LONGEST_PARAM] for key, text in told.items()}
 
 
@@ -93,7 +116,9 @@ def _without_units(settings: Any) -> Any:
     a dozen numbers per unit.
     """
     return (
-        {key: value for key, value in settings.items() if key != "carried"} if isinstance(settings, dict) else settings
+        {key: value for key, value in settings.items() if key != "carried"}
+        if isinstance(settings, dict)
+        else settings
     )
 
 
@@ -116,7 +141,9 @@ def metrics(history: History, config: Mapping[str, object]) -> list[Metric]:
     points.update(_budget(history))
     points.update(_utilities(history))
     if history.compared is not None:
-        points.update({(f"val/compared/{name}", 0): dice for name, dice in history.compared.dice.items()})
+        points.update(
+            {(f"val/compared/{name}", 0): dice for name, dice in history.compared.dice.items()}
+        )
     for arm, scored in history.held_out.items():
         if scored.dice is not None:
             points[f"val/held_out/{arm}", 0] = scored.dice
@@ -133,7 +160,9 @@ def metrics(history: History, config: Mapping[str, object]) -> list[Metric]:
 def _is_over(cycle: Cycle, history: History) -> bool:
     """Whether no more events of this cycle can come."""
     last = cycle is history.cycles[-1]
-    return not last or cycle.ranked is not None or bool(history.scored) or history.finished is not None
+    return (
+        not last or cycle.ranked is not None or bool(history.scored) or history.finished is not None
+    )
 
 
 def _times(cycle: Cycle) -> dict[str, float]:
@@ -141,7 +170,11 @@ def _times(cycle: Cycle) -> dict[str, float]:
     search = [searched.seconds for searched in cycle.searched if searched.phase != "refit"]
     times = {"time/refit": sum(refit)} if refit else {}
     times.update({"time/search": sum(search)} if search else {})
-    for key, event in (("saliency", cycle.saliency_measured), ("audit", cycle.audited), ("allocate", cycle.allocated)):
+    for key, event in (
+        ("saliency", cycle.saliency_measured),
+        ("audit", cycle.audited),
+        ("allocate", cycle.allocated),
+    ):
         if event is not None:
             times[f"time/{key}"] = event.seconds
     return times
@@ -178,10 +211,14 @@ def _budget(history: History) -> dict[tuple[str, int], float]:
 
 
 def _utilities(history: History) -> dict[tuple[str, int], float]:
-    """Utility of each measured unit if at most 100 are on offer; otherwise of the first 100 that were ever on."""
+    """Utility of each measured unit if at most 100 are on offer; otherwise of the first 100
+    that were ever on.
+    """
     units = list(history.units)
     if len(units) > _MOST_UTILITIES:
-        units = list(dict.fromkeys(unit for a in history.allocations for unit in a.active))[:_MOST_UTILITIES]
+        units = list(dict.fromkeys(unit for a in history.allocations for unit in a.active))[
+            :_MOST_UTILITIES
+        ]
     shown, keys = set(units), names_in_keys("unit", history.units)
     return {
         (f"utility/{keys[row.unit]}", cycle.number): row.ema

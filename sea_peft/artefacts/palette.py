@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-# Okabe-Ito first (distinct under the common kinds of colour blindness), then darker and lighter relatives
+# Okabe-Ito first (distinct under the common kinds of colour blindness), then darker and lighter
+# relatives
 _COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#6A3D9A",
     "#8C564B", "#1B5E20", "#A4DE02", "#4D4D4D", "#A6761D", "#66C2A5", "#B2182B", "#7570B3",

@@ -24,7 +24,9 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG without references to fonts or anything outside; the same bytes for the same events."""
+    """The figure as SVG without references to fonts or anything outside; the same bytes for the
+    same events.
+    """
     return _drawn(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
@@ -39,7 +41,9 @@ def _drawn(figure: Figure, **how: Any) -> bytes:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     # some texts are made while it is drawn
-    settings = matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "sea_peft", "svg.fonttype": "path"})
+    settings = matplotlib.rc_context(
+        {"text.parse_math": False, "svg.hashsalt": "sea_peft", "svg.fonttype": "path"}
+    )
     with settings, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
         figure.savefig(stream, **how)
@@ -59,7 +63,9 @@ def short(site: str) -> str:
 
 
 def cycle_axis(axes: Axes, cycles: Sequence[int], final: int | None = None) -> None:
-    """Cycles along x, with labels for about 20 of them. `final` is the choice after the last cycle."""
+    """Cycles along x, with labels for about 20 of them. `final` is the choice after the last
+    cycle.
+    """
     axes.set_xlabel("cycle")
     if cycles:
         axes.set_xlim(min(cycles) - 0.6, max(cycles) + 0.6)
@@ -77,7 +83,14 @@ def stage_lines(axes: Axes, stages: Sequence[str], named: bool = True) -> None:
         if i == len(stages) or stages[i] != stages[start]:
             if named:
                 middle = (start + i - 1) / 2
-                axes.text(1.01, middle, stages[start], transform=axes.get_yaxis_transform(), fontsize=8, va="center")
+                axes.text(
+                    1.01,
+                    middle,
+                    stages[start],
+                    transform=axes.get_yaxis_transform(),
+                    fontsize=8,
+                    va="center",
+                )
             if i < len(stages):
                 axes.axhline(i - 0.5, color=GREY, lw=0.6)
             start = i
@@ -89,5 +102,9 @@ def family_legend(figure: Figure, colours: Mapping[str, str], more: Sequence[Art
 
     handles = [*(Patch(color=colour, label=family) for family, colour in colours.items()), *more]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 6) or 1, fontsize=8, frameon=False
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 6) or 1,
+        fontsize=8,
+        frameon=False,
     )

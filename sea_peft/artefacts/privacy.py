@@ -8,14 +8,17 @@ from collections.abc import Iterator
 
 _FILES = "nii|gz|nrrd|nhdr|mha|mhd|dcm|json|toml|csv|pt|pth|ckpt|safetensors|zip|h5|npz|py"
 _PATH = re.compile(
-    r"^(~|/|\.{1,2}[/\\]|\\|[A-Za-z]:[\\/]|file:|[A-Za-z][A-Za-z0-9+.-]*://)"  # starts like a path or URL
+    # starts like a path or URL
+    r"^(~|/|\.{1,2}[/\\]|\\|[A-Za-z]:[\\/]|file:|[A-Za-z][A-Za-z0-9+.-]*://)"
     rf"|[/\\].*\.({_FILES})$",  # folder/file.suffix
     re.IGNORECASE,
 )
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether `text` reads as a path or URL of a file; module paths (`up.0.conv`) and `liver/left` do not."""
+    """Whether `text` reads as a path or URL of a file; module paths (`up.0.conv`) and
+    `liver/left` do not.
+    """
     return _PATH.search(text) is not None
 
 

@@ -57,7 +57,9 @@ class Profile(Record):
 
 
 def profiles_folder() -> Path:
-    """The folder of the shipped profiles: inside the installed package, or at the top of a checkout."""
+    """The folder of the shipped profiles: inside the installed package, or at the top of a
+    checkout.
+    """
     package = Path(__file__).resolve().parent.parent
     inside = package / "budgets"
     return inside if inside.is_dir() else package.parent / "budgets"
@@ -71,11 +73,14 @@ def load_profile(name: str) -> Profile:
     path = shipped.get(name, Path(name))
     if not path.is_file():
         raise UsageError(
-            f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a TOML file."
+            f"No budget profile {name!r}; there are {', '.join(shipped)}, or give the path of a"
+            " TOML file."
         )
     try:
         return documents.check(Profile, {"name": path.stem} | documents.load_toml(path))
     except OSError as error:
-        raise UsageError(f"Budget profile {path.name} cannot be read: {error.strerror}.", "profile") from error
+        raise UsageError(
+            f"Budget profile {path.name} cannot be read: {error.strerror}.", "profile"
+        ) from error
     except documents.Invalid as error:
         raise UsageError(f"Budget profile {path.name}: {error}.", "profile") from error

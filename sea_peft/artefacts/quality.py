@@ -1,4 +1,6 @@
-"""What the adapter's own run saw, to judge its predictions by. Single scans cannot be told apart in it."""
+"""What the adapter's own run saw, to judge its predictions by. Single scans cannot be told
+apart in it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 Position = tuple[Number, Number, Number]
 Range = tuple[Number, Number]
 Network = Literal["adapted", "unadapted", "both"]
-"""Which network predicts. "both": added labels the adapted one, everything else the unadapted one."""
+"""Which network predicts. "both": added labels the adapted one, everything else the unadapted
+one.
+"""
 _USUAL_ERROR, _WEIGHT, _LABEL_WEIGHT = 2.2, 0.5, 0.2
 _LEAST, _MOST = 0.6, 1.7  # of the expected error, on 95% of the development set's masks
 
@@ -40,7 +44,9 @@ class SeenLabel(Record):
 
 
 class Trust(Record):
-    """One label's mask in a held-out scan: the network's confidence in it (0 if it is empty), and its Dice."""
+    """One label's mask in a held-out scan: the network's confidence in it (0 if it is empty),
+    and its Dice.
+    """
 
     confidence: Dice
     dice: Dice
@@ -55,7 +61,9 @@ class SeenChannel(Record):
             scan.
     """
 
-    quantiles: Annotated[tuple[Range, ...], Field(min_length=len(QUANTILES), max_length=len(QUANTILES))]
+    quantiles: Annotated[
+        tuple[Range, ...], Field(min_length=len(QUANTILES), max_length=len(QUANTILES))
+    ]
     roughness: Range
 
 
@@ -65,15 +73,17 @@ class Quality(NoPaths):
     Attributes:
         labels: by name, without labels that no shot holds.
         channels: in the order of the adapter's.
-        held_out: network → one mapping per scan, label → trust. A run scores no scan with "both", whose
-            masks are judged as those of "adapted".
+        held_out: network → one mapping per scan, label → trust. A run scores no scan with "both",
+            whose masks are judged as those of "adapted".
     """
 
     labels: dict[Name, SeenLabel]
     channels: Annotated[list[SeenChannel], Field(min_length=1, max_length=64)]
     held_out: dict[Network, Annotated[list[dict[Name, Trust]], Field(max_length=10_000)]]
 
-    def expected_dice(self, network: Network, label: str, confidence: float) -> tuple[float, float, float]:
+    def expected_dice(
+        self, network: Network, label: str, confidence: float
+    ) -> tuple[float, float, float]:
         """The expected Dice of a mask, and its 95% interval.
 
         1 − Dice is a factor times 1 − confidence. The factor is this label's on held-out scans,
@@ -98,7 +108,9 @@ class Quality(NoPaths):
         scans = [scan for scan in self._scored(network) if scan]
         if not scans:
             return None
-        means = [math.fsum(trust.confidence for trust in scan.values()) / len(scan) for scan in scans]
+        means = [
+            math.fsum(trust.confidence for trust in scan.values()) / len(scan) for scan in scans
+        ]
         return math.fsum(means) / len(means)
 
     def _scored(self, network: Network) -> list[dict[Name, Trust]]:

@@ -5,9 +5,19 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from sea_peft.artefacts.privacy import paths_in
-from sea_peft.documents import ArchitectureName, Dice, Parameters, Record, Settings, Sha256, WeightsName
+from sea_peft.documents import (
+    ArchitectureName,
+    Dice,
+    Parameters,
+    Record,
+    Settings,
+    Sha256,
+    WeightsName,
+)
 
-MlflowId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # it becomes a part of a path in the store
+MlflowId = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{32}$")
+]  # it becomes a part of a path in the store
 _Row = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -18,7 +28,9 @@ class NoPaths(Record):
     @classmethod
     def _refuse_paths(cls, value: object) -> object:
         for text in paths_in(value):
-            raise ValueError(f"holds a path ({text!r}); an adapter names things, it does not say where they lie")
+            raise ValueError(
+                f"holds a path ({text!r}); an adapter names things, it does not say where they lie"
+            )
         return value
 
 

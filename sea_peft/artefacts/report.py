@@ -41,20 +41,31 @@ class Picture:
 
 
 _CAPTIONS = {
-    "active_sites": "A row for every place in the network, in the order in which a scan passes through it; a column for every cycle. "
-    "The last column is what was shipped.",
-    "utility_against_cost": "Every measured unit: how many Dice points the audit cases lose when it is switched off (bars: standard error over "
-    "patches), and how many {many} it takes. Units above the dashed line give more per {one} than the last one that still fitted.",
+    "active_sites": (
+        "A row for every place in the network, in the order in which a scan passes through it; a"
+        " column for every cycle. The last column is what was shipped."
+    ),
+    "utility_against_cost": (
+        "Every measured unit: how many Dice points the audit cases lose when it is switched off"
+        " (bars: standard error over patches), and how many {many} it takes. Units above the dashed"
+        " line give more per {one} than the last one that still fitted."
+    ),
     "utilities_over_cycles": "How the same numbers moved from audit to audit.",
-    "budget_ledger": "What the {many} were spent on in every cycle; nothing may cross the red line.",
-    "dice_over_cycles": "Left: the audit cases while the search went on, with what they are compared with. Right: the test cases, which were "
-    "never looked at before.",
+    "budget_ledger": (
+        "What the {many} were spent on in every cycle; nothing may cross the red line."
+    ),
+    "dice_over_cycles": (
+        "Left: the audit cases while the search went on, with what they are compared with. Right:"
+        " the test cases, which were never looked at before."
+    ),
 }
 # a word around an @, without the punctuation behind it
 _UNIT_ID = re.compile(r"(\w[^\s@]*@[^\s:;,)]*[^\s:;,).])")
 
 
-def report_markdown(result: Result | None, events: Iterable[Event], commands: Commands = UNKNOWN) -> str:
+def report_markdown(
+    result: Result | None, events: Iterable[Event], commands: Commands = UNKNOWN
+) -> str:
     """`report.md`: verdict, caveats, Dice, budget, and which units were placed or refused, and why.
 
     Args:
@@ -68,7 +79,12 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
     said = [f"{markdown(advice.text)} {code(advice.command)}" for advice in found.advice]
     said += map(markdown, found.verdict)
     parts += [*(f"- {sentence}" for sentence in said), ""] if said else []
-    parts += ["## Before you trust it", "", *(f"- {markdown(caveat)}" for caveat in found.caveats), ""]
+    parts += [
+        "## Before you trust it",
+        "",
+        *(f"- {markdown(caveat)}" for caveat in found.caveats),
+        "",
+    ]
     sections = {
         found.scored_on: found.dice,
         TITLE: found.known,
@@ -83,7 +99,9 @@ def report_markdown(result: Result | None, events: Iterable[Event], commands: Co
     return "\n".join(parts)
 
 
-def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explanation: Sequence[Picture] = ()) -> str:
+def report_html(
+    run_folder: RunFolder, overlays: Sequence[Picture] = (), explanation: Sequence[Picture] = ()
+) -> str:
     """One self-contained HTML page of a run: verdict, tables, a drawing of the network, figures.
     Loads nothing from elsewhere.
 
@@ -102,11 +120,19 @@ def report_html(run_folder: RunFolder, overlays: Sequence[Picture] = (), explana
     template = resources.files("sea_peft.artefacts").joinpath("report.html.j2").read_text("utf-8")
     kind = history.started.cost_kind
     drawn = [
-        Picture(_CAPTIONS[name].format(one=kind.one, many=kind.many), svg(figure(history)), "image/svg+xml")
+        Picture(
+            _CAPTIONS[name].format(one=kind.one, many=kind.many),
+            svg(figure(history)),
+            "image/svg+xml",
+        )
         for name, figure in figures.FIGURES.items()
     ]
-    commands = Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
-    pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable)
+    commands = (
+        Commands.of(run_folder.read_config().typed) if run_folder.config.is_file() else UNKNOWN
+    )
+    pages = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_readable
+    )
     pages.filters["in_short"] = functools.partial(in_short, names=history.names)
     pages.filters["around_ids"] = _UNIT_ID.split
     return pages.from_string(template).render(
@@ -148,4 +174,6 @@ def _facts(result: Result | None, history: History) -> str:
 
 def _markdown(table: Table) -> str:
     header, *rows = ([markdown(cell) for cell in line] for line in (table.header, *table.rows))
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows)
+    )

@@ -71,7 +71,9 @@ class Seconds(Record):
 
 
 class AuditCost(Record):
-    """Patch forwards of audits, and those that auditing every unit on every patch would have taken."""
+    """Patch forwards of audits, and those that auditing every unit on every patch would have
+    taken.
+    """
 
     patches: Count
     naive_patches: Count

@@ -32,7 +32,9 @@ from sea_peft.documents import (
 from sea_peft.errors import UsageError
 
 CONFIG_VERSION = 2
-_Path = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]  # of data; nothing else is given by path
+_Path = Annotated[
+    str, Field(max_length=4096, pattern=r"^[^\x00]+$")
+]  # of data; nothing else is given by path
 _Spacing = tuple[
     Annotated[float, Field(ge=0.01, le=100)],
     Annotated[float, Field(ge=0.01, le=100)],
@@ -83,7 +85,10 @@ class RunConfig(Record):
     name: Name | None
     data: _Path | None
     split: _Path | None
-    typed: Annotated[dict[Name, Text | int | float | bool | list[Text] | list[float] | None], Field(max_length=100)]
+    typed: Annotated[
+        dict[Name, Text | int | float | bool | list[Text] | list[float] | None],
+        Field(max_length=100),
+    ]
     profile: Profile | None
     augmentation: Augmentation | None
     budget: Name
@@ -109,20 +114,41 @@ class RunConfig(Record):
 
     def flat(self) -> dict[str, object]:
         """The options by name, as tables and MLflow show them."""
-        found = self.model_dump(mode="json", exclude={"format_version", "network", "options", "profile", "typed"})
+        found = self.model_dump(
+            mode="json", exclude={"format_version", "network", "options", "profile", "typed"}
+        )
         if self.profile is not None:
             found["profile"] = self.profile.name
         if self.network is not None:
             network = self.network
-            found |= {"backbone": network.architecture, "weights": network.weights, "backbone_sha256": network.sha256}
-        return {key: value for key, value in found.items() if value is not None or key not in ("id", "name")}
+            found |= {
+                "backbone": network.architecture,
+                "weights": network.weights,
+                "backbone_sha256": network.sha256,
+            }
+        return {
+            key: value
+            for key, value in found.items()
+            if value is not None or key not in ("id", "name")
+        }
 
 
 def _of_version_1(config: dict[str, object]) -> dict[str, object]:
-    """A config of version 1 in today's form. Its network and options are left out: both held paths."""
+    """A config of version 1 in today's form. Its network and options are left out: both held
+    paths.
+    """
     gone = ("backbone", "weights", "backbone_sha256", "spacing", "out", "runs", "test", "augment")
-    kept = {"id": None, "name": None, "split": None} | {key: value for key, value in config.items() if key not in gone}
-    return {**kept, "typed": config["options"], "profile": None, "augmentation": None, "network": None, "options": None}
+    kept = {"id": None, "name": None, "split": None} | {
+        key: value for key, value in config.items() if key not in gone
+    }
+    return {
+        **kept,
+        "typed": config["options"],
+        "profile": None,
+        "augmentation": None,
+        "network": None,
+        "options": None,
+    }
 
 
 class RunFolder:
@@ -130,8 +156,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.trace, self.config, self.result = (self.path / f for f in ("trace.jsonl", "config.json", "result.json"))
-        self.report, self.page = self.path / "report.md", self.path / "report.html"  # of `adapt`, of `seapeft report`
+        self.trace, self.config, self.result = (
+            self.path / f for f in ("trace.jsonl", "config.json", "result.json")
+        )
+        self.report, self.page = (
+            self.path / "report.md",
+            self.path / "report.html",
+        )  # of `adapt`, of `seapeft report`
         self.explanation = self.path / "explain.json"  # the numbers of `seapeft report --explain`
         self.adapter, self.checkpoint = self.path / "adapter", self.path / "checkpoint"
         self.case_names = self.path / "cases.json"  # readable by its owner alone
@@ -171,7 +202,10 @@ class RunFolder:
             DiskError: the folder cannot be made.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            said = f"{path} exists and is not an empty folder: choose another folder, or resume the run in it."
+            said = (
+                f"{path} exists and is not an empty folder: choose another folder, or resume the"
+                " run in it."
+            )
             raise UsageError(said, "out", "resume")
         atomic.make_folder(path)
         return cls(path)
@@ -185,9 +219,13 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.path.is_dir():
-            raise UsageError(f"There is no run folder {path}: give the path that `seapeft adapt` printed.")
+            raise UsageError(
+                f"There is no run folder {path}: give the path that `seapeft adapt` printed."
+            )
         if not folder.config.is_file() and not folder.trace.is_file():
-            raise UsageError(f"{path} is not a run folder: it has neither config.json nor trace.jsonl.")
+            raise UsageError(
+                f"{path} is not a run folder: it has neither config.json nor trace.jsonl."
+            )
         return folder
 
     @property
@@ -196,7 +234,9 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        """The run's name for others to see. Runs of earlier versions only have the name of their folder."""
+        """The run's name for others to see. Runs of earlier versions only have the name of
+        their folder.
+        """
         return (self.read_config().name if self.config.is_file() else None) or self.name
 
     @property
@@ -235,9 +275,13 @@ class RunFolder:
         try:
             found = documents.load(self._read(self.config))
             upgrades = {1: _of_version_1}
-            return documents.check(RunConfig, documents.upgraded(found, upgrades, CONFIG_VERSION, first=1))
+            return documents.check(
+                RunConfig, documents.upgraded(found, upgrades, CONFIG_VERSION, first=1)
+            )
         except documents.Invalid as error:
-            raise UsageError(f"{self.config}: {error}; the run folder is damaged, run again.") from error
+            raise UsageError(
+                f"{self.config}: {error}; the run folder is damaged, run again."
+            ) from error
 
     def read_result(self) -> Result:
         """The result of the run.
@@ -249,7 +293,9 @@ class RunFolder:
         try:
             found = documents.check_json(Result, self._read(self.result))
         except documents.Invalid as error:
-            raise UsageError(f"{self.result}: {error}; it was not written by this sea_peft.") from error
+            raise UsageError(
+                f"{self.result}: {error}; it was not written by this sea_peft."
+            ) from error
         return found.model_copy(update={"run": str(self.path)})
 
     def read_case_names(self) -> dict[str, str]:
@@ -272,7 +318,9 @@ class RunFolder:
             return documents.read_bytes(path)
         except OSError as error:
             if path == self.result:
-                said = f"{self.path} has no readable {path.name}: the run did not finish; resume it."
+                said = (
+                    f"{self.path} has no readable {path.name}: the run did not finish; resume it."
+                )
                 raise UsageError(said, "resume") from error
             raise UsageError(f"{self.path} has no readable {path.name}: run again.") from error
 

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from mlflow.tracing.client import TracingClient
 
 _Told = dict[str, Any]  # the inputs or outputs of a span, as JSON types
-_LEFT_OUT = ("event", "seconds", "cycle", "per_case", "per_patch", "split")  # no case reaches MLflow, not even hashed
+_LEFT_OUT = (
+    "event",
+    "seconds",
+    "cycle",
+    "per_case",
+    "per_patch",
+    "split",
+)  # no case reaches MLflow, not even hashed
 _MOST_ROWS = 200  # in one span; the trace itself has them all
 
 
@@ -38,7 +45,13 @@ class _Span:
 
 
 def log_spans(
-    client: TracingClient, experiment: str, run_id: str, began: int, name: str, history: History, status: str
+    client: TracingClient,
+    experiment: str,
+    run_id: str,
+    began: int,
+    name: str,
+    history: History,
+    status: str,
 ) -> None:
     """Write the spans of a run so far.
 
@@ -68,7 +81,11 @@ def log_spans(
             request_preview=name,
             response_preview=_preview(root.outputs),
             execution_duration=round(1000 * root.end),
-            trace_metadata={"mlflow.sourceRun": run_id, "mlflow.trace_schema.version": "3", "mlflow.user": "sea_peft"},
+            trace_metadata={
+                "mlflow.sourceRun": run_id,
+                "mlflow.trace_schema.version": "3",
+                "mlflow.user": "sea_peft",
+            },
             tags={"mlflow.traceName": "adapt"},
         )
     )
@@ -90,17 +107,23 @@ def log_spans(
                 name=span.path[-1],
                 context=context(span.path),
                 parent=context(span.path[:-1]) if len(span.path) > 1 else None,
-                attributes={key: json.dumps(value, ensure_ascii=False) for key, value in told.items()},
+                attributes={
+                    key: json.dumps(value, ensure_ascii=False) for key, value in told.items()
+                },
                 start_time=began * 10**6 + round(span.start * 10**9),
                 end_time=began * 10**6 + round(span.end * 10**9),
-                status=Status(StatusCode.OK if status in states or span is not root else StatusCode.ERROR),
+                status=Status(
+                    StatusCode.OK if status in states or span is not root else StatusCode.ERROR
+                ),
             )
         )
     client.log_spans(experiment, [Span(span) for span in made])
 
 
 def _preview(outputs: _Told) -> str | None:
-    dice = [f"{arm} {value:.3f}" for arm, value in outputs.get("dice", {}).items() if value is not None]
+    dice = [
+        f"{arm} {value:.3f}" for arm, value in outputs.get("dice", {}).items() if value is not None
+    ]
     return f"Dice {', '.join(dice)}" if dice else None
 
 
@@ -112,8 +135,16 @@ def _spans(history: History) -> list[_Span]:
     for event in history.events:
         if isinstance(event, events.RunStarted):
             root.inputs = {
-                **{"policy": event.policy, "seed": event.seed, "limit": event.limit, "head": event.head},
-                **{f"backbone_{event.cost_kind.many}": event.backbone_parameters, "units": len(event.units)},
+                **{
+                    "policy": event.policy,
+                    "seed": event.seed,
+                    "limit": event.limit,
+                    "head": event.head,
+                },
+                **{
+                    f"backbone_{event.cost_kind.many}": event.backbone_parameters,
+                    "units": len(event.units),
+                },
                 "cases": {role: len(cases) for role, cases in event.split.items()},
             }
             continue
@@ -148,7 +179,10 @@ def _stage(event: events.Event) -> str:
         return "held out" if event.held_out else "score"
     if isinstance(event, events.Searched) and event.phase == "warmup":
         return "warm-up"
-    if isinstance(event, (events.Searched, events.SaliencyMeasured, events.Audited, events.Ranked, events.Allocated)):
+    if isinstance(
+        event,
+        (events.Searched, events.SaliencyMeasured, events.Audited, events.Ranked, events.Allocated),
+    ):
         return FINAL if is_final(event) else f"cycle {event.cycle}"
     return FINAL
 
@@ -158,13 +192,18 @@ def _told(event: events.Event, history: History) -> tuple[_Told, _Told]:
     fields = {key: value for key, value in event.as_dict().items() if key not in _LEFT_OUT}
     if isinstance(event, events.Allocated):
         utility = {unit: rank.ema for unit, rank in history.ranking(event.cycle).items()}
-        rows = [{"unit": row["unit"], "utility": utility.get(row["unit"]), **row} for row in fields["decisions"]]
+        rows = [
+            {"unit": row["unit"], "utility": utility.get(row["unit"]), **row}
+            for row in fields["decisions"]
+        ]
         del fields["decisions"]
         return {"limit": fields.pop("limit")}, {**fields, **_some(rows)}
     if isinstance(event, (events.Audited, events.Ranked)):
         return {}, {**{k: v for k, v in fields.items() if k != "rows"}, **_some(fields["rows"])}
     if isinstance(event, events.Searched):
-        inputs = {key: fields.pop(key) for key in ("phase", "first_step", "last_step", "active", "probes")}
+        inputs = {
+            key: fields.pop(key) for key in ("phase", "first_step", "last_step", "active", "probes")
+        }
         return inputs, fields
     if isinstance(event, events.SaliencyMeasured):
         best = sorted(event.saliency.items(), key=lambda item: -item[1])

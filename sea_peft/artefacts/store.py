@@ -28,8 +28,8 @@ _QUIET = {
     "MLFLOW_ENABLE_AI_GATEWAY": "false",  # it would forward requests to external services
 }
 EXPERIMENT = "sea_peft"
-# Relative to the runs root: a full path could name people, and would be wrong once the folder was moved. MLflow resolves it
-# against its working directory.
+# Relative to the runs root: a full path could name people, and would be wrong once the folder was
+# moved. MLflow resolves it against its working directory.
 ARTIFACTS = "mlartifacts"
 _VIEW = "dice"
 # The columns of the UI's list of runs behind our link: the three arms' Dice, and their costs
@@ -60,7 +60,10 @@ def store_uri(runs_root: Path) -> str:
     """
     path = store_path(runs_root).as_posix()
     if "%" in path or "?" in path:
-        raise UsageError(f"MLflow cannot keep its store in {path}: choose a runs folder without % and ? in its path.")
+        raise UsageError(
+            f"MLflow cannot keep its store in {path}: choose a runs folder without % and ? in its"
+            " path."
+        )
     return f"sqlite:///{path}"
 
 
@@ -107,7 +110,8 @@ def require() -> None:
     """Raise UsageError if MLflow is not installed."""
     if not installed():
         raise UsageError(
-            "MLflow is not installed, which `seapeft ui` shows and `seapeft adapt` logs into; install it, or adapt with --no-mlflow."
+            "MLflow is not installed, which `seapeft ui` shows and `seapeft adapt` logs into;"
+            " install it, or adapt with --no-mlflow."
         )
 
 
@@ -192,7 +196,9 @@ def artifacts(runs_root: Path, run: Run) -> Path:
 
 def _make_experiment(client: MlflowClient) -> None:
     # without the kind, the UI opens on its pages for language models
-    client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development", **_RUN_LIST})
+    client.create_experiment(
+        EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development", **_RUN_LIST}
+    )
 
 
 def _forget_places(path: Path) -> None:
@@ -202,12 +208,13 @@ def _forget_places(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
         with connection:
             connection.execute(  # and of the one that MLflow makes by itself
-                "UPDATE experiments SET artifact_location = ? WHERE name = ? OR (experiment_id = 0 AND 0 NOT IN (SELECT experiment_id FROM runs))",
+                "UPDATE experiments SET artifact_location = ? WHERE name = ? OR (experiment_id = 0"
+                " AND 0 NOT IN (SELECT experiment_id FROM runs))",
                 (ARTIFACTS, EXPERIMENT),
             )
             connection.execute(
-                "UPDATE runs SET artifact_uri = ? || '/' || run_uuid || '/artifacts' WHERE experiment_id = "
-                "(SELECT experiment_id FROM experiments WHERE name = ?)",
+                "UPDATE runs SET artifact_uri = ? || '/' || run_uuid || '/artifacts' WHERE"
+                " experiment_id = (SELECT experiment_id FROM experiments WHERE name = ?)",
                 (ARTIFACTS, EXPERIMENT),
             )
         connection.execute("VACUUM")  # sqlite keeps what was overwritten
@@ -250,7 +257,10 @@ def ui_page(runs_root: Path) -> str:
     """
     experiment = _experiment_in(store_path(runs_root))
     if experiment is None:
-        way_on = "run `seapeft adapt` first, name another runs folder, or log a run that lies there from its trace"
+        way_on = (
+            "run `seapeft adapt` first, name another runs folder, or log a run that lies there from"
+            " its trace"
+        )
         raise UsageError(f"No run is logged in {runs_root}: {way_on}.", "runs", "rebuild")
     identity, has_columns = experiment
     columns = f"&viewStateShareKey={_VIEW}" if has_columns else ""
@@ -264,10 +274,13 @@ def _experiment_in(store: Path) -> tuple[int, bool] | None:
     if not store.is_file():
         return None
     asked = (
-        "SELECT e.experiment_id, t.value IS NOT NULL FROM experiments e LEFT JOIN experiment_tags t "
-        "ON t.experiment_id = e.experiment_id AND t.key = ? WHERE e.name = ?"
+        "SELECT e.experiment_id, t.value IS NOT NULL FROM experiments e LEFT JOIN experiment_tags t"
+        " ON t.experiment_id = e.experiment_id AND t.key = ? WHERE e.name = ?"
     )
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as connection:
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(store)) as connection,
+    ):
         found = connection.execute(asked, (*_RUN_LIST, EXPERIMENT)).fetchone()
         return None if found is None else (found[0], bool(found[1]))
     return None

@@ -42,13 +42,17 @@ class TraceWriter:
             self._file = self.path.open("ab" if append else "xb", buffering=0)
             self._lock()
             with self.path.open("rb") as written:
-                lines = itertools.takewhile(lambda line: line.endswith(b"\n"), _lines(written, str(self.path)))
+                lines = itertools.takewhile(
+                    lambda line: line.endswith(b"\n"), _lines(written, str(self.path))
+                )
                 self._ends = list(itertools.accumulate(len(line) for line in lines))
             self._cut()  # drops the incomplete line of a killed process
             sync_folder(self.path.parent)
 
     def _lock(self) -> None:
-        """Keep other writers out until this one is closed or its process ends, if the file system can."""
+        """Keep other writers out until this one is closed or its process ends, if the file
+        system can.
+        """
         if os.name == "nt":
             return
         import fcntl
@@ -58,7 +62,8 @@ class TraceWriter:
         except BlockingIOError as error:
             self._file.close()
             raise UsageError(
-                f"Another process is writing {self.path}: let it end, or end it, before this one goes on."
+                f"Another process is writing {self.path}: let it end, or end it, before this one"
+                " goes on."
             ) from error
         except OSError:
             pass  # some network file systems have no locks
@@ -82,9 +87,14 @@ class TraceWriter:
         if isinstance(event, TrainingStep):
             return
         try:
-            line = json.dumps(event.as_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8") + b"\n"
+            line = (
+                json.dumps(event.as_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8")
+                + b"\n"
+            )
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Event {event.kind!r} holds a value that JSON cannot: {error}.") from error
+            raise ValueError(
+                f"Event {event.kind!r} holds a value that JSON cannot: {error}."
+            ) from error
         with writing(self.path):
             try:
                 left = memoryview(line)
@@ -105,8 +115,8 @@ class TraceWriter:
         """
         if n_events > self.count:
             raise UsageError(
-                f"Cannot resume: {self.path} holds {self.count} events but the checkpoint was made after "
-                f"{n_events}, so the trace was shortened; start a new run."
+                f"Cannot resume: {self.path} holds {self.count} events but the checkpoint was made"
+                f" after {n_events}, so the trace was shortened; start a new run."
             )
         del self._ends[n_events:]
         with writing(self.path):
@@ -149,10 +159,15 @@ def read_trace(path: Path) -> list[Event]:
                     known = _offered(event, where)
                 for unit in _named(event):
                     if unit not in known:
-                        raise UsageError(f"{where}: unit {unit!r} is not on offer in this run: the trace is damaged.")
+                        raise UsageError(
+                            f"{where}: unit {unit!r} is not on offer in this run: the trace is"
+                            " damaged."
+                        )
                 events.append(event)
     except OSError as error:
-        raise UsageError(f"Cannot read the trace {path}: {error.strerror}; name a run folder that has one.") from error
+        raise UsageError(
+            f"Cannot read the trace {path}: {error.strerror}; name a run folder that has one."
+        ) from error
     return events
 
 
@@ -168,7 +183,8 @@ def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
         left -= len(line)
         if len(line) > documents.MOST_BYTES or left < 0:
             raise UsageError(
-                f"{name} is longer than the trace of any run (a line of it, or all): this is not a trace of a run."
+                f"{name} is longer than the trace of any run (a line of it, or all): this is not a"
+                " trace of a run."
             )
         yield line
 
@@ -192,21 +208,29 @@ def _event(line: bytes, where: str, first: bool) -> Event:
     try:
         row = documents.load(line)
     except documents.Invalid as error:
-        raise UsageError(f"{where}: {error}; the trace is damaged, run `seapeft adapt` again.") from error
+        raise UsageError(
+            f"{where}: {error}; the trace is damaged, run `seapeft adapt` again."
+        ) from error
     if not isinstance(row, dict) or not isinstance(row.get("event"), str):
         raise UsageError(f"{where} is not an event: this is not a trace of a run.")
     kind = row.pop("event")
     if first != (kind == RunStarted.kind):
-        raise UsageError(f"{where} is {kind!r}: a trace begins with {RunStarted.kind!r}, and with one alone.")
+        raise UsageError(
+            f"{where} is {kind!r}: a trace begins with {RunStarted.kind!r}, and with one alone."
+        )
     if first and row.get("version") != SCHEMA_VERSION:
         raise UsageError(
-            f"{where} has version {row.get('version')!r} but this sea_peft reads version {SCHEMA_VERSION}: "
-            "install the sea_peft that wrote it."
+            f"{where} has version {row.get('version')!r} but this sea_peft reads version"
+            f" {SCHEMA_VERSION}: install the sea_peft that wrote it."
         )
     kinds = {cls.kind: cls for cls in Event.__subclasses__() if cls is not TrainingStep}
     if kind not in kinds:
-        raise UsageError(f"{where} has the unknown event {kind!r}: install the sea_peft that wrote it.")
+        raise UsageError(
+            f"{where} has the unknown event {kind!r}: install the sea_peft that wrote it."
+        )
     try:
         return documents.check(kinds[kind], row)
     except documents.Invalid as error:
-        raise UsageError(f"{where}: event {kind!r} is not as this sea_peft writes it ({error}).") from error
+        raise UsageError(
+            f"{where}: event {kind!r} is not as this sea_peft writes it ({error})."
+        ) from error

@@ -62,14 +62,20 @@ class Tracker:
     def finish(self, images: Mapping[str, bytes]) -> None:
         """Log the result of the run, its adapter, report and `images` (file name → PNG)."""
         if not self._rebuild("FINISHED", images, patience=20.0):
-            self._warn(f"MLflow lacks this run: rebuild it from {self._folder.path} once the store works.")
+            self._warn(
+                f"MLflow lacks this run: rebuild it from {self._folder.path} once the store works."
+            )
 
     def close(self, status: str) -> None:
-        """End the MLflow run of an adaptation that did not finish: `KILLED` (resumable) or `FAILED`."""
+        """End the MLflow run of an adaptation that did not finish: `KILLED` (resumable) or
+        `FAILED`.
+        """
         if self._folder.trace.is_file() and self._folder.trace.stat().st_size:
             self._rebuild(status)
 
-    def _rebuild(self, status: str, images: Mapping[str, bytes] | None = None, patience: float = 2.0) -> bool:
+    def _rebuild(
+        self, status: str, images: Mapping[str, bytes] | None = None, patience: float = 2.0
+    ) -> bool:
         try:
             self.run_id = rebuild(self._folder, images=images, status=status, patience=patience)
         except StoreError as error:
@@ -113,15 +119,19 @@ def rebuild(
         return _View(root, run_folder, config, history).make(status, images or {})
     except Exception as error:  # whatever MLflow and its database raise
         raise StoreError(
-            f"MLflow cannot log into {store.store_path(root)} ({store.first_line(error)}): {store.way_out(error)}, and rebuild the "
-            "run then."
+            f"MLflow cannot log into {store.store_path(root)} ({store.first_line(error)}):"
+            f" {store.way_out(error)}, and rebuild the run then."
         ) from error
 
 
 class _View:
-    """The MLflow run of a history, and the files beside it. Writing it again does not duplicate anything."""
+    """The MLflow run of a history, and the files beside it. Writing it again does not duplicate
+    anything.
+    """
 
-    def __init__(self, root: Path, folder: RunFolder, config: Mapping[str, object], history: History) -> None:
+    def __init__(
+        self, root: Path, folder: RunFolder, config: Mapping[str, object], history: History
+    ) -> None:
         self._root, self._folder, self._config, self._history = root, folder, config, history
         self._client: MlflowClient = store.open_store(root)
         # runs of earlier versions are identified by the name of their folder alone
@@ -139,9 +149,14 @@ class _View:
         table = {"columns": UNIT_COLUMNS, "data": unit_table(self._history)}
         self._write(_TABLE, json.dumps(table).encode())
         log_spans(
-            TracingClient(store.store_uri(self._root)), self._run.info.experiment_id, self._id, self._run.info.start_time,
-            self._folder.title, self._history, status,
-        )  # fmt: skip
+            TracingClient(store.store_uri(self._root)),
+            self._run.info.experiment_id,
+            self._id,
+            self._run.info.start_time,
+            self._folder.title,
+            self._history,
+            status,
+        )
         if ended:
             self._figures()
         if self._history.finished is not None:
@@ -152,7 +167,9 @@ class _View:
             self._shipped(images)
         if ended:
             self._client.set_terminated(
-                self._id, status, end_time=max(_milliseconds(self._folder.trace), self._run.info.start_time)
+                self._id,
+                status,
+                end_time=max(_milliseconds(self._folder.trace), self._run.info.start_time),
             )
         else:
             self._client.update_run(self._id, status=status)
@@ -160,7 +177,9 @@ class _View:
 
     def _find(self, experiment: str) -> Run:
         """The run with this key, or a new one."""
-        runs = self._client.search_runs([experiment], f"tags.`{_RUN_TAG}` = '{self._key}'", max_results=1)
+        runs = self._client.search_runs(
+            [experiment], f"tags.`{_RUN_TAG}` = '{self._key}'", max_results=1
+        )
         if runs:
             return runs[0]
         tags = {
@@ -171,8 +190,12 @@ class _View:
             "mlflow.source.type": "LOCAL",
             "mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}]),
         }
-        began = _milliseconds(self._folder.config if self._folder.config.is_file() else self._folder.trace)
-        return self._client.create_run(experiment, start_time=began, tags=tags, run_name=self._folder.title)
+        began = _milliseconds(
+            self._folder.config if self._folder.config.is_file() else self._folder.trace
+        )
+        return self._client.create_run(
+            experiment, start_time=began, tags=tags, run_name=self._folder.title
+        )
 
     def _params(self) -> None:
         for key, value in params(self._history, self._config).items():
@@ -194,7 +217,11 @@ class _View:
             for point in self._client.get_metric_history(self._id, key)
         }
         now = int(time.time() * 1000)
-        new = [entities.Metric(p.key, float(p.value), now, p.step) for p in points if (p.key, p.step) not in there]
+        new = [
+            entities.Metric(p.key, float(p.value), now, p.step)
+            for p in points
+            if (p.key, p.step) not in there
+        ]
         for first in range(0, len(new), _BATCH):
             self._client.log_batch(self._id, new[first : first + _BATCH])
 
@@ -220,16 +247,22 @@ class _View:
             self._register()
 
     def _flavour(self) -> str:
-        """The file that tells MLflow how to load the adapter: by a function of this package, without pickles."""
+        """The file that tells MLflow how to load the adapter: by a function of this package,
+        without pickles.
+        """
         from mlflow.models import Model, ModelSignature
         from mlflow.types import ColSpec, Schema
 
-        signature = ModelSignature(inputs=Schema([ColSpec("string", "scan"), ColSpec("string", "out")]))
+        signature = ModelSignature(
+            inputs=Schema([ColSpec("string", "scan"), ColSpec("string", "out")])
+        )
         model = Model(artifact_path="adapter", run_id=self._id, signature=signature)
         model.utc_time_created = str(
             datetime.datetime.fromtimestamp(self._run.info.start_time / 1000, datetime.timezone.utc)
         )
-        model.add_flavor("python_function", loader_module=_LOADER, python_version=platform.python_version())
+        model.add_flavor(
+            "python_function", loader_module=_LOADER, python_version=platform.python_version()
+        )
         return str(model.to_yaml())
 
     def _register(self) -> None:
@@ -243,7 +276,9 @@ class _View:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         if not self._client.search_model_versions(f"run_id = '{self._id}'"):
-            self._client.create_model_version(_MODEL, f"runs:/{self._id}/adapter", self._id, tags={_RUN_TAG: self._key})
+            self._client.create_model_version(
+                _MODEL, f"runs:/{self._id}/adapter", self._id, tags={_RUN_TAG: self._key}
+            )
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._artifacts / name

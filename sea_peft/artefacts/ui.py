@@ -23,7 +23,8 @@ _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 Application = Callable[
-    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
+    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]],
+    Awaitable[None],
 ]
 
 # Routes that contact external services or run what they are given. The pages work without them.
@@ -32,12 +33,12 @@ _CLOSED = re.compile(
     r"(?:assistant|gateway[^/]*|webhooks|jobs|scorer|genai|issues/+invoke|mcp[^/]*|runs/+create-promptlab-run)(?:/|$)",
     re.IGNORECASE,
 )
-# The list of runs asks this closed route for models behind a gateway, and shows an error if it is told 404. So it is told what
-# MLflow's server says without a gateway.
+# The list of runs asks this closed route for models behind a gateway, and shows an error if it is
+# told 404. So it is told what MLflow's server says without a gateway.
 _GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"
 _NO_MODELS = '{"endpoints": []}'
-# Redirects to the link's page without the key. Marks MLflow's assistant as opened before, since it would open by itself although
-# it is blocked here.
+# Redirects to the link's page without the key. Marks MLflow's assistant as opened before, since it
+# would open by itself although it is blocked here.
 _ENTRANCE = """<!doctype html><title>MLflow</title><script>
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 location.replace("/" + location.hash);
@@ -77,12 +78,17 @@ def open_ui(runs_root: Path, port: int, opened: Callable[[str], None]) -> None:
         store.import_quietly()
         from mlflow.server import constants
 
-        os.environ |= {constants.BACKEND_STORE_URI_ENV_VAR: uri, constants.ARTIFACT_ROOT_ENV_VAR: store.ARTIFACTS}
+        os.environ |= {
+            constants.BACKEND_STORE_URI_ENV_VAR: uri,
+            constants.ARTIFACT_ROOT_ENV_VAR: store.ARTIFACTS,
+        }
         import uvicorn
         from mlflow.server.fastapi_app import app
 
         # without its lifespan, in which MLflow looks for containers of its assistant
-        config = uvicorn.Config(behind_a_door(app, token), log_level="error", access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            behind_a_door(app, token), log_level="error", access_log=False, lifespan="off"
+        )
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -99,7 +105,10 @@ def behind_a_door(application: Application, token: str) -> Application:
     async def door(scope: _Message, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
         port = scope["server"][1]
         cookie = f"seapeft_{port}"  # browsers tell cookies apart by host, not by port
         link = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
@@ -110,7 +119,11 @@ def behind_a_door(application: Application, token: str) -> Application:
             known(_cookie(headers.get("cookie", ""), cookie))
             or known(headers.get("authorization", "").removeprefix("Bearer "))
         ):
-            await _answer(send, 403, "Open the link that `seapeft ui` printed: this page answers nobody without it.\n")
+            await _answer(
+                send,
+                403,
+                "Open the link that `seapeft ui` printed: this page answers nobody without it.\n",
+            )
         elif scope["method"] == "GET" and scope["path"] == _GATEWAY:
             await _answer(send, 200, _NO_MODELS, kind="application/json")
         elif _CLOSED.match(scope["path"]):
@@ -130,8 +143,16 @@ def _cookie(header: str, name: str) -> str:
 
 
 async def _answer(
-    send: _Send, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "text/plain"
+    send: _Send,
+    status: int,
+    text: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    kind: str = "text/plain",
 ) -> None:
-    own = [(b"content-type", f"{kind}; charset=utf-8".encode()), (b"cache-control", b"no-store"), *headers]
+    own = [
+        (b"content-type", f"{kind}; charset=utf-8".encode()),
+        (b"cache-control", b"no-store"),
+        *headers,
+    ]
     await send({"type": "http.response.start", "status": status, "headers": own})
     await send({"type": "http.response.body", "body": text.encode()})

@@ -36,7 +36,9 @@ class UnitRow:
     reason: str
 
 
-def summarise(events: Iterable[Event] | History, cycle: int | None = None, pattern: str = "*") -> list[UnitRow]:
+def summarise(
+    events: Iterable[Event] | History, cycle: int | None = None, pattern: str = "*"
+) -> list[UnitRow]:
     """The units at the end of `cycle`: those that are on first, then by utility, unmeasured ones
     last.
 
@@ -53,7 +55,10 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
     allocations = {allocated.cycle: allocated for allocated in history.allocations}
     if cycle is not None and cycle not in allocations:
         have = f"{min(allocations)} to {max(allocations)}" if allocations else "none yet"
-        raise UsageError(f"Cycle {cycle} has no allocation: the run has {have}; choose a cycle among those.", "cycle")
+        raise UsageError(
+            f"Cycle {cycle} has no allocation: the run has {have}; choose a cycle among those.",
+            "cycle",
+        )
     last = allocations[cycle] if cycle is not None else next(reversed(history.allocations), None)
     decisions = {row.unit: row for row in last.decisions} if last is not None else {}
     on = set(history.active if cycle is None else last.active if last is not None else [])
@@ -86,7 +91,8 @@ def summarise(events: Iterable[Event] | History, cycle: int | None = None, patte
         example = next(iter(history.units))
         short = in_short(example, history.names)
         raise UsageError(
-            f"No unit fits {pattern!r}: units are called {short!r} or {example!r}, and * stands for anything."
+            f"No unit fits {pattern!r}: units are called {short!r} or {example!r}, and * stands for"
+            " anything."
         )
     return sorted(rows, key=lambda row: (not row.on, row.utility is None, -(row.utility or 0.0)))
 
@@ -105,8 +111,22 @@ def _state(unit: str, on: set[str], probes: set[str], rank: Ranking | None) -> s
 
 
 UNIT_COLUMNS = (
-    "unit", "decision", "utility", "±", "cost", "reason", "cycle", "state", "site", "family", "level", "delta_dice", "score", "iqr", "votes",
-)  # fmt: skip
+    "unit",
+    "decision",
+    "utility",
+    "±",
+    "cost",
+    "reason",
+    "cycle",
+    "state",
+    "site",
+    "family",
+    "level",
+    "delta_dice",
+    "score",
+    "iqr",
+    "votes",
+)
 FINAL = "final"
 
 
@@ -129,7 +149,16 @@ def unit_table(history: History) -> list[list[object]]:
                 continue
             rank = ranking.get(row.unit)
             cells = (
-                *(row.unit, row.decision, row.utility, row.standard_error, row.cost, row.reason, name, row.state),
+                *(
+                    row.unit,
+                    row.decision,
+                    row.utility,
+                    row.standard_error,
+                    row.cost,
+                    row.reason,
+                    name,
+                    row.state,
+                ),
                 *(row.site, row.family, row.level, audited.get(row.unit), row.score),
                 *((rank.iqr, rank.votes) if rank else (None, None)),
             )
@@ -139,4 +168,6 @@ def unit_table(history: History) -> list[list[object]]:
 
 def is_final(event: Event) -> bool:
     """Whether an event belongs to the choice after the last cycle."""
-    return (isinstance(event, Allocated) and event.final) or (isinstance(event, Searched) and event.phase == "refit")
+    return (isinstance(event, Allocated) and event.final) or (
+        isinstance(event, Searched) and event.phase == "refit"
+    )

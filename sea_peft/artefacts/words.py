@@ -14,8 +14,9 @@ _BREAKS = frozenset("\t\n\r\v\f\x85\u2028\u2029")
 
 
 def visible(text: str, keep: str = "") -> str:
-    """`text` on one line, with what a terminal or a browser would obey instead of show (escape sequences, control and formatting
-    characters, overrides of the direction of reading, halves of characters) spelt out: `\\x1b`, `\\u202e`.
+    """`text` on one line, with what a terminal or a browser would obey instead of show (escape
+    sequences, control and formatting characters, overrides of the direction of reading, halves of
+    characters) spelt out: `\\x1b`, `\\u202e`.
 
     Args:
         keep: characters that stay as they are; `"\\n\\t"` in what a program laid out in lines.
@@ -39,12 +40,21 @@ _MARKUP = re.compile(
     r"|[&<>]|(?<!\S)@",  # HTML, people
     re.IGNORECASE,
 )
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}  # not every reader takes a backslash before these
+_ENTITIES = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    "@": "&#64;",
+}  # not every reader takes a backslash before these
 
 
 def markdown(text: str) -> str:
-    """`text` for Markdown, with all markup in it escaped: no HTML, no link, no picture, no new line."""
-    return _MARKUP.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), visible(text).strip())
+    """`text` for Markdown, with all markup in it escaped: no HTML, no link, no picture, no new
+    line.
+    """
+    return _MARKUP.sub(
+        lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), visible(text).strip()
+    )
 
 
 def code(text: str) -> str:

@@ -1,4 +1,6 @@
-"""Backbones: frozen pretrained networks, their sites and their weights. Importing this registers every architecture."""
+"""Backbones: frozen pretrained networks, their sites and their weights. Importing this
+registers every architecture.
+"""
 
 from sea_peft.backbones import (  # noqa: F401  (each registers its own)
     dynunet,

@@ -82,32 +82,48 @@ def read_checkpoint(file: Path) -> Checkpoint:
             found = _state_dict(content)
     except WeightsError:
         raise
-    # Damaged bytes end torch's reader in ways that no list of exception types covers; each one means "unreadable".
+    # Damaged bytes end torch's reader in ways that no list of exception types covers; each one
+    # means "unreadable".
     except Exception as error:
         if "unsupported global" in str(error).lower() or "unsupported class" in str(error).lower():
             raise WeightsError(_more_than_tensors(file.name, str(error))) from error
         raise WeightsError(f"{file.name} is not a readable checkpoint; get it again.") from error
     if not found:
-        raise WeightsError(f"{file.name} holds no state dict (tensors by name); save the network's state_dict().")
+        raise WeightsError(
+            f"{file.name} holds no state dict (tensors by name); save the network's state_dict()."
+        )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Checkpoint(file, _unwrapped(found), content if isinstance(content, Mapping) else {}, digest)
+    return Checkpoint(
+        file, _unwrapped(found), content if isinstance(content, Mapping) else {}, digest
+    )
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The one checkpoint in a folder of a known layout. Raises WeightsError if there is none, or more than one."""
+    """The one checkpoint in a folder of a known layout. Raises WeightsError if there is none,
+    or more than one.
+    """
     for pattern in _IN_FOLDERS:
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
             return found[0]
         if found:
             names = ", ".join(str(file.relative_to(folder)) for file in found[:3])
-            raise WeightsError(f"{folder} holds {len(found)} checkpoints ({names}, …); give one of them.")
-    raise WeightsError(f"{folder} is a folder without a checkpoint that is known by its name; give the file itself.")
+            raise WeightsError(
+                f"{folder} holds {len(found)} checkpoints ({names}, …); give one of them."
+            )
+    raise WeightsError(
+        f"{folder} is a folder without a checkpoint that is known by its name; give the file"
+        " itself."
+    )
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
     """Whether the first eight bytes are the length of a JSON header that follows."""
-    return len(start) > 9 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8
+    return (
+        len(start) > 9
+        and start[8:9] == b"{"
+        and 2 <= int.from_bytes(start[:8], "little") <= size - 8
+    )
 
 
 def _refuse_other_kinds(file: Path, start: bytes) -> None:
@@ -116,15 +132,27 @@ def _refuse_other_kinds(file: Path, start: bytes) -> None:
     """
     text = start.lstrip().lower()
     kinds = (
-        (text.startswith(b"version https://git-lfs"), "a pointer of Git LFS; run `git lfs pull` where it was cloned, and give the file then"),
-        (text.startswith((b"<!doctype", b"<html", b"<?xml")), "a web page, not a download; get the file itself"),
+        (
+            text.startswith(b"version https://git-lfs"),
+            "a pointer of Git LFS; run `git lfs pull` where it was cloned, and give the file then",
+        ),
+        (
+            text.startswith((b"<!doctype", b"<html", b"<?xml")),
+            "a web page, not a download; get the file itself",
+        ),
         (text.startswith((b"{", b"[")), "JSON text; give the file with the tensors"),
-        (start.startswith(b"\x89HDF"), "HDF5, as Keras and TensorFlow write it; convert it to a PyTorch state dict"),
+        (
+            start.startswith(b"\x89HDF"),
+            "HDF5, as Keras and TensorFlow write it; convert it to a PyTorch state dict",
+        ),
         (start.startswith(b"\x1f\x8b"), "a gzip archive; unpack it, and give the checkpoint in it"),
         (start[257:262] == b"ustar", "a tar archive; unpack it, and give the checkpoint in it"),
-        (start[:1] == b"\x08" and (b"onnx" in start[:64] or b"pytorch" in start[:64]), "an ONNX graph; give the PyTorch checkpoint it was made from"),
+        (
+            start[:1] == b"\x08" and (b"onnx" in start[:64] or b"pytorch" in start[:64]),
+            "an ONNX graph; give the PyTorch checkpoint it was made from",
+        ),
         (not start, "empty; get it again"),
-    )  # fmt: skip
+    )
     for matches, what in kinds:
         if matches:
             raise WeightsError(f"{file.name} is {what}.")
@@ -132,7 +160,10 @@ def _refuse_other_kinds(file: Path, start: bytes) -> None:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
         if not any(name.endswith("data.pkl") for name in names):
-            inside = next((name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".bin"))), None)
+            inside = next(
+                (name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".bin"))),
+                None,
+            )
             unpack = f"unpack it, and give {inside}" if inside else "there is no checkpoint in it"
             raise WeightsError(f"{file.name} is a zip archive of other files; {unpack}.")
 
@@ -142,8 +173,8 @@ def _more_than_tensors(name: str, told: str) -> str:
     found = re.search(r"GLOBAL ([\w.]{1,80})", told)
     what = f" ({found[1]})" if found else ""
     return (
-        f"{name} holds more than tensors{what}, and loading it could run any code; where it was made, load it and save "
-        "network.state_dict() with torch.save or safetensors."
+        f"{name} holds more than tensors{what}, and loading it could run any code; where it was"
+        " made, load it and save network.state_dict() with torch.save or safetensors."
     )
 
 
@@ -157,7 +188,11 @@ def _plain_numpy() -> list[Any]:
     scalar, array = np.float64(0.0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     made = {"scalar": scalar, "_reconstruct": array}
-    names = [(made[name], f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in made]
+    names = [
+        (made[name], f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in made
+    ]
     return [*names, np.ndarray, np.dtype, *sorted(kinds, key=lambda kind: kind.__name__)]
 
 

@@ -1,4 +1,6 @@
-"""DynUNet: MONAI's U-Net in the shape of nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z), deep supervision off."""
+"""DynUNet: MONAI's U-Net in the shape of nnU-Net (Isensee et al. 2021, doi
+10.1038/s41592-020-01008-z), deep supervision off.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,7 +55,11 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """
     first = "input_block.conv1.conv.weight"
     downs = sum(f"downsamples.{i}.conv1.conv.weight" in tensors for i in range(10))
-    blocks = [first, *(f"downsamples.{i}.conv1.conv.weight" for i in range(downs)), "bottleneck.conv1.conv.weight"]
+    blocks = [
+        first,
+        *(f"downsamples.{i}.conv1.conv.weight" for i in range(downs)),
+        "bottleneck.conv1.conv.weight",
+    ]
     ups = [f"upsamples.{i}.transp_conv.conv.weight" for i in reversed(range(downs + 1))]
     if any(key not in tensors for key in (*blocks, *ups)):
         return {}

@@ -62,14 +62,25 @@ def _over_all(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def _fixed_statistics(network: nn.Module) -> Iterator[None]:
-    """Let norms over the whole input act as maps of single voxels: their mean and deviation pass no gradient."""
+    """Let norms over the whole input act as maps of single voxels: their mean and deviation
+    pass no gradient.
+    """
 
     def hook(module: Any, inputs: tuple[torch.Tensor, ...], _output: object) -> torch.Tensor:
         x: torch.Tensor = inputs[0]
         groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
         parts = x.detach().reshape(len(x), groups, -1)
-        deviation = (parts.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt().expand(parts.shape).reshape(x.shape)
-        scale = 1.0 if module.weight is None else module.weight.detach().reshape(1, -1, *(1,) * (x.ndim - 2))
+        deviation = (
+            (parts.var(-1, unbiased=False, keepdim=True) + 1e-5)
+            .sqrt()
+            .expand(parts.shape)
+            .reshape(x.shape)
+        )
+        scale = (
+            1.0
+            if module.weight is None
+            else module.weight.detach().reshape(1, -1, *(1,) * (x.ndim - 2))
+        )
         return x / deviation * scale
 
     with contextlib.ExitStack() as hooks:
@@ -102,5 +113,12 @@ def _reached(network: nn.Module, channels: int, size: Size, axis: int) -> tuple[
     output = network(noise)[0, :, d, h, w]
     weights = torch.randn(len(output), generator=generator).to(output)
     (gradient,) = torch.autograd.grad((output * weights).sum(), noise)
-    touched = gradient[0].abs().amax(0).amax([other for other in range(3) if other != axis]).nonzero().ravel()
+    touched = (
+        gradient[0]
+        .abs()
+        .amax(0)
+        .amax([other for other in range(3) if other != axis])
+        .nonzero()
+        .ravel()
+    )
     return (int(touched[0]), int(touched[-1])) if len(touched) else (middle[axis], middle[axis])

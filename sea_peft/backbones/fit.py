@@ -1,4 +1,6 @@
-"""How the tensors of a checkpoint fit a network, and a replacement for a classifier that it lacks."""
+"""How the tensors of a checkpoint fit a network, and a replacement for a classifier that it
+lacks.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +51,9 @@ class KeyReport:
         return frozenset((*self.missing, *self.misshaped))
 
 
-def compare_keys(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> KeyReport:
+def compare_keys(
+    tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> KeyReport:
     """Sort the keys of both sides into matched, missing, unexpected and misshaped."""
     both = sorted(tensors.keys() & wanted.keys())
     misshaped = {
@@ -65,7 +69,9 @@ def compare_keys(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch
     )
 
 
-def under_first_names(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+def under_first_names(
+    tensors: Mapping[str, torch.Tensor], network: nn.Module
+) -> dict[str, torch.Tensor]:
     """The tensors, each once, under the first name that the network has for it.
 
     Raises:
@@ -77,15 +83,22 @@ def under_first_names(tensors: Mapping[str, torch.Tensor], network: nn.Module) -
         first = names.get(key, key)
         if first in found and not torch.equal(found[first], tensor):
             raise WeightsError(
-                f"{key} and {first} are one tensor of the network and differ in the checkpoint; get it again."
+                f"{key} and {first} are one tensor of the network and differ in the checkpoint; get"
+                " it again."
             )
         found[first] = tensor
     return found
 
 
 def whole_numbers(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Index tables and counters. The network builds them itself, so a checkpoint need not hold them."""
-    return {key: t for key, t in unique_tensors(network).items() if not (t.is_floating_point() or t.is_complex())}
+    """Index tables and counters. The network builds them itself, so a checkpoint need not hold
+    them.
+    """
+    return {
+        key: t
+        for key, t in unique_tensors(network).items()
+        if not (t.is_floating_point() or t.is_complex())
+    }
 
 
 def classifier_keys(architecture: Architecture, kwargs: Mapping[str, object]) -> frozenset[str]:
@@ -95,7 +108,9 @@ def classifier_keys(architecture: Architecture, kwargs: Mapping[str, object]) ->
     Empty if more of the network than its outputs depends on the number of classes: then no
     classifier can be replaced.
     """
-    few, more = (unique_tensors(architecture.build(**{**kwargs, "out_channels": n})) for n in (2, 3))
+    few, more = (
+        unique_tensors(architecture.build(**{**kwargs, "out_channels": n})) for n in (2, 3)
+    )
     growing = {key for key in few if few[key].shape != more[key].shape}
     rows_only = all(few[key].shape[1:] == more[key].shape[1:] for key in growing)
     return frozenset(growing) if rows_only else frozenset()
@@ -109,28 +124,43 @@ def blank_classifier(keys: Iterable[str], network: nn.Module) -> dict[str, torch
     """
     own = unique_tensors(network)
     return {
-        key: torch.full_like(own[key], 1.0 / own[key][0].numel()) if own[key].ndim > 1 else torch.zeros_like(own[key])
+        key: (
+            torch.full_like(own[key], 1.0 / own[key][0].numel())
+            if own[key].ndim > 1
+            else torch.zeros_like(own[key])
+        )
         for key in keys
     }
 
 
-def with_background(tensors: Mapping[str, torch.Tensor], keys: Iterable[str]) -> dict[str, torch.Tensor]:
+def with_background(
+    tensors: Mapping[str, torch.Tensor], keys: Iterable[str]
+) -> dict[str, torch.Tensor]:
     """Turn a classifier with one sigmoid output into one of two classes, by a background row of
     zeros: its logits are then 0 and z.
 
     softmax(0, z) is sigmoid(z), so the probabilities are the same. `keys`: of the classifier.
     """
     rows = {key: tensors[key] for key in keys if key in tensors}
-    return {**tensors, **{key: torch.cat((torch.zeros_like(row), row)) for key, row in rows.items()}}
+    return {
+        **tensors,
+        **{key: torch.cat((torch.zeros_like(row), row)) for key, row in rows.items()},
+    }
 
 
 def refusal(file: str, backbone: str, report: KeyReport, way_out: str) -> WeightsError:
-    """The error for a checkpoint that does not fit: the share that does, and the first tensors that do not."""
-    parts = [f"{file}: {len(report.matched)} of {report.wanted} tensors of {backbone} fit ({report.share:.0%})"]
+    """The error for a checkpoint that does not fit: the share that does, and the first tensors
+    that do not.
+    """
+    parts = [
+        f"{file}: {len(report.matched)} of {report.wanted} tensors of {backbone} fit"
+        f" ({report.share:.0%})"
+    ]
     if report.misshaped:
         key, (found, needed) = next(iter(report.misshaped.items()))
         parts.append(
-            f"{len(report.misshaped)} have another shape (first: {key} has {list(found)}, needed is {list(needed)})"
+            f"{len(report.misshaped)} have another shape (first: {key} has {list(found)}, needed is"
+            f" {list(needed)})"
         )
     if report.missing:
         parts.append(f"{len(report.missing)} are missing ({_some(report.missing)})")

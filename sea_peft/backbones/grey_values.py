@@ -4,7 +4,10 @@ network reverses it.
 
 from sea_peft.data.recipe import Window
 
-_HOUNSFIELD = (-1024.0, 3071.0)  # of a scanner that stores 12 bits; air, which also pads a scan, is the low end
+_HOUNSFIELD = (
+    -1024.0,
+    3071.0,
+)  # of a scanner that stores 12 bits; air, which also pads a scan, is the low end
 
 
 def as_they_are(low: float, high: float) -> tuple[Window, dict[str, object]]:

@@ -28,7 +28,9 @@ class Growth(TypedDict, total=False):
 
 
 def growing(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`build` for a network that can grow. It takes one more keyword argument, `grown`: the result of `growth`."""
+    """`build` for a network that can grow. It takes one more keyword argument, `grown`: the
+    result of `growth`.
+    """
 
     @functools.wraps(build)
     def grown_network(*, grown: Growth | None = None, **kwargs: Any) -> nn.Module:
@@ -87,7 +89,9 @@ def grow(
         first.out_features = second.in_features = len(first.weight)
     if outputs is not None:
         network.add_module(LAST, nn.Conv3d(outputs, rows or outputs, 1))
-        network.register_forward_hook(lambda grown, _inputs, output: grown.get_submodule(LAST)(output))
+        network.register_forward_hook(
+            lambda grown, _inputs, output: grown.get_submodule(LAST)(output)
+        )
 
 
 def _grown(tensor: torch.Tensor, axis: int, more: int) -> nn.Parameter:
@@ -145,8 +149,11 @@ def missing(module: nn.Module) -> dict[str, torch.Tensor]:
     else:
         shape = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
     made = {"weight": torch.ones(shape), "bias": torch.zeros(shape)}
-    # a tensor computed from others, as by a parametrization, is not registered, but not missing either
-    return {name: value for name, value in made.items() if module._parameters.get(name, value) is None}
+    # a tensor computed from others, as by a parametrization, is not registered, but not missing
+    # either
+    return {
+        name: value for name, value in made.items() if module._parameters.get(name, value) is None
+    }
 
 
 def without_groups(kernel: torch.Tensor, groups: int) -> torch.Tensor:

@@ -62,7 +62,9 @@ def _conv(before: int, after: int) -> nn.Conv3d:
     return nn.Conv3d(before, after, 3, padding=1)
 
 
-def build(in_channels: int = 1, out_channels: int = 2, stem: int = 16, width: int = 48) -> nn.Module:
+def build(
+    in_channels: int = 1, out_channels: int = 2, stem: int = 16, width: int = 48
+) -> nn.Module:
     """`[B, in, D, H, W]` → `[B, out, D, H, W]`, sides multiples of 4. With the default widths:
     499,002 parameters.
 

@@ -25,10 +25,14 @@ def read_label_names(file: Path) -> tuple[str, ...]:
     """
     try:
         if file.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{file.name} is too large for a list of labels; give one with a name a line.")
+            raise UsageError(
+                f"{file.name} is too large for a list of labels; give one with a name a line."
+            )
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The labels in {file} cannot be read ({error}); give names as a,b,c.") from error
+        raise UsageError(
+            f"The labels in {file} cannot be read ({error}); give names as a,b,c."
+        ) from error
     try:
         found: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -37,7 +41,9 @@ def read_label_names(file: Path) -> tuple[str, ...]:
 
 
 def _of_lines(text: str) -> dict[int, str]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     for pattern in (_ITK_SNAP, _SLICER, _NUMBERED):
         matches = [pattern.fullmatch(line) for line in lines]
         if all(matches):
@@ -46,7 +52,9 @@ def _of_lines(text: str) -> dict[int, str]:
 
 
 def _of_json(found: object) -> dict[int, str]:
-    """From a list, or from `labels` of a dataset.json or a colour map: a list, name → number, or number → name."""
+    """From a list, or from `labels` of a dataset.json or a colour map: a list, name → number,
+    or number → name.
+    """
     if isinstance(found, Mapping) and isinstance(found.get("labels"), list | Mapping):
         found = found["labels"]
     if isinstance(found, Mapping):
@@ -70,6 +78,7 @@ def _in_order(numbered: Mapping[int, str], file: str) -> tuple[str, ...]:
     if sorted(wanted) != list(range(1, len(wanted) + 1)):
         missing = min(set(range(1, max(wanted) + 1)) - wanted.keys())
         raise UsageError(
-            f"{file} has no name for output {missing}; every output of the network needs one, in its order."
+            f"{file} has no name for output {missing}; every output of the network needs one, in"
+            " its order."
         )
     return tuple(wanted[number] for number in sorted(wanted))

@@ -1,4 +1,6 @@
-"""The input sizes that a network takes, axis by axis: stages that do not halve every axis need less along some."""
+"""The input sizes that a network takes, axis by axis: stages that do not halve every axis need
+less along some.
+"""
 
 import dataclasses
 import math
@@ -48,7 +50,11 @@ class Limits:
     def sides(self) -> str:
         """The sides that it takes, in words."""
         multiples = f"multiples of {in_words(self.divisor)}"
-        return multiples if self.minimum == self.divisor else f"{multiples} and at least {in_words(self.minimum)}"
+        return (
+            multiples
+            if self.minimum == self.divisor
+            else f"{multiples} and at least {in_words(self.minimum)}"
+        )
 
     @property
     def small(self) -> Size:
@@ -59,7 +65,9 @@ class Limits:
 
     def fits_sides(self, size: Sequence[int]) -> bool:
         """Whether every side is a multiple of its divisor and no less than its minimum."""
-        return all(n % d == 0 and n >= m for n, d, m in zip(size, self.divisor, self.minimum, strict=True))
+        return all(
+            n % d == 0 and n >= m for n, d, m in zip(size, self.divisor, self.minimum, strict=True)
+        )
 
     def fits_bottom(self, size: Sequence[int]) -> bool:
         """Whether enough voxels are left at the bottom."""
@@ -67,7 +75,9 @@ class Limits:
 
     def holding(self, size: Sequence[int]) -> Size:
         """The smallest sides that it takes and that are nowhere shorter than `size`."""
-        d, h, w = (-(-max(n, m) // d) * d for n, d, m in zip(size, self.divisor, self.minimum, strict=True))
+        d, h, w = (
+            -(-max(n, m) // d) * d for n, d, m in zip(size, self.divisor, self.minimum, strict=True)
+        )
         return d, h, w
 
 

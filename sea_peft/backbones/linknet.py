@@ -32,7 +32,8 @@ class Block(nn.Module):
         )
         if stride > 1:
             self.downsample: nn.Module = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), nn.InstanceNorm3d(out_channels)
+                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False),
+                nn.InstanceNorm3d(out_channels),
             )
         else:
             self.downsample = nn.Identity()
@@ -46,7 +47,10 @@ class Down(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.block1, self.block2 = Block(in_channels, out_channels, stride), Block(out_channels, out_channels, 1)
+        self.block1, self.block2 = (
+            Block(in_channels, out_channels, stride),
+            Block(out_channels, out_channels, 1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block2(self.block1(x))
@@ -70,13 +74,18 @@ class Up(nn.Module):
 
 
 class LinkNet3d(nn.Module):
-    """[B, in, D, H, W] → logits [B, out, D, H, W], sides multiples of 32. Module names are those of deepbet's script."""
+    """[B, in, D, H, W] → logits [B, out, D, H, W], sides multiples of 32. Module names are
+    those of deepbet's script.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
         super().__init__()
         w = width
         self.init = nn.Sequential(
-            nn.Conv3d(in_channels, w, 7, 2, 3, bias=False), nn.InstanceNorm3d(w), nn.ReLU(), nn.MaxPool3d(3, 2, 1)
+            nn.Conv3d(in_channels, w, 7, 2, 3, bias=False),
+            nn.InstanceNorm3d(w),
+            nn.ReLU(),
+            nn.MaxPool3d(3, 2, 1),
         )
         self.down0, self.down1 = Down(w, w, 1), Down(w, 2 * w, 2)
         self.down2, self.down3 = Down(2 * w, 4 * w, 2), Down(4 * w, 8 * w, 2)
@@ -121,7 +130,10 @@ LINKNET = register(
         build=build,
         divisor=32,
         minimum=64,
-        paper="Chaurasia and Culurciello 2017, arXiv 1707.03718; shape of Fisch et al. 2024, deepbet, doi 10.1016/j.compbiomed.2024.108845",
+        paper=(
+            "Chaurasia and Culurciello 2017, arXiv 1707.03718; shape of Fisch et al. 2024, deepbet,"
+            " doi 10.1016/j.compbiomed.2024.108845"
+        ),
         licence="Apache-2.0 (sea_peft)",
         small={"width": 4},
         read_widths=read_widths,

@@ -48,9 +48,14 @@ def builder(size: str) -> Callable[..., nn.Module]:
         from monai.networks.nets.mednext import MedNeXt
 
         middle = len(blocks) // 2
-        if len(expansion) != len(blocks) or len(blocks) % 2 == 0 or len(down_expansion or blocks[:middle]) != middle:
+        if (
+            len(expansion) != len(blocks)
+            or len(blocks) % 2 == 0
+            or len(down_expansion or blocks[:middle]) != middle
+        ):
             raise ValueError(
-                f"expansion {expansion}, blocks {blocks} and down_expansion {down_expansion} do not fit each other"
+                f"expansion {expansion}, blocks {blocks} and down_expansion {down_expansion} do not"
+                " fit each other"
             )
         network = MedNeXt(
             spatial_dims=3,
@@ -69,7 +74,11 @@ def builder(size: str) -> Callable[..., nn.Module]:
         )
         for i, ratio in enumerate(down_expansion or ()):
             network.down_blocks[i] = MedNeXtDownBlock(
-                init_filters * 2**i, init_filters * 2 ** (i + 1), ratio, kernel_size, use_residual_connection=True
+                init_filters * 2**i,
+                init_filters * 2 ** (i + 1),
+                ratio,
+                kernel_size,
+                use_residual_connection=True,
             )
         network.out_0.conv_out = nn.Conv3d(init_filters, out_channels, kernel_size=1)
         return network
@@ -78,7 +87,9 @@ def builder(size: str) -> Callable[..., nn.Module]:
 
 
 def _ratios(tensors: Mapping[str, torch.Tensor], block: str) -> list[int]:
-    """Expansion ratios of the blocks called `block` with 0, 1, … in its braces, up to the last one there is."""
+    """Expansion ratios of the blocks called `block` with 0, 1, … in its braces, up to the last
+    one there is.
+    """
     found: list[int] = []
     while (weight := tensors.get(f"{block.format(len(found))}.conv2.weight")) is not None:
         found.append(weight.shape[0] // weight.shape[1])
@@ -95,7 +106,11 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     stem, first = tensors.get("stem.weight"), tensors.get("enc_stages.0.0.conv1.weight")
     downs = _ratios(tensors, "down_blocks.{}")
     halvings = range(len(downs))
-    stages = [*(f"enc_stages.{i}.{{}}" for i in halvings), "bottleneck.{}", *(f"dec_stages.{i}.{{}}" for i in halvings)]
+    stages = [
+        *(f"enc_stages.{i}.{{}}" for i in halvings),
+        "bottleneck.{}",
+        *(f"dec_stages.{i}.{{}}" for i in halvings),
+    ]
     rows = [_ratios(tensors, stage) for stage in stages]
     if stem is None or first is None or not all(rows):
         return {}
@@ -110,7 +125,9 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def limits(kwargs: Settings) -> Limits:
-    """Each stage down to the bottleneck halves the input; its group norms have one channel per group."""
+    """Each stage down to the bottleneck halves the input; its group norms have one channel per
+    group.
+    """
     return limits_of_strides((2,) * (len(kwargs.get("blocks", _SIZES["s"]["blocks"])) // 2))
 
 
@@ -126,7 +143,11 @@ for _size, _row in _SIZES.items():
             # the size's own expansion ratios over fewer stages and blocks
             small={
                 "init_filters": 4,
-                "expansion": (*_row["expansion"][:2], _row["expansion"][4], *_row["expansion"][-2:]),
+                "expansion": (
+                    *_row["expansion"][:2],
+                    _row["expansion"][4],
+                    *_row["expansion"][-2:],
+                ),
                 "blocks": (1, 1, 1, 1, 1),
             },
             limits=limits,

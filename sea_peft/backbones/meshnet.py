@@ -19,16 +19,26 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU}
 
 
 class MeshNet(nn.Module):
-    """[B, in, D, H, W] → [B, out, D, H, W]. Its convolutions are `model.0`, `model.2`, …, as brainchop numbers them."""
+    """[B, in, D, H, W] → [B, out, D, H, W]. Its convolutions are `model.0`, `model.2`, …, as
+    brainchop numbers them.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, width: int, dilations: Sequence[int], activation: str
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        dilations: Sequence[int],
+        activation: str,
     ) -> None:
         super().__init__()
         widths = [in_channels, *(width for _ in dilations)]
         layers: list[nn.Module] = []
         for (before, after), dilation in zip(itertools.pairwise(widths), dilations, strict=True):
-            layers += [nn.Conv3d(before, after, 3, padding=dilation, dilation=dilation), _ACTIVATIONS[activation]()]
+            layers += [
+                nn.Conv3d(before, after, 3, padding=dilation, dilation=dilation),
+                _ACTIVATIONS[activation](),
+            ]
         self.model = nn.Sequential(*layers, nn.Conv3d(widths[-1], out_channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,13 +77,22 @@ MESHNET = register(
         build=build,
         divisor=1,
         minimum=32,
-        paper="Fedorov et al. 2017, arXiv 1612.00940; Masoud et al. 2023, brainchop, JOSS 8(83), doi 10.21105/joss.05098",
+        paper=(
+            "Fedorov et al. 2017, arXiv 1612.00940; Masoud et al. 2023, brainchop, JOSS 8(83), doi"
+            " 10.21105/joss.05098"
+        ),
         licence="Apache-2.0 (sea_peft)",
         small={"width": 5, "dilations": (1, 2, 4, 2, 1)},
         read_widths=read_widths,
         traceless={
-            "dilations": "put brainchop's model.json beside the file, or give the setting dilations=[1,2,4,8,16,8,4,2,1] or what they were",
-            "activation": "put brainchop's model.json beside the file, or give the setting activation=elu or relu",
+            "dilations": (
+                "put brainchop's model.json beside the file, or give the setting"
+                " dilations=[1,2,4,8,16,8,4,2,1] or what they were"
+            ),
+            "activation": (
+                "put brainchop's model.json beside the file, or give the setting activation=elu or"
+                " relu"
+            ),
         },
     )
 )

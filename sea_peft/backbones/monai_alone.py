@@ -6,7 +6,8 @@ import sys
 
 from sea_peft.backbones.typed import Typed
 
-# The slowest of the optional packages that MONAI imports if they are installed; no network needs them
+# The slowest of the optional packages that MONAI imports if they are installed; no network needs
+# them
 _BESIDE = (
     "bs4",
     "gdown",

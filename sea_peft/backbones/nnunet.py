@@ -63,7 +63,9 @@ def _build(
     )
 
 
-def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = (2,) * 5, **plans: Any) -> nn.Module:
+def build_plain(
+    convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = (2,) * 5, **plans: Any
+) -> nn.Module:
     """The plain U-Net. With the default widths, those of most `3d_fullres` plans: 31.2 M
     parameters.
 
@@ -75,7 +77,9 @@ def build_plain(convs: Sequence[int] = (2,) * 6, decoder_convs: Sequence[int] = 
 
 
 def build_resenc(
-    blocks: Sequence[int] = (1, 3, 4, 6, 6, 6), decoder_convs: Sequence[int] = (1,) * 5, **plans: Any
+    blocks: Sequence[int] = (1, 3, 4, 6, 6, 6),
+    decoder_convs: Sequence[int] = (1,) * 5,
+    **plans: Any,
 ) -> nn.Module:
     """The residual-encoder U-Net. With the default widths, those of the ResEnc-M and -L plans: 102
     M parameters.
@@ -112,19 +116,29 @@ def _read(setting: str, convolution: str, tensors: Mapping[str, torch.Tensor]) -
         return {}
     ups = _first_convs(tensors, "decoder.transpconvs.#.weight")
     depth = collections.Counter(
-        key.split(".")[2] for key in tensors if key.startswith("decoder.stages.") and key.endswith(".conv.weight")
+        key.split(".")[2]
+        for key in tensors
+        if key.startswith("decoder.stages.") and key.endswith(".conv.weight")
     )
     return {
         "features": [w.shape[0] for w in firsts],
         "kernels": [list(w.shape[2:]) for w in firsts],
         "strides": [1, *(list(w.shape[2:]) for w in reversed(ups))],
         "decoder_convs": [depth[str(i)] for i in range(len(ups))],
-        setting: [len(_first_convs(tensors, convolution.format(stage=i, at="#"))) for i in range(len(firsts))],
+        setting: [
+            len(_first_convs(tensors, convolution.format(stage=i, at="#")))
+            for i in range(len(firsts))
+        ],
     }
 
 
 def _register(
-    name: str, build: Callable[..., nn.Module], paper: str, setting: str, depth: Sequence[int], convolution: str
+    name: str,
+    build: Callable[..., nn.Module],
+    paper: str,
+    setting: str,
+    depth: Sequence[int],
+    convolution: str,
 ) -> Architecture:
     return register(
         Architecture(
@@ -134,7 +148,12 @@ def _register(
             minimum=32,
             paper=paper,
             licence="Apache-2.0 (dynamic-network-architectures)",
-            small={"features": (4, 8, 16), "strides": (1, 2, 2), "decoder_convs": (1, 1), setting: depth},
+            small={
+                "features": (4, 8, 16),
+                "strides": (1, 2, 2),
+                "decoder_convs": (1, 1),
+                setting: depth,
+            },
             limits=limits,
             read_widths=functools.partial(_read, setting, convolution),
             needs=_NEEDS,

@@ -25,7 +25,9 @@ _SLOPE = 0.1
 class ObeliskUNet(nn.Module):
     """[B, in, D, H, W] → [B, out, D, H, W], any size from 32 up."""
 
-    def __init__(self, in_channels: int, out_channels: int, channels: Sequence[int], last: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, channels: Sequence[int], last: int
+    ) -> None:
         super().__init__()
         self._block("0", in_channels, channels[0], 1)
         for level, (before, after) in enumerate(itertools.pairwise(channels), start=1):
@@ -58,7 +60,9 @@ class ObeliskUNet(nn.Module):
         return self.conv77U(x)
 
 
-def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS, last: int = 9) -> nn.Module:
+def build(
+    in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS, last: int = 9
+) -> nn.Module:
     """`[B, in, D, H, W]` → `[B, out, D, H, W]`. With the default widths and 9 classes: 883,740
     parameters.
 
@@ -66,13 +70,19 @@ def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] =
     networks as many as classes. Raises ValueError for another number of resolutions.
     """
     if len(channels) != len(_CHANNELS):
-        raise ValueError(f"channels {list(channels)} are not {len(_CHANNELS)}, one for each resolution")
+        raise ValueError(
+            f"channels {list(channels)} are not {len(_CHANNELS)}, one for each resolution"
+        )
     return ObeliskUNet(in_channels, out_channels, channels, last)
 
 
 def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """Every width from the convolutions."""
-    names = ["conv0.weight", *(f"conv{level}.weight" for level in range(1, len(_CHANNELS))), "conv7U.weight"]
+    names = [
+        "conv0.weight",
+        *(f"conv{level}.weight" for level in range(1, len(_CHANNELS))),
+        "conv7U.weight",
+    ]
     if any(name not in tensors for name in names):
         return {}
     *channels, last = (tensors[name].shape[0] for name in names)
@@ -86,7 +96,10 @@ OBELISK = register(
         divisor=16,
         minimum=32,
         probe=(64, 64, 32),  # 32 leaves one voxel at the lowest resolution, where a ReLU may be 0
-        paper="Heinrich et al. 2019, OBELISK-Net, Medical Image Analysis 54, doi 10.1016/j.media.2019.02.006",
+        paper=(
+            "Heinrich et al. 2019, OBELISK-Net, Medical Image Analysis 54, doi"
+            " 10.1016/j.media.2019.02.006"
+        ),
         licence="Apache-2.0 (sea_peft)",
         small={"channels": (2, 3, 4, 5, 6, 7), "last": 3},
         read_widths=read_widths,

@@ -1,4 +1,6 @@
-"""The architectures: name → how to build it, the sizes that it takes, and its source. One entry, one place."""
+"""The architectures: name → how to build it, the sizes that it takes, and its source. One
+entry, one place.
+"""
 
 import dataclasses
 import difflib
@@ -34,7 +36,8 @@ class Needed:
         """Raise UsageError saying how to install the package, if it is not installed."""
         if not self.installed:
             raise UsageError(
-                f"Backbone {backbone} needs the package {self.package}; install it with `pip install --no-deps {self.package}`."
+                f"Backbone {backbone} needs the package {self.package}; install it with `pip"
+                f" install --no-deps {self.package}`."
             )
 
 
@@ -102,7 +105,9 @@ class Architecture:
         return Limits(per_axis(self.divisor), per_axis(self.minimum))
 
     def check_size(self, size: tuple[int, ...], kwargs: Mapping[str, object] | None = None) -> None:
-        """Raise UsageError if a patch of `size` (voxels) cannot go through the network built with `kwargs`."""
+        """Raise UsageError if a patch of `size` (voxels) cannot go through the network built
+        with `kwargs`.
+        """
         limits = self.limits_of(kwargs or {})
         asked = ",".join(map(str, size))
         if limits.exact is not None and tuple(size) != limits.exact:
@@ -113,8 +118,13 @@ class Architecture:
             why = f"takes patches whose sides are {limits.sides}"
             raise UsageError(f"{self.name} {why}, not {asked}; choose another patch.", "patch")
         if not limits.fits_bottom(size):
-            why = f"shrinks patches by {in_words(limits.divisor)} and needs {limits.bottom} voxels at its bottom"
-            raise UsageError(f"{self.name} {why}, which {asked} does not leave; choose a larger patch.", "patch")
+            why = (
+                f"shrinks patches by {in_words(limits.divisor)} and needs {limits.bottom} voxels at"
+                " its bottom"
+            )
+            raise UsageError(
+                f"{self.name} {why}, which {asked} does not leave; choose a larger patch.", "patch"
+            )
 
     def example(self, in_channels: int, kwargs: Mapping[str, object] | None = None) -> torch.Tensor:
         """A small random input `[1, C, D, H, W]` for probing the network built with `kwargs`; the
@@ -142,12 +152,19 @@ def _behind_a_map(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """
 
     @functools.wraps(build)
-    def mapped(*, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: object) -> nn.Module:
+    def mapped(
+        *, input_factor: float = 1.0, input_offset: float = 0.0, **kwargs: object
+    ) -> nn.Module:
         network = build(**kwargs)
         if not (math.isfinite(input_factor) and math.isfinite(input_offset) and input_factor):
-            raise ValueError(f"input_factor {input_factor} and input_offset {input_offset} leave nothing of a scan")
+            raise ValueError(
+                f"input_factor {input_factor} and input_offset {input_offset} leave nothing of a"
+                " scan"
+            )
         if (input_factor, input_offset) != (1.0, 0.0):
-            network.register_forward_pre_hook(functools.partial(_affine, input_factor, input_offset))
+            network.register_forward_pre_hook(
+                functools.partial(_affine, input_factor, input_offset)
+            )
         return network
 
     return mapped
@@ -166,10 +183,14 @@ def architectures() -> dict[str, Architecture]:
 
 
 def architecture(name: str) -> Architecture:
-    """The registered architecture called `name`, which may come from a file. Raises UsageError if there is none."""
+    """The registered architecture called `name`, which may come from a file. Raises UsageError
+    if there is none.
+    """
     known = architectures()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"No backbone is called {name!r}.{hint} There are: {', '.join(sorted(known))}.")
+        raise UsageError(
+            f"No backbone is called {name!r}.{hint} There are: {', '.join(sorted(known))}."
+        )
     return known[name]

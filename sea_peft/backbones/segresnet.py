@@ -1,4 +1,6 @@
-"""SegResNet: residual encoder-decoder with group norm (Myronenko 2018, arXiv 1810.11654), in the shape of the SuPreM checkpoints."""
+"""SegResNet: residual encoder-decoder with group norm (Myronenko 2018, arXiv 1810.11654), in
+the shape of the SuPreM checkpoints.
+"""
 
 from collections.abc import Mapping
 
@@ -8,11 +10,19 @@ from torch import nn
 from sea_peft.backbones.registry import Architecture, register
 
 
-def build(in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, **kwargs: object) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W]. With the default 16 filters: 4.70 M parameters, as `supervised_suprem_segresnet`."""
+def build(
+    in_channels: int = 1, out_channels: int = 2, init_filters: int = 16, **kwargs: object
+) -> nn.Module:
+    """[B, in, D, H, W] → [B, out, D, H, W]. With the default 16 filters: 4.70 M parameters, as
+    `supervised_suprem_segresnet`.
+    """
     from monai.networks.nets import SegResNet
 
-    shape: dict[str, object] = {"blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "dropout_prob": 0.0}
+    shape: dict[str, object] = {
+        "blocks_down": [1, 2, 2, 4],
+        "blocks_up": [1, 1, 1],
+        "dropout_prob": 0.0,
+    }
     return SegResNet(
         spatial_dims=3,
         init_filters=init_filters,

@@ -26,8 +26,8 @@ _LEAVES: dict[str, tuple[type[nn.Module], ...]] = {
     "norm": (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm3d, nn.BatchNorm3d),
 }
 
-# If less than this share of a gradient is left after summing over a channel, a norm cancels it. Measured: at most 1e-6 is left
-# then, and about 1e-4 or more elsewhere.
+# If less than this share of a gradient is left after summing over a channel, a norm cancels it.
+# Measured: at most 1e-6 is left then, and about 1e-4 or more elsewhere.
 _CANCELLED = 1e-5
 
 
@@ -115,8 +115,14 @@ def _blocks(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def candidates(backbone: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Module path → (kind, module) for each module that may become a site, in registration order."""
-    leaves = {path: (kind, m) for path, m in backbone.named_modules() if (kind := module_kind(m)) is not None}
+    """Module path → (kind, module) for each module that may become a site, in registration
+    order.
+    """
+    leaves = {
+        path: (kind, m)
+        for path, m in backbone.named_modules()
+        if (kind := module_kind(m)) is not None
+    }
     return leaves | {path: ("block", m) for path, m in _blocks(backbone)}
 
 
@@ -136,10 +142,14 @@ def find_sites(backbone: nn.Module, example: torch.Tensor) -> tuple[Site, ...]:
     generator = torch.Generator().manual_seed(0)
     seen: dict[str, _Seen] = {}
     resolution = [math.prod(example.shape[2:])]
-    nothing = torch.zeros((), device=example.device, requires_grad=True)  # added everywhere, for gradients to flow
+    nothing = torch.zeros(
+        (), device=example.device, requires_grad=True
+    )  # added everywhere, for gradients to flow
 
     def hook_for(path: str, kind: str, module: nn.Module) -> Callable[..., torch.Tensor | None]:
-        def hook(_module: nn.Module, inputs: tuple[object, ...], output: object) -> torch.Tensor | None:
+        def hook(
+            _module: nn.Module, inputs: tuple[object, ...], output: object
+        ) -> torch.Tensor | None:
             x = inputs[0] if inputs else None  # a hook does not see what is passed by keyword
             if not (isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)):
                 return None
@@ -213,9 +223,14 @@ def _is_what_it_seems(path: str, seen: dict[str, _Seen]) -> bool:
 
 def _require_grid(output: object, example: torch.Tensor) -> None:
     found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if not isinstance(output, torch.Tensor) or output.ndim != 5 or output.shape[2:] != example.shape[2:]:
+    if (
+        not isinstance(output, torch.Tensor)
+        or output.ndim != 5
+        or output.shape[2:] != example.shape[2:]
+    ):
         raise WeightsError(
-            f"The backbone maps {list(example.shape)} to {found}, not to [B, K, D, H, W] on the same grid; wrap it in a module that does."
+            f"The backbone maps {list(example.shape)} to {found}, not to [B, K, D, H, W] on the"
+            " same grid; wrap it in a module that does."
         )
 
 
@@ -238,7 +253,11 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
     convolutions = [(p, s) for p, s in seen.items() if s.kind in ("conv", "transposed", "linear")]
     stem = min(convolutions, key=lambda item: item[1].order)[0] if convolutions else None
     last = max(convolutions, key=lambda item: item[1].order) if convolutions else None
-    head = last[0] if last and last[1].channels[1] == output[1] and last[1].shape_out[2:] == output[2:] else None
+    head = (
+        last[0]
+        if last and last[1].channels[1] == output[1] and last[1].shape_out[2:] == output[2:]
+        else None
+    )
 
     def stage(path: str, s: _Seen) -> str:
         if path == head:
@@ -250,14 +269,26 @@ def _staged(seen: dict[str, _Seen], example: torch.Tensor, output: torch.Size) -
         return "decoder" if s.order > max(at_bottom) else "bottleneck"
 
     # the output of a block that holds the head is class logits, which the target's head adapts
-    inside = {path: s for path, s in seen.items() if head is None or not head.startswith(path + ".")}
+    inside = {
+        path: s for path, s in seen.items() if head is None or not head.startswith(path + ".")
+    }
     sites = []
     for order, (path, s) in enumerate(sorted(inside.items(), key=lambda item: item[1].order)):
-        strides = [a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True)] if s.spatial else [1.0] * 3
+        strides = (
+            [a / b for a, b in zip(s.shape_in[2:], s.shape_out[2:], strict=True)]
+            if s.spatial
+            else [1.0] * 3
+        )
         sites.append(
             Site(
-                path=path, kind=s.kind, in_channels=s.channels[0], out_channels=s.channels[1],
-                stride=(strides[0], strides[1], strides[2]), stage=stage(path, s), order=order, normed=s.shift < _CANCELLED,
+                path=path,
+                kind=s.kind,
+                in_channels=s.channels[0],
+                out_channels=s.channels[1],
+                stride=(strides[0], strides[1], strides[2]),
+                stage=stage(path, s),
+                order=order,
+                normed=s.shift < _CANCELLED,
             )
-        )  # fmt: skip
+        )
     return tuple(sites)

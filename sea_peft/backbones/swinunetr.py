@@ -16,10 +16,30 @@ from torch import nn
 from sea_peft.backbones.registry import Architecture, register
 
 MERGING_ORDERS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "monai<1.5": ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)),
-    "monai>=1.5": ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)),
+    "monai<1.5": (
+        (0, 0, 0),
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+        (1, 0, 1),
+        (0, 1, 0),
+        (0, 0, 1),
+        (1, 1, 1),
+    ),
+    "monai>=1.5": (
+        (0, 0, 0),
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+        (1, 1, 0),
+        (1, 0, 1),
+        (0, 1, 1),
+        (1, 1, 1),
+    ),
 }
-"""Offsets along D, H, W of the eight neighbours, in the order in which their channels are concatenated."""
+"""Offsets along D, H, W of the eight neighbours, in the order in which their channels are
+concatenated.
+"""
 
 
 class PatchMergingBefore15(nn.Module):
@@ -30,7 +50,9 @@ class PatchMergingBefore15(nn.Module):
     is called through `downsample=`.
     """
 
-    def __init__(self, dim: int, norm_layer: type[nn.LayerNorm] = nn.LayerNorm, spatial_dims: int = 3) -> None:
+    def __init__(
+        self, dim: int, norm_layer: type[nn.LayerNorm] = nn.LayerNorm, spatial_dims: int = 3
+    ) -> None:
         super().__init__()
         if spatial_dims != 3:
             raise ValueError(f"patch merging is for three spatial dimensions, not {spatial_dims}")
@@ -55,9 +77,11 @@ def build(
     merging: str = "monai>=1.5",
     use_v2: bool = False,
 ) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 32. With the default width of 48: 62.2 M parameters.
+    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 32. With the default width of 48:
+    62.2 M parameters.
 
-    `merging`: the order of patch merging, a key of `MERGING_ORDERS`. `use_v2`: version 2. Raises ValueError for another order.
+    `merging`: the order of patch merging, a key of `MERGING_ORDERS`. `use_v2`: version 2. Raises
+        ValueError for another order.
     """
     from monai.networks.nets import SwinUNETR
 
@@ -82,8 +106,14 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     patches = tensors.get("swinViT.patch_embed.proj.weight")
     if patches is None:
         return {}
-    blocks = [{k.split(".")[4] for k in tensors if k.startswith(f"swinViT.layers{i}.0.blocks.")} for i in range(1, 5)]
-    tables = (tensors.get(f"swinViT.layers{i}.0.blocks.0.attn.relative_position_bias_table") for i in range(1, 5))
+    blocks = [
+        {k.split(".")[4] for k in tensors if k.startswith(f"swinViT.layers{i}.0.blocks.")}
+        for i in range(1, 5)
+    ]
+    tables = (
+        tensors.get(f"swinViT.layers{i}.0.blocks.0.attn.relative_position_bias_table")
+        for i in range(1, 5)
+    )
     heads = [table for table in tables if table is not None and table.ndim == 2]
     widths: dict[str, object] = {"feature_size": patches.shape[0]}
     if all(blocks):
@@ -101,7 +131,8 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     return widths
 
 
-# The probe leaves 3 voxels at the bottleneck, the fewest of which instance norms let gradients through.
+# The probe leaves 3 voxels at the bottleneck, the fewest of which instance norms let gradients
+# through.
 SWINUNETR = register(
     Architecture(
         name="swinunetr",
@@ -120,7 +151,10 @@ SWINUNETR = register(
         probe=(96, 32, 32),
         read_widths=read_widths,
         traceless={
-            "merging": "before MONAI 1.5 patches were merged in another order; give the setting merging='monai<1.5' or merging='monai>=1.5'"
+            "merging": (
+                "before MONAI 1.5 patches were merged in another order; give the setting"
+                " merging='monai<1.5' or merging='monai>=1.5'"
+            )
         },
     )
 )

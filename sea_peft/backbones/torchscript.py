@@ -20,10 +20,17 @@ import torch
 _MOST_BYTES = 64 << 20  # of data.pkl: names and shapes, no values
 _DEEPEST = 100
 _DTYPES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 
 class _Record:
@@ -68,7 +75,11 @@ class _Unpickler(pickle.Unpickler):
         _, kind, key, _, count = told
         if key not in self._storages:
             content = self._archive.read(f"{self._root}/data/{key}")
-            found = torch.frombuffer(bytearray(content), dtype=_DTYPES[kind]) if content else torch.empty(0)
+            found = (
+                torch.frombuffer(bytearray(content), dtype=_DTYPES[kind])
+                if content
+                else torch.empty(0)
+            )
             if len(found) != count:
                 raise pickle.UnpicklingError(f"tensor {key} has {len(found)} values, not {count}")
             self._storages[key] = found
@@ -96,7 +107,11 @@ def root_of(file: Path) -> str | None:
     if len(roots) != 1:
         return None
     root = roots.pop()
-    return root if f"{root}/data.pkl" in names and any(n.startswith(f"{root}/code/") for n in names) else None
+    return (
+        root
+        if f"{root}/data.pkl" in names and any(n.startswith(f"{root}/code/") for n in names)
+        else None
+    )
 
 
 def read_tensors(file: Path, root: str) -> dict[str, torch.Tensor]:

@@ -32,7 +32,9 @@ class Typed:
     def __post_init__(self) -> None:
         if self.weights is not None and is_code(self.weights):
             raise WeightsError(
-                f"Weights are a name or a file, and {self.weights} is code; give it as the backbone.", "backbone"
+                f"Weights are a name or a file, and {self.weights} is code; give it as the"
+                " backbone.",
+                "backbone",
             )
 
     def __bool__(self) -> bool:
@@ -57,13 +59,21 @@ NOTHING = Typed()
 
 
 def is_code(name: str) -> bool:
-    """Whether a name has the form `package.module:factory`; a path such as `C:\\x.safetensors` has not."""
+    """Whether a name has the form `package.module:factory`; a path such as `C:\\x.safetensors`
+    has not.
+    """
     module, colon, factory = name.partition(":")
-    return bool(colon) and factory.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return (
+        bool(colon)
+        and factory.isidentifier()
+        and all(part.isidentifier() for part in module.split("."))
+    )
 
 
 def _from_factory(spec: str) -> Architecture:
-    """A user's own network: `factory(in_channels=…, out_channels=…)`, or a factory without arguments for a network with fixed channels."""
+    """A user's own network: `factory(in_channels=…, out_channels=…)`, or a factory without
+    arguments for a network with fixed channels.
+    """
     module_name, _, attribute = spec.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -71,11 +81,16 @@ def _from_factory(spec: str) -> Architecture:
         name = module_name.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
         here = absent and any(Path(found).exists() for found in (name, f"{name}.py"))
-        way = f"{name} lies in this folder: start with PYTHONPATH=." if here else "give package.module:factory"
+        way = (
+            f"{name} lies in this folder: start with PYTHONPATH=."
+            if here
+            else "give package.module:factory"
+        )
         raise WeightsError(f"Backbone {spec!r} could not be imported ({error}); {way}.") from error
     if not callable(factory):
         raise WeightsError(
-            f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give package.module:factory."
+            f"Backbone {spec!r} is not a function but a {type(factory).__name__}; give"
+            " package.module:factory."
         )
     takes = inspect.signature(factory).parameters
     flexible = any(p.kind is p.VAR_KEYWORD for p in takes.values())
@@ -83,7 +98,9 @@ def _from_factory(spec: str) -> Architecture:
     def build(**kwargs: object) -> nn.Module:
         network = factory(**{k: v for k, v in kwargs.items() if flexible or k in takes})
         if not isinstance(network, nn.Module):
-            raise WeightsError(f"Backbone {spec!r} returned {type(network).__name__}, not a torch.nn.Module.")
+            raise WeightsError(
+                f"Backbone {spec!r} returned {type(network).__name__}, not a torch.nn.Module."
+            )
         return network
 
     return Architecture(
@@ -107,6 +124,7 @@ def _declared(factory: Callable[..., object], attribute: str, spec: str) -> int 
         per_axis(stated)
     except (TypeError, ValueError) as error:
         raise WeightsError(
-            f"{attribute} of {spec} is {stated!r}; set a whole number from 1 up, or one for each of D, H and W."
+            f"{attribute} of {spec} is {stated!r}; set a whole number from 1 up, or one for each of"
+            " D, H and W."
         ) from error
     return stated

@@ -13,7 +13,9 @@ from sea_peft.backbones.strides import limits_of_strides
 _CHANNELS = (16, 32, 64, 128, 256)
 
 
-def build(in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS) -> nn.Module:
+def build(
+    in_channels: int = 1, out_channels: int = 2, channels: Sequence[int] = _CHANNELS
+) -> nn.Module:
     """[B, in, D, H, W] → [B, out, D, H, W]. With the default widths: 4.8 M parameters."""
     from monai.networks.nets import UNet
 
@@ -39,7 +41,9 @@ UNET = register(
         build=build,
         divisor=16,
         minimum=16,
-        paper="Kerfoot et al. 2019, Left-Ventricle Quantification Using Residual U-Net (STACOM 2018)",
+        paper=(
+            "Kerfoot et al. 2019, Left-Ventricle Quantification Using Residual U-Net (STACOM 2018)"
+        ),
         licence="Apache-2.0 (MONAI)",
         small={"channels": (4, 8, 16)},
         weights="phantom_unet",

@@ -17,7 +17,9 @@ from sea_peft.backbones.registry import Architecture, register
 
 
 class BatchStatisticsNorm(nn.BatchNorm3d):
-    """y = weight·(x − mean(x)) / √(var(x) + eps) + bias, mean and variance over batch and space of this very input, in every mode."""
+    """y = weight·(x − mean(x)) / √(var(x) + eps) + bias, mean and variance over batch and space
+    of this very input, in every mode.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
@@ -40,20 +42,25 @@ class DownTransition(nn.Module):
 
     def __init__(self, in_channels: int, middle: int, out_channels: int) -> None:
         super().__init__()
-        self.ops = nn.Sequential(ConvNormRelu(in_channels, middle), ConvNormRelu(middle, out_channels))
+        self.ops = nn.Sequential(
+            ConvNormRelu(in_channels, middle), ConvNormRelu(middle, out_channels)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.ops(x)
 
 
 class UpTransition(nn.Module):
-    """Upsampling by two beside the skip, then two convolutions: [B, in, D, H, W], [B, out, 2D, 2H, 2W] → [B, out, 2D, 2H, 2W]."""
+    """Upsampling by two beside the skip, then two convolutions: [B, in, D, H, W], [B, out, 2D,
+    2H, 2W] → [B, out, 2D, 2H, 2W].
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.up_conv = nn.ConvTranspose3d(in_channels, in_channels, 2, stride=2)
         self.ops = nn.Sequential(
-            ConvNormRelu(in_channels + out_channels, out_channels), ConvNormRelu(out_channels, out_channels)
+            ConvNormRelu(in_channels + out_channels, out_channels),
+            ConvNormRelu(out_channels, out_channels),
         )
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
@@ -72,7 +79,9 @@ class Out(nn.Module):
 
 
 class UNet3D(nn.Module):
-    """[B, in, D, H, W] → logits [B, out, D, H, W]; stages of `width`, 2, 4 and 8 times `width` channels. Module names are SuPreM's."""
+    """[B, in, D, H, W] → logits [B, out, D, H, W]; stages of `width`, 2, 4 and 8 times `width`
+    channels. Module names are SuPreM's.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
         super().__init__()
@@ -97,7 +106,9 @@ class UNet3D(nn.Module):
 
 
 def build(in_channels: int = 1, out_channels: int = 2, width: int = 64) -> nn.Module:
-    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 8. With the default width of 64: 19.1 M parameters, SuPreM's shape."""
+    """[B, in, D, H, W] → [B, out, D, H, W], sides multiples of 8. With the default width of 64:
+    19.1 M parameters, SuPreM's shape.
+    """
     return UNet3D(in_channels, out_channels, width)
 
 
@@ -113,7 +124,9 @@ UNET3D = register(
         build=build,
         divisor=8,
         minimum=16,
-        paper="Li et al. 2024, SuPreM (ICLR); shape of Çiçek et al. 2016, 3D U-Net, arXiv 1606.06650",
+        paper=(
+            "Li et al. 2024, SuPreM (ICLR); shape of Çiçek et al. 2016, 3D U-Net, arXiv 1606.06650"
+        ),
         licence="Apache-2.0 (sea_peft)",
         small={"width": 4},
         read_widths=read_widths,

@@ -67,14 +67,23 @@ def read_widths(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     tokens is that of a cube.
     """
     tokens = tensors.get("vit.patch_embedding.position_embeddings")
-    first, inner = tensors.get("encoder1.layer.conv1.conv.weight"), tensors.get("vit.blocks.0.mlp.linear1.weight")
+    first, inner = (
+        tensors.get("encoder1.layer.conv1.conv.weight"),
+        tensors.get("vit.blocks.0.mlp.linear1.weight"),
+    )
     if tokens is None or first is None or inner is None:
         return {}
     side = round(tokens.shape[1] ** (1 / 3))
-    found: dict[str, object] = {"img_size": [_TOKEN * side] * 3} if side**3 == tokens.shape[1] else {}
+    found: dict[str, object] = (
+        {"img_size": [_TOKEN * side] * 3} if side**3 == tokens.shape[1] else {}
+    )
     if "vit.patch_embedding.patch_embeddings.1.weight" in tensors:
         found["proj_type"] = "perceptron"
-    return found | {"feature_size": first.shape[0], "hidden_size": tokens.shape[2], "mlp_dim": inner.shape[0]}
+    return found | {
+        "feature_size": first.shape[0],
+        "hidden_size": tokens.shape[2],
+        "mlp_dim": inner.shape[0],
+    }
 
 
 UNETR = register(
@@ -88,6 +97,8 @@ UNETR = register(
         small={"img_size": 32, "feature_size": 2, "hidden_size": 8, "mlp_dim": 8, "num_heads": 2},
         limits=limits,
         read_widths=read_widths,
-        traceless={"num_heads": "it is 12 in MONAI's default; give the setting num_heads=12 or what it was"},
+        traceless={
+            "num_heads": "it is 12 in MONAI's default; give the setting num_heads=12 or what it was"
+        },
     )
 )

@@ -65,9 +65,13 @@ class Card(documents.Record):
     def window(self, patch: tuple[int, int, int] | None = None) -> SlidingWindow:
         """The network's sliding window, of its own patch or of another."""
         pad = 0.0
-        # nnU-Net pads with 0 behind its normalisation, which is the map in front of the network here
+        # nnU-Net pads with 0 behind its normalisation, which is the map in front of the network
+        # here
         if self.inferer == "nnunet":
-            factor, offset = self.kwargs.get("input_factor", 1.0), self.kwargs.get("input_offset", 0.0)
+            factor, offset = (
+                self.kwargs.get("input_factor", 1.0),
+                self.kwargs.get("input_offset", 0.0),
+            )
             assert isinstance(factor, int | float), "checked where the network is built"
             assert isinstance(offset, int | float), "checked where the network is built"
             pad = -offset / factor
@@ -76,8 +80,8 @@ class Card(documents.Record):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A network with its weights loaded: frozen, in eval mode, float32. `sha256`: of its tensors (`tensor_hash`);
-    empty if they are random, as in the card.
+    """A network with its weights loaded: frozen, in eval mode, float32. `sha256`: of its tensors
+    (`tensor_hash`); empty if they are random, as in the card.
     """
 
     network: nn.Module
@@ -87,7 +91,9 @@ class Pretrained:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of the backbone. A tensor registered under several names counts once."""
+        """Number of parameters of the backbone. A tensor registered under several names counts
+        once.
+        """
         return sum(p.numel() for p in self.network.parameters())
 
     @property
@@ -130,7 +136,9 @@ def checked_card(fields: Mapping[str, object]) -> Card:
     try:
         return documents.check(Card, dict(fields))
     except documents.Invalid as error:
-        raise WeightsError(f"The card of weights {fields.get('name')} is not valid: {error}.") from error
+        raise WeightsError(
+            f"The card of weights {fields.get('name')} is not valid: {error}."
+        ) from error
 
 
 def card_of(weights: str | None) -> Card:
@@ -155,7 +163,9 @@ def load_pretrained(name: str, code: Architecture | None = None) -> Pretrained:
     """
     known = cards()
     if name not in known:
-        raise WeightsError(f"No weights are called {name!r}; there are {', '.join(sorted(known)) or 'none'}.")
+        raise WeightsError(
+            f"No weights are called {name!r}; there are {', '.join(sorted(known)) or 'none'}."
+        )
     return _load(known[name], code)
 
 
@@ -177,13 +187,26 @@ def load_typed(typed: Typed) -> Pretrained:
             return _from_factory(arch)
         if code is not None:
             way_on = f"set {code.name.partition(':')[2]}.card, or give weights"
-            raise WeightsError(f"{code.name} has no card to say what its labels and channels are; {way_on}.", "weights")
+            raise WeightsError(
+                f"{code.name} has no card to say what its labels and channels are; {way_on}.",
+                "weights",
+            )
         if arch.weights is None:
-            raise UsageError(f"Backbone {arch.name} comes with no weights; give weights by name or file.", "weights")
+            raise UsageError(
+                f"Backbone {arch.name} comes with no weights; give weights by name or file.",
+                "weights",
+            )
         return load_pretrained(arch.weights)
-    found = load_pretrained(typed.weights, code) if typed.weights in cards() else _load(_card_of(typed.weights), code)
+    found = (
+        load_pretrained(typed.weights, code)
+        if typed.weights in cards()
+        else _load(_card_of(typed.weights), code)
+    )
     if asked is not None and found.architecture.name != asked.name:
-        said = f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave the backbone out."
+        said = (
+            f"Weights {found.card.name} are for {found.architecture.name}, not {asked.name}; leave"
+            " the backbone out."
+        )
         raise WeightsError(said, "backbone")
     return found
 
@@ -196,12 +219,15 @@ def _load(card_path: Path, code: Architecture | None) -> Pretrained:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != card.sha256:
         raise WeightsError(
-            f"Weights {card.name} do not match their card: sha256 {digest[:12]}…, the card says {card.sha256[:12]}…; "
-            "get the two files again."
+            f"Weights {card.name} do not match their card: sha256 {digest[:12]}…, the card says"
+            f" {card.sha256[:12]}…; get the two files again."
         )
     with refusing(
         WeightsError,
-        lambda e: f"The card {card_path.name} does not fit {arch.name}: {first_line(e)}; correct its kwargs.",
+        lambda e: (
+            f"The card {card_path.name} does not fit {arch.name}: {first_line(e)}; correct its"
+            " kwargs."
+        ),
     ):
         network = _built(arch, card, tensors)
     load_strictly(network, tensors, card.name)
@@ -213,7 +239,10 @@ def _architecture_of(card: Card, code: Architecture | None) -> Architecture:
     if code is not None and card.architecture == code.name:
         return code
     if is_code(card.architecture):
-        said = f"The card of weights {card.name} names code as its network ({card.architecture}), and code that a file names is never run"
+        said = (
+            f"The card of weights {card.name} names code as its network ({card.architecture}), and"
+            " code that a file names is never run"
+        )
         way_on = "where you have that code and trust it, give MODULE:FACTORY as the backbone"
         raise WeightsError(f"{said}; {way_on}.", "backbone")
     try:
@@ -231,7 +260,9 @@ def _built(arch: Architecture, card: Card, tensors: Mapping[str, torch.Tensor]) 
     kwargs = {"in_channels": len(card.channels), "out_channels": len(card.labels), **card.kwargs}
     if is_code(arch.name):
         return arch.build(**kwargs)
-    with no_larger(4 * sum(t.numel() for t in tensors.values()) + 1_000_000, 4 * len(tensors) + 1000):
+    with no_larger(
+        4 * sum(t.numel() for t in tensors.values()) + 1_000_000, 4 * len(tensors) + 1000
+    ):
         try:
             with torch.device("meta"):
                 shapes = arch.build(**kwargs)
@@ -277,16 +308,24 @@ def untrained(arch: Architecture) -> Pretrained:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file as float32 (integers unchanged). Raises WeightsError if it cannot be read."""
+    """Tensors of a safetensors file as float32 (integers unchanged). Raises WeightsError if it
+    cannot be read.
+    """
     try:
         tensors = safetensors.torch.load_file(file)
     except FileNotFoundError as error:
-        raise WeightsError(f"The weights file {file.name} is missing beside its card; put it there.") from error
+        raise WeightsError(
+            f"The weights file {file.name} is missing beside its card; put it there."
+        ) from error
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{file.name} is not a readable safetensors file ({error}); get it again.") from error
+        raise WeightsError(
+            f"{file.name} is not a readable safetensors file ({error}); get it again."
+        ) from error
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WeightsError(f"{file.name}: tensor {key} holds NaN or infinity; get the file again.")
+            raise WeightsError(
+                f"{file.name}: tensor {key} holds NaN or infinity; get the file again."
+            )
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 
 
@@ -304,7 +343,9 @@ def unique_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 def first_names(network: nn.Module) -> dict[str, str]:
     """Every key of the state dict → the first name of its tensor."""
     first: dict[int, str] = {}
-    return {key: first.setdefault(id(t), key) for key, t in network.state_dict(keep_vars=True).items()}
+    return {
+        key: first.setdefault(id(t), key) for key, t in network.state_dict(keep_vars=True).items()
+    }
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
@@ -313,19 +354,31 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], name:
     Raises WeightsError listing those that are missing, unexpected or of another shape.
     """
     _require_fit(unique_tensors(network), tensors, name)
-    network.load_state_dict(dict(tensors), strict=False)  # only further names of the same tensors are missing
+    network.load_state_dict(
+        dict(tensors), strict=False
+    )  # only further names of the same tensors are missing
 
 
-def _require_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str) -> None:
+def _require_fit(
+    own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str
+) -> None:
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     misshaped = sorted(
-        k for k in own.keys() & tensors.keys()
-        if own[k].shape != tensors[k].shape or own[k].is_floating_point() != tensors[k].is_floating_point()
-    )  # fmt: skip
+        k
+        for k in own.keys() & tensors.keys()
+        if own[k].shape != tensors[k].shape
+        or own[k].is_floating_point() != tensors[k].is_floating_point()
+    )
     if missing or unexpected or misshaped:
         first = (missing or unexpected or misshaped)[0]
-        found = f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshaped)} of another shape"
-        said = f"Weights {name} do not fit their network: {found} (first: {first}); import them again with the right backbone."
+        found = (
+            f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshaped)} of"
+            " another shape"
+        )
+        said = (
+            f"Weights {name} do not fit their network: {found} (first: {first}); import them again"
+            " with the right backbone."
+        )
         raise WeightsError(said, "backbone")
 
 
@@ -363,9 +416,11 @@ def _card_of(weights: str) -> Path:
         card = path.with_suffix(".json")
         if not card.is_file():
             raise WeightsError(
-                f"{path.name} has no card {card.name} beside it; run `seapeft backbones import` to make one."
+                f"{path.name} has no card {card.name} beside it; run `seapeft backbones import` to"
+                " make one."
             )
         return card
     raise WeightsError(
-        f"No weights are called {weights!r}; there are {', '.join(sorted(cards())) or 'none'}, or give a file."
+        f"No weights are called {weights!r}; there are {', '.join(sorted(cards())) or 'none'}, or"
+        " give a file."
     )

@@ -1,1 +1,3 @@
-"""The terminal: flags that verbs share, where output goes, progress and tables. Only `sea_peft.cli` imports it."""
+"""The terminal: flags that verbs share, where output goes, progress and tables. Only
+`sea_peft.cli` imports it.
+"""

@@ -17,14 +17,23 @@ from sea_peft.errors import PartialFailure, QualityGateError, UsageError
 @verb
 def inspect(
     output: Output,
-    run: Annotated[Path, Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")],
+    run: Annotated[
+        Path, Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter folder.")
+    ],
     cycle: Annotated[int | None, Option(metavar="N", help="As it was after this cycle.")] = None,
     unit: Annotated[
-        str | None, Option(metavar="GLOB", help="Only these units, such as 'lora-*@dec*'; '*' for every one on offer.")
+        str | None,
+        Option(
+            metavar="GLOB",
+            help="Only these units, such as 'lora-*@dec*'; '*' for every one on offer.",
+        ),
     ] = None,
     full: options.Full = False,
     replay: Annotated[
-        bool, Option("--replay", help="Decide every allocation again from the trace, without the network.")
+        bool,
+        Option(
+            "--replay", help="Decide every allocation again from the trace, without the network."
+        ),
     ] = False,
 ) -> None:
     """Show what was placed where and why, and what was refused.
@@ -40,13 +49,15 @@ def inspect(
     trace = run / "trace.jsonl"
     if run.is_dir() and not trace.is_file():
         raise UsageError(
-            f"{run} has no trace.jsonl; give a run folder, or the adapter folder that `seapeft adapt` wrote."
+            f"{run} has no trace.jsonl; give a run folder, or the adapter folder that `seapeft"
+            " adapt` wrote."
         )
     events = read_trace(trace)
     if replay:
         if cycle is not None or unit is not None:
             raise UsageError(
-                "--replay decides every allocation of every unit again; give it without --cycle and --unit."
+                "--replay decides every allocation of every unit again; give it without --cycle and"
+                " --unit."
             )
         from sea_peft.jobs.replay import replay as decide_again
 
@@ -58,17 +69,27 @@ def inspect(
         output.result(document, shown.replay_table(replayed))
         if not document["same"]:
             raise QualityGateError(
-                f"{sum(not r.same for r in replayed)} of {count(len(replayed), 'allocation')} did not come out the same: the trace was changed, or "
-                "written by another version of sea_peft."
+                f"{sum(not r.same for r in replayed)} of {count(len(replayed), 'allocation')} did"
+                " not come out the same: the trace was changed, or written by another version of"
+                " sea_peft."
             )
         return
     history = History(events)
     rows = summarise(history, cycle, unit or "*")
     found = findings(history)
     names = {} if full else history.names
-    document = {"headline": found.headline, "helps": found.helps, "cycle": cycle, "units": [vars(row) for row in rows]}
+    document = {
+        "headline": found.headline,
+        "helps": found.helps,
+        "cycle": cycle,
+        "units": [vars(row) for row in rows],
+    }
     costs = history.started.cost_kind.many
-    output.result(document, shown.headline(found), *shown.unit_lists(rows, names, costs, everything=unit is not None))
+    output.result(
+        document,
+        shown.headline(found),
+        *shown.unit_lists(rows, names, costs, everything=unit is not None),
+    )
 
 
 @verb
@@ -76,12 +97,22 @@ def report(
     output: Output,
     run: options.Run,
     images: Annotated[
-        bool, Option("--images", help="With pictures of the best, median and worst test case, and of labels that lost.")
+        bool,
+        Option(
+            "--images",
+            help="With pictures of the best, median and worst test case, and of labels that lost.",
+        ),
     ] = False,
     explain: Annotated[
-        bool, Option("--explain", help="With ProtoSeg and Grad-CAM: what the layers see, with and without adapters.")
+        bool,
+        Option(
+            "--explain",
+            help="With ProtoSeg and Grad-CAM: what the layers see, with and without adapters.",
+        ),
     ] = False,
-    mlflow: Annotated[bool, Option("--mlflow", help="Also log the run into MLflow again, from its trace.")] = False,
+    mlflow: Annotated[
+        bool, Option("--mlflow", help="Also log the run into MLflow again, from its trace.")
+    ] = False,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
@@ -115,7 +146,9 @@ def report(
             folder.write_explanation(seen.document())
             explanation = seen.pictures(History(read_trace(folder.trace)))
             document["explanation"] = str(folder.explanation)
-        output.warn("The page holds pictures of patients' scans; share it only with whoever may see those.")
+        output.warn(
+            "The page holds pictures of patients' scans; share it only with whoever may see those."
+        )
     folder.write_page(report_html(folder, pictures, explanation))
     if mlflow:
         from sea_peft.artefacts.tracker import rebuild
@@ -126,7 +159,10 @@ def report(
 
             logged = images_for_mlflow(folder, output.warn, typed)
         document["mlflow_run_id"] = rebuild(folder, images=logged)
-        output.say(f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}` shows it.")
+        output.say(
+            f"MLflow run {document['mlflow_run_id']} is complete; `seapeft ui --runs {folder.root}`"
+            " shows it."
+        )
     output.result(document, cell(str(folder.page)))
 
 
@@ -134,18 +170,28 @@ def report(
 def merge(
     output: Output,
     adapter: options.Adapter,
-    out: Annotated[Path, Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")],
+    out: Annotated[
+        Path, Option(metavar="FILE", help="The .safetensors file to make; its card goes beside it.")
+    ],
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     use: options.Use = None,
     others: Annotated[
         list[Path] | None,
-        Option("--with", metavar="ADAPTER", help="Another adapter of the same backbone and labels. Several allowed."),
+        Option(
+            "--with",
+            metavar="ADAPTER",
+            help="Another adapter of the same backbone and labels. Several allowed.",
+        ),
     ] = None,
     shares: Annotated[
         str | None,
         Option(
-            metavar="S,S", help="With --with: how much of each adapter is added, the first included; by default equal."
+            metavar="S,S",
+            help=(
+                "With --with: how much of each adapter is added, the first included; by default"
+                " equal."
+            ),
         ),
     ] = None,
 ) -> None:
@@ -164,13 +210,29 @@ def merge(
     merged = job(adapter, out, Typed(backbone, weights), use, tuple(others or ()), given)
     same = f"{merged.agreement:.4%} of voxels get the same label"
     if merged.difference is None:
-        check = [("check", f"{same} as by the adapters' probabilities, weighed alike (in noise, not in a scan)")]
+        check = [
+            (
+                "check",
+                (
+                    f"{same} as by the adapters' probabilities, weighed alike (in noise, not in a"
+                    " scan)"
+                ),
+            )
+        ]
     else:
-        apart = f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"
+        apart = (
+            f"logits differ by at most {merged.difference:.2g} (largest logit {merged.largest:.3g})"
+        )
         check = [("check", apart), ("", same)]
     found = [
         ("file", str(merged.file)),
-        ("folded", f"{count(merged.units, 'unit')} and the head into {count(merged.tensors_changed, 'tensor')}"),
+        (
+            "folded",
+            (
+                f"{count(merged.units, 'unit')} and the head into"
+                f" {count(merged.tensors_changed, 'tensor')}"
+            ),
+        ),
         ("outputs", list(merged.labels)),
         *check,
     ]
@@ -185,13 +247,19 @@ def export(
         str,
         Option(
             metavar="bundle|nnunet|onnx|peft|torch",
-            help="For MONAI, nnU-Net, ONNX runtimes, Hugging Face PEFT (LoRA alone), or torch.export.",
+            help=(
+                "For MONAI, nnU-Net, ONNX runtimes, Hugging Face PEFT (LoRA alone), or"
+                " torch.export."
+            ),
         ),
     ],
     out: Annotated[Path, Option(metavar="DIR", help="The folder to make.")],
     source: Annotated[
         Path | None,
-        Option(metavar="FILE", help="The checkpoint that an nnU-Net was imported from; its plans go along."),
+        Option(
+            metavar="FILE",
+            help="The checkpoint that an nnU-Net was imported from; its plans go along.",
+        ),
     ] = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
@@ -205,7 +273,9 @@ def export(
     from sea_peft.backbones.typed import Typed
     from sea_peft.jobs.export import export as job
 
-    made = job(adapter, to, out, typed=Typed(backbone, weights), use=use, source=source, say=output.say)
+    made = job(
+        adapter, to, out, typed=Typed(backbone, weights), use=use, source=source, say=output.say
+    )
     found = [
         ("folder", str(made.folder)),
         ("files", list(made.files)),
@@ -220,10 +290,15 @@ def suggest(
     output: Output,
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or an adapter folder.")],
     scans: Annotated[
-        list[Path], Argument(metavar="UNLABELLED…", help="Scans, folders of scans, or data sets' unlabelled part.")
+        list[Path],
+        Argument(
+            metavar="UNLABELLED…", help="Scans, folders of scans, or data sets' unlabelled part."
+        ),
     ],
     n: Annotated[int, Option("-n", metavar="N", help="How many to suggest.")] = 3,
-    out: Annotated[Path | None, Option(metavar="DIR", help="A folder to make: a picture of each, and a page.")] = None,
+    out: Annotated[
+        Path | None, Option(metavar="DIR", help="A folder to make: a picture of each, and a page.")
+    ] = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -240,19 +315,30 @@ def suggest(
 
     with output.progress("look at scans") as progress:
         found = job(
-            run, scans, n, out=out, typed=Typed(backbone, weights), device=device, use=use, channels=tuple(channel or ()),
-            say=output.say, progress=progress,
-        )  # fmt: skip
+            run,
+            scans,
+            n,
+            out=out,
+            typed=Typed(backbone, weights),
+            device=device,
+            use=use,
+            channels=tuple(channel or ()),
+            say=output.say,
+            progress=progress,
+        )
     for sentence in (*found.warnings, *(f"{scan}: {why}" for scan, why in found.failed.items())):
         output.warn(sentence)
     if found.page is not None:
-        output.warn("The page holds pictures of patients' scans; share it only with whoever may see those.")
+        output.warn(
+            "The page holds pictures of patients' scans; share it only with whoever may see those."
+        )
     last = [] if found.page is None else [cell(f"Pictures are in {found.page}.")]
     output.result(found.document(), shown.suggestion_table(found), *last)
     if found.failed:
         looked = len(found.suggested) + len(found.others)
         raise PartialFailure(
-            f"{len(found.failed)} of {count(looked + len(found.failed), 'scan')} could not be examined; the reasons are above."
+            f"{len(found.failed)} of {count(looked + len(found.failed), 'scan')} could not be"
+            " examined; the reasons are above."
         )
 
 
@@ -273,7 +359,8 @@ def ui(
         output.rest()
         output.say(f"MLflow UI over {runs}: {link}")
         output.say(
-            "Whoever has this link can read and change the store while it runs: pass it on to nobody. Ctrl-C ends it."
+            "Whoever has this link can read and change the store while it runs: pass it on to"
+            " nobody. Ctrl-C ends it."
         )
 
     open_ui(runs, port, opened)
@@ -286,7 +373,10 @@ def doctor(output: Output, runs: options.Runs = Path("runs")) -> None:
 
     checks = job(runs)
     document = {"checks": [{"name": c.name, "state": c.state, "found": c.found} for c in checks]}
-    output.result(document, table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks]))
+    output.result(
+        document,
+        table("", ("", "state", "found"), [(c.name, state(c.state), c.found) for c in checks]),
+    )
     problem = next((check for check in checks if check.state == "problem"), None)
     if problem is not None:
         raise problem.error(f"{problem.name}: {problem.found}")

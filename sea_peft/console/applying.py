@@ -19,59 +19,101 @@ from sea_peft.errors import PartialFailure, QualityGateError, UsageError
 def predict(
     output: Output,
     adapter: options.Adapter,
-    inputs: Annotated[list[Path], Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")],
+    inputs: Annotated[
+        list[Path], Argument(metavar="INPUT…", help="Scans, folders of scans, or data sets.")
+    ],
     out: Annotated[Path, Option(metavar="DIR", help="Where masks go.")],
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results.")] = False,
-    probabilities: Annotated[bool, Option("--probabilities", help="Also one float32 volume for each label.")] = False,
-    preview: Annotated[bool, Option("--preview", help="Also a picture of three planes for each case.")] = False,
+    probabilities: Annotated[
+        bool, Option("--probabilities", help="Also one float32 volume for each label.")
+    ] = False,
+    preview: Annotated[
+        bool, Option("--preview", help="Also a picture of three planes for each case.")
+    ] = False,
     dicom_seg: Annotated[
-        bool, Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient.")
+        bool,
+        Option("--dicom-seg", help="Also a DICOM-SEG for each DICOM series; it names the patient."),
     ] = False,
     rtstruct: Annotated[
-        bool, Option("--rtstruct", help="Also an RTSTRUCT (contours) for each DICOM series; it names the patient.")
+        bool,
+        Option(
+            "--rtstruct",
+            help="Also an RTSTRUCT (contours) for each DICOM series; it names the patient.",
+        ),
     ] = False,
     seg_nrrd: Annotated[
-        bool, Option("--seg-nrrd", help="Also a segmentation for 3D Slicer, with names and colours.")
+        bool,
+        Option("--seg-nrrd", help="Also a segmentation for 3D Slicer, with names and colours."),
     ] = False,
     statistics: Annotated[
         Path | None,
         Option(
             metavar="FILE",
-            help="One CSV for all scans: volumes, grey values, parts; cases that are in it are not predicted again.",
+            help=(
+                "One CSV for all scans: volumes, grey values, parts; cases that are in it are not"
+                " predicted again."
+            ),
         ),
     ] = None,
     keep: options.Keep = None,
     qc: Annotated[
         bool,
-        Option("--qc", help="Also qc.csv and qc.html: the Dice to expect, and flags; exit code 7 where there are any."),
+        Option(
+            "--qc",
+            help=(
+                "Also qc.csv and qc.html: the Dice to expect, and flags; exit code 7 where there"
+                " are any."
+            ),
+        ),
     ] = False,
     use: options.Use = None,
     channel: options.Channels = None,
     jobs: Annotated[
-        int, Option(metavar="N", help="Processes side by side, each with its share of the cores, or of the GPUs.")
+        int,
+        Option(
+            metavar="N",
+            help="Processes side by side, each with its share of the cores, or of the GPUs.",
+        ),
     ] = 1,
     cluster: Annotated[
         str | None,
-        Option(metavar="slurm|local", help="Jobs of a cluster by submitit, --jobs of them, instead of processes."),
+        Option(
+            metavar="slurm|local",
+            help="Jobs of a cluster by submitit, --jobs of them, instead of processes.",
+        ),
     ] = None,
     submitit: Annotated[
         list[str] | None,
-        Option(metavar="KEY=VALUE", help="What a job needs, such as slurm_partition=gpu. Several allowed."),
+        Option(
+            metavar="KEY=VALUE",
+            help="What a job needs, such as slurm_partition=gpu. Several allowed.",
+        ),
     ] = None,
     resume: Annotated[
         bool,
-        Option("--resume", help="Keep what was predicted before by the same adapter and options; predict the rest."),
+        Option(
+            "--resume",
+            help=(
+                "Keep what was predicted before by the same adapter and options; predict the rest."
+            ),
+        ),
     ] = False,
     others: Annotated[
         list[Path] | None,
-        Option("--with", metavar="ADAPTER", help="Another adapter, averaged with the first. Several allowed."),
+        Option(
+            "--with",
+            metavar="ADAPTER",
+            help="Another adapter, averaged with the first. Several allowed.",
+        ),
     ] = None,
     ensemble: Annotated[
         str | None,
-        Option(metavar="mean", help="With --with: the mean of the adapters' probabilities (default)."),
+        Option(
+            metavar="mean", help="With --with: the mean of the adapters' probabilities (default)."
+        ),
     ] = None,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
@@ -87,44 +129,78 @@ def predict(
     from sea_peft.jobs.cluster import Cluster
     from sea_peft.jobs.predict import predict as job
 
-    there = None if cluster is None else Cluster(cluster, out / ".jobs", parameters=_parameters(submitit or ()))
+    there = (
+        None
+        if cluster is None
+        else Cluster(cluster, out / ".jobs", parameters=_parameters(submitit or ()))
+    )
     if submitit and cluster is None:
         raise UsageError("--submitit is for jobs of a cluster; name it: --cluster slurm.")
     if ensemble is not None and ensemble != "mean":
         raise UsageError(f"--ensemble {ensemble} is not known; there is mean.")
     if ensemble is not None and not others:
-        raise UsageError("--ensemble takes several adapters; name the others, each by --with ADAPTER.")
+        raise UsageError(
+            "--ensemble takes several adapters; name the others, each by --with ADAPTER."
+        )
     typed = Typed(backbone, weights)
     import_monai_alone(typed)
     try:
         with output.progress("predict") as progress:
             statuses = job(
-                adapter, inputs, out, typed=typed, device=device, overwrite=overwrite, probabilities=probabilities, preview=preview,
-                dicom_seg=dicom_seg, rtstruct=rtstruct, seg_nrrd=seg_nrrd, use=use, channels=tuple(channel or ()), statistics=statistics,
-                keep=tuple(keep or ()), qc=qc, jobs=jobs, cluster=there, resume=resume, ensemble=tuple(others or ()),
-                say=output.say, progress=progress,
-            )  # fmt: skip
+                adapter,
+                inputs,
+                out,
+                typed=typed,
+                device=device,
+                overwrite=overwrite,
+                probabilities=probabilities,
+                preview=preview,
+                dicom_seg=dicom_seg,
+                rtstruct=rtstruct,
+                seg_nrrd=seg_nrrd,
+                use=use,
+                channels=tuple(channel or ()),
+                statistics=statistics,
+                keep=tuple(keep or ()),
+                qc=qc,
+                jobs=jobs,
+                cluster=there,
+                resume=resume,
+                ensemble=tuple(others or ()),
+                say=output.say,
+                progress=progress,
+            )
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted; what is done is kept, and the same command with --resume goes on.") from None
+        raise Interrupted(
+            "Interrupted; what is done is kept, and the same command with --resume goes on."
+        ) from None
     failed = [status for status in statuses if status.error is not None]
     for status in statuses:
-        for sentence in (*status.warnings, *([f"{status.case}: {status.error}"] if status.error else [])):
+        for sentence in (
+            *status.warnings,
+            *([f"{status.case}: {status.error}"] if status.error else []),
+        ):
             output.warn(sentence)
     document = {
         "out": str(out),
         "done": len(statuses) - len(failed),
         "failed": len(failed),
-        "cases": [{**vars(status), "qc": status.qc.as_json() if status.qc else None} for status in statuses],
+        "cases": [
+            {**vars(status), "qc": status.qc.as_json() if status.qc else None}
+            for status in statuses
+        ],
     }
     flagged = [status.case for status in statuses if status.qc is not None and status.qc.flags]
     output.result(document, shown.prediction_table(statuses), cell(f"Masks are in {out}."))
     if failed:
         raise PartialFailure(
-            f"{len(failed)} of {count(len(statuses), 'case')} could not be predicted; the reasons are above."
+            f"{len(failed)} of {count(len(statuses), 'case')} could not be predicted; the reasons"
+            " are above."
         )
     if flagged:
         raise QualityGateError(
-            f"{len(flagged)} of {count(len(statuses), 'mask')} should be checked before they are used; {out / 'qc.html'} says why."
+            f"{len(flagged)} of {count(len(statuses), 'mask')} should be checked before they are"
+            f" used; {out / 'qc.html'} says why."
         )
 
 
@@ -144,12 +220,20 @@ def evaluate(
     output: Output,
     adapter: options.Adapter,
     data: Annotated[str, Argument(metavar="DATA", help="A data set with labels, or phantom:NAME.")],
-    out: Annotated[Path | None, Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")] = None,
-    min_dice: Annotated[float | None, Option(metavar="DICE", help="Fail with exit code 7 below this mean.")] = None,
-    cases: Annotated[str, Option(metavar="all|test", help="All labelled cases, or the test cases only.")] = "all",
+    out: Annotated[
+        Path | None, Option(metavar="DIR", help="Also write scores.csv, .json and a box plot .png.")
+    ] = None,
+    min_dice: Annotated[
+        float | None, Option(metavar="DICE", help="Fail with exit code 7 below this mean.")
+    ] = None,
+    cases: Annotated[
+        str, Option(metavar="all|test", help="All labelled cases, or the test cases only.")
+    ] = "all",
     label: options.Labels = None,
     channel: options.Channels = None,
-    tolerance: Annotated[float, Option(metavar="MM", help="Tolerance of the surface Dice NSD.")] = 2.0,
+    tolerance: Annotated[
+        float, Option(metavar="MM", help="Tolerance of the surface Dice NSD.")
+    ] = 2.0,
     keep: options.Keep = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
@@ -172,9 +256,18 @@ def evaluate(
     import_monai_alone(typed)
     with output.progress("evaluate") as progress:
         scores = job(
-            adapter, data, typed=typed, device=device, labels=tuple(label or ()), channels=tuple(channel or ()),
-            cases=cases, tolerance=tolerance, use=use, keep=tuple(keep or ()), progress=progress,
-        )  # fmt: skip
+            adapter,
+            data,
+            typed=typed,
+            device=device,
+            labels=tuple(label or ()),
+            channels=tuple(channel or ()),
+            cases=cases,
+            tolerance=tolerance,
+            use=use,
+            keep=tuple(keep or ()),
+            progress=progress,
+        )
     output.say(scores.choice)
     for sentence in scores.warnings:
         output.warn(sentence)
@@ -182,8 +275,9 @@ def evaluate(
         output.warn(f"{case}: {why}")
     if scores.shots and cases == "all":
         output.warn(
-            f"Of {count(len(scores.cases), 'case')}, {len(scores.shots)} served as shots of this run, so the Dice on them is no measure of "
-            "what to expect; --cases test leaves them out."
+            f"Of {count(len(scores.cases), 'case')}, {len(scores.shots)} served as shots of this"
+            " run, so the Dice on them is no measure of what to expect; --cases test leaves them"
+            " out."
         )
     document = scores.document()
     if out is not None:
@@ -191,7 +285,9 @@ def evaluate(
         output.say(f"Wrote {', '.join(map(str, written))}.")
     output.result(document, *shown.evaluation_tables(scores))
     if scores.failed:
-        raise PartialFailure(f"{count(len(scores.failed), 'case')} could not be scored; the reasons are above.")
+        raise PartialFailure(
+            f"{count(len(scores.failed), 'case')} could not be scored; the reasons are above."
+        )
     dice = scores.overall("dice")
     if min_dice is not None and not dice >= min_dice:
         raise QualityGateError(f"The mean Dice of {dice:.4f} is below --min-dice {min_dice:g}.")

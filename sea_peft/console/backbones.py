@@ -52,8 +52,13 @@ def backbones_list(output: Output) -> None:
         for row in rows
         if row.weights
     ]
-    of_architectures = [(row.architecture, row.parameters, row.licence) for row in rows if not row.weights]
-    columns, networks = ("--weights", "parameters", "labels", "mm", "Dice", "hash"), ("--backbone", "parameters")
+    of_architectures = [
+        (row.architecture, row.parameters, row.licence) for row in rows if not row.weights
+    ]
+    columns, networks = (
+        ("--weights", "parameters", "labels", "mm", "Dice", "hash"),
+        ("--backbone", "parameters"),
+    )
     output.result(
         rows,
         table("Weights: pretrained networks", columns, of_weights, right=columns[1:]),
@@ -113,11 +118,15 @@ def backbones_info(
         "divisor": info.limits.divisor,
         "minimum": info.limits.minimum,
         "field_of_view": vars(info.view),
-        "sites": [{"stage": stage, "kind": kind, "sites": n} for (stage, kind), n in info.sites.items()],
+        "sites": [
+            {"stage": stage, "kind": kind, "sites": n} for (stage, kind), n in info.sites.items()
+        ],
     }
     sites = [(stage, kind, n) for (stage, kind), n in info.sites.items()]
     output.result(
-        document, facts(described.items()), table("Sites", ("stage", "kind", "sites"), sites, right=("sites",))
+        document,
+        facts(described.items()),
+        table("Sites", ("stage", "kind", "sites"), sites, right=("sites",)),
     )
 
 
@@ -129,24 +138,41 @@ def backbones_import(
         Path,
         Argument(
             metavar="FILE",
-            help="A safetensors file, a torch file of plain tensors, or a folder of them as nnU-Net, MONAI and hubs make it.",
+            help=(
+                "A safetensors file, a torch file of plain tensors, or a folder of them as nnU-Net,"
+                " MONAI and hubs make it."
+            ),
         ),
     ],
     name: Annotated[str, Option("--as", metavar="NAME", help="What the weights will be called.")],
-    backbone: Annotated[str, Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")],
-    origin: Annotated[str, Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")] = "auto",
+    backbone: Annotated[
+        str, Option(metavar="ARCH", help="Architecture; its widths are read off the tensors.")
+    ],
+    origin: Annotated[
+        str, Option(metavar="NAME", help="Whose checkpoint it is; auto goes by its keys.")
+    ] = "auto",
     labels: Annotated[
         str | None,
         Option(
             metavar="FILE|A,B,C",
-            help="The classes in the order of the outputs, without the background. By default a new classifier.",
+            help=(
+                "The classes in the order of the outputs, without the background. By default a new"
+                " classifier."
+            ),
         ),
     ] = None,
-    channel: Annotated[list[str] | None, Option(metavar="NAME", help="A channel, in the order of the inputs.")] = None,
-    orientation: Annotated[
-        Any, Option(parser=parse.orientation, metavar="CODES", help="Directions of D, H, W; by default RAS.")
+    channel: Annotated[
+        list[str] | None, Option(metavar="NAME", help="A channel, in the order of the inputs.")
     ] = None,
-    spacing: Annotated[Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")] = None,
+    orientation: Annotated[
+        Any,
+        Option(
+            parser=parse.orientation, metavar="CODES", help="Directions of D, H, W; by default RAS."
+        ),
+    ] = None,
+    spacing: Annotated[
+        Any, Option(parser=parse.millimetres, metavar="MM,MM,MM", help="Voxel size trained on.")
+    ] = None,
     intensity: Annotated[
         Any,
         Option(
@@ -155,12 +181,18 @@ def backbones_import(
             help="window:LOW,HIGH, percentile:LOW,HIGH, minmax, zscore or none; by default zscore.",
         ),
     ] = None,
-    patch: Annotated[Any, Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")] = None,
+    patch: Annotated[
+        Any, Option(parser=parse.size, metavar="D,H,W", help="Training crop in voxels.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
-        Option(metavar="KEY=VALUE", help="A setting of the architecture that the tensors do not tell."),
+        Option(
+            metavar="KEY=VALUE", help="A setting of the architecture that the tensors do not tell."
+        ),
     ] = None,
-    licence: Annotated[str, Option(metavar="TEXT", help="The licence of the weights.")] = "not stated",
+    licence: Annotated[
+        str, Option(metavar="TEXT", help="The licence of the weights.")
+    ] = "not stated",
 ) -> None:
     """Import a checkpoint from elsewhere as weights, if its tensors fit the architecture.
 
@@ -175,9 +207,15 @@ def backbones_import(
     from sea_peft.jobs.importing_parts import import_parts, parts_in
 
     given = Given(
-        labels=_label_names(labels), channels=channel, orientation=orientation, spacing=spacing,
-        intensity=_scaling(intensity), patch=patch, settings=parse.settings(setting or ()), licence=licence,
-    )  # fmt: skip
+        labels=_label_names(labels),
+        channels=channel,
+        orientation=orientation,
+        spacing=spacing,
+        intensity=_scaling(intensity),
+        patch=patch,
+        settings=parse.settings(setting or ()),
+        licence=licence,
+    )
     if parts_in(file):
         _show_parts(output, import_parts(file, name, Typed(backbone), given, origin))
         return
@@ -199,12 +237,16 @@ def backbones_import(
     del document["keys"]
     expects = [(expected.what, expected.value, _BY[expected.by]) for expected in imported.expects]
     expected_table = table("Scans will be turned into", ("", "", "who says so"), expects)
-    output.result(document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}."))
+    output.result(
+        document, facts(found), expected_table, cell(f"Use them with --weights {imported.name}.")
+    )
 
 
 def in_short(settings: Mapping[str, object]) -> str:
     """A network's settings on one line, numbers to four digits; --json has all digits."""
-    shown = (f"{value:.4g}" if isinstance(value, float) else f"{value}" for value in settings.values())
+    shown = (
+        f"{value:.4g}" if isinstance(value, float) else f"{value}" for value in settings.values()
+    )
     return ", ".join(f"{key}={value}" for key, value in zip(settings, shown, strict=True))
 
 
@@ -216,33 +258,59 @@ def _show_parts(output: Output, parts: Sequence[ImportedPart]) -> None:
         output.say(sentence)
     for part in refused:
         output.warn(f"{part.folder}: {part.refused}")
-    rows = [(part.name, part.folder.parts[0], ", ".join(imported.labels)) for part, imported in taken]
+    rows = [
+        (part.name, part.folder.parts[0], ", ".join(imported.labels)) for part, imported in taken
+    ]
     document = {
-        "networks": [{"name": p.name, "folder": str(p.folder), "labels": list(i.labels)} for p, i in taken],
+        "networks": [
+            {"name": p.name, "folder": str(p.folder), "labels": list(i.labels)} for p, i in taken
+        ],
         "refused": [{"folder": str(p.folder), "why": p.refused} for p in refused],
     }
     shown = table("Networks", ("weights", "data set", "labels"), rows)
-    output.result(document, shown, cell("Use the one that holds your label, or the nearest to it: --weights NAME."))
+    output.result(
+        document,
+        shown,
+        cell("Use the one that holds your label, or the nearest to it: --weights NAME."),
+    )
     if refused:
-        raise PartialFailure(f"{len(refused)} of {len(parts)} networks were not imported; the reasons are above.")
+        raise PartialFailure(
+            f"{len(refused)} of {len(parts)} networks were not imported; the reasons are above."
+        )
 
 
 @backbones.command("try")
 @verb
 def backbones_try(
     output: Output,
-    name: Annotated[str, Argument(metavar="NAME", help="Weights: a name of `backbones list`, or a file.")],
+    name: Annotated[
+        str, Argument(metavar="NAME", help="Weights: a name of `backbones list`, or a file.")
+    ],
     scan: Annotated[Path, Argument(metavar="SCAN", help="A scan: a file, or a DICOM folder.")],
-    label: Annotated[Path | None, Option(metavar="MASK", help="A label map on the scan's grid.")] = None,
+    label: Annotated[
+        Path | None, Option(metavar="MASK", help="A label map on the scan's grid.")
+    ] = None,
     named: Annotated[
         list[str] | None,
-        Option("--class", metavar="NAME=CODES", help="A label of the network and its codes in the mask."),
+        Option(
+            "--class",
+            metavar="NAME=CODES",
+            help="A label of the network and its codes in the mask.",
+        ),
     ] = None,
-    out: Annotated[Path, Option(metavar="DIR", help="Where the mask and its picture go.")] = Path("tried"),
+    out: Annotated[Path, Option(metavar="DIR", help="Where the mask and its picture go.")] = Path(
+        "tried"
+    ),
     device: options.Device = "auto",
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier mask and picture.")] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace an earlier mask and picture.")
+    ] = False,
     search: Annotated[
-        bool, Option("--search/--no-search", help="Look for the orientation and grey values that fit a mask best.")
+        bool,
+        Option(
+            "--search/--no-search",
+            help="Look for the orientation and grey values that fit a mask best.",
+        ),
     ] = True,
 ) -> None:
     """Show a network's result on one scan before any training: mask, picture and volumes.
@@ -262,31 +330,46 @@ def backbones_try(
             seconds=SECONDS if search else 0.0, say=output.say, progress=progress,
         )  # fmt: skip
     rows = [
-        (label_name, millilitres, tried.dice.get(label_name), ", ".join(map(str, tried.codes.get(label_name, ()))))
+        (
+            label_name,
+            millilitres,
+            tried.dice.get(label_name),
+            ", ".join(map(str, tried.codes.get(label_name, ()))),
+        )
         for label_name, millilitres in tried.volumes.items()
     ]
-    shown = table("Unadapted", ("label", "ml", "Dice", "codes in the mask"), rows, right=("ml", "Dice"))
+    shown = table(
+        "Unadapted", ("label", "ml", "Dice", "codes in the mask"), rows, right=("ml", "Dice")
+    )
     sentences = []
     if tried.own is not None and not tried.named:
         sentences.append(
-            "Each code of the mask counts for the class that it overlaps most, which can confuse left and right. "
-            "Name them with --class NAME=CODES."
+            "Each code of the mask counts for the class that it overlaps most, which can confuse"
+            " left and right. Name them with --class NAME=CODES."
         )
     if tried.better:
         best = tried.better[0]
         sentences.append(
-            f"Read with orientation {best.orientation} and grey values {best.intensity} the network reaches Dice {best.dice:.3f} on this scan, "
-            f"against {tried.own.dice if tried.own else 0.0:.3f} as imported. To import it that way: seapeft backbones import … "
-            f"--orientation {best.orientation} --intensity {best.intensity}"
+            f"Read with orientation {best.orientation} and grey values {best.intensity} the network"
+            f" reaches Dice {best.dice:.3f} on this scan, against"
+            f" {tried.own.dice if tried.own else 0.0:.3f} as imported. To import it that way:"
+            f" seapeft backbones import … --orientation {best.orientation} --intensity"
+            f" {best.intensity}"
         )
     elif tried.own is not None and search:
-        hardly = ", and the network hardly finds these labels as imported" if tried.own.dice < FOUND else ""
+        hardly = (
+            ", and the network hardly finds these labels as imported"
+            if tried.own.dice < FOUND
+            else ""
+        )
         sentences.append(
-            f"None of {tried.looked_at} other ways to orient and scale the scan fits clearly better{hardly}."
+            f"None of {tried.looked_at} other ways to orient and scale the scan fits clearly"
+            f" better{hardly}."
         )
     if tried.looked_at < tried.ways:
         sentences.append(
-            f"The time was over after {tried.looked_at} of {tried.ways} ways to orient and scale the scan."
+            f"The time was over after {tried.looked_at} of {tried.ways} ways to orient and scale"
+            " the scan."
         )
     document = {
         "weights": tried.weights,
@@ -319,7 +402,9 @@ def _label_names(labels: str | None) -> list[str] | None:
         return list(read_label_names(Path(labels)))
     names = [name.strip() for name in labels.split(",")]
     if not all(names) or len(set(names)) < len(names):
-        raise typer.BadParameter(f"--labels {labels!r} is neither a file nor different names such as liver,spleen.")
+        raise typer.BadParameter(
+            f"--labels {labels!r} is neither a file nor different names such as liver,spleen."
+        )
     return names
 
 
@@ -335,7 +420,11 @@ def _scaling(intensity: tuple[str, tuple[float, float] | None] | None) -> Scalin
         return Unscaled(ends)
     if ends is None:
         return Percentile(low=0, high=100) if kind == "minmax" else ZScore()
-    return Window(low=ends[0], high=ends[1]) if kind == "window" else Percentile(low=ends[0], high=ends[1])
+    return (
+        Window(low=ends[0], high=ends[1])
+        if kind == "window"
+        else Percentile(low=ends[0], high=ends[1])
+    )
 
 
 def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
@@ -347,7 +436,9 @@ def _sizes(patch: tuple[int, ...], limits: Limits) -> str:
 
 def _looks(view: FieldOfView) -> str:
     """The extent of the input that one voxel of the output sees."""
-    seen = f"{times(view.extent)} voxels" if view.bounded else f"{times(view.extent)} voxels or more"
+    seen = (
+        f"{times(view.extent)} voxels" if view.bounded else f"{times(view.extent)} voxels or more"
+    )
     return f"{seen}, and its norms see the whole patch" if view.statistics else seen
 
 

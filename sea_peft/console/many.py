@@ -51,7 +51,9 @@ def _texts(value: object) -> tuple[str, ...]:
 def _name_only(value: object) -> str:
     name = _text(value)
     if ":" in name:
-        raise typer.BadParameter(f"{name!r} is code, and no file names code; type --backbone in the command.")
+        raise typer.BadParameter(
+            f"{name!r} is code, and no file names code; type --backbone in the command."
+        )
     return name
 
 
@@ -61,13 +63,26 @@ def _typed(reader: Callable[[str], object]) -> Callable[[object], object]:
 
 # flag of `adapt` → its option, and the reader of its value
 _FLAGS: dict[str, tuple[str, Callable[[object], object]]] = {
-    "data": ("data", _text), "label": ("labels", _texts), "channel": ("channels", _texts), "shots": ("shots", _number),
-    "split": ("split", _text), "test": ("test", _typed(parse.tests)), "budget": ("budget", _text), "profile": ("profile", _text),
-    "backbone": ("backbone", _name_only), "weights": ("weights", _text), "policy": ("policy", _text), "steps": ("steps", _number),
-    "cycles": ("cycles", _number), "patch": ("patch", _typed(parse.size)), "spacing": ("spacing", _typed(parse.millimetres)),
-    "seed": ("seed", _number), "augment": ("augment", _text), "time-limit": ("time_limit", _typed(parse.duration)),
+    "data": ("data", _text),
+    "label": ("labels", _texts),
+    "channel": ("channels", _texts),
+    "shots": ("shots", _number),
+    "split": ("split", _text),
+    "test": ("test", _typed(parse.tests)),
+    "budget": ("budget", _text),
+    "profile": ("profile", _text),
+    "backbone": ("backbone", _name_only),
+    "weights": ("weights", _text),
+    "policy": ("policy", _text),
+    "steps": ("steps", _number),
+    "cycles": ("cycles", _number),
+    "patch": ("patch", _typed(parse.size)),
+    "spacing": ("spacing", _typed(parse.millimetres)),
+    "seed": ("seed", _number),
+    "augment": ("augment", _text),
+    "time-limit": ("time_limit", _typed(parse.duration)),
     "from": ("from_run", _text),
-}  # fmt: skip
+}
 
 
 def read_runs(file: Path, given: AdaptOptions) -> tuple[dict[str, AdaptOptions], dict[str, object]]:
@@ -87,21 +102,30 @@ def read_runs(file: Path, given: AdaptOptions) -> tuple[dict[str, AdaptOptions],
     runs, parameters = document.pop("runs", {}), document.pop("submitit", {})
     if document or not isinstance(runs, dict) or not isinstance(parameters, dict) or not runs:
         odd = f" {next(iter(document))!r} is neither." if document else ""
-        raise UsageError(f"--for {file} must hold a table [runs.NAME] for each run, and may hold [submitit].{odd}")
-    return {name: _options(f"--for {file}, [runs.{name}]", name, given, own) for name, own in runs.items()}, parameters
+        raise UsageError(
+            f"--for {file} must hold a table [runs.NAME] for each run, and may hold"
+            f" [submitit].{odd}"
+        )
+    return {
+        name: _options(f"--for {file}, [runs.{name}]", name, given, own)
+        for name, own in runs.items()
+    }, parameters
 
 
 def _options(where: str, name: str, given: AdaptOptions, own: object) -> AdaptOptions:
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{where}: the name of a run is 1 to 60 letters, digits, _ and -, since its folder is called so."
+            f"{where}: the name of a run is 1 to 60 letters, digits, _ and -, since its folder is"
+            " called so."
         )
     if not isinstance(own, dict):
         raise UsageError(f"{where}: {own!r} is no table; write [runs.{name}], and its flags below.")
     changes: dict[str, Any] = {"name": name}
     for key, value in own.items():
         if key not in _FLAGS:
-            raise UsageError(f"{where}: {key!r} is no flag that a run can have of its own ({', '.join(_FLAGS)}).")
+            raise UsageError(
+                f"{where}: {key!r} is no flag that a run can have of its own ({', '.join(_FLAGS)})."
+            )
         option, reader = _FLAGS[key]
         try:
             changes[option] = reader(value)
@@ -110,8 +134,17 @@ def _options(where: str, name: str, given: AdaptOptions, own: object) -> AdaptOp
     return dataclasses.replace(given, **changes)
 
 
-def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, cluster: str | None, dry_run: bool) -> None:
-    """Run the unfinished runs of a file, and show the table of all. Raises PartialFailure if some have failed."""
+def many(
+    output: Output,
+    file: Path,
+    given: AdaptOptions,
+    jobs: int | None,
+    cluster: str | None,
+    dry_run: bool,
+) -> None:
+    """Run the unfinished runs of a file, and show the table of all. Raises PartialFailure if
+    some have failed.
+    """
     from sea_peft.jobs.cluster import Cluster
     from sea_peft.jobs.launching import on_cluster, side_by_side
     from sea_peft.jobs.many import SUMMARY, check, failed, opened
@@ -119,7 +152,9 @@ def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, clus
 
     torchrun.refuse_unless(False, "adapt --for")
     if given.name is not None:
-        raise UsageError("--name names one run, and --for many, which are called as in the file; leave it out.")
+        raise UsageError(
+            "--name names one run, and --for many, which are called as in the file; leave it out."
+        )
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs {jobs} is not a number of runs side by side; ask for 1 or more.")
     asked, parameters = read_runs(file, given)
@@ -148,7 +183,8 @@ def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, clus
             job(root, members, launch, output.warn, ended, given.mlflow)
     except KeyboardInterrupt:
         raise Interrupted(
-            "Interrupted; finished runs are kept, the others go on from where they stand with the same command."
+            "Interrupted; finished runs are kept, the others go on from where they stand with the"
+            " same command."
         ) from None
     bad = failed(members)
     document = {
@@ -165,10 +201,14 @@ def many(output: Output, file: Path, given: AdaptOptions, jobs: int | None, clus
         },
     }
     output.result(
-        document, summary_table(members), cell(f"The table is in {root / SUMMARY}, and each run in {root}/<run>.")
+        document,
+        summary_table(members),
+        cell(f"The table is in {root / SUMMARY}, and each run in {root}/<run>."),
     )
     if bad:
-        raise PartialFailure(f"{bad} failed; the reasons stand above, and the same command tries them again.")
+        raise PartialFailure(
+            f"{bad} failed; the reasons stand above, and the same command tries them again."
+        )
 
 
 class _Told:
@@ -191,7 +231,9 @@ def _plans(output: Output, members: list[Member]) -> None:
         for done, member in enumerate(members):
             progress(done, len(members))
             plans[member.name] = (
-                {"was": member.was} if member.was == "done" else {"was": member.was, **plan(member.options, _unsaid)}
+                {"was": member.was}
+                if member.was == "done"
+                else {"was": member.was, **plan(member.options, _unsaid)}
             )
         progress(len(members), len(members))
     rows = [
@@ -201,7 +243,12 @@ def _plans(output: Output, members: list[Member]) -> None:
     columns = ("run", "now", "labels", "shots", "test", "time, about")
     output.result(
         {"status": "planned", "runs": plans},
-        table("Nothing was trained; this is what would be", columns, rows, right=("labels", "shots", "test")),
+        table(
+            "Nothing was trained; this is what would be",
+            columns,
+            rows,
+            right=("labels", "shots", "test"),
+        ),
     )
 
 
@@ -211,7 +258,12 @@ def _unsaid(sentence: str) -> None:
 
 def _planned(plan: Mapping[str, Any]) -> tuple[object, ...]:
     data = plan["data"]
-    return len(data["labels"]), data["support"] + data["audit"], data["test"], shown.roughly(plan["seconds"]["total"])
+    return (
+        len(data["labels"]),
+        data["support"] + data["audit"],
+        data["test"],
+        shown.roughly(plan["seconds"]["total"]),
+    )
 
 
 def summary_table(members: list[Member]) -> Table:
@@ -223,9 +275,17 @@ def summary_table(members: list[Member]) -> Table:
             rows.append((member.name, member.status, *(None,) * 5))
             continue
         scores = result.held_out if result.test == "none" else result.dice
-        on = {"cases": count(result.test_cases, "test case"), "cv": "each shot", "none": "held out"}[result.test]
-        dice = (None,) * 3 if scores is None else (scores.unadapted, scores.head_only, scores.adapted)
+        on = {
+            "cases": count(result.test_cases, "test case"),
+            "cv": "each shot",
+            "none": "held out",
+        }[result.test]
+        dice = (
+            (None,) * 3 if scores is None else (scores.unadapted, scores.head_only, scores.adapted)
+        )
         use = None if result.recommended is None else result.recommended.network
         rows.append((member.name, on, *dice, use, shown.clock(result.seconds.total)))
     columns = ("run", "Dice on", "unadapted", "head only", "adapted", "use", "time")
-    return table(f"{count(len(members), 'run')}", columns, rows, right=("unadapted", "head only", "adapted"))
+    return table(
+        f"{count(len(members), 'run')}", columns, rows, right=("unadapted", "head only", "adapted")
+    )

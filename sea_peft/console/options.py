@@ -5,22 +5,35 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-Adapter = Annotated[Path, Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")]
+Adapter = Annotated[
+    Path, Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")
+]
 Run = Annotated[Path, Argument(metavar="RUN", help="A run folder.")]
 Weights = Annotated[
-    str | None, Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file.")
+    str | None,
+    Option(metavar="NAME|FILE", help="Pretrained weights: a name of `backbones list`, or a file."),
 ]
 Backbone = Annotated[
     str | None,
-    Option(metavar="NAME|M:F", help="Architecture: a name of `backbones list`, or module:factory, which runs."),
+    Option(
+        metavar="NAME|M:F",
+        help="Architecture: a name of `backbones list`, or module:factory, which runs.",
+    ),
 ]
 Device = Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 Labels = Annotated[
     list[str] | None,
-    Option("--label", metavar="NAME[=1,2,4]", help="A label, or codes taken together as one. Several allowed."),
+    Option(
+        "--label",
+        metavar="NAME[=1,2,4]",
+        help="A label, or codes taken together as one. Several allowed.",
+    ),
 ]
 Channels = Annotated[
-    list[str] | None, Option("--channel", metavar="NAME", help="A channel, in the backbone's order. Several allowed.")
+    list[str] | None,
+    Option(
+        "--channel", metavar="NAME", help="A channel, in the backbone's order. Several allowed."
+    ),
 ]
 Runs = Annotated[Path, Option(metavar="DIR", help="Where runs and the MLflow store lie.")]
 Profile = Annotated[str, Option(metavar="NAME|FILE", help="Budget profile: what is on offer.")]
@@ -30,13 +43,19 @@ Use = Annotated[
     Option(
         "--use",
         metavar="adapted|unadapted|both",
-        help="Network to use; both: added labels adapted, the others unadapted; left out: as the run recommends.",
+        help=(
+            "Network to use; both: added labels adapted, the others unadapted; left out: as the run"
+            " recommends."
+        ),
     ),
 ]
 Keep = Annotated[
     list[str] | None,
     Option(
         metavar="RULE",
-        help="Connected parts to keep: largest, N, min-ml=X or all; LABEL=RULE for one label; left out: as the run has chosen.",
+        help=(
+            "Connected parts to keep: largest, N, min-ml=X or all; LABEL=RULE for one label; left"
+            " out: as the run has chosen."
+        ),
     ),
 ]

@@ -54,8 +54,8 @@ class Output:
 
     @property
     def animated(self) -> bool:
-        """Whether to show a spinner and bars: on a terminal that this process has to itself. What other
-        processes of a run print, and torchrun, would end up in the middle of their lines.
+        """Whether to show a spinner and bars: on a terminal that this process has to itself. What
+        other processes of a run print, and torchrun, would end up in the middle of their lines.
         """
         return self.notes.is_terminal and not self.quiet and Started.here().size == 1
 
@@ -100,14 +100,22 @@ class Output:
         if self.json:
             from sea_peft.documents import as_json
 
-            unicode = (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
-            text = json.dumps(as_json(document), indent=2, ensure_ascii=not unicode, allow_nan=False)
+            unicode = (sys.stdout.encoding or "").lower().replace("-", "") in (
+                "utf8",
+                "utf16",
+                "utf32",
+            )
+            text = json.dumps(
+                as_json(document), indent=2, ensure_ascii=not unicode, allow_nan=False
+            )
             print(_escaped(text), flush=True)
             return
         if self.results.is_terminal:
             self._print(tables)
             return
-        with self.results.capture() as captured:  # tables are padded to a rectangle, which a file does not need
+        with (
+            self.results.capture() as captured
+        ):  # tables are padded to a rectangle, which a file does not need
             self._print(tables)
         print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
@@ -126,14 +134,19 @@ class Output:
             if number:
                 self.results.print()
             if isinstance(shown, Text) and self.results.is_terminal:
-                self.results.print(Text(wrapped(shown.plain, self.results.width), style=shown.style), soft_wrap=True)
+                self.results.print(
+                    Text(wrapped(shown.plain, self.results.width), style=shown.style),
+                    soft_wrap=True,
+                )
             else:
-                self.results.print(shown, crop=False)  # a command that is longer than a line is shown whole
+                self.results.print(
+                    shown, crop=False
+                )  # a command that is longer than a line is shown whole
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, int], None]]:
-        """Show how far `what` is: by a bar with the time left if `animated`, otherwise by a line every
-        few seconds.
+        """Show how far `what` is: by a bar with the time left if `animated`, otherwise by a line
+        every few seconds.
 
         Yields what to call with (cases done, of); the case at work counts by a fraction.
         """
@@ -149,7 +162,8 @@ class Output:
 
 
 def wrapped(sentence: str, width: int) -> str:
-    """Break a sentence into lines of at most `width` columns, between words and never inside a command.
+    """Break a sentence into lines of at most `width` columns, between words and never inside a
+    command.
 
     A command that is wider than a line stays whole, so that it can be copied from the terminal.
 
@@ -177,7 +191,9 @@ def prepare_streams() -> None:
 
 
 def abandon(stream: IO[str]) -> None:
-    """Drop what could not be written to a stream, so that it is not tried again when the process ends."""
+    """Drop what could not be written to a stream, so that it is not tried again when the
+    process ends.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -195,7 +211,9 @@ class Lines:
         if done == 0:  # the work whose time is reported begins only now
             self._began = now
         if done >= of or now >= self._next:
-            self._output.say(f"{self._what}: {int(done)} of {of}{time_left(now - self._began, done, of)}")
+            self._output.say(
+                f"{self._what}: {int(done)} of {of}{time_left(now - self._began, done, of)}"
+            )
             self._next = now + _SECONDS_BETWEEN_LINES
 
 
@@ -222,7 +240,10 @@ class _Count(ProgressColumn):
     """`3 of 8`; empty until the total is known."""
 
     def render(self, task: Task) -> Text:
-        return Text("" if task.total is None else f"{int(task.completed)} of {int(task.total)}", justify="right")
+        return Text(
+            "" if task.total is None else f"{int(task.completed)} of {int(task.total)}",
+            justify="right",
+        )
 
 
 class _Times(ProgressColumn):
@@ -234,15 +255,24 @@ class _Times(ProgressColumn):
         if task.finished:
             return Text(f"took {timer(task.finished_time or 0.0)}")
         left = task.time_remaining if task.fields.get("estimated", True) else None
-        return Text(f"{timer(task.elapsed or 0.0)} so far" + ("" if left is None else f", {timer(left)} left"))
+        return Text(
+            f"{timer(task.elapsed or 0.0)} so far"
+            + ("" if left is None else f", {timer(left)} left")
+        )
 
 
 class _Console(Console):
     """Lets only its own colours control the terminal, whatever the text contains."""
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
+            yield (
+                segment
+                if segment.control
+                else segment._replace(text=visible(segment.text, keep="\n"))
+            )
 
 
 class _Formatter(logging.Formatter):
@@ -251,8 +281,12 @@ class _Formatter(logging.Formatter):
 
 
 def _escaped(document: str) -> str:
-    """The same JSON document with `\\u001b` for what `visible` would spell out, so that programs read the names as they are."""
-    return re.sub(r"[^ -~\n]", lambda c: c[0] if visible(c[0]) == c[0] else json.dumps(c[0])[1:-1], document)
+    """The same JSON document with `\\u001b` for what `visible` would spell out, so that
+    programs read the names as they are.
+    """
+    return re.sub(
+        r"[^ -~\n]", lambda c: c[0] if visible(c[0]) == c[0] else json.dumps(c[0])[1:-1], document
+    )
 
 
 def console(stderr: bool = False) -> Console:
@@ -264,7 +298,9 @@ def console(stderr: bool = False) -> Console:
 
 
 def bars(notes: Console) -> Progress:
-    """Progress bars on stderr, removed when they are done. The spinner shows that the process is alive."""
+    """Progress bars on stderr, removed when they are done. The spinner shows that the process
+    is alive.
+    """
     columns = (
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description}"),

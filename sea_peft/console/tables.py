@@ -10,25 +10,39 @@ from rich.text import Text
 
 from sea_peft.artefacts.words import visible
 
-_STATES = {"ok": "green", "warning": "bold yellow", "problem": "bold red", "done": "green", "failed": "bold red"}
+_STATES = {
+    "ok": "green",
+    "warning": "bold yellow",
+    "problem": "bold red",
+    "done": "green",
+    "failed": "bold red",
+}
 
 
-_MOST_ROWS = 500  # nobody reads more, and laying out thousands of them takes longer than checking as many scans
+# nobody reads more, and laying out thousands of them takes longer than checking as many scans
+_MOST_ROWS = 500
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()
+) -> Table:
     """A table with a title. Columns named in `right` hold numbers and do not wrap. If there are
     very many rows, the last line says how many are left out.
     """
     made = _titled(title)
     for name in columns:
         number = name in right
-        made.add_column(visible(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
+        made.add_column(
+            visible(name), justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
     every = list(rows)
     for row in every[:_MOST_ROWS]:
         made.add_row(*(cell(value) for value in row))
     if len(every) > _MOST_ROWS:
-        made.caption, made.caption_justify = f"… and {len(every) - _MOST_ROWS:,} more; --json has them all", "left"
+        made.caption, made.caption_justify = (
+            f"… and {len(every) - _MOST_ROWS:,} more; --json has them all",
+            "left",
+        )
     return made
 
 
@@ -44,13 +58,20 @@ def facts(pairs: Iterable[tuple[str, object]], title: str = "") -> Table:
 
 def _titled(title: str, header: bool = True) -> Table:
     return Table(
-        title=visible(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD if header else None,
-        show_header=header, pad_edge=False, show_edge=False,
-    )  # fmt: skip
+        title=visible(title) or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if header else None,
+        show_header=header,
+        pad_edge=False,
+        show_edge=False,
+    )
 
 
 def cell(value: object) -> RenderableType:
-    """Any value as one cell: numbers with separators, lists with commas, a dash for a missing value."""
+    """Any value as one cell: numbers with separators, lists with commas, a dash for a missing
+    value.
+    """
     if isinstance(value, Text | Group):
         return value
     if value is None or value in ("", (), []) or (isinstance(value, float) and math.isnan(value)):

@@ -40,7 +40,9 @@ class Started:
 def refuse_unless(shared: bool, what: str) -> None:
     """Raise UsageError if several processes would all do the same."""
     if not shared and Started.here().size > 1:
-        raise UsageError(f"{what} does not share its work out among processes; start it without torchrun.")
+        raise UsageError(
+            f"{what} does not share its work out among processes; start it without torchrun."
+        )
 
 
 @contextlib.contextmanager
@@ -62,7 +64,11 @@ def silence() -> Iterator[None]:
     if Started.here().rank == 0:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 

@@ -1,4 +1,6 @@
-"""The shared parts of all verbs: the flags about output, before or after the verb, and the handling of errors."""
+"""The shared parts of all verbs: the flags about output, before or after the verb, and the
+handling of errors.
+"""
 
 import errno
 import functools
@@ -16,14 +18,24 @@ from sea_peft.errors import DiskError, SeaPeftError, foreseen
 _PANEL = "Output"
 _FLAGS: dict[str, object] = {
     "json": Option("--json", help="Exactly one JSON document on stdout.", rich_help_panel=_PANEL),
-    "quiet": Option("--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL),
-    "verbose": Option("--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL),
+    "quiet": Option(
+        "--quiet", "-q", help="Only warnings and errors beside the result.", rich_help_panel=_PANEL
+    ),
+    "verbose": Option(
+        "--verbose", "-v", help="Also what the libraries have to say.", rich_help_panel=_PANEL
+    ),
     "debug": Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL),
 }
 # the flag for a setting of the library, if it has another name
-_TO_TYPE = {"labels": "--label", "channels": "--channel", "rebuild": "`seapeft report RUN --mlflow`"}
+_TO_TYPE = {
+    "labels": "--label",
+    "channels": "--channel",
+    "rebuild": "`seapeft report RUN --mlflow`",
+}
 FLAGS = [
-    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+    inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
     for name, option in _FLAGS.items()
 ]
 
@@ -37,10 +49,13 @@ class Interrupted(SeaPeftError):
 def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Make a verb of `function`, whose first parameter is the `Output` that the flags ask for.
 
-    The flags may also stand before the verb: the callback of the root command leaves them in `context.obj`.
+    The flags may also stand before the verb: the callback of the root command leaves them in
+    `context.obj`.
     """
     signature = inspect.signature(function, eval_str=True)
-    context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    context_parameter = inspect.Parameter(
+        "context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context
+    )
 
     @functools.wraps(function)
     def wrapper(*, context: typer.Context, **given: Any) -> None:
@@ -59,7 +74,10 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise told from None
             raise
 
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
+    own = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in list(signature.parameters.values())[1:]
+    ]
     wrapper.__signature__ = signature.replace(parameters=[*own, context_parameter, *FLAGS])  # type: ignore[attr-defined]
     return wrapper
 
@@ -68,8 +86,15 @@ def outcome(error: Exception) -> tuple[str, int]:
     """The sentence and the exit code of an error."""
     if isinstance(error, typer.TyperException):
         return error.format_message(), error.exit_code
-    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
-        return f"The output cannot be written ({error.strerror}); send it somewhere else.", DiskError.exit_code
+    if (
+        isinstance(error, OSError)
+        and error.filename is None
+        and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO)
+    ):
+        return (
+            f"The output cannot be written ({error.strerror}); send it somewhere else.",
+            DiskError.exit_code,
+        )
     told = foreseen(error)
     typed = [_TO_TYPE.get(name, f"--{name}") for name in told.settings]
     return str(told) + (f" ({', '.join(typed)})" if typed else ""), told.exit_code

@@ -7,7 +7,9 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Plain:
-    """Help without needless types: a flag takes no value, and the name of an argument says what it is."""
+    """Help without needless types: a flag takes no value, and the name of an argument says what
+    it is.
+    """
 
     def get_params(self, context: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(context)  # type: ignore[misc]

@@ -10,14 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_THICK = 3.0  # ratio of a voxel's longest to shortest side above which nnU-Net does not interpolate between slices
+# ratio of a voxel's longest to shortest side above which nnU-Net does not interpolate between
+# slices
+_THICK = 3.0
 
 
 def body(channels: Sequence[np.ndarray]) -> np.ndarray:
-    """The voxels that are not 0 in every channel, with holes filled: bool of the channels' shape."""
+    """The voxels that are not 0 in every channel, with holes filled: bool of the channels'
+    shape.
+    """
     from scipy import ndimage  # here, since most networks ask for neither function
 
-    return np.asarray(ndimage.binary_fill_holes(np.logical_or.reduce([channel != 0 for channel in channels])))
+    return np.asarray(
+        ndimage.binary_fill_holes(np.logical_or.reduce([channel != 0 for channel in channels]))
+    )
 
 
 def thick_axis(*spacings: Sequence[float]) -> int | None:
@@ -58,4 +64,6 @@ def _zoomed(n: int, m: int, order: int) -> np.ndarray:
     from scipy import ndimage
 
     identity = np.eye(n)
-    return ndimage.zoom(identity, (m / n, 1), order=order, mode="nearest", grid_mode=True).astype(np.float32)
+    return ndimage.zoom(identity, (m / n, 1), order=order, mode="nearest", grid_mode=True).astype(
+        np.float32
+    )

@@ -25,18 +25,27 @@ Spacing = tuple[float, float, float]
 
 @functools.lru_cache
 def box_for(spec: Augmentation, patch: Size, spacing: Spacing) -> Size:
-    """Sides of the box that holds every voxel that a crop of `patch` can need after rotation and scaling."""
+    """Sides of the box that holds every voxel that a crop of `patch` can need after rotation
+    and scaling.
+    """
     half = np.asarray(patch) / 2
     reach = half * (1 + spec.scaling)
     for angles in itertools.product((-1, 0, 1), repeat=3):
-        moved = np.abs(_matrix(spec.rotation * np.asarray(angles), np.full(3, 1 + spec.scaling), spacing))
+        moved = np.abs(
+            _matrix(spec.rotation * np.asarray(angles), np.full(3, 1 + spec.scaling), spacing)
+        )
         reach = np.maximum(reach, moved @ half)
     d, h, w = (2 * math.ceil(r) + 1 for r in reach)
     return d, h, w
 
 
 def turn(
-    spec: Augmentation, image: Tensor, label: Tensor, patch: Size, spacing: Spacing, rng: np.random.Generator
+    spec: Augmentation,
+    image: Tensor,
+    label: Tensor,
+    patch: Size,
+    spacing: Spacing,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """The middle of a box, rotated and scaled.
 
@@ -59,9 +68,9 @@ def turn(
     theta = torch.tensor(np.concatenate([relative, np.zeros((3, 1))], axis=1), dtype=torch.float32)
     grid = torch.nn.functional.affine_grid(theta[None], [1, 1, *patch], align_corners=False)
     sample = functools.partial(torch.nn.functional.grid_sample, grid=grid, align_corners=False)
-    return sample(image[None], mode="bilinear")[0], sample(label[None, None].float(), mode="nearest")[0, 0].to(
-        torch.uint8
-    )
+    return sample(image[None], mode="bilinear")[0], sample(
+        label[None, None].float(), mode="nearest"
+    )[0, 0].to(torch.uint8)
 
 
 def _matrix(angles: np.ndarray, scales: np.ndarray, spacing: Spacing) -> np.ndarray:
@@ -75,7 +84,9 @@ def _matrix(angles: np.ndarray, scales: np.ndarray, spacing: Spacing) -> np.ndar
 
 
 def recolour(spec: Augmentation, image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change the grey values of a crop, float32 `[C, d, h, w]`, as another scanner or protocol might."""
+    """Change the grey values of a crop, float32 `[C, d, h, w]`, as another scanner or protocol
+    might.
+    """
     if rng.random() < spec.bias_field_p:
         field = RandBiasField(prob=1.0, degree=3, coeff_range=(0.0, spec.bias_field))
         field.set_random_state(seed=int(rng.integers(2**31)))
@@ -90,7 +101,8 @@ def recolour(spec: Augmentation, image: Tensor, rng: np.random.Generator) -> Ten
     if rng.random() < spec.noise_p:
         size = float(rng.uniform(0, spec.noise)) * float(image.std())
         image = image + size * torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-    # relative to the crop's own mean and deviation, so that a change does not depend on the range that the recipe maps to 0..1
+    # relative to the crop's own mean and deviation, so that a change does not depend on the range
+    # that the recipe maps to 0..1
     mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
     gain, shift = (float(rng.uniform(-most, most)) for most in (spec.gain, spec.shift))
     return image + gain * (image - mean) + shift * deviation
@@ -99,7 +111,9 @@ def recolour(spec: Augmentation, image: Tensor, rng: np.random.Generator) -> Ten
 def _coarser(image: Tensor, shares: np.ndarray) -> Tensor:
     sides = [max(2, round(n * share)) for n, share in zip(image.shape[1:], shares, strict=True)]
     small = torch.nn.functional.interpolate(image[None], size=sides, mode="nearest")
-    return torch.nn.functional.interpolate(small, size=image.shape[1:], mode="trilinear", align_corners=False)[0]
+    return torch.nn.functional.interpolate(
+        small, size=image.shape[1:], mode="trilinear", align_corners=False
+    )[0]
 
 
 def _plain(found: Tensor) -> Tensor:

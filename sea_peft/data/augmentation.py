@@ -69,7 +69,8 @@ def load_augmentation(name: str) -> Augmentation:
         return documents.check(Augmentation, documents.load_toml(Path(name)))
     except OSError as error:
         raise UsageError(
-            f"There is no augmentation {name!r} ({error.strerror}); choose default, full, grey or none, or give a TOML file.",
+            f"There is no augmentation {name!r} ({error.strerror}); choose default, full, grey or"
+            " none, or give a TOML file.",
             "augment",
         ) from error
     except documents.Invalid as error:

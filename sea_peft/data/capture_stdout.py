@@ -43,7 +43,9 @@ def capture_stdout(notes: list[str]) -> Iterator[None]:
 def _messages(text: str) -> list[str]:
     """The messages in the output, each once, without source files, addresses and empty lines."""
     lines = [re.sub(r"^\S*\s*\(0x[0-9a-f]+\):\s*", "", line.strip()) for line in text.splitlines()]
-    kept = dict.fromkeys(line for line in lines if line and not re.match(r"(WARNING: )?In \S+\.\w+, line \d+", line))
+    kept = dict.fromkeys(
+        line for line in lines if line and not re.match(r"(WARNING: )?In \S+\.\w+, line \d+", line)
+    )
     said = ["".join(c if c.isprintable() else "?" for c in line) for line in kept]
     short = [line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…" for line in said[:_MOST]]
     return short if len(said) <= _MOST else [*short, f"and {len(said) - _MOST} messages more"]

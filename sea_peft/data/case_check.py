@@ -114,39 +114,56 @@ def check_case(case: Case, dataset: Dataset) -> CaseCheck:
     )
 
 
-def _label(case: Case, dataset: Dataset, image: Volume | None) -> tuple[Volume | None, dict[str, int], list[Finding]]:
+def _label(
+    case: Case, dataset: Dataset, image: Volume | None
+) -> tuple[Volume | None, dict[str, int], list[Finding]]:
     """The label map, the number of voxels of each selected label, and the findings on it."""
     try:
         label = _named(case.id, "label", partial(_label_of, case))
         counts = code_counts(label.array, f"case {case.id}: label")
         if image is not None:
             require_same_grid(case.id, "label", label, "image", image)
-        strangers = [code for code in counts if code and dataset.codes and code not in dataset.codes]
+        strangers = [
+            code for code in counts if code and dataset.codes and code not in dataset.codes
+        ]
         if strangers:
             raise DataError(
-                f"case {case.id}: label holds code {strangers[0]} ({count(counts[strangers[0]], 'voxel')}), but only "
-                f"{_listed(dataset.codes or ())} are declared; declare it or correct the label"
+                f"case {case.id}: label holds code {strangers[0]}"
+                f" ({count(counts[strangers[0]], 'voxel')}), but only"
+                f" {_listed(dataset.codes or ())} are declared; declare it or correct the label"
             )
         if set(counts) <= {0} and not case.partial:
             raise DataError(
-                f"case {case.id}: label is empty (all {label.array.size} voxels are 0); label the case or take it out"
+                f"case {case.id}: label is empty (all {label.array.size} voxels are 0); label the"
+                " case or take it out"
             )
     except DataError as error:
         return None, {}, [Finding(case.id, "label", "error", str(error))]
-    voxels = {name: sum(counts.get(code, 0) for code in codes) for name, codes in dataset.labels.items()}
+    voxels = {
+        name: sum(counts.get(code, 0) for code in codes) for name, codes in dataset.labels.items()
+    }
     findings = []
     if not any(voxels.values()):
         wanted = ", ".join(f"{name}={_listed(codes)}" for name, codes in dataset.labels.items())
-        held = "holds nothing" if case.partial else f"holds codes {_listed(c for c in counts if c)}, none"
-        sentence = f"case {case.id}: label {held} of the chosen ones ({wanted}); the case is left out"
+        held = (
+            "holds nothing"
+            if case.partial
+            else f"holds codes {_listed(c for c in counts if c)}, none"
+        )
+        sentence = (
+            f"case {case.id}: label {held} of the chosen ones ({wanted}); the case is left out"
+        )
         findings.append(Finding(case.id, "label", "skip", sentence))
-    findings += [Finding(case.id, "label", "warning", f"case {case.id}: label {note}") for note in label.notes]
+    findings += [
+        Finding(case.id, "label", "warning", f"case {case.id}: label {note}")
+        for note in label.notes
+    ]
     few = [f"{name} ({count})" for name, count in voxels.items() if 0 < count < _FEW_VOXELS]
     if few:
         more = f" and {len(few) - 3} more" if len(few) > 3 else ""
         sentence = (
-            f"case {case.id}: fewer than {_FEW_VOXELS} voxels are labelled {', '.join(few[:3])}{more}; "
-            "Dice on so few will be unsteady"
+            f"case {case.id}: fewer than {_FEW_VOXELS} voxels are labelled"
+            f" {', '.join(few[:3])}{more}; Dice on so few will be unsteady"
         )
         findings.append(Finding(case.id, "label", "warning", sentence))
     return label, voxels, findings
@@ -159,30 +176,45 @@ def image_findings(case_id: str, channel: str, volume: Volume) -> list[Finding]:
     found: list[tuple[Severity, str]] = [("warning", f"{where} {note}") for note in volume.notes]
     if (skew := skewness(volume.affine)) > _SKEW_DEGREES:
         sentence = (
-            f"{where} has axes {skew:.1f}° away from right angles (a tilted gantry?); its planes are taken as they are stored, so "
-            "masks fit, but shapes are sheared"
+            f"{where} has axes {skew:.1f}° away from right angles (a tilted gantry?); its planes"
+            " are taken as they are stored, so masks fit, but shapes are sheared"
         )
         found.append(("warning", sentence))
     if low == high:
-        sentence = f"{where} holds the single value {low:g}; export the scan again or take the case out"
+        sentence = (
+            f"{where} holds the single value {low:g}; export the scan again or take the case out"
+        )
         found.append(("error", sentence))
     elif is_ct_name(channel) and not looks_like_hounsfield(volume.array):
-        sentence = f"{where} {not_hounsfield(volume.array)}; if it was rescaled, declare another channel name"
+        sentence = (
+            f"{where} {not_hounsfield(volume.array)}; if it was rescaled, declare another channel"
+            " name"
+        )
         found.append(("warning", sentence))
     if _odd_values(volume.array, max(abs(low), abs(high)), is_ct_name(channel)):
-        found.append(("warning", f"{where} runs from {low:.4g} to {high:.4g}; are these grey values?"))
+        found.append(
+            ("warning", f"{where} runs from {low:.4g} to {high:.4g}; are these grey values?")
+        )
     smallest, largest = _PLAUSIBLE_SPACING_MM
     if not all(smallest <= size <= largest for size in volume.spacing):
         sizes = " × ".join(f"{size:.4g}" for size in volume.spacing)
-        found.append(("warning", f"{where} has voxels of {sizes} mm; is the voxel size in millimetres?"))
-    return [Finding(case_id, f"channel {channel}", severity, sentence) for severity, sentence in found]
+        found.append(
+            ("warning", f"{where} has voxels of {sizes} mm; is the voxel size in millimetres?")
+        )
+    return [
+        Finding(case_id, f"channel {channel}", severity, sentence) for severity, sentence in found
+    ]
 
 
 def _odd_values(array: np.ndarray, magnitude: float, hounsfield: bool) -> bool:
-    """Whether the largest value is beyond what scanners give, or far beyond the rest of this scan."""
+    """Whether the largest value is beyond what scanners give, or far beyond the rest of this
+    scan.
+    """
     if magnitude <= _ODD_MAGNITUDE or hounsfield:
         return magnitude > _ODD_MAGNITUDE
-    return magnitude > _IMPOSSIBLE_MAGNITUDE or magnitude > _ODD_RATIO * float(np.percentile(np.abs(array), 99))
+    return magnitude > _IMPOSSIBLE_MAGNITUDE or magnitude > _ODD_RATIO * float(
+        np.percentile(np.abs(array), 99)
+    )
 
 
 def _named(case_id: str, name: str, read: Callable[[], Volume]) -> Volume:

@@ -16,7 +16,14 @@ import numpy as np
 
 from sea_peft.data.grids import laid_on, require_same_grid
 from sea_peft.data.overlaps import LabelMap
-from sea_peft.data.volumes import NIFTI_SUFFIXES, Volume, header_grid, read_volume, volume_stem, volume_suffix
+from sea_peft.data.volumes import (
+    NIFTI_SUFFIXES,
+    Volume,
+    header_grid,
+    read_volume,
+    volume_stem,
+    volume_suffix,
+)
 from sea_peft.errors import DataError
 
 
@@ -131,8 +138,8 @@ class FileCase(Case):
     def image(self, channel: str) -> Volume:
         if channel not in self.images:
             raise DataError(
-                f"case {self.id}: channel {channel} is missing (it has {', '.join(self.images) or 'none'}); "
-                "add the file or choose other channels"
+                f"case {self.id}: channel {channel} is missing (it has"
+                f" {', '.join(self.images) or 'none'}); add the file or choose other channels"
             )
         return _CACHE.read(self.images[channel])
 
@@ -150,7 +157,9 @@ class FileCase(Case):
         return self._drawing("masks", codes) if self.masks else self
 
     def _drawing(self, apart: str, codes: frozenset[int]) -> FileCase | None:
-        """This case with the masks of these codes alone. `apart`: the field with the place of each code's mask."""
+        """This case with the masks of these codes alone. `apart`: the field with the place of
+        each code's mask.
+        """
         every = getattr(self, apart)
         kept = {code: where for code, where in every.items() if code in codes}
         changes: dict[str, Any] = {apart: kept, "partial": self.partial or len(kept) < len(every)}
@@ -161,9 +170,10 @@ class FileCase(Case):
             count = int(np.count_nonzero(np.rint(label.array) == code))
             if count:
                 raise DataError(
-                    f"case {self.id}: label holds {count} voxels of code {code}, which is declared as ignore (not labelled), "
-                    "but here every voxel needs a label; label them, or declare the code under another name and choose the other "
-                    "labels, which makes it background",
+                    f"case {self.id}: label holds {count} voxels of code {code}, which is declared"
+                    " as ignore (not labelled), but here every voxel needs a label; label them, or"
+                    " declare the code under another name and choose the other labels, which makes"
+                    " it background",
                     "labels",
                 )
         return label
@@ -175,8 +185,14 @@ class FileCase(Case):
         for code in sorted(self.masks):
             mask = read_volume(self.masks[code])
             if merged is None or first is None:
-                merged, first = LabelMap(mask.shape, names), Volume(np.empty(mask.shape, bool), mask.affine)
-            name, others = f"mask {self.masks[code].name}", f"mask {self.masks[min(self.masks)].name}"
+                merged, first = (
+                    LabelMap(mask.shape, names),
+                    Volume(np.empty(mask.shape, bool), mask.affine),
+                )
+            name, others = (
+                f"mask {self.masks[code].name}",
+                f"mask {self.masks[min(self.masks)].name}",
+            )
             require_same_grid(self.id, name, mask, others, first)
             merged.paint(code, mask.array > 0.5)
         assert merged is not None
@@ -210,14 +226,23 @@ class SlicerCase(FileCase):
     def label(self) -> Volume | None:
         assert self.label_file is not None
         several = self.layers > 1
-        sources = [ImageFile(self.label_file, at if several else None, self.layers) for at in range(self.layers)]
+        sources = [
+            ImageFile(self.label_file, at if several else None, self.layers)
+            for at in range(self.layers)
+        ]
         stored = [_CACHE.read(source) for source in sources]
         labels = LabelMap(stored[0].shape, self.names)
         for code, parts in sorted(self.segments.items()):
-            labels.paint(code, np.logical_or.reduce([stored[layer].array == value for layer, value in parts]))
+            labels.paint(
+                code, np.logical_or.reduce([stored[layer].array == value for layer, value in parts])
+            )
         image = _CACHE.read(next(iter(self.images.values())))
         merged = _finished(labels, stored[0].affine, self.id)
-        return laid_on(dataclasses.replace(merged, notes=(*stored[0].notes, *merged.notes)), image.shape, image.affine)
+        return laid_on(
+            dataclasses.replace(merged, notes=(*stored[0].notes, *merged.notes)),
+            image.shape,
+            image.affine,
+        )
 
     def with_codes(self, codes: frozenset[int]) -> Case | None:
         return self._drawing("segments", codes)
@@ -283,7 +308,9 @@ class Dataset:
     codes: frozenset[int] | None = None
     warnings: tuple[str, ...] = ()
 
-    def with_cases(self, cases: Iterable[Case], test_cases: Iterable[Case] | None = None) -> Dataset:
+    def with_cases(
+        self, cases: Iterable[Case], test_cases: Iterable[Case] | None = None
+    ) -> Dataset:
         """The same data set with other cases, for instance only the usable ones."""
         chosen = tuple(sorted(cases, key=lambda case: case.id))
         tests = self.test_cases if test_cases is None else tuple(test_cases)
@@ -320,7 +347,9 @@ class VolumeCache:
         volume = source.read()
         volume.array.flags.writeable = False
         with self._lock:
-            if (before := self._held.pop(key, None)) is not None:  # read meanwhile by another thread
+            if (
+                before := self._held.pop(key, None)
+            ) is not None:  # read meanwhile by another thread
                 self._bytes -= before.array.nbytes
             self._held[key] = volume
             self._bytes += volume.array.nbytes

@@ -1,4 +1,6 @@
-"""Refuses bad data before any training: checks every case of a data set, and the data set as a whole."""
+"""Refuses bad data before any training: checks every case of a data set, and the data set as a
+whole.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -65,7 +67,9 @@ def check(dataset: Dataset, shots: int | None = None, progress: Progress = unwat
     return checked
 
 
-def refuse_or_pass(dataset: Dataset, shots: int | None, progress: Callable[[int, int], None] = unwatched) -> Checked:
+def refuse_or_pass(
+    dataset: Dataset, shots: int | None, progress: Callable[[int, int], None] = unwatched
+) -> Checked:
     """Check, and stop at the first case that is unfit.
 
     Every labelled case would become a support, audit or test case, so an error in any of them
@@ -97,8 +101,8 @@ def _each_case(dataset: Dataset, progress: Callable[[int, int], None]) -> Iterat
         twins = [(c, seen[h]) for c, h in entry.image_hashes.items() if h in seen]
         for channel, twin in twins[:1]:
             sentence = (
-                f"case {case.id}: channel {channel} holds exactly the same voxels as case {twin}, so one "
-                "could be trained on and the other tested on; take one of the two out"
+                f"case {case.id}: channel {channel} holds exactly the same voxels as case {twin},"
+                " so one could be trained on and the other tested on; take one of the two out"
             )
             finding = Finding(case.id, "voxels", "error", sentence)
             entry = dataclasses.replace(entry, findings=(*entry.findings, finding))
@@ -147,8 +151,8 @@ def _rare_labels(dataset: Dataset, checks: list[CaseCheck]) -> Iterator[Finding]
     if rare:
         more = f" and {len(rare) - _RARE_NAMED} more" if len(rare) > _RARE_NAMED else ""
         sentence = (
-            f"of {len(labelled)} cases with labels, only one or none holds {', '.join(rare[:_RARE_NAMED])}{more}; choose other labels, or label "
-            "more cases"
+            f"of {len(labelled)} cases with labels, only one or none holds"
+            f" {', '.join(rare[:_RARE_NAMED])}{more}; choose other labels, or label more cases"
         )
         yield Finding("", "labels", "warning", sentence)
 

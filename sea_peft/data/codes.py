@@ -7,8 +7,11 @@ import numpy as np
 from sea_peft.errors import DataError
 
 MOST_CODE = 65535
-IGNORED = 255  # in a prepared label map: the index of voxels that count in no loss and no Dice; labels are 1..254
-_TOLERANCE = 1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
+# in a prepared label map: the index of voxels that count in no loss and no Dice; labels are 1..254
+IGNORED = 255
+_TOLERANCE = (
+    1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
+)
 _CHUNK = 1 << 24
 
 
@@ -44,7 +47,10 @@ def _codes(array: np.ndarray, where: str) -> Iterator[np.ndarray]:
     low, high = flat.min(), flat.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(flat.size - np.count_nonzero(np.isfinite(flat)))
-        raise DataError(f"{where} has {bad} of {flat.size} voxels that are NaN or infinite; export the label again")
+        raise DataError(
+            f"{where} has {bad} of {flat.size} voxels that are NaN or infinite; export the label"
+            " again"
+        )
     if low < -_TOLERANCE or high > MOST_CODE:
         raise DataError(
             f"{where} runs from {low:.6g} to {high:.6g}; label codes must lie in 0..{MOST_CODE}: "

@@ -37,7 +37,9 @@ def outlines(plane: np.ndarray) -> list[np.ndarray]:
     made = contour_generator(z=framed, fill_type=FillType.OuterOffset).filled(_HALF, 2.0)
     parts = []
     for corners, offsets in zip(*made, strict=True):
-        outer, *holes = (corners[begin : end - 1] - 1.0 for begin, end in itertools.pairwise(offsets))
+        outer, *holes = (
+            corners[begin : end - 1] - 1.0 for begin, end in itertools.pairwise(offsets)
+        )
         parts.append(_without_needless(_joined(outer, holes)))
     return parts
 
@@ -45,8 +47,8 @@ def outlines(plane: np.ndarray) -> list[np.ndarray]:
 def _joined(outer: np.ndarray, holes: list[np.ndarray]) -> np.ndarray:
     """One ring of an outline and its holes, each joined where it is nearest to the ring so far.
 
-    Neighbouring corners are at most a voxel apart, so that the way between the nearest two crosses no
-    other ring. It is bent, since it would often lead through the centre of a voxel, and readers
+    Neighbouring corners are at most a voxel apart, so that the way between the nearest two crosses
+    no other ring. It is bent, since it would often lead through the centre of a voxel, and readers
     differ on what lies on a border.
     """
     from scipy.spatial import cKDTree

@@ -64,13 +64,18 @@ class CropSampler:
         self._augmentation = augmentation
         self._scans = [_padded(scan, window) for scan in scans]
 
-    def batch(self, step: int, batch_size: int, which: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, step: int, batch_size: int, which: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The crops of one step, or only those numbered in `which`, from 0.
 
         Returns:
             Images float32 `[B, C, d, h, w]` and labels uint8 `[B, d, h, w]`.
         """
-        return _stacked(self._changed(step * batch_size + i) for i in (range(batch_size) if which is None else which))
+        return _stacked(
+            self._changed(step * batch_size + i)
+            for i in (range(batch_size) if which is None else which)
+        )
 
     def fixed(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` crops without augmentation, the same in every call; scans take turns.
@@ -89,8 +94,14 @@ class CropSampler:
         return np.random.default_rng([self._seed, stream, index])
 
     def _box(self, held: _Padded, turn: int, rng: np.random.Generator) -> tuple[slice, ...]:
-        """The place of a crop: around a labelled voxel in every second turn, else around a background voxel."""
-        centre = _label_voxel(held, rng) if turn % 2 == 0 and held.positions else _background_voxel(held, rng)
+        """The place of a crop: around a labelled voxel in every second turn, else around a
+        background voxel.
+        """
+        centre = (
+            _label_voxel(held, rng)
+            if turn % 2 == 0 and held.positions
+            else _background_voxel(held, rng)
+        )
         return _box_around(centre, held.label.shape, self._patch)
 
     def _changed(self, index: int) -> tuple[Tensor, Tensor]:
@@ -100,9 +111,14 @@ class CropSampler:
         box = self._box(held, index, rng)
         if rng.random() < self._augmentation.spatial_p:
             image, label = _around(
-                held, box, augment.box_for(self._augmentation, self._patch, held.spacing), self._window.pad
+                held,
+                box,
+                augment.box_for(self._augmentation, self._patch, held.spacing),
+                self._window.pad,
             )
-            image, label = augment.turn(self._augmentation, image, label, self._patch, held.spacing, rng)
+            image, label = augment.turn(
+                self._augmentation, image, label, self._patch, held.spacing, rng
+            )
         else:
             image, label = held.image[_all_channels(box)], held.label[box].clone()
         return augment.recolour(self._augmentation, image, rng), label
@@ -113,7 +129,9 @@ def _stacked(crops: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.stack(labels)
 
 
-def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int], value: float) -> tuple[Tensor, Tensor]:
+def _around(
+    held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int], value: float
+) -> tuple[Tensor, Tensor]:
     """The box of sides `wide` with the same middle as `box`. Outside the scan it holds the grey
     `value`, and no label.
     """
@@ -124,7 +142,9 @@ def _around(held: _Padded, box: tuple[slice, ...], wide: tuple[int, int, int], v
         pads.append((max(0, -start), max(0, start + side - n)))
     flat = [n for pair in reversed(pads) for n in pair]
     pad = torch.nn.functional.pad
-    return pad(held.image[_all_channels(inside)], flat, value=value), pad(held.label[tuple(inside)], flat)
+    return pad(held.image[_all_channels(inside)], flat, value=value), pad(
+        held.label[tuple(inside)], flat
+    )
 
 
 def _all_channels(box: Sequence[slice]) -> tuple[slice, ...]:
@@ -161,7 +181,10 @@ def _padded(scan: Scan, window: SlidingWindow) -> _Padded:
         pads += [missing // 2, missing - missing // 2]
     image, label = scan.image, scan.label
     if any(pads):  # padding copies, and a scan that was spilled to disk must stay there
-        image, label = torch.nn.functional.pad(image, pads, value=window.pad), torch.nn.functional.pad(label, pads)
+        image, label = (
+            torch.nn.functional.pad(image, pads, value=window.pad),
+            torch.nn.functional.pad(label, pads),
+        )
     flat = label.numpy().ravel()
     positions = []
     for index in np.unique(flat[(flat > 0) & (flat != IGNORED)]):
@@ -192,7 +215,9 @@ def _background_voxel(held: _Padded, rng: np.random.Generator) -> tuple[int, ...
     return voxel
 
 
-def _box_around(centre: tuple[int, ...], shape: Sequence[int], patch: tuple[int, int, int]) -> tuple[slice, ...]:
+def _box_around(
+    centre: tuple[int, ...], shape: Sequence[int], patch: tuple[int, int, int]
+) -> tuple[slice, ...]:
     """The patch around `centre`, moved inward if it would stick out."""
     starts = (min(max(0, c - p // 2), n - p) for c, n, p in zip(centre, shape, patch, strict=True))
     return tuple(slice(s, s + p) for s, p in zip(starts, patch, strict=True))

@@ -19,7 +19,9 @@ def case_hash(case_id: str, salt: str) -> str:
 
 
 def voxel_hash(array: np.ndarray) -> str:
-    """Hash of shape, type and voxels. Scans with the same voxels have the same hash, in a file or in memory."""
+    """Hash of shape, type and voxels. Scans with the same voxels have the same hash, in a file
+    or in memory.
+    """
     digest = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=16)
     # First axis fastest, the order in files, so that no copy is made
     digest.update(array.ravel(order="F").view(np.uint8).data)
@@ -32,6 +34,8 @@ def volume_digest(volume: Volume, voxels: str) -> str:
 
 
 def data_digest(case_digests: Iterable[Iterable[str]]) -> str:
-    """One digest of a data set from the volume digests of each case, independent of the cases' order and names."""
+    """One digest of a data set from the volume digests of each case, independent of the cases'
+    order and names.
+    """
     cases = sorted("+".join(digests) for digests in case_digests)
     return hashlib.sha256("\n".join(cases).encode()).hexdigest()

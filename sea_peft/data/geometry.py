@@ -94,23 +94,31 @@ class Geometry:
             yield slice(start, start + slab.shape[1]), slab
 
     def labels_to_grid(self, indices: np.ndarray, count: int) -> Tensor:
-        """Resample label indices `[I, J, K]` (0..count) to the grid, uint8 `[D, H, W]`: the strongest one-hot wins."""
+        """Resample label indices `[I, J, K]` (0..count) to the grid, uint8 `[D, H, W]`: the
+        strongest one-hot wins.
+        """
         view = self.oriented(indices)[self.box]
         if self.size == self.grid and self.step == (1.0, 1.0, 1.0):
             return torch.from_numpy(np.array(view, dtype=np.uint8, order="C"))
         wanted = torch.arange(1, count + 1, dtype=torch.uint8)[:, None, None, None]
 
         def one_hot(a: int, b: int) -> Tensor:
-            return (torch.from_numpy(np.array(view[a:b], dtype=np.uint8, order="C"))[None] == wanted).float()
+            return (
+                torch.from_numpy(np.array(view[a:b], dtype=np.uint8, order="C"))[None] == wanted
+            ).float()
 
         labels = torch.zeros(self.grid, dtype=torch.uint8)
         for part, strengths in self.grid_slabs(one_hot, count):
             best, winner = strengths.max(dim=0)
             # the background has the rest, and keeps a voxel unless a label exceeds it
-            labels[part] = torch.where(best > 1 - strengths.sum(dim=0), winner + 1, 0).to(torch.uint8)
+            labels[part] = torch.where(best > 1 - strengths.sum(dim=0), winner + 1, 0).to(
+                torch.uint8
+            )
         return labels
 
-    def slabs(self, read: ReadPlanes, channels: int, region: Box | None = None) -> Iterator[tuple[Box, Tensor]]:
+    def slabs(
+        self, read: ReadPlanes, channels: int, region: Box | None = None
+    ) -> Iterator[tuple[Box, Tensor]]:
         """Bring values on the recipe's grid back to the cropped box, a few planes at a time.
 
         Args:
@@ -128,7 +136,9 @@ class Geometry:
         needed: list[slice] = []
         for axis, span in enumerate(region):
             coordinates = self._grid_coordinates(axis).clamp(0, self.grid[axis] - 1)
-            touched = torch.nonzero((coordinates > span.start - 1) & (coordinates < span.stop)).ravel()
+            touched = torch.nonzero(
+                (coordinates > span.start - 1) & (coordinates < span.stop)
+            ).ravel()
             if not len(touched):
                 return
             part.append(slice(int(touched[0]), int(touched[-1]) + 1))
@@ -204,16 +214,28 @@ def whole_geometry(
         own = [float(lengths[axis]) for axis in axes]
         nearest = thick_axis(own, list(spacing)), thick_axis(list(spacing), own)
     whole = Geometry(
-        shape=shape, affine=affine, axes=(d, h, w), flips=flipped, start=(0, 0, 0), size=size, step=step, grid=size,
-        resampler=resampler, nearest=nearest,
-    )  # fmt: skip
+        shape=shape,
+        affine=affine,
+        axes=(d, h, w),
+        flips=flipped,
+        start=(0, 0, 0),
+        size=size,
+        step=step,
+        grid=size,
+        resampler=resampler,
+        nearest=nearest,
+    )
     return crop(whole, (0, 0, 0), size)
 
 
 def crop(geometry: Geometry, start: tuple[int, int, int], size: tuple[int, int, int]) -> Geometry:
-    """The same geometry for the box at `start` of `size` voxels in the oriented scan, before resampling."""
+    """The same geometry for the box at `start` of `size` voxels in the oriented scan, before
+    resampling.
+    """
     # A spacing that differs in the last digits only is the same: resampling would only blur
-    steps = [1.0 if abs(s - 1) * n < 0.05 else float(s) for s, n in zip(geometry.step, size, strict=True)]
+    steps = [
+        1.0 if abs(s - 1) * n < 0.05 else float(s) for s, n in zip(geometry.step, size, strict=True)
+    ]
     d, h, w = (max(1, round(n / s)) for s, n in zip(steps, size, strict=True))
     if geometry.resampler == "nnunet":
         steps = [n / m for n, m in zip(size, (d, h, w), strict=True)]

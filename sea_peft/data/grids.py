@@ -16,8 +16,8 @@ def require_finite(case_id: str, field: str, volume: Volume) -> None:
     bad = count_not_finite(volume.array)
     if bad:
         raise DataError(
-            f"case {case_id}: channel {field} has {bad} of {volume.array.size} voxels that are NaN or "
-            "infinite; export the scan again or take the case out"
+            f"case {case_id}: channel {field} has {bad} of {volume.array.size} voxels that are NaN"
+            " or infinite; export the scan again or take the case out"
         )
 
 
@@ -26,14 +26,16 @@ def count_not_finite(array: np.ndarray) -> int:
     return 0 if array.dtype.kind != "f" else int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
-def require_same_grid(case_id: str, name: str, volume: Volume, other_name: str, other: Volume) -> None:
+def require_same_grid(
+    case_id: str, name: str, volume: Volume, other_name: str, other: Volume
+) -> None:
     """Refuse two volumes of one case that do not lie on one grid, with both values."""
     difference = grid_difference(volume, other)
     if difference is not None:
         what, mine, its = difference
         raise DataError(
             f"case {case_id}: {name} has {what} {mine}, {other_name} has {what} {its}; "
-            f"resample one onto the other's grid or take the case out"
+            "resample one onto the other's grid or take the case out"
         )
 
 
@@ -45,7 +47,9 @@ def grid_difference(volume: Volume, other: Volume) -> tuple[str, str, str] | Non
     """
     if volume.shape != other.shape:
         return "shape", "×".join(map(str, volume.shape)), "×".join(map(str, other.shape))
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64
+    )
     corners[:, :3] *= np.asarray(volume.shape) - 1
     apart = corners @ (volume.affine - other.affine).T
     if np.abs(apart[:, :3]).max() <= GRID_TOLERANCE_MM:
@@ -76,14 +80,19 @@ def laid_on(label: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> V
     straight = np.zeros((3, 3))
     straight[axes, range(3)] = signs
     ends = np.asarray(label.shape) - 1
-    off = np.abs((turn[:3, :3] - straight) @ np.diag(ends)).sum() + np.abs(turn[:3, 3] - np.rint(turn[:3, 3])).max()
+    off = (
+        np.abs((turn[:3, :3] - straight) @ np.diag(ends)).sum()
+        + np.abs(turn[:3, 3] - np.rint(turn[:3, 3])).max()
+    )
     if len(set(axes.tolist())) < 3 or off > _OFF_GRID_VOXELS:
         return label
     corners = np.rint(turn[:3, 3])[:, None] + straight @ np.stack([np.zeros(3), ends], axis=1)
     low, high = corners.min(axis=1).astype(int), corners.max(axis=1).astype(int)
     if (low < 0).any() or (high >= shape).any():
         return label
-    array = label.array[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)].transpose(np.argsort(axes))
+    array = label.array[
+        tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)
+    ].transpose(np.argsort(axes))
     if array.shape != tuple(shape):
         whole = np.zeros(shape, dtype=array.dtype)
         whole[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = array
@@ -92,7 +101,9 @@ def laid_on(label: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> V
 
 
 def skewness(affine: np.ndarray) -> float:
-    """The largest deviation of two axes from a right angle, in degrees. A tilted gantry makes such grids."""
+    """The largest deviation of two axes from a right angle, in degrees. A tilted gantry makes
+    such grids.
+    """
     axes = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     cosines = np.abs(axes.T @ axes - np.eye(3))
     return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))

@@ -34,16 +34,22 @@ def hold_out_labels(scan: Scan, fraction: float = 0.3) -> tuple[Scan, Scan]:
     """
     label = scan.label
     if label is None or not bool((label > 0).any()):
-        raise DataError(f"case {scan.id}: nothing is labelled, so no part can be held out; choose another case")
+        raise DataError(
+            f"case {scan.id}: nothing is labelled, so no part can be held out; choose another case"
+        )
     drawn = (label > 0) & (label != IGNORED)
     beyond = torch.zeros_like(drawn)
     for index in label[drawn].unique().tolist():
         beyond[_beyond_the_cut(torch.nonzero(label == index), fraction)] = True
     if not bool(beyond.any()):
-        raise DataError(f"case {scan.id}: its labels are too small to hold out a part of them; give two shots")
+        raise DataError(
+            f"case {scan.id}: its labels are too small to hold out a part of them; give two shots"
+        )
     nearest = distance_transform_edt(~drawn.numpy(), return_distances=False, return_indices=True)
     held = torch.from_numpy(beyond.numpy()[tuple(nearest)])
-    return replace(scan, label=label.masked_fill(held, IGNORED)), replace(scan, label=label.masked_fill(~held, IGNORED))
+    return replace(scan, label=label.masked_fill(held, IGNORED)), replace(
+        scan, label=label.masked_fill(~held, IGNORED)
+    )
 
 
 def _beyond_the_cut(voxels: Tensor, fraction: float) -> tuple[Tensor, ...]:

@@ -9,7 +9,9 @@ from sea_peft.data.cases import Case
 from sea_peft.data.recipe import Intensity, Percentile, Recipe, Window
 from sea_peft.errors import DataError
 
-HOUNSFIELD_MINIMUM = -500.0  # air is about -1000 HU; no MR, ultrasound or z-scored scan reaches -500
+HOUNSFIELD_MINIMUM = (
+    -500.0
+)  # air is about -1000 HU; no MR, ultrasound or z-scored scan reaches -500
 _SAMPLE = 1_000_000  # values from which percentiles are taken
 _CASES_LOOKED_AT = 5
 _LEAST_PADDING = 0.01
@@ -26,11 +28,18 @@ def looks_like_hounsfield(array: np.ndarray) -> bool:
 
 
 def not_hounsfield(array: np.ndarray) -> str:
-    """The part of a sentence about a channel that is declared as CT, but whose values are not Hounsfield units."""
-    return f"is declared as CT but runs from {array.min():.4g} to {array.max():.4g}, which are hardly Hounsfield units"
+    """The part of a sentence about a channel that is declared as CT, but whose values are not
+    Hounsfield units.
+    """
+    return (
+        f"is declared as CT but runs from {array.min():.4g} to {array.max():.4g}, which are hardly"
+        " Hounsfield units"
+    )
 
 
-def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[str]) -> tuple[Recipe, str | None]:
+def choose_intensity(
+    recipe: Recipe, cases: Sequence[Case], channels: Sequence[str]
+) -> tuple[Recipe, str | None]:
     """The recipe with an intensity that suits the scans.
 
     The weights' own intensity is kept, unless it is a fixed window and the scans are not in
@@ -54,9 +63,10 @@ def choose_intensity(recipe: Recipe, cases: Sequence[Case], channels: Sequence[s
             array = case.image(channel).array
             if not looks_like_hounsfield(array):
                 sentence = (
-                    f"The weights expect CT from {window.low:g} to {window.high:g} HU, but channel {channel} "
-                    f"of case {case.id} runs from {array.min():.4g} to {array.max():.4g}, which is no CT: "
-                    "the 0.5 to 99.5 percentiles of each scan's foreground are scaled to 0..1 instead."
+                    f"The weights expect CT from {window.low:g} to {window.high:g} HU, but channel"
+                    f" {channel} of case {case.id} runs from {array.min():.4g} to"
+                    f" {array.max():.4g}, which is no CT: the 0.5 to 99.5 percentiles of each"
+                    " scan's foreground are scaled to 0..1 instead."
                 )
                 return recipe.model_copy(update={"intensity": Percentile()}), sentence
     return recipe, None
@@ -99,10 +109,15 @@ def scaling(
     values = values[:: max(1, values.size // sample)].astype(np.float64)
     if values.size and isinstance(intensity, Percentile):
         low, high = np.percentile(values, (intensity.low, intensity.high)).tolist()
-        # A few grey levels (a synthetic scan, a mask as image) can put both percentiles on one of them
-        offset, spread = (low, high - low) if high > low else (float(values.min()), float(np.ptp(values)))
+        # A few grey levels (a synthetic scan, a mask as image) can put both percentiles on one of
+        # them
+        offset, spread = (
+            (low, high - low) if high > low else (float(values.min()), float(np.ptp(values)))
+        )
     elif values.size:
         offset, spread = float(values.mean()), float(values.std())
     if not values.size or spread <= 0:
-        raise DataError(f"{where} holds a single grey value; export the scan again or take the case out")
+        raise DataError(
+            f"{where} holds a single grey value; export the scan again or take the case out"
+        )
     return offset, 1.0 / spread

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 _META_SUFFIXES = (".mha", ".mhd")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# What ITK says of volumes that it reads rightly: places are judged by our own checks, and bytes behind the voxels are counted before.
-# It goes on after damage too ("Uncompress failed"), so anything else is damage.
+# What ITK says of volumes that it reads rightly: places are judged by our own checks, and bytes
+# behind the voxels are counted before. It goes on after damage too ("Uncompress failed"), so
+# anything else is damage.
 _HARMLESS = re.compile(
-    r"Non uniform sampling or missing slices detected|finished reading raw data, but file not at EOF"
+    r"Non uniform sampling or missing slices detected|finished reading raw data, but file not"
+    r" at EOF"
 )
 
 
@@ -54,11 +56,14 @@ def read_itk(path: Path, vector: bool = False) -> tuple[np.ndarray, np.ndarray, 
 
 
 def harmless(path: Path, said: Sequence[str]) -> list[str]:
-    """ITK's warnings about a volume, as notes. Raises `DataError` for any that is not known to be harmless."""
+    """ITK's warnings about a volume, as notes. Raises `DataError` for any that is not known to
+    be harmless.
+    """
     for sentence in said:
         if not _HARMLESS.search(sentence):
             raise DataError(
-                f"{shown(path)} is damaged, or of a kind that ITK does not read ({sentence}); export the scan again"
+                f"{shown(path)} is damaged, or of a kind that ITK does not read ({sentence});"
+                " export the scan again"
             )
     return [f"was read with a warning ({sentence})" for sentence in said]
 
@@ -73,7 +78,9 @@ def itk_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
 
 
 def _require_sound(path: Path, unpack: bool = True) -> tuple[str, ...]:
-    look_through = require_sound_metaimage if path.suffix.lower() in _META_SUFFIXES else require_sound_nrrd
+    look_through = (
+        require_sound_metaimage if path.suffix.lower() in _META_SUFFIXES else require_sound_nrrd
+    )
     return look_through(path, unpack)
 
 
@@ -82,7 +89,8 @@ def _read(path: Path, vector: bool) -> sitk.Image:
     shape, components = image.GetSize(), image.GetNumberOfComponentsPerPixel()
     if components > 1 and not vector:
         raise DataError(
-            f"{shown(path)} holds {components} values per voxel; one is needed: export each channel or segment as its own file"
+            f"{shown(path)} holds {components} values per voxel; one is needed: export each channel"
+            " or segment as its own file"
         )
     if len(shape) != 3:
         raise DataError(f"{shown(path)} {in_plain_words(shape)}")
@@ -100,7 +108,11 @@ def _reader(path: Path) -> sitk.ImageFileReader:
 
 
 def write_itk(
-    path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None, keys: Mapping[str, str] | None = None
+    path: Path,
+    array: np.ndarray,
+    affine: np.ndarray,
+    like: Path | None,
+    keys: Mapping[str, str] | None = None,
 ) -> None:
     """Write compressed voxels with the affine, or with the exact geometry of the file `like`.
     `keys`: further entries of the header.

@@ -9,7 +9,14 @@ import math
 from pathlib import Path
 from typing import BinaryIO
 
-from sea_peft.data.stored import DEFLATE_MAX_RATIO, Stored, file_beside, inflated_bytes, require_holdable, surplus_note
+from sea_peft.data.stored import (
+    DEFLATE_MAX_RATIO,
+    Stored,
+    file_beside,
+    inflated_bytes,
+    require_holdable,
+    surplus_note,
+)
 from sea_peft.data.wording import shown, times
 from sea_peft.errors import DataError
 
@@ -23,9 +30,19 @@ _NUMBERS = {
 _REQUIRED = ("NDims", "DimSize", "ElementSpacing", "ElementDataFile")
 _DIRECTION = ("TransformMatrix", "Rotation", "Orientation")
 _ELEMENT_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
-    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
-}  # fmt: skip
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_LONG": 4,
+    "MET_ULONG": 4,
+    "MET_LONG_LONG": 8,
+    "MET_ULONG_LONG": 8,
+    "MET_FLOAT": 4,
+    "MET_DOUBLE": 8,
+}
 _LONGEST_LINE = 4096
 _MOST_LINES = 500
 
@@ -51,35 +68,45 @@ def require_sound_metaimage(path: Path, unpack: bool = True) -> tuple[str, ...]:
     for key, count in _NUMBERS.items():
         if key in entries and not _are_numbers(entries[key], count):
             raise DataError(
-                f"{shown(path)} has the header entry {key} = {entries[key][:60]!r}; {count} numbers are needed: "
-                "export it again"
+                f"{shown(path)} has the header entry {key} = {entries[key][:60]!r}; {count} numbers"
+                " are needed: export it again"
             )
     name = entries["ElementDataFile"]
     inside = name == "LOCAL" and path.suffix.lower() == ".mha"
-    stored = Stored(path, start) if inside else Stored(file_beside(path, name, ("LIST", "LOCAL", ""), ".mha"), 0)
+    stored = (
+        Stored(path, start)
+        if inside
+        else Stored(file_beside(path, name, ("LIST", "LOCAL", ""), ".mha"), 0)
+    )
     surplus = _require_agreement(path, entries, stored, unpack)
     notes = [surplus_note(surplus)] if surplus else []
     if not any(key in entries for key in _DIRECTION):
         notes.append(
-            "states no orientation (no TransformMatrix): its axes are taken to run to the left, to the back and up; make sure that "
-            "left and right are not swapped"
+            "states no orientation (no TransformMatrix): its axes are taken to run to the left, to"
+            " the back and up; make sure that left and right are not swapped"
         )
     return tuple(notes)
 
 
 def _require_agreement(path: Path, entries: dict[str, str], stored: Stored, unpack: bool) -> int:
-    """Refuse voxels of another length than the header promises. Returns the number of bytes behind them."""
+    """Refuse voxels of another length than the header promises. Returns the number of bytes
+    behind them.
+    """
     shape = [float(word) for word in entries["DimSize"].split()]
     channels, skipped = (
-        float(entries.get(key, default)) for key, default in (("ElementNumberOfChannels", "1"), ("HeaderSize", "0"))
+        float(entries.get(key, default))
+        for key, default in (("ElementNumberOfChannels", "1"), ("HeaderSize", "0"))
     )
     for key, value in (*(("DimSize", n) for n in shape), ("ElementNumberOfChannels", channels)):
         if not (value == int(value) and 1 <= value <= 2**31):
-            raise DataError(f"{shown(path)} has the header entry {key} = {entries[key][:60]!r}; export it again")
+            raise DataError(
+                f"{shown(path)} has the header entry {key} = {entries[key][:60]!r}; export it again"
+            )
     element = _ELEMENT_BYTES.get(entries.get("ElementType", ""))
     if element is None:
         raise DataError(
-            f"{shown(path)} stores {entries.get('ElementType', 'no type')[:40]!r}; one integer or floating-point number a voxel is needed"
+            f"{shown(path)} stores {entries.get('ElementType', 'no type')[:40]!r}; one integer or"
+            " floating-point number a voxel is needed"
         )
     sizes = [int(n) for n in shape]
     promised = math.prod(sizes) * int(channels) * element
@@ -94,8 +121,8 @@ def _require_agreement(path: Path, entries: dict[str, str], stored: Stored, unpa
     packed = entries.get("CompressedDataSize")
     if packed is not None and not 0 < float(packed) <= stored.size:
         raise DataError(
-            f"{shown(path)} is cut short: its header promises {packed[:20]!r} compressed bytes, the file holds "
-            f"{stored.size}; export the scan again"
+            f"{shown(path)} is cut short: its header promises {packed[:20]!r} compressed bytes, the"
+            f" file holds {stored.size}; export the scan again"
         )
     if not unpack:
         return 0
@@ -103,8 +130,8 @@ def _require_agreement(path: Path, entries: dict[str, str], stored: Stored, unpa
     if found != promised:
         count = f"over {promised}" if found > promised else str(found)
         raise DataError(
-            f"{shown(path)} promises {promised} bytes of voxels ({times(sizes)}) in its header, but {count} are stored; export the scan "
-            "again"
+            f"{shown(path)} promises {promised} bytes of voxels ({times(sizes)}) in its header, but"
+            f" {count} are stored; export the scan again"
         )
     return 0
 
@@ -117,11 +144,15 @@ def _header(path: Path, file: BinaryIO) -> dict[str, str]:
     """The entries up to `ElementDataFile`. Leaves the file at the byte behind it."""
     entries: dict[str, str] = {}
     for _ in range(_MOST_LINES):
-        key, sign, value = (p.strip().decode("latin-1") for p in file.readline(_LONGEST_LINE).partition(b"="))
+        key, sign, value = (
+            p.strip().decode("latin-1") for p in file.readline(_LONGEST_LINE).partition(b"=")
+        )
         if not sign:
             continue
         if key in entries:
-            raise DataError(f"{shown(path)} has the header entry {key[:60]!r} twice; export the scan again")
+            raise DataError(
+                f"{shown(path)} has the header entry {key[:60]!r} twice; export the scan again"
+            )
         entries[key] = value
         if key == "ElementDataFile":
             break

@@ -1,11 +1,12 @@
 """How well a mask agrees with the reference, per case and label, on the input's own grid.
 
-With P the predicted and R the reference voxels, and surfaces of voxels that have a face neighbour outside:
+With P the predicted and R the reference voxels, and surfaces of voxels that have a face neighbour
+outside:
 
-* Dice = 2|P∩R| / (|P|+|R|); sensitivity = |P∩R| / |R|; precision = |P∩R| / |P|; specificity = the share of
-  the voxels outside R that are outside P.
-* NSD, the normalised surface distance: the share of both surfaces that lies within a tolerance of the other
-  (Nikolov et al. 2018, arXiv 1809.04430).
+* Dice = 2|P∩R| / (|P|+|R|); sensitivity = |P∩R| / |R|; precision = |P∩R| / |P|; specificity = the
+  share of the voxels outside R that are outside P.
+* NSD, the normalised surface distance: the share of both surfaces that lies within a tolerance of
+  the other (Nikolov et al. 2018, arXiv 1809.04430).
 * HD95: the larger of the two directed 95th percentiles of surface distances, in mm.
 
 Where something is empty (NaN values are left out of means and shown as a dash):
@@ -16,8 +17,9 @@ Where something is empty (NaN values are left out of means and shown as a dash):
 | only P empty | 0 | NaN | 0 | NaN |
 | only R empty | 0 | NaN | NaN | 0 |
 
-NSD and HD95 equal MONAI's `compute_surface_dice` and `compute_hausdorff_distance(percentile=95)`; here both
-come from one pair of distance maps of the common bounding box, which takes a fraction of the time.
+NSD and HD95 equal MONAI's `compute_surface_dice` and `compute_hausdorff_distance(percentile=95)`;
+here both come from one pair of distance maps of the common bounding box, which takes a fraction of
+the time.
 """
 
 import math
@@ -58,7 +60,10 @@ def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
 
 
 def score(
-    predicted: np.ndarray, reference: np.ndarray, spacing: Sequence[float], tolerance: float = DEFAULT_TOLERANCE_MM
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    spacing: Sequence[float],
+    tolerance: float = DEFAULT_TOLERANCE_MM,
 ) -> Scores:
     """All measures of one label.
 
@@ -68,7 +73,9 @@ def score(
         spacing: voxel size in millimetres along the three axes.
         tolerance: of the NSD, in millimetres.
     """
-    inside, ours, theirs = (int(np.count_nonzero(a)) for a in (predicted & reference, predicted, reference))
+    inside, ours, theirs = (
+        int(np.count_nonzero(a)) for a in (predicted & reference, predicted, reference)
+    )
     outside = reference.size - theirs
     millilitres = math.prod(spacing) / 1000.0
     nsd, hd95 = _surface_measures(predicted, reference, spacing, tolerance)
@@ -94,7 +101,8 @@ def score_labels(
     """The measures of every label of one case.
 
     Args:
-        predicted: label indices `[I, J, K]`, 1..L in the order of `labels` (as `restore` returns them).
+        predicted: label indices `[I, J, K]`, 1..L in the order of `labels` (as `restore` returns
+            them).
         reference: label indices likewise (see `label_indices`).
         labels: label names.
         spacing: voxel size in millimetres.
@@ -128,7 +136,9 @@ def _surface_measures(
     ours, theirs = (_surface(mask[box]) for mask in (predicted, reference))
     to_theirs = distance_transform_edt(~theirs, sampling=spacing)[ours]
     to_ours = distance_transform_edt(~ours, sampling=spacing)[theirs]
-    near = int(np.count_nonzero(to_theirs <= tolerance)) + int(np.count_nonzero(to_ours <= tolerance))
+    near = int(np.count_nonzero(to_theirs <= tolerance)) + int(
+        np.count_nonzero(to_ours <= tolerance)
+    )
     hd95 = max(np.percentile(to_theirs, 95), np.percentile(to_ours, 95))
     return near / (to_theirs.size + to_ours.size), float(hd95)
 

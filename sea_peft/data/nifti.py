@@ -29,9 +29,19 @@ _QUATERNION_TOLERANCE = 0.01
 _FLOAT32 = float(np.finfo(np.float32).eps)
 _LONGEST_HEADER = 540  # NIfTI-2; NIfTI-1's are 348 bytes long
 _GEOMETRY_FIELDS = (
-    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-    "srow_x", "srow_y", "srow_z", "xyzt_units",
-)  # fmt: skip
+    "qform_code",
+    "sform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+    "xyzt_units",
+)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -50,29 +60,43 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         raw = start[: kind.header_class.sizeof_hdr]
         as_it_is = kind.header_class(raw, check=False)  # without repairs
         header = _header_of(kind, raw)
-        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
+        shape, dtype, offset = (
+            header.get_data_shape(),
+            header.get_data_dtype(),
+            int(header.get_data_offset()),
+        )
         if len(shape) < 3:
             raise DataError(f"{shown(path)} {in_plain_words(shape)}")
         if dtype.kind not in "buif":
-            raise DataError(f"{shown(path)} stores {dtype} voxels; real numbers are needed (one grey value per voxel)")
+            raise DataError(
+                f"{shown(path)} stores {dtype} voxels; real numbers are needed (one grey value per"
+                " voxel)"
+            )
         promised = math.prod(shape) * dtype.itemsize
-        require_holdable(path, shape, max(0, offset) + promised, DEFLATE_MAX_RATIO * size if packed else size)
+        require_holdable(
+            path, shape, max(0, offset) + promised, DEFLATE_MAX_RATIO * size if packed else size
+        )
         content = start + stream.read(offset + promised - len(start))
         if len(content) < offset + promised:
             raise DataError(
-                f"{shown(path)} is cut short: its header promises {offset + promised} bytes of voxels ({times(shape)}), the file holds "
-                f"{len(content)}; export the scan again"
+                f"{shown(path)} is cut short: its header promises {offset + promised} bytes of"
+                f" voxels ({times(shape)}), the file holds {len(content)}; export the scan again"
             )
         # the end of a gzip stream holds its checksum, so it is read too
         surplus = len(content) > offset + promised or stream.read(1) != b""
     if as_it_is["sform_code"] == 0 and not (as_it_is["pixdim"][1:4] > 0).all():
         pixdim = ", ".join(f"{p:g}" for p in as_it_is["pixdim"][1:4])
-        raise DataError(f"{shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it again")
+        raise DataError(
+            f"{shown(path)} has a voxel size of {pixdim} mm; all three must be positive: export it"
+            " again"
+        )
     array = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape, order="F")
     slope, intercept = header.get_slope_inter()
     if slope is not None and (slope != 1 or intercept != 0):
         array = apply_read_scaling(array, slope, intercept)
-        array = array.astype(np.float32)  # scaled integers come as float64: twice the memory, no information
+        array = array.astype(
+            np.float32
+        )  # scaled integers come as float64: twice the memory, no information
     affine, notes = _affine(path, header)
     return array, affine, (*([surplus_note(None)] if surplus else []), *notes)
 
@@ -82,12 +106,14 @@ def _affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, list[str]]:
     qform, sform = (int(header[f"{kind}_code"]) > 0 for kind in ("qform", "sform"))
     bent = math.hypot(*_quaternion(header)) > 1 + _QUATERNION_TOLERANCE
     if bent and qform and not sform:
-        raise DataError(f"{shown(path)} has a qform that is no rotation, and no sform; export the scan again")
+        raise DataError(
+            f"{shown(path)} has a qform that is no rotation, and no sform; export the scan again"
+        )
     notes = []
     if not qform and not sform:
         notes.append(
-            "states no orientation (qform and sform are unset): its axes are taken to run to the left, to the front and "
-            "up; make sure that left and right are not swapped"
+            "states no orientation (qform and sform are unset): its axes are taken to run to the"
+            " left, to the front and up; make sure that left and right are not swapped"
         )
     elif bent and qform:
         notes.append("has a qform that is no rotation; the sform is used")
@@ -112,7 +138,10 @@ def _contradictions(header: Nifti1Header, qform: bool) -> list[str]:
     if np.allclose(pixdim, sform, rtol=_SIZE_TOLERANCE):
         return []
     first, second = (" × ".join(f"{size:.4g}" for size in sizes) for sizes in (pixdim, sform))
-    return [f"has voxels of {first} mm by its pixdim, but of {second} mm by its sform; the sform is used"]
+    return [
+        f"has voxels of {first} mm by its pixdim, but of {second} mm by its sform; the sform is"
+        " used"
+    ]
 
 
 def _millimetres(header: Nifti1Header, affine: np.ndarray) -> tuple[float, str]:
@@ -161,7 +190,9 @@ def nifti_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, like: Path | None) -> None:
-    """Write voxels with the affine, or with the geometry fields of the file `like`, digit by digit."""
+    """Write voxels with the affine, or with the geometry fields of the file `like`, digit by
+    digit.
+    """
     import nibabel
 
     kind, source = (nibabel.Nifti1Image, None) if like is None else _header(like)
@@ -201,14 +232,19 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
 
 
 def _kind(path: Path, raw: bytes) -> type[Nifti1Image]:
-    """nibabel's image class for NIfTI-1 or NIfTI-2, from the header size at the start of the file."""
+    """nibabel's image class for NIfTI-1 or NIfTI-2, from the header size at the start of the
+    file.
+    """
     import nibabel
 
     kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
     sizes = (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
     size = next((size for size in sizes if size in kinds), None)
     if size is None or len(raw) < size:
-        raise DataError(f"{shown(path)} is not a NIfTI file (wrong magic bytes); export the scan again or rename it")
+        raise DataError(
+            f"{shown(path)} is not a NIfTI file (wrong magic bytes); export the scan again or"
+            " rename it"
+        )
     return kinds[size]
 
 

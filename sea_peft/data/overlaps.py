@@ -26,7 +26,9 @@ class LabelMap:
         self._labels = np.zeros(shape, dtype=np.uint16)
         self._names = names
         self._counts: dict[int, int] = {}
-        self._contested: dict[int, list[np.ndarray]] = {}  # code → flat places that another code wants too
+        self._contested: dict[
+            int, list[np.ndarray]
+        ] = {}  # code → flat places that another code wants too
 
     def paint(self, code: int, mask: np.ndarray) -> None:
         """Add the mask `[I, J, K]` (bool) of one label."""
@@ -46,7 +48,9 @@ class LabelMap:
         Raises:
             DataError: nothing is left of a structure.
         """
-        wanted = {code: np.unique(np.concatenate(places)) for code, places in self._contested.items()}
+        wanted = {
+            code: np.unique(np.concatenate(places)) for code, places in self._contested.items()
+        }
         flat = self._labels.reshape(-1)
         # the smallest last; of two of equal size, the smaller code
         for code in sorted(wanted, key=lambda code: (-self._counts[code], -code)):
@@ -57,17 +61,28 @@ class LabelMap:
             if len(both := np.intersect1d(wanted[a], wanted[b], assume_unique=True))
         ]
         for code in wanted:
-            if np.count_nonzero(flat[wanted[code]] == code) != len(wanted[code]) and not (flat == code).any():
-                covered = f"nothing is left of {self._about(code)}: smaller structures cover all of it"
-                raise DataError(f"{covered}; take a mask out, or choose one of the labels", "labels")
+            if (
+                np.count_nonzero(flat[wanted[code]] == code) != len(wanted[code])
+                and not (flat == code).any()
+            ):
+                covered = (
+                    f"nothing is left of {self._about(code)}: smaller structures cover all of it"
+                )
+                raise DataError(
+                    f"{covered}; take a mask out, or choose one of the labels", "labels"
+                )
         notes = [
-            f"has {count} voxels that are both {self._about(a)} and {self._about(b)}; they are taken for "
-            f"{self._names[min((a, b), key=lambda code: (self._counts[code], code))]}, the smaller one"
+            f"has {count} voxels that are both {self._about(a)} and {self._about(b)}; they are"
+            f" taken for {self._names[min((a, b), key=lambda code: (self._counts[code], code))]},"
+            " the smaller one"
             for a, b, count in shared[:_PAIRS_NAMED]
         ]
         if len(shared) > _PAIRS_NAMED:
             rest = sum(count for _, _, count in shared[_PAIRS_NAMED:])
-            notes.append(f"has {len(shared) - _PAIRS_NAMED} more pairs of structures that overlap, in {rest} voxels")
+            notes.append(
+                f"has {len(shared) - _PAIRS_NAMED} more pairs of structures that overlap, in {rest}"
+                " voxels"
+            )
         return self._labels, tuple(notes)
 
     def _about(self, code: int) -> str:

@@ -1,4 +1,6 @@
-"""A network's output over a whole scan, written and read plane by plane: in memory, or beyond a limit in a file."""
+"""A network's output over a whole scan, written and read plane by plane: in memory, or beyond a
+limit in a file.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ class Planes:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int, int], limit: int = DEFAULT_LIMIT, folder: Path | None = None
+        self,
+        shape: tuple[int, int, int, int],
+        limit: int = DEFAULT_LIMIT,
+        folder: Path | None = None,
     ) -> None:
         self.shape = shape
         self._filled = 0
@@ -56,7 +61,9 @@ class Planes:
 
     @property
     def least(self) -> float:
-        """The smallest value above 0 that is kept exactly: float32's in memory, float16's last step in a file."""
+        """The smallest value above 0 that is kept exactly: float32's in memory, float16's last
+        step in a file.
+        """
         return torch.finfo(torch.float32).tiny if self._memory is not None else 2.0**-24
 
     def append(self, planes: Tensor) -> None:
@@ -65,7 +72,9 @@ class Planes:
             self._memory[:, self._filled : self._filled + planes.shape[1]] = planes
         elif self._file is not None:
             with self._on_disk():
-                self._file.write(planes.transpose(0, 1).to(torch.float16).contiguous().numpy().tobytes())
+                self._file.write(
+                    planes.transpose(0, 1).to(torch.float16).contiguous().numpy().tobytes()
+                )
                 self._file.flush()  # what is left in the buffer would fail only when it is read
         self._filled += planes.shape[1]
 
@@ -89,7 +98,9 @@ class Planes:
         k, _, h, w = self.shape
         self._file.seek(start * k * h * w * 2)
         held = np.frombuffer(self._file.read((stop - start) * k * h * w * 2), dtype=np.float16)
-        return torch.from_numpy(held.reshape(stop - start, k, h, w).astype(np.float32)).transpose(0, 1)
+        return torch.from_numpy(held.reshape(stop - start, k, h, w).astype(np.float32)).transpose(
+            0, 1
+        )
 
     def tensor(self) -> Tensor:
         """All of it, float32 `[K, D, H, W]`."""

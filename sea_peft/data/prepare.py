@@ -1,4 +1,6 @@
-"""From a case to tensors by the recipe, and from the network's output back to the case's own grid."""
+"""From a case to tensors by the recipe, and from the network's output back to the case's own
+grid.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,13 @@ from sea_peft.data.cases import Case
 from sea_peft.data.codes import MOST_CODE, require_codes
 from sea_peft.data.geometry import Box, Geometry, crop, whole_geometry
 from sea_peft.data.grids import require_finite, require_same_grid
-from sea_peft.data.intensity import foreground, is_ct_name, looks_like_hounsfield, not_hounsfield, scaling
+from sea_peft.data.intensity import (
+    foreground,
+    is_ct_name,
+    looks_like_hounsfield,
+    not_hounsfield,
+    scaling,
+)
 from sea_peft.data.planes import Planes
 from sea_peft.data.recipe import Recipe, Window, ZScore
 from sea_peft.data.resample import ReadPlanes
@@ -44,7 +52,10 @@ class Scan:
 
 
 def prepare(
-    case: Case, recipe: Recipe, channels: Sequence[str], labels: Mapping[str, tuple[int, ...]] | None = None
+    case: Case,
+    recipe: Recipe,
+    channels: Sequence[str],
+    labels: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Scan:
     """Read a case and bring it to the recipe's orientation, spacing and grey values.
 
@@ -55,8 +66,8 @@ def prepare(
         labels: selected label name → codes; None leaves the label out (predict).
 
     Raises:
-        DataError: a channel is missing, unreadable, not finite, of one grey value, or on another grid than
-            the others; or the label is on another grid than the image.
+        DataError: a channel is missing, unreadable, not finite, of one grey value, or on another
+            grid than the others; or the label is on another grid than the image.
     """
     volumes = {channel: case.image(channel) for channel in channels}
     first = volumes[channels[0]]
@@ -64,15 +75,17 @@ def prepare(
         require_finite(case.id, channel, volume)
         require_same_grid(case.id, f"channel {channel}", volume, f"channel {channels[0]}", first)
     masks = _foregrounds({channel: volume.array for channel, volume in volumes.items()}, recipe)
-    geometry = whole_geometry(first.shape, first.affine, recipe.orientation, recipe.spacing, recipe.resampler)
+    geometry = whole_geometry(
+        first.shape, first.affine, recipe.orientation, recipe.spacing, recipe.resampler
+    )
     if recipe.crop_foreground:
         body = np.logical_or.reduce(list(masks.values()))
         geometry = _cropped(geometry, body, recipe)
     if math.prod(geometry.grid) > _MOST_VOXELS:
         own = " × ".join(f"{size:.4g}" for size in first.spacing)
         raise DataError(
-            f"case {case.id}: voxels of {own} mm would become {' × '.join(map(str, geometry.grid))} voxels "
-            "at the weights' spacing; is the voxel size in millimetres?"
+            f"case {case.id}: voxels of {own} mm would become {' × '.join(map(str, geometry.grid))}"
+            " voxels at the weights' spacing; is the voxel size in millimetres?"
         )
     image = torch.empty((len(channels), *geometry.grid))
     for index, channel in enumerate(channels):
@@ -86,18 +99,33 @@ def prepare(
         if indices.any() and not bool(label.any()):
             sizes = " × ".join(f"{size:g}" for size in recipe.spacing)
             raise DataError(
-                f"case {case.id}: none of the label's {np.count_nonzero(indices)} voxels is left in the body "
-                f"at the weights' voxel size of {sizes} mm; choose a finer spacing or take the case out"
+                f"case {case.id}: none of the label's {np.count_nonzero(indices)} voxels is left in"
+                f" the body at the weights' voxel size of {sizes} mm; choose a finer spacing or"
+                " take the case out"
             )
-    notes = [f"case {case.id}: channel {c} {note}" for c, volume in volumes.items() for note in volume.notes]
+    notes = [
+        f"case {case.id}: channel {c} {note}"
+        for c, volume in volumes.items()
+        for note in volume.notes
+    ]
     for channel, volume in volumes.items():
-        if isinstance(recipe.intensity, Window) and is_ct_name(channel) and not looks_like_hounsfield(volume.array):
-            notes.append(f"case {case.id}: channel {channel} {not_hounsfield(volume.array)}; is it a CT at all?")
+        if (
+            isinstance(recipe.intensity, Window)
+            and is_ct_name(channel)
+            and not looks_like_hounsfield(volume.array)
+        ):
+            notes.append(
+                f"case {case.id}: channel {channel} {not_hounsfield(volume.array)}; is it a CT at"
+                " all?"
+            )
     return Scan(id=case.id, image=image, label=label, geometry=geometry, notes=tuple(notes))
 
 
-def label_indices(stored: np.ndarray, labels: Mapping[str, tuple[int, ...]], where: str = "the label") -> np.ndarray:
-    """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become 0.
+def label_indices(
+    stored: np.ndarray, labels: Mapping[str, tuple[int, ...]], where: str = "the label"
+) -> np.ndarray:
+    """Stored codes → uint8 indices 0..L in the order of `labels`; codes of no selected label become
+    0.
 
     Args:
         stored: a label map of any real dtype.
@@ -119,8 +147,8 @@ def restore(probabilities: Planes | Tensor, geometry: Geometry) -> np.ndarray:
     """Bring the network's output back to the input's own grid.
 
     Args:
-        probabilities: `[K, D, H, W]` on the recipe's grid, background first. They are resampled linearly (in
-            nnU-Net's way, their logarithms); the strongest label wins.
+        probabilities: `[K, D, H, W]` on the recipe's grid, background first. They are resampled
+            linearly (in nnU-Net's way, their logarithms); the strongest label wins.
         geometry: the scan's geometry.
 
     Returns:
@@ -129,8 +157,8 @@ def restore(probabilities: Planes | Tensor, geometry: Geometry) -> np.ndarray:
     planes = probabilities if isinstance(probabilities, Planes) else Planes.of(probabilities)
     strengths = _strengths(planes, geometry)
 
-    # Resampling is linear, so the lead over the background can be resampled instead of both, and only near
-    # the voxels where some label leads
+    # Resampling is linear, so the lead over the background can be resampled instead of both, and
+    # only near the voxels where some label leads
     def lead(start: int, stop: int) -> Tensor:
         values = strengths(start, stop)
         return values[1:] - values[:1]
@@ -145,7 +173,9 @@ def restore(probabilities: Planes | Tensor, geometry: Geometry) -> np.ndarray:
     return geometry.to_input(oriented)
 
 
-def restore_probability(probabilities: Planes | Tensor, index: int, geometry: Geometry) -> np.ndarray:
+def restore_probability(
+    probabilities: Planes | Tensor, index: int, geometry: Geometry
+) -> np.ndarray:
     """One label's probability on the input's own grid.
 
     Args:
@@ -193,7 +223,9 @@ def _strengths(planes: Planes, geometry: Geometry) -> ReadPlanes:
 
 
 def _leading_box(lead: ReadPlanes, shape: tuple[int, int, int, int]) -> Box | None:
-    """The smallest box around the voxels of `[D, H, W]` where some label leads; None if there is none."""
+    """The smallest box around the voxels of `[D, H, W]` where some label leads; None if there
+    is none.
+    """
     _, depth, height, width = shape
     hits = [torch.zeros(n, dtype=torch.bool) for n in (depth, height, width)]
     step = max(1, _PLANE_VALUES // (shape[0] * height * width))
@@ -207,7 +239,12 @@ def _leading_box(lead: ReadPlanes, shape: tuple[int, int, int, int]) -> Box | No
 
 def _bounding_box(mask: np.ndarray) -> Box | None:
     """The smallest box around the true voxels of `[D, H, W]`; None if there is none."""
-    return _span_of([torch.from_numpy(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)])
+    return _span_of(
+        [
+            torch.from_numpy(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            for axis in range(3)
+        ]
+    )
 
 
 def _span_of(hits: Sequence[Tensor]) -> Box | None:
@@ -220,7 +257,9 @@ def _span_of(hits: Sequence[Tensor]) -> Box | None:
 
 
 def _cropped(geometry: Geometry, body: np.ndarray, recipe: Recipe) -> Geometry:
-    """The geometry of the body's bounding box plus the recipe's margin; of the whole scan if it is empty."""
+    """The geometry of the body's bounding box plus the recipe's margin; of the whole scan if it
+    is empty.
+    """
     box = _bounding_box(geometry.oriented(body))
     if box is None:
         return geometry
@@ -239,7 +278,14 @@ def _foregrounds(channels: Mapping[str, np.ndarray], recipe: Recipe) -> dict[str
     return {channel: foreground(array, recipe.intensity) for channel, array in channels.items()}
 
 
-def _fill(grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> None:
+def _fill(
+    grid: Tensor,
+    array: np.ndarray,
+    inside: np.ndarray,
+    geometry: Geometry,
+    recipe: Recipe,
+    where: str,
+) -> None:
     """Bring one channel to the recipe's grid `[D, H, W]` and grey values, in place."""
     if recipe.resampler == "nnunet":
         grid.copy_(_scaled_first(array, inside, geometry, recipe, where))
@@ -255,8 +301,12 @@ def _fill(grid: Tensor, array: np.ndarray, inside: np.ndarray, geometry: Geometr
             grid[part][slab[0] < 0.5] = 0.0  # outside the body stays 0
 
 
-def _scaled_first(array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str) -> Tensor:
-    """One channel in nnU-Net's way, which scales and clips grey values before it resamples: `[D, H, W]`."""
+def _scaled_first(
+    array: np.ndarray, inside: np.ndarray, geometry: Geometry, recipe: Recipe, where: str
+) -> Tensor:
+    """One channel in nnU-Net's way, which scales and clips grey values before it resamples:
+    `[D, H, W]`.
+    """
     box = geometry.oriented(array)[geometry.box]
     body = geometry.oriented(inside)[geometry.box]
     if isinstance(recipe.intensity, ZScore) and recipe.intensity.over == "box":

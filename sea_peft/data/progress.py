@@ -11,5 +11,7 @@ def unwatched(done: float, of: int) -> None:
 
 
 def within(progress: Progress, done: int, of: int) -> Progress:
-    """A callback that reports to `progress` how far the current case is, after `done` of `of` cases."""
+    """A callback that reports to `progress` how far the current case is, after `done` of `of`
+    cases.
+    """
     return lambda windows, all_windows: progress(done + 0.999 * windows / all_windows, of)

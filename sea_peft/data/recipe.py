@@ -1,4 +1,6 @@
-"""The preprocessing recipe: it belongs to the weights, the adapter records it, and predict replays it."""
+"""The preprocessing recipe: it belongs to the weights, the adapter records it, and predict
+replays it.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,15 @@ class ZScore(Record):
     """
 
     kind: Literal["zscore"] = "zscore"
-    over: Literal["foreground", "box"] = Field(default="foreground", exclude_if=lambda over: over == "foreground")
+    over: Literal["foreground", "box"] = Field(
+        default="foreground", exclude_if=lambda over: over == "foreground"
+    )
 
 
 class Percentile(Record):
-    """Percentiles `low`..`high` of each channel's foreground scaled to 0..1 and clipped; 0 outside."""
+    """Percentiles `low`..`high` of each channel's foreground scaled to 0..1 and clipped; 0
+    outside.
+    """
 
     kind: Literal["percentile"] = "percentile"
     low: float = Field(default=0.5, ge=0, le=100)
@@ -50,7 +56,9 @@ class Percentile(Record):
 
 Intensity = Annotated[Window | ZScore | Percentile, Field(discriminator="kind")]
 Resampler = Literal["linear", "nnunet"]
-"""How scans are resampled: by linear interpolation about a scan's centre, or as nnU-Net's preprocessor does (`as_nnunet`)."""
+"""How scans are resampled: by linear interpolation about a scan's centre, or as nnU-Net's
+preprocessor does (`as_nnunet`).
+"""
 _Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 
 
@@ -65,7 +73,8 @@ class Recipe(Record):
         crop_foreground: whether to cut away everything around the foreground (defined in
             `intensity.foreground`).
         margin: millimetres kept around the foreground.
-        resampler: how scans are resampled. nnU-Net's way also takes all voxels that are not 0 as foreground.
+        resampler: how scans are resampled. nnU-Net's way also takes all voxels that are not 0 as
+            foreground.
     """
 
     orientation: str = Field(default="RAS", pattern="^[RLAPSI]{3}$")
@@ -74,7 +83,9 @@ class Recipe(Record):
     crop_foreground: bool = True
     margin: float = Field(default=10.0, ge=0, le=1000)
     # not written if it is the default: records state only what is particular to a network
-    resampler: Resampler = Field(default="linear", exclude_if=lambda resampler: resampler == "linear")
+    resampler: Resampler = Field(
+        default="linear", exclude_if=lambda resampler: resampler == "linear"
+    )
 
     @model_validator(mode="after")
     def _three_axes(self) -> Recipe:

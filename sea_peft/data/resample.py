@@ -1,4 +1,6 @@
-"""Separable linear interpolation, whole or a few planes at a time, so that memory does not grow with the scan."""
+"""Separable linear interpolation, whole or a few planes at a time, so that memory does not grow
+with the scan.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,9 @@ ReadPlanes = Callable[[int, int], Tensor]
 _SLAB_VALUES = 1 << 25  # values held at once: 128 MB as float32
 
 
-def resampled(read: ReadPlanes, at: Sequence[Tensor], channels: int, plane: int) -> Iterator[tuple[int, Tensor]]:
+def resampled(
+    read: ReadPlanes, at: Sequence[Tensor], channels: int, plane: int
+) -> Iterator[tuple[int, Tensor]]:
     """Linear interpolation of values `[K, D, H, W]` along D, H and W, in slabs of as many planes of
     the result as fit.
 
@@ -28,7 +32,9 @@ def resampled(read: ReadPlanes, at: Sequence[Tensor], channels: int, plane: int)
     """
     if not len(at[0]):
         return
-    thickness = float(at[0][-1] - at[0][0]) / max(1, len(at[0]) - 1)  # planes read for one that is made
+    thickness = float(at[0][-1] - at[0][0]) / max(
+        1, len(at[0]) - 1
+    )  # planes read for one that is made
     held = channels * max(len(at[1]) * len(at[2]), plane * thickness)
     planes = max(1, int(_SLAB_VALUES / held))
     for start in range(0, len(at[0]), planes):

@@ -39,7 +39,9 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
     """
     chosen = dict(_label(dataset, text) for text in labels) if labels else dict(dataset.labels)
     if len(chosen) < len(labels):
-        raise DataError(f"labels {', '.join(labels)} use one name twice; give each label its own name")
+        raise DataError(
+            f"labels {', '.join(labels)} use one name twice; give each label its own name"
+        )
     if not chosen:
         raise DataError(f"{dataset.name}: every label map is empty; label the cases first")
     if len(chosen) > 254:
@@ -48,7 +50,9 @@ def select(dataset: Dataset, labels: Sequence[str] = (), channels: Sequence[str]
         shared = sorted(set(a_codes) & set(b_codes))
         if shared:
             overlap = f"labels {a} and {b} overlap (both hold code {', '.join(map(str, shared))})"
-            raise DataError(f"{overlap}, and a voxel can carry one label only: choose {a} or {b}", "labels")
+            raise DataError(
+                f"{overlap}, and a voxel can carry one label only: choose {a} or {b}", "labels"
+            )
     picked = pick_channels(dataset, channels) or dataset.channels
     codes = frozenset(code for group in chosen.values() for code in group)
     cases = [(case, case.with_codes(codes)) for case in dataset.cases]
@@ -71,7 +75,10 @@ def pick_channels(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
     """
     picked = tuple(_channel(dataset, name) for name in names)
     if len(set(picked)) < len(picked):
-        raise DataError(f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it once")
+        raise DataError(
+            f"channel {next(c for c in picked if picked.count(c) > 1)} is asked for twice; name it"
+            " once"
+        )
     return picked
 
 
@@ -80,13 +87,18 @@ def _left_out(cases: Sequence[Case], labels: Iterable[str]) -> list[str]:
         return []
     named = ", ".join(case.id for case in cases[:_CASES_NAMED])
     more = f" and {len(cases) - _CASES_NAMED} more" if len(cases) > _CASES_NAMED else ""
-    return [f"left out, because they have no mask of the chosen labels ({', '.join(labels)}): {named}{more}"]
+    return [
+        f"left out, because they have no mask of the chosen labels ({', '.join(labels)}):"
+        f" {named}{more}"
+    ]
 
 
 def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
     if text.strip().lower() in {known.lower() for known in dataset.labels}:
         return _declared(dataset, text.strip())  # a name may hold = and commas
-    name, has_codes, group = (part.strip() for part in (text.rpartition("=") if "=" in text else (text, "", "")))
+    name, has_codes, group = (
+        part.strip() for part in (text.rpartition("=") if "=" in text else (text, "", ""))
+    )
     if not name or (has_codes and not group):
         raise DataError(f"label {text!r} must be NAME or NAME=1,2,4", "labels")
     if not has_codes:
@@ -96,12 +108,16 @@ def _label(dataset: Dataset, text: str) -> tuple[str, tuple[int, ...]]:
         part = part.strip()
         codes += [int(part)] if re.fullmatch(r"\d{1,6}", part) else _declared(dataset, part)[1]
     if 0 in codes:
-        raise DataError(f"label {text!r} names code 0, which is the background; leave it out", "labels")
+        raise DataError(
+            f"label {text!r} names code 0, which is the background; leave it out", "labels"
+        )
     if max(codes) > MOST_CODE:
         raise DataError(f"label {text!r}: code {max(codes)} is too large; codes end at {MOST_CODE}")
     undeclared = [code for code in codes if dataset.codes is not None and code not in dataset.codes]
     if undeclared:
-        raise DataError(f"label {text!r}: code {undeclared[0]} is not declared; there are {_names(dataset)}")
+        raise DataError(
+            f"label {text!r}: code {undeclared[0]} is not declared; there are {_names(dataset)}"
+        )
     return name, tuple(dict.fromkeys(codes))
 
 
@@ -109,7 +125,9 @@ def _declared(dataset: Dataset, name: str) -> tuple[str, tuple[int, ...]]:
     by_lower = {known.lower(): known for known in dataset.labels}
     if name.lower() not in by_lower:
         hint = did_you_mean(name, dataset.labels)
-        raise DataError(f"{dataset.name} has no label {name!r}{hint or ';'} it has {_names(dataset)}")
+        raise DataError(
+            f"{dataset.name} has no label {name!r}{hint or ';'} it has {_names(dataset)}"
+        )
     known = by_lower[name.lower()]
     return known, dataset.labels[known]
 
@@ -127,4 +145,6 @@ def _channel(dataset: Dataset, name: str) -> str:
             if known.lower() in names:
                 return known
     hint = did_you_mean(name, dataset.channels)
-    raise DataError(f"{dataset.name} has no channel {name!r}{hint or ';'} it has {', '.join(dataset.channels)}")
+    raise DataError(
+        f"{dataset.name} has no channel {name!r}{hint or ';'} it has {', '.join(dataset.channels)}"
+    )

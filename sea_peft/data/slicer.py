@@ -15,7 +15,11 @@ from sea_peft.data.volumes import NIFTI_SUFFIXES, Volume, volume_suffix
 
 
 def write_segments(
-    path: Path, mask: Volume, values: Mapping[str, int], colours: Mapping[str, str], like: Path | None = None
+    path: Path,
+    mask: Volume,
+    values: Mapping[str, int],
+    colours: Mapping[str, str],
+    like: Path | None = None,
 ) -> None:
     """Write one file with a segment for each label, including labels that the mask does not hold.
 

@@ -1,4 +1,6 @@
-"""The part of a scan that the network sees: one window for training, audits, scores and prediction."""
+"""The part of a scan that the network sees: one window for training, audits, scores and
+prediction.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,10 @@ from pydantic import Field
 from sea_peft.documents import Number, Patch, Record
 
 Inferer = Literal["monai", "nnunet"]
-"""How the window slides: as in MONAI's `sliding_window_inference` in mode "gaussian", averaging probabilities, in equal
-steps but for the last; or as in nnU-Net's predictor, averaging logits, in equal steps."""
+"""How the window slides: as in MONAI's `sliding_window_inference` in mode "gaussian", averaging
+probabilities, in equal steps but for the last; or as in nnU-Net's predictor, averaging logits, in
+equal steps.
+"""
 
 
 class SlidingWindow(Record):

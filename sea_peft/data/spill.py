@@ -1,4 +1,6 @@
-"""Prepared scans within a memory limit: those that do not fit lie in files and are read crop by crop."""
+"""Prepared scans within a memory limit: those that do not fit lie in files and are read crop by
+crop.
+"""
 
 import math
 import tempfile
@@ -17,8 +19,11 @@ from sea_peft.errors import DiskError
 DEFAULT_LIMIT = 1 << 30
 
 
-def scan_bytes(shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, channels: int) -> int:
-    """Memory of a prepared scan before its foreground is cropped, label included: an upper estimate in bytes.
+def scan_bytes(
+    shape: Sequence[int], spacing: Sequence[float], recipe: Recipe, channels: int
+) -> int:
+    """Memory of a prepared scan before its foreground is cropped, label included: an upper estimate
+    in bytes.
 
     Args:
         shape: voxels of the input.

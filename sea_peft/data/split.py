@@ -1,4 +1,6 @@
-"""The cases that are trained on, that measure utility, and that are never seen before the final score."""
+"""The cases that are trained on, that measure utility, and that are never seen before the final
+score.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from sea_peft.data.wording import count
 from sea_peft.errors import DataError
 
 Tests = int | Literal["none", "cv"] | None
-"""What a run is scored on: at most this many test cases; none; its own shots, each left out in turn; or all other cases (None)."""
+"""What a run is scored on: at most this many test cases; none; its own shots, each left out in
+turn; or all other cases (None).
+"""
 
 Holds = Mapping[str, Collection[str]]
 """Case id → the labels that the case holds."""
@@ -44,7 +48,9 @@ class Split:
 
     @property
     def hidden(self) -> set[str]:
-        """The labels that only audit cases hold. The search trains the network to find them nowhere."""
+        """The labels that only audit cases hold. The search trains the network to find them
+        nowhere.
+        """
         return _only_in(self.audit, self.support, self.holds)
 
     def leave_one_out(self) -> tuple[Split, ...]:
@@ -67,7 +73,12 @@ class Split:
 
 
 def split(
-    dataset: Dataset, shots: int, seed: int, test: Tests = None, seen: Collection[str] = (), holds: Holds = _UNKNOWN
+    dataset: Dataset,
+    shots: int,
+    seed: int,
+    test: Tests = None,
+    seen: Collection[str] = (),
+    holds: Holds = _UNKNOWN,
 ) -> Split:
     """Draw the shots at random and take the test cases from the rest.
 
@@ -94,7 +105,8 @@ def split(
     old = [case for case in cases if case.id in seen]
     if len(old) >= shots:
         raise DataError(
-            f"{count(shots, 'shot')} asked for, and {len(old)} of {dataset.name} served as shots before; ask for more than these"
+            f"{count(shots, 'shot')} asked for, and {len(old)} of {dataset.name} served as shots"
+            " before; ask for more than these"
         )
     cases = [case for case in cases if case.id not in seen]
     order = np.random.default_rng(seed).permutation(len(cases))
@@ -131,7 +143,8 @@ def split_as_named(
         for name in names:
             if name not in first and name not in second:
                 raise DataError(
-                    f"{named.file} names case {name}, which is no usable labelled case of {dataset.name}; `seapeft data check` lists these"
+                    f"{named.file} names case {name}, which is no usable labelled case of"
+                    f" {dataset.name}; `seapeft data check` lists these"
                 )
         return [first[name] if name in first else second[name] for name in names]
 
@@ -141,7 +154,8 @@ def split_as_named(
         new = [case for case in support if case.id not in seen]
         if seen and not new:
             raise DataError(
-                f"{named.file} names no case that is new: all served as shots before; name one that did not"
+                f"{named.file} names no case that is new: all served as shots before; name one that"
+                " did not"
             )
         drawn = [new[i] for i in np.random.default_rng(seed).permutation(len(new))]
         audit = [*_held_out(drawn, [case for case in support if case not in new], holds)]
@@ -150,11 +164,16 @@ def split_as_named(
     if named.test is not None:
         pool = found(named.test, testing, training)
     else:
-        pool = [case for case in dataset.test_cases or dataset.cases if id(case) not in taken and case.id not in seen]
+        pool = [
+            case
+            for case in dataset.test_cases or dataset.cases
+            if id(case) not in taken and case.id not in seen
+        ]
     for role, cases in (("audit", audit), ("test", pool)):
         if again := next((case.id for case in cases if case.id in seen), None):
             raise DataError(
-                f"{named.file} names case {again} under {role}, and it served as a shot before; take it out there"
+                f"{named.file} names case {again} under {role}, and it served as a shot before;"
+                " take it out there"
             )
     return Split(tuple(support), tuple(audit), _tests(tuple(pool), seed, test), holds)
 
@@ -173,19 +192,23 @@ def require_enough(dataset: Dataset, shots: int) -> None:
 
 
 def _held_out(drawn: Sequence[Case], others: Sequence[Case], holds: Holds) -> tuple[Case, ...]:
-    """The shots that measure utility: consecutive ones of those `drawn`, so that as few labels as possible
-    are in these alone; the first of equals.
+    """The shots that measure utility: consecutive ones of those `drawn`, so that as few labels as
+    possible are in these alone; the first of equals.
     """
     shots = len(drawn) + len(others)
     number = min(max(1, shots // 5), len(drawn)) if shots >= 2 else 0
     turns = [(*drawn[i:], *drawn[:i]) for i in range(len(drawn))]
-    best = min(turns, key=lambda turn: len(_only_in(turn[:number], (*others, *turn[number:]), holds)))
+    best = min(
+        turns, key=lambda turn: len(_only_in(turn[:number], (*others, *turn[number:]), holds))
+    )
     return best[:number]
 
 
 def _only_in(cases: Sequence[Case], others: Sequence[Case], holds: Holds) -> set[str]:
     """The labels that these cases hold and the others do not."""
-    held, left = ({label for case in of for label in holds.get(case.id, ())} for of in (cases, others))
+    held, left = (
+        {label for case in of for label in holds.get(case.id, ())} for of in (cases, others)
+    )
     return held - left
 
 

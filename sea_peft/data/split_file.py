@@ -38,20 +38,30 @@ def read_split(path: Path) -> NamedCases:
     try:
         lists = documents.check_json(_Lists, documents.read_bytes(path))
     except OSError as error:
-        raise UsageError(f"The split file {path} cannot be read ({error.strerror}); check the path.") from error
+        raise UsageError(
+            f"The split file {path} cannot be read ({error.strerror}); check the path."
+        ) from error
     except documents.Invalid as error:
-        raise UsageError(f"The split file {path}: {error}; write lists of case ids such as {_EXAMPLE}.") from error
+        raise UsageError(
+            f"The split file {path}: {error}; write lists of case ids such as {_EXAMPLE}."
+        ) from error
     if not lists.support:
-        raise UsageError(f"The split file {path} names no support case, so there is nothing to train on; name one.")
+        raise UsageError(
+            f"The split file {path} names no support case, so there is nothing to train on; name"
+            " one."
+        )
     roles = {"support": lists.support, "audit": lists.audit, "test": lists.test or []}
     for role, names in roles.items():
         for name in names:
             if names.count(name) > 1:
-                raise UsageError(f"The split file {path} names case {name} twice under {role}; name it once.")
+                raise UsageError(
+                    f"The split file {path} names case {name} twice under {role}; name it once."
+                )
     for (a, a_names), (b, b_names) in combinations(roles.items(), 2):
         for name in a_names:
             if name in b_names:
                 raise UsageError(
-                    f"The split file {path} names case {name} under {a} and under {b}, and a case has one role only; take one of the two out."
+                    f"The split file {path} names case {name} under {a} and under {b}, and a case"
+                    " has one role only; take one of the two out."
                 )
     return NamedCases(**lists.model_dump(), file=path.name)

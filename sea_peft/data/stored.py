@@ -21,7 +21,9 @@ _ZLIB_OR_GZIP = 47  # zlib's code for telling the two apart by itself
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: int | None = None) -> None:
+def require_holdable(
+    path: Path, shape: Iterable[int], promised: int, stored: int | None = None
+) -> None:
     """Refuse a header that promises more bytes than the limit, or than the file can hold.
 
     Args:
@@ -33,13 +35,13 @@ def require_holdable(path: Path, shape: Iterable[int], promised: int, stored: in
     """
     if stored is not None and promised > stored:
         raise DataError(
-            f"{shown(path)} is cut short: its header promises {promised} bytes of voxels ({times(shape)}), the file holds "
-            f"{stored} at most; export the scan again"
+            f"{shown(path)} is cut short: its header promises {promised} bytes of voxels"
+            f" ({times(shape)}), the file holds {stored} at most; export the scan again"
         )
     if promised > MOST_BYTES:
         raise DataError(
-            f"{shown(path)} promises {promised / 2**30:.1f} GiB of voxels ({times(shape)}), more than the {MOST_BYTES >> 30} GiB that "
-            "are taken; crop or resample the scan"
+            f"{shown(path)} promises {promised / 2**30:.1f} GiB of voxels ({times(shape)}), more"
+            f" than the {MOST_BYTES >> 30} GiB that are taken; crop or resample the scan"
         )
 
 
@@ -75,7 +77,8 @@ def file_beside(path: Path, name: str, no_names: Collection[str], whole: str) ->
     """
     if set(name) & set("%/\\\0") or name in no_names or not (path.parent / name).is_file():
         raise DataError(
-            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed: export it as {whole}"
+            f"{shown(path)} names {name[:60]!r} as its data file; one file beside it is needed:"
+            f" export it as {whole}"
         )
     return path.parent / name
 
@@ -115,10 +118,17 @@ def inflated_bytes(stored: Stored, most: int, packed_bytes: int | None = None) -
         count = -1
     if count > most:
         return most + 1
-    raise DataError(f"{shown(stored.file)} holds damaged or incomplete compressed voxels; export the scan again")
+    raise DataError(
+        f"{shown(stored.file)} holds damaged or incomplete compressed voxels; export the scan again"
+    )
 
 
 def surplus_note(surplus: int | None) -> str:
-    """The note about bytes behind the voxels that the header does not mention; None if they were not counted."""
+    """The note about bytes behind the voxels that the header does not mention; None if they
+    were not counted.
+    """
     count = "more bytes" if surplus is None else f"{surplus} bytes more"
-    return f"holds {count} than its header promises, which are not read; make sure that the whole scan is there"
+    return (
+        f"holds {count} than its header promises, which are not read; make sure that the whole scan"
+        " is there"
+    )

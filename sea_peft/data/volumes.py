@@ -1,8 +1,8 @@
 """Reading and writing one 3D volume: NIfTI through nibabel, NRRD and MetaImage through SimpleITK.
 
-A volume keeps the file's own axis order; its affine maps voxel indices to millimetres in RAS+ (nibabel's
-convention; NRRD and MetaImage are converted from LPS). Whatever cannot be read is a `DataError` of one
-sentence.
+A volume keeps the file's own axis order; its affine maps voxel indices to millimetres in RAS+
+(nibabel's convention; NRRD and MetaImage are converted from LPS). Whatever cannot be read is a
+`DataError` of one sentence.
 """
 
 import gzip
@@ -85,11 +85,16 @@ def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> 
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix is None:
-        raise DataError(f"{shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{shown(path)} is not a volume: the name must end in one of {', '.join(SUFFIXES)}"
+        )
     _require_file(path)
     with refusing(
         DataError,
-        lambda e: f"{shown(path)} cannot be read as {suffix} ({_reason(e)}); export it again or take the case out",
+        lambda e: (
+            f"{shown(path)} cannot be read as {suffix} ({_reason(e)}); export it again or take the"
+            " case out"
+        ),
     ):
         if suffix in NIFTI_SUFFIXES:
             array, affine, notes = read_nifti(path)
@@ -101,10 +106,13 @@ def read_volume(path: Path | str, component: int | None = None, of: int = 1) -> 
 
 
 def header_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and voxel size in mm of a volume's first three axes, from its header alone. Raises `DataError`."""
+    """Shape and voxel size in mm of a volume's first three axes, from its header alone. Raises
+    `DataError`.
+    """
     _require_file(path)
     with refusing(
-        DataError, lambda e: f"{shown(path)} has a header that cannot be read ({_reason(e)}); export it again"
+        DataError,
+        lambda e: f"{shown(path)} has a header that cannot be read ({_reason(e)}); export it again",
     ):
         shape, spacing = (nifti_grid if volume_suffix(path) in NIFTI_SUFFIXES else itk_grid)(path)
         (i, j, k), (x, y, z) = shape[:3], spacing[:3]
@@ -127,7 +135,10 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix not in WRITABLE_SUFFIXES:
-        raise DataError(f"cannot write {shown(path)}: the name must end in one of {', '.join(WRITABLE_SUFFIXES)}")
+        raise DataError(
+            f"cannot write {shown(path)}: the name must end in one of"
+            f" {', '.join(WRITABLE_SUFFIXES)}"
+        )
     like = Path(like) if like is not None else None
     if like is not None and (volume_suffix(like) in NIFTI_SUFFIXES) != (suffix in NIFTI_SUFFIXES):
         like = None
@@ -139,7 +150,9 @@ def write_volume(path: Path | str, volume: Volume, like: Path | str | None = Non
             write(made, array, volume.affine, like)
             made.replace(path)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot write {shown(path)} ({_reason(error)}); check free space and permissions") from error
+        raise DataError(
+            f"cannot write {shown(path)} ({_reason(error)}); check free space and permissions"
+        ) from error
 
 
 def _require_file(path: Path) -> None:
@@ -147,7 +160,9 @@ def _require_file(path: Path) -> None:
         size = path.stat().st_size
         is_file = path.is_file()
     except FileNotFoundError:
-        raise DataError(f"{shown(path)} does not exist; check the path or take the case out") from None
+        raise DataError(
+            f"{shown(path)} does not exist; check the path or take the case out"
+        ) from None
     except OSError as error:
         raise DataError(
             f"{shown(path)} cannot be opened ({_reason(error)}); check the link or the permissions"
@@ -156,7 +171,9 @@ def _require_file(path: Path) -> None:
         what = "a folder" if path.is_dir() else "a device or a pipe"
         raise DataError(f"{shown(path)} is {what}, not a volume; give the file itself")
     if size == 0:
-        raise DataError(f"{shown(path)} is empty (0 bytes); export the scan again or take the case out")
+        raise DataError(
+            f"{shown(path)} is empty (0 bytes); export the scan again or take the case out"
+        )
 
 
 def _reason(error: BaseException) -> str:
@@ -181,8 +198,8 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None, of: int) -
     found = array.shape[3] if array.ndim == 4 else 1
     if component is not None and found != of and array.ndim <= 4:
         raise DataError(
-            f"{shown(path)} holds {count(found, 'channel')}, but {of} are declared; correct the channel names in the "
-            "JSON file, or list one file per channel"
+            f"{shown(path)} holds {count(found, 'channel')}, but {of} are declared; correct the"
+            " channel names in the JSON file, or list one file per channel"
         )
     if component is not None and array.ndim == 4:
         return array[..., component]
@@ -196,16 +213,22 @@ def _one_volume(path: Path, array: np.ndarray, component: int | None, of: int) -
 def _require_sane(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     if array.dtype.kind not in "buif":
         raise DataError(
-            f"{shown(path)} stores {array.dtype} voxels; real numbers are needed (one grey value per voxel)"
+            f"{shown(path)} stores {array.dtype} voxels; real numbers are needed (one grey value"
+            " per voxel)"
         )
     if min(array.shape) < 1:
-        raise DataError(f"{shown(path)} has no voxels (shape {times(array.shape)}); export the scan again")
+        raise DataError(
+            f"{shown(path)} has no voxels (shape {times(array.shape)}); export the scan again"
+        )
     axes = affine[:3, :3]
     with np.errstate(over="ignore"):
         lengths = np.sqrt((axes**2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     # Unit axes: their determinant is the cell's skewness whatever the spacing
     if not (lengths > 1e-6).all() or abs(np.linalg.det(axes / lengths)) < 1e-3:
-        raise DataError(f"{shown(path)} has an unusable orientation or voxel size in its header; export the scan again")
+        raise DataError(
+            f"{shown(path)} has an unusable orientation or voxel size in its header; export the"
+            " scan again"
+        )
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

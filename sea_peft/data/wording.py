@@ -29,4 +29,7 @@ def in_plain_words(shape: Sequence[int]) -> str:
     axes = f"has {len(shape)} axes ({times(shape)}); a 3D volume is needed"
     if len(shape) < 3:
         return f"{axes}, and this is one picture: export the whole series as one file"
-    return f"{axes}, and this holds {shape[-1]} of them: split it into one file per channel or point in time"
+    return (
+        f"{axes}, and this holds {shape[-1]} of them: split it into one file per channel or point"
+        " in time"
+    )

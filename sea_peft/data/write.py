@@ -1,4 +1,6 @@
-"""Writes data sets: a datalist for a folder that has none, and nnU-Net raw folders from any cases."""
+"""Writes data sets: a datalist for a folder that has none, and nnU-Net raw folders from any
+cases.
+"""
 
 import json
 import shutil
@@ -36,14 +38,18 @@ def write_datalist(folder: Path | str) -> Path:
     target = folder / DATALIST_NAME
     for name in (DATALIST_NAME, "dataset.json"):
         if (folder / name).exists():
-            raise DataError(f"{folder / name} exists already; edit it, or take it away to write a new one")
+            raise DataError(
+                f"{folder / name} exists already; edit it, or take it away to write a new one"
+            )
     dataset = open_dataset(folder)
     content = {
         "name": dataset.name,
         "channel_names": {str(number): channel for number, channel in enumerate(dataset.channels)},
         "labels": {"background": 0} | _codes(dataset),
         "training": [_entry(case, dataset, folder) for case in dataset.cases],
-        "test": [_entry(case, dataset, folder) for case in (*dataset.test_cases, *dataset.unlabelled)],
+        "test": [
+            _entry(case, dataset, folder) for case in (*dataset.test_cases, *dataset.unlabelled)
+        ],
     }
     _write_json(target, content)
     return target
@@ -52,7 +58,8 @@ def write_datalist(folder: Path | str) -> Path:
 def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress = unwatched) -> Path:
     """Write a data set as an nnU-Net v2 raw folder; it appears whole or not at all.
 
-    Labelled cases go to imagesTr and labelsTr, test cases to imagesTs and labelsTs, all as `.nii.gz`.
+    Labelled cases go to imagesTr and labelsTr, test cases to imagesTs and labelsTs, all as
+    `.nii.gz`.
 
     Args:
         dataset: cases of any kind, in files or in memory.
@@ -70,13 +77,17 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress = unw
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
     try:
-        parts = [("Tr", case) for case in dataset.cases] + [("Ts", case) for case in dataset.test_cases]
+        parts = [("Tr", case) for case in dataset.cases] + [
+            ("Ts", case) for case in dataset.test_cases
+        ]
         for done, (part, case) in enumerate(parts, start=1):
             _write_case(partial, part, case, dataset)
             progress(done, len(parts))
         content = {
             "name": dataset.name,
-            "channel_names": {str(number): channel for number, channel in enumerate(dataset.channels)},
+            "channel_names": {
+                str(number): channel for number, channel in enumerate(dataset.channels)
+            },
             "labels": {"background": 0} | _codes(dataset),
             "numTraining": len(dataset.cases),
             "file_ending": ENDING,
@@ -91,20 +102,32 @@ def write_nnunet_raw(dataset: Dataset, out: Path | str, progress: Progress = unw
 
 
 def _codes(dataset: Dataset) -> dict[str, object]:
-    return {name: codes[0] if len(codes) == 1 else list(codes) for name, codes in dataset.labels.items()}
+    return {
+        name: codes[0] if len(codes) == 1 else list(codes) for name, codes in dataset.labels.items()
+    }
 
 
 def _entry(case: Case, dataset: Dataset, folder: Path) -> dict[str, object]:
     # segments have different values in each file
-    if not isinstance(case, FileCase) or isinstance(case, SlicerCase) or case.masks or case.in_slices:
+    if (
+        not isinstance(case, FileCase)
+        or isinstance(case, SlicerCase)
+        or case.masks
+        or case.in_slices
+    ):
         raise DataError(
-            f"case {case.id} lies in DICOM slices, in one mask file per structure or in segments of 3D Slicer, which a datalist cannot say; "
-            "leave the folder as it is: it is read without one"
+            f"case {case.id} lies in DICOM slices, in one mask file per structure or in segments of"
+            " 3D Slicer, which a datalist cannot say; leave the folder as it is: it is read"
+            " without one"
         )
     missing = [channel for channel in dataset.channels if channel not in case.images]
     if missing:
-        raise DataError(f"case {case.id}: channel {missing[0]} is missing; add the file or take the case out")
-    files = [case.images[channel].path.relative_to(folder).as_posix() for channel in dataset.channels]
+        raise DataError(
+            f"case {case.id}: channel {missing[0]} is missing; add the file or take the case out"
+        )
+    files = [
+        case.images[channel].path.relative_to(folder).as_posix() for channel in dataset.channels
+    ]
     entry: dict[str, object] = {"id": case.id, "image": files[0] if len(files) == 1 else files}
     if case.label_file is not None:
         entry["label"] = case.label_file.relative_to(folder).as_posix()

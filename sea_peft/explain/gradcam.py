@@ -16,7 +16,9 @@ _BINS = 256
 _ROUNDING = 1e-5
 
 
-def class_maps(model: Adapted, paths: Sequence[str], image: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
+def class_maps(
+    model: Adapted, paths: Sequence[str], image: torch.Tensor
+) -> dict[str, list[torch.Tensor | None]]:
     """Grad-CAM of each label at each layer: ReLU(Σ_c w_c · A_c).
 
     A are the layer's features, and w_c is the mean gradient of the label's score with respect to
@@ -51,10 +53,14 @@ def class_maps(model: Adapted, paths: Sequence[str], image: torch.Tensor) -> dic
                 found.append(None)
             continue
         score = logits[index][here].mean()
-        gradients = torch.autograd.grad(score, list(kept.values()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(
+            score, list(kept.values()), retain_graph=True, allow_unused=True
+        )
         for (path, features), gradient in zip(kept.items(), gradients, strict=True):
             weighted = _importance(gradient, features) * features.detach()
-            seen = F.interpolate(weighted.sum(1, keepdim=True).relu(), size=image.shape[2:], mode="trilinear")[0, 0]
+            seen = F.interpolate(
+                weighted.sum(1, keepdim=True).relu(), size=image.shape[2:], mode="trilinear"
+            )[0, 0]
             maps[path].append(seen / seen.max().clamp_min(torch.finfo(seen.dtype).tiny))
     return maps
 
@@ -65,7 +71,9 @@ def _importance(gradient: torch.Tensor | None, features: torch.Tensor) -> torch.
     A norm right behind the layer removes each channel's mean from the gradient; the rest is then
     rounding, and counts as 0.
     """
-    weights = (torch.zeros_like(features) if gradient is None else gradient).mean(dim=(2, 3, 4), keepdim=True)
+    weights = (torch.zeros_like(features) if gradient is None else gradient).mean(
+        dim=(2, 3, 4), keepdim=True
+    )
     size = 0.0 if gradient is None else float(gradient.abs().mean())
     return torch.where(weights.abs() > _ROUNDING * size, weights, torch.zeros_like(weights))
 

@@ -22,7 +22,9 @@ def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[N
     first.
     """
 
-    def hook_for(path: str, last: bool) -> Callable[[nn.Module, object, object], torch.Tensor | None]:
+    def hook_for(
+        path: str, last: bool
+    ) -> Callable[[nn.Module, object, object], torch.Tensor | None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> torch.Tensor | None:
             if not isinstance(output, torch.Tensor) or output.ndim != 5:
                 return None
@@ -34,11 +36,15 @@ def watching(network: nn.Module, paths: Iterable[str], look: Look) -> Iterator[N
     with contextlib.ExitStack() as hooks:
         for path in paths:
             module = network.get_submodule(path)
-            hooks.enter_context(module.register_forward_hook(hook_for(path, is_channels_last(module))))
+            hooks.enter_context(
+                module.register_forward_hook(hook_for(path, is_channels_last(module)))
+            )
         yield
 
 
 def overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Hard Dice of two boolean masks of one shape; 0 if only one of them is empty, NaN if both are."""
+    """Hard Dice of two boolean masks of one shape; 0 if only one of them is empty, NaN if both
+    are.
+    """
     total = int(found.sum()) + int(wanted.sum())
     return 2.0 * int((found & wanted).sum()) / total if total else float("nan")

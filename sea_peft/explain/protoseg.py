@@ -58,7 +58,11 @@ def _spread_back(values: torch.Tensor, grid: torch.Size) -> torch.Tensor:
 
 
 def segmentation_abilities(
-    model: Adapted, paths: Sequence[str], image: torch.Tensor, guide: torch.Tensor, label: torch.Tensor
+    model: Adapted,
+    paths: Sequence[str],
+    image: torch.Tensor,
+    guide: torch.Tensor,
+    label: torch.Tensor,
 ) -> dict[str, list[float]]:
     """Segmentation ability (SA) of each layer for each label: the Dice of its ability map with the
     label.
@@ -82,7 +86,10 @@ def segmentation_abilities(
 
     def look(path: str, y: torch.Tensor) -> None:
         maps = ability_maps(y[0], guide)
-        found[path] = [overlap(m, w) if bool(w.any()) else float("nan") for m, w in zip(maps, wanted, strict=True)]
+        found[path] = [
+            overlap(m, w) if bool(w.any()) else float("nan")
+            for m, w in zip(maps, wanted, strict=True)
+        ]
 
     with torch.no_grad(), watching(model.backbone, paths, look):
         model(image)

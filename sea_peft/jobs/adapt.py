@@ -78,7 +78,11 @@ def _new_folder(setup: Setup) -> RunFolder:
     name = options.name or setup.neutral_name
     # a path given as --out may name a patient
     config = run_config(setup, dated(name) if options.out else None)
-    folder = RunFolder.create_at(Path(options.out)) if options.out else RunFolder.create(Path(options.runs), name)
+    folder = (
+        RunFolder.create_at(Path(options.out))
+        if options.out
+        else RunFolder.create(Path(options.runs), name)
+    )
     write_case_names(folder, setup)
     if setup.earlier is not None:
         setup.earlier.keep(folder.begun_from)
@@ -117,21 +121,29 @@ def resume(
     began = time.monotonic()
     folder = RunFolder.open(Path(path))
     config = folder.read_config()
-    finished, shipped = processes.of_first(lambda: (folder.result.is_file(), not folder.checkpoint.exists()))
+    finished, shipped = processes.of_first(
+        lambda: (folder.result.is_file(), not folder.checkpoint.exists())
+    )
     if finished:
         if shipped:
             raise UsageError(
-                f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect {path}`."
+                f"{path} is finished: there is nothing to resume; look at it with `seapeft inspect"
+                f" {path}`."
             )
         if processes.first:
-            if config.mlflow:  # it may have been killed after it wrote its result and before it told MLflow
+            if (
+                config.mlflow
+            ):  # it may have been killed after it wrote its result and before it told MLflow
                 rebuild(folder, images=images_for_mlflow(folder, warn, typed, config.device))
             remove_checkpoint(folder.checkpoint)
         return folder.read_result()
     options, begun = options_of(config, folder, typed)
     setup = prepare_run(options, say, progress, begun, processes)
     if setup.public_digest != config.data_digest:
-        raise UsageError(f"The data have changed since {path} was started, so it cannot be resumed; start a new run.")
+        raise UsageError(
+            f"The data have changed since {path} was started, so it cannot be resumed; start a new"
+            " run."
+        )
     _refuse_another_split(folder, setup)
     return Run(setup, folder, listen, warn, began, {}).run()
 
@@ -139,7 +151,12 @@ def resume(
 def _refuse_another_split(folder: RunFolder, setup: Setup) -> None:
     """Raise if the split file has changed since, which would bring other cases into the run."""
     begun = read_trace(folder.trace)[:1] if folder.trace.is_file() else []
-    if begun and isinstance(begun[0], events.RunStarted) and begun[0].split != run_started(setup).split:
+    if (
+        begun
+        and isinstance(begun[0], events.RunStarted)
+        and begun[0].split != run_started(setup).split
+    ):
         raise UsageError(
-            f"The split of the cases is not the one that {folder.path} was started with, so it cannot be resumed; start a new run."
+            f"The split of the cases is not the one that {folder.path} was started with, so it"
+            " cannot be resumed; start a new run."
         )

@@ -11,7 +11,9 @@ _LEAST_HEIGHT, _HEIGHT_PER_LABEL, _HEIGHT_FOR_TITLES = 2.2, 0.32, 1.1
 _COLOUR = "#3b6ea5"
 
 
-def boxplot_png(scores: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str], about: str) -> bytes:
+def boxplot_png(
+    scores: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str], about: str
+) -> bytes:
     """One row per label and one panel per measure: quartiles as a box, median, whiskers up to 1.5
     times the box, and each case as a dot.
 
@@ -23,16 +25,28 @@ def boxplot_png(scores: Mapping[str, Mapping[str, Sequence[float]]], labels: Seq
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, max(_LEAST_HEIGHT, _HEIGHT_FOR_TITLES + _HEIGHT_PER_LABEL * len(labels))))
+    figure = Figure(
+        figsize=(11, max(_LEAST_HEIGHT, _HEIGHT_FOR_TITLES + _HEIGHT_PER_LABEL * len(labels)))
+    )
     figure.set_layout_engine("constrained")
     figure.suptitle(about, fontsize=10)
-    for axes, (measure, (title, most)) in zip(figure.subplots(1, len(_PANELS)), _PANELS.items(), strict=True):
-        known = [[v for v in scores[measure].get(label, ()) if not math.isnan(v)] for label in labels]
+    for axes, (measure, (title, most)) in zip(
+        figure.subplots(1, len(_PANELS)), _PANELS.items(), strict=True
+    ):
+        known = [
+            [v for v in scores[measure].get(label, ()) if not math.isnan(v)] for label in labels
+        ]
         rows = range(len(labels), 0, -1)
         axes.boxplot(
-            known, positions=rows, orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True,
-            boxprops={"facecolor": "#dbe6f1", "edgecolor": _COLOUR}, medianprops={"color": _COLOUR, "linewidth": 2},
-        )  # fmt: skip
+            known,
+            positions=rows,
+            orientation="horizontal",
+            widths=0.55,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": "#dbe6f1", "edgecolor": _COLOUR},
+            medianprops={"color": _COLOUR, "linewidth": 2},
+        )
         for row, values in zip(rows, known, strict=True):
             axes.plot(values, [row] * len(values), "o", color=_COLOUR, markersize=3, alpha=0.6)
         names = [f"{label} ({len(values)})" for label, values in zip(labels, known, strict=True)]

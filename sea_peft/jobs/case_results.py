@@ -46,7 +46,9 @@ _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFiles:
-    """Where the results of one case go. File names come from the case's name, without any folders in it."""
+    """Where the results of one case go. File names come from the case's name, without any
+    folders in it.
+    """
 
     mask: Path
     sidecar: Path
@@ -84,20 +86,29 @@ class CaseFiles:
             slicer=out / f"{name}.seg.nrrd" if seg_nrrd else None,
             disagreement=out / f"{name}_disagreement{suffix}" if disagreement else None,
             probabilities={
-                label: out / f"{name}_probability_{part}{suffix}" for label, part in _file_parts(wanted).items()
+                label: out / f"{name}_probability_{part}{suffix}"
+                for label, part in _file_parts(wanted).items()
             },
         )
 
     @property
     def all(self) -> list[Path]:
         """Every file, the mask first."""
-        optional = (self.preview, self.segmentation, self.structures, self.slicer, self.disagreement)
+        optional = (
+            self.preview,
+            self.segmentation,
+            self.structures,
+            self.slicer,
+            self.disagreement,
+        )
         asked = [path for path in optional if path is not None]
         return [self.mask, self.sidecar, *asked, *self.probabilities.values()]
 
 
 def _file_parts(labels: Sequence[str]) -> dict[str, str]:
-    """Label → its part of a file name: letters of any script, and a number where two labels would be alike."""
+    """Label → its part of a file name: letters of any script, and a number where two labels
+    would be alike.
+    """
     parts: dict[str, str] = {}
     for label in labels:
         plain = re.sub(r"[^\w.-]+", "_", label).strip("._-")[:40] or "label"
@@ -164,7 +175,8 @@ class CaseWriter:
         out, name = files.mask.parent, files.sidecar.stem
         if long := next(filter(too_long, files.all), None):
             raise DataError(
-                f"a result would be called {long.name}, which is too long for a file name; give the scan a shorter one"
+                f"a result would be called {long.name}, which is too long for a file name; give the"
+                " scan a shorter one"
             )
         with writing(out):
             building = unfinished(out / name)
@@ -187,7 +199,9 @@ class CaseWriter:
         asked = {name: value for name, value in _extras(files).items() if value}
         return {"mask": files.mask.name, "labels": self._values(), **asked, **self._made_by()}
 
-    def _make(self, case: FileCase, ready: Ready, files: CaseFiles, building: Path, progress: Progress) -> Sidecar:
+    def _make(
+        self, case: FileCase, ready: Ready, files: CaseFiles, building: Path, progress: Progress
+    ) -> Sidecar:
         predictor, scan = self.predictor, ready.scan
         output, disagreement = predictor.with_disagreement(scan, building, progress)
         affine, like = scan.geometry.affine, _source(case)
@@ -202,27 +216,45 @@ class CaseWriter:
         sure = confidences(output, labels) if self.statistics or self.qc is not None else {}
         if self.qc is not None:
             look = look_at_prediction(scan, output, labels, predictor.recipe.spacing)
-            sidecar["qc"] = judge(self.qc, predictor.network, look, sure, predictor.channels).as_json()
+            sidecar["qc"] = judge(
+                self.qc, predictor.network, look, sure, predictor.channels
+            ).as_json()
         if self.statistics:
-            grey = {channel: np.asarray(case.image(channel).array) for channel in predictor.channels}
+            grey = {
+                channel: np.asarray(case.image(channel).array) for channel in predictor.channels
+            }
             found = measured(indices, labels, grey, millilitres)
-            sidecar["statistics"] = {label: {**of, "confidence": sure[label]} for label, of in found.items()}
+            sidecar["statistics"] = {
+                label: {**of, "confidence": sure[label]} for label, of in found.items()
+            }
         if disagreement is not None:
             sidecar["disagreement"] = dict(disagreement.labels)
-        write_text(building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            building / files.sidecar.name, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
+        )
         for label, path in files.probabilities.items():
             probability = restore_probability(output, 1 + labels.index(label), scan.geometry)
             write_volume(building / path.name, Volume(probability, affine), like=like)
         if files.preview is not None:
-            write_bytes(building / files.preview.name, picture(predictor, case, indices, scan.geometry))
+            write_bytes(
+                building / files.preview.name, picture(predictor, case, indices, scan.geometry)
+            )
         slices = next(iter(case.images.values())).slices
         if files.segmentation is not None:
-            write_bytes(building / files.segmentation.name, segmentation_bytes(mask, slices, values))
+            write_bytes(
+                building / files.segmentation.name, segmentation_bytes(mask, slices, values)
+            )
         if files.structures is not None:
             content = structure_set_bytes(mask, slices, values, family_colours(labels))
             write_bytes(building / files.structures.name, content)
         if files.slicer is not None:
-            write_segments(building / files.slicer.name, Volume(mask, affine), values, family_colours(labels), like)
+            write_segments(
+                building / files.slicer.name,
+                Volume(mask, affine),
+                values,
+                family_colours(labels),
+                like,
+            )
         if disagreement is not None and files.disagreement is not None:
             where = restore_map(disagreement.where, scan.geometry)
             write_volume(building / files.disagreement.name, Volume(where, affine), like=like)
@@ -239,7 +271,9 @@ class CaseWriter:
             **self._made_by(),
             "input_sha256": digest_of(case),
             "made_by": f"{MAKER} {__version__}",
-            "note": "Research software, not a medical device: a qualified person must check every mask.",
+            "note": (
+                "Research software, not a medical device: a qualified person must check every mask."
+            ),
         }
 
     def _values(self) -> dict[str, int]:
@@ -254,7 +288,11 @@ class CaseWriter:
             "network": predictor.network,
             "kept": {label: str(rule) for label, rule in self.keeping.items()},
             "adapter": _identity(predictor),
-            "ensemble": {"method": "mean", "with": [_identity(other) for other in others]} if others else None,
+            "ensemble": (
+                {"method": "mean", "with": [_identity(other) for other in others]}
+                if others
+                else None
+            ),
         }
 
 
@@ -283,7 +321,10 @@ def _extras(files: CaseFiles) -> Sidecar:
 
 def _volumes(indices: np.ndarray, labels: Sequence[str], millilitres: float) -> dict[str, float]:
     counts = np.bincount(indices.ravel(), minlength=1 + len(labels)).tolist()
-    return {label: round(voxels * millilitres, 3) for label, voxels in zip(labels, counts[1:], strict=False)}
+    return {
+        label: round(voxels * millilitres, 3)
+        for label, voxels in zip(labels, counts[1:], strict=False)
+    }
 
 
 def input_notes(case: FileCase) -> tuple[str, ...]:

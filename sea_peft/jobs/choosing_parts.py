@@ -1,4 +1,6 @@
-"""Which connected parts of masks an adapter keeps: chosen on scans held out while searching, among rules that no shot speaks against."""
+"""Which connected parts of masks an adapter keeps: chosen on scans held out while searching,
+among rules that no shot speaks against.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,18 @@ Gains = dict[str, dict[str, float]]
 
 _LEAST_GAIN = 0.002  # Dice, mean over the scans held out, from which on a rule is worth having
 _LEAST_ML = 0.001
-_CRUMB = 0.005  # share of a label's volume in a scan: what is smaller has slipped from a pen, and is no part
-_SMALLEST = 0.5  # of the smallest part drawn in any shot: a rule must not remove what may well be there
+# share of a label's volume in a scan: what is smaller has slipped from a pen, and is no part
+_CRUMB = 0.005
+_SMALLEST = (
+    0.5  # of the smallest part drawn in any shot: a rule must not remove what may well be there
+)
 
 
-def candidates(shots: Sequence[np.ndarray], labels: Sequence[str], millilitres: float) -> dict[str, list[Keep]]:
-    """Rules by label that would leave what is drawn in every shot as it is, the strictest first; labels that no shot holds have none.
+def candidates(
+    shots: Sequence[np.ndarray], labels: Sequence[str], millilitres: float
+) -> dict[str, list[Keep]]:
+    """Rules by label that would leave what is drawn in every shot as it is, the strictest first;
+    labels that no shot holds have none.
 
     Args:
         shots: label indices `[D, H, W]` of each shot, 1..L in the order of `labels`.
@@ -70,21 +78,29 @@ def gains(
         mask, drawn = mask[box], drawn[box]
         before = dice(mask, drawn)
         found[label] = {
-            str(rule): dice(keep_parts(mask.view(np.uint8), {1: rule}, millilitres) == 1, drawn) - before
+            str(rule): (
+                dice(keep_parts(mask.view(np.uint8), {1: rule}, millilitres) == 1, drawn) - before
+            )
             for rule in rules[label]
         }
     return found
 
 
 def chosen(scans: Sequence[Gains]) -> dict[str, tuple[str, float]]:
-    """Label → the rule that adds most and takes nothing in any scan, and its mean gain; labels for which none is worth having are left out."""
+    """Label → the rule that adds most and takes nothing in any scan, and its mean gain; labels
+    for which none is worth having are left out.
+    """
     kept = {}
     for label in dict.fromkeys(label for scan in scans for label in scan):
         of_rule: dict[str, list[float]] = {}
         for rule, gain in (pair for scan in scans for pair in scan.get(label, {}).items()):
             of_rule.setdefault(rule, []).append(gain)
-        means = {rule: statistics.fmean(gained) for rule, gained in of_rule.items() if min(gained) >= 0}
-        best = max(means, key=lambda rule: means[rule], default=None)  # of equals the first, which is the strictest
+        means = {
+            rule: statistics.fmean(gained) for rule, gained in of_rule.items() if min(gained) >= 0
+        }
+        best = max(
+            means, key=lambda rule: means[rule], default=None
+        )  # of equals the first, which is the strictest
         if best is not None and means[best] >= _LEAST_GAIN:
             kept[label] = (best, means[best])
     return kept

@@ -32,7 +32,10 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if self.name not in CLUSTERS:
-            raise UsageError(f"--cluster {self.name} is not known; choose slurm, or local to try it on this machine.")
+            raise UsageError(
+                f"--cluster {self.name} is not known; choose slurm, or local to try it on this"
+                " machine."
+            )
 
     def executor(self) -> Any:
         """submitit's executor. Raises UsageError if submitit is not installed, finds no such
@@ -45,9 +48,14 @@ class Cluster:
                 "--cluster hands jobs over by submitit, which is missing: `pip install submitit`."
             ) from None
         own = {} if self.jobs is None else {"slurm_array_parallelism": self.jobs}
-        with refusing(UsageError, lambda error: f"--cluster {self.name} is refused by submitit: {first_line(error)}."):
+        with refusing(
+            UsageError,
+            lambda error: f"--cluster {self.name} is refused by submitit: {first_line(error)}.",
+        ):
             executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.name)
-            executor.update_parameters(**{"timeout_min": _MINUTES, "name": "seapeft", **own, **self.parameters})
+            executor.update_parameters(
+                **{"timeout_min": _MINUTES, "name": "seapeft", **own, **self.parameters}
+            )
         return executor
 
     def results(
@@ -65,11 +73,15 @@ class Cluster:
         executor = self.executor()
         import submitit
 
-        # jobs are pickles: whoever can write here can run code; submitit may have made the folder already, open to all
+        # jobs are pickles: whoever can write here can run code; submitit may have made the folder
+        # already, open to all
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         with (
-            refusing(UsageError, lambda error: f"--cluster {self.name} takes no jobs: {first_line(error)}."),
+            refusing(
+                UsageError,
+                lambda error: f"--cluster {self.name} takes no jobs: {first_line(error)}.",
+            ),
             executor.batch(),
         ):
             jobs = [executor.submit(_Repeatable(work), *own) for own in arguments]
@@ -103,5 +115,6 @@ def _result(job: Any) -> Any:
         return job.result()
     except Exception as error:  # it was cancelled, killed, or ran out of time too often
         return LostProcessError(
-            f"Its job {job.job_id} ended without a word ({first_line(error)}); see {job.paths.stderr}."
+            f"Its job {job.job_id} ended without a word ({first_line(error)}); see"
+            f" {job.paths.stderr}."
         )

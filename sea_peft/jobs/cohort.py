@@ -61,22 +61,43 @@ class CaseStatus:
         return sum(found) / len(found) if found else None
 
     @classmethod
-    def done(cls, case: FileCase, sidecar: Sidecar, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> CaseStatus:
+    def done(
+        cls, case: FileCase, sidecar: Sidecar, seconds: float = 0.0, warnings: tuple[str, ...] = ()
+    ) -> CaseStatus:
         """The status of a case whose results exist, whether new or from an earlier prediction."""
         return cls(
-            case=case.id, status="done", mask=sidecar["mask"], volumes=sidecar["volumes_ml"], seconds=round(seconds, 3), error=None,
-            warnings=warnings, network=sidecar["network"], qc=Judged.from_json(sidecar.get("qc")),
+            case=case.id,
+            status="done",
+            mask=sidecar["mask"],
+            volumes=sidecar["volumes_ml"],
+            seconds=round(seconds, 3),
+            error=None,
+            warnings=warnings,
+            network=sidecar["network"],
+            qc=Judged.from_json(sidecar.get("qc")),
             disagreement=sidecar.get("disagreement"),
-        )  # fmt: skip
+        )
 
     @classmethod
     def failed(
-        cls, case: FileCase, network: Network, why: str, seconds: float = 0.0, warnings: tuple[str, ...] = ()
+        cls,
+        case: FileCase,
+        network: Network,
+        why: str,
+        seconds: float = 0.0,
+        warnings: tuple[str, ...] = (),
     ) -> CaseStatus:
         """The status of a case that left no results."""
         return cls(
-            case=case.id, status="failed", mask=None, volumes={}, seconds=round(seconds, 3), error=why, warnings=warnings, network=network
-        )  # fmt: skip
+            case=case.id,
+            status="failed",
+            mask=None,
+            volumes={},
+            seconds=round(seconds, 3),
+            error=why,
+            warnings=warnings,
+            network=network,
+        )
 
 
 Finished = Callable[[CaseStatus, Sidecar | None], None]
@@ -85,7 +106,9 @@ Finished = Callable[[CaseStatus, Sidecar | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """The arguments that a `CaseWriter` is made from, in this process or another. They are as for `predict`."""
+    """The arguments that a `CaseWriter` is made from, in this process or another. They are as
+    for `predict`.
+    """
 
     adapter: Path
     typed: Typed
@@ -107,12 +130,19 @@ class Opening:
         )
         keeping = predictor.keeping(self.keep)
         return CaseWriter(
-            predictor, keeping, self.statistics, predictor.seen(", or leave --qc out") if self.qc else None
+            predictor,
+            keeping,
+            self.statistics,
+            predictor.seen(", or leave --qc out") if self.qc else None,
         )
 
 
 def one_by_one(
-    writer: CaseWriter, work: Sequence[Work], ahead: Collection[str], progress: Progress, finished: Finished
+    writer: CaseWriter,
+    work: Sequence[Work],
+    ahead: Collection[str],
+    progress: Progress,
+    finished: Finished,
 ) -> None:
     """Predict the cases in order.
 
@@ -136,7 +166,11 @@ class _Reader:
     """Reads cases in order, and starts on the next as soon as one has been read."""
 
     def __init__(
-        self, writer: CaseWriter, cases: Sequence[FileCase], ahead: Collection[str], pool: ThreadPoolExecutor
+        self,
+        writer: CaseWriter,
+        cases: Sequence[FileCase],
+        ahead: Collection[str],
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._writer, self._cases, self._ahead, self._pool = writer, cases, ahead, pool
         self._coming: Future[Ready] | None = None
@@ -144,7 +178,11 @@ class _Reader:
     def read(self, number: int) -> Ready:
         """The case of this number. Raises the error that reading it caused."""
         try:
-            return self._coming.result() if self._coming is not None else self._writer.ready(self._cases[number])
+            return (
+                self._coming.result()
+                if self._coming is not None
+                else self._writer.ready(self._cases[number])
+            )
         finally:
             self._coming = None
             if number + 1 < len(self._cases) and self._cases[number + 1].id in self._ahead:
@@ -152,7 +190,11 @@ class _Reader:
 
 
 def predict_case(
-    writer: CaseWriter, case: FileCase, files: CaseFiles, read: Callable[[], Ready], progress: Progress
+    writer: CaseWriter,
+    case: FileCase,
+    files: CaseFiles,
+    read: Callable[[], Ready],
+    progress: Progress,
 ) -> tuple[CaseStatus, Sidecar | None]:
     """The status of the case, and its sidecar if it was predicted. `read` returns the prepared
     case, or raises if it is unfit.
@@ -165,7 +207,10 @@ def predict_case(
         sidecar = writer.write(case, ready, files, progress)
     except Exception as error:  # an unforeseen error must not stop the other cases
         why = reason(error)
-        return CaseStatus.failed(case, writer.predictor.network, why, time.monotonic() - began, notes), None
+        return (
+            CaseStatus.failed(case, writer.predictor.network, why, time.monotonic() - began, notes),
+            None,
+        )
     finally:
         case.forget()
     return CaseStatus.done(case, sidecar, time.monotonic() - began, notes), sidecar

@@ -1,4 +1,6 @@
-"""`seapeft data check`, `data init` and `data phantom`: check a data set, describe one, or make one."""
+"""`seapeft data check`, `data init` and `data phantom`: check a data set, describe one, or make
+one.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -35,7 +37,10 @@ class DataReport:
         """Label → the number of labelled cases that hold it, and its voxels in all of them."""
         every = [entry.voxels for entry in self.checked.cases]
         return {
-            name: (sum(voxels.get(name, 0) > 0 for voxels in every), sum(voxels.get(name, 0) for voxels in every))
+            name: (
+                sum(voxels.get(name, 0) > 0 for voxels in every),
+                sum(voxels.get(name, 0) for voxels in every),
+            )
             for name in self.dataset.labels
         }
 
@@ -46,7 +51,9 @@ class DataReport:
             "layout": self.dataset.layout,
             "channels": list(self.dataset.channels),
             "labels": {name: list(codes) for name, codes in self.dataset.labels.items()},
-            "label_counts": {name: {"cases": n, "voxels": m} for name, (n, m) in self.counts.items()},
+            "label_counts": {
+                name: {"cases": n, "voxels": m} for name, (n, m) in self.counts.items()
+            },
             "labelled_cases": len(self.dataset.cases),
             "test_cases": len(self.dataset.test_cases),
             "unlabelled_cases": len(self.dataset.unlabelled),
@@ -97,17 +104,23 @@ def check_data(
 
 
 def _unknown_labels(dataset: Dataset, card: Card) -> str | None:
-    """Advice for when the weights know no label by name, which is usual if masks hold codes without names."""
+    """Advice for when the weights know no label by name, which is usual if masks hold codes
+    without names.
+    """
     names = list(dataset.labels)
     if not names or any(row is not None for row in matching_rows(card.labels, names)):
         return None
     theirs, codes = card.labels[1:], next(iter(dataset.labels.values()))
-    known = ", ".join(theirs[:_NAMED]) + (f" and {len(theirs) - _NAMED} more" if len(theirs) > _NAMED else "")
-    ours = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    known = ", ".join(theirs[:_NAMED]) + (
+        f" and {len(theirs) - _NAMED} more" if len(theirs) > _NAMED else ""
+    )
+    ours = ", ".join(names[:_NAMED]) + (
+        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    )
     example = f"--label {theirs[0] if theirs else 'NAME'}={','.join(map(str, codes))}"
     return (
-        f"{card.name} knows none of the labels by name ({ours}), so each would be learnt from nothing; it knows {known}. Where one of these is "
-        f"meant, name it, for instance {example}."
+        f"{card.name} knows none of the labels by name ({ours}), so each would be learnt from"
+        f" nothing; it knows {known}. Where one of these is meant, name it, for instance {example}."
     )
 
 
@@ -119,7 +132,9 @@ def init_data(folder: Path) -> tuple[Path, Dataset]:
     return file, open_dataset(folder)
 
 
-def make_phantoms(name: str, out: Path, cases: int, progress: Progress = unwatched, skip: int = 0) -> Dataset:
+def make_phantoms(
+    name: str, out: Path, cases: int, progress: Progress = unwatched, skip: int = 0
+) -> Dataset:
     """Write `cases` labelled phantoms of the target `name` as an nnU-Net folder. The first `skip`
     patients are passed over.
 
@@ -130,6 +145,8 @@ def make_phantoms(name: str, out: Path, cases: int, progress: Progress = unwatch
     if cases < 1:
         raise UsageError(f"--cases {cases}: at least one case is needed.")
     if skip < 0 or skip + cases > PATIENTS:
-        raise UsageError(f"--skip {skip}, --cases {cases}: there are {PATIENTS} patients, counted from 0.")
+        raise UsageError(
+            f"--skip {skip}, --cases {cases}: there are {PATIENTS} patients, counted from 0."
+        )
     write_nnunet_raw(phantom_dataset(name, support=cases, test=0, skip=skip), out, progress)
     return open_dataset(out)

@@ -57,14 +57,18 @@ class Check:
 
 
 def doctor(runs: Path) -> list[Check]:
-    """Check versions, devices, memory, disk, the MLflow store of the runs root, telemetry, network and weights."""
+    """Check versions, devices, memory, disk, the MLflow store of the runs root, telemetry,
+    network and weights.
+    """
     checks = (_versions, _devices, _memory, _disk, _store, _privacy, _network, _weights)
     return [found for check in checks for found in check(runs)]
 
 
 def _versions(runs: Path) -> Iterator[Check]:
     yield Check("sea_peft", "ok", __version__)
-    yield Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check(
+        "Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
     for name in (*_PACKAGES, *_DICOM):
         try:
             yield Check(name, "ok", metadata.version(name))
@@ -72,17 +76,23 @@ def _versions(runs: Path) -> Iterator[Check]:
             if name in _DICOM:
                 yield Check(name, "ok", f"not installed, only needed for DICOM: {INSTALL}")
             elif name == "mlflow":
-                yield Check(name, "warning", "not installed; masks need none, adapt needs --no-mlflow")
+                yield Check(
+                    name, "warning", "not installed; masks need none, adapt needs --no-mlflow"
+                )
             else:
                 yield Check(name, "problem", "not installed; run `pip install sea_peft` again")
 
 
 def _devices(runs: Path) -> Iterator[Check]:
-    yield Check("CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    yield Check(
+        "CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    )
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        yield Check(f"cuda:{index}", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
+        yield Check(
+            f"cuda:{index}", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free"
+        )
     if torch.backends.mps.is_available():
         yield Check("mps", "ok", "Metal device")
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
@@ -103,7 +113,9 @@ def _disk(runs: Path) -> Iterator[Check]:
     there = next(folder for folder in (runs.resolve(), *runs.resolve().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK):
-        yield Check("disk", "problem", f"{there} is not writable; choose another folder with --runs")
+        yield Check(
+            "disk", "problem", f"{there} is not writable; choose another folder with --runs"
+        )
     elif free < _LEAST_DISK:
         wanted = f"MLflow and checkpoints want {_gigabytes(_LEAST_DISK)}"
         yield Check("disk", "warning", f"{_gigabytes(free)} free in {there}; {wanted}")
@@ -117,7 +129,9 @@ def _store(runs: Path) -> Iterator[Check]:
     path = store.store_path(runs)
     try:
         if not path.exists():
-            with tempfile.TemporaryDirectory() as empty:  # tries the installed versions without leaving a store behind
+            with (
+                tempfile.TemporaryDirectory() as empty
+            ):  # tries the installed versions without leaving a store behind
                 store.experiment_id(store.open_store(Path(empty)), Path(empty))
             yield Check("MLflow store", "ok", f"none yet in {runs}; the first run makes it")
             return
@@ -135,7 +149,10 @@ def _store(runs: Path) -> Iterator[Check]:
 def _readers(path: Path) -> str:
     """Who on this machine may read a file, by its mode and those of the folders above it."""
     modes = [folder.stat().st_mode for folder in (path, *path.resolve().parents)]
-    for bit, enter, who in ((0o004, 0o001, "everybody on this machine"), (0o040, 0o010, "its group")):
+    for bit, enter, who in (
+        (0o004, 0o001, "everybody on this machine"),
+        (0o040, 0o010, "its group"),
+    ):
         if modes[0] & bit and all(mode & enter for mode in modes[1:]):
             return who
     return "you alone"
@@ -145,8 +162,9 @@ def _privacy(runs: Path) -> Iterator[Check]:
     yield Check(
         "kept in a run",
         "ok",
-        "cases under hashed names, no path of the data: trace, report, adapter and MLflow. Two files that you alone can read say more: config.json "
-        "(where the data are, to resume) and cases.json (what the cases are called)",
+        "cases under hashed names, no path of the data: trace, report, adapter and MLflow. Two"
+        " files that you alone can read say more: config.json (where the data are, to resume) and"
+        " cases.json (what the cases are called)",
     )
 
 
@@ -156,12 +174,19 @@ def _network(runs: Path) -> Iterator[Check]:
     else:
         yield Check("telemetry", "problem", "MLflow's is on; set MLFLOW_DISABLE_TELEMETRY=true")
     foreign = [name for name in _FOREIGN_STORE if os.environ.get(name)]
-    said = "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only, and answers whoever has the link that it prints"
-    yield Check("network", "ok", said + (f" ({', '.join(foreign)} is set and not used)" if foreign else ""))
+    said = (
+        "nothing is fetched or sent; `seapeft ui` listens on 127.0.0.1 only, and answers whoever"
+        " has the link that it prints"
+    )
+    yield Check(
+        "network", "ok", said + (f" ({', '.join(foreign)} is set and not used)" if foreign else "")
+    )
 
 
 def _silent() -> bool:
-    """Whether MLflow sends nothing, in the state in which every run loads it: `_store` has opened a store."""
+    """Whether MLflow sends nothing, in the state in which every run loads it: `_store` has
+    opened a store.
+    """
     from mlflow.telemetry.utils import is_telemetry_disabled
 
     return bool(is_telemetry_disabled())

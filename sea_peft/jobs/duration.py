@@ -41,7 +41,9 @@ def expected(setup: Setup) -> Duration:
     0, so nothing is learnt.
     """
     scan, reading = _timed(
-        lambda: prepare(setup.split.shots[0], setup.recipe, setup.dataset.channels, setup.dataset.labels)
+        lambda: prepare(
+            setup.split.shots[0], setup.recipe, setup.dataset.channels, setup.dataset.labels
+        )
     )
     crops = CropSampler((scan,), setup.window, setup.options.seed, setup.settings.augmentation)
     space, settings, model = setup.space, setup.settings, setup.model
@@ -52,7 +54,11 @@ def expected(setup: Setup) -> Duration:
 
     def train(open_units: Collection[str], steps: int) -> Callable[[], object]:
         trainer = Trainer(
-            model, settings.batch_size, space.head > 0, head_alone=not open_units, holds_known=settings.holds_known
+            model,
+            settings.batch_size,
+            space.head > 0,
+            head_alone=not open_units,
+            holds_known=settings.holds_known,
         )
         return lambda: trainer.train(open_units, crops, 0, steps, lambda _: 0.0, lambda *_: None)
 
@@ -60,11 +66,17 @@ def expected(setup: Setup) -> Duration:
     step = _seconds(train(units, 1)) if units else head_step
     image = crops.batch(0, 1)[0].to(setup.device)
     with torch.no_grad():
-        look = _seconds(lambda: model(image).sum().item())  # a number is there only when the device is done
+        look = _seconds(
+            lambda: model(image).sum().item()
+        )  # a number is there only when the device is done
     model.bank.forget()
 
     _, cycles, _ = settings.plan()
-    ranked = len(cycles) * settings.saliency_batches * math.ceil(len(space.units) / _SALIENCY_AT_ONCE) if audits else 0
+    ranked = (
+        len(cycles) * settings.saliency_batches * math.ceil(len(space.units) / _SALIENCY_AT_ONCE)
+        if audits
+        else 0
+    )
     audited = min(len(units), setup.policy.most_audited or len(units)) if audits else 0
     looks = len(cycles) * audited * settings.audit_patches
     policy = (settings.steps + ranked) * step + looks * look

@@ -31,11 +31,17 @@ def _same(writer: CaseWriter, case: FileCase, files: CaseFiles) -> Sidecar | Non
     if not all(path.is_file() for path in files.all):
         return None
     found = _read(files.sidecar)
-    if found is None or any(found.get(key) != value for key, value in writer.depends_on(files).items()):
+    if found is None or any(
+        found.get(key) != value for key, value in writer.depends_on(files).items()
+    ):
         return None
     labels = writer.predictor.labels
     volumes = found.get("volumes_ml")
-    if not isinstance(volumes, dict) or volumes.keys() != set(labels) or not all(map(_is_number, volumes.values())):
+    if (
+        not isinstance(volumes, dict)
+        or volumes.keys() != set(labels)
+        or not all(map(_is_number, volumes.values()))
+    ):
         return None
     if writer.statistics and not are_numbers(found.get("statistics"), labels):
         return None
@@ -43,7 +49,9 @@ def _same(writer: CaseWriter, case: FileCase, files: CaseFiles) -> Sidecar | Non
         return None
     if files.disagreement is not None and not _are_shares(found.get("disagreement"), labels):
         return None
-    return found if found.get("input_sha256") == digest_of(case) else None  # last: it reads the scan
+    return (
+        found if found.get("input_sha256") == digest_of(case) else None
+    )  # last: it reads the scan
 
 
 def refuse_to_replace(
@@ -54,7 +62,9 @@ def refuse_to_replace(
 
     `resume`: cases whose results are up to date have been taken out of the cases.
     """
-    sources = {path.resolve() for case in cases for image in case.images.values() for path in image.files}
+    sources = {
+        path.resolve() for case in cases for image in case.images.values() for path in image.files
+    }
     written: set[Path] = set()
     for files in (targets[case.id] for case in cases):
         mask = _mask_of(files.sidecar)
@@ -66,19 +76,24 @@ def refuse_to_replace(
                 raise UsageError(f"{path} is an input and would be replaced; choose another --out.")
             if path.exists() and mask is None:
                 raise UsageError(
-                    f"{path} exists and is no earlier prediction (those have a {files.sidecar.name} beside them), so it is never "
-                    "replaced; choose another --out."
+                    f"{path} exists and is no earlier prediction (those have a {files.sidecar.name}"
+                    " beside them), so it is never replaced; choose another --out."
                 )
             if path.exists() and not overwrite and not left_by_a_killed_process:
                 raise UsageError(
-                    f"{path} exists already, and was made with another adapter, other options or from another scan; choose another --out, or "
-                    "replace such results with --overwrite."
+                    f"{path} exists already, and was made with another adapter, other options or"
+                    " from another scan; choose another --out, or replace such results with"
+                    " --overwrite."
                     if resume
-                    else f"{path} exists already; choose another --out, keep what was predicted before with --resume, or replace it with "
-                    "--overwrite."
+                    else (
+                        f"{path} exists already; choose another --out, keep what was predicted"
+                        " before with --resume, or replace it with --overwrite."
+                    )
                 )
             if path in written:
-                raise UsageError(f"Two results would be called {path.name}; rename a case or a label.")
+                raise UsageError(
+                    f"Two results would be called {path.name}; rename a case or a label."
+                )
             written.add(path)
 
 

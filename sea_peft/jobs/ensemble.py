@@ -80,17 +80,24 @@ class Ensemble(Predictor):
             opened = [member.loaded.backbone for member in self.members]
             self.members.append(Predictor(path, typed, device, use, opened=opened))
         for path, member in zip(others, self.members[1:], strict=True):
-            if member.sha256 in {before.sha256 for before in self.members[: self.members.index(member)]}:
-                raise UsageError(f"--with {path} is an adapter that is there already; give each one once.")
+            if member.sha256 in {
+                before.sha256 for before in self.members[: self.members.index(member)]
+            }:
+                raise UsageError(
+                    f"--with {path} is an adapter that is there already; give each one once."
+                )
             if found := difference(self.config, member.config):
                 raise UsageError(
-                    f"--with {path} does not fit: {found}. Masks can be averaged only where these agree; leave it out."
+                    f"--with {path} does not fit: {found}. Masks can be averaged only where these"
+                    " agree; leave it out."
                 )
         self._open = [member.model.bank.active for member in self.members]
         for member in self.members:
             member.model.bank.activate(())
 
-    def probabilities(self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched) -> Planes:
+    def probabilities(
+        self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched
+    ) -> Planes:
         return self.with_disagreement(scan, folder, progress)[0]
 
     def with_disagreement(
@@ -98,7 +105,14 @@ class Ensemble(Predictor):
     ) -> tuple[Planes, Disagreement]:
         pairs = _Pairs(len(self.members), 1 + len(self.labels))
         mean, where = probabilities(
-            self._each, scan, self.config.window, self.device, self._batch, folder, progress, pairs.combined
+            self._each,
+            scan,
+            self.config.window,
+            self.device,
+            self._batch,
+            folder,
+            progress,
+            pairs.combined,
         )
         return mean, Disagreement(where, pairs.per_label(tuple(self.labels)))
 
@@ -119,15 +133,19 @@ class Ensemble(Predictor):
     def kept_by_default(self) -> Mapping[str, str]:
         """The rules that every run has chosen alike."""
         first, *others = (member.config.keep for member in self.members)
-        return {label: rule for label, rule in first.items() if all(rule == keep.get(label) for keep in others)}
+        return {
+            label: rule
+            for label, rule in first.items()
+            if all(rule == keep.get(label) for keep in others)
+        }
 
     def estimate(self, cases: Sequence[Case], ahead: Sequence[Case] = ()) -> Need:
         return self._estimate(cases, ahead, networks=len(self.members))
 
 
 class _Pairs:
-    """Combines the probabilities of several networks, slab after slab, and counts in how many voxels
-    every two of them have the same label.
+    """Combines the probabilities of several networks, slab after slab, and counts in how many
+    voxels every two of them have the same label.
 
     `networks`: how many. `classes`: background included.
     """
@@ -145,7 +163,9 @@ class _Pairs:
             sizes += torch.bincount(winner, minlength=classes).numpy()
         apart = torch.zeros_like(slabs[0][:1])
         for shared, (a, b) in zip(self._shared, self._pairs, strict=True):
-            shared += torch.bincount(winners[a][winners[a] == winners[b]], minlength=classes).numpy()
+            shared += torch.bincount(
+                winners[a][winners[a] == winners[b]], minlength=classes
+            ).numpy()
             apart += (slabs[a] - slabs[b]).abs().sum(dim=0, keepdim=True)
         return torch.stack(tuple(slabs)).mean(dim=0), apart.div_(2 * len(self._pairs)).clamp_(max=1)
 
@@ -154,7 +174,11 @@ class _Pairs:
         found: dict[str, float | None] = {}
         for index, label in enumerate(labels, start=1):
             both = [self._sizes[a, index] + self._sizes[b, index] for a, b in self._pairs]
-            dice = [2 * shared[index] / size for shared, size in zip(self._shared, both, strict=True) if size]
+            dice = [
+                2 * shared[index] / size
+                for shared, size in zip(self._shared, both, strict=True)
+                if size
+            ]
             found[label] = round(1 - float(np.mean(dice)), 4) if dice else None
         return found
 
@@ -163,12 +187,14 @@ def _require_adapted(paths: Sequence[Path], use: str | None) -> None:
     """Raise UsageError if one of the networks would be the unadapted one."""
     if use == "unadapted":
         raise UsageError(
-            "--with averages adapters, so there is none to leave out; give --use unadapted without --with."
+            "--with averages adapters, so there is none to leave out; give --use unadapted without"
+            " --with."
         )
     for path in paths if use is None else ():
         recommended = read_adapter_config(adapter_folder(path)).recommended
         if recommended.network != "adapted":
             raise UsageError(
-                f"The run of {path} recommends the unadapted network ({recommended.evidence}), which is no adapter to average; leave it out, "
-                "or have all adapters used with --use adapted."
+                f"The run of {path} recommends the unadapted network ({recommended.evidence}),"
+                " which is no adapter to average; leave it out, or have all adapters used with"
+                " --use adapted."
             )

@@ -36,7 +36,11 @@ from sea_peft.loop.events import RunStarted
 MEASURES = tuple(field.name for field in dataclasses.fields(Scores))
 CASES = ("all", "test")
 _UNNAMED = re.compile(r"label_\d+")  # readers' names for labels in a layout without names
-_UNITS = {"hd95": "hd95_mm", "volume_difference": "volume_difference_ml", "reference_volume": "reference_volume_ml"}
+_UNITS = {
+    "hd95": "hd95_mm",
+    "volume_difference": "volume_difference_ml",
+    "reference_volume": "reference_volume_ml",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,9 @@ class Evaluation:
                 "network": self.network,
                 "dice": self.overall("dice"),
                 "mean": {measure: self.overall(measure) for measure in MEASURES},
-                "per_label": {label: {m: self.mean(label, m) for m in MEASURES} for label in self.labels},
+                "per_label": {
+                    label: {m: self.mean(label, m) for m in MEASURES} for label in self.labels
+                },
                 "per_case": self.cases,
                 "roles": self.roles,
                 "failed": self.failed,
@@ -132,7 +138,9 @@ def evaluate(
             a test case.
     """
     if not 0 <= tolerance <= 1000:
-        raise UsageError(f"--tolerance {tolerance:g} is no distance in mm; choose one from 0 to 1000.")
+        raise UsageError(
+            f"--tolerance {tolerance:g} is no distance in mm; choose one from 0 to 1000."
+        )
     predictor = Predictor(adapter, typed, device, use, "evaluate")
     keeping = predictor.keeping(keep)
     opened = open_data(data)
@@ -143,27 +151,35 @@ def evaluate(
     unscored = predictor.labels.keys() - chosen.labels.keys()
     if chosen.labels.keys() - predictor.labels.keys() or (unscored and not widened):
         raise UsageError(
-            f"The adapter predicts {', '.join(predictor.labels)}, not {', '.join(chosen.labels)}; name those with --label."
+            f"The adapter predicts {', '.join(predictor.labels)}, not {', '.join(chosen.labels)};"
+            " name those with --label."
         )
     ours = {name: chosen.labels[name] for name in predictor.labels if name in chosen.labels}
     theirs = chosen.channels if channels else matching_channels(opened, predictor.channels)
     if len(theirs) != len(predictor.channels):
         raise UsageError(
-            f"The adapter takes {count(len(predictor.channels), 'channel')} ({', '.join(predictor.channels)}), not {len(theirs)}; "
-            "name as many with --channel."
+            f"The adapter takes {count(len(predictor.channels), 'channel')}"
+            f" ({', '.join(predictor.channels)}), not {len(theirs)}; name as many with --channel."
         )
     roles: dict[str, str] = {}
     warnings = []
     try:
         roles = _roles(adapter, data)
     except UsageError as error:
-        warnings.append(f"{str(error).rstrip('.')}, so shots of the run cannot be told apart from new cases.")
-    if not (labels or roles):  # labels are not named, and these are not the data that the adapter was made with
-        warnings += _other_names(opened, {name: codes for name, codes in predictor.labels.items() if name in ours})
+        warnings.append(
+            f"{str(error).rstrip('.')}, so shots of the run cannot be told apart from new cases."
+        )
+    if not (
+        labels or roles
+    ):  # labels are not named, and these are not the data that the adapter was made with
+        warnings += _other_names(
+            opened, {name: codes for name, codes in predictor.labels.items() if name in ours}
+        )
     if unscored and not labels:
         warnings.append(
-            f"Not scored, since {chosen.name} has no label of that name: {', '.join(name for name in predictor.labels if name in unscored)}; where "
-            "it has one under another name, give each label with --label NAME=CODE."
+            f"Not scored, since {chosen.name} has no label of that name:"
+            f" {', '.join(name for name in predictor.labels if name in unscored)}; where it has one"
+            " under another name, give each label with --label NAME=CODE."
         )
     picked = _picked(chosen, cases, roles)
     scored: dict[str, dict[str, Scores]] = {}
@@ -187,7 +203,11 @@ def evaluate(
         warnings=tuple(warnings),
         network=predictor.network,
         choice=predictor.choice()
-        + (f" Kept of masks: {', '.join(f'{k} {v}' for k, v in keeping.items())}." if keeping else ""),
+        + (
+            f" Kept of masks: {', '.join(f'{k} {v}' for k, v in keeping.items())}."
+            if keeping
+            else ""
+        ),
     )
 
 
@@ -206,7 +226,10 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path, Pat
         }
         for measure in MEASURES
     }
-    about = f"{evaluation.data}: {count(len(evaluation.cases), 'case')}, in brackets those where a score is defined"
+    about = (
+        f"{evaluation.data}: {count(len(evaluation.cases), 'case')}, in brackets those where a"
+        " score is defined"
+    )
     write_bytes(picture, boxplot_png(by_measure, evaluation.labels, about))
     return table, document, picture
 
@@ -224,15 +247,23 @@ def _score(
     assert stored is not None, "only labelled cases are picked"
     require_same_grid(case.id, "label", stored, "image", case.image(channels[0]))
     predicted = predictor.label_map(case, channels, progress)
-    rules = {index: keeping[name] for index, name in enumerate(predictor.labels, start=1) if name in keeping}
+    rules = {
+        index: keeping[name]
+        for index, name in enumerate(predictor.labels, start=1)
+        if name in keeping
+    }
     predicted = keep_parts(predicted, rules, math.prod(stored.spacing) / 1000)
     reference = label_indices(np.asarray(stored.array), labels)
-    scored = np.array([0, *(1 + list(labels).index(name) if name in labels else 0 for name in predictor.labels)])
+    scored = np.array(
+        [0, *(1 + list(labels).index(name) if name in labels else 0 for name in predictor.labels)]
+    )
     return score_labels(scored[predicted], reference, tuple(labels), stored.spacing, tolerance)
 
 
 def _wanted(dataset: Dataset, name: str, codes: Sequence[int]) -> str:
-    """The adapter's label as `select` takes it: by name if the data set declares it, else by its codes."""
+    """The adapter's label as `select` takes it: by name if the data set declares it, else by
+    its codes.
+    """
     declared = {known.lower(): known for known in dataset.labels}
     if name.lower() in declared:
         return f"{name}={','.join(map(str, dataset.labels[declared[name.lower()]]))}"
@@ -258,15 +289,21 @@ def _other_names(dataset: Dataset, labels: Mapping[str, Sequence[int]]) -> list[
     has other names.
     """
     declared = {name.lower() for name in dataset.labels}
-    names = {code: name for name, codes in dataset.labels.items() for code in codes if not _UNNAMED.fullmatch(name)}
+    names = {
+        code: name
+        for name, codes in dataset.labels.items()
+        for code in codes
+        if not _UNNAMED.fullmatch(name)
+    }
     sentences = []
     for label, codes in labels.items():
         others = [code for code in codes if code in names]
         if others and label.lower() not in declared and not _UNNAMED.fullmatch(label):
             these = f"code{'' if len(others) == 1 else 's'} {', '.join(map(str, others))}"
             sentences.append(
-                f"{label} is scored against {these}, which this data set calls {', '.join(names[code] for code in others)}; "
-                "if that is another structure, name the right one with --label."
+                f"{label} is scored against {these}, which this data set calls"
+                f" {', '.join(names[code] for code in others)}; if that is another structure, name"
+                " the right one with --label."
             )
     return sentences
 
@@ -282,12 +319,20 @@ def _roles(adapter: Path, data: str) -> dict[str, str]:
     folder = RunFolder(path)
     if not (folder.trace.is_file() and folder.config.is_file()):
         return {}
-    if (folder.read_config().data or f"phantom:{DEFAULT_TARGET}") not in (data, str(Path(data).resolve())):
+    if (folder.read_config().data or f"phantom:{DEFAULT_TARGET}") not in (
+        data,
+        str(Path(data).resolve()),
+    ):
         return {}
     started = read_trace(folder.trace)[0]
     assert isinstance(started, RunStarted), "a trace begins with it"
     by_hash = folder.read_case_names()
-    return {by_hash[hashed]: role for role, ids in started.split.items() for hashed in ids if hashed in by_hash}
+    return {
+        by_hash[hashed]: role
+        for role, ids in started.split.items()
+        for hashed in ids
+        if hashed in by_hash
+    }
 
 
 def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case]:
@@ -296,11 +341,13 @@ def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case
         return everything
     if cases != "test":
         raise UsageError(f"--cases {cases} is not known; there are {' and '.join(CASES)}.")
-    tests = [case for case in everything if roles.get(case.id) == "test"] or list(dataset.test_cases)
+    tests = [case for case in everything if roles.get(case.id) == "test"] or list(
+        dataset.test_cases
+    )
     if not tests:
         raise UsageError(
-            f"{dataset.name} marks no case as test, and the adapter's run kept none for that, had other data or does not name its cases; leave "
-            "--cases out."
+            f"{dataset.name} marks no case as test, and the adapter's run kept none for that, had"
+            " other data or does not name its cases; leave --cases out."
         )
     return tests
 
@@ -308,7 +355,9 @@ def _picked(dataset: Dataset, cases: str, roles: Mapping[str, str]) -> list[Case
 def _csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["case", "label", *(_UNITS.get(measure, measure) for measure in MEASURES), "role"])
+    rows.writerow(
+        ["case", "label", *(_UNITS.get(measure, measure) for measure in MEASURES), "role"]
+    )
     for case, by_label in evaluation.cases.items():
         for label, scores in by_label.items():
             values = [getattr(scores, measure) for measure in MEASURES]

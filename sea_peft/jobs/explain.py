@@ -1,4 +1,6 @@
-"""Looks inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and worst test case."""
+"""Looks inside the network of a finished run: ProtoSeg and Grad-CAM on its best, median and
+worst test case.
+"""
 
 import collections
 import contextlib
@@ -74,15 +76,20 @@ class Explanation:
     def pictures(self, history: History) -> list[Picture]:
         """The figures for the report."""
         means = {
-            site: (mean(self.ability["unadapted"][site].values()), mean(self.ability["adapted"][site].values()))
+            site: (
+                mean(self.ability["unadapted"][site].values()),
+                mean(self.ability["adapted"][site].values()),
+            )
             for site in self.ability["adapted"]
         }
         over = f"mean over {count(len(self.labels), 'label')} and {count(self.cases, 'test case')}"
         made = [
             Picture(
-                "ProtoSeg: how well a label could be drawn from one layer's features alone, by which of two averages (inside or "
-                f"outside the label) each voxel is nearer to; {over}. Layers where the unadapted network is weak and the adapted one "
-                "is not are where added capacity paid. An adapter also changes every layer after its own.",
+                "ProtoSeg: how well a label could be drawn from one layer's features alone, by"
+                " which of two averages (inside or outside the label) each voxel is nearer to;"
+                f" {over}. Layers where the unadapted network is weak and the adapted one is not"
+                " are where added capacity paid. An adapter also changes every layer after its"
+                " own.",
                 svg(ability_figure(history, means)),
                 "image/svg+xml",
             )
@@ -90,10 +97,12 @@ class Explanation:
         if self.cams is not None:
             made.append(
                 Picture(
-                    "Grad-CAM of the adapted network on the median case: where in the picture each label's score comes from, seen from "
-                    "the last layer of every stage; air is left out. Dice: the map above Otsu's threshold against the label. Early layers "
-                    "see surroundings rather than organs; dots in a grid are made by the network's own upsampling. A map that misses the label is "
-                    "a reason to look closer, not a proof of a mistake.",
+                    "Grad-CAM of the adapted network on the median case: where in the picture each"
+                    " label's score comes from, seen from the last layer of every stage; air is"
+                    " left out. Dice: the map above Otsu's threshold against the label. Early"
+                    " layers see surroundings rather than organs; dots in a grid are made by the"
+                    " network's own upsampling. A map that misses the label is a reason to look"
+                    " closer, not a proof of a mistake.",
                     self.cams,
                 )
             )
@@ -127,11 +136,15 @@ def explain(run: Revisited, progress: Progress = unwatched) -> Explanation:
             for path, each in seen.items():
                 attention[state][path].append([_dice(m, n, crop) for n, m in enumerate(each, 1)])
         if shown.role == "Median" or cams is None:
-            columns = {path: stage for path, stage in last.items() if path in maps}  # a list of tokens has no map
+            columns = {
+                path: stage for path, stage in last.items() if path in maps
+            }  # a list of tokens has no map
             cams = _cam_png(shown, crop, predictor.config, labels, columns, maps, seen)
         progress(done, len(run.shown))
     by_layer, by_map = (_means(measured, labels) for measured in (ability, attention))
-    return Explanation(labels=labels, cases=len(run.shown), ability=by_layer, attention=by_map, cams=cams)
+    return Explanation(
+        labels=labels, cases=len(run.shown), ability=by_layer, attention=by_map, cams=cams
+    )
 
 
 def _crop(run: Revisited, shown: ShownCase) -> _Crop:
@@ -143,7 +156,11 @@ def _crop(run: Revisited, shown: ShownCase) -> _Crop:
 
 def _last_of_stages(sites: Sequence[Site]) -> dict[str, str]:
     """Path → stage, of the last site of every stage but the stem, in execution order."""
-    last = {site.stage: site.path for site in sorted(sites, key=lambda site: site.order) if site.stage != "stem"}
+    last = {
+        site.stage: site.path
+        for site in sorted(sites, key=lambda site: site.order)
+        if site.stage != "stem"
+    }
     return {path: stage for stage, path in last.items()}
 
 
@@ -152,7 +169,9 @@ def _inside(found: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _dice(inside: torch.Tensor | None, index: int, crop: _Crop) -> float:
-    """Dice of the map's counted part with the label of this index; NaN if there is no map or no such label."""
+    """Dice of the map's counted part with the label of this index; NaN if there is no map or no
+    such label.
+    """
     wanted = crop.label == index
     return float("nan") if inside is None or not wanted.any() else overlap(inside, wanted)
 
@@ -176,7 +195,10 @@ def _cam_png(
     def upright(values: torch.Tensor) -> np.ndarray:
         return orientations.apply_orientation(values.float().cpu().numpy(), turn)
 
-    drawn = sorted((n for n in shown.dice if (crop.label == labels.index(n) + 1).any()), key=lambda n: -shown.dice[n])
+    drawn = sorted(
+        (n for n in shown.dice if (crop.label == labels.index(n) + 1).any()),
+        key=lambda n: -shown.dice[n],
+    )
     if len(drawn) > _MOST_ROWS:
         drawn = [drawn[0], drawn[len(drawn) // 2], drawn[-1]]
     rows = []
@@ -188,7 +210,11 @@ def _cam_png(
             dice = _dice(inside, index + 1, crop)
             heats.append(
                 Heat(
-                    f"{stage}: no map" if values is None or inside is None else f"{stage}: Dice {dice:.2f}",
+                    (
+                        f"{stage}: no map"
+                        if values is None or inside is None
+                        else f"{stage}: Dice {dice:.2f}"
+                    ),
                     None if values is None else upright(values),
                     None if inside is None else upright(inside) > 0.5,
                 )
@@ -207,7 +233,10 @@ def _means(of_cases: Measured, labels: Sequence[str]) -> LayerDice:
     """Means over the cases that have the label, label by label."""
     return {
         state: {
-            path: {name: mean(values) for name, values in zip(labels, zip(*cases, strict=True), strict=True)}
+            path: {
+                name: mean(values)
+                for name, values in zip(labels, zip(*cases, strict=True), strict=True)
+            }
             for path, cases in by_path.items()
         }
         for state, by_path in of_cases.items()
@@ -217,7 +246,10 @@ def _means(of_cases: Measured, labels: Sequence[str]) -> LayerDice:
 def _without_nan(scores: LayerDice) -> dict[str, object]:
     return {
         state: {
-            site: {label: None if math.isnan(value) else round(value, 6) for label, value in row.items()}
+            site: {
+                label: None if math.isnan(value) else round(value, 6)
+                for label, value in row.items()
+            }
             for site, row in sites.items()
         }
         for state, sites in scores.items()

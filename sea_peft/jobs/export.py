@@ -17,7 +17,11 @@ from sea_peft.jobs.exporting.trial import OFF_GRID, ON_GRID, Trial
 from sea_peft.jobs.predictor import Predictor
 
 TARGETS = ("bundle", "nnunet", "onnx", "peft", "torch")
-_NEEDS = {"bundle": ("ignite", "fire"), "onnx": ("onnx", "onnxscript", "onnxruntime"), "peft": ("peft",)}
+_NEEDS = {
+    "bundle": ("ignite", "fire"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "peft": ("peft",),
+}
 _EXTRA = {"peft": "peers"}
 
 
@@ -78,7 +82,8 @@ def export(
     lacking = [name for name in _NEEDS.get(to, ()) if importlib.util.find_spec(name) is None]
     if lacking:
         raise UsageError(
-            f"--to {to} needs {', '.join(lacking)}, which is not installed; `pip install 'sea_peft[{_EXTRA.get(to, 'export')}]'`."
+            f"--to {to} needs {', '.join(lacking)}, which is not installed; `pip install"
+            f" 'sea_peft[{_EXTRA.get(to, 'export')}]'`."
         )
     predictor = Predictor(adapter, typed, "cpu", use, "export")
     linear = predictor.recipe.resampler == "linear"
@@ -88,27 +93,38 @@ def export(
         peft.require_lora(predictor)
     elif to != "nnunet" and not linear:
         raise UsageError(
-            "This network sees scans as nnU-Net's own preprocessor makes them, which goes along with nnU-Net alone; export --to nnunet."
+            "This network sees scans as nnU-Net's own preprocessor makes them, which goes along"
+            " with nnU-Net alone; export --to nnunet."
         )
     if say is not None:
         say(predictor.choice())
     with contextlib.ExitStack() as open_folders:
         building = open_folders.enter_context(atomic.new_folder(out))
-        work = Path(open_folders.enter_context(tempfile.TemporaryDirectory(prefix="seapeft-export-")))
+        work = Path(
+            open_folders.enter_context(tempfile.TemporaryDirectory(prefix="seapeft-export-"))
+        )
         (work / "trial").mkdir()
-        trial = Trial.of(predictor, work / "trial", ON_GRID if to == "nnunet" and linear else OFF_GRID)
+        trial = Trial.of(
+            predictor, work / "trial", ON_GRID if to == "nnunet" and linear else OFF_GRID
+        )
         with atomic.writing(out):
             agreement = _write(to, predictor, building, trial, source, typed)
             for left in building.rglob("__pycache__"):
                 shutil.rmtree(left)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return Exported(
-        folder=out, to=to, network=predictor.network, labels=tuple(predictor.labels), agreement=agreement,
+        folder=out,
+        to=to,
+        network=predictor.network,
+        labels=tuple(predictor.labels),
+        agreement=agreement,
         files=tuple(files),
-    )  # fmt: skip
+    )
 
 
-def _write(to: str, predictor: Predictor, folder: Path, trial: Trial, source: Path | None, typed: Typed) -> float:
+def _write(
+    to: str, predictor: Predictor, folder: Path, trial: Trial, source: Path | None, typed: Typed
+) -> float:
     if to == "nnunet":
         from sea_peft.jobs.exporting import nnunet
 

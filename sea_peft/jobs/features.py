@@ -23,12 +23,16 @@ class Pooled:
     def add(self, output: torch.Tensor, last: bool) -> None:
         """Add one forward's output `[B, C, …]`, or with `last` `[B, …, C]`."""
         by_channel = output.detach().movedim(-1 if last else 1, 0).flatten(1)
-        found = by_channel.sum(dim=1, dtype=torch.float64).cpu()  # of a few thousand places a window
+        found = by_channel.sum(
+            dim=1, dtype=torch.float64
+        ).cpu()  # of a few thousand places a window
         self._sum = found if self._sum is None else self._sum + found
         self._places += by_channel.shape[1]
 
     def take(self) -> np.ndarray:
-        """The means `[C]` of the outputs since the last call. Raises ValueError if there were none."""
+        """The means `[C]` of the outputs since the last call. Raises ValueError if there were
+        none.
+        """
         if self._sum is None:
             raise ValueError("the network has not run")
         means: np.ndarray = (self._sum / self._places).numpy()
@@ -72,7 +76,9 @@ def bottleneck(sites: Sequence[Site]) -> str:
 
 
 def distances(features: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each of `features` `[n, C]` to the nearest of `to` `[m, C]`; infinite if m is 0."""
+    """Euclidean distance of each of `features` `[n, C]` to the nearest of `to` `[m, C]`;
+    infinite if m is 0.
+    """
     if not len(to):
         return np.full(len(features), np.inf)
     apart: np.ndarray = np.linalg.norm(features[:, None] - to[None], axis=-1).min(axis=1)

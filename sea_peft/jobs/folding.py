@@ -27,8 +27,8 @@ def weighed_tensors(models: Sequence[Adapted], shares: Sequence[float]) -> dict[
     the one with adapter i folded in.
 
     With shares that add up to 1 this is the weighted mean of the merged networks, a model soup
-    (Wortsman et al. 2022, arXiv 2203.05482); in general, a sum of task vectors (Ilharco et al. 2023,
-    arXiv 2212.04089, section 2).
+    (Wortsman et al. 2022, arXiv 2203.05482); in general, a sum of task vectors (Ilharco et al.
+    2023, arXiv 2212.04089, section 2).
 
     Args:
         models: adapters of one backbone, with heads for the same rows.
@@ -47,7 +47,8 @@ def weighed_tensors(models: Sequence[Adapted], shares: Sequence[float]) -> dict[
         for share, changed in zip(shares, changes, strict=True):
             if key in changed and changed[key].shape != own.shape:
                 raise WeightsError(
-                    f"A unit makes {key} larger, so it has no place among the weights of other adapters; merge that adapter alone."
+                    f"A unit makes {key} larger, so it has no place among the weights of other"
+                    " adapters; merge that adapter alone."
                 )
             if key in changed:
                 total += share * (changed[key] - own)
@@ -64,8 +65,8 @@ def weighed_tensors(models: Sequence[Adapted], shares: Sequence[float]) -> dict[
 def head_folded(
     model: Adapted, weight_delta: torch.Tensor | None = None, bias_delta: torch.Tensor | None = None
 ) -> tuple[str, torch.Tensor, torch.Tensor]:
-    """The last convolution with the head folded in: its path, weight `[K + new, C, k, k, k]` and bias
-    `[K + new]`, with a row for each new label behind those of the backbone's classes.
+    """The last convolution with the head folded in: its path, weight `[K + new, C, k, k, k]` and
+    bias `[K + new]`, with a row for each new label behind those of the backbone's classes.
 
     A head that acts on the logits becomes a 1×1×1 convolution behind them, at `growth.LAST`.
     `weight_delta`, `bias_delta`: instead of the head's own. Raises WeightsError if the last
@@ -73,12 +74,18 @@ def head_folded(
     """
     head = model.head
     if model.head_path is None:
-        path, weight, bias = LAST, torch.eye(head.classes)[:, :, None, None, None], torch.zeros(head.classes)
+        path, weight, bias = (
+            LAST,
+            torch.eye(head.classes)[:, :, None, None, None],
+            torch.zeros(head.classes),
+        )
     else:
         path, last = model.head_path, model.backbone.get_submodule(model.head_path)
         weight, bias = (getattr(last, name) for name in ("weight", "bias"))
     if bias is None:
-        raise WeightsError(f"The head cannot be merged: {path} has no bias that its own could be added to.")
+        raise WeightsError(
+            f"The head cannot be merged: {path} has no bias that its own could be added to."
+        )
     # a new label starts as the background's row with a share of its odds (TargetHead)
     rows = torch.cat([weight, weight[:1].expand(head.new, *weight.shape[1:])])
     shifts = torch.cat([bias, bias[:1].expand(head.new) + math.log(NEW_LABEL_ODDS)])

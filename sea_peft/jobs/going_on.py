@@ -1,4 +1,6 @@
-"""`adapt --from RUN`: what a new run takes over from an earlier one after more scans have been labelled."""
+"""`adapt --from RUN`: what a new run takes over from an earlier one after more scans have been
+labelled.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ import torch
 
 from sea_peft import documents
 from sea_peft.adapters import Adapted
-from sea_peft.artefacts.adapter_file import CONFIG_NAME, MODEL_NAME, AdapterConfig, load_adapter_files
+from sea_peft.artefacts.adapter_file import (
+    CONFIG_NAME,
+    MODEL_NAME,
+    AdapterConfig,
+    load_adapter_files,
+)
 from sea_peft.artefacts.profile import Profile
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.trace import read_trace
@@ -60,15 +67,19 @@ class Earlier:
         UsageError if others, or impossible ones, were asked for.
         """
         spacing, patch = self.config.recipe.spacing, self.config.window.patch
-        for name, given, value in (("spacing", asked.spacing, spacing), ("patch", asked.patch, patch)):
+        for name, given, value in (
+            ("spacing", asked.spacing, spacing),
+            ("patch", asked.patch, patch),
+        ):
             if given is not None and given != value:
                 raise UsageError(
-                    f"--from {self.folder.path}: its adapter was trained with --{name} {_commas(value)}, not {_commas(given)}; leave --{name} out."
+                    f"--from {self.folder.path}: its adapter was trained with --{name}"
+                    f" {_commas(value)}, not {_commas(given)}; leave --{name} out."
                 )
         if asked.test == "cv":
             raise UsageError(
-                f"--test cv scores every shot by an adapter that never saw it, and the adapter of --from {self.folder.path} has; choose another "
-                "--test."
+                "--test cv scores every shot by an adapter that never saw it, and the adapter of"
+                f" --from {self.folder.path} has; choose another --test."
             )
         return dataclasses.replace(asked, spacing=spacing, patch=patch)
 
@@ -77,35 +88,44 @@ class Earlier:
         card, own = backbone.pretrained.card, self.config.backbone
         if own.sha256 != backbone.pretrained.sha256:
             raise WeightsError(
-                f"--from {self.folder.path}: its adapter is for {own.weights} ({own.architecture}), and this run would have {card.name} "
-                f"({card.architecture}); choose its network with --backbone or --weights, or leave --from out."
+                f"--from {self.folder.path}: its adapter is for {own.weights} ({own.architecture}),"
+                f" and this run would have {card.name} ({card.architecture}); choose its network"
+                " with --backbone or --weights, or leave --from out."
             )
 
-    def require_units(self, space: Space, labels: Sequence[str], profile: Profile, policy: str) -> None:
+    def require_units(
+        self, space: Space, labels: Sequence[str], profile: Profile, policy: str
+    ) -> None:
         """Raise UsageError or BudgetError if its labels, units or head do not fit a run with this
         profile and policy.
         """
         asked = f"--profile {profile.name} and --policy {policy}"
         if new := [label for label in labels if label not in self.config.labels]:
             raise UsageError(
-                f"--from {self.folder.path}: its adapter has no label {new[0]} ({', '.join(self.config.labels)}); choose among these with "
-                "--label, or leave --from out."
+                f"--from {self.folder.path}: its adapter has no label {new[0]}"
+                f" ({', '.join(self.config.labels)}); choose among these with --label, or leave"
+                " --from out."
             )
         if odd := [unit for unit in self.units if unit not in space.by_id]:
             raise UsageError(
-                f"--from {self.folder.path}: its unit {odd[0]} is not on offer under {asked}; choose those of that run."
+                f"--from {self.folder.path}: its unit {odd[0]} is not on offer under {asked};"
+                " choose those of that run."
             )
         kept = {"train": 0, "new": self.config.head.classes, "frozen": None}[
             profile.head
         ]  # rows that this run would not count
-        if any(tensor[:kept].any() for name, tensor in self.tensors.items() if name.startswith("head/")):
+        if any(
+            tensor[:kept].any() for name, tensor in self.tensors.items() if name.startswith("head/")
+        ):
             raise UsageError(
-                f"--from {self.folder.path}: it has fitted more of the head than would be counted under {asked}; choose those of that run."
+                f"--from {self.folder.path}: it has fitted more of the head than would be counted"
+                f" under {asked}; choose those of that run."
             )
         used = space.used(self.units)
         if used > space.limit:
             raise BudgetError(
-                f"--from {self.folder.path}: its units and the head take {used:,} of {space.limit:,} {space.kind.many}; raise --budget."
+                f"--from {self.folder.path}: its units and the head take {used:,} of"
+                f" {space.limit:,} {space.kind.many}; raise --budget."
             )
 
     def begin(self, model: Adapted, labels: Sequence[str]) -> None:
@@ -115,7 +135,9 @@ class Earlier:
         Of the head, labels that are not among `labels` are left out.
         """
         own = list(self.config.labels)
-        fresh = [label for label, row in zip(own, self.config.head.rows, strict=True) if row is None]
+        fresh = [
+            label for label, row in zip(own, self.config.head.rows, strict=True) if row is None
+        ]
         rows = [
             *range(model.head.classes),
             *(model.head.classes + fresh.index(label) for label in labels if label in fresh),
@@ -123,7 +145,9 @@ class Earlier:
         try:
             head = {name: self.tensors[f"head/{name}"][rows] for name in model.head.state_dict()}
             model.head.load_state_dict(head)
-            model.bank.load_state_dict({k: t for k, t in self.tensors.items() if not k.startswith("head/")})
+            model.bank.load_state_dict(
+                {k: t for k, t in self.tensors.items() if not k.startswith("head/")}
+            )
         except (KeyError, IndexError, RuntimeError) as error:
             raise WeightsError(
                 f"--from {self.folder.path}: its adapter does not fit this network ({error})."
@@ -160,7 +184,10 @@ def read_earlier(path: Path) -> Earlier:
         raise UsageError(f"--from {path}: its trace.jsonl is empty; give a finished run.")
     hashed = [case for role in ("support", "audit") for case in started.split[role]]
     if lost := [case for case in hashed if case not in names]:
-        raise UsageError(f"--from {path}: its cases.json does not name its shot {lost[0]}; it is not of this run.")
+        raise UsageError(
+            f"--from {path}: its cases.json does not name its shot {lost[0]}; it is not of this"
+            " run."
+        )
     sha256 = hashlib.sha256((folder.adapter / MODEL_NAME).read_bytes()).hexdigest()
     estimates = _estimates(trace, started)
     own = {unit.id: estimates[unit.id] for unit in config.units if unit.id in estimates}
@@ -172,12 +199,18 @@ def _estimates(trace: Sequence[events.Event], started: events.RunStarted) -> dic
     of the scan that it was trained on.
     """
     policy = started.settings.get("policy") or {}
-    settings = documents.check(UtilitySettings, policy["utility"]) if "utility" in policy else UtilitySettings()
+    settings = (
+        documents.check(UtilitySettings, policy["utility"])
+        if "utility" in policy
+        else UtilitySettings()
+    )
     found = documents.check(dict[str, Estimate], policy.get("carried") or {})
     for event in trace:
         if isinstance(event, events.Audited) and event.independent:
             for row in event.rows:
-                found[row.unit] = observe(found.get(row.unit, UNMEASURED), row.delta, row.standard_error, settings)
+                found[row.unit] = observe(
+                    found.get(row.unit, UNMEASURED), row.delta, row.standard_error, settings
+                )
     return found
 
 

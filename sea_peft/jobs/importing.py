@@ -140,7 +140,9 @@ def import_weights(
     """
     given = given or Given()
     if safe_name(name) != name:
-        raise UsageError(f"--as {name!r} is no name for weights; use letters, digits, '.', '_' and '-'.")
+        raise UsageError(
+            f"--as {name!r} is no name for weights; use letters, digits, '.', '_' and '-'."
+        )
     if name in cards():
         raise UsageError(f"There are weights called {name} already; choose another --as.")
     arch = backbone.architecture() if isinstance(backbone, Typed) else architecture(backbone)
@@ -151,12 +153,17 @@ def import_weights(
     known = source.know(checkpoint, arch.name)
     labels, channels = _labels(given, known, source), given.channels or known.channels
     if not channels:
-        raise UsageError(f"{file.name} does not say what its inputs are; give --channel for each, in their order.")
+        raise UsageError(
+            f"{file.name} does not say what its inputs are; give --channel for each, in their"
+            " order."
+        )
     tensors, left_out = source.translate(checkpoint.tensors)
     tensors = _without_prefix(tensors, arch, len(channels))
     recipe, in_front = _recipe(given, known, channels, file.name)
     settings = _settings(arch, tensors, known, given)
-    if given.intensity is not None:  # the origin's map in front of the network belongs to its own scaling
+    if (
+        given.intensity is not None
+    ):  # the origin's map in front of the network belongs to its own scaling
         settings = {key: value for key, value in settings.items() if key not in _MAP} | in_front
     kwargs = {**settings, "in_channels": len(channels), "out_channels": 1 + len(labels or ())}
     network = _build(arch, kwargs)
@@ -167,24 +174,29 @@ def import_weights(
     if one_output:
         tensors = fit.with_background(tensors, rows)
     left_out = sorted([*left_out, *idle])
-    fitted, report, new = _fitted(checkpoint, arch, network, tensors, rows, named=labels is not None)
+    fitted, report, new = _fitted(
+        checkpoint, arch, network, tensors, rows, named=labels is not None
+    )
     load_strictly(network, fitted, name)
     patch = given.patch or known.patch or _usual_patch(arch.limits_of(settings))
     arch.check_size(patch, settings)
     said = [f"Origin {source.name}: {source.about}.", *known.notes]
     if new:
         why = source.no_classifier or "no --labels name the checkpoint's classes"
-        said.append(f"The classifier is new and untrained, with a row for the background alone: {why}.")
+        said.append(
+            f"The classifier is new and untrained, with a row for the background alone: {why}."
+        )
     if one_output:
         said.append(
-            "Its one output is a sigmoid; it is two classes here, with logits 0 and z, which gives the same probabilities."
+            "Its one output is a sigmoid; it is two classes here, with logits 0 and z, which gives"
+            " the same probabilities."
         )
     expects = _expected(given, known, arch, recipe, patch, labels, channels, settings)
     assumed = [expected.what for expected in expects if expected.by == "assumed"]
     if assumed:
         said.append(
-            f"Assumed, because nobody says: {', '.join(assumed)}. See what comes of it on a scan of yours before you adapt: "
-            f"seapeft backbones try {name} SCAN --label MASK"
+            f"Assumed, because nobody says: {', '.join(assumed)}. See what comes of it on a scan of"
+            f" yours before you adapt: seapeft backbones try {name} SCAN --label MASK"
         )
     card = {
         "name": name,
@@ -209,10 +221,19 @@ def import_weights(
     except DiskError as error:
         raise DiskError(f"{str(error).rstrip('.')}, which XDG_DATA_HOME sets.") from error
     return Imported(
-        name=name, file=written.with_suffix(".safetensors"), card=written, origin=source.name,
-        parameters=sum(p.numel() for p in network.parameters()), labels=tuple(labels or ()), settings=settings, keys=report,
-        left_out=tuple(left_out), new=tuple(sorted(new)), expects=expects, said=tuple(said),
-    )  # fmt: skip
+        name=name,
+        file=written.with_suffix(".safetensors"),
+        card=written,
+        origin=source.name,
+        parameters=sum(p.numel() for p in network.parameters()),
+        labels=tuple(labels or ()),
+        settings=settings,
+        keys=report,
+        left_out=tuple(left_out),
+        new=tuple(sorted(new)),
+        expects=expects,
+        said=tuple(said),
+    )
 
 
 def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
@@ -221,7 +242,8 @@ def _labels(given: Given, known: Known, source: Origin) -> Sequence[str] | None:
     """
     if source.no_classifier and given.labels:
         raise UsageError(
-            f"The classifier of {source.name} checkpoints cannot be used here ({source.no_classifier}); leave --labels out."
+            f"The classifier of {source.name} checkpoints cannot be used here"
+            f" ({source.no_classifier}); leave --labels out."
         )
     if source.no_classifier:
         return None
@@ -237,12 +259,15 @@ def scaling(intensity: Scaling, channels: Sequence[str]) -> tuple[Intensity, dic
         return intensity, {}
     if intensity.range is None and not all(is_ct_name(channel) for channel in channels):
         raise UsageError(
-            f"Grey values of {', '.join(channels)} have no range of their own as those of a CT have; give --intensity none:LOW,HIGH."
+            f"Grey values of {', '.join(channels)} have no range of their own as those of a CT"
+            " have; give --intensity none:LOW,HIGH."
         )
     return hounsfield_units() if intensity.range is None else as_they_are(*intensity.range)
 
 
-def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> tuple[Recipe, dict[str, object]]:
+def _recipe(
+    given: Given, known: Known, channels: Sequence[str], file: str
+) -> tuple[Recipe, dict[str, object]]:
     """The origin's recipe with the user's changes, and the settings of the map in front of the
     network that belongs to it.
 
@@ -250,8 +275,12 @@ def _recipe(given: Given, known: Known, channels: Sequence[str], file: str) -> t
     """
     said = known.recipe.model_fields_set if known.recipe is not None else set()
     if "spacing" not in said and given.spacing is None:
-        raise UsageError(f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM.")
-    base = (known.recipe or Recipe()).model_copy(update={} if "intensity" in said else {"intensity": ZScore()})
+        raise UsageError(
+            f"{file} does not say at which voxel size it was trained; give --spacing MM,MM,MM."
+        )
+    base = (known.recipe or Recipe()).model_copy(
+        update={} if "intensity" in said else {"intensity": ZScore()}
+    )
     changes: dict[str, object] = {}
     if given.orientation is not None:
         changes["orientation"] = given.orientation
@@ -278,34 +307,67 @@ def _expected(
     def by(said: object, by_origin: object) -> str:
         return "you" if said is not None else "origin" if by_origin is not None else "assumed"
 
-    exact, of_origin = arch.limits_of({}).exact, known.recipe.model_fields_set if known.recipe is not None else set()
+    exact, of_origin = (
+        arch.limits_of({}).exact,
+        known.recipe.model_fields_set if known.recipe is not None else set(),
+    )
     rows = [
-        ("labels", ", ".join(labels or ()) or "none", by(given.labels, known.labels or known.recipe or not labels or None)),
+        (
+            "labels",
+            ", ".join(labels or ()) or "none",
+            by(given.labels, known.labels or known.recipe or not labels or None),
+        ),
         ("channels", ", ".join(channels), by(given.channels, known.channels)),
-        ("orientation", recipe.orientation, by(given.orientation, "orientation" in of_origin or None)),
-        ("spacing", " × ".join(f"{mm:g}" for mm in recipe.spacing) + " mm", by(given.spacing, "spacing" in of_origin or None)),
-        ("intensity", in_words(recipe.intensity, settings), by(given.intensity, "intensity" in of_origin or None)),
+        (
+            "orientation",
+            recipe.orientation,
+            by(given.orientation, "orientation" in of_origin or None),
+        ),
+        (
+            "spacing",
+            " × ".join(f"{mm:g}" for mm in recipe.spacing) + " mm",
+            by(given.spacing, "spacing" in of_origin or None),
+        ),
+        (
+            "intensity",
+            in_words(recipe.intensity, settings),
+            by(given.intensity, "intensity" in of_origin or None),
+        ),
         ("patch", " × ".join(map(str, patch)), by(given.patch, known.patch or exact)),
-    ]  # fmt: skip
+    ]
     return tuple(Expected(*row) for row in rows)
 
 
 def in_words(intensity: Intensity, settings: Mapping[str, object]) -> str:
     """A scaling of grey values as `--intensity` takes it, combined with the network's settings."""
-    if isinstance(intensity, Window) and as_they_are(intensity.low, intensity.high)[1].items() <= settings.items():
+    if (
+        isinstance(intensity, Window)
+        and as_they_are(intensity.low, intensity.high)[1].items() <= settings.items()
+    ):
         return f"none:{intensity.low:g},{intensity.high:g}"
     if isinstance(intensity, ZScore):
         return "zscore"
     return f"{intensity.kind}:{intensity.low:g},{intensity.high:g}"
 
 
-def _has_one_output(tensors: Mapping[str, torch.Tensor], rows: frozenset[str], labels: Sequence[str] | None) -> bool:
-    """Whether the checkpoint has one output for the one named label, and none for the background."""
+def _has_one_output(
+    tensors: Mapping[str, torch.Tensor], rows: frozenset[str], labels: Sequence[str] | None
+) -> bool:
+    """Whether the checkpoint has one output for the one named label, and none for the
+    background.
+    """
     found = [tensors[key] for key in rows if key in tensors]
-    return labels is not None and len(labels) == 1 and bool(found) and all(len(tensor) == 1 for tensor in found)
+    return (
+        labels is not None
+        and len(labels) == 1
+        and bool(found)
+        and all(len(tensor) == 1 for tensor in found)
+    )
 
 
-def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given) -> dict[str, object]:
+def _settings(
+    arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Known, given: Given
+) -> dict[str, object]:
     """Keyword arguments: from the tensors, then the origin, then the user.
 
     Raises UsageError if a setting that leaves no trace in tensors is open: they would fit any
@@ -316,7 +378,8 @@ def _settings(arch: Architecture, tensors: Mapping[str, torch.Tensor], known: Kn
     for setting, why in arch.traceless.items():
         if setting not in settings:
             raise UsageError(
-                f"The tensors of a {arch.name} fit whatever its {setting} is: {why}, or the right --origin."
+                f"The tensors of a {arch.name} fit whatever its {setting} is: {why}, or the right"
+                " --origin."
             )
     return settings
 
@@ -331,11 +394,17 @@ def _build(arch: Architecture, kwargs: Mapping[str, object]) -> nn.Module:
         return arch.build(**kwargs)
     except (TypeError, ValueError) as error:
         listed = ", ".join(f"{key}={value}" for key, value in kwargs.items())
-        raise UsageError(f"{arch.name} cannot be built with {listed}: {error}; correct --setting.") from error
+        raise UsageError(
+            f"{arch.name} cannot be built with {listed}: {error}; correct --setting."
+        ) from error
 
 
-def _without_prefix(tensors: dict[str, torch.Tensor], arch: Architecture, channels: int) -> dict[str, torch.Tensor]:
-    """The tensors without a leading name part that all keys share (`net.`, `backbone.`), if it is in the way."""
+def _without_prefix(
+    tensors: dict[str, torch.Tensor], arch: Architecture, channels: int
+) -> dict[str, torch.Tensor]:
+    """The tensors without a leading name part that all keys share (`net.`, `backbone.`), if it
+    is in the way.
+    """
     wanted = arch.build(in_channels=channels).state_dict().keys()
     while tensors and not tensors.keys() & wanted:
         first = {key.partition(".")[0] for key in tensors}
@@ -360,26 +429,47 @@ def _fitted(
     tensors that are missing, unknown, of another shape or not finite.
     """
     new = frozenset() if named else rows
-    found = {key: tensor for key, tensor in fit.under_first_names(tensors, network).items() if key not in new}
-    as_built = {key: tensor for key, tensor in fit.whole_numbers(network).items() if key not in found}
+    found = {
+        key: tensor
+        for key, tensor in fit.under_first_names(tensors, network).items()
+        if key not in new
+    }
+    as_built = {
+        key: tensor for key, tensor in fit.whole_numbers(network).items() if key not in found
+    }
     wanted = unique_tensors(network).items()
-    report = fit.compare_keys(found, {key: tensor for key, tensor in wanted if key not in new and key not in as_built})
+    report = fit.compare_keys(
+        found, {key: tensor for key, tensor in wanted if key not in new and key not in as_built}
+    )
     if report.lacking:
         if report.share < fit.LEAST_SHARE:
             way_out = "choose the right --backbone, --origin or --setting"
         elif report.lacking <= rows:
-            way_out = "a load must be complete, so give --labels with a name for each class of the checkpoint, or none for a new classifier"
+            way_out = (
+                "a load must be complete, so give --labels with a name for each class of the"
+                " checkpoint, or none for a new classifier"
+            )
         else:
-            way_out = "a load must be complete, so give the labels, channels and settings that the checkpoint has"
+            way_out = (
+                "a load must be complete, so give the labels, channels and settings that the"
+                " checkpoint has"
+            )
         raise fit.refusal(checkpoint.file.name, arch.name, report, way_out)
     if report.unexpected:  # the checkpoint's network computes with more than this one
         way_out = (
-            "without them the network gives other outputs, so choose the --backbone, --origin or --setting that has a place for them, "
-            "or give the checkpoint's own network as --backbone package.module:factory"
+            "without them the network gives other outputs, so choose the --backbone, --origin or"
+            " --setting that has a place for them, or give the checkpoint's own network as"
+            " --backbone package.module:factory"
         )
         raise fit.refusal(checkpoint.file.name, arch.name, report, way_out)
     for key in report.matched:
         if not torch.isfinite(found[key].float()).all():
-            raise WeightsError(f"{checkpoint.file.name}: tensor {key} holds NaN or infinity; get the checkpoint again.")
-    fitted = {key: found[key].float() if found[key].is_floating_point() else found[key] for key in report.matched}
+            raise WeightsError(
+                f"{checkpoint.file.name}: tensor {key} holds NaN or infinity; get the checkpoint"
+                " again."
+            )
+    fitted = {
+        key: found[key].float() if found[key].is_floating_point() else found[key]
+        for key in report.matched
+    }
     return as_built | fitted | fit.blank_classifier(new, network), report, new

@@ -33,7 +33,11 @@ def parts_in(folder: Path) -> list[Path]:
     """The trained networks in nnU-Net's results folder
     (`Dataset007_Name/Trainer__Plans__Configuration`), sorted; [] for any other.
     """
-    return sorted(found for found in folder.glob("Dataset*/*__*__*") if any(found.glob("fold_*/checkpoint_final.pth")))
+    return sorted(
+        found
+        for found in folder.glob("Dataset*/*__*__*")
+        if any(found.glob("fold_*/checkpoint_final.pth"))
+    )
 
 
 def import_parts(
@@ -68,16 +72,27 @@ def import_parts(
 
 
 def _names(networks: Sequence[Path], name: str) -> list[str]:
-    """The name of each: its data set's number, with configuration and folder if a data set has several."""
-    numbers = [network.parent.name.removeprefix("Dataset").partition("_")[0] for network in networks]
+    """The name of each: its data set's number, with configuration and folder if a data set has
+    several.
+    """
+    numbers = [
+        network.parent.name.removeprefix("Dataset").partition("_")[0] for network in networks
+    ]
     ways = [
         numbers,
-        [f"{number}_{network.name.split('__')[2]}" for number, network in zip(numbers, networks, strict=True)],
+        [
+            f"{number}_{network.name.split('__')[2]}"
+            for number, network in zip(numbers, networks, strict=True)
+        ],
         [f"{number}_{network.name}" for number, network in zip(numbers, networks, strict=True)],
     ]
-    clear = [{part for part, count in collections.Counter(way).items() if count == 1} for way in ways]
+    clear = [
+        {part for part, count in collections.Counter(way).items() if count == 1} for way in ways
+    ]
 
     def shortest(i: int) -> str:
-        return next((way[i] for way, parts in zip(ways, clear, strict=True) if way[i] in parts), ways[-1][i])
+        return next(
+            (way[i] for way, parts in zip(ways, clear, strict=True) if way[i] in parts), ways[-1][i]
+        )
 
     return [f"{name}_{shortest(i)}" for i in range(len(networks))]

@@ -32,7 +32,8 @@ def probabilities(
     progress: Callable[[int, int], None] | None = None,
     combine: Combine | None = None,
 ) -> tuple[Planes, ...]:
-    """Probabilities of one or several outputs over the whole scan, `[K, D, H, W]` each, or what they are combined to.
+    """Probabilities of one or several outputs over the whole scan, `[K, D, H, W]` each, or what
+    they are combined to.
 
     Averages the softmax over windows with gaussian weights, or the logits if the window is
     nnU-Net's.
@@ -45,8 +46,8 @@ def probabilities(
         batch: windows at a time (`backbones.batch_for_masks`).
         folder: for temporary files of outputs that do not fit into memory.
         progress: called with (windows done, of).
-        combine: called with the next planes of every output's probabilities, `[K, n, H, W]`, from the
-            first to the last; what it returns is kept in their place.
+        combine: called with the next planes of every output's probabilities, `[K, n, H, W]`, from
+            the first to the last; what it returns is kept in their place.
 
     Raises:
         DeviceError: the device's memory does not suffice.
@@ -59,8 +60,9 @@ def probabilities(
         several = logits if isinstance(logits, tuple) else (logits,)
         if not all(bool(y.abs().amax() <= _LARGEST_LOGIT) for y in several):  # false for NaN too
             raise OutputError(
-                f"Case {scan.id}: the network's output is not finite or beyond ±{_LARGEST_LOGIT:.0e}, so there is no mask to go by; are these "
-                "the right weights and grey values?"
+                f"Case {scan.id}: the network's output is not finite or beyond"
+                f" ±{_LARGEST_LOGIT:.0e}, so there is no mask to go by; are these the right weights"
+                " and grey values?"
             )
         return several if of_logits else tuple(y.softmax(dim=1) for y in several)
 
@@ -71,13 +73,16 @@ def probabilities(
         for slabs in blended(network, scan.image, window, device, batch, progress):
             found = tuple(slab.softmax(dim=0) for slab in slabs) if of_logits else slabs
             kept = found if combine is None else combine(found)
-            outputs = outputs or [Planes((len(slab), depth, height, width), folder=folder) for slab in kept]
+            outputs = outputs or [
+                Planes((len(slab), depth, height, width), folder=folder) for slab in kept
+            ]
             for output, slab in zip(outputs, kept, strict=True):
                 output.append(slab)
     except torch.OutOfMemoryError as error:
         sizes = "×".join(str(n) for n in window.patch)
         raise DeviceError(
-            f"Case {scan.id}: a window of {sizes} voxels does not fit into {device}; use a smaller --patch."
+            f"Case {scan.id}: a window of {sizes} voxels does not fit into {device}; use a smaller"
+            " --patch."
         ) from error
     return tuple(outputs)
 
@@ -124,9 +129,14 @@ def confidences(
 
 
 def _masks(
-    predicted: np.ndarray, reference: np.ndarray, labels: Mapping[str, tuple[int, ...]], if_drawn: Collection[str]
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    labels: Mapping[str, tuple[int, ...]],
+    if_drawn: Collection[str],
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(label, mask, reference), both bool, without labels of `if_drawn` that the reference lacks."""
+    """(label, mask, reference), both bool, without labels of `if_drawn` that the reference
+    lacks.
+    """
     for index, (name, codes) in enumerate(labels.items(), start=1):
         r = np.isin(reference, codes)
         if name not in if_drawn or r.any():
@@ -174,8 +184,12 @@ def error_rates(
     return {"sensitivity": sensitivity, "specificity": specificity}
 
 
-def mean_dice(per_case: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """Mean over labels of the mean over cases; and the means per label, without labels that no case has."""
+def mean_dice(
+    per_case: Mapping[str, Mapping[str, float]], labels: Sequence[str]
+) -> tuple[float, dict[str, float]]:
+    """Mean over labels of the mean over cases; and the means per label, without labels that no
+    case has.
+    """
     per_label = {
         name: float(np.mean(values))
         for name in labels

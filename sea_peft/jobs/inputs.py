@@ -10,7 +10,13 @@ from sea_peft.data.cases import Dataset, FileCase, ImageFile
 from sea_peft.data.dicom.files import is_dicom
 from sea_peft.data.intensity import is_ct_name
 from sea_peft.data.layouts import READERS, nnunet
-from sea_peft.data.layouts.reading import CHANNEL_SUFFIX, case_id, parse_channels, read_json, volumes_in
+from sea_peft.data.layouts.reading import (
+    CHANNEL_SUFFIX,
+    case_id,
+    parse_channels,
+    read_json,
+    volumes_in,
+)
 from sea_peft.data.select import pick_channels
 from sea_peft.data.volumes import SUFFIXES, volume_stem, volume_suffix
 from sea_peft.data.wording import count
@@ -49,7 +55,8 @@ def find_cases(
     """
     if named and len(named) != len(channels):
         raise UsageError(
-            f"The adapter takes {count(len(channels), 'channel')} ({', '.join(channels)}), not {len(named)}; name as many with --channel."
+            f"The adapter takes {count(len(channels), 'channel')} ({', '.join(channels)}), not"
+            f" {len(named)}; name as many with --channel."
         )
     cases: list[FileCase] = []
     files: list[Path] = []
@@ -57,7 +64,9 @@ def find_cases(
         if not path.exists():
             raise DataError(f"no such file or folder: {path}; check the path")
         if path.is_dir():
-            dataset = next((found for read in READERS.values() if (found := read(path)) is not None), None)
+            dataset = next(
+                (found for read in READERS.values() if (found := read(path)) is not None), None
+            )
             if dataset is not None:
                 if say is not None:
                     for warning in dataset.warnings:
@@ -68,7 +77,10 @@ def find_cases(
                 continue
             scans = volumes_in(path)
             if not scans:
-                raise DataError(f"{path} holds no scans ({', '.join(SUFFIXES)}, DICOM) and no data set; check the path")
+                raise DataError(
+                    f"{path} holds no scans ({', '.join(SUFFIXES)}, DICOM) and no data set; check"
+                    " the path"
+                )
             files += scans
         elif volume_suffix(path) is None:
             hint = (
@@ -84,7 +96,8 @@ def find_cases(
     for case in cases:
         if case.id in seen:
             raise DataError(
-                f"two inputs are called {case.id}, and results go by that name; rename one, or leave it out"
+                f"two inputs are called {case.id}, and results go by that name; rename one, or"
+                " leave it out"
             )
         seen.add(case.id)
     return sorted(cases, key=lambda case: case.id)
@@ -98,10 +111,14 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
     Raises:
         DataError: a channel is missing.
     """
-    unnamed = any(all(_UNNAMED.fullmatch(name) for name in names) for names in (dataset.channels, wanted))
+    unnamed = any(
+        all(_UNNAMED.fullmatch(name) for name in names) for names in (dataset.channels, wanted)
+    )
     # DICOM says that a series is MR, but not which sequence
     unnamed = unnamed or (
-        dataset.layout == "dicom" and dataset.channels == ("MR",) and not any(map(is_ct_name, wanted))
+        dataset.layout == "dicom"
+        and dataset.channels == ("MR",)
+        and not any(map(is_ct_name, wanted))
     )
     if unnamed and len(dataset.channels) == len(wanted):
         return dataset.channels
@@ -111,9 +128,15 @@ def matching_channels(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...
 def _unlabelled(dataset: Dataset, path: Path, say: Callable[[str], None] | None) -> Dataset:
     left_out = len(dataset.cases) + len(dataset.test_cases)
     if not dataset.unlabelled:
-        raise DataError(f"every scan of {path} is labelled; give scans that are not, or a folder of nothing but scans")
+        raise DataError(
+            f"every scan of {path} is labelled; give scans that are not, or a folder of nothing but"
+            " scans"
+        )
     if left_out and say is not None:
-        say(f"{path}: {left_out} of {count(left_out + len(dataset.unlabelled), 'scan')} labelled, and left out.")
+        say(
+            f"{path}: {left_out} of {count(left_out + len(dataset.unlabelled), 'scan')} labelled,"
+            " and left out."
+        )
     return dataset.with_cases((), ())
 
 
@@ -138,33 +161,45 @@ def _grouped(files: Sequence[Path], wanted: Sequence[str], named: Sequence[str])
         match = CHANNEL_SUFFIX.match(volume_stem(path))
         # without a `_0000` beside it a number is part of the name, as in `patient_0012`
         numbered = match is not None and (
-            len(wanted) > 1 or named or (path.parent, f"{match['case']}_0000") in stems or _declared(path) is not None
+            len(wanted) > 1
+            or named
+            or (path.parent, f"{match['case']}_0000") in stems
+            or _declared(path) is not None
         )
         if match is not None and numbered:
             groups.setdefault((path.parent, match["case"]), {})[int(match["channel"])] = path
         elif len(wanted) > 1:
             raise DataError(
-                f"{path.name} has no channel number, but the adapter takes {count(len(wanted), 'channel')} ({', '.join(wanted)}); "
-                "name the files X_0000, X_0001, … in that order"
+                f"{path.name} has no channel number, but the adapter takes"
+                f" {count(len(wanted), 'channel')} ({', '.join(wanted)}); name the files X_0000,"
+                " X_0001, … in that order"
             )
         else:
-            alone.append(FileCase(id=case_id(volume_stem(path)), images={wanted[0]: ImageFile(path)}))
-    return alone + [_case(case_id(case), numbered, wanted, named) for (_, case), numbered in groups.items()]
+            alone.append(
+                FileCase(id=case_id(volume_stem(path)), images={wanted[0]: ImageFile(path)})
+            )
+    return alone + [
+        _case(case_id(case), numbered, wanted, named) for (_, case), numbered in groups.items()
+    ]
 
 
-def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Sequence[str]) -> FileCase:
+def _case(
+    case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Sequence[str]
+) -> FileCase:
     first = next(iter(numbered.values()))
     declared = _declared(first)
     if declared is not None and max(numbered) < len(declared.channels):
         names = pick_channels(declared, named) if named else matching_channels(declared, wanted)
         by_name = {declared.channels[number]: path for number, path in numbered.items()}
         images = {
-            ours: ImageFile(by_name[theirs]) for ours, theirs in zip(wanted, names, strict=True) if theirs in by_name
+            ours: ImageFile(by_name[theirs])
+            for ours, theirs in zip(wanted, names, strict=True)
+            if theirs in by_name
         }
         if not images:
             raise DataError(
-                f"{first.name} is {', '.join(by_name)} by its dataset.json, but the adapter takes {', '.join(wanted)}; "
-                "give the files of that channel"
+                f"{first.name} is {', '.join(by_name)} by its dataset.json, but the adapter takes"
+                f" {', '.join(wanted)}; give the files of that channel"
             )
         return FileCase(id=case, images=images)
     numbers = [_NUMBER.fullmatch(name.strip()) for name in named]
@@ -173,17 +208,26 @@ def _case(case: str, numbered: dict[int, Path], wanted: Sequence[str], named: Se
         missing = [number for number in picked if number not in numbered]
         if missing:
             raise DataError(
-                f"case {case} has no file _{missing[0]:04d}; give it, or choose another channel with --channel"
+                f"case {case} has no file _{missing[0]:04d}; give it, or choose another channel"
+                " with --channel"
             )
         return FileCase(
-            id=case, images={ours: ImageFile(numbered[number]) for ours, number in zip(wanted, picked, strict=True)}
+            id=case,
+            images={
+                ours: ImageFile(numbered[number])
+                for ours, number in zip(wanted, picked, strict=True)
+            },
         )
     if max(numbered) >= len(wanted):
         raise DataError(
-            f"case {case} has the channels {', '.join(f'_{n:04d}' for n in sorted(numbered))}, but the adapter takes "
-            f"{len(wanted)} ({', '.join(wanted)}); give only the files of those, or their numbers in that order (--channel 0)"
+            f"case {case} has the channels {', '.join(f'_{n:04d}' for n in sorted(numbered))}, but"
+            f" the adapter takes {len(wanted)} ({', '.join(wanted)}); give only the files of those,"
+            " or their numbers in that order (--channel 0)"
         )
-    return FileCase(id=case, images={wanted[number]: ImageFile(path) for number, path in sorted(numbered.items())})
+    return FileCase(
+        id=case,
+        images={wanted[number]: ImageFile(path) for number, path in sorted(numbered.items())},
+    )
 
 
 def _declared(image: Path) -> Dataset | None:
@@ -198,4 +242,6 @@ def _declared(image: Path) -> Dataset | None:
     if names is None or not nnunet.numbered(description.parent, content):
         return None
     channels = parse_channels(description.name, names)
-    return Dataset(name=description.parent.name, layout="nnunet_raw", channels=channels, labels={}, cases=())
+    return Dataset(
+        name=description.parent.name, layout="nnunet_raw", channels=channels, labels={}, cases=()
+    )

@@ -39,7 +39,8 @@ class Keep:
         if size := re.fullmatch(r"min-ml=(\d+(?:\.\d*)?|\.\d+)", rule):
             return cls(least_ml=float(size[1]))
         raise UsageError(
-            f"--keep {rule} is not known; write largest, a number of parts, min-ml=X or all, or LABEL= in front of one."
+            f"--keep {rule} is not known; write largest, a number of parts, min-ml=X or all, or"
+            " LABEL= in front of one."
         )
 
     def __str__(self) -> str:
@@ -58,7 +59,9 @@ def keeps(asked: Sequence[str], labels: Sequence[str]) -> dict[str, Keep]:
     for spec in asked:
         label, rule = _split(spec)
         if label is not None and label not in labels:
-            raise UsageError(f"--keep {spec}: there is no label {label}; there are {', '.join(labels)}.")
+            raise UsageError(
+                f"--keep {spec}: there is no label {label}; there are {', '.join(labels)}."
+            )
         if label in rules:
             raise UsageError(f"--keep is given twice for {label or 'all labels'}; give it once.")
         rules[label] = Keep.parse(rule)
@@ -73,7 +76,9 @@ def _split(spec: str) -> tuple[str | None, str]:
 
 
 def parts(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """The connected parts of a bool mask `[I, J, K]`, numbered from 1 in an array like it, and their number."""
+    """The connected parts of a bool mask `[I, J, K]`, numbered from 1 in an array like it, and
+    their number.
+    """
     from scipy import ndimage  # here, since most masks are kept whole
 
     numbered, count = ndimage.label(mask, structure=_TOUCHING)

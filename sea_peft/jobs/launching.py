@@ -34,7 +34,9 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. `error`: why it failed; None if it is done. `warnings`: its sentences for the user."""
+    """How a run ended. `error`: why it failed; None if it is done. `warnings`: its sentences
+    for the user.
+    """
 
     error: SeaPeftError | None
     warnings: tuple[str, ...] = ()
@@ -42,11 +44,15 @@ class Ended:
 
 Ends = Generator[tuple[str, Ended], None, None]
 Launch = Callable[[Mapping[str, AdaptOptions]], Ends]
-"""Takes options by name, and yields the names as their runs end. Closing it ends the others, which can be resumed."""
+"""Takes options by name, and yields the names as their runs end. Closing it ends the others,
+which can be resumed.
+"""
 
 
 def carry_out(options: AdaptOptions, listen: events.Callback = events.ignore) -> Ended:
-    """One run in this process, in the folder `options.out`: from its start, or from where it stood."""
+    """One run in this process, in the folder `options.out`: from its start, or from where it
+    stood.
+    """
     assert options.out is not None, "every run has a folder of its own"
     folder, warnings = RunFolder(Path(options.out)), list[str]()
     try:
@@ -55,7 +61,9 @@ def carry_out(options: AdaptOptions, listen: events.Callback = events.ignore) ->
         else:
             adapt(options, listen, warn=warnings.append)
     except Exception as error:
-        if not isinstance(error, SeaPeftError | ConnectionError):  # that is nobody listening any more
+        if not isinstance(
+            error, SeaPeftError | ConnectionError
+        ):  # that is nobody listening any more
             _LOG.warning("unexpected", exc_info=error)
         return Ended(foreseen(error), tuple(warnings))
     return Ended(None, tuple(warnings))
@@ -70,7 +78,9 @@ class _Running:
     process: BaseProcess
 
 
-def side_by_side(asked: Mapping[str, AdaptOptions], jobs: int, told: Callable[[str, events.Event], None]) -> Ends:
+def side_by_side(
+    asked: Mapping[str, AdaptOptions], jobs: int, told: Callable[[str, events.Event], None]
+) -> Ends:
     """A `Launch` on this machine.
 
     `jobs`: number of runs at a time, each with its share of the cores. With several GPUs, each run
@@ -120,9 +130,15 @@ def _start(name: str, options: AdaptOptions, place: int, jobs: int) -> tuple[Con
 
 
 def card(place: int) -> str | None:
-    """The GPU for one of the places side by side, as CUDA_VISIBLE_DEVICES takes it; None if there is no choice."""
+    """The GPU for one of the places side by side, as CUDA_VISIBLE_DEVICES takes it; None if
+    there is no choice.
+    """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    cards = listed.split(",") if listed else [str(number) for number in range(torch.cuda.device_count())]
+    cards = (
+        listed.split(",")
+        if listed
+        else [str(number) for number in range(torch.cuda.device_count())]
+    )
     return cards[place % len(cards)] if len(cards) > 1 else None
 
 
@@ -138,15 +154,24 @@ def _end(running: Mapping[Connection, _Running]) -> None:
 
 
 def _work(
-    pipe: Connection, folder: str, options: AdaptOptions, visible: str | None, threads: int | None, level: int
+    pipe: Connection,
+    folder: str,
+    options: AdaptOptions,
+    visible: str | None,
+    threads: int | None,
+    level: int,
 ) -> None:
-    """The main function of a process with its run. `folder`: base of relative paths; `visible`: its GPU."""
+    """The main function of a process with its run. `folder`: base of relative paths; `visible`:
+    its GPU.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(folder)
     logging.basicConfig(level=level, handlers=[ToParent(pipe)])  # type: ignore[arg-type]
     logging.captureWarnings(True)
     if visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible  # CUDA reads it at its first use, which is yet to come
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            visible  # CUDA reads it at its first use, which is yet to come
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     with contextlib.suppress(KeyboardInterrupt, ConnectionError):  # the parent may be gone
@@ -158,6 +183,8 @@ def on_cluster(asked: Mapping[str, AdaptOptions], cluster: Cluster) -> Ends:
     stands. Raises UsageError if they cannot be submitted.
     """
     names = list(asked)
-    with contextlib.closing(cluster.results(carry_out, [(options,) for options in asked.values()])) as results:
+    with contextlib.closing(
+        cluster.results(carry_out, [(options,) for options in asked.values()])
+    ) as results:
         for place, ended in results:
             yield names[place], Ended(ended) if isinstance(ended, LostProcessError) else ended

@@ -118,7 +118,9 @@ class Offered:
     @property
     def names(self) -> dict[str, str]:
         """Site → its short name, as a run with this offer calls it."""
-        sites = sorted({unit.site: unit for unit in self.units}.values(), key=lambda unit: unit.order)
+        sites = sorted(
+            {unit.site: unit for unit in self.units}.values(), key=lambda unit: unit.order
+        )
         return short_names((unit.site, unit.stage, unit.kind) for unit in sites)
 
     def document(self) -> dict[str, object]:
@@ -135,15 +137,24 @@ def list_backbones() -> list[BackboneRow]:
             card = read_card(path)
             counted = _parameters(card)
         except SeaPeftError as error:
-            rows.append(BackboneRow(architecture="?", weights=name, origin=origin, problem=str(error)))
+            rows.append(
+                BackboneRow(architecture="?", weights=name, origin=origin, problem=str(error))
+            )
             continue
         rows.append(
             BackboneRow(
-                architecture=card.architecture, weights=name, origin=origin, parameters=counted,
-                labels=tuple(card.labels[1:]), channels=tuple(card.channels), spacing=card.recipe.spacing,
-                dice=card.dice.get("mean"), licence=card.licence, sha256=card.sha256,
+                architecture=card.architecture,
+                weights=name,
+                origin=origin,
+                parameters=counted,
+                labels=tuple(card.labels[1:]),
+                channels=tuple(card.channels),
+                spacing=card.recipe.spacing,
+                dice=card.dice.get("mean"),
+                licence=card.licence,
+                sha256=card.sha256,
             )
-        )  # fmt: skip
+        )
     rows += [
         BackboneRow(
             architecture=arch.name,
@@ -161,24 +172,37 @@ def backbone_info(name: str, typed: Typed = NOTHING) -> BackboneInfo:
 
     Args:
         name: what the user typed.
-        typed: what the user typed besides: the architecture of these weights, or the weights of this architecture.
+        typed: what the user typed besides: the architecture of these weights, or the weights of
+            this architecture.
 
     Raises:
         WeightsError, UsageError: as `load_typed`.
     """
     of_weights = name in cards() or not (name in architectures() or is_code(name))
     backbone = look_at(
-        dataclasses.replace(typed, weights=name) if of_weights else dataclasses.replace(typed, backbone=name)
+        dataclasses.replace(typed, weights=name)
+        if of_weights
+        else dataclasses.replace(typed, backbone=name)
     )
     pretrained = backbone.pretrained
     counted = collections.Counter((site.stage, site.kind) for site in backbone.sites)
     arch = pretrained.architecture
     return BackboneInfo(
-        card=pretrained.card, paper=arch.paper, network_licence=arch.licence, parameters=pretrained.parameters,
-        sha256=pretrained.sha256, trained=_trained(pretrained), limits=pretrained.limits,
-        sites={(stage, kind): counted[stage, kind] for stage in STAGES for kind in KINDS if counted[stage, kind]},
+        card=pretrained.card,
+        paper=arch.paper,
+        network_licence=arch.licence,
+        parameters=pretrained.parameters,
+        sha256=pretrained.sha256,
+        trained=_trained(pretrained),
+        limits=pretrained.limits,
+        sites={
+            (stage, kind): counted[stage, kind]
+            for stage in STAGES
+            for kind in KINDS
+            if counted[stage, kind]
+        },
         view=field_of_view(pretrained.network, len(pretrained.card.channels), pretrained.limits),
-    )  # fmt: skip
+    )
 
 
 def list_adapters(typed: Typed, profile: str) -> Offered:
@@ -188,7 +212,8 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
     offers = load_profile(profile)
     opened = look_at(typed)
     network = opened.pretrained.network
-    # without weights the probe of the sites must do: trying every unit takes minutes on the largest networks
+    # without weights the probe of the sites must do: trying every unit takes minutes on the largest
+    # networks
     units = (
         audit_space(opened, offers.offers())
         if _trained(opened.pretrained)
@@ -196,24 +221,39 @@ def list_adapters(typed: Typed, profile: str) -> Offered:
     )
     kind = offers.cost_kind
     limit = parse_budget(offers.budget, kind.of_backbone(network, opened.example), kind)
-    space = Space(units, limit, head=0, kind=kind, costs=kind.of_units(units, network, opened.example))
+    space = Space(
+        units, limit, head=0, kind=kind, costs=kind.of_units(units, network, opened.example)
+    )
     groups: dict[tuple[str, int, str], list[Unit]] = {}
     for unit in units:
         groups.setdefault((unit.family, unit.level, unit.placement), []).append(unit)
     rows = [
         FamilyRow(
-            family=family, level=level, placement=placement, kinds=tuple(sorted({u.site.kind for u in made})),
-            units=len(made), cheapest=min(map(space.cost, made)), dearest=max(map(space.cost, made)),
-            total=space.total(made), fits=fitting(dataclasses.replace(space, units=tuple(made))),
+            family=family,
+            level=level,
+            placement=placement,
+            kinds=tuple(sorted({u.site.kind for u in made})),
+            units=len(made),
+            cheapest=min(map(space.cost, made)),
+            dearest=max(map(space.cost, made)),
+            total=space.total(made),
+            fits=fitting(dataclasses.replace(space, units=tuple(made))),
             prefix=made[0].id.partition("@")[0],
         )
         for (family, level, placement), made in sorted(groups.items())
-    ]  # fmt: skip
+    ]
     return Offered(
-        profile=offers.name, about=offers.about, weights=_called(opened.pretrained),
-        parameters=opened.pretrained.parameters, budget=offers.budget, limit=space.limit, families=tuple(rows),
-        units=tuple(Candidate.of(unit, space.cost(unit)) for unit in units), fits=fitting(space), costs=kind.many,
-    )  # fmt: skip
+        profile=offers.name,
+        about=offers.about,
+        weights=_called(opened.pretrained),
+        parameters=opened.pretrained.parameters,
+        budget=offers.budget,
+        limit=space.limit,
+        families=tuple(rows),
+        units=tuple(Candidate.of(unit, space.cost(unit)) for unit in units),
+        fits=fitting(space),
+        costs=kind.many,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +269,10 @@ def list_policies() -> list[PolicyRow]:
     """`sea` and every fixed topology, including those of installed packages. Raises UsageError if
     such a package is broken.
     """
-    rows = [PolicyRow(entry.name, entry.about, not entry.outside_budget) for entry in policies().values()]
+    rows = [
+        PolicyRow(entry.name, entry.about, not entry.outside_budget)
+        for entry in policies().values()
+    ]
     return sorted(rows, key=lambda row: (row.name != "sea", not row.within_budget, row.name))
 
 
@@ -238,18 +281,27 @@ def _trained(pretrained: Pretrained) -> bool:
 
 
 def _called(pretrained: Pretrained) -> str:
-    return pretrained.card.name if _trained(pretrained) else f"{pretrained.architecture.name}, untrained,"
+    return (
+        pretrained.card.name
+        if _trained(pretrained)
+        else f"{pretrained.architecture.name}, untrained,"
+    )
 
 
 def _parameters(card: Card) -> int | None:
-    """Number of parameters; None if the network needs code that runs only when the user types it."""
+    """Number of parameters; None if the network needs code that runs only when the user types
+    it.
+    """
     if is_code(card.architecture):
         return None
     channels = {"in_channels": len(card.channels), "out_channels": len(card.labels)}
     with (
         refusing(
             WeightsError,
-            lambda e: f"The card of weights {card.name} does not fit {card.architecture}: {first_line(e)}.",
+            lambda e: (
+                f"The card of weights {card.name} does not fit {card.architecture}:"
+                f" {first_line(e)}."
+            ),
         ),
         no_larger(_MOST_PARAMETERS, _MOST_TENSORS),
     ):

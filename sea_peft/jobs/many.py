@@ -31,7 +31,8 @@ from sea_peft.jobs.setup import prepare_run
 
 SUMMARY = "summary.csv"
 Say = Callable[[str], None]
-# Options that may differ between the command that began a run and the one that continues it: locations and names
+# Options that may differ between the command that began a run and the one that continues it:
+# locations and names
 _BESIDE = ("out", "runs", "name", "device", "mlflow", "log_images")
 _BEFORE_IT_BEGAN = {"cases.json", "begun_from"}
 _ARMS = ("unadapted", "head_only", "adapted")
@@ -64,7 +65,13 @@ class Member:
         """`done`, `failed`, `begun` (killed, or at work), or `new`."""
         if self.error is not None:
             return "failed"
-        return "done" if self.result is not None else "begun" if self.folder.config.is_file() else "new"
+        return (
+            "done"
+            if self.result is not None
+            else "begun"
+            if self.folder.config.is_file()
+            else "new"
+        )
 
     def row(self) -> dict[str, object]:
         """Its row in the table. Only `error` can name a scan or a path."""
@@ -72,17 +79,37 @@ class Member:
         row: dict[str, object] = {"run": self.name, "status": self.status}
         for on in ("dice", "held_out"):
             scores = None if result is None else getattr(result, on)
-            row |= {f"{on}_{arm}": None if scores is None else getattr(scores, arm) for arm in _ARMS}
+            row |= {
+                f"{on}_{arm}": None if scores is None else getattr(scores, arm) for arm in _ARMS
+            }
         row |= dict.fromkeys(
-            ("tested_on", "test_cases", "shots", "recommended", "used", "limit", "units", "policy", "seed", "seconds")
+            (
+                "tested_on",
+                "test_cases",
+                "shots",
+                "recommended",
+                "used",
+                "limit",
+                "units",
+                "policy",
+                "seed",
+                "seconds",
+            )
         )
         if result is not None:
             recommended = None if result.recommended is None else result.recommended.network
             row |= {
-                "tested_on": result.test, "test_cases": result.test_cases, "shots": result.shots, "recommended": recommended,
-                "used": result.budget.used, "limit": result.budget.limit, "units": result.units.active, "policy": result.policy,
-                "seed": result.seed, "seconds": round(result.seconds.total, 1),
-            }  # fmt: skip
+                "tested_on": result.test,
+                "test_cases": result.test_cases,
+                "shots": result.shots,
+                "recommended": recommended,
+                "used": result.budget.used,
+                "limit": result.budget.limit,
+                "units": result.units.active,
+                "policy": result.policy,
+                "seed": result.seed,
+                "seconds": round(result.seconds.total, 1),
+            }
         return row | {"error": None if self.error is None else str(self.error)}
 
 
@@ -92,7 +119,10 @@ def opened(root: Path, asked: Mapping[str, AdaptOptions]) -> list[Member]:
     Raises:
         UsageError: a folder there holds a run with other options, or no run.
     """
-    return [_opened(name, dataclasses.replace(options, out=root / name)) for name, options in asked.items()]
+    return [
+        _opened(name, dataclasses.replace(options, out=root / name))
+        for name, options in asked.items()
+    ]
 
 
 def _opened(name: str, options: AdaptOptions) -> Member:
@@ -101,14 +131,17 @@ def _opened(name: str, options: AdaptOptions) -> Member:
     if not folder.config.is_file():
         if _left_in(folder.path) - _BEFORE_IT_BEGAN:
             raise UsageError(
-                f"{folder.path} holds something that is no run; remove it, call the run otherwise, or choose another --out."
+                f"{folder.path} holds something that is no run; remove it, call the run otherwise,"
+                " or choose another --out."
             )
         return member
     typed = folder.read_config().typed
-    for option, (then, now) in _differences(typed, documents.as_json(dataclasses.asdict(options))).items():
+    for option, (then, now) in _differences(
+        typed, documents.as_json(dataclasses.asdict(options))
+    ).items():
         raise UsageError(
-            f"{folder.path} was run with {option} {_shown(then)}, and {_shown(now)} is asked for now; remove that folder, or choose another "
-            "--out."
+            f"{folder.path} was run with {option} {_shown(then)}, and {_shown(now)} is asked for"
+            " now; remove that folder, or choose another --out."
         )
     if folder.result.is_file() and not folder.checkpoint.exists():
         return dataclasses.replace(member, was="done", result=folder.read_result())
@@ -117,16 +150,24 @@ def _opened(name: str, options: AdaptOptions) -> Member:
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     names = [name for name in now if name not in _BESIDE]
-    return {name: (then.get(name), now[name]) for name in names if (then.get(name) or None) != (now[name] or None)}
+    return {
+        name: (then.get(name), now[name])
+        for name in names
+        if (then.get(name) or None) != (now[name] or None)
+    }
 
 
 def _shown(value: object) -> str:
     return (
-        "nothing" if value is None or value == [] else ",".join(map(str, value if isinstance(value, list) else [value]))
+        "nothing"
+        if value is None or value == []
+        else ",".join(map(str, value if isinstance(value, list) else [value]))
     )
 
 
-def check(members: Sequence[Member], say: Say, progress: Progress, side_by_side: int | None) -> None:
+def check(
+    members: Sequence[Member], say: Say, progress: Progress, side_by_side: int | None
+) -> None:
     """Refuse any new run that would be refused later, before one of them begins. Runs that differ
     in their seed alone are checked once.
 
@@ -193,7 +234,9 @@ def many(
     for member in members:
         if member.was == "new":
             _clear(member.folder.path)
-    todo = {m.name: dataclasses.replace(m.options, mlflow=False) for m in members if m.was != "done"}
+    todo = {
+        m.name: dataclasses.replace(m.options, mlflow=False) for m in members if m.was != "done"
+    }
     try:
         with contextlib.closing(launch(todo)) as ends:
             for name, ended in ends:
@@ -210,13 +253,19 @@ def many(
         write_summary(root, members)
     if mlflow:
         for member in members:
-            if member.was == "done":  # by an earlier command, which may have been ended before it could say so
+            if (
+                member.was == "done"
+            ):  # by an earlier command, which may have been ended before it could say so
                 _log(member, warn)
 
 
 def _left_in(folder: Path) -> set[str]:
     """The content of the folder, without hidden files."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    return (
+        {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        if folder.is_dir()
+        else set()
+    )
 
 
 def _clear(folder: Path) -> None:

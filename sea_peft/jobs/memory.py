@@ -1,4 +1,6 @@
-"""Estimates the memory and disk of a run from headers and one small forward pass, before it begins."""
+"""Estimates the memory and disk of a run from headers and one small forward pass, before it
+begins.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from sea_peft.errors import DataError
 
 # Python, torch and MONAI loaded, measured on Linux with the CPU build
 BASE_MEMORY = 700 << 20
-# While a case is read and prepared: file, voxels, foreground and label. Measured between 8 (window) and 17 (z-score)
+# While a case is read and prepared: file, voxels, foreground and label. Measured between 8 (window)
+# and 17 (z-score)
 _READING_BYTES_PER_VOXEL = 17
 _HELD_LAYERS = 4  # outputs of the largest layer in memory at once, without gradients
 _WINDOWS = 3  # most windows that go through a network together
@@ -34,13 +37,17 @@ class Need:
     disk: int
 
     def of_processes(self, count: int) -> Need:
-        """The need of `count` processes that each need this much, and of the one that waits for them."""
+        """The need of `count` processes that each need this much, and of the one that waits for
+        them.
+        """
         return self if count == 1 else Need(count * self.memory + BASE_MEMORY, count * self.disk)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes of a network's leaf modules' outputs per voxel of its input: of all together, and of the largest."""
+    """Bytes of a network's leaf modules' outputs per voxel of its input: of all together, and
+    of the largest.
+    """
 
     total: float
     largest: float
@@ -94,7 +101,12 @@ def inference_need(
     for shape, spacing in grids(cases):
         reading = max(reading, math.prod(shape) * _READING_BYTES_PER_VOXEL * channels)
         prepared = max(prepared, scan_bytes(shape, spacing, recipe, channels))
-        whole = max(whole, math.ceil(math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing)) * 4 * outputs)
+        whole = max(
+            whole,
+            math.ceil(math.prod(shape) * math.prod(spacing) / math.prod(recipe.spacing))
+            * 4
+            * outputs,
+        )
     windows = math.prod(patch) * activations.largest * _HELD_LAYERS * _WINDOWS
     blending = min(whole, planes.DEFAULT_LIMIT) * 2
     beside = max((_bytes_of_reading(grid, recipe, channels) for grid in grids(ahead)), default=0)
@@ -103,8 +115,8 @@ def inference_need(
 
 
 def read_ahead(cases: Iterable[Case], recipe: Recipe, channels: int) -> list[Case]:
-    """The cases that may be read and prepared while the network works on another: those whose reading
-    takes little memory and does not silence other threads.
+    """The cases that may be read and prepared while the network works on another: those whose
+    reading takes little memory and does not silence other threads.
     """
     return [
         case
@@ -118,7 +130,9 @@ def read_ahead(cases: Iterable[Case], recipe: Recipe, channels: int) -> list[Cas
 def _bytes_of_reading(grid: Grid, recipe: Recipe, channels: int) -> int:
     """Memory that a case takes until it is prepared."""
     shape, spacing = grid
-    return math.prod(shape) * _READING_BYTES_PER_VOXEL * channels + scan_bytes(shape, spacing, recipe, channels)
+    return math.prod(shape) * _READING_BYTES_PER_VOXEL * channels + scan_bytes(
+        shape, spacing, recipe, channels
+    )
 
 
 def training_need(
@@ -129,11 +143,15 @@ def training_need(
     batch_size: int,
     activations: Activations,
 ) -> Need:
-    """The need of training on the shots: activations of a step, forward and backward, and the prepared scans."""
+    """The need of training on the shots: activations of a step, forward and backward, and the
+    prepared scans.
+    """
     shapes = grids(shots)
     scans = sum(scan_bytes(shape, spacing, recipe, channels) for shape, spacing in shapes)
     held = min(scans, spill.DEFAULT_LIMIT)
-    reading = max((math.prod(shape) * _READING_BYTES_PER_VOXEL * channels for shape, _ in shapes), default=0)
+    reading = max(
+        (math.prod(shape) * _READING_BYTES_PER_VOXEL * channels for shape, _ in shapes), default=0
+    )
     step = 2 * activations.total * math.prod(patch) * batch_size
     return Need(int(BASE_MEMORY + held + max(step, reading)), scans - held)
 

@@ -25,7 +25,8 @@ from sea_peft.jobs.model import Loaded, adapter_folder, network_called, open_ada
 from sea_peft.jobs.same_task import difference
 from sea_peft.jobs.weights_file import refuse_to_replace, save_weights
 
-# Folding changes the order of float32 sums, which moves logits by millionths; a larger difference is a mistake.
+# Folding changes the order of float32 sums, which moves logits by millionths; a larger difference
+# is a mistake.
 _TOLERANCE = 1e-3
 _LARGEST_SHARE = 10
 
@@ -80,8 +81,8 @@ def merge(
         out: the .safetensors file to write.
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
         use: "adapted" to fold in an adapter that its run recommends not to use.
-        others: further adapters of the same backbone, labels, channels, recipe and window. What each
-            changes is added with its share (`folding.weighed_tensors`).
+        others: further adapters of the same backbone, labels, channels, recipe and window. What
+            each changes is added with its share (`folding.weighed_tensors`).
         shares: one for each adapter, the first included; equal ones that add up to 1 if left out.
 
     Raises:
@@ -100,11 +101,14 @@ def merge(
         recommended = read_adapter_config(adapter_folder(path)).recommended
         network = recommended.network if use is None else network_called(use)
         if network == "both":
-            raise UsageError("--use both runs two networks, which are not one to merge into; use adapted.")
+            raise UsageError(
+                "--use both runs two networks, which are not one to merge into; use adapted."
+            )
         if network == "unadapted":
             raise UsageError(
-                f"The run{f' of {path}' if others else ''} recommends the unadapted network ({recommended.evidence}), so there is nothing to "
-                "fold in; --use adapted does it all the same."
+                f"The run{f' of {path}' if others else ''} recommends the unadapted network"
+                f" ({recommended.evidence}), so there is nothing to fold in; --use adapted does it"
+                " all the same."
             )
     command = f"seapeft merge {shlex.quote(str(adapter))} --out {shlex.quote(str(out))}"
     several: list[Loaded] = []
@@ -142,8 +146,8 @@ def fold(loaded: Loaded, name: str) -> MergedNetwork:
     apart, largest, agreement = compare(loaded.model.head, loaded.model, network, example)
     if apart > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
-            f"The merged network's logits differ from the adapted one's by up to {apart:.2g}, so nothing was written; "
-            "use the adapter as it is."
+            f"The merged network's logits differ from the adapted one's by up to {apart:.2g}, so"
+            " nothing was written; use the adapter as it is."
         )
     check = Agreement(
         units=len(loaded.config.units),
@@ -168,7 +172,8 @@ def fold_several(several: Sequence[Loaded], shares: Sequence[float], name: str) 
     changed = weighed_tensors(models, shares)
     network, described, example = _built(several[0], changed, configs, name)
     described["training"]["merged"] = [
-        {**made, "share": share} for made, share in zip(described["training"]["merged"], shares, strict=True)
+        {**made, "share": share}
+        for made, share in zip(described["training"]["merged"], shares, strict=True)
     ]
 
     def weighed(x: torch.Tensor) -> torch.Tensor:
@@ -190,17 +195,24 @@ def fold_several(several: Sequence[Loaded], shares: Sequence[float], name: str) 
 
 
 def _checked_shares(paths: Sequence[Path], shares: Sequence[float]) -> tuple[float, ...]:
-    """A share for every adapter. Raises UsageError for too few or too many, or one that makes no sense."""
+    """A share for every adapter. Raises UsageError for too few or too many, or one that makes
+    no sense.
+    """
     if len(paths) == 1 and shares:
-        raise UsageError("--shares are of several adapters; name the others, each by --with ADAPTER.")
+        raise UsageError(
+            "--shares are of several adapters; name the others, each by --with ADAPTER."
+        )
     if not shares:
         return (1 / len(paths),) * len(paths)
     if len(shares) != len(paths):
         raise UsageError(
-            f"--shares has {count(len(shares), 'number')} for {len(paths)} adapters; give one for each, in order."
+            f"--shares has {count(len(shares), 'number')} for {len(paths)} adapters; give one for"
+            " each, in order."
         )
     if not all(math.isfinite(share) and abs(share) <= _LARGEST_SHARE for share in shares):
-        raise UsageError(f"--shares are numbers from -{_LARGEST_SHARE} to {_LARGEST_SHARE}, such as 0.5,0.5.")
+        raise UsageError(
+            f"--shares are numbers from -{_LARGEST_SHARE} to {_LARGEST_SHARE}, such as 0.5,0.5."
+        )
     return tuple(shares)
 
 
@@ -209,29 +221,36 @@ def _require_same(path: Path, several: Sequence[Loaded]) -> None:
     first, last = several[0], several[-1]
     if last.backbone is not first.backbone:
         raise UsageError(
-            f"--with {path} is for the backbone {last.config.backbone.weights}, the first adapter for {first.config.backbone.weights}, and "
-            "weights of two networks do not add up; predict with both (`seapeft predict --with`)."
+            f"--with {path} is for the backbone {last.config.backbone.weights}, the first adapter"
+            f" for {first.config.backbone.weights}, and weights of two networks do not add up;"
+            " predict with both (`seapeft predict --with`)."
         )
     if found := difference(first.config, last.config):
-        raise UsageError(f"--with {path} does not fit: {found}. Adapters add up only where these agree; leave it out.")
+        raise UsageError(
+            f"--with {path} does not fit: {found}. Adapters add up only where these agree; leave it"
+            " out."
+        )
     if first.config.head.rows != last.config.head.rows:
         raise UsageError(
-            f"--with {path} takes its labels from other outputs of the backbone than the first adapter; leave it out."
+            f"--with {path} takes its labels from other outputs of the backbone than the first"
+            " adapter; leave it out."
         )
 
 
 def _built(
     loaded: Loaded, changed: dict[str, torch.Tensor], configs: Sequence[AdapterConfig], name: str
 ) -> tuple[nn.Module, dict[str, Any], torch.Tensor]:
-    """The network with these tensors, the fields of its card, and an input for it. `configs`: of the
-    adapters in it.
+    """The network with these tensors, the fields of its card, and an input for it. `configs`: of
+    the adapters in it.
     """
     model, config, pretrained = loaded.model, loaded.config, loaded.backbone.pretrained
     card, arch = pretrained.card, pretrained.architecture
     new = [label for label, row in zip(config.labels, config.head.rows, strict=True) if row is None]
     described = _card(card, configs, name, [*card.labels, *new], growth(model.backbone, changed))
     network = arch.build(
-        in_channels=len(card.channels), out_channels=len(card.labels) + len(new), **described["kwargs"]
+        in_channels=len(card.channels),
+        out_channels=len(card.labels) + len(new),
+        **described["kwargs"],
     ).eval()
     # grown tensors are not in the network yet: it grows first
     folded = unique_tensors(network) | unique_tensors(model.backbone) | changed
@@ -239,7 +258,9 @@ def _built(
     return network, described, arch.example(len(card.channels), described["kwargs"])
 
 
-def _with_idle_rows(folded: dict[str, torch.Tensor], network: nn.Module, model: Adapted) -> dict[str, torch.Tensor]:
+def _with_idle_rows(
+    folded: dict[str, torch.Tensor], network: nn.Module, model: Adapted
+) -> dict[str, torch.Tensor]:
     """The tensors, with rows for new labels also in unused outputs of classes (deep supervision
     that is off).
 
@@ -266,8 +287,8 @@ def compare(
     network: Callable[[torch.Tensor], torch.Tensor],
     example: torch.Tensor,
 ) -> tuple[float, float, float]:
-    """Largest difference of target logits, largest logit, and share of equal labels, over a few random
-    inputs.
+    """Largest difference of target logits, largest logit, and share of equal labels, over a few
+    random inputs.
 
     Args:
         head: says which output is of which label.
@@ -288,20 +309,32 @@ def compare(
     return difference, largest, min(equal)
 
 
-def _card(card: Card, configs: Sequence[AdapterConfig], name: str, labels: list[str], more: Growth) -> dict[str, Any]:
+def _card(
+    card: Card, configs: Sequence[AdapterConfig], name: str, labels: list[str], more: Growth
+) -> dict[str, Any]:
     """The merged card's fields. `more`: growth of the network beyond that in the card."""
-    made = [{"adapter": c.policy, "units": len(c.units), "shots": c.shots, "seed": c.seed} for c in configs]
+    made = [
+        {"adapter": c.policy, "units": len(c.units), "shots": c.shots, "seed": c.seed}
+        for c in configs
+    ]
     config = configs[0]
     what = "an adapter" if len(configs) == 1 else f"{len(configs)} adapters"
-    kwargs: dict[str, Any] = {k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")}
+    kwargs: dict[str, Any] = {
+        k: v for k, v in card.kwargs.items() if k not in ("in_channels", "out_channels")
+    }
     return {
         **card.model_dump(exclude={"sha256", "dice", "training"}),
         "name": name,
-        "kwargs": kwargs | ({"grown": grown_further(kwargs.get("grown", {}), more)} if more else {}),
+        "kwargs": (
+            kwargs | ({"grown": grown_further(kwargs.get("grown", {}), more)} if more else {})
+        ),
         "labels": labels,
         "channels": list(config.channels),
         "recipe": config.recipe.model_dump(mode="json"),
         "patch": config.window.patch,
         "source": f"{card.name} with {what} folded in by sea_peft {config.sea_peft_version}",
-        "training": {"merged": made[0] if len(made) == 1 else made, "backbone_sha256": config.backbone.sha256},
+        "training": {
+            "merged": made[0] if len(made) == 1 else made,
+            "backbone_sha256": config.backbone.sha256,
+        },
     }

@@ -63,7 +63,9 @@ def open_backbone(typed: Typed = NOTHING) -> Backbone:
     return _probed(load_typed(typed))
 
 
-def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str, opened: Sequence[Backbone] = ()) -> Backbone:
+def open_recorded(
+    recorded: BackboneIdentity, typed: Typed, command: str, opened: Sequence[Backbone] = ()
+) -> Backbone:
     """The backbone that an adapter or a run was made with: the installed weights of the recorded
     name, or what the user typed.
 
@@ -79,22 +81,29 @@ def open_recorded(recorded: BackboneIdentity, typed: Typed, command: str, opened
     Raises:
         WeightsError: there is no such backbone here, or the record contradicts it.
     """
-    same = next((backbone for backbone in opened if backbone.pretrained.sha256 == recorded.sha256), None)
+    same = next(
+        (backbone for backbone in opened if backbone.pretrained.sha256 == recorded.sha256), None
+    )
     found = _found(recorded, typed, command) if same is None else same.pretrained
     card = found.card
     # a user's own code may have moved since, so what was typed now holds
     moved = typed.code is not None and is_code(recorded.architecture)
     if not moved and recorded.architecture != card.architecture:
         raise WeightsError(
-            f"This says that its network is {recorded.architecture}, and the card of weights {card.name}, whose tensors have its hash, says "
-            f"{card.architecture}; get it again."
+            f"This says that its network is {recorded.architecture}, and the card of weights"
+            f" {card.name}, whose tensors have its hash, says {card.architecture}; get it again."
         )
     if typed.backbone is not None and typed.code is None and typed.backbone != card.architecture:
-        raise WeightsError(f"This was made for {card.architecture}, not {typed.backbone}; leave --backbone out.")
-    if documents.as_json(recorded.kwargs) != documents.as_json(card.kwargs) or recorded.parameters != found.parameters:
         raise WeightsError(
-            f"This says that its network is built with other settings than the card of weights {card.name}, whose tensors have its hash; "
-            "get it again."
+            f"This was made for {card.architecture}, not {typed.backbone}; leave --backbone out."
+        )
+    if (
+        documents.as_json(recorded.kwargs) != documents.as_json(card.kwargs)
+        or recorded.parameters != found.parameters
+    ):
+        raise WeightsError(
+            "This says that its network is built with other settings than the card of weights"
+            f" {card.name}, whose tensors have its hash; get it again."
         )
     return same or _probed(found)
 
@@ -104,12 +113,13 @@ def _found(recorded: BackboneIdentity, typed: Typed, command: str) -> Pretrained
     if typed.weights is None and typed.code is None and recorded.weights not in cards():
         if is_code(recorded.architecture) and is_code(recorded.weights):
             raise WeightsError(
-                f"This names code as its network ({recorded.architecture}), and code that a file names is never run; where you have that code "
-                f"and trust it, type `{command} --backbone MODULE:FACTORY`."
+                f"This names code as its network ({recorded.architecture}), and code that a file"
+                f" names is never run; where you have that code and trust it, type `{command}"
+                " --backbone MODULE:FACTORY`."
             )
         raise WeightsError(
-            f"No weights called {recorded.weights!r} are installed here, and a name in a file is not looked up as a path; type "
-            f"`{command} --weights FILE`."
+            f"No weights called {recorded.weights!r} are installed here, and a name in a file is"
+            f" not looked up as a path; type `{command} --weights FILE`."
         )
     if typed.weights is None and recorded.weights in cards():
         found = load_pretrained(recorded.weights, typed.architecture() if typed.code else None)
@@ -117,8 +127,9 @@ def _found(recorded: BackboneIdentity, typed: Typed, command: str) -> Pretrained
         found = load_typed(typed)
     if found.sha256 != recorded.sha256:
         raise WeightsError(
-            f"This was made for {recorded.weights} with hash {recorded.sha256[:12]}, the weights found have hash {found.sha256[:12]}; give "
-            f"the right ones: `{command} --weights FILE`."
+            f"This was made for {recorded.weights} with hash {recorded.sha256[:12]}, the weights"
+            f" found have hash {found.sha256[:12]}; give the right ones: `{command} --weights"
+            " FILE`."
         )
     return found
 
@@ -139,7 +150,10 @@ def _probed(pretrained: Pretrained) -> Backbone:
     """
     name = pretrained.card.name
     with refusing(
-        WeightsError, lambda e: f"The network of weights {name} does not run ({first_line(e)}); correct its card."
+        WeightsError,
+        lambda e: (
+            f"The network of weights {name} does not run ({first_line(e)}); correct its card."
+        ),
     ):
         return Backbone(pretrained, find_sites(pretrained.network, pretrained.example))
 
@@ -170,15 +184,24 @@ def matching_rows(card_labels: Sequence[str], wanted: Sequence[str]) -> list[int
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda[:N]` or `mps` → a device that is there. Raises DeviceError when it is not."""
+    """`auto`, `cpu`, `cuda[:N]` or `mps` → a device that is there. Raises DeviceError when it
+    is not.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name!r} is not a device; use auto, cpu, cuda, cuda:N or mps.") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu.")
+        raise UsageError(
+            f"--device {name!r} is not a device; use auto, cpu, cuda, cuda:N or mps."
+        ) from error
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise DeviceError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device"
+            " cpu."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no Metal device; use --device cpu.")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -194,10 +217,13 @@ def own_device(name: str, processes: Processes) -> torch.device:
     if device.type == "cpu" or processes.size == 1:
         return device
     if device.type != "cuda" or device.index is not None:
-        raise UsageError(f"--device {name} is one device for {processes.size} processes; use auto, cuda or cpu.")
+        raise UsageError(
+            f"--device {name} is one device for {processes.size} processes; use auto, cuda or cpu."
+        )
     if processes.local_rank >= torch.cuda.device_count():
         raise DeviceError(
-            f"torch sees {torch.cuda.device_count()} CUDA devices, too few for one to each process; start as many processes, or use --device cpu."
+            f"torch sees {torch.cuda.device_count()} CUDA devices, too few for one to each process;"
+            " start as many processes, or use --device cpu."
         )
     own = torch.device("cuda", processes.local_rank)
     torch.cuda.set_device(own)
@@ -217,10 +243,14 @@ class Loaded:
 def adapter_folder(path: Path) -> Path:
     """`path` itself, or the adapter inside it if `path` is a run folder."""
     inside = path / "adapter"
-    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
+    return (
+        inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
+    )
 
 
-def load_adapter(folder: str | Path, typed: Typed = NOTHING, use: str | None = None) -> tuple[Adapted, AdapterConfig]:
+def load_adapter(
+    folder: str | Path, typed: Typed = NOTHING, use: str | None = None
+) -> tuple[Adapted, AdapterConfig]:
     """Load an adapter folder, or the one in a run folder, onto its backbone, ready to predict.
     Arguments and errors as of `open_adapter`.
     """
@@ -250,44 +280,71 @@ def open_adapter(
 
     Raises:
         WeightsError: the adapter or the weights are refused, or do not belong together.
-        UsageError: the unadapted network can predict none of the labels; or "both" is asked for where
-            no label was added.
+        UsageError: the unadapted network can predict none of the labels; or "both" is asked for
+            where no label was added.
     """
     asked = network_called(use) if use is not None else None
     config, tensors = load_adapter_files(folder)
-    backbone = open_recorded(config.backbone, typed, command or f"seapeft … {shlex.quote(str(folder))}", opened)
+    backbone = open_recorded(
+        config.backbone, typed, command or f"seapeft … {shlex.quote(str(folder))}", opened
+    )
     card, frozen = backbone.pretrained.card, backbone.pretrained.network
-    if len(config.channels) != len(card.channels) or config.head.classes not in (None, len(card.labels)):
+    if len(config.channels) != len(card.channels) or config.head.classes not in (
+        None,
+        len(card.labels),
+    ):
         raise WeightsError(
-            f"Adapter {folder.name} is for {count(len(config.channels), 'channel')} and {config.head.classes} classes, and weights {card.name} have "
-            f"{len(card.channels)} and {len(card.labels)}; get the adapter again."
+            f"Adapter {folder.name} is for {count(len(config.channels), 'channel')} and"
+            f" {config.head.classes} classes, and weights {card.name} have {len(card.channels)} and"
+            f" {len(card.labels)}; get the adapter again."
         )
     if max((row for row in config.head.rows if row is not None), default=0) >= len(card.labels):
-        raise WeightsError(f"Adapter {folder.name} names a class that weights {card.name} do not have; get it again.")
+        raise WeightsError(
+            f"Adapter {folder.name} names a class that weights {card.name} do not have; get it"
+            " again."
+        )
     try:
         backbone.pretrained.architecture.check_size(config.window.patch, card.kwargs)
     except UsageError as error:
-        raise WeightsError(f"Adapter {folder.name} states a patch that does not fit: {error}") from error
-    units = [unit_at(frozen, backbone.sites, u.family, u.level, u.placement, u.path) for u in config.units]
+        raise WeightsError(
+            f"Adapter {folder.name} states a patch that does not fit: {error}"
+        ) from error
+    units = [
+        unit_at(frozen, backbone.sites, u.family, u.level, u.placement, u.path)
+        for u in config.units
+    ]
     for unit, stated in zip(units, config.units, strict=True):
         if (unit.id, unit.cost) != (stated.id, stated.cost):
             raise WeightsError(
-                f"Adapter {folder.name} says that {stated.id} has {stated.cost:,} parameters, and it is {unit.id} with {unit.cost:,}; get the "
-                "adapter again."
+                f"Adapter {folder.name} says that {stated.id} has {stated.cost:,} parameters, and"
+                f" it is {unit.id} with {unit.cost:,}; get the adapter again."
             )
     if len({unit.group for unit in units}) < len(units):
-        raise WeightsError(f"Adapter {folder.name} has two levels of one family at one site; get it again.")
+        raise WeightsError(
+            f"Adapter {folder.name} has two levels of one family at one site; get it again."
+        )
     model = Adapted(
-        frozen, backbone.sites, units, config.head.rows, len(card.labels), backbone.example, config.seed,
-    )  # fmt: skip
+        frozen,
+        backbone.sites,
+        units,
+        config.head.rows,
+        len(card.labels),
+        backbone.example,
+        config.seed,
+    )
     if config.head.on_features not in (None, model.head.on_features):
-        raise WeightsError(f"Adapter {folder.name} has a head of another kind than its backbone takes; get it again.")
+        raise WeightsError(
+            f"Adapter {folder.name} has a head of another kind than its backbone takes; get it"
+            " again."
+        )
     load_tensors(model, units, tensors, folder.name)
     network = asked or config.recommended.network
     if network == "both" and not (model.head.added and model.head.knows_a_label):
         raise UsageError(
-            f"--use both takes added labels from the adapted network and the others from the unadapted one, and this adapter "
-            f"has only {'added ones' if model.head.added else 'labels that its backbone knew'}; leave it out."
+            "--use both takes added labels from the adapted network and the others from the"
+            " unadapted one, and this adapter has only"
+            f" {'added ones' if model.head.added else 'labels that its backbone knew'}; leave it"
+            " out."
         )
     if network != "unadapted":
         model.bank.activate([unit.id for unit in units])
@@ -296,19 +353,24 @@ def open_adapter(
         model.head_gate = False
     else:
         raise UsageError(
-            f"{config.backbone.weights} knows none of the labels {', '.join(config.labels)}, so it cannot predict them without the adapter; "
-            "leave --use unadapted out."
+            f"{config.backbone.weights} knows none of the labels {', '.join(config.labels)}, so it"
+            " cannot predict them without the adapter; leave --use unadapted out."
         )
     return Loaded(model.eval(), config, backbone, network)
 
 
 def adapter_tensors(model: Adapted, unit_ids: Sequence[str]) -> dict[str, torch.Tensor]:
     """The tensors of an adapter folder: `head/…` and `<unit id>/…`."""
-    head = {f"head/{name}": tensor.detach().cpu().clone() for name, tensor in model.head.state_dict().items()}
+    head = {
+        f"head/{name}": tensor.detach().cpu().clone()
+        for name, tensor in model.head.state_dict().items()
+    }
     return head | model.bank.state_dict(unit_ids)
 
 
-def load_tensors(model: Adapted, units: Sequence[Unit], tensors: Mapping[str, torch.Tensor], name: str) -> None:
+def load_tensors(
+    model: Adapted, units: Sequence[Unit], tensors: Mapping[str, torch.Tensor], name: str
+) -> None:
     """Load the tensors of `adapter_tensors`, strictly. Raises WeightsError naming the first one
     that does not belong.
     """
@@ -326,8 +388,11 @@ def load_tensors(model: Adapted, units: Sequence[Unit], tensors: Mapping[str, to
     kinds = [key for key in sorted(expected) if expected[key].dtype != tensors[key].dtype]
     if kinds:
         raise WeightsError(
-            f"Adapter {name}: {kinds[0]} is {str(tensors[kinds[0]].dtype).removeprefix('torch.')}, its unit "
-            f"{str(expected[kinds[0]].dtype).removeprefix('torch.')}; get the adapter again."
+            f"Adapter {name}: {kinds[0]} is {str(tensors[kinds[0]].dtype).removeprefix('torch.')},"
+            f" its unit {str(expected[kinds[0]].dtype).removeprefix('torch.')}; get the adapter"
+            " again."
         )
-    model.head.load_state_dict({k.removeprefix("head/"): t for k, t in tensors.items() if k.startswith("head/")})
+    model.head.load_state_dict(
+        {k.removeprefix("head/"): t for k, t in tensors.items() if k.startswith("head/")}
+    )
     model.bank.load_state_dict({k: t for k, t in tensors.items() if not k.startswith("head/")})

@@ -9,13 +9,18 @@ from sea_peft.loop.knapsack import Item
 
 
 def optimum(items: Sequence[Item], capacity: int) -> float:
-    """The largest total value of items within this cost, at most one per group (`scipy.optimize.milp`)."""
+    """The largest total value of items within this cost, at most one per group
+    (`scipy.optimize.milp`).
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     worth = [item for item in items if item.value > 0 and item.cost <= capacity]
     if not worth:
         return 0.0
-    same = np.array([[item.group == group for item in worth] for group in {item.group for item in worth}], dtype=float)
+    same = np.array(
+        [[item.group == group for item in worth] for group in {item.group for item in worth}],
+        dtype=float,
+    )
     within = LinearConstraint(np.array([[item.cost for item in worth]], dtype=float), ub=capacity)
     with capture_stdout([]):  # the solver writes to the process's stdout even when told not to
         solution = milp(

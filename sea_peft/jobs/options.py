@@ -14,8 +14,9 @@ from sea_peft.jobs.target import phantom_name
 from sea_peft.loop.policies import Entry
 from sea_peft.loop.settings import LoopSettings
 
-# An embedded phantom is for a first look: two minutes on a CPU, too short for more augmentation than of grey values (which would
-# give 0.868 instead of 0.881 on the default target). One's own scans are worth four times as many steps.
+# An embedded phantom is for a first look: two minutes on a CPU, too short for more augmentation
+# than of grey values (which would give 0.868 instead of 0.881 on the default target). One's own
+# scans are worth four times as many steps.
 DEFAULT_STEPS = 480
 PHANTOM_STEPS = 120
 DEFAULT_SHOTS = 5
@@ -43,19 +44,23 @@ class AdaptOptions:
         spacing: mm along each axis; None: the weights' own.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda[:N]` or `mps`.
-        time_limit: seconds for training and audits of all arms together; preparing and scoring come on top.
-        augment: `full`, `grey`, `none` or a TOML file (`sea_peft.data.augmentation`); by default `grey` on phantoms and `full` on scans.
+        time_limit: seconds for training and audits of all arms together; preparing and scoring come
+            on top.
+        augment: `full`, `grey`, `none` or a TOML file (`sea_peft.data.augmentation`); by default
+            `grey` on phantoms and `full` on scans.
         out: the run folder; None: a new one in `runs`.
         runs: the folder of all runs, which also holds the MLflow store.
         log_images: whether MLflow gets pictures of scans.
         mlflow: whether MLflow is told of the run at all.
-        test: how many test cases to score on at most; `none`; `cv`: every shot by an adapter fitted without it; None: every labelled case
-            that is no shot.
+        test: how many test cases to score on at most; `none`; `cv`: every shot by an adapter fitted
+            without it; None: every labelled case that is no shot.
         split: a JSON file that names the cases (`sea_peft.data.split_file`).
         name: what the run is called; None: a name that says nothing about data on disk.
-        add_labels: `NAME=CODES` or names of structures that the network does not know; it keeps all that it knows (`sea_peft.jobs.adding`).
+        add_labels: `NAME=CODES` or names of structures that the network does not know; it keeps all
+            that it knows (`sea_peft.jobs.adding`).
         max_forget: Dice points that a known label may lose by that; None: not asked.
-        from_run: a finished run whose units and head this one begins with (`sea_peft.jobs.going_on`); None: from nothing.
+        from_run: a finished run whose units and head this one begins with
+            (`sea_peft.jobs.going_on`); None: from nothing.
     """
 
     data: str | None = None
@@ -93,28 +98,46 @@ class AdaptOptions:
 
 
 def wanted_cases(options: AdaptOptions) -> tuple[int, NamedCases | None]:
-    """The number of shots asked for, and the cases of the split file if there is one. Raises UsageError."""
+    """The number of shots asked for, and the cases of the split file if there is one. Raises
+    UsageError.
+    """
     named = None if options.split is None else read_split(Path(options.split))
-    shots = options.shots if options.shots is not None else DEFAULT_SHOTS if named is None else named.shots
+    shots = (
+        options.shots
+        if options.shots is not None
+        else DEFAULT_SHOTS
+        if named is None
+        else named.shots
+    )
     if shots < 1:
         raise UsageError(f"--shots {shots} is not a number of labelled scans; ask for 1 or more.")
     if named is not None and shots != named.shots:
         raise UsageError(
-            f"--shots {shots} and {named.file}, which names {named.shots} support and audit cases, do not agree; leave --shots out."
+            f"--shots {shots} and {named.file}, which names {named.shots} support and audit cases,"
+            " do not agree; leave --shots out."
         )
     if options.test == "cv" and shots == 1:
-        raise UsageError("--test cv leaves out one shot after the other and trains on the rest, so it needs --shots 2.")
+        raise UsageError(
+            "--test cv leaves out one shot after the other and trains on the rest, so it needs"
+            " --shots 2."
+        )
     if isinstance(options.test, str) and options.test not in ("none", "cv"):
-        raise UsageError(f"--test {options.test} is not known; give a number of test cases, none or cv.")
+        raise UsageError(
+            f"--test {options.test} is not known; give a number of test cases, none or cv."
+        )
     if isinstance(options.test, int) and options.test < 1:
-        raise UsageError(f"--test {options.test} is not a number of test cases; ask for 1 or more, none or cv.")
+        raise UsageError(
+            f"--test {options.test} is not a number of test cases; ask for 1 or more, none or cv."
+        )
     return shots, named
 
 
 def loop_settings(
     options: AdaptOptions, backbone: Backbone, entry: Entry, augmentation: Augmentation | None
 ) -> LoopSettings:
-    """Steps, cycles, window and augmentation of a run. `augmentation`: that of a resumed run. Raises UsageError."""
+    """Steps, cycles, window and augmentation of a run. `augmentation`: that of a resumed run.
+    Raises UsageError.
+    """
     phantom = phantom_name(options.data) is not None
     default, usual = (PHANTOM_STEPS, "grey") if phantom else (DEFAULT_STEPS, "full")
     steps = default if options.steps is None else options.steps
@@ -132,13 +155,15 @@ def loop_settings(
         cycles=cycles,
         window=backbone.pretrained.card.window(patch),
         time_limit=options.time_limit,
-        augmentation=augmentation or load_augmentation(usual if options.augment == "default" else options.augment),
+        augmentation=augmentation
+        or load_augmentation(usual if options.augment == "default" else options.augment),
         holds_known=bool(options.add_labels),
     )
     least = cycles + 2
     if steps < least or min(settings.plan()[1]) < 1:
         raise UsageError(
-            f"--steps {steps} is too few for {count(cycles, 'cycle')} with a warm-up and a refit; ask for at least {4 * cycles + 4} steps"
+            f"--steps {steps} is too few for {count(cycles, 'cycle')} with a warm-up and a refit;"
+            f" ask for at least {4 * cycles + 4} steps"
             + (" or fewer --cycles." if cycles > 1 else ".")
         )
     return settings

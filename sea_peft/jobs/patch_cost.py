@@ -1,4 +1,6 @@
-"""The Dice that a smaller patch than the weights' own costs, measured on one shot before training."""
+"""The Dice that a smaller patch than the weights' own costs, measured on one shot before
+training.
+"""
 
 import math
 import statistics
@@ -31,15 +33,23 @@ def cost_of_patch(setup: Setup, scan: Scan) -> str | None:
     if not is_smaller(patch, own):
         return None
     small, full = ("×".join(map(str, sides)) for sides in (patch, own))
-    said = f"A patch of {small} voxels shows the network less than the {full} that {card.name} was trained with"
+    said = (
+        f"A patch of {small} voxels shows the network less than the {full} that {card.name} was"
+        " trained with"
+    )
     drawn = zip(setup.rows, setup.dataset.labels.values(), strict=True)
-    known = [index for index, (row, codes) in enumerate(drawn, start=1) if row is not None and codes]
+    known = [
+        index for index, (row, codes) in enumerate(drawn, start=1) if row is not None and codes
+    ]
     if not known or scan.label is None:
-        return f"{said}; what that costs cannot be measured, since the network knows none of the labels that are drawn."
+        return (
+            f"{said}; what that costs cannot be measured, since the network knows none of the"
+            " labels that are drawn."
+        )
     ours, theirs = (_unadapted(setup, scan, sides, known) for sides in (patch, own))
     return (
-        f"{said}: unadapted, the mean Dice on one shot is {ours:.3f} with it and {theirs:.3f} with theirs; "
-        f"for the latter, use --patch {','.join(map(str, own))}."
+        f"{said}: unadapted, the mean Dice on one shot is {ours:.3f} with it and {theirs:.3f} with"
+        f" theirs; for the latter, use --patch {','.join(map(str, own))}."
     )
 
 
@@ -47,7 +57,10 @@ def _unadapted(setup: Setup, scan: Scan, patch: Size, known: Sequence[int]) -> f
     """Mean Dice over the labels of these indices that are in the scan, on the recipe's grid."""
     model = setup.model.eval()
     with model.unadapted():
-        window, batch = setup.backbone.pretrained.card.window(patch), batch_for_masks(model.backbone)
+        window, batch = (
+            setup.backbone.pretrained.card.window(patch),
+            batch_for_masks(model.backbone),
+        )
         (found,) = probabilities(model, scan, window, setup.device, batch)
     assert scan.label is not None
     label = scan.label.numpy()

@@ -29,7 +29,9 @@ from sea_peft.loop.events import Scored
 
 @dataclasses.dataclass(frozen=True)
 class ShownCase:
-    """A test case that stands for the others. `role`: Best, Median or Worst; `dice`: label → Dice when the run was scored."""
+    """A test case that stands for the others. `role`: Best, Median or Worst; `dice`: label →
+    Dice when the run was scored.
+    """
 
     role: str
     case: Case
@@ -81,7 +83,9 @@ class Revisited:
     lost: tuple[LostLabel, ...]
 
 
-def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use: str | None = None) -> Revisited:
+def revisit(
+    folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use: str | None = None
+) -> Revisited:
     """Open a run's adapter and data again.
 
     Args:
@@ -101,19 +105,37 @@ def revisit(folder: RunFolder, typed: Typed = NOTHING, device: str = "auto", use
     predictor = Predictor(folder.path, typed, device, "adapted", verb="report")
     network = predictor.config.recommended.network if use is None else network_called(use)
     if network == "both":
-        raise UsageError("--use both is not scored by a run, so there is no best and worst case to draw; use adapted.")
+        raise UsageError(
+            "--use both is not scored by a run, so there is no best and worst case to draw; use"
+            " adapted."
+        )
     arms = history.scored if history.tested_on == "test" else {}
-    scored = {case: dice for case, dice in arms[network].per_case.items() if dice} if network in arms else {}
+    scored = (
+        {case: dice for case, dice in arms[network].per_case.items() if dice}
+        if network in arms
+        else {}
+    )
     ranked = sorted(scored, key=lambda case: statistics.fmean(scored[case].values()))
     picked = {"Worst": ranked[:1], "Median": ranked[len(ranked) // 2 :][:1], "Best": ranked[-1:]}
-    roles = {cases[0]: role for role, cases in picked.items() if cases}  # one case may be best, median and worst
+    roles = {
+        cases[0]: role for role, cases in picked.items() if cases
+    }  # one case may be best, median and worst
     drops = labels_lost(history) if arms else {}
     try:
         run = reopen(folder, predictor.labels)
-        shown = [ShownCase(roles[case], run.case(case), scored[case]) for case in reversed(ranked) if case in roles]
-        lost = tuple(LostLabel(label, drop, run.case(_lost_most(arms, label))) for label, drop in drops.items())
+        shown = [
+            ShownCase(roles[case], run.case(case), scored[case])
+            for case in reversed(ranked)
+            if case in roles
+        ]
+        lost = tuple(
+            LostLabel(label, drop, run.case(_lost_most(arms, label)))
+            for label, drop in drops.items()
+        )
     except (UsageError, DataError) as error:
-        raise type(error)(f"{str(error).rstrip('.')}; write the report without --images and --explain.") from error
+        raise type(error)(
+            f"{str(error).rstrip('.')}; write the report without --images and --explain."
+        ) from error
     return Revisited(
         predictor=predictor,
         network=network,
@@ -133,7 +155,9 @@ def _lost_most(arms: Mapping[str, Scored], label: str) -> str:
 
 
 def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Picture]:
-    """Predict and draw those cases, then every label that lost, centred on it. The captions name no case."""
+    """Predict and draw those cases, then every label that lost, centred on it. The captions
+    name no case.
+    """
     made = []
     labels, of = list(run.predictor.labels), len(run.shown) + len(run.lost)
     for shown in run.shown:
@@ -149,7 +173,11 @@ def case_pictures(run: Revisited, progress: Progress = unwatched) -> list[Pictur
         masks = {"unadapted": before, "adapted": after}
         png = _drawn(run, lost.case, masks, geometry, about=1 + labels.index(lost.label))
         made.append(
-            Picture(f"{lost.label} lost by the adapter ({lost.drop}): the test case in which it lost most", png)
+            Picture(
+                f"{lost.label} lost by the adapter ({lost.drop}): the test case in which it lost"
+                " most",
+                png,
+            )
         )
         progress(len(made), of)
     return made
@@ -164,7 +192,11 @@ def _predicted(run: Revisited, case: Case, network: str) -> tuple[np.ndarray, Ge
 
 
 def _drawn(
-    run: Revisited, case: Case, masks: Mapping[str, np.ndarray], geometry: Geometry, about: int | None = None
+    run: Revisited,
+    case: Case,
+    masks: Mapping[str, np.ndarray],
+    geometry: Geometry,
+    about: int | None = None,
 ) -> bytes:
     config, image = run.predictor.config, case.image(run.channels[0])
     shown = shades(np.asarray(image.array), config.channels[0], config.recipe.intensity)
@@ -195,5 +227,8 @@ def images_for_mlflow(
     except SeaPeftError as error:
         warn(f"MLflow gets no pictures of the run: {error}")
         return {}
-    names = [*(shown.role.lower() for shown in run.shown), *(f"lost_{safe_name(lost.label)}" for lost in run.lost)]
+    names = [
+        *(shown.role.lower() for shown in run.shown),
+        *(f"lost_{safe_name(lost.label)}" for lost in run.lost),
+    ]
     return {f"{name}.png": picture.data for name, picture in zip(names, pictures, strict=True)}

@@ -1,4 +1,6 @@
-"""`seapeft adapt --dry-run`: everything resolved and checked, nothing trained and nothing written."""
+"""`seapeft adapt --dry-run`: everything resolved and checked, nothing trained and nothing
+written.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,9 @@ from sea_peft.jobs.setup import prepare_run
 
 
 def plan(
-    options: AdaptOptions, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
+    options: AdaptOptions,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """What a run with these options would do, and how long it would take here, as JSON types.
     Raises the same errors as `adapt`.
@@ -25,7 +29,11 @@ def plan(
             "name": setup.dataset.name,
             "layout": setup.dataset.layout,
             "labels": {name: list(codes) for name, codes in setup.dataset.labels.items()},
-            "new_labels": [name for name, row in zip(setup.dataset.labels, setup.rows, strict=True) if row is None],
+            "new_labels": [
+                name
+                for name, row in zip(setup.dataset.labels, setup.rows, strict=True)
+                if row is None
+            ],
             "channels": list(setup.dataset.channels),
             "support": len(setup.split.support),
             "audit": len(setup.split.audit),

@@ -1,4 +1,6 @@
-"""`seapeft predict`: writes masks on each input's own grid, complete or not at all, and a status for each case."""
+"""`seapeft predict`: writes masks on each input's own grid, complete or not at all, and a
+status for each case.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +84,12 @@ def predict(
         jobs: processes that predict side by side, each with its own network and its share of the
             cores or GPUs. If one dies, only its current case is lost. In a script, values above 1
             need `if __name__ == "__main__":` around the call.
-        cluster: takes the cases in `jobs` jobs, each with its share of them, instead of processes here.
+        cluster: takes the cases in `jobs` jobs, each with its share of them, instead of processes
+            here.
         resume: skip cases whose results were made by the same adapter, network and options from the
             same files. With `overwrite`, other results are replaced.
-        ensemble: further adapters, whose probabilities are averaged with those of `adapter`; each case
-            then also gets a map of where they disagree (`ensemble.Disagreement`). Labels,
+        ensemble: further adapters, whose probabilities are averaged with those of `adapter`; each
+            case then also gets a map of where they disagree (`ensemble.Disagreement`). Labels,
             channels, recipe and window must be the same. Connected parts are kept as all runs have
             chosen alike. Not together with `qc`, which is calibrated for one adapter.
         say: receives sentences for the user: inputs that were skipped, the network and why, and the
@@ -111,13 +114,19 @@ def predict(
         raise UsageError(f"--jobs {jobs} is no number of processes; use 1 or more.")
     if qc and ensemble:
         raise UsageError(
-            "--qc is calibrated for the masks of one adapter, not for the mean of several; leave it out: the disagreement of the adapters says "
-            "which masks to look at."
+            "--qc is calibrated for the masks of one adapter, not for the mean of several; leave it"
+            " out: the disagreement of the adapters says which masks to look at."
         )
     opening = Opening(
-        adapter=adapter, typed=typed, device=device, use=use, keep=tuple(keep), statistics=statistics is not None, qc=qc,
+        adapter=adapter,
+        typed=typed,
+        device=device,
+        use=use,
+        keep=tuple(keep),
+        statistics=statistics is not None,
+        qc=qc,
         ensemble=tuple(ensemble),
-    )  # fmt: skip
+    )
     writer = opening.writer()
     predictor, labels = writer.predictor, tuple(writer.predictor.labels)
     cases = find_cases(inputs, predictor.channels, channels, say)
@@ -125,7 +134,15 @@ def predict(
         require_own_table(out / _QC_TABLE)
     targets = {
         case.id: CaseFiles.of(
-            case, out, labels, probabilities, preview or qc, dicom_seg, rtstruct, seg_nrrd, bool(ensemble)
+            case,
+            out,
+            labels,
+            probabilities,
+            preview or qc,
+            dicom_seg,
+            rtstruct,
+            seg_nrrd,
+            bool(ensemble),
         )
         for case in cases
     }
@@ -142,7 +159,11 @@ def predict(
     processes = min(jobs, len(left))
     if cluster is not None:
         cluster.executor()  # refused before anything is written
-    ahead = [] if processes > 1 and cluster is None else read_ahead(left[1:], predictor.recipe, len(predictor.channels))
+    ahead = (
+        []
+        if processes > 1 and cluster is None
+        else read_ahead(left[1:], predictor.recipe, len(predictor.channels))
+    )
     if say is not None:
         say(predictor.choice())
         if writer.keeping:
@@ -151,10 +172,17 @@ def predict(
             say(f"Kept of masks{'' if keep else f', as {chosen} (--keep all overrides)'}: {rules}.")
         if before:
             say(
-                f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is; --overwrite alone predicts all again."
+                f"{count(len(before), 'case')} of {len(cases)} predicted before, and kept as is;"
+                " --overwrite alone predicts all again."
             )
         if left:
-            say(needed(predictor.estimate(left, ahead).of_processes(processes if cluster is None else 1)))
+            say(
+                needed(
+                    predictor.estimate(left, ahead).of_processes(
+                        processes if cluster is None else 1
+                    )
+                )
+            )
     make_folder(out)
     if statistics is not None:
         make_folder(statistics.parent)
@@ -176,7 +204,11 @@ def predict(
     finally:
         results.write()
         if qc:
-            _write_qc(out, results.statuses, {case: f"{files.sidecar.stem}.png" for case, files in targets.items()})
+            _write_qc(
+                out,
+                results.statuses,
+                {case: f"{files.sidecar.stem}.png" for case, files in targets.items()},
+            )
     return results.statuses
 
 
@@ -195,7 +227,9 @@ class _Results:
     ) -> None:
         self._cases, self._channels, self._table, self._ensemble = cases, channels, table, ensemble
         self._sidecars = dict(before)
-        self._statuses = {case.id: CaseStatus.done(case, before[case.id]) for case in cases if case.id in before}
+        self._statuses = {
+            case.id: CaseStatus.done(case, before[case.id]) for case in cases if case.id in before
+        }
         self._due = len(before)
 
     @property
@@ -208,14 +242,20 @@ class _Results:
         self._statuses[status.case] = status
         if sidecar is not None:
             self._sidecars[status.case] = sidecar
-            if len(self._sidecars) > self._due:  # less often as it grows, since the whole table is written each time
+            if (
+                len(self._sidecars) > self._due
+            ):  # less often as it grows, since the whole table is written each time
                 self.write()
                 self._due = len(self._sidecars) + len(self._sidecars) // 10
 
     def write(self) -> None:
         """Write the table, in the order of the cases. Raises DiskError."""
         if self._table is not None:
-            in_order = {case.id: self._sidecars[case.id] for case in self._cases if case.id in self._sidecars}
+            in_order = {
+                case.id: self._sidecars[case.id]
+                for case in self._cases
+                if case.id in self._sidecars
+            }
             write_table(self._table, self._channels, in_order, self._ensemble)
 
 
@@ -231,5 +271,6 @@ def _require_series(cases: Sequence[FileCase], what: str, flag: str) -> None:
     others = [case.id for case in cases if not all(image.slices for image in case.images.values())]
     if others:
         raise DataError(
-            f"case {others[0]} is no DICOM series, so {what} has nothing to refer to; leave {flag} out or give the series"
+            f"case {others[0]} is no DICOM series, so {what} has nothing to refer to; leave {flag}"
+            " out or give the series"
         )

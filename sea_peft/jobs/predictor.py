@@ -1,4 +1,6 @@
-"""An adapter on its backbone that turns cases into label maps, for predict, evaluate and the report's overlays."""
+"""An adapter on its backbone that turns cases into label maps, for predict, evaluate and the
+report's overlays.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ class Predictor:
         adapter: an adapter folder or a run folder.
         typed: the backbone or its weights, if they are not installed under the name in the adapter.
         device: as on the command line.
-        use: "adapted", "unadapted" or "both" (`open_adapter`); None for the network that the adapter's run
-            recommends.
+        use: "adapted", "unadapted" or "both" (`open_adapter`); None for the network that the
+            adapter's run recommends.
         verb: of the command line, for the command to type if weights are missing.
         opened: backbones that are open, to be shared.
 
@@ -66,7 +68,9 @@ class Predictor:
     ) -> None:
         self.device = resolve_device(device)
         folder = adapter_folder(adapter)
-        loaded = open_adapter(folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …", opened)
+        loaded = open_adapter(
+            folder, typed, use, f"seapeft {verb} {shlex.quote(str(adapter))} …", opened
+        )
         self.loaded, self.model, self.config = loaded, loaded.model, loaded.config
         self.sha256 = hashlib.sha256((folder / MODEL_NAME).read_bytes()).hexdigest()
         self.network = loaded.network
@@ -80,16 +84,22 @@ class Predictor:
         self._batch = batch_for_masks(self.model.backbone)
 
     def prepared(self, case: Case, channels: tuple[str, ...] | None = None) -> Scan:
-        """The case after the recipe. `channels`: its names for the adapter's channels, in the adapter's order."""
+        """The case after the recipe. `channels`: its names for the adapter's channels, in the
+        adapter's order.
+        """
         return prepare(case, self.recipe, channels or self.channels)
 
-    def probabilities(self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched) -> Planes:
+    def probabilities(
+        self, scan: Scan, folder: Path | None = None, progress: Progress = unwatched
+    ) -> Planes:
         """Probabilities `[1 + labels, D, H, W]` on the recipe's grid, background first.
 
         `folder`: for temporary files of outputs that do not fit into memory. `progress`: called
         with (windows done, of).
         """
-        (output,) = probabilities(self.model, scan, self.config.window, self.device, self._batch, folder, progress)
+        (output,) = probabilities(
+            self.model, scan, self.config.window, self.device, self._batch, folder, progress
+        )
         return output
 
     def with_disagreement(
@@ -105,19 +115,30 @@ class Predictor:
         network, recommended = network or self.network, self.config.recommended
         if network == "both":
             added = ", ".join(list(self.labels)[index - 1] for index in self.model.head.added)
-            return f"Using both networks, as asked: {added} by the adapted one, everything else by the unadapted one."
+            return (
+                f"Using both networks, as asked: {added} by the adapted one, everything else by the"
+                " unadapted one."
+            )
         if network == recommended.network:
             other = next(name for name in NETWORKS if name != network)
             return (
-                f"Using the {network} network, as the run recommends ({recommended.evidence}); --use {other} overrides."
+                f"Using the {network} network, as the run recommends ({recommended.evidence});"
+                f" --use {other} overrides."
             )
-        return f"Using the {network} network, as asked; the run recommends the {recommended.network} one ({recommended.evidence})."
+        return (
+            f"Using the {network} network, as asked; the run recommends the {recommended.network}"
+            f" one ({recommended.evidence})."
+        )
 
     def keeping(self, asked: Sequence[str]) -> dict[str, Keep]:
-        """Label → which connected parts of its masks are kept, for those of which not all are: as asked, else as the run has chosen for its adapter.
-        Raises UsageError for what makes no sense (`keeping.keeps`)."""
+        """Label → which connected parts of its masks are kept, for those of which not all are: as
+        asked, else as the run has chosen for its adapter. Raises UsageError for what makes no sense
+        (`keeping.keeps`).
+        """
         own = self.kept_by_default if self.network != "unadapted" else {}
-        return keeps(asked or [f"{label}={rule}" for label, rule in own.items()], tuple(self.labels))
+        return keeps(
+            asked or [f"{label}={rule}" for label, rule in own.items()], tuple(self.labels)
+        )
 
     @property
     def kept_by_default(self) -> Mapping[str, str]:
@@ -130,7 +151,8 @@ class Predictor:
         """
         if self.config.quality is None:
             raise UsageError(
-                f"This adapter was made before `--qc`, so it does not say what its run saw; adapt again{way_out}."
+                "This adapter was made before `--qc`, so it does not say what its run saw; adapt"
+                f" again{way_out}."
             )
         return self.config.quality
 
@@ -141,13 +163,17 @@ class Predictor:
         return self._estimate(cases, ahead, networks=1)
 
     def _estimate(self, cases: Sequence[Case], ahead: Sequence[Case], networks: int) -> Need:
-        # of a small input: its bytes per voxel are about those of a patch, which would take as long as predicting a window
+        # of a small input: its bytes per voxel are about those of a patch, which would take as long
+        # as predicting a window
         smallest = torch.zeros(1, len(self.channels), *self.loaded.backbone.pretrained.limits.small)
         activations = Activations.of(self.model, smallest.to(self.device))
-        # of all networks together one output is kept, and the sums of the windows at the moment are of each
+        # of all networks together one output is kept, and the sums of the windows at the moment are
+        # of each
         outputs = (1 + networks) * (1 + len(self.labels)) // 2
         patch = self.config.window.patch
-        return inference_need(cases, self.recipe, len(self.channels), outputs, patch, activations, ahead)
+        return inference_need(
+            cases, self.recipe, len(self.channels), outputs, patch, activations, ahead
+        )
 
     def label_map(
         self, case: Case, channels: tuple[str, ...] | None = None, progress: Progress = unwatched
@@ -158,7 +184,9 @@ class Predictor:
 
 
 def reason(error: Exception) -> str:
-    """Why one case failed, in a sentence, even for unforeseen errors, which must not stop the other cases."""
+    """Why one case failed, in a sentence, even for unforeseen errors, which must not stop the
+    other cases.
+    """
     if isinstance(error, SeaPeftError):
         return str(error)
     _LOG.info("unexpected", exc_info=error)

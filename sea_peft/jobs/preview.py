@@ -1,4 +1,6 @@
-"""Pictures of scans: a prediction in three planes with its labels outlined, and heat maps over one plane."""
+"""Pictures of scans: a prediction in three planes with its labels outlined, and heat maps over
+one plane.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _PLANES = ("sagittal", "coronal", "axial")  # by the axis they stand on: right, 
 _SIDES = ("RL", "AP", "HF")  # where the axes run to, and where they come from
 _BARS = (1, 2, 5, 10, 20, 50, 100, 200)  # mm
 _LINE = 1.3  # points
-# Okabe and Ito's colours, those that are bright on black; after them come the same ones in dashes, then in dots
+# Okabe and Ito's colours, those that are bright on black; after them come the same ones in dashes,
+# then in dots
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
 _STROKES: tuple[Literal["solid", "dashed", "dotted"], ...] = ("solid", "dashed", "dotted")
 _LOOKS = [(colour, stroke) for stroke in _STROKES for colour in _COLOURS]
@@ -60,9 +63,15 @@ def preview_png(
     spacing = [image.spacing[axis] for axis in upright.axes]
     rows = dict(masks) if reference is None else {**masks, "labelled": reference}
     oriented = {title: upright.oriented(mask) for title, mask in rows.items()}
-    anywhere = np.logical_or.reduce([mask > 0 if about is None else mask == about for mask in oriented.values()])
+    anywhere = np.logical_or.reduce(
+        [mask > 0 if about is None else mask == about for mask in oriented.values()]
+    )
     at = [_fullest(anywhere, axis) for axis in range(3)]
-    errors = _differences(oriented[list(masks)[-1]], oriented["labelled"]) if reference is not None else None
+    errors = (
+        _differences(oriented[list(masks)[-1]], oriented["labelled"])
+        if reference is not None
+        else None
+    )
     present = sorted(set().union(*(_in_planes(mask, at) for mask in oriented.values())))
     # a label has the same look in every picture, unless there are more labels than looks
     order = range(1, len(labels) + 1) if len(labels) <= len(_LOOKS) else present
@@ -93,7 +102,11 @@ def preview_png(
         handles.append(Patch(alpha=0, label=f"and {more} more"))
     if errors is not None:
         found = _in_planes(errors, at)
-        handles += [Patch(color=look, label=name) for i, (name, look) in enumerate(_ERRORS.items(), 1) if i in found]
+        handles += [
+            Patch(color=look, label=name)
+            for i, (name, look) in enumerate(_ERRORS.items(), 1)
+            if i in found
+        ]
     _legend(figure, handles, shown, 6)
     return png(figure)
 
@@ -114,7 +127,10 @@ class Heat:
 
 
 def heat_png(
-    grey: np.ndarray, spacing: Sequence[float], rows: Sequence[tuple[str, np.ndarray, Sequence[Heat]]], shown: Shades
+    grey: np.ndarray,
+    spacing: Sequence[float],
+    rows: Sequence[tuple[str, np.ndarray, Sequence[Heat]]],
+    shown: Shades,
 ) -> bytes:
     """One row per label: heat maps over the axial plane that holds most of it, with a scale. Air
     has no colour.
@@ -142,13 +158,21 @@ def heat_png(
             if heat.values is not None:
                 plane = np.where(body, _plane(heat.values, 2, at), 0.0)
                 axes.imshow(
-                    plane, cmap="inferno", vmin=0, vmax=1, alpha=np.sqrt(plane) * 0.8, aspect=axes.get_aspect(), interpolation="bilinear"
-                )  # fmt: skip
+                    plane,
+                    cmap="inferno",
+                    vmin=0,
+                    vmax=1,
+                    alpha=np.sqrt(plane) * 0.8,
+                    aspect=axes.get_aspect(),
+                    interpolation="bilinear",
+                )
             _outline(axes, _plane(mask, 2, at), "white")
             if heat.inside is not None:
                 _outline(axes, _plane(heat.inside, 2, at) & body, "#56B4E9")
             axes.set_title(f"{label}, {heat.title}", color="white", fontsize=9)
-    scale = figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid, shrink=0.6, aspect=30, pad=0.01)
+    scale = figure.colorbar(
+        ScalarMappable(cmap="inferno"), ax=grid, shrink=0.6, aspect=30, pad=0.01
+    )
     scale.set_label("share of the map's maximum", color="white", fontsize=9)
     scale.ax.tick_params(colors="white", labelsize=8)
     looks = (("white", "the label"), ("#56B4E9", "the part of the map above Otsu's threshold"))
@@ -156,15 +180,20 @@ def heat_png(
     return png(figure)
 
 
-def _scan(axes: Axes, grey: np.ndarray, axis: int, at: int, spacing: Sequence[float], shown: Shades) -> None:
+def _scan(
+    axes: Axes, grey: np.ndarray, axis: int, at: int, spacing: Sequence[float], shown: Shades
+) -> None:
     """One plane of a scan, with the sides of the body and a scale in mm."""
     from matplotlib.patheffects import withStroke
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     across, up = (other for other in range(3) if other != axis)
     plane = _plane(grey, axis, at)
-    axes.imshow(plane, cmap="gray", vmin=shown.low, vmax=shown.high, aspect=spacing[up] / spacing[across])
-    # side, its position on the axes, and the offset of its letter in points, so that none is cut off
+    axes.imshow(
+        plane, cmap="gray", vmin=shown.low, vmax=shown.high, aspect=spacing[up] / spacing[across]
+    )
+    # side, its position on the axes, and the offset of its letter in points, so that none is cut
+    # off
     sides = (
         (_SIDES[across][0], (0, 0.5), (4, 0), ("left", "center")),
         (_SIDES[across][1], (1, 0.5), (-4, 0), ("right", "center")),
@@ -173,13 +202,27 @@ def _scan(axes: Axes, grey: np.ndarray, axis: int, at: int, spacing: Sequence[fl
     )
     for side, place, moved, (ha, va) in sides:
         axes.annotate(
-            side, place, moved, "axes fraction", "offset points", ha=ha, va=va, color="white", fontsize=9,
+            side,
+            place,
+            moved,
+            "axes fraction",
+            "offset points",
+            ha=ha,
+            va=va,
+            color="white",
+            fontsize=9,
             path_effects=[withStroke(linewidth=2, foreground="black")],
-        )  # fmt: skip
+        )
     width = plane.shape[1] * spacing[across]
     mm = max([mm for mm in _BARS if mm <= 0.35 * width], default=_BARS[0])
     bar = AnchoredSizeBar(
-        axes.transData, mm / spacing[across], f"{mm} mm", "lower right", color="white", pad=0.3, sep=3
+        axes.transData,
+        mm / spacing[across],
+        f"{mm} mm",
+        "lower right",
+        color="white",
+        pad=0.3,
+        sep=3,
     )
     bar.patch.set(facecolor="black", edgecolor="none", alpha=0.6)  # bones are as white as the bar
     axes.add_artist(bar)
@@ -196,7 +239,9 @@ def _plane(array: np.ndarray, axis: int, at: int) -> np.ndarray:
 
 
 def _position(upright: Geometry, axis: int, at: int) -> str:
-    """Where a plane lies in the scanner's coordinates, through the middle of the scan, and its number: `H 34 mm (40 of 48)`."""
+    """Where a plane lies in the scanner's coordinates, through the middle of the scan, and its
+    number: `H 34 mm (40 of 48)`.
+    """
     middle = [n / 2 - 0.5 for n in upright.size]
     middle[axis] = at
     voxel = [0.0, 0.0, 0.0]
@@ -213,7 +258,13 @@ def _outline(axes: Axes, inside: np.ndarray, colour: str, stroke: str = "solid")
     if inside.any():
         rows, columns = (np.arange(-1, n + 1) for n in inside.shape)
         line = axes.contour(
-            columns, rows, np.pad(inside, 1), levels=[0.5], linewidths=2 * _LINE, colors=[colour], linestyles=[stroke]
+            columns,
+            rows,
+            np.pad(inside, 1),
+            levels=[0.5],
+            linewidths=2 * _LINE,
+            colors=[colour],
+            linestyles=[stroke],
         )
         line.set_clip_path(line.get_paths()[0], axes.transData)
         axes.set_xlim(-0.5, inside.shape[1] - 0.5)
@@ -222,11 +273,15 @@ def _outline(axes: Axes, inside: np.ndarray, colour: str, stroke: str = "solid")
 
 def _in_planes(indices: np.ndarray, at: Sequence[int]) -> set[int]:
     """The label indices in the planes shown."""
-    return {int(i) for axis in range(3) for i in np.unique(np.take(indices, at[axis], axis=axis))} - {0}
+    return {
+        int(i) for axis in range(3) for i in np.unique(np.take(indices, at[axis], axis=axis))
+    } - {0}
 
 
 def _differences(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """1 where a label was missed, 2 where one was added, 3 where another was found, as in `_ERRORS`."""
+    """1 where a label was missed, 2 where one was added, 3 where another was found, as in
+    `_ERRORS`.
+    """
     wrong = np.zeros(found.shape, np.uint8)
     wrong[(found == 0) & (wanted > 0)] = 1
     wrong[(found > 0) & (wanted == 0)] = 2
@@ -249,7 +304,9 @@ def _body(plane: np.ndarray, shown: Shades) -> np.ndarray:
         outline = Path(places[ConvexHull(places).vertices])
     except (QhullError, ValueError):  # all on one line, or nothing at all
         return largest
-    inside = outline.contains_points(np.argwhere(np.ones_like(largest)), radius=1e-6).reshape(largest.shape)
+    inside = outline.contains_points(np.argwhere(np.ones_like(largest)), radius=1e-6).reshape(
+        largest.shape
+    )
     return inside | largest
 
 
@@ -258,9 +315,14 @@ def _legend(figure: Figure, handles: Sequence[Any], shown: Shades, columns: int)
     from matplotlib.patches import Patch
 
     figure.legend(
-        handles=[*handles, Patch(alpha=0, label=shown.name)], loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False,
-        labelcolor="white", handlelength=2.6,
-    )  # fmt: skip
+        handles=[*handles, Patch(alpha=0, label=shown.name)],
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8.5,
+        frameon=False,
+        labelcolor="white",
+        handlelength=2.6,
+    )
 
 
 def _fullest(mask: np.ndarray, axis: int) -> int:

@@ -1,6 +1,8 @@
-"""A registered adapter as MLflow's `python_function`: `mlflow.pyfunc.load_model("models:/sea_peft_adapter/1")`, without pickles.
+"""A registered adapter as MLflow's `python_function`:
+`mlflow.pyfunc.load_model("models:/sea_peft_adapter/1")`, without pickles.
 
-MLflow finds this module by its name in the file `MLmodel` beside the adapter (`sea_peft.artefacts.tracker`), and calls `_load_pyfunc`.
+MLflow finds this module by its name in the file `MLmodel` beside the adapter
+(`sea_peft.artefacts.tracker`), and calls `_load_pyfunc`.
 """
 
 from pathlib import Path
@@ -37,7 +39,13 @@ class AdapterModel:
             for done in predict(self._adapter, [Path(scan) for scan in asked["scan"]], Path(out)):
                 mask = str(Path(out) / done.mask) if done.mask else None
                 rows.append(
-                    {"case": done.case, "status": done.status, "mask": mask, "error": done.error, **done.volumes}
+                    {
+                        "case": done.case,
+                        "status": done.status,
+                        "mask": mask,
+                        "error": done.error,
+                        **done.volumes,
+                    }
                 )
         return pandas.DataFrame(rows)
 

@@ -25,7 +25,10 @@ def write_qc(table: Path, judged: Mapping[str, Judged]) -> None:
     for case in worst_first(judged):
         found = judged[case]
         flags = " ".join(found.flags)
-        rows.writerows([case, label, *(f"{value:.3f}" for value in of), flags] for label, of in found.expected.items())
+        rows.writerows(
+            [case, label, *(f"{value:.3f}" for value in of), flags]
+            for label, of in found.expected.items()
+        )
         if not found.expected:
             rows.writerow([case, "", "", "", "", flags])
     write_text(table, text.getvalue())
@@ -62,7 +65,9 @@ class ShownMask:
 
 
 def page_of_masks(title: str, heading: str, about: str, shown: Sequence[ShownMask]) -> str:
-    """An HTML page of cases in this order, each with its flags, expected Dice by label, and picture."""
+    """An HTML page of cases in this order, each with its flags, expected Dice by label, and
+    picture.
+    """
     import jinja2
 
     template = resources.files("sea_peft.artefacts").joinpath("qc.html.j2").read_text("utf-8")

@@ -19,7 +19,8 @@ from sea_peft.data.prepare import Scan
 _LOOKED_AT = 64  # planes of a scan from which its roughness is measured
 _MOST_VALUES = 2_000_000  # of a channel, for its quantiles
 _PLANE_VALUES = 1 << 25  # processed at once
-# flags; chosen on four development targets, and measured by `python -m benchmarks quality` on others
+# flags; chosen on four development targets, and measured by `python -m benchmarks quality` on
+# others
 _GREY = 0.15  # of the width of the grey values: how far a quantile may lie outside of the shots'
 _ROUGHNESS = (0.6, 1.5)  # of the shots' lowest and highest
 _CONFIDENCE = 0.06  # how far its mean may lie below that on held-out scans
@@ -76,7 +77,10 @@ class Look:
             tuple(_quantiles(channel) for channel in image),
             tuple(_roughness(channel) for channel in image),
             {label: float(counts[index]) * millilitres for label, index in held.items()},
-            {label: sums[index] / counts[index] * np.asarray(spacing) for label, index in held.items()},
+            {
+                label: sums[index] / counts[index] * np.asarray(spacing)
+                for label, index in held.items()
+            },
         )
 
     def positions(self) -> dict[str, np.ndarray]:
@@ -94,9 +98,13 @@ def look_at_shot(scan: Scan, labels: Sequence[str], spacing: Sequence[float]) ->
     return Look.at(scan.image, lambda a, b: drawn[a:b].numpy(), labels, spacing)
 
 
-def look_at_prediction(scan: Scan, output: Planes, labels: Sequence[str], spacing: Sequence[float]) -> Look:
+def look_at_prediction(
+    scan: Scan, output: Planes, labels: Sequence[str], spacing: Sequence[float]
+) -> Look:
     """Measure a scan and the network's mask of it. `output`: probabilities `[1 + L, D, H, W]`."""
-    return Look.at(scan.image, lambda a, b: output.read(a, b).argmax(dim=0).numpy(), labels, spacing)
+    return Look.at(
+        scan.image, lambda a, b: output.read(a, b).argmax(dim=0).numpy(), labels, spacing
+    )
 
 
 def quality(
@@ -117,8 +125,14 @@ def quality(
         labels={label: seen for label in labels if (seen := _seen(label, shots)) is not None},
         channels=[
             SeenChannel(
-                quantiles=tuple((min(q), max(q)) for q in zip(*(look.quantiles[c] for look in shots), strict=True)),
-                roughness=(min(look.roughness[c] for look in shots), max(look.roughness[c] for look in shots)),
+                quantiles=tuple(
+                    (min(q), max(q))
+                    for q in zip(*(look.quantiles[c] for look in shots), strict=True)
+                ),
+                roughness=(
+                    min(look.roughness[c] for look in shots),
+                    max(look.roughness[c] for look in shots),
+                ),
             )
             for c in range(len(shots[0].quantiles))
         ],
@@ -152,12 +166,18 @@ class Judged:
     @property
     def mean(self) -> float:
         """Mean of the expected Dice over labels; 0 for an empty mask."""
-        return float(np.mean([dice for dice, _, _ in self.expected.values()])) if self.expected else 0.0
+        return (
+            float(np.mean([dice for dice, _, _ in self.expected.values()]))
+            if self.expected
+            else 0.0
+        )
 
     def as_json(self) -> dict[str, object]:
         """For the sidecar."""
         return {
-            "expected_dice": {label: [round(v, 4) for v in of] for label, of in self.expected.items()},
+            "expected_dice": {
+                label: [round(v, 4) for v in of] for label, of in self.expected.items()
+            },
             "flags": list(self.flags),
         }
 
@@ -166,7 +186,8 @@ class Judged:
         """From a sidecar; None if it does not hold the result of `as_json`."""
         try:
             expected = {
-                str(label): (float(a), float(b), float(c)) for label, (a, b, c) in found["expected_dice"].items()
+                str(label): (float(a), float(b), float(c))
+                for label, (a, b, c) in found["expected_dice"].items()
             }
             return cls(expected, tuple(str(flag) for flag in found["flags"]))
         except (TypeError, KeyError, ValueError, AttributeError):
@@ -174,7 +195,11 @@ class Judged:
 
 
 def judge(
-    known: Quality, network: Network, look: Look, confidence: Mapping[str, float | None], channels: Sequence[str]
+    known: Quality,
+    network: Network,
+    look: Look,
+    confidence: Mapping[str, float | None],
+    channels: Sequence[str],
 ) -> Judged:
     """Compare a prediction with what the run saw.
 
@@ -192,7 +217,10 @@ def judge(
         *_of_positions(known, look),
         *_of_volumes(known, look),
     ]
-    return Judged({label: known.expected_dice(network, label, value) for label, value in sure.items()}, tuple(flags))
+    return Judged(
+        {label: known.expected_dice(network, label, value) for label, value in sure.items()},
+        tuple(flags),
+    )
 
 
 def _quantiles(channel: torch.Tensor) -> tuple[float, ...]:
@@ -205,7 +233,9 @@ def _roughness(channel: torch.Tensor) -> float:
     """Mean difference of neighbours within planes, in standard deviations."""
     planes = channel[:: max(1, len(channel) // _LOOKED_AT)].double()
     deviation = float(planes.std())
-    differences = [float(planes.diff(dim=axis).abs().mean()) for axis in (1, 2) if planes.shape[axis] > 1]
+    differences = [
+        float(planes.diff(dim=axis).abs().mean()) for axis in (1, 2) if planes.shape[axis] > 1
+    ]
     return round(sum(differences) / deviation, 4) if deviation > 0 else 0.0
 
 
@@ -232,45 +262,69 @@ def _deviation(values: np.ndarray, usual: float) -> float:
 
 def _of_grey_values(known: Quality, look: Look, channels: Sequence[str]) -> list[str]:
     flags = []
-    for name, seen, quantiles, rough in zip(channels, known.channels, look.quantiles, look.roughness, strict=True):
+    for name, seen, quantiles, rough in zip(
+        channels, known.channels, look.quantiles, look.roughness, strict=True
+    ):
         width = max(seen.quantiles[-1][1] - seen.quantiles[0][0], 1e-6)
-        beyond = max(max(low - q, q - high) for q, (low, high) in zip(quantiles, seen.quantiles, strict=True)) / width
+        beyond = (
+            max(
+                max(low - q, q - high)
+                for q, (low, high) in zip(quantiles, seen.quantiles, strict=True)
+            )
+            / width
+        )
         if beyond > _GREY:
-            flags.append(f"Grey values of {name} are unlike the shots' ({beyond:.0%} of their range outside).")
+            flags.append(
+                f"Grey values of {name} are unlike the shots' ({beyond:.0%} of their range"
+                " outside)."
+            )
         low, high = seen.roughness[0] * _ROUGHNESS[0], seen.roughness[1] * _ROUGHNESS[1]
         if not low <= rough <= high:
             flags.append(f"{name} is {'noisier' if rough > high else 'smoother'} than any shot.")
     return flags
 
 
-def _of_confidence(known: Quality, network: Network, confidence: Mapping[str, float | None]) -> list[str]:
+def _of_confidence(
+    known: Quality, network: Network, confidence: Mapping[str, float | None]
+) -> list[str]:
     usual = known.usual_confidence(network)
     wanted = [label for label in confidence if label in known.labels]
     mean = sum(confidence[label] or 0.0 for label in wanted) / len(wanted) if wanted else 0.0
     if usual is None or mean >= usual - _CONFIDENCE:
         return []
-    return [f"The network is less sure than on scans that were held out ({mean:.2f} against {usual:.2f})."]
+    return [
+        f"The network is less sure than on scans that were held out ({mean:.2f} against"
+        f" {usual:.2f})."
+    ]
 
 
 def _of_positions(known: Quality, look: Look) -> list[str]:
     far = []
     for label, at in look.positions().items():
         if (seen := known.labels.get(label)) is not None and len(look.centres) > 1:
-            apart = np.abs(at - seen.position) / (_LEAST_DEVIATION_MM + np.array(seen.position_deviation))
+            apart = np.abs(at - seen.position) / (
+                _LEAST_DEVIATION_MM + np.array(seen.position_deviation)
+            )
             if float(apart.max()) > _FARTHEST:
                 far.append(label)
-    return [f"Not where the shots have it, among the other labels: {', '.join(far)}."] if far else []
+    return (
+        [f"Not where the shots have it, among the other labels: {', '.join(far)}."] if far else []
+    )
 
 
 def _of_volumes(known: Quality, look: Look) -> list[str]:
     flags = []
     shots = max((seen.shots for seen in known.labels.values()), default=0)
-    if missing := [n for n, seen in known.labels.items() if n not in look.volumes and seen.shots == shots]:
+    if missing := [
+        n for n, seen in known.labels.items() if n not in look.volumes and seen.shots == shots
+    ]:
         flags.append(f"In every shot, and not in the mask: {', '.join(missing)}.")
     odd = []
     for label, volume in look.volumes.items():
         if (seen := known.labels.get(label)) is not None:
             apart = abs(math.log(volume) - seen.log_volume)
             if apart > _LARGEST * seen.log_volume_deviation + _LEAST_LOG_VOLUME:
-                odd.append(f"{label} ({volume:.3g} ml, shots about {math.exp(seen.log_volume):.3g})")
+                odd.append(
+                    f"{label} ({volume:.3g} ml, shots about {math.exp(seen.log_volume):.3g})"
+                )
     return [*flags, *([f"Of unusual volume: {', '.join(odd)}."] if odd else [])]

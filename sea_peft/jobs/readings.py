@@ -53,7 +53,9 @@ class Wanted:
     rows: tuple[int, ...] | None
 
     def score(self, table: np.ndarray) -> tuple[float, dict[int, int]]:
-        """Mean Dice over the entries, and the output row of each. An entry for which no class is left counts 0."""
+        """Mean Dice over the entries, and the output row of each. An entry for which no class
+        is left counts 0.
+        """
         dice = dice_table(table)
         rows = self.rows
         if rows is None:
@@ -130,7 +132,12 @@ class Search:
     """
 
     def __init__(
-        self, pretrained: Pretrained, case: FileCase, wanted: Wanted, device: torch.device, seconds: float
+        self,
+        pretrained: Pretrained,
+        case: FileCase,
+        wanted: Wanted,
+        device: torch.device,
+        seconds: float,
     ) -> None:
         self._pretrained, self._wanted, self._device = pretrained, wanted, device
         card = pretrained.card
@@ -164,8 +171,12 @@ class Search:
 
     def _first_look(self, crop: Size, progress: Progress) -> list[_Look]:
         """Every orientation with every scaling, as far as time allows, the best first."""
-        opposite = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (0, 3)]
-        others = [codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (1, 2)]
+        opposite = [
+            codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (0, 3)
+        ]
+        others = [
+            codes for order in _ORDERS for codes, turned in _turns(order) if len(turned) in (1, 2)
+        ]
         found: list[_Look] = []
 
         def look_at(orientations: Sequence[str], choice: Scaling) -> float:
@@ -207,8 +218,15 @@ class Search:
         """
         if order not in self._views:
             images = [self._case.image(channel).array for channel in self._pretrained.card.channels]
-            low, high = min(float(i.min()) for i in images) - 1.0, max(float(i.max()) for i in images)
-            plain = {"orientation": order, "intensity": Window(low=low, high=high), "crop_foreground": False}
+            low, high = (
+                min(float(i.min()) for i in images) - 1.0,
+                max(float(i.max()) for i in images),
+            )
+            plain = {
+                "orientation": order,
+                "intensity": Window(low=low, high=high),
+                "crop_foreground": False,
+            }
             recipe = Recipe.model_validate(self._pretrained.card.recipe).model_copy(update=plain)
             scan = prepare(self._case, recipe, self._pretrained.card.channels)
             wanted = scan.geometry.labels_to_grid(self._wanted.indices, len(self._wanted.entries))
@@ -247,7 +265,9 @@ class Search:
         x = self._fed(_padded(scaled, size), choice).flip([axis + 1 for axis in turned])
         logits = self._pretrained.network(x[None].to(self._device))[0]
         found = logits.argmax(0).flip(list(turned)).cpu().numpy()
-        inner = _padded(wanted[box][None].float() + 1.0, size)[0].numpy()  # 0: padding, which is not scored
+        inner = _padded(wanted[box][None].float() + 1.0, size)[
+            0
+        ].numpy()  # 0: padding, which is not scored
         scored = inner > 0
         table = confusion(found[scored], inner[scored] - 1, len(logits), len(self._wanted.entries))
         return self._wanted.score(table)[0]
@@ -256,7 +276,9 @@ class Search:
         image, wanted = self._view(order)
         patch = self._pretrained.card.patch
         shape: Size = tuple(max(n, p) for n, p in zip(wanted.shape, patch, strict=True))  # type: ignore[assignment]
-        x = self._fed(_padded(self._scaled(image, choice), shape), choice).flip([axis + 1 for axis in turned])
+        x = self._fed(_padded(self._scaled(image, choice), shape), choice).flip(
+            [axis + 1 for axis in turned]
+        )
         network = self._pretrained.network
         slabs = blended(
             lambda part: (network(part).softmax(dim=1),),
@@ -269,7 +291,10 @@ class Search:
         inner = _padded(wanted[None].float() + 1.0, shape)[0].numpy()
         scored = inner > 0
         table = confusion(
-            found[scored], inner[scored] - 1, len(self._pretrained.card.labels), len(self._wanted.entries)
+            found[scored],
+            inner[scored] - 1,
+            len(self._pretrained.card.labels),
+            len(self._wanted.entries),
         )
         return self._wanted.score(table)[0]
 
@@ -289,7 +314,9 @@ def _turns(order: str) -> list[tuple[str, tuple[int, ...]]]:
     """The eight orientations with the axes in this order, and which of D, H, W each flips."""
     found = []
     for turned in itertools.product((False, True), repeat=3):
-        codes = "".join(_OPPOSITE[code] if turn else code for code, turn in zip(order, turned, strict=True))
+        codes = "".join(
+            _OPPOSITE[code] if turn else code for code, turn in zip(order, turned, strict=True)
+        )
         found.append((codes, tuple(axis for axis, turn in enumerate(turned) if turn)))
     return found
 
@@ -301,7 +328,9 @@ def _order_of(orientation: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _around(wanted: Tensor, size: Size) -> tuple[slice, slice, slice]:
-    """A box of `size` around the middle of the mask, moved inward; the whole axis if it is shorter."""
+    """A box of `size` around the middle of the mask, moved inward; the whole axis if it is
+    shorter.
+    """
     middle = torch.nonzero(wanted).double().mean(dim=0)
     spans = []
     for centre, side, n in zip(middle.tolist(), size, wanted.shape, strict=True):

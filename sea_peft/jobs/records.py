@@ -1,4 +1,6 @@
-"""The records of a run: `config.json`, `cases.json`, its first event, its result, and the adapter's config."""
+"""The records of a run: `config.json`, `cases.json`, its first event, its result, and the
+adapter's config.
+"""
 
 import dataclasses
 import json
@@ -20,7 +22,15 @@ from sea_peft.artefacts.adapter_file import AdapterConfig, AdapterUnit, Recommen
 from sea_peft.artefacts.known_labels import known_labels
 from sea_peft.artefacts.quality import Quality
 from sea_peft.artefacts.record import ArmDice, BackboneIdentity, HeadShape
-from sea_peft.artefacts.result import AuditCost, Budget, DiceScores, KnownDice, Result, Seconds, UnitCounts
+from sea_peft.artefacts.result import (
+    AuditCost,
+    Budget,
+    DiceScores,
+    KnownDice,
+    Result,
+    Seconds,
+    UnitCounts,
+)
 from sea_peft.artefacts.run_folder import GivenOptions, RunConfig, RunFolder
 from sea_peft.atomic import PRIVATE, write_text
 from sea_peft.backbones.typed import Typed
@@ -52,7 +62,9 @@ class Reached:
     recommended: Recommended
 
 
-def adapter_config(setup: Setup, active: Sequence[str], result: Result, known: Quality) -> AdapterConfig:
+def adapter_config(
+    setup: Setup, active: Sequence[str], result: Result, known: Quality
+) -> AdapterConfig:
     """The content of `adapter_config.json`: the units, how the run ended and what it saw."""
     dice = result.dice
     assert result.recommended is not None, "every run ends with one"
@@ -65,9 +77,20 @@ def adapter_config(setup: Setup, active: Sequence[str], result: Result, known: Q
         channels=list(setup.dataset.channels),
         recipe=setup.recipe,
         window=setup.window,
-        head=HeadShape(rows=list(setup.rows), classes=len(card.labels), on_features=setup.model.head.on_features),
+        head=HeadShape(
+            rows=list(setup.rows),
+            classes=len(card.labels),
+            on_features=setup.model.head.on_features,
+        ),
         units=[
-            AdapterUnit(id=u.id, family=u.family, level=u.level, placement=u.placement, path=u.site.path, cost=u.cost)
+            AdapterUnit(
+                id=u.id,
+                family=u.family,
+                level=u.level,
+                placement=u.placement,
+                path=u.site.path,
+                cost=u.cost,
+            )
             for u in units
         ],
         dice=ArmDice(unadapted=dice.unadapted, head_only=dice.head_only, adapted=dice.adapted),
@@ -112,7 +135,11 @@ def run_config(setup: Setup, name: str | None) -> RunConfig:
             name=name,
             data=_located(o.data),
             split=None if o.split is None else str(Path(o.split).resolve()),
-            typed={name: value for name, value in documents.as_json(asdict(o)).items() if value is not None},
+            typed={
+                name: value
+                for name, value in documents.as_json(asdict(o)).items()
+                if value is not None
+            },
             profile=setup.profile,
             augmentation=setup.settings.augmentation,
             budget=o.budget or "profile",
@@ -143,7 +170,8 @@ def run_config(setup: Setup, name: str | None) -> RunConfig:
         )
     except ValidationError as error:
         raise UsageError(
-            f"This cannot be written into a run folder ({documents.complaint(error)}); ask for something else."
+            f"This cannot be written into a run folder ({documents.complaint(error)}); ask for"
+            " something else."
         ) from error
 
 
@@ -156,16 +184,28 @@ def options_of(config: RunConfig, folder: RunFolder, typed: Typed) -> tuple[Adap
     Raises:
         UsageError: an earlier version began the run.
     """
-    if config.options is None or config.network is None or config.profile is None or config.augmentation is None:
+    if (
+        config.options is None
+        or config.network is None
+        or config.profile is None
+        or config.augmentation is None
+    ):
         raise UsageError(
-            f"{folder.path} was begun by an earlier sea_peft, so it can be looked at and not resumed; start a new run."
+            f"{folder.path} was begun by an earlier sea_peft, so it can be looked at and not"
+            " resumed; start a new run."
         )
     options = AdaptOptions(
         **{name: getattr(config.options, name) for name in GivenOptions.model_fields},
-        data=config.data, profile=config.profile.name, device=config.device, backbone=typed.backbone, weights=typed.weights,
-        split=None if config.split is None else Path(config.split), out=folder.path, runs=folder.root,
+        data=config.data,
+        profile=config.profile.name,
+        device=config.device,
+        backbone=typed.backbone,
+        weights=typed.weights,
+        split=None if config.split is None else Path(config.split),
+        out=folder.path,
+        runs=folder.root,
         from_run=None if config.begun_from is None else folder.begun_from,
-    )  # fmt: skip
+    )
     command = f"seapeft adapt --resume {shlex.quote(str(folder.path))}"
     return options, Begun(config.network, config.profile, config.augmentation, command)
 
@@ -176,13 +216,23 @@ def _located(name: str | None) -> str | None:
 
 
 def write_case_names(folder: RunFolder, setup: Setup) -> None:
-    """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run folder names a case."""
-    names = {case_hash(case.id, setup.salt): case.id for cases in _by_role(setup).values() for case in cases}
-    write_text(folder.case_names, json.dumps(names, indent=2, ensure_ascii=False) + "\n", mode=PRIVATE)
+    """`cases.json`, readable by its owner alone: hashed id → name. Nothing else in the run
+    folder names a case.
+    """
+    names = {
+        case_hash(case.id, setup.salt): case.id
+        for cases in _by_role(setup).values()
+        for case in cases
+    }
+    write_text(
+        folder.case_names, json.dumps(names, indent=2, ensure_ascii=False) + "\n", mode=PRIVATE
+    )
 
 
 def run_started(setup: Setup) -> RunStarted:
-    """The first event: the units on offer and their budget, the settings, and the hashed cases by role."""
+    """The first event: the units on offer and their budget, the settings, and the hashed cases
+    by role.
+    """
     own = setup.policy.settings
     return RunStarted(
         policy=setup.options.policy,
@@ -191,8 +241,13 @@ def run_started(setup: Setup) -> RunStarted:
         head=setup.space.head,
         backbone_parameters=setup.whole,
         units=[Candidate.of(unit, setup.space.cost(unit)) for unit in setup.space.units],
-        settings=documents.as_json({"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}),
-        split={role: [case_hash(case.id, setup.salt) for case in cases] for role, cases in _by_role(setup).items()},
+        settings=documents.as_json(
+            {"loop": asdict(setup.settings), "policy": asdict(own) if own is not None else {}}
+        ),
+        split={
+            role: [case_hash(case.id, setup.salt) for case in cases]
+            for role, cases in _by_role(setup).items()
+        },
         begun_from=setup.begun_from,
     )
 
@@ -206,8 +261,8 @@ def run_result(
     seconds: Mapping[str, float],
     total: float,
 ) -> Result:
-    """`result.json`. `kept`: label → which parts of its masks are kept. `seconds`: spent on `data` and on `test`; `total`: spent on everything,
-    including the time before a resume.
+    """`result.json`. `kept`: label → which parts of its masks are kept. `seconds`: spent on `data`
+    and on `test`; `total`: spent on everything, including the time before a resume.
     """
     adapted = reached.arms.get("adapted")
     return Result(

@@ -71,10 +71,15 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
         elif isinstance(event, Ranked):
             again = {row.unit: row for row in policy.audited(event.cycle, rows)}
             then = {row.unit: row for row in event.rows}
-            ranked = tuple(unit for unit in sorted({*again, *then}) if again.get(unit) != then.get(unit))
+            ranked = tuple(
+                unit for unit in sorted({*again, *then}) if again.get(unit) != then.get(unit)
+            )
         elif isinstance(event, Allocated):
             found = policy.final() if event.final else policy.allocate(event.cycle)
-            active, probes = _differences(event.active, found.active), _differences(event.probes, found.probes)
+            active, probes = (
+                _differences(event.active, found.active),
+                _differences(event.probes, found.probes),
+            )
             replayed.append(
                 Replayed(
                     cycle=event.cycle,
@@ -92,14 +97,22 @@ def replay(events: Sequence[Event]) -> list[Replayed]:
 
 def _policy(started: RunStarted) -> Policy:
     """The policy as it was when the run began."""
-    space = Space(tuple(_unit(row) for row in started.units), started.limit, started.head, kind=started.cost_kind)
+    space = Space(
+        tuple(_unit(row) for row in started.units),
+        started.limit,
+        started.head,
+        kind=started.cost_kind,
+    )
     loop, own = (started.settings.get(part) or {} for part in ("loop", "policy"))
     try:
-        return make_policy(started.policy, space, seed=started.seed, cycles=loop.get("cycles", 1), settings=own)
+        return make_policy(
+            started.policy, space, seed=started.seed, cycles=loop.get("cycles", 1), settings=own
+        )
     except (ValidationError, TypeError, ValueError) as error:
         said = documents.complaint(error) if isinstance(error, ValidationError) else str(error)
         raise UsageError(
-            f"The trace's settings are not those of this sea_peft ({said}); replay it with the sea_peft that wrote it."
+            f"The trace's settings are not those of this sea_peft ({said}); replay it with the"
+            " sea_peft that wrote it."
         ) from error
 
 
@@ -109,13 +122,25 @@ def _gap(found: Allocation) -> float:
 
 
 def _unit(row: Candidate) -> Unit:
-    """A unit from its row in the trace. Channels and strides are not stored there, since no policy uses them."""
+    """A unit from its row in the trace. Channels and strides are not stored there, since no
+    policy uses them.
+    """
     site = Site(
-        path=row.site, kind=row.kind, in_channels=0, out_channels=0, stride=(1, 1, 1), stage=row.stage, order=row.order
+        path=row.site,
+        kind=row.kind,
+        in_channels=0,
+        out_channels=0,
+        stride=(1, 1, 1),
+        stage=row.stage,
+        order=row.order,
     )
-    unit = Unit(family=row.family, level=row.level, placement=row.placement, site=site, cost=row.cost)
+    unit = Unit(
+        family=row.family, level=row.level, placement=row.placement, site=site, cost=row.cost
+    )
     if unit.id != row.unit:
-        raise UsageError(f"The trace says of unit {row.unit!r} that it is {unit.id!r}: it is damaged.")
+        raise UsageError(
+            f"The trace says of unit {row.unit!r} that it is {unit.id!r}: it is damaged."
+        )
     return unit
 
 

@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 import torch
 
 from sea_peft.artefacts.adapter_file import save_adapter
-from sea_peft.artefacts.checkpoint import RunState, belonging, load_checkpoint, remove_checkpoint, save_checkpoint
+from sea_peft.artefacts.checkpoint import (
+    RunState,
+    belonging,
+    load_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from sea_peft.artefacts.commands import Commands, to_resume
 from sea_peft.artefacts.quality import Network, Quality
 from sea_peft.artefacts.report import report_markdown
@@ -93,7 +99,8 @@ class Run:
             if isinstance(error, DiskError):
                 again = to_resume(self.folder.path, self.setup.options.typed)
                 raise DiskError(
-                    f"{str(error).rstrip('.')}; what the run has written is kept, and `{again}` goes on from there."
+                    f"{str(error).rstrip('.')}; what the run has written is kept, and `{again}`"
+                    " goes on from there."
                 ) from error
             raise
         finally:
@@ -107,7 +114,9 @@ class Run:
             self.warn(sentence)
         if not self.past:
             self._emit(run_started(setup))
-        shots = self._timed("data", lambda: prepared_shots(setup, self.folder.path, self.listen, self.warn))
+        shots = self._timed(
+            "data", lambda: prepared_shots(setup, self.folder.path, self.listen, self.warn)
+        )
         if len(self.past) == 1 and (cost := cost_of_patch(setup, shots.all[0])) is not None:
             self.warn(cost)
         for fold in setup.folds[self.state.fold :]:
@@ -124,28 +133,47 @@ class Run:
         self._emit(recommended)
         self._emit(events.RunFinished("done", list(outcome.active), outcome.used, outcome.reason))
         rates = scores.mean_rates(tuple(setup.dataset.labels))
-        known = quality(self._looks(shots), tuple(setup.dataset.labels), self._confidence(), self.state.held_out)
-        return self._ship(outcome, adapted, Reached(arms, self._on_held_out(), rates, recommended), known)
+        known = quality(
+            self._looks(shots), tuple(setup.dataset.labels), self._confidence(), self.state.held_out
+        )
+        return self._ship(
+            outcome, adapted, Reached(arms, self._on_held_out(), rates, recommended), known
+        )
 
     def _looks(self, shots: Shots) -> list[Look]:
-        return [look_at_shot(shot, tuple(self.setup.dataset.labels), self.setup.recipe.spacing) for shot in shots.all]
+        return [
+            look_at_shot(shot, tuple(self.setup.dataset.labels), self.setup.recipe.spacing)
+            for shot in shots.all
+        ]
 
     def _confidence(self) -> dict[Network, Mapping[str, Mapping[str, float]]]:
         """Confidence of the two networks on what was held out."""
-        return {network: self.state.confidence[network] for network in NETWORKS if network in self.state.confidence}
+        return {
+            network: self.state.confidence[network]
+            for network in NETWORKS
+            if network in self.state.confidence
+        }
 
     def _policy(self, shots: Shots) -> Outcome:
-        """Run the policy to the end. After its search, score the three arms on what was held out until then."""
+        """Run the policy to the end. After its search, score the three arms on what was held
+        out until then.
+        """
         controller = self._controller(self.setup.options.policy, shots, self._emit, "policy")
         controller.search()
-        if "adapted" not in self.state.held_out:  # a run that is resumed in the refit has it already
+        if (
+            "adapted" not in self.state.held_out
+        ):  # a run that is resumed in the refit has it already
             # arms that nothing else has scored there: the backbone, and a head with nothing to fit
             head = self.state.head_only if HEAD_ONLY not in self.state.held_out else None
             self._score_held_out(shots, head, adapted=True)
             there = ArmScores(
-                self.state.held_out, kept=self.state.kept, seconds=dict.fromkeys(self.state.held_out, 0.0)
+                self.state.held_out,
+                kept=self.state.kept,
+                seconds=dict.fromkeys(self.state.held_out, 0.0),
             )
-            for event in scored(self.setup, there, "held_out" if shots.independent else "held_out_labels").values():
+            for event in scored(
+                self.setup, there, "held_out" if shots.independent else "held_out_labels"
+            ).values():
                 self._emit(event)
             if kept := chosen(list(self.state.parts.values())):
                 self._emit(
@@ -157,7 +185,9 @@ class Run:
                 )
         return controller.run()
 
-    def _score_held_out(self, shots: Shots, head: Mapping[str, torch.Tensor] | None, adapted: bool) -> None:
+    def _score_held_out(
+        self, shots: Shots, head: Mapping[str, torch.Tensor] | None, adapted: bool
+    ) -> None:
         """Score the arms as the search has left them, on the scans that it did not train on or, at
         one shot, on its held-out labels.
         """
@@ -185,13 +215,22 @@ class Run:
     def _rules(self, shots: Shots) -> dict[str, list[Keep]]:
         """For connected parts, to try on what was held out."""
         drawn = [shot.label.numpy() for shot in shots.all if shot.label is not None]
-        return candidates(drawn, list(self.setup.dataset.labels), math.prod(self.setup.recipe.spacing) / 1000)
+        return candidates(
+            drawn, list(self.setup.dataset.labels), math.prod(self.setup.recipe.spacing) / 1000
+        )
 
     def _scores(self, head_only: Mapping[str, torch.Tensor]) -> ArmScores:
         """The scores of the three arms on the test cases, or collected from leave-one-out."""
         if not self.setup.folds:
             fitted = None if self.baselines else head_only
-            return score(self.setup, self.setup.split.test, fitted, True, self.folder.path, self._told("test"))
+            return score(
+                self.setup,
+                self.setup.split.test,
+                fitted,
+                True,
+                self.folder.path,
+                self._told("test"),
+            )
         together = ArmScores()
         for fold in self.past:
             if isinstance(fold, events.Folded):
@@ -206,7 +245,9 @@ class Run:
 
     def _fold(self, split: Split, shots: Shots) -> None:
         """Search and refit without one of the shots, and score the arms on that one."""
-        scans = {id(case): scan for case, scan in zip(self.setup.split.shots, shots.all, strict=True)}
+        scans = {
+            id(case): scan for case, scan in zip(self.setup.split.shots, shots.all, strict=True)
+        }
         part = Shots.of([scans[id(c)] for c in split.support], [scans[id(c)] for c in split.audit])
         began, fold = time.monotonic(), self.state.fold
         head_only = self._before_the_policy(part, compared=False)
@@ -217,7 +258,10 @@ class Run:
 
         outcome = self._controller(self.setup.options.policy, part, steps_only, "policy").run()
         scores = self._timed(
-            "test", lambda: score(self.setup, split.test, head_only, True, self.folder.path, self._told("held_out"))
+            "test",
+            lambda: score(
+                self.setup, split.test, head_only, True, self.folder.path, self._told("held_out")
+            ),
         )
         (case,) = (case_hash(c.id, self.setup.salt) for c in split.test)
         roles = {
@@ -228,7 +272,10 @@ class Run:
         self._emit(
             events.Folded(
                 fold=fold,
-                split={role: [case_hash(name, self.setup.salt) for name in names] for role, names in roles.items()},
+                split={
+                    role: [case_hash(name, self.setup.salt) for name in names]
+                    for role, names in roles.items()
+                },
                 active=list(outcome.active),
                 used=outcome.used,
                 dice={arm: per_case[case] for arm, per_case in scores.dice.items()},
@@ -246,7 +293,9 @@ class Run:
     def _told(self, phase: str) -> Callable[[int, int], None]:
         return lambda done, of: self.listen(events.TrainingStep(phase, done, of, 0.0))
 
-    def _before_the_policy(self, shots: Shots, compared: bool | None = None) -> dict[str, torch.Tensor]:
+    def _before_the_policy(
+        self, shots: Shots, compared: bool | None = None
+    ) -> dict[str, torch.Tensor]:
         """Fit the head alone, with as many steps as the policy. Then reset head and bank.
 
         Args:
@@ -262,7 +311,9 @@ class Run:
             if compared or (self.setup.space.head and not baselines):
                 self._fit_head(shots, refit=not baselines)
             head = self.setup.model.head.state_dict()
-            self._next_arm("policy", head_only={name: t.detach().cpu().clone() for name, t in head.items()})
+            self._next_arm(
+                "policy", head_only={name: t.detach().cpu().clone() for name, t in head.items()}
+            )
         assert self.state.head_only is not None, "it was fitted, or left at zero, before"
         return self.state.head_only
 
@@ -273,13 +324,21 @@ class Run:
 
         def steps_only(event: events.Event) -> None:
             if isinstance(event, events.TrainingStep):
-                phase = HEAD_ONLY if self.state.fold == len(self.setup.folds) else f"{self._without}, the head alone"
+                phase = (
+                    HEAD_ONLY
+                    if self.state.fold == len(self.setup.folds)
+                    else f"{self._without}, the head alone"
+                )
                 self.listen(dataclasses.replace(event, phase=phase))
 
         controller = self._controller(HEAD_ONLY, shots, steps_only, HEAD_ONLY)
         controller.search()
-        if self.state.fold == len(self.setup.folds) and self.state.baseline is None:  # else it was resumed in the refit
-            self.state = self.state.model_copy(update={"baseline": list(controller.as_baseline().dice)})
+        if (
+            self.state.fold == len(self.setup.folds) and self.state.baseline is None
+        ):  # else it was resumed in the refit
+            self.state = self.state.model_copy(
+                update={"baseline": list(controller.as_baseline().dice)}
+            )
             self._score_held_out(shots, self.setup.model.head.state_dict(), adapted=False)
         if refit:
             controller.run()
@@ -288,9 +347,13 @@ class Run:
         self.state = self.state.model_copy(update={"arm": arm, "controller": None, **kept})
         model = self.setup.model
         model.bank.forget()
-        model.head.load_state_dict({name: torch.zeros_like(t) for name, t in model.head.state_dict().items()})
+        model.head.load_state_dict(
+            {name: torch.zeros_like(t) for name, t in model.head.state_dict().items()}
+        )
 
-    def _controller(self, policy: str, shots: Shots, callback: events.Callback, arm: str) -> Controller:
+    def _controller(
+        self, policy: str, shots: Shots, callback: events.Callback, arm: str
+    ) -> Controller:
         setup = self.setup
 
         def save(state: Mapping[str, object]) -> None:
@@ -310,21 +373,39 @@ class Run:
             earlier.begin(setup.model, tuple(setup.dataset.labels))
         kept = self.state.baseline if arm == "policy" and setup.policy.audits else None
         controller = Controller(
-            setup.model, setup.space, setup.fresh_policy(policy), shots, setup.settings, setup.options.seed, callback, save,
+            setup.model,
+            setup.space,
+            setup.fresh_policy(policy),
+            shots,
+            setup.settings,
+            setup.options.seed,
+            callback,
+            save,
             train_head=setup.space.head > 0,
-            baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)), processes=setup.processes,
+            baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)),
+            processes=setup.processes,
             begun_with=() if earlier is None else earlier.units,
-        )  # fmt: skip
+        )
         if resumed is not None:
             with belonging(self.folder.checkpoint):
                 controller.load_state_dict(resumed)
         return controller
 
-    def _ship(self, outcome: Outcome, tensors: Mapping[str, torch.Tensor], reached: Reached, known: Quality) -> Result:
-        """Write adapter, report and result, in this order: a folder with a result holds everything else."""
+    def _ship(
+        self,
+        outcome: Outcome,
+        tensors: Mapping[str, torch.Tensor],
+        reached: Reached,
+        known: Quality,
+    ) -> Result:
+        """Write adapter, report and result, in this order: a folder with a result holds
+        everything else.
+        """
         setup = self.setup
         kept = next((event.rules for event in self.past if isinstance(event, events.PartsKept)), {})
-        result = run_result(setup, outcome, reached, kept, self.folder.path, self.seconds, self._so_far())
+        result = run_result(
+            setup, outcome, reached, kept, self.folder.path, self.seconds, self._so_far()
+        )
         if not self.writes:
             return result
         commands = Commands.of(self.folder.read_config().typed, code=setup.options.typed.code)
@@ -336,7 +417,9 @@ class Run:
             result = result.model_copy(update={"mlflow_run_id": self.tracker.run_id})
         self.folder.write_result(result)
         if self.tracker is not None:
-            self.tracker.finish(images_for_mlflow(self.folder, self.warn, setup.options.typed, str(setup.device)))
+            self.tracker.finish(
+                images_for_mlflow(self.folder, self.warn, setup.options.typed, str(setup.device))
+            )
         remove_checkpoint(self.folder.checkpoint)
         return result
 

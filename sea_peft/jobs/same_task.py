@@ -1,4 +1,6 @@
-"""Whether two adapters do the same task: give masks of the same labels, from the same view of a scan."""
+"""Whether two adapters do the same task: give masks of the same labels, from the same view of a
+scan.
+"""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -8,13 +10,18 @@ from sea_peft.documents import Record
 
 
 def difference(ours: AdapterConfig, theirs: AdapterConfig) -> str | None:
-    """The first thing in which two adapters' masks cannot be compared, in words; None if there is none."""
+    """The first thing in which two adapters' masks cannot be compared, in words; None if there
+    is none.
+    """
     labels = zip_longest(ours.labels.items(), theirs.labels.items())
     for number, (a, b) in enumerate(labels, start=1):
         if a != b:
             return f"its label {number} is {_label(b)}, the first adapter's is {_label(a)}"
     if ours.channels != theirs.channels:
-        return f"its channels are {', '.join(theirs.channels)}, the first adapter's {', '.join(ours.channels)}"
+        return (
+            f"its channels are {', '.join(theirs.channels)}, the first adapter's"
+            f" {', '.join(ours.channels)}"
+        )
     for part, a, b in (("", ours.recipe, theirs.recipe), ("window's ", ours.window, theirs.window)):
         for name, value in _fields(a).items():
             if value != (other := _fields(b)[name]):

@@ -75,7 +75,11 @@ class ArmScores:
 
     def join(self, other: ArmScores) -> None:
         """Add the scores of other cases."""
-        for ours, theirs in ((self.dice, other.dice), (self.confidence, other.confidence), (self.rates, other.rates)):
+        for ours, theirs in (
+            (self.dice, other.dice),
+            (self.confidence, other.confidence),
+            (self.rates, other.rates),
+        ):
             for key, per_case in theirs.items():
                 ours.setdefault(key, {}).update(per_case)
         self.kept |= other.kept
@@ -90,7 +94,10 @@ class ArmScores:
 
     def mean_rates(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
         """Mean `sensitivity` and `specificity` over cases, by label."""
-        return {rate: mean_dice(self.rates.get(rate, {}), labels)[1] for rate in ("sensitivity", "specificity")}
+        return {
+            rate: mean_dice(self.rates.get(rate, {}), labels)[1]
+            for rate in ("sensitivity", "specificity")
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +153,9 @@ def score(
         scan, stored = prepare(case, setup.recipe, setup.dataset.channels), case.label()
         assert stored is not None, "the split holds labelled cases only"
         name, reference = case_hash(case.id, setup.salt), stored.array
-        return _Asked(name, scan, lambda output: (restore(output, scan.geometry), reference), setup.scored)
+        return _Asked(
+            name, scan, lambda output: (restore(output, scan.geometry), reference), setup.scored
+        )
 
     return _score(setup, cases, asked, head_only, adapted, folder, told, rules)
 
@@ -159,8 +168,8 @@ def score_held_out_labels(
     folder: Path,
     told: Callable[[int, int], None],
 ) -> ArmScores:
-    """`score` for a run of one shot, which has no scan to hold out: Dice over the voxels whose labels
-    were held out, on the recipe's grid. `shot`: with those labels alone (`hold_out_labels`).
+    """`score` for a run of one shot, which has no scan to hold out: Dice over the voxels whose
+    labels were held out, on the recipe's grid. `shot`: with those labels alone (`hold_out_labels`).
 
     Windows cover the whole scan, since crops around the labels would not show false positives
     elsewhere.
@@ -168,11 +177,15 @@ def score_held_out_labels(
     held = shot.label
     assert held is not None, "labels are held out of labelled shots"
     counted = held != IGNORED
-    indices: dict[str, tuple[int, ...]] = {label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)}
+    indices: dict[str, tuple[int, ...]] = {
+        label: (index,) for index, label in enumerate(setup.dataset.labels, start=1)
+    }
     indices |= dict.fromkeys(setup.kept_labels, ())
 
     def masks(output: Planes) -> tuple[np.ndarray, np.ndarray]:
-        planes = (output.read(z, z + 1).argmax(dim=0)[counted[z : z + 1]] for z in range(output.shape[1]))
+        planes = (
+            output.read(z, z + 1).argmax(dim=0)[counted[z : z + 1]] for z in range(output.shape[1])
+        )
         return torch.cat(list(planes)).numpy(), held[counted].numpy()
 
     asked = _Asked(case_hash(shot.id, setup.salt), shot, masks, indices, counted.numpy())
@@ -193,7 +206,9 @@ def _score(
     setup.model.eval()
     for case in processes.share(cases):
         found.append(_of_one(setup, ask(case), head_only, adapted, folder, rules))
-        told(min(len(found) * processes.size, len(cases)), len(cases))  # the others are about as far
+        told(
+            min(len(found) * processes.size, len(cases)), len(cases)
+        )  # the others are about as far
     for one in processes.together(found):
         scores.join(one)
     return scores
@@ -210,7 +225,9 @@ def _of_one(
     model, scores, kept = setup.model, ArmScores(), setup.kept_labels
     unadapted: np.ndarray | None = None
     if head_only is not None:
-        with_units = {name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()}
+        with_units = {
+            name: tensor.detach().clone() for name, tensor in model.head.state_dict().items()
+        }
         began = time.monotonic()
         model.head.load_state_dict(head_only)
         with model.bank.only(()):
@@ -218,7 +235,10 @@ def _of_one(
         model.head.load_state_dict(with_units)
         half = (time.monotonic() - began) / 2
         for arm, output in zip(("unadapted", HEAD_ONLY), outputs, strict=True):
-            dice, sure = dice_per_label(*asked.masks(output), asked.labels, kept), asked.confidences(output)
+            dice, sure = (
+                dice_per_label(*asked.masks(output), asked.labels, kept),
+                asked.confidences(output),
+            )
             scores.add(arm, asked.name, dice, sure, half)
         unadapted = asked.masks(outputs[0])[0] if kept else None
     if adapted:
@@ -230,7 +250,9 @@ def _of_one(
         scores.add("adapted", asked.name, dice, asked.confidences(output), seconds)
         scores.add_rates(asked.name, error_rates(*masks, asked.labels, kept))
         if rules:
-            scores.parts[asked.name] = gains(*masks, asked.labels, rules, asked.scan.geometry.voxel_millilitres)
+            scores.parts[asked.name] = gains(
+                *masks, asked.labels, rules, asked.scan.geometry.voxel_millilitres
+            )
         if kept:
             if unadapted is None:
                 with model.unadapted():
@@ -252,7 +274,9 @@ def _agreement(
     adapted network's, and the reference.
     """
     adapted, reference = masks
-    added = np.isin(reference, [code for label, codes in labels.items() if label not in kept for code in codes])
+    added = np.isin(
+        reference, [code for label, codes in labels.items() if label not in kept for code in codes]
+    )
     indices = {label: (index,) for index, label in enumerate(labels, start=1)}
     dice = dice_per_label(np.where(added, 0, adapted), np.where(added, 0, unadapted), indices)
     return {label: value for label, value in dice.items() if label in kept}
@@ -274,7 +298,13 @@ def scored(setup: Setup, scores: ArmScores, on: str = "test") -> dict[str, event
         dice, seconds = mean if per_label else None, round(scores.seconds[arm], 3)
         kept = mean_dice(scores.kept, setup.kept_labels)[1] if arm == "adapted" else {}
         made[arm] = events.Scored(
-            arm=arm, dice=dice, per_label=per_label, per_case=per_case, seconds=seconds, on=on, kept=kept
+            arm=arm,
+            dice=dice,
+            per_label=per_label,
+            per_case=per_case,
+            seconds=seconds,
+            on=on,
+            kept=kept,
         )
     return made
 
@@ -284,4 +314,6 @@ def _without(dice: Mapping[str, float], labels: Sequence[str]) -> dict[str, floa
 
 
 def _outputs(setup: Setup, forward: Forward, scan: Scan, folder: Path) -> tuple[Planes, ...]:
-    return probabilities(forward, scan, setup.window, setup.device, batch_for_masks(setup.model.backbone), folder)
+    return probabilities(
+        forward, scan, setup.window, setup.device, batch_for_masks(setup.model.backbone), folder
+    )

@@ -58,8 +58,8 @@ class Setup:
         options: what the user asked for.
         profile: the units on offer, and the default budget.
         backbone: the pretrained network and its sites.
-        dataset: the cases, with the wanted labels and channels. Labels without codes are known to the
-            network, and kept.
+        dataset: the cases, with the wanted labels and channels. Labels without codes are known to
+            the network, and kept.
         scored: label → codes that masks are compared with.
         split: the cases by role.
         digest: of the data; case ids are hashed with it (`salt`).
@@ -109,13 +109,17 @@ class Setup:
 
     @property
     def public_digest(self) -> str:
-        """The digest that may be written. A phantom's ids are no secret, and neither is its name."""
+        """The digest that may be written. A phantom's ids are no secret, and neither is its
+        name.
+        """
         return self.digest if self.dataset.layout == "phantom" else public_digest(self.digest)
 
     @property
     def new_labels(self) -> tuple[str, ...]:
         """Target labels that the backbone has no output for."""
-        return tuple(label for label, row in zip(self.dataset.labels, self.rows, strict=True) if row is None)
+        return tuple(
+            label for label, row in zip(self.dataset.labels, self.rows, strict=True) if row is None
+        )
 
     @property
     def kept_labels(self) -> tuple[str, ...]:
@@ -124,7 +128,8 @@ class Setup:
 
     @property
     def neutral_name(self) -> str:
-        """A name for the data that others may see: a phantom's own name, or the first digits of the public digest.
+        """A name for the data that others may see: a phantom's own name, or the first digits of the
+        public digest.
 
         The name of a folder on disk is never used, since it can hold the name of a patient.
         """
@@ -154,16 +159,27 @@ class Setup:
 
     def fresh_policy(self, name: str | None = None) -> Policy:
         """The chosen policy, or the one called `name`, as it is before a run."""
-        return _policy(name or self.options.policy, self.space, self.options.seed, self.settings, self.earlier)
+        return _policy(
+            name or self.options.policy, self.space, self.options.seed, self.settings, self.earlier
+        )
 
     def need(self) -> Need:
-        """The memory and disk of the run: the larger of training on the shots and scoring whole scans."""
+        """The memory and disk of the run: the larger of training on the shots and scoring whole
+        scans.
+        """
         network, patch = self.backbone.pretrained.network, self.window.patch
         activations = Activations.of(network, self.backbone.example)
         channels = len(self.dataset.channels)
-        training = training_need(self.split.shots, self.recipe, channels, patch, self.settings.batch_size, activations)
-        outputs = 2 * (len(self.dataset.labels) + 1)  # the unadapted and the head-only arm are scored together
-        scored = (*self.split.test, *(self.split.shots if self.folds or not self.split.audit else self.split.audit))
+        training = training_need(
+            self.split.shots, self.recipe, channels, patch, self.settings.batch_size, activations
+        )
+        outputs = 2 * (
+            len(self.dataset.labels) + 1
+        )  # the unadapted and the head-only arm are scored together
+        scored = (
+            *self.split.test,
+            *(self.split.shots if self.folds or not self.split.audit else self.split.audit),
+        )
         scoring = inference_need(scored, self.recipe, channels, outputs, patch, activations)
         return Need(max(training.memory, scoring.memory), training.disk + scoring.disk)
 
@@ -194,14 +210,20 @@ def prepare_run(
         options = earlier.options(options)
     shots, named = wanted_cases(options)
     if not 0 <= options.seed < 2**63:
-        raise UsageError(f"--seed {options.seed} is out of range; give a whole number from 0 up to below 2^63.")
+        raise UsageError(
+            f"--seed {options.seed} is out of range; give a whole number from 0 up to below 2^63."
+        )
     if options.name is not None and not 0 < len(options.name.strip()) <= 60:
         raise UsageError(
-            "--name takes 1 to 60 characters: what the run is to be called in its folder, in reports and in MLflow."
+            "--name takes 1 to 60 characters: what the run is to be called in its folder, in"
+            " reports and in MLflow."
         )
     device = own_device(options.device, processes)
     if begun is not None:
-        profile, backbone = begun.profile, open_recorded(begun.network, options.typed, begun.command)
+        profile, backbone = (
+            begun.profile,
+            open_recorded(begun.network, options.typed, begun.command),
+        )
     else:
         profile, backbone = load_profile(options.profile), open_asked(options.data, options.typed)
     if earlier is not None:
@@ -210,7 +232,9 @@ def prepare_run(
     kind = profile.cost_kind
     whole = kind.of_backbone(pretrained.network, backbone.example)
     limit = parse_budget(options.budget or profile.budget, whole, kind)
-    settings = loop_settings(options, backbone, entry, None if begun is None else begun.augmentation)
+    settings = loop_settings(
+        options, backbone, entry, None if begun is None else begun.augmentation
+    )
     units = audit_space(backbone, profile.offers() if entry.offers is None else entry.offers)
     costs = kind.of_units(units, pretrained.network, backbone.example)
 
@@ -218,26 +242,43 @@ def prepare_run(
     by_name = options.channels or _channels_by_name(opened, pretrained.card.channels)
     dataset = select(opened, options.add_labels or options.labels, by_name)
     for text in paths_in([*dataset.labels, *dataset.channels]):
-        raise UsageError(f"{text!r} reads like a path, and an adapter carries no paths; name it --label NAME=CODES.")
+        raise UsageError(
+            f"{text!r} reads like a path, and an adapter carries no paths; name it --label"
+            " NAME=CODES."
+        )
     if len(dataset.channels) != len(pretrained.card.channels):
         raise UsageError(
-            f"{pretrained.card.name} takes {count(len(pretrained.card.channels), 'channel')} ({', '.join(pretrained.card.channels)}), "
-            f"but {len(dataset.channels)} would be given ({', '.join(dataset.channels)}); choose with --channel, in that order."
+            f"{pretrained.card.name} takes {count(len(pretrained.card.channels), 'channel')}"
+            f" ({', '.join(pretrained.card.channels)}), but {len(dataset.channels)} would be given"
+            f" ({', '.join(dataset.channels)}); choose with --channel, in that order."
         )
     wide = widened(pretrained.card, opened, dataset) if options.add_labels else None
     labels = dataset.labels if wide is None else wide.labels
-    rows = tuple(matching_rows(pretrained.card.labels, tuple(labels))) if wide is None else wide.rows
+    rows = (
+        tuple(matching_rows(pretrained.card.labels, tuple(labels))) if wide is None else wide.rows
+    )
     model = Adapted(
-        pretrained.network, backbone.sites, units, rows, len(pretrained.card.labels), backbone.example, options.seed
+        pretrained.network,
+        backbone.sites,
+        units,
+        rows,
+        len(pretrained.card.labels),
+        backbone.example,
+        options.seed,
     ).to(device)
     new = [name for name, row in zip(labels, rows, strict=True) if row is None]
     if profile.head == "frozen" and new:
         raise UsageError(
-            f"Label {new[0]} is new to {pretrained.card.name}, but profile {profile.name} freezes the head, so it could never be predicted; "
-            'set head = "new" there or choose another --profile.'
+            f"Label {new[0]} is new to {pretrained.card.name}, but profile {profile.name} freezes"
+            ' the head, so it could never be predicted; set head = "new" there or choose another'
+            " --profile."
         )
     model.head.keeps_known = profile.head == "new"
-    head = 0 if profile.head == "frozen" else kind.of_head(model.head, pretrained.network, backbone.example)
+    head = (
+        0
+        if profile.head == "frozen"
+        else kind.of_head(model.head, pretrained.network, backbone.example)
+    )
     space = Space(units, limit, head, kind=kind, costs=costs)
     if earlier is not None:
         earlier.require_units(space, tuple(dataset.labels), profile, options.policy)
@@ -249,12 +290,15 @@ def prepare_run(
         warnings.append(no_choice)
     if not by_name and len(dataset.channels) > 1:
         warnings.append(
-            f"{pretrained.card.name} names its channels {', '.join(pretrained.card.channels)}, and these are not among the data's: they are "
-            f"taken in the order {', '.join(dataset.channels)}; choose another with --channel."
+            f"{pretrained.card.name} names its channels {', '.join(pretrained.card.channels)}, and"
+            " these are not among the data's: they are taken in the order"
+            f" {', '.join(dataset.channels)}; choose another with --channel."
         )
     digest, holds = f"phantom:{dataset.name}", dict[str, frozenset[str]]()
     if not phantom:
-        checked = refuse_or_pass(_only_named(dataset, named), shots if named is None else None, progress or unwatched)
+        checked = refuse_or_pass(
+            _only_named(dataset, named), shots if named is None else None, progress or unwatched
+        )
         dataset, digest, holds = checked.usable, checked.digest, checked.holds
         warnings += [f.sentence for f in checked.findings if f.severity != "error"]
     seen = frozenset() if earlier is None else earlier.shots
@@ -265,15 +309,21 @@ def prepare_run(
     )
     if parts.hidden:
         warnings.append(
-            f"No shot but {' and '.join(case.id for case in parts.audit)}, held out for audits, holds {' and '.join(sorted(parts.hidden))}: "
-            "the search trains without an example. More shots that hold it would help."
+            f"No shot but {' and '.join(case.id for case in parts.audit)}, held out for audits,"
+            f" holds {' and '.join(sorted(parts.hidden))}: the search trains without an example."
+            " More shots that hold it would help."
         )
     if earlier is not None:
         own = sum(case.id in seen for case in parts.shots)
-        audited = f" ({len(earlier.estimates)} of them audited there, so not again)" if earlier.estimates else ""
+        audited = (
+            f" ({len(earlier.estimates)} of them audited there, so not again)"
+            if earlier.estimates
+            else ""
+        )
         say(
-            f"Going on from {earlier.folder.path}: its {count(len(earlier.units), 'unit')}{audited} and its head begin as they are there. Of the "
-            f"{count(len(parts.shots), 'shot')} it has trained on {own}."
+            f"Going on from {earlier.folder.path}: its {count(len(earlier.units), 'unit')}{audited}"
+            f" and its head begin as they are there. Of the {count(len(parts.shots), 'shot')} it"
+            f" has trained on {own}."
         )
     recipe = backbone.recipe
     if options.spacing is not None:
@@ -287,21 +337,44 @@ def prepare_run(
     if not parts.test and options.test != "cv":
         warnings.append(
             "The run is not scored on unseen scans: "
-            + ("--test none asks for that." if options.test == "none" else "no labelled scan is left to test on.")
-            + (" --test cv scores every shot by an adapter that never saw it." if shots > 1 and earlier is None else "")
+            + (
+                "--test none asks for that."
+                if options.test == "none"
+                else "no labelled scan is left to test on."
+            )
+            + (
+                " --test cv scores every shot by an adapter that never saw it."
+                if shots > 1 and earlier is None
+                else ""
+            )
         )
     if shots == 1:
         warnings.append(
-            "One shot leaves no case to audit on: utilities are measured on held-out labels of the same scan and are not independent."
+            "One shot leaves no case to audit on: utilities are measured on held-out labels of the"
+            " same scan and are not independent."
         )
     # a fixed topology of which nothing fits is refused here
     policy = _policy(options.policy, space, options.seed, settings, earlier)
     setup = Setup(
-        options=options, profile=profile, backbone=backbone, dataset=dataclasses.replace(dataset, labels=labels),
-        scored=labels if wide is None else wide.scored, split=parts, digest=digest,
-        recipe=recipe, rows=rows, model=model, space=space, whole=whole, settings=settings, policy=policy, device=device,
-        processes=processes, warnings=tuple(warnings), earlier=earlier,
-    )  # fmt: skip
+        options=options,
+        profile=profile,
+        backbone=backbone,
+        dataset=dataclasses.replace(dataset, labels=labels),
+        scored=labels if wide is None else wide.scored,
+        split=parts,
+        digest=digest,
+        recipe=recipe,
+        rows=rows,
+        model=model,
+        space=space,
+        whole=whole,
+        settings=settings,
+        policy=policy,
+        device=device,
+        processes=processes,
+        warnings=tuple(warnings),
+        earlier=earlier,
+    )
     if options.time_limit is None:
         return setup
     # the head alone trains as long as the policy
@@ -310,14 +383,18 @@ def prepare_run(
     return dataclasses.replace(setup, settings=settings)
 
 
-def _policy(name: str, space: Space, seed: int, settings: LoopSettings, earlier: Earlier | None) -> Policy:
+def _policy(
+    name: str, space: Space, seed: int, settings: LoopSettings, earlier: Earlier | None
+) -> Policy:
     carried = None if earlier is None else earlier.carried
-    return make_policy(name, space, seed=seed, cycles=settings.cycles, steps=settings.steps, carried=carried)
+    return make_policy(
+        name, space, seed=seed, cycles=settings.cycles, steps=settings.steps, carried=carried
+    )
 
 
 def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
-    """The data set without the cases that a split file leaves out; all of it if there is no file, or
-    it names no test cases.
+    """The data set without the cases that a split file leaves out; all of it if there is no file,
+    or it names no test cases.
     """
     if named is None or named.test is None:
         return dataset
@@ -329,7 +406,9 @@ def _only_named(dataset: Dataset, named: NamedCases | None) -> Dataset:
 
 
 def _channels_by_name(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The data set's names for the backbone's channels, in the backbone's order; empty if names do not match."""
+    """The data set's names for the backbone's channels, in the backbone's order; empty if names
+    do not match.
+    """
     try:
         return matching_channels(dataset, wanted)
     except DataError:

@@ -10,13 +10,18 @@ from sea_peft.data.recipe import Intensity, Window
 
 _SOFT_TISSUE = Window(low=-160, high=240)
 _WIDEST = 1500.0  # of a CT window in which soft tissues still differ
-_PERCENTILES = (1.0, 99.9)  # a bright lesion is a few voxels of a thousand, and must not be white all over
+_PERCENTILES = (
+    1.0,
+    99.9,
+)  # a bright lesion is a few voxels of a thousand, and must not be white all over
 _SAMPLE = 2_000_000  # voxels that percentiles are computed from
 
 
 @dataclasses.dataclass(frozen=True)
 class Shades:
-    """The grey values shown as black (`low`) and white (`high`). `name`: printed under the picture."""
+    """The grey values shown as black (`low`) and white (`high`). `name`: printed under the
+    picture.
+    """
 
     low: float
     high: float
@@ -29,7 +34,13 @@ def shades(array: np.ndarray, channel: str, intensity: Intensity) -> Shades:
     A CT is shown through the network's window, or through a soft-tissue window if that is too wide
     to see anything. Other scans are shown between percentiles of all but their darkest value.
     """
-    window = intensity if isinstance(intensity, Window) else _SOFT_TISSUE if channel.upper() == "CT" else None
+    window = (
+        intensity
+        if isinstance(intensity, Window)
+        else _SOFT_TISSUE
+        if channel.upper() == "CT"
+        else None
+    )
     if window is None:
         return _between_percentiles(array, channel)
     if window.high - window.low > _WIDEST:
@@ -51,4 +62,8 @@ def _between_percentiles(array: np.ndarray, channel: str) -> Shades:
     inside = sample[sample > sample.min()]
     low, high = np.percentile(inside if inside.size else sample, _PERCENTILES)
     names = " to ".join(f"{p:g}" for p in _PERCENTILES)
-    return Shades(float(low), max(float(high), float(low) + 1e-6), f"{channel}, grey values from percentile {names}")
+    return Shades(
+        float(low),
+        max(float(high), float(low) + 1e-6),
+        f"{channel}, grey values from percentile {names}",
+    )

@@ -60,7 +60,9 @@ def on_cluster(
 
 
 def predict_share(folder: str, opening: Opening, work: Sequence[Work]) -> Ended | SeaPeftError:
-    """What a job does: the cases of its share, or why it cannot begin. `folder`: base of relative paths."""
+    """What a job does: the cases of its share, or why it cannot begin. `folder`: base of
+    relative paths.
+    """
     os.chdir(folder)
     try:
         import_monai_alone(opening.typed)

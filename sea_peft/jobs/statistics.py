@@ -1,4 +1,6 @@
-"""Statistics of masks for a cohort: one CSV with a row for each scan and label, from the sidecars."""
+"""Statistics of masks for a cohort: one CSV with a row for each scan and label, from the
+sidecars.
+"""
 
 import csv
 import hashlib
@@ -21,7 +23,10 @@ _OF_SEVERAL = ["disagreement"]
 
 
 def measured(
-    indices: np.ndarray, labels: Sequence[str], channels: Mapping[str, np.ndarray], millilitres: float
+    indices: np.ndarray,
+    labels: Sequence[str],
+    channels: Mapping[str, np.ndarray],
+    millilitres: float,
 ) -> dict[str, Sidecar]:
     """Label → its numbers in one mask.
 
@@ -66,17 +71,25 @@ def digest_of(case: FileCase) -> str:
 
 def are_numbers(found: object, labels: Collection[str]) -> bool:
     """Whether these are a mask's numbers for these labels, not edited ones."""
-    return isinstance(found, dict) and found.keys() == set(labels) and all(map(_is_of_one_label, found.values()))
+    return (
+        isinstance(found, dict)
+        and found.keys() == set(labels)
+        and all(map(_is_of_one_label, found.values()))
+    )
 
 
 def _is_of_one_label(numbers: object) -> bool:
     """Whether these are a label's results of `measured` and `inference.confidences`."""
     keys = {"volume_ml", "mean", "components", "touches_border", "confidence"}
-    return isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
+    return (
+        isinstance(numbers, dict) and numbers.keys() == keys and isinstance(numbers["mean"], dict)
+    )
 
 
 def require_ours(table: Path, channels: Sequence[str], ensemble: bool = False) -> None:
-    """Raise UsageError if the CSV would replace a file of another kind. `ensemble`: as for `write_table`."""
+    """Raise UsageError if the CSV would replace a file of another kind. `ensemble`: as for
+    `write_table`.
+    """
     if not table.exists():
         return
     try:
@@ -86,12 +99,16 @@ def require_ours(table: Path, channels: Sequence[str], ensemble: bool = False) -
         first = []
     if first != _header(channels, ensemble):
         whose = "these adapters'" if ensemble else "this adapter's"
-        raise UsageError(f"{table} exists and is no table of {whose} statistics; choose another --statistics.")
+        raise UsageError(
+            f"{table} exists and is no table of {whose} statistics; choose another --statistics."
+        )
 
 
-def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar], ensemble: bool = False) -> None:
-    """Write the whole CSV. `by_case`: case → its sidecar. `ensemble`: whether the masks are of several
-    adapters, which may disagree. Raises DiskError.
+def write_table(
+    table: Path, channels: Sequence[str], by_case: Mapping[str, Sidecar], ensemble: bool = False
+) -> None:
+    """Write the whole CSV. `by_case`: case → its sidecar. `ensemble`: whether the masks are of
+    several adapters, which may disagree. Raises DiskError.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -102,12 +119,25 @@ def write_table(table: Path, channels: Sequence[str], by_case: Mapping[str, Side
             apart = [sidecar["disagreement"][label]] if ensemble else []
             rows.writerow(
                 [
-                    case, label, of["volume_ml"], *means, of["components"], "yes" if of["touches_border"] else "no",
-                    of["confidence"], sidecar["network"], sidecar["kept"].get(label, "all"), *apart,
+                    case,
+                    label,
+                    of["volume_ml"],
+                    *means,
+                    of["components"],
+                    "yes" if of["touches_border"] else "no",
+                    of["confidence"],
+                    sidecar["network"],
+                    sidecar["kept"].get(label, "all"),
+                    *apart,
                 ]
-            )  # fmt: skip
+            )
     write_text(table, text.getvalue())
 
 
 def _header(channels: Sequence[str], ensemble: bool) -> list[str]:
-    return [*_FIRST, *(f"mean_{channel}" for channel in channels), *_LAST, *(_OF_SEVERAL if ensemble else [])]
+    return [
+        *_FIRST,
+        *(f"mean_{channel}" for channel in channels),
+        *_LAST,
+        *(_OF_SEVERAL if ensemble else []),
+    ]

@@ -1,4 +1,6 @@
-"""`seapeft suggest`: which unlabelled scans to label next, the least trusted and most different first."""
+"""`seapeft suggest`: which unlabelled scans to label next, the least trusted and most different
+first.
+"""
 
 from __future__ import annotations
 
@@ -177,16 +179,27 @@ def suggest(
         judged = {each.case: each.judged for each in looked}
         chosen = [(each, by_id[each.scan], judged[each.scan]) for each in suggested]
         suggested = _draw(
-            predictor, out, chosen, len(looked), lambda drawn, _of: progress(of - len(chosen) + drawn, of)
+            predictor,
+            out,
+            chosen,
+            len(looked),
+            lambda drawn, _of: progress(of - len(chosen) + drawn, of),
         )
         page = out / _PAGE
     return Suggestions(
-        network=predictor.network, shots=len(near), suggested=tuple(suggested), others=tuple(ranked[n:]), failed=failed,
-        warnings=tuple(warnings), page=page,
-    )  # fmt: skip
+        network=predictor.network,
+        shots=len(near),
+        suggested=tuple(suggested),
+        others=tuple(ranked[n:]),
+        failed=failed,
+        warnings=tuple(warnings),
+        page=page,
+    )
 
 
-def look(predictor: Predictor, known: Quality, pooled: Pooled, case: Case, progress: Progress = unwatched) -> LookedAt:
+def look(
+    predictor: Predictor, known: Quality, pooled: Pooled, case: Case, progress: Progress = unwatched
+) -> LookedAt:
     """Predict a scan and return the basis for its rank. `known`: of the adapter; `pooled`: of
     `pooling(predictor.model)`. Raises SeaPeftError.
     """
@@ -199,7 +212,9 @@ def look(predictor: Predictor, known: Quality, pooled: Pooled, case: Case, progr
     return LookedAt(case.id, judged, pooled.take())
 
 
-def in_turn(doubts: Sequence[float], features: np.ndarray, near: np.ndarray) -> list[tuple[int, float]]:
+def in_turn(
+    doubts: Sequence[float], features: np.ndarray, near: np.ndarray
+) -> list[tuple[int, float]]:
     """All scans in the order in which to label them: each time the one of the largest doubt ×
     distance.
 
@@ -222,7 +237,10 @@ def in_turn(doubts: Sequence[float], features: np.ndarray, near: np.ndarray) -> 
     apart = distances(features, near)
     left, order = list(range(len(doubt))), []
     while left:
-        worth = {i: (doubt[i] * apart[i] if np.isfinite(apart[i]) else doubt[i], doubt[i], apart[i]) for i in left}
+        worth = {
+            i: (doubt[i] * apart[i] if np.isfinite(apart[i]) else doubt[i], doubt[i], apart[i])
+            for i in left
+        }
         best = max(left, key=lambda i: (worth[i], -i))
         left.remove(best)
         order.append((best, float(apart[best])))
@@ -238,7 +256,9 @@ def _features(
     return pooled.take()
 
 
-def _shots(run: Path, predictor: Predictor, say: Callable[[str], None]) -> list[tuple[Case, tuple[str, ...]]]:
+def _shots(
+    run: Path, predictor: Predictor, say: Callable[[str], None]
+) -> list[tuple[Case, tuple[str, ...]]]:
     """The run's shots, each with its data set's names for the adapter's channels. If they are not
     available, says so and returns none.
     """
@@ -246,9 +266,16 @@ def _shots(run: Path, predictor: Predictor, say: Callable[[str], None]) -> list[
         folder = RunFolder.open(run)
         (started,) = (event for event in read_trace(folder.trace) if isinstance(event, RunStarted))
         found = reopen(folder, predictor.labels)
-        return [(found.case(hashed), found.channels) for role in ("support", "audit") for hashed in started.split[role]]
+        return [
+            (found.case(hashed), found.channels)
+            for role in ("support", "audit")
+            for hashed in started.split[role]
+        ]
     except SeaPeftError as error:
-        say(f"The run's shots are not at hand ({str(error).rstrip('.')}), so distances are among the scans alone.")
+        say(
+            f"The run's shots are not at hand ({str(error).rstrip('.')}), so distances are among"
+            " the scans alone."
+        )
         return []
 
 
@@ -265,8 +292,12 @@ def _in_words(looked: Sequence[LookedAt], near: Sequence[np.ndarray]) -> list[Su
     ranked = []
     for rank, (index, apart) in enumerate(order, start=1):
         distance = apart / usual if np.isfinite(apart) else None
-        others = " and ".join(what for what, there in (("the shots", near), ("the scans above", rank > 1)) if there)
-        apart_in_words = "the same as a shot: labelled already?" if copies[index] else _apart(distance, others)
+        others = " and ".join(
+            what for what, there in (("the shots", near), ("the scans above", rank > 1)) if there
+        )
+        apart_in_words = (
+            "the same as a shot: labelled already?" if copies[index] else _apart(distance, others)
+        )
         trusted = _trusted(least_trusted.index(index) + 1, len(looked))
         ranked.append(
             Suggestion(
@@ -291,14 +322,16 @@ def _trusted(place: int, of: int) -> str:
     """How its mask is trusted among all: `place` 1 is least.
 
     Examples:
-        >>> _trusted(1, 30), _trusted(2, 30), _trusted(11, 30), _trusted(30, 30)
-        ('least trusted of 30', '2nd least trusted of 30', '11th least trusted of 30', 'most trusted of 30')
+        >>> _trusted(1, 30), _trusted(2, 30), _trusted(30, 30)
+        ('least trusted of 30', '2nd least trusted of 30', 'most trusted of 30')
     """
     if of == 1:
         return "the only scan"
     if place in (1, of):
         return f"{'least' if place == 1 else 'most'} trusted of {of}"
-    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    ending = (
+        "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    )
     return f"{place}{ending} least trusted of {of}"
 
 
@@ -308,7 +341,9 @@ def _apart(distance: float | None, others: str) -> str:
         return ""
     if distance <= _SAME:
         return "the same as a scan above"
-    kind = "unlike" if distance > 1.0 else "somewhat unlike" if distance > 0.5 else "much like one of"
+    kind = (
+        "unlike" if distance > 1.0 else "somewhat unlike" if distance > 0.5 else "much like one of"
+    )
     return f"{kind} {others}"
 
 
@@ -328,11 +363,17 @@ def _draw(
             scan = predictor.prepared(case)
             output = predictor.probabilities(scan, building, within(progress, done, len(chosen)))
             name = f"{suggestion.rank}_{safe_name(case.id)}.png"
-            write_bytes(building / name, picture(predictor, case, restore(output, scan.geometry), scan.geometry))
+            write_bytes(
+                building / name,
+                picture(predictor, case, restore(output, scan.geometry), scan.geometry),
+            )
             drawn.append(dataclasses.replace(suggestion, picture=name))
             shown.append(ShownMask(case.id, judged, name, f"{suggestion.rank}. {suggestion.why}"))
             progress(done + 1, len(chosen))
-        about = "The first is in most doubt and most unlike the shots, each next also unlike those before it. Outlined is the network's own mask."
+        about = (
+            "The first is in most doubt and most unlike the shots, each next also unlike those"
+            " before it. Outlined is the network's own mask."
+        )
         heading = f"{count(len(shown), 'scan')} of {of} to label next"
         write_text(building / _PAGE, page_of_masks("Scans to label next", heading, about, shown))
     return drawn

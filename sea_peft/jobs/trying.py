@@ -30,7 +30,8 @@ from sea_peft.jobs.readings import Reading, Scaling, Search, Wanted, confusion, 
 from sea_peft.jobs.shades import shades
 
 SECONDS = 150.0  # for the search, after the network's own mask
-FOUND = 0.1  # Dice from which a network counts as finding the labels: large masks overlap a little by chance
+# Dice from which a network counts as finding the labels: large masks overlap a little by chance
+FOUND = 0.1
 _CLEARLY = 0.02  # Dice by which another reading must be ahead to be mentioned
 _MOST_CODES = 64
 
@@ -117,7 +118,8 @@ def try_backbone(
     card, network = pretrained.card, pretrained.network.to(on)
     if len(card.labels) < 2:
         raise UsageError(
-            f"{card.name} has an untrained classifier, so there is no mask to look at; import it with --labels, or adapt it."
+            f"{card.name} has an untrained classifier, so there is no mask to look at; import it"
+            " with --labels, or adapt it."
         )
     cases = find_cases([scan], card.channels, say=say)
     if len(cases) != 1:
@@ -127,7 +129,9 @@ def try_backbone(
     mask_file, picture = out / f"{stem}.nii.gz", out / f"{stem}.png"
     for path in (mask_file, picture):
         if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
+            raise UsageError(
+                f"{path} exists already; choose another --out, or replace it with --overwrite."
+            )
     wanted = None if label is None else _wanted(case, card.channels[0], label, card.labels, codes)
     recipe = Recipe.model_validate(card.recipe)
     prepared = prepare(case, recipe, card.channels)
@@ -138,7 +142,10 @@ def try_backbone(
     found, affine = restore(output, prepared.geometry), prepared.geometry.affine
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     names = card.labels[1:]
-    volumes = {name: round(int(np.count_nonzero(found == i)) * millilitres, 3) for i, name in enumerate(names, start=1)}
+    volumes = {
+        name: round(int(np.count_nonzero(found == i)) * millilitres, 3)
+        for i, name in enumerate(names, start=1)
+    }
     make_folder(out)
     image = case.image(card.channels[0])
     shown = shades(np.asarray(image.array), card.channels[0], card.recipe.intensity)
@@ -162,12 +169,25 @@ def try_backbone(
             better = tuple(reading for reading in search.best(progress) if reading.dice > least)
             looked_at, ways = search.looked_at, search.ways
     return Tried(
-        weights=card.name, case=case.id, mask=mask_file, picture=picture, volumes=volumes, dice=dice, codes=taken,
-        named=codes is not None, own=own, better=better, looked_at=looked_at, ways=ways, seconds=time.monotonic() - began,
-    )  # fmt: skip
+        weights=card.name,
+        case=case.id,
+        mask=mask_file,
+        picture=picture,
+        volumes=volumes,
+        dice=dice,
+        codes=taken,
+        named=codes is not None,
+        own=own,
+        better=better,
+        looked_at=looked_at,
+        ways=ways,
+        seconds=time.monotonic() - began,
+    )
 
 
-def _wanted(case: FileCase, channel: str, label: Path, labels: Sequence[str], codes: Codes | None) -> Wanted:
+def _wanted(
+    case: FileCase, channel: str, label: Path, labels: Sequence[str], codes: Codes | None
+) -> Wanted:
     """The mask on the scan's grid, and the network's labels that its codes stand for."""
     if not label.is_file():
         raise DataError(f"no such file: {label}; check the path")
@@ -182,13 +202,23 @@ def _wanted(case: FileCase, channel: str, label: Path, labels: Sequence[str], co
         named = matching_rows(labels, list(codes))
         for name, row in zip(codes, named, strict=True):
             if row is None:
-                raise UsageError(f"--class {name} is none of the network's labels: {', '.join(labels[1:])}.")
-        pairs = [(own, row) for own, row in zip(codes.values(), named, strict=True) if row and set(own) & set(present)]
+                raise UsageError(
+                    f"--class {name} is none of the network's labels: {', '.join(labels[1:])}."
+                )
+        pairs = [
+            (own, row)
+            for own, row in zip(codes.values(), named, strict=True)
+            if row and set(own) & set(present)
+        ]
         entries, rows = [own for own, _ in pairs], tuple(row for _, row in pairs)
     if not entries:
-        raise DataError(f"{label.name} holds none of the labels that are asked for; check it, and --class")
+        raise DataError(
+            f"{label.name} holds none of the labels that are asked for; check it, and --class"
+        )
     if len(entries) > _MOST_CODES:
-        raise DataError(f"{label.name} holds {len(entries)} different values; is it a scan, and no label map?")
+        raise DataError(
+            f"{label.name} holds {len(entries)} different values; is it a scan, and no label map?"
+        )
     indices = np.zeros(stored.shape, dtype=np.uint8)
     for index, own in enumerate(entries, start=1):
         indices[np.isin(stored, own)] = index

@@ -16,8 +16,9 @@ from sea_peft.errors import UsageError, WeightsError
 def save_weights(folder: Path, network: nn.Module, card: Mapping[str, object], half: bool) -> Path:
     """Write `<name>.safetensors` and its card `<name>.json`, both or neither.
 
-    The card is written first. A process that is killed between the two leaves a card without weights, which every reader ignores (`cards`,
-    `refuse_to_replace`), and never weights without a card.
+    The card is written first. A process that is killed between the two leaves a card without
+    weights, which every reader ignores (`cards`, `refuse_to_replace`), and never weights without a
+    card.
 
     Args:
         folder: made where it is not there.

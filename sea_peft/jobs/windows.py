@@ -120,7 +120,12 @@ def _places(size: Sequence[int], window: SlidingWindow) -> list[Place]:
         steps = [r if r == n else max(1, int(r * share)) for r, n in zip(roi, size, strict=True)]
         return dense_patch_slices(size, roi, steps)
     starts = []
-    for n, r in zip(size, roi, strict=True):  # as few as reach the end in steps of at most that share, evenly spread
+    for n, r in zip(
+        size, roi, strict=True
+    ):  # as few as reach the end in steps of at most that share, evenly spread
         count = math.ceil((n - r) / (r * share))
         starts.append([round((n - r) / max(1, count) * i) for i in range(count + 1)])
-    return [tuple(slice(s, s + r) for s, r in zip(corner, roi, strict=True)) for corner in product(*starts)]
+    return [
+        tuple(slice(s, s + r) for s, r in zip(corner, roi, strict=True))
+        for corner in product(*starts)
+    ]

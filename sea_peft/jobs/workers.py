@@ -60,7 +60,12 @@ class _Worker:
 
 
 def side_by_side(
-    opening: Opening, jobs: int, network: Network, work: Sequence[Work], progress: Progress, finished: Finished
+    opening: Opening,
+    jobs: int,
+    network: Network,
+    work: Sequence[Work],
+    progress: Progress,
+    finished: Finished,
 ) -> None:
     """Predict the cases, each in one of `jobs` processes.
 
@@ -93,7 +98,14 @@ def side_by_side(
 class _Crew:
     """The processes, and the work that is left."""
 
-    def __init__(self, opening: Opening, jobs: int, network: Network, waiting: deque[Work], finished: Finished) -> None:
+    def __init__(
+        self,
+        opening: Opening,
+        jobs: int,
+        network: Network,
+        waiting: deque[Work],
+        finished: Finished,
+    ) -> None:
         self.workers: list[_Worker] = []
         self.done = 0
         self._opening, self._jobs, self._network = opening, jobs, network
@@ -101,11 +113,14 @@ class _Crew:
 
     @property
     def at_work(self) -> bool:
-        """Whether there is anything to wait for. Raises DeviceError if there is work left but no process."""
+        """Whether there is anything to wait for. Raises DeviceError if there is work left but
+        no process.
+        """
         if self._waiting and not self.workers:
             raise DeviceError(
-                "The processes of --jobs end before they have opened the network: memory may be too small for them, so use fewer; in a Python "
-                'script, call predict under `if __name__ == "__main__":`.'
+                "The processes of --jobs end before they have opened the network: memory may be too"
+                " small for them, so use fewer; in a Python script, call predict under `if __name__"
+                ' == "__main__":`.'
             )
         return bool(self._waiting) or any(worker.at for worker in self.workers)
 
@@ -154,10 +169,20 @@ class _Crew:
     def _start(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        threads = None if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // self._jobs)
+        threads = (
+            None
+            if "OMP_NUM_THREADS" in os.environ
+            else max(1, torch.get_num_threads() // self._jobs)
+        )
         process = context.Process(
             target=_work,
-            args=(theirs, os.getcwd(), _on_its_device(self._opening, number), threads, logging.getLogger().level),
+            args=(
+                theirs,
+                os.getcwd(),
+                _on_its_device(self._opening, number),
+                threads,
+                logging.getLogger().level,
+            ),
             daemon=True,
         )
         with no_interrupt():
@@ -177,7 +202,10 @@ class _Crew:
         _LOG.info("process %d of --jobs %s", worker.number, how)
         if worker.at is not None:
             case, _ = worker.at
-            why = f"the process that predicted it {how}; predict it again with --resume, and with fewer --jobs."
+            why = (
+                f"the process that predicted it {how}; predict it again with --resume, and with"
+                " fewer --jobs."
+            )
             self._finish(CaseStatus.failed(case, self._network, why), None)
         if worker.ready and self._waiting:
             self._start(worker.number)
@@ -199,7 +227,11 @@ def end_of(process: BaseProcess) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name
-    return f"was killed ({name}), as happens when memory runs out" if name == "SIGKILL" else f"died of {name}"
+    return (
+        f"was killed ({name}), as happens when memory runs out"
+        if name == "SIGKILL"
+        else f"died of {name}"
+    )
 
 
 def _on_its_device(opening: Opening, number: int) -> Opening:
@@ -241,7 +273,9 @@ def _work(pipe: Connection, folder: str, opening: Opening, threads: int | None, 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an unfinished case is tidied up
+        signal.signal(
+            signal.SIGTERM, signal.default_int_handler
+        )  # so that an unfinished case is tidied up
         try:
             import_monai_alone(opening.typed)
             writer = opening.writer()
@@ -249,7 +283,11 @@ def _work(pipe: Connection, folder: str, opening: Opening, threads: int | None, 
             pipe.send(error)
             return
         except Exception as error:
-            pipe.send(DeviceError(f"A process of --jobs cannot open the adapter ({reason(error)}); use fewer."))
+            pipe.send(
+                DeviceError(
+                    f"A process of --jobs cannot open the adapter ({reason(error)}); use fewer."
+                )
+            )
             return
         pipe.send(_READY)
 
@@ -258,6 +296,8 @@ def _work(pipe: Connection, folder: str, opening: Opening, threads: int | None, 
 
         while True:
             case, files = pipe.recv()
-            pipe.send(predict_case(writer, case, files, functools.partial(writer.ready, case), told))
+            pipe.send(
+                predict_case(writer, case, files, functools.partial(writer.ready, case), told)
+            )
     except (KeyboardInterrupt, EOFError, ConnectionError):
         return  # nobody waits for it any more

@@ -27,21 +27,24 @@ def wrap(
 ) -> Adapted:
     """Freeze a network and open adapters in it under a budget.
 
-    Open other units with `model.bank.activate(unit_ids)`; `model.bank.units` holds all that are on offer. With every gate closed the
-    outputs are the network's own.
+    Open other units with `model.bank.activate(unit_ids)`; `model.bank.units` holds all that are on
+    offer. With every gate closed the outputs are the network's own.
 
     Args:
         network: a 3D segmentation network; its tensors are never changed.
         example: an input [B, C, D, H, W] that it takes.
         budget: a share of the network's parameters ("1%"), or a count ("47k"); the head counts too.
-        policy: which units are opened; any policy but those that decide while they train, as `sea` does.
+        policy: which units are opened; any policy but those that decide while they train, as `sea`
+            does.
         profile: which families, levels and placements are on offer (`budgets/`).
-        labels: for every target label the output channel that predicts it, None for a label that the network does not know; by default
-            every channel but the first, which is the background.
+        labels: for every target label the output channel that predicts it, None for a label that
+            the network does not know; by default every channel but the first, which is the
+            background.
         seed: of the adapters' initial values.
 
     Returns:
-        The adapted module, from [B, C, D, H, W] to logits [B, 1 + labels, D, H, W]; `model.trainable()` is what an optimizer gets.
+        The adapted module, from [B, C, D, H, W] to logits [B, 1 + labels, D, H, W];
+        `model.trainable()` is what an optimizer gets.
 
     Raises:
         UsageError: the policy is unknown or audits; the network has one output channel only.
@@ -63,7 +66,10 @@ def wrap(
         classes = network(example).shape[1]
     rows = tuple(range(1, classes)) if labels is None else tuple(labels)
     if not rows:
-        raise UsageError("The network has one output channel; give one for the background and one for each label.")
+        raise UsageError(
+            "The network has one output channel; give one for the background and one for each"
+            " label."
+        )
     sites = find_sites(network, example)
     offers = load_profile(profile)
     kind, on_offer = offers.cost_kind, offers.offers() if entry.offers is None else entry.offers
@@ -75,7 +81,8 @@ def wrap(
     made = make_policy(policy, space, seed=seed, cycles=1)
     if made.audits:
         raise UsageError(
-            f"Policy {policy} decides while it trains: choose another one, or run sea_peft.adapt.", "policy"
+            f"Policy {policy} decides while it trains: choose another one, or run sea_peft.adapt.",
+            "policy",
         )
     model.bank.activate(made.allocate(0).active)
     return model

@@ -54,7 +54,9 @@ def patch_dice(logits: torch.Tensor, label: torch.Tensor, kind: str) -> torch.Te
     counted = (label != IGNORED)[:, None]
     axes = (2, 3, 4)
     r = _one_hot(label.where(counted[:, 0], 0), logits) * counted
-    p = (logits.softmax(dim=1) if kind == SOFT else _one_hot(logits.argmax(dim=1), logits)) * counted
+    p = (
+        logits.softmax(dim=1) if kind == SOFT else _one_hot(logits.argmax(dim=1), logits)
+    ) * counted
     # float64 sums: two nearly equal Dice values are subtracted later
     both = (p * r).sum(axes, dtype=torch.float64)[:, 1:]
     reference = r.sum(axes, dtype=torch.float64)[:, 1:]
@@ -92,7 +94,9 @@ def _ablation(unit: str, deltas: Sequence[float]) -> Ablation:
 
 @contextlib.contextmanager
 def _off(model: Adapted, reuse: BlockReuse, *units: str) -> Iterator[None]:
-    """Close these open units together, and tell `reuse` where the passes differ from the reference pass."""
+    """Close these open units together, and tell `reuse` where the passes differ from the
+    reference pass.
+    """
     at: dict[str, list[str]] = {}
     for unit in units:
         at.setdefault(model.bank.units[unit].site.path, []).append(unit)
@@ -138,7 +142,8 @@ class Auditor:
         self.processes = processes
         self._remembered = reusable(model.backbone) if reuse else ()
         self.batches = [
-            (images[usable[i : i + batch]], labels[usable[i : i + batch]]) for i in range(0, len(usable), batch)
+            (images[usable[i : i + batch]], labels[usable[i : i + batch]])
+            for i in range(0, len(usable), batch)
         ]
         self.patches = len(usable)
 
@@ -184,7 +189,9 @@ class Auditor:
                         measured += (on[-1] - off).tolist()
         finally:
             self.model.train(was_training)
-        rows = tuple(self.processes.together([_ablation(unit, values) for unit, values in deltas.items()]))
+        rows = tuple(
+            self.processes.together([_ablation(unit, values) for unit, values in deltas.items()])
+        )
         return AuditResult(
             dice_on=float(torch.cat(on).mean()),
             hard_dice=float(torch.cat(hard).mean()),
@@ -210,7 +217,9 @@ class Auditor:
         try:
             with bank.only(active):
                 values = [
-                    patch_dice(model(images.to(next(model.parameters()).device)).cpu(), labels, HARD)
+                    patch_dice(
+                        model(images.to(next(model.parameters()).device)).cpu(), labels, HARD
+                    )
                     for images, labels in self.processes.share(self.batches)
                 ]
         finally:
@@ -219,5 +228,8 @@ class Auditor:
 
     def _require_patches(self) -> None:
         if not self.batches:
-            said = "The audit patches hold no labelled voxel, so there is no Dice to measure; try another seed, a larger patch or more shots."
+            said = (
+                "The audit patches hold no labelled voxel, so there is no Dice to measure; try"
+                " another seed, a larger patch or more shots."
+            )
             raise DataError(said, "seed", "patch", "shots")

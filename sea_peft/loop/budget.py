@@ -32,7 +32,9 @@ def parse_budget(text: str, whole: int, kind: Cost = PARAMETERS) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"{text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as 47k.", "budget"
+            f"{text[:40]!r} is not a budget; write a share such as 1% or 0.01, or a count such as"
+            " 47k.",
+            "budget",
         )
     # exact decimals: 29% of 100 as floats would be 28
     number, unit = Fraction(match["number"]), match["unit"]
@@ -41,18 +43,25 @@ def parse_budget(text: str, whole: int, kind: Cost = PARAMETERS) -> int:
     elif unit and number:
         return _within(int(number * {"k": 1_000, "M": 1_000_000}[unit]), text, whole, kind)
     elif number == 1:
-        raise UsageError(f"A budget of {text} can mean 100% or one {kind.one}; write 1% for one per cent.", "budget")
+        raise UsageError(
+            f"A budget of {text} can mean 100% or one {kind.one}; write 1% for one per cent.",
+            "budget",
+        )
     elif number < 1:
         share = number
     else:
         if number != int(number):
             raise UsageError(
-                f"A budget of {text} is neither a share below 1 nor a whole count; write {text}% or a count.", "budget"
+                f"A budget of {text} is neither a share below 1 nor a whole count; write {text}% or"
+                " a count.",
+                "budget",
             )
         return _within(int(number), text, whole, kind)
     if not 0 < share <= 1:
         raise UsageError(
-            f"A budget of {text} is not between 0 and 100% of the backbone's {whole:,} {kind.many}.", "budget"
+            f"A budget of {text} is not between 0 and 100% of the backbone's {whole:,}"
+            f" {kind.many}.",
+            "budget",
         )
     return int(share * whole)
 
@@ -63,7 +72,10 @@ _NO_CHOICE = 2  # with so few open sites, there is nothing to choose
 def _within(count: int, text: str, whole: int, kind: Cost) -> int:
     """`count`, if the backbone has as much. Raises UsageError otherwise."""
     if count > whole:
-        said = f"A budget of {text} is more than the backbone's {whole:,} {kind.many}; write a smaller count or a share such as 1%."
+        said = (
+            f"A budget of {text} is more than the backbone's {whole:,} {kind.many}; write a smaller"
+            " count or a share such as 1%."
+        )
         raise UsageError(said, "budget")
     return count
 
@@ -83,25 +95,31 @@ def check_feasible(space: Space, whole: int) -> str | None:
         BudgetError: the head and the cheapest unit do not fit together.
     """
     if not space.units:
-        raise BudgetError("The budget profile offers no unit on this backbone; choose another profile.", "profile")
+        raise BudgetError(
+            "The budget profile offers no unit on this backbone; choose another profile.", "profile"
+        )
     cheapest = space.cheapest_first()[0]
     if not space.fits([cheapest]):
         need = space.used([cheapest.id])
         raise BudgetError(
-            f"A budget of {space.limit:,} {space.kind.many} fits no unit: the head takes {space.head:,} and the cheapest unit "
-            f"{space.cost(cheapest):,}; ask for at least {need:,} ({need / whole:.4%} of the backbone)."
+            f"A budget of {space.limit:,} {space.kind.many} fits no unit: the head takes"
+            f" {space.head:,} and the cheapest unit {space.cost(cheapest):,}; ask for at least"
+            f" {need:,} ({need / whole:.4%} of the backbone)."
         )
     costs: dict[str, int] = {}
     for unit in space.units:
         costs[unit.site.path] = min(space.cost(unit), costs.get(unit.site.path, space.cost(unit)))
     sites = len(costs)
-    totals = list(itertools.accumulate(sorted(costs.values()), initial=space.head))  # of the head and 0, 1, 2, … sites
+    totals = list(
+        itertools.accumulate(sorted(costs.values()), initial=space.head)
+    )  # of the head and 0, 1, 2, … sites
     opened = sum(total <= space.limit for total in totals) - 1
     if opened > _NO_CHOICE or opened == sites:
         return None
     more = sorted({n for n in (math.ceil(sites / 4), math.ceil(sites / 2), sites) if n > opened})
     ladder = ", ".join(f"{n} with {totals[n]:,} ({totals[n] / whole:.1%})" for n in more)
     return (
-        f"A budget of {space.limit:,} {space.kind.many} opens {opened} of the {sites} sites beside the head's {space.head:,}, which leaves "
-        f"nothing to choose. Sites that a budget opens: {ladder}; ask for one of these."
+        f"A budget of {space.limit:,} {space.kind.many} opens {opened} of the {sites} sites beside"
+        f" the head's {space.head:,}, which leaves nothing to choose. Sites that a budget opens:"
+        f" {ladder}; ask for one of these."
     )

@@ -29,7 +29,9 @@ class Verdict:
     per_patch: dict[str, list[float]]
 
 
-def compare(name: str, ours: Sequence[float], baseline: Baseline | None, unadapted: Sequence[float] | None) -> Verdict:
+def compare(
+    name: str, ours: Sequence[float], baseline: Baseline | None, unadapted: Sequence[float] | None
+) -> Verdict:
     """Compare what policy `name` found with its baseline and the unadapted backbone.
 
     A baseline that is ahead is named but never shipped instead, however clear its lead. Patches of
@@ -48,7 +50,11 @@ def compare(name: str, ours: Sequence[float], baseline: Baseline | None, unadapt
         means[baseline.name] = statistics.fmean(baseline.dice)
         per_patch[baseline.name] = list(baseline.dice)
         if means[baseline.name] > means[name]:
-            clear = " by more than two standard errors of the patches" if clearly_better(baseline.dice, ours) else ""
+            clear = (
+                " by more than two standard errors of the patches"
+                if clearly_better(baseline.dice, ours)
+                else ""
+            )
             reason += f"; {baseline.name} is ahead{clear}"
     if unadapted is not None:
         means[UNADAPTED] = statistics.fmean(unadapted)

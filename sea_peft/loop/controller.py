@@ -83,22 +83,33 @@ class Controller:
         self.independent = shots.independent
         self._search_crops = CropSampler(shots.search, settings.window, seed, settings.augmentation)
         self._refit_crops = CropSampler(shots.all, settings.window, seed + 1, settings.augmentation)
-        images, labels = CropSampler(shots.audit, settings.window, seed + 2).fixed(settings.audit_patches)
+        images, labels = CropSampler(shots.audit, settings.window, seed + 2).fixed(
+            settings.audit_patches
+        )
         self.auditor = Auditor(
-            model, images, labels, batch_for_masks(model.backbone), dice=settings.audit_dice, processes=processes
+            model,
+            images,
+            labels,
+            batch_for_masks(model.backbone),
+            dice=settings.audit_dice,
+            processes=processes,
         )
         self._started = time.monotonic()
         self.seconds = {"train": 0.0, "audit": 0.0, "allocate": 0.0}
         # saved in checkpoints, beside tensors and the policy's own state
         self._phase, self._cycle, self._step = "warmup", 0, 0
-        self._refitted = self._refit = 0  # not step − (steps − refit): a time limit ends the search early
+        self._refitted = self._refit = (
+            0  # not step − (steps − refit): a time limit ends the search early
+        )
         self._previous: tuple[str, ...] = ()
         self._chosen: tuple[str, ...] = ()
         self._measured: set[str] = set()
         self._patches = self._naive_patches = 0
 
     def search(self) -> None:
-        """Run from the current state to the end of the search: the final set is chosen, but not yet refitted."""
+        """Run from the current state to the end of the search: the final set is chosen, but not
+        yet refitted.
+        """
         warmup, cycles, _ = self.settings.plan()
         if self._phase == "warmup":
             self._train(
@@ -124,10 +135,20 @@ class Controller:
         self.search()
         while self._refitted < self._refit:
             count = min(_REFIT_CHECKPOINT_EVERY, self._refit - self._refitted)
-            # this set has never been trained together, so even a short refit starts with small steps
+            # this set has never been trained together, so even a short refit starts with small
+            # steps
             over = max(self._refit // 10, min(_REFIT_WARM_UP, self._refit // 2))
-            schedule = functools.partial(warm_up_cosine, total=self._refit, over=over, start=self._refitted)
-            self._train("refit", self._cycle, Allocation(active=self._chosen), self._refit_crops, count, schedule)
+            schedule = functools.partial(
+                warm_up_cosine, total=self._refit, over=over, start=self._refitted
+            )
+            self._train(
+                "refit",
+                self._cycle,
+                Allocation(active=self._chosen),
+                self._refit_crops,
+                count,
+                schedule,
+            )
             self._refitted += count
             self._enter("refit")
         self.model.bank.activate(self._chosen)
@@ -137,12 +158,19 @@ class Controller:
         reason = (
             "all steps done"
             if whole
-            else f"time limit: {self._cycle} of {len(cycles)} cycles, {self._refit} of {refit} steps of the refit"
+            else (
+                f"time limit: {self._cycle} of {len(cycles)} cycles, {self._refit} of {refit} steps"
+                " of the refit"
+            )
         )
         return Outcome(
-            active=self._chosen, used=used, patches=self._patches, naive_patches=self._naive_patches,
-            seconds=self.seconds, reason=reason,
-        )  # fmt: skip
+            active=self._chosen,
+            used=used,
+            patches=self._patches,
+            naive_patches=self._naive_patches,
+            seconds=self.seconds,
+            reason=reason,
+        )
 
     def as_baseline(self) -> Baseline:
         """This search's result, for another policy to be compared with."""
@@ -169,7 +197,10 @@ class Controller:
             "seconds": dict(self.seconds),
             "policy": self.policy.state_dict(),
             "adapters": bank.state_dict(bank.built),
-            "head": {name: tensor.detach().cpu().clone() for name, tensor in self.model.head.state_dict().items()},
+            "head": {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.model.head.state_dict().items()
+            },
             "optimizer": self._trainer.state_dict(),
         }
 
@@ -188,21 +219,25 @@ class Controller:
         self.model.head.load_state_dict(state["head"])
         self._trainer.load_state_dict(state["optimizer"])
 
-    # -- the parts of one cycle ------------------------------------------------------------------------------------
+    # -- the parts of one cycle --------------------------------------------------------------------
 
     def _search_cycle(self, steps: int, first: bool) -> None:
         cycle, policy = self._cycle, self.policy
         wanted = policy.needs_saliency(cycle)
         if wanted:
             began = time.monotonic()
-            saliency = self._trainer.saliency(wanted, self._search_crops, cycle, self.settings.saliency_batches)
+            saliency = self._trainer.saliency(
+                wanted, self._search_crops, cycle, self.settings.saliency_batches
+            )
             policy.told_saliency(cycle, saliency)
             self.callback(events.SaliencyMeasured(cycle, saliency, self._spent("train", began)))
         began = time.monotonic()
         allocation = policy.allocate(cycle)
         self._allocated(cycle, allocation, final=False, began=began)
         over = steps // 4 if first else 1
-        self._train("search", cycle, allocation, self._search_crops, steps, lambda i: warm_up(i, over))
+        self._train(
+            "search", cycle, allocation, self._search_crops, steps, lambda i: warm_up(i, over)
+        )
         if policy.audits:
             self._audit(cycle)
 
@@ -247,8 +282,12 @@ class Controller:
         has not been trained together yet, whereas the baseline has trained one set all along.
         """
         unadapted = self.auditor.dice_of((), head=False) if self.model.head.knows_a_label else None
-        verdict = compare(self.policy.name, self.auditor.dice_of(searched), self.baseline, unadapted)
-        self.callback(events.Compared(verdict.dice, verdict.chosen, verdict.reason, verdict.per_patch))
+        verdict = compare(
+            self.policy.name, self.auditor.dice_of(searched), self.baseline, unadapted
+        )
+        self.callback(
+            events.Compared(verdict.dice, verdict.chosen, verdict.reason, verdict.per_patch)
+        )
 
     def _train(
         self,
@@ -307,16 +346,25 @@ class Controller:
     def _digest(self, allocation: Allocation) -> str:
         """A digest of the allocation and of everything learnt so far."""
         digest = hashlib.sha256(repr(allocation.open).encode())
-        for parameter in (*self.model.bank.parameters(self.model.bank.built), *self.model.head.parameters()):
+        for parameter in (
+            *self.model.bank.parameters(self.model.bank.built),
+            *self.model.head.parameters(),
+        ):
             digest.update(parameter.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def _check_budget(self, allocation: Allocation) -> int:
-        """What the allocation uses, everything trainable counted. Raises BudgetError above the budget."""
+        """What the allocation uses, everything trainable counted. Raises BudgetError above the
+        budget.
+        """
         used = self.space.used(allocation.open)
-        if not (self.policy.outside_budget or self.space.fits(self.space.by_id[u] for u in allocation.open)):
+        if not (
+            self.policy.outside_budget
+            or self.space.fits(self.space.by_id[u] for u in allocation.open)
+        ):
             raise BudgetError(
-                f"Policy {self.policy.name} asked for {used:,} {self.space.kind.many} of {self.space.limit:,}."
+                f"Policy {self.policy.name} asked for {used:,} {self.space.kind.many} of"
+                f" {self.space.limit:,}."
             )
         return used
 
@@ -334,12 +382,16 @@ class Controller:
             return planned
         pace = self.seconds["train"] / max(1, self._step)
         left = limit - (time.monotonic() - self._started)
-        return self.processes.of_first(lambda: max(1, min(planned, int(left / pace) if pace > 0 else planned)))
+        return self.processes.of_first(
+            lambda: max(1, min(planned, int(left / pace) if pace > 0 else planned))
+        )
 
     def _out_of_time(self) -> bool:
         """Whether the search must end. The second half of the time limit is kept for the refit."""
         limit = self.settings.time_limit
-        return limit is not None and self.processes.of_first(lambda: time.monotonic() - self._started > limit / 2)
+        return limit is not None and self.processes.of_first(
+            lambda: time.monotonic() - self._started > limit / 2
+        )
 
     def _spent(self, what: str, began: float) -> float:
         spent = time.monotonic() - began

@@ -1,4 +1,6 @@
-"""What a budget counts, and its name. Every module that adds up costs or writes one in a sentence uses this."""
+"""What a budget counts, and its name. Every module that adds up costs or writes one in a
+sentence uses this.
+"""
 
 from __future__ import annotations
 

@@ -31,13 +31,27 @@ from typing import Annotated, Any, ClassVar
 import pydantic
 from pydantic import Field
 
-from sea_peft.documents import STRICT, Count, Dice, Duration, Facts, Name, Number, Parameters, Seed, Sha256, Text
+from sea_peft.documents import (
+    STRICT,
+    Count,
+    Dice,
+    Duration,
+    Facts,
+    Name,
+    Number,
+    Parameters,
+    Seed,
+    Sha256,
+    Text,
+)
 from sea_peft.loop.cost import PARAMETERS, Cost
 from sea_peft.loop.rows import Ablation, Candidate, Decision, Ranking
 
 SCHEMA_VERSION = 3
-"""Version of the events below, kept in `run_started`. It changes whenever a field is renamed, removed or
-given another meaning, or is added without a default. Readers refuse every other version and unknown fields."""
+"""Version of the events below, kept in `run_started`. It changes whenever a field is renamed,
+removed or given another meaning, or is added without a default. Readers refuse every other version
+and unknown fields.
+"""
 
 
 _Network = Annotated[str, Field(pattern="^(un)?adapted$")]
@@ -145,7 +159,9 @@ class Searched(Event):
 
 @dataclasses.dataclass(frozen=True)
 class SaliencyMeasured(Event):
-    """First-order estimates of what idle units could bring (loss decrease of one optimizer step); not utilities."""
+    """First-order estimates of what idle units could bring (loss decrease of one optimizer
+    step); not utilities.
+    """
 
     cycle: _Cycle
     saliency: dict[Name, Number]
@@ -252,8 +268,8 @@ class Scored(Event):
         on: the scans that were scored. `test`: the test cases. `cv`: the shots, each by an adapter
             fitted without it. `held_out`: scans held out while searching, scored between search and
             refit. `held_out_labels`: at one shot, that scan's held-out labels.
-        kept: of the adapted arm, if labels were added to those that the network knows: known label →
-            Dice between its masks and the unadapted network's, outside the added labels.
+        kept: of the adapted arm, if labels were added to those that the network knows: known label
+            → Dice between its masks and the unadapted network's, outside the added labels.
     """
 
     arm: Name
@@ -314,7 +330,9 @@ class Folded(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Recommended(Event):
-    """The network that predictions use by default, "adapted" or "unadapted", and the evidence for it in words."""
+    """The network that predictions use by default, "adapted" or "unadapted", and the evidence
+    for it in words.
+    """
 
     network: _Network
     evidence: Text

@@ -1,4 +1,6 @@
-"""The final choice of `sea`: a knapsack over every unit, by saliency, size and audits. Pure, over plain data."""
+"""The final choice of `sea`: a knapsack over every unit, by saliency, size and audits. Pure,
+over plain data.
+"""
 
 import dataclasses
 import statistics
@@ -29,8 +31,11 @@ class Evidence:
     trial: frozenset[str]
 
 
-def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float) -> Allocation:
-    """Choose what is refitted and shipped: a knapsack over every level of every unit, without guards, by
+def choose(
+    space: Space, levels: Levels, evidence: Evidence, utility: UtilitySettings, noise: float
+) -> Allocation:
+    """Choose what is refitted and shipped: a knapsack over every level of every unit, without
+    guards, by
 
         worth = mean · prior · size · (1 + √(expected / mean)) / 2
 
@@ -92,7 +97,10 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
     def why_not(unit: str) -> str:
         u = units[unit]
         if not space.fits([u]):
-            return f"costs {space.cost(u):,}, more than the whole budget for units ({space.capacity:,})"
+            return (
+                f"costs {space.cost(u):,}, more than the whole budget for units"
+                f" ({space.capacity:,})"
+            )
         source = measured.get(levels.base[unit])
         if source is not None and _harmful(evidence.estimates[source], noise):
             return "audits found Dice better without it"
@@ -101,7 +109,10 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
         if u.group in taken:
             return f"{taken[u.group]} is taken here"
         if u.group not in tried:
-            return f"the cycles have room for {len(evidence.trial)} units, and others have more saliency for their cost"
+            return (
+                f"the cycles have room for {len(evidence.trial)} units, and others have more"
+                " saliency for their cost"
+            )
         return "others are worth more for their cost"
 
     def decided(unit: str) -> Decision:
@@ -121,7 +132,11 @@ def choose(space: Space, levels: Levels, evidence: Evidence, utility: UtilitySet
 
     active, decisions = space.in_order(found.chosen), tuple(decided(unit) for unit in units)
     return Allocation(
-        active=active, decisions=decisions, value=found.value, items=tuple(items), capacity=space.capacity
+        active=active,
+        decisions=decisions,
+        value=found.value,
+        items=tuple(items),
+        capacity=space.capacity,
     )
 
 

@@ -60,7 +60,10 @@ def greedy(items: Iterable[Item], capacity: int) -> Choice:
         paid, had = (chosen[group].cost, chosen[group].value) if group in chosen else (0, 0.0)
         affordable = [i for i in groups[group] if i.value > had and i.cost - paid <= left]
         if affordable:
-            heapq.heappush(exchanges, min((-(i.value - had) / (i.cost - paid), i.cost, i.id, i) for i in affordable))
+            heapq.heappush(
+                exchanges,
+                min((-(i.value - had) / (i.cost - paid), i.cost, i.id, i) for i in affordable),
+            )
 
     for group in groups:
         offer(group)
@@ -72,12 +75,20 @@ def greedy(items: Iterable[Item], capacity: int) -> Choice:
             left -= added
         offer(item.group)
     together = list(chosen.values())
-    single = min((i for own in groups.values() for i in own), key=lambda i: (-i.value, i.cost, i.id), default=None)
-    return _choice([single] if single and single.value > sum(i.value for i in together) else together)
+    single = min(
+        (i for own in groups.values() for i in own),
+        key=lambda i: (-i.value, i.cost, i.id),
+        default=None,
+    )
+    return _choice(
+        [single] if single and single.value > sum(i.value for i in together) else together
+    )
 
 
 def _choice(picked: Sequence[Item]) -> Choice:
-    return Choice(tuple(i.id for i in picked), sum(i.value for i in picked), sum(i.cost for i in picked))
+    return Choice(
+        tuple(i.id for i in picked), sum(i.value for i in picked), sum(i.cost for i in picked)
+    )
 
 
 def _undominated(items: Iterable[Item], capacity: int) -> dict[str, list[Item]]:

@@ -1,4 +1,6 @@
-"""The results of a loop: `Outcome` for whoever ships it, `Baseline` for a run that is compared with it."""
+"""The results of a loop: `Outcome` for whoever ships it, `Baseline` for a run that is compared
+with it.
+"""
 
 import dataclasses
 from collections.abc import Mapping

@@ -42,7 +42,8 @@ class GoesOn:
     """Settings of a policy that can go on from an earlier run.
 
     Attributes:
-        carried: unit that is on from the start → the estimate that the earlier run's audits left of it.
+        carried: unit that is on from the start → the estimate that the earlier run's audits left of
+            it.
     """
 
     carried: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
@@ -84,7 +85,9 @@ class Policy(abc.ABC):
         """The set to refit and ship."""
 
     def needs_saliency(self, cycle: int) -> Sequence[str]:
-        """Units whose saliency the loop should measure before this cycle's allocation; empty for none."""
+        """Units whose saliency the loop should measure before this cycle's allocation; empty
+        for none.
+        """
         return ()
 
     def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:  # noqa: B027  (most policies ask for none)

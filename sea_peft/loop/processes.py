@@ -16,7 +16,8 @@ from sea_peft.errors import DeviceError, LostProcessError
 
 T = TypeVar("T")
 
-# The death of a process is noticed at once; this catches one that hangs. The longest normal wait is for another's test cases.
+# The death of a process is noticed at once; this catches one that hangs. The longest normal wait is
+# for another's test cases.
 _PATIENCE = datetime.timedelta(hours=6)
 
 
@@ -42,7 +43,9 @@ class Processes:
     @overload
     def share(self, items: Sequence[T]) -> Sequence[T]: ...
     def share(self, items: Sequence[object]) -> Sequence[object]:
-        """This process's share of the items: every `size`-th, from its rank on. Empty if there are too few."""
+        """This process's share of the items: every `size`-th, from its rank on. Empty if there
+        are too few.
+        """
         return items[self.rank :: self.size]
 
     def together(self, made: Sequence[T]) -> list[T]:
@@ -63,7 +66,9 @@ class Processes:
         """Replace each tensor by its sum over all processes, with a single message."""
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace each parameter's gradient by the sum over all processes; a missing gradient counts as 0."""
+        """Replace each parameter's gradient by the sum over all processes; a missing gradient
+        counts as 0.
+        """
 
     def require_equal(self, state: Callable[[], str]) -> None:
         """Raises DeviceError unless all processes have the same state."""
@@ -114,7 +119,9 @@ class Several(Processes):
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         with _heard():
             dist.all_reduce(flat)
-        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, total in zip(
+            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(total.view_as(tensor))
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -126,8 +133,8 @@ class Several(Processes):
     def require_equal(self, state: Callable[[], str]) -> None:
         if len(set(self._gathered(state()))) > 1:
             raise DeviceError(
-                "The processes of this run no longer hold the same adapters, since devices of different kinds round differently; start all of "
-                "them on devices of one kind."
+                "The processes of this run no longer hold the same adapters, since devices of"
+                " different kinds round differently; start all of them on devices of one kind."
             )
 
     def _gathered(self, item: T) -> list[T]:
@@ -157,4 +164,5 @@ def joined(local_rank: int) -> Iterator[Processes]:
     """Connect the processes that torchrun has started: by gloo on CPUs, by NCCL between GPUs."""
     dist.init_process_group(timeout=_PATIENCE)
     yield Several(local_rank)
-    dist.destroy_process_group()  # only on success: after a failure there is nobody left to disconnect from
+    # only on success: after a failure there is nobody left to disconnect from
+    dist.destroy_process_group()

@@ -46,7 +46,9 @@ class Standing:
     guard: int = 0
 
 
-def vote(standing: Standing, delta: float | None, settings: RankingSettings) -> tuple[Standing, str]:
+def vote(
+    standing: Standing, delta: float | None, settings: RankingSettings
+) -> tuple[Standing, str]:
     """Count one audit of a unit that is on (probe or active).
 
     Votes are kept between −votes and +votes.
@@ -71,7 +73,9 @@ def vote(standing: Standing, delta: float | None, settings: RankingSettings) -> 
 
 
 def tick(standing: Standing) -> tuple[Standing, str | None]:
-    """Let one cycle pass: guards run down, and a unit that has cooled becomes idle and may be probed again."""
+    """Let one cycle pass: guards run down, and a unit that has cooled becomes idle and may be
+    probed again.
+    """
     if standing.guard > 0:
         standing = dataclasses.replace(standing, guard=standing.guard - 1)
     if standing.state == COOLING and standing.guard == 0:
@@ -86,7 +90,11 @@ def is_promotable(standing: Standing, settings: RankingSettings) -> bool:
 
 def is_demotable(standing: Standing, settings: RankingSettings) -> bool:
     """Whether the unit is on and enough audits have voted against it."""
-    return standing.state in (PROBE, ACTIVE) and standing.guard == 0 and standing.votes <= -settings.votes
+    return (
+        standing.state in (PROBE, ACTIVE)
+        and standing.guard == 0
+        and standing.votes <= -settings.votes
+    )
 
 
 def move(standing: Standing, state: str, settings: RankingSettings) -> Standing:

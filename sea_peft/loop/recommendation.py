@@ -15,8 +15,12 @@ from sea_peft.loop.events import Recommended, Scored
 
 ADAPTED = "adapted"
 LEAST_DICE = 0.05
-"""If no arm reaches this Dice, none of them finds anything, and differences between them mean nothing."""
-_GAIN = 0.10  # Dice that the adapter must gain on the held-out labels of the one shot, since it has seen that scan
+"""If no arm reaches this Dice, none of them finds anything, and differences between them mean
+nothing.
+"""
+# Dice that the adapter must gain on the held-out labels of the one shot, since it has seen that
+# scan
+_GAIN = 0.10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,9 @@ def difference(ours: Scored, theirs: Scored) -> Difference:
     return _difference(ours.dice - theirs.dice, pairs)
 
 
-def recommend(new_labels: Sequence[str], scored: Mapping[str, Scored], held_out: Mapping[str, Scored]) -> Recommended:
+def recommend(
+    new_labels: Sequence[str], scored: Mapping[str, Scored], held_out: Mapping[str, Scored]
+) -> Recommended:
     """Recommend the unadapted network if the evidence is against the adapter.
 
     The evidence is against it if its mean Dice is lower by more than the standard error of the
@@ -90,13 +96,17 @@ def recommend(new_labels: Sequence[str], scored: Mapping[str, Scored], held_out:
         found = difference(ours, theirs)
         if ours.on == "held_out_labels":
             clear = found.mean > _GAIN
-            said = f"{scans}: {found.in_points}, not independent" + ("" if clear else " and not clear enough")
+            said = f"{scans}: {found.in_points}, not independent" + (
+                "" if clear else " and not clear enough"
+            )
             return Recommended(ADAPTED if clear else UNADAPTED, said)
         against = found.mean < -(found.error or 0.0)
         return Recommended(UNADAPTED if against else ADAPTED, f"{scans}: {found.in_points}")
     if new_labels:
         return _for_new(new_labels, "nothing else was scored")
-    return Recommended(UNADAPTED, "there is no evidence for the adapter: no scan was held out, and none was scored")
+    return Recommended(
+        UNADAPTED, "there is no evidence for the adapter: no scan was held out, and none was scored"
+    )
 
 
 def _difference(mean: float, pairs: Sequence[float]) -> Difference:

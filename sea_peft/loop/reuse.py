@@ -35,14 +35,18 @@ def reusable(network: nn.Module) -> tuple[str, ...]:
     alone = [
         path
         for path, module in network.named_modules()
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and path and not path.startswith(inside)
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
+        and path
+        and not path.startswith(inside)
     ]
     return (*blocks, *alone)
 
 
 @dataclasses.dataclass
 class _Kept:
-    """A module's output in the reference pass, with its tensor version when the module returned it."""
+    """A module's output in the reference pass, with its tensor version when the module returned
+    it.
+    """
 
     output: torch.Tensor
     version: int
@@ -78,7 +82,9 @@ class BlockReuse:
         self._network = network
         self._modules = {path: network.get_submodule(path) for path in paths}
         # by module, not by name: some networks register one module under several paths
-        self._inside = {path: set(module.modules()) - {module} for path, module in self._modules.items()}
+        self._inside = {
+            path: set(module.modules()) - {module} for path, module in self._modules.items()
+        }
         self._limit = limit
         self._kept: dict[str, _Kept] = {}
         self._fired: set[str] = set()
@@ -91,7 +97,8 @@ class BlockReuse:
     def __enter__(self) -> BlockReuse:
         for path, module in self._modules.items():
             module.forward = self._remembering(path, module.forward)
-        # before the network's own hooks, which may replace the input tensor (as nnU-Net's for CT do)
+        # before the network's own hooks, which may replace the input tensor (as nnU-Net's for CT
+        # do)
         self._before = self._network.register_forward_pre_hook(self._begin, prepend=True)
         self._after = self._network.register_forward_hook(self._end)
         return self
@@ -108,7 +115,8 @@ class BlockReuse:
     def kept_bytes(self) -> int:
         """Bytes that kept outputs hold; views of one storage count once."""
         storages = {
-            k.output.untyped_storage().data_ptr(): k.output.untyped_storage().nbytes() for k in self._kept.values()
+            k.output.untyped_storage().data_ptr(): k.output.untyped_storage().nbytes()
+            for k in self._kept.values()
         }
         return sum(storages.values())
 
@@ -151,7 +159,11 @@ class BlockReuse:
             if self._reference:
                 return self._first(path, forward, inputs, kwargs)
             kept = self._kept.get(path)
-            if kept is None or self._diverged or not (self._inside[path].isdisjoint(self._toggled) and kept.intact):
+            if (
+                kept is None
+                or self._diverged
+                or not (self._inside[path].isdisjoint(self._toggled) and kept.intact)
+            ):
                 return forward(*inputs, **kwargs)
             self.reused += 1
             return kept.output
@@ -159,7 +171,11 @@ class BlockReuse:
         return wrapped
 
     def _first(
-        self, path: str, forward: Callable[..., object], inputs: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        path: str,
+        forward: Callable[..., object],
+        inputs: tuple[object, ...],
+        kwargs: dict[str, object],
     ) -> object:
         """Run one module in the reference pass, and keep its output where that is safe."""
         given = [*inputs, *kwargs.values()]

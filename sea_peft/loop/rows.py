@@ -57,9 +57,16 @@ class Candidate(_Row):
         """The row of a unit that takes `cost` of the budget."""
         site = unit.site
         return cls(
-            unit=unit.id, family=unit.family, level=unit.level, placement=unit.placement, site=site.path, kind=site.kind,
-            stage=site.stage, order=site.order, cost=cost,
-        )  # fmt: skip
+            unit=unit.id,
+            family=unit.family,
+            level=unit.level,
+            placement=unit.placement,
+            site=site.path,
+            kind=site.kind,
+            stage=site.stage,
+            order=site.order,
+            cost=cost,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,9 @@ class Space:
 
     def cheapest_first(self, units: Iterable[Unit] | None = None) -> list[Unit]:
         """These units, or all, by rising cost; of equal cost, the earlier site first."""
-        return sorted(self.units if units is None else units, key=lambda u: (self.cost(u), u.site.order, u.id))
+        return sorted(
+            self.units if units is None else units, key=lambda u: (self.cost(u), u.site.order, u.id)
+        )
 
     def item(self, unit_id: str, value: float) -> Item:
         """The unit as the knapsack sees it."""
@@ -93,14 +95,18 @@ class Room:
         leaves at least `keep`.
         """
         freed = 0 if instead_of is None else self._space.cost(instead_of)
-        free = unit.group not in self._taken or (instead_of is not None and instead_of.group == unit.group)
+        free = unit.group not in self._taken or (
+            instead_of is not None and instead_of.group == unit.group
+        )
         return free and self._space.cost(unit) - freed <= self.left - keep
 
     def take(self, unit: Unit, keep: float = 0, instead_of: Unit | None = None) -> bool:
         """Take `unit` if it fits. Returns whether it did."""
         if not self.fits(unit, keep, instead_of):
             return False
-        self.left -= self._space.cost(unit) - (0 if instead_of is None else self._space.cost(instead_of))
+        self.left -= self._space.cost(unit) - (
+            0 if instead_of is None else self._space.cost(instead_of)
+        )
         self._taken[unit.group] = unit
         return True
 

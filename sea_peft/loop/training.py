@@ -1,4 +1,6 @@
-"""Trains the open units and the head, never a backbone tensor. The order of data depends on seed and step alone."""
+"""Trains the open units and the head, never a backbone tensor. The order of data depends on
+seed and step alone.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _SMOOTH = 1e-5  # of the soft Dice loss, as in MONAI's DiceLoss
 
 
 class Batches(Protocol):
-    """A source of training crops: a pure function of the step (`sea_peft.data.crops.CropSampler`)."""
+    """A source of training crops: a pure function of the step
+    (`sea_peft.data.crops.CropSampler`).
+    """
 
     def batch(
         self, step: int, batch_size: int, which: Sequence[int] | None = None
@@ -75,21 +79,27 @@ def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     inside = (labels != IGNORED)[:, None]
     reference = one_hot(labels[:, None].where(inside, 0), logits.shape[1]) * inside
     predicted = logits.softmax(dim=1) * inside
-    overlap = compute_tp_fp_fn(predicted[:, 1:], reference[:, 1:], [0, 2, 3, 4], ord=1, soft_label=False)
-    entropy = torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
+    overlap = compute_tp_fp_fn(
+        predicted[:, 1:], reference[:, 1:], [0, 2, 3, 4], ord=1, soft_label=False
+    )
+    entropy = torch.nn.functional.cross_entropy(
+        logits, labels.long(), ignore_index=IGNORED, reduction="sum"
+    )
     return torch.cat([*overlap, torch.stack([entropy, inside.sum().to(entropy)])])
 
 
-def held_sums(logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> torch.Tensor:
+def held_sums(
+    logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]
+) -> torch.Tensor:
     """`loss_sums` where only the labels `added` to a network are drawn, and the labels that it knew
     are held to what it says unadapted.
 
     The target is an added label where it is drawn, and the frozen network's own probabilities
     everywhere else, so what it knows costs nothing to keep (Li and Hoiem, Learning without
-    Forgetting, arXiv 1606.09282; Cermelli et al., arXiv 2002.00718, for a background that stands for
-    known classes too). The mean cross-entropy hardly sees small structures, so known labels have
-    overlaps too, for a soft Dice that is best where both probabilities are equal. A crop in which a
-    known label is nowhere the likeliest adds nothing to its overlaps.
+    Forgetting, arXiv 1606.09282; Cermelli et al., arXiv 2002.00718, for a background that stands
+    for known classes too). The mean cross-entropy hardly sees small structures, so known labels
+    have overlaps too, for a soft Dice that is best where both probabilities are equal. A crop in
+    which a known label is nowhere the likeliest adds nothing to its overlaps.
 
     Args:
         logits: `[B, 1 + L, d, h, w]`.
@@ -150,8 +160,8 @@ class Trainer:
             None: on CUDA devices that compute in it, from compute capability 8.0 on.
         head_alone: whether no unit is ever opened. Every batch then serves `HEAD_STEPS_A_BATCH`
             steps.
-        holds_known: whether only labels new to the backbone are drawn, and the others held to its own
-            opinion (`held_sums`).
+        holds_known: whether only labels new to the backbone are drawn, and the others held to its
+            own opinion (`held_sums`).
         processes: share the crops of each step. Loss and gradients are those of the whole batch, up
             to rounding.
     """
@@ -200,13 +210,20 @@ class Trainer:
         """
         bank = self.model.bank
         bank.activate(units)
-        named = {f"{u}/{n}": (p, bank[u].learning_rate) for u in sorted(units) for n, p in bank[u].named_parameters()}
+        named = {
+            f"{u}/{n}": (p, bank[u].learning_rate)
+            for u in sorted(units)
+            for n, p in bank[u].named_parameters()
+        }
         if self.train_head:
-            named |= {f"head/{n}": (p, HEAD_LEARNING_RATE) for n, p in self.model.head.named_parameters()}
+            named |= {
+                f"head/{n}": (p, HEAD_LEARNING_RATE) for n, p in self.model.head.named_parameters()
+            }
         if not named or count <= 0:
             return math.nan
         optimizer = torch.optim.AdamW(
-            [{"params": [p], "lr": rate, "base": rate} for p, rate in named.values()], weight_decay=0.0
+            [{"params": [p], "lr": rate, "base": rate} for p, rate in named.values()],
+            weight_decay=0.0,
         )
         for key, (parameter, _) in named.items():
             if key in self._state:
@@ -232,8 +249,8 @@ class Trainer:
                     step = first + len(losses)
                     if not math.isfinite(value):
                         raise DivergedError(
-                            f"Training diverged: the loss is {value} at step {step}; check the scans' grey values, or try "
-                            "another seed.",
+                            f"Training diverged: the loss is {value} at step {step}; check the"
+                            " scans' grey values, or try another seed.",
                             "seed",
                         )
                     losses.append(value)
@@ -244,7 +261,9 @@ class Trainer:
         self._state |= {key: optimizer.state[p] for key, (p, _) in named.items()}
         return sum(losses) / count
 
-    def saliency(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
+    def saliency(
+        self, units: Collection[str], batches: Batches, round: int, count: int
+    ) -> dict[str, float]:
         """First-order estimate of what each unit could bring.
 
         This is learning rate × Σ|mean gradient|: the loss decrease of one sign-like step, such as
@@ -261,11 +280,15 @@ class Trainer:
         listed = list(units)
         # every n-th unit, so that no single pass holds all of the sites with the largest volumes
         found = {
-            u: p for i in range(passes) for u, p in self._saliency(listed[i::passes], batches, round, count).items()
+            u: p
+            for i in range(passes)
+            for u, p in self._saliency(listed[i::passes], batches, round, count).items()
         }
         return {u: found[u] for u in listed}
 
-    def _saliency(self, units: Collection[str], batches: Batches, round: int, count: int) -> dict[str, float]:
+    def _saliency(
+        self, units: Collection[str], batches: Batches, round: int, count: int
+    ) -> dict[str, float]:
         bank = self.model.bank
         with bank.only(bank.active | set(units)):
             parameters = {u: list(bank[u].parameters()) for u in units}
@@ -273,7 +296,9 @@ class Trainer:
             sums = [torch.zeros_like(p) for p in flat]
             for i in self.processes.share(range(count)):
                 crops = batches.batch(_SALIENCY_STREAM + round * count + i, self.batch_size)
-                gradients = torch.autograd.grad(loss_from(self._sums(*crops), self._held), flat, allow_unused=True)
+                gradients = torch.autograd.grad(
+                    loss_from(self._sums(*crops), self._held), flat, allow_unused=True
+                )
                 sums = [a if g is None else a + g for a, g in zip(sums, gradients, strict=True)]
             self.processes.add_up(sums)
         of_unit = iter(sums)
@@ -292,7 +317,9 @@ class Trainer:
         return lambda step: self._sums(*batches.batch(step, self.batch_size, mine))
 
     def _head_sums(self, batches: Batches, crops: Sequence[int]) -> Callable[[int], torch.Tensor]:
-        """The same, from the frozen backbone's features. Consecutive steps on one batch compute these once."""
+        """The same, from the frozen backbone's features. Consecutive steps on one batch compute
+        these once.
+        """
         assert not self.model.bank.active, "units would change the features"
 
         @functools.lru_cache(maxsize=1)
@@ -302,7 +329,11 @@ class Trainer:
             with self._precision():
                 logits = self.model.backbone(self._moved(images))
                 features = self.model.take_features(logits)
-                held = [self.model.known_of(self.model.head(features, logits, gate=False))] if self.holds_known else []
+                held = (
+                    [self.model.known_of(self.model.head(features, logits, gate=False))]
+                    if self.holds_known
+                    else []
+                )
             return features, logits, self._moved(labels), *held
 
         def sums_at(step: int) -> torch.Tensor:
@@ -355,10 +386,15 @@ class Trainer:
         """
         for key, values in state.items():
             owner, _, name = key.rpartition("/")
-            parameter = (self.model.head if owner == "head" else self.model.bank[owner]).get_parameter(name)
+            parameter = (
+                self.model.head if owner == "head" else self.model.bank[owner]
+            ).get_parameter(name)
             if any(value.shape not in (parameter.shape, torch.Size()) for value in values.values()):
                 raise ValueError(f"a moment of {key} does not have its shape")
         self._state = {
-            key: {name: value.to("cpu" if name == "step" else self.device, copy=True) for name, value in values.items()}
+            key: {
+                name: value.to("cpu" if name == "step" else self.device, copy=True)
+                for name, value in values.items()
+            }
             for key, values in state.items()
         }

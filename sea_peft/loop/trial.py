@@ -23,10 +23,15 @@ class Levels:
         self.bases = tuple(unit.id for unit in smallest.values())
         self.base = {u.id: smallest[u.group, u.placement].id for u in space.units}
         units = space.by_id
-        self.size = {u.id: (space.cost(u) / space.cost(units[self.base[u.id]])) ** growth for u in space.units}
+        self.size = {
+            u.id: (space.cost(u) / space.cost(units[self.base[u.id]])) ** growth
+            for u in space.units
+        }
 
 
-def prior(units: Mapping[str, Unit], saliency: Mapping[str, float], weight: float) -> dict[str, float]:
+def prior(
+    units: Mapping[str, Unit], saliency: Mapping[str, float], weight: float
+) -> dict[str, float]:
     """A unit's worth before any audit, relative to an average unit of its family: 1 − weight +
     weight · saliency / its family's mean saliency.
 

@@ -50,7 +50,9 @@ class Estimate:
 UNMEASURED = Estimate()
 
 
-def observe(estimate: Estimate, delta: float, standard_error: float | None, settings: UtilitySettings) -> Estimate:
+def observe(
+    estimate: Estimate, delta: float, standard_error: float | None, settings: UtilitySettings
+) -> Estimate:
     """Add one audit's ΔDice: EMA_t = d·EMA_{t−1} + (1 − d)·Δ_t, beginning with the first Δ.
 
     Examples:
@@ -59,7 +61,11 @@ def observe(estimate: Estimate, delta: float, standard_error: float | None, sett
         >>> round(twice.ema, 3), twice.window, twice.audits
         (0.017, (0.02, 0.01), 2)
     """
-    ema = delta if estimate.ema is None else settings.decay * estimate.ema + (1 - settings.decay) * delta
+    ema = (
+        delta
+        if estimate.ema is None
+        else settings.decay * estimate.ema + (1 - settings.decay) * delta
+    )
     window = (*estimate.window, delta)[-settings.window :]
     return Estimate(ema, window, standard_error, estimate.audits + 1)
 
@@ -86,7 +92,9 @@ def score(estimate: Estimate, settings: UtilitySettings) -> float | None:
 
 
 def error(estimate: Estimate) -> float:
-    """The uncertainty of a unit's median ΔDice: √(standard error over patches² + IQR over audits²), in Dice."""
+    """The uncertainty of a unit's median ΔDice: √(standard error over patches² + IQR over
+    audits²), in Dice.
+    """
     return math.hypot(estimate.standard_error or 0.0, iqr(estimate) or 0.0)
 
 
@@ -95,7 +103,11 @@ def value(estimate: Estimate, settings: UtilitySettings) -> float | None:
     None while unmeasured.
     """
     s = score(estimate, settings)
-    return None if s is None or estimate.ema is None else s + settings.exploration * abs(estimate.ema - s)
+    return (
+        None
+        if s is None or estimate.ema is None
+        else s + settings.exploration * abs(estimate.ema - s)
+    )
 
 
 def is_decided(deltas: Sequence[float], cutoff: float, error: float) -> bool:

@@ -24,8 +24,12 @@ class Acquisition(Protocol):
     @property
     def channels(self) -> tuple[str, ...]: ...
 
-    def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
-        """Channel → int16 `[I, J, K]`, in Hounsfield units for CT, in arbitrary units of 0 or more for MR."""
+    def acquire(
+        self, layers: list[Layer], grid: Grid, rng: np.random.Generator
+    ) -> dict[str, NDArray[np.int16]]:
+        """Channel → int16 `[I, J, K]`, in Hounsfield units for CT, in arbitrary units of 0 or
+        more for MR.
+        """
         ...
 
 
@@ -35,7 +39,13 @@ def blur(image: Array, grid: Grid, in_plane: float, along_z: float) -> Array:
     return gaussian_filter(image, sigma, mode="nearest")
 
 
-def texture(image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0) -> Array:
-    """Uneven parenchyma: a Gaussian random field with a correlation length of 8 mm, in soft tissue only."""
-    field_ = gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), [8.0 / s for s in grid.spacing])
+def texture(
+    image: Array, grid: Grid, rng: np.random.Generator, amount: float, above: float = -50.0
+) -> Array:
+    """Uneven parenchyma: a Gaussian random field with a correlation length of 8 mm, in soft
+    tissue only.
+    """
+    field_ = gaussian_filter(
+        rng.normal(size=grid.shape).astype(np.float32), [8.0 / s for s in grid.spacing]
+    )
     return field_ * (amount / max(float(field_.std()), 1e-6)) * (image > above)

@@ -40,7 +40,9 @@ def draw_abdomen(case: int, build: Build) -> Anatomy:
     )
     warp = tuple(draw_waves(rng, 3, (160, 340), 3.2 * size) for _ in range(3))
     bumps = tuple(draw_waves(rng, 4, (45 * size, 90 * size), 0.5) for _ in range(3))
-    return Anatomy(case=case, pose=pose, warp=warp, bumps=bumps, parts=tuple(_Draw(rng, build).parts()))
+    return Anatomy(
+        case=case, pose=pose, warp=warp, bumps=bumps, parts=tuple(_Draw(rng, build).parts())
+    )
 
 
 class _Draw:
@@ -62,7 +64,9 @@ class _Draw:
         parts += self._stomach() + self._pancreas_and_duodenum()
         parts += self._kidney("right_kidney", 1) + self._kidney("left_kidney", -1)
         fundus_to_neck = self._move([(60, 50, -38), (57, 42, -26), (50, 30, -14)], 4)
-        gallbladder = tube(fundus_to_neck, np.multiply([15, 13, 5], self._size("gallbladder", 0.15)))
+        gallbladder = tube(
+            fundus_to_neck, np.multiply([15, 13, 5], self._size("gallbladder", 0.15))
+        )
         parts.append(Part("gallbladder", shrink(gallbladder, -1.5), "bowel_wall"))
         parts.append(Part("gallbladder", gallbladder, "bile"))
         parts += torso.psoas(rng, self._size("psoas", 0.12))
@@ -77,7 +81,9 @@ class _Draw:
         return of_build * float(self.rng.uniform(1 - spread, 1 + spread))
 
     def _move(self, points: list[Vector], by: float) -> NDArray[np.float64]:
-        """Shift a path as a whole by up to `by` mm, and each of its points by up to a third of that."""
+        """Shift a path as a whole by up to `by` mm, and each of its points by up to a third of
+        that.
+        """
         p = np.asarray(points, dtype=float)
         return p + self.rng.uniform(-by, by, 3) + self.rng.uniform(-by / 3, by / 3, p.shape)
 
@@ -86,10 +92,16 @@ class _Draw:
 
     def _liver(self) -> Shape:
         rng, s = self.rng, self._size("liver")
-        right = ellipsoid(_near(rng, (70, -2, 20), 5), np.multiply((66, 80, 80), s), rotation(z=rng.uniform(-8, 8)))
+        right = ellipsoid(
+            _near(rng, (70, -2, 20), 5),
+            np.multiply((66, 80, 80), s),
+            rotation(z=rng.uniform(-8, 8)),
+        )
         reach = rng.uniform(0.8, 1.2)  # how far the left lobe reaches over the stomach
         left = ellipsoid(
-            _near(rng, (10, 44, 42), 4), np.multiply((60 * reach, 32, 36), s), rotation(y=rng.uniform(0, 15))
+            _near(rng, (10, 44, 42), 4),
+            np.multiply((60 * reach, 32, 36), s),
+            rotation(y=rng.uniform(0, 15)),
         )
         # the visceral surface: an oblique plane that leaves room for kidney, duodenum and colon
         cut = half_space((-0.55, -0.18, -0.8), rng.uniform(-16, -6))
@@ -108,7 +120,10 @@ class _Draw:
         ]
         stem = tube(portal[0][:2], [6.5, 6.0])
         parts = [Part("", stem, "blood_portal")]
-        parts += [Part("", within(tube(p, np.linspace(5.5, 3, len(p))), inside), "blood_portal") for p in portal]
+        parts += [
+            Part("", within(tube(p, np.linspace(5.5, 3, len(p))), inside), "blood_portal")
+            for p in portal
+        ]
         parts += [Part("", within(tube(p, [5, 4.5, 2.5]), inside), "blood_vein") for p in hepatic]
         return parts
 
@@ -139,7 +154,9 @@ class _Draw:
         c = np.array(_near(rng, (-94, -28, 34), 4))
         # hollowed on the side that faces the stomach
         hollow = ellipsoid(c + np.array((46, 36, 4)), np.multiply((48, 44, 60), s), turn)
-        return self._bumpy(minus(ellipsoid(c, np.multiply((33, 44, 56), s), turn), hollow.distance, 10), 2.5)
+        return self._bumpy(
+            minus(ellipsoid(c, np.multiply((33, 44, 56), s), turn), hollow.distance, 10), 2.5
+        )
 
     def _stomach(self) -> list[Part]:
         rng, s = self.rng, self._size("stomach", 0.15)
@@ -149,7 +166,9 @@ class _Draw:
         lumen = shrink(wall, rng.uniform(4.5, 6.5))
         # gas gathers at the front, because the patient lies on the back
         gas = within(lumen, half_space((0, 1, 0), rng.uniform(26, 46)), 2)
-        gullet = tube([(-4, -18, 125), (-8, -18, 100), (-22, -16, 82), tuple(path[0])], [9, 9, 9, 9])
+        gullet = tube(
+            [(-4, -18, 125), (-8, -18, 100), (-22, -16, 82), tuple(path[0])], [9, 9, 9, 9]
+        )
         return [
             Part("other", gullet, "muscle"),
             Part("stomach", wall, "stomach_wall"),
@@ -159,15 +178,36 @@ class _Draw:
 
     def _pancreas_and_duodenum(self) -> list[Part]:
         s, d = self._size("pancreas", 0.1), self._size("duodenum", 0.12)
-        head = self._move([(30, 10, -38), (28, 14, -24), (10, 24, -10), (-18, 20, 2), (-48, 2, 14), (-70, -14, 24)], 3)
+        head = self._move(
+            [
+                (30, 10, -38),
+                (28, 14, -24),
+                (10, 24, -10),
+                (-18, 20, 2),
+                (-48, 2, 14),
+                (-70, -14, 24),
+            ],
+            3,
+        )
         pancreas = self._bumpy(tube(head, np.multiply([15, 17, 12, 12.5, 13, 10], s)), 2)
         sweep = self._move(
-            [(24, 39, -12), (44, 26, -12), (52, 10, -26), (51, 2, -52), (36, -2, -68), (4, 0, -68), (-24, 8, -46)], 3
+            [
+                (24, 39, -12),
+                (44, 26, -12),
+                (52, 10, -26),
+                (51, 2, -52),
+                (36, -2, -68),
+                (4, 0, -68),
+                (-24, 8, -46),
+            ],
+            3,
         )
         duodenum = self._bumpy(tube(sweep, np.multiply([11, 12.5, 13, 13, 12.5, 12, 11], d)), 1.5)
         lumen = shrink(duodenum, 4.5)
         gas = within(lumen, half_space((0, 1, 0), self.rng.uniform(14, 26)), 2)
-        splenic = tube(self._move([(8, 10, -6), (-24, 6, 4), (-52, -12, 20), (-80, -24, 30)], 2), 4.0)
+        splenic = tube(
+            self._move([(8, 10, -6), (-24, 6, 4), (-52, -12, 20), (-80, -24, 30)], 2), 4.0
+        )
         return [
             Part("other", splenic, "blood_portal"),
             Part("pancreas", pancreas, "pancreas"),
@@ -179,7 +219,9 @@ class _Draw:
     def _kidney(self, structure: str, side: int) -> list[Part]:
         rng, s = self.rng, self._size(structure, 0.1)
         c = np.array(_near(rng, (62 * side, -36, -26 if side > 0 else -14), 5))
-        turn = rotation(x=rng.uniform(6, 18), y=side * rng.uniform(6, 16), z=side * rng.uniform(-40, -15))
+        turn = rotation(
+            x=rng.uniform(6, 18), y=side * rng.uniform(6, 16), z=side * rng.uniform(-40, -15)
+        )
         bean = self._bumpy(ellipsoid(c, np.multiply((29, 27, 56), s), turn), 1.8)
         hilum = turn @ np.array([-side * 30.0, 6, 0]) * s + c
         bean = minus(bean, ellipsoid(hilum, np.multiply((15, 11, 17), s), turn).distance, 8)
@@ -199,15 +241,26 @@ class _Draw:
         bend = rng.uniform(-6, 6)
         chest = [(-12, -28, 125), (-10, -24, 90), (-8 + bend / 2, -14, 50)]
         aorta = [*chest, (-7 + bend, -9, 0), (-6 + bend, -6, -60), (-5, -5, -125)]
-        cava = [(20, 0, 100), (21, -6, 70), (22, -12, 40), (20, -10, 0), (18, -8, -60), (16, -6, -125)]
+        cava = [
+            (20, 0, 100),
+            (21, -6, 70),
+            (22, -12, 40),
+            (20, -10, 0),
+            (18, -8, -60),
+            (16, -6, -125),
+        ]
         ra, rc = self._size("aorta", 0.12), self._size("inferior_vena_cava", 0.14)
         offshoots = [
             [(-7 + bend, -6, 14), (-6, 10, 18), (-24, 14, 20)],
             [(-7 + bend, -4, -4), (-6, 12, -18), (-4, 20, -50), (-2, 30, -90)],
         ]
         parts = [Part("other", tube(p, 3.5), "blood_artery") for p in offshoots]
-        parts.append(Part("other", tube([(12, 14, -4), (10, 18, -34), (10, 28, -80)], 5), "blood_portal"))
-        parts.append(Part("inferior_vena_cava", tube(cava, 11.5 * rc, (1.25, 1.0, 1.0)), "blood_vein"))
+        parts.append(
+            Part("other", tube([(12, 14, -4), (10, 18, -34), (10, 28, -80)], 5), "blood_portal")
+        )
+        parts.append(
+            Part("inferior_vena_cava", tube(cava, 11.5 * rc, (1.25, 1.0, 1.0)), "blood_vein")
+        )
         parts.append(Part("aorta", tube(aorta, np.linspace(13.5, 10.5, 6) * ra), "blood_artery"))
         return parts
 

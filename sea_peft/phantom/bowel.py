@@ -7,14 +7,21 @@ from sea_peft.phantom.shapes import Distance, Part, Shape, Vector, half_space, s
 
 
 def loops(rng: np.random.Generator, cavity: Shape) -> list[Part]:
-    """Ascending, transverse and descending colon with stool and gas, and six loops of small bowel."""
+    """Ascending, transverse and descending colon with stool and gas, and six loops of small
+    bowel.
+    """
     inside = shrink(cavity, 2).distance
     parts: list[Part] = []
     for _ in range(6):
         centre = rng.uniform((-65, 12, -115), (60, 62, -45))
         path = centre + np.cumsum(rng.normal(size=(5, 3)) * (22, 12, 14), axis=0)
         path = np.clip(path, (-90, -5, -135), (85, 72, -38))
-        parts += _gut(tube(path, rng.uniform(10, 14)), inside, "bowel_fluid", gas_from=float(rng.uniform(30, 90)))
+        parts += _gut(
+            tube(path, rng.uniform(10, 14)),
+            inside,
+            "bowel_fluid",
+            gas_from=float(rng.uniform(30, 90)),
+        )
     colon: list[tuple[list[Vector], float]] = [
         ([(92, 0, -130), (96, 0, -90), (92, 14, -58)], 21),
         ([(90, 20, -52), (60, 56, -54), (10, 70, -58), (-40, 66, -44), (-84, 36, -8)], 17),

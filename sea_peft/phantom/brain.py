@@ -26,7 +26,8 @@ from sea_peft.phantom.shapes import (
     within,
 )
 
-# Label code = 1 + index, as in BraTS since 2023; a name is a part of the tumour, and the three do not overlap.
+# Label code = 1 + index, as in BraTS since 2023; a name is a part of the tumour, and the three do
+# not overlap.
 TUMOUR = ("necrotic", "oedema", "enhancing")
 
 _OFF_MIDLINE = 24.0  # mm from the midline to the nearest centre of a tumour
@@ -43,12 +44,16 @@ def draw_brain(case: int, build: Build) -> Anatomy:
     warp = tuple(draw_waves(rng, 3, (90, 200), 1.6) for _ in range(3))
     gyri = tuple(draw_waves(rng, 10, (15, 27), 0.45) for _ in range(2))
     coarse = draw_waves(rng, 5, (30, 60), 0.5)
-    return Anatomy(case=case, pose=pose, warp=warp, bumps=(*gyri, coarse), parts=tuple(_parts(rng, build)))
+    return Anatomy(
+        case=case, pose=pose, warp=warp, bumps=(*gyri, coarse), parts=tuple(_parts(rng, build))
+    )
 
 
 def _parts(rng: np.random.Generator, build: Build) -> list[Part]:
     hemispheres = _hemispheres()
-    cortex = bumpy(shrink(hemispheres, 1.5), (2.6, 2.6, 0.8))  # sulci, where the fluid between them shows
+    cortex = bumpy(
+        shrink(hemispheres, 1.5), (2.6, 2.6, 0.8)
+    )  # sulci, where the fluid between them shows
     white = bumpy(shrink(hemispheres, 9.5), (4.5, 4.5, 0.8))
     atrophy = float(rng.uniform(0, 1))  # the older the patient, the wider the fluid spaces
     cerebellum = bumpy(ellipsoid((0, -48, -38), (50, 34, 27)), (0.8, 0.8, 0))
@@ -86,7 +91,9 @@ def _hemispheres() -> Shape:
 
 
 def _slab(half: float) -> Shape:
-    """The midline, `half` mm to either side, above the corpus callosum and in front of and behind it."""
+    """The midline, `half` mm to either side, above the corpus callosum and in front of and
+    behind it.
+    """
 
     def distance(p: Points) -> np.ndarray:
         inside = np.sqrt((p.y / 46) ** 2 + ((p.z - 6) / 26) ** 2) * 26 - 26
@@ -101,11 +108,17 @@ def _fissure(half: float) -> Shape:
 
 def _sylvian(side: int, radius: float) -> Part:
     course = [(side * 38, 32, -10), (side * 56, 20, -4), (side * 63, 0, 4), (side * 62, -22, 12)]
-    return Part("other", tube(course, [radius, 1.4 * radius, radius, 0.7 * radius]), "cerebrospinal_fluid")
+    return Part(
+        "other", tube(course, [radius, 1.4 * radius, radius, 0.7 * radius]), "cerebrospinal_fluid"
+    )
 
 
 def _callosum() -> Shape:
-    return tube([(0, 34, 6), (0, 28, 20), (0, 4, 28), (0, -26, 24), (0, -34, 12)], [4, 4, 4, 4, 5], (5, 1, 1))
+    return tube(
+        [(0, 34, 6), (0, 28, 20), (0, 4, 28), (0, -26, 24), (0, -34, 12)],
+        [4, 4, 4, 4, 5],
+        (5, 1, 1),
+    )
 
 
 def _deep_nuclei(side: int) -> list[Part]:
@@ -116,9 +129,17 @@ def _deep_nuclei(side: int) -> list[Part]:
 
 
 def _ventricle(rng: np.random.Generator, side: int, size: float) -> list[Part]:
-    """One lateral ventricle with its horns, and the choroid plexus in it, which takes up contrast agent."""
+    """One lateral ventricle with its horns, and the choroid plexus in it, which takes up
+    contrast agent.
+    """
     size *= float(rng.uniform(0.85, 1.15))
-    body = [(side * 7, 34, 8), (side * 9, 16, 19), (side * 13, -10, 23), (side * 22, -32, 15), (side * 24, -52, 8)]
+    body = [
+        (side * 7, 34, 8),
+        (side * 9, 16, 19),
+        (side * 13, -10, 23),
+        (side * 22, -32, 15),
+        (side * 24, -52, 8),
+    ]
     horn = [(side * 22, -32, 15), (side * 33, -22, -10), (side * 35, -2, -20)]
     plexus = [(side * 17, -22, 19), (side * 22, -33, 13), (side * 28, -27, 2)]
     return [
@@ -129,7 +150,9 @@ def _ventricle(rng: np.random.Generator, side: int, size: float) -> list[Part]:
 
 
 def _gliosis(rng: np.random.Generator, count: int) -> list[Part]:
-    """Old small-vessel damage beside the ventricles: bright in T2 and FLAIR like oedema, but not tumour."""
+    """Old small-vessel damage beside the ventricles: bright in T2 and FLAIR like oedema, but
+    not tumour.
+    """
     parts = []
     for _ in range(count):
         side = rng.choice((-1, 1))
@@ -139,18 +162,24 @@ def _gliosis(rng: np.random.Generator, count: int) -> list[Part]:
 
 
 def _tumour(rng: np.random.Generator, build: Build, white: Shape) -> tuple[list[Part], list[Part]]:
-    """Oedema, which keeps to the white matter, and the core: an enhancing rim around necrosis, both uneven."""
+    """Oedema, which keeps to the white matter, and the core: an enhancing rim around necrosis,
+    both uneven.
+    """
     radius = float(rng.uniform(*build.lesion_radius))
     while True:
         side = float(rng.choice((-1, 1)))
-        centre = np.array((side * rng.uniform(_OFF_MIDLINE, 46), rng.uniform(-52, 48), rng.uniform(-4, 42)))
+        centre = np.array(
+            (side * rng.uniform(_OFF_MIDLINE, 46), rng.uniform(-52, 48), rng.uniform(-4, 42))
+        )
         if distance_at(white, centre) < -6:
             break
     turn = rotation(*rng.uniform(-90, 90, 3))
     spread = ellipsoid(centre, radius * rng.uniform(0.8, 1.2, 3) + rng.uniform(6, 20), turn)
     lobe = ellipsoid(centre + rng.uniform(-14, 14, 3), radius + rng.uniform(4, 12, 3))
     oedema = within(bumpy(union(spread, lobe, 10), (1.5, -1.5, 4.0)), white.distance, 2)
-    mass = bumpy(ellipsoid(centre, radius * rng.uniform(0.8, 1.2, 3), turn), (1.0, 0.8, 0.16 * radius))
+    mass = bumpy(
+        ellipsoid(centre, radius * rng.uniform(0.8, 1.2, 3), turn), (1.0, 0.8, 0.16 * radius)
+    )
     necrosis = bumpy(shrink(mass, rng.uniform(0.3, 0.5) * radius), (1.0, -0.8, -0.1 * radius))
     return [Part("oedema", oedema, "oedema")], [
         Part("enhancing", mass, "tumour"),

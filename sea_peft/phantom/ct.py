@@ -1,4 +1,6 @@
-"""Computed tomography: HU by contrast phase, point spread, kernel, noise with its spectrum, beam hardening, streaks."""
+"""Computed tomography: HU by contrast phase, point spread, kernel, noise with its spectrum,
+beam hardening, streaks.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +25,8 @@ class CT:
     Attributes:
         unenhanced: HU of each tissue without contrast medium at 120 kVp.
         phase: HU that iodine adds to each tissue at 120 kVp.
-        enhancement: factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to 1.5
-            at 80 kVp (chosen).
+        enhancement: factor on `phase`; 0 = no contrast medium. A lower tube voltage raises it, to
+            1.5 at 80 kVp (chosen).
         enhancement_spread: standard deviation of that factor between patients, relative.
         oral_contrast: HU that a positive oral contrast medium adds to what is in stomach and bowel.
         tissue_spread: standard deviation in HU of each soft tissue between patients.
@@ -33,7 +35,8 @@ class CT:
         sharpening: weight of the unsharp mask by which a bone kernel differs from a soft one.
         noise: standard deviation in HU of 5 mm voxels at the body's centre.
         noise_blur: correlation length of the noise in the slice in mm (long for soft kernels).
-        starvation: HU of streaks along the patient's long axis in the slice, where few photons arrive.
+        starvation: HU of streaks along the patient's long axis in the slice, where few photons
+            arrive.
         cupping: HU lost in the middle of the body by beam hardening.
         metal_streaks: HU of the streaks around metal.
     """
@@ -54,23 +57,31 @@ class CT:
     cupping: float = 0.0
     metal_streaks: float = 0.0
 
-    def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
+    def acquire(
+        self, layers: list[Layer], grid: Grid, rng: np.random.Generator
+    ) -> dict[str, NDArray[np.int16]]:
         """`CT`: int16 `[I, J, K]` in Hounsfield units."""
         iodine = self.enhancement * max(0.4, 1 + self.enhancement_spread * rng.normal())
         values = {}
         for tissue, hu in self.unenhanced.items():
             spread = self.tissue_spread if -200 < hu < 200 else 0.0
             drunk = self.oral_contrast * ORALLY_FILLED.get(tissue, 0.0)
-            values[tissue] = hu + iodine * self.phase.get(tissue, 0.0) + drunk + spread * rng.normal()
+            values[tissue] = (
+                hu + iodine * self.phase.get(tissue, 0.0) + drunk + spread * rng.normal()
+            )
         image = compose(layers, grid.shape, values, self.unenhanced["air"])
         image += texture(image, grid, rng, 4.0)
-        body = np.clip((image + 1000) / 1000, 0, 2).astype(np.float32)  # attenuation relative to water
+        body = np.clip((image + 1000) / 1000, 0, 2).astype(
+            np.float32
+        )  # attenuation relative to water
         image = blur(image, grid, self.resolution, self.slice_thickness)
         if self.sharpening:
             image += self.sharpening * (image - blur(image, grid, 9.0, 0.0))
         if self.cupping:
             depth = np.sqrt(body.sum(0, keepdims=True) * body.sum(1, keepdims=True))
-            image -= self.cupping * np.clip(body, 0, 1) * (depth / max(float(depth.max()), 1e-6)) ** 2
+            image -= (
+                self.cupping * np.clip(body, 0, 1) * (depth / max(float(depth.max()), 1e-6)) ** 2
+            )
         if self.metal_streaks:
             image += _metal_streaks(layers, grid, rng, self.metal_streaks)
         image += self.noise * self._noise(body, grid, rng)
@@ -82,8 +93,12 @@ class CT:
         The variance of a ray grows with exp(attenuation). Tube current modulation removes about
         half of the exponent. A voxel averages its rays, which the two along the axes stand for.
         """
-        along_x = np.exp(0.5 * _WATER * grid.spacing[0] * body.sum(0, keepdims=True, dtype=np.float32))
-        along_y = np.exp(0.5 * _WATER * grid.spacing[1] * body.sum(1, keepdims=True, dtype=np.float32))
+        along_x = np.exp(
+            0.5 * _WATER * grid.spacing[0] * body.sum(0, keepdims=True, dtype=np.float32)
+        )
+        along_y = np.exp(
+            0.5 * _WATER * grid.spacing[1] * body.sum(1, keepdims=True, dtype=np.float32)
+        )
         level = np.sqrt((along_x + along_y) / 2)
         level /= max(float(np.quantile(level, 0.95)), 1e-6)
         noise = _correlated(grid, rng, self.noise_blur, self.slice_thickness)
@@ -99,8 +114,8 @@ class CT:
 def _correlated(grid: Grid, rng: np.random.Generator, in_plane: float, along_z: float) -> Array:
     """Gaussian noise of unit variance whose spectrum is that of filtered back-projection.
 
-    In the slice the power is f exp(-(2 pi f w)^2), the ramp filter times the kernel's apodisation (Riederer
-    et al., Phys Med Biol 23:446, 1978); along z it is smoothed by the slice profile.
+    In the slice the power is f exp(-(2 pi f w)^2), the ramp filter times the kernel's apodisation
+    (Riederer et al., Phys Med Biol 23:446, 1978); along z it is smoothed by the slice profile.
     """
     white = rng.normal(size=grid.shape).astype(np.float32)
     fx = np.fft.fftfreq(grid.shape[0], grid.spacing[0])[:, None]
@@ -113,7 +128,9 @@ def _correlated(grid: Grid, rng: np.random.Generator, in_plane: float, along_z: 
     return noise / noise.std()
 
 
-def _metal_streaks(layers: list[Layer], grid: Grid, rng: np.random.Generator, amount: float) -> Array:
+def _metal_streaks(
+    layers: list[Layer], grid: Grid, rng: np.random.Generator, amount: float
+) -> Array:
     """Bright and dark rays from metal, with the dark band between two pieces of it.
 
     Each voxel of metal emits cos(n angle) patterns that fall off with distance; their sum over the

@@ -16,7 +16,8 @@ from sea_peft.phantom.sampling import label_map, sample
 from sea_peft.phantom.targets import SOURCES, TARGETS, Target
 
 SUPPORT_CASES, TEST_CASES = 12, 12
-# Patients are numbered, and a number is the same patient in every target; those of the pretraining have lower numbers
+# Patients are numbered, and a number is the same patient in every target; those of the pretraining
+# have lower numbers
 FIRST_SUPPORT, FIRST_TEST = 1000, 2000
 PATIENTS = FIRST_TEST - FIRST_SUPPORT  # that may be labelled cases
 _FINEST = 3.0  # largest multiple of the default grid's resolution; more would only fill the memory
@@ -46,10 +47,14 @@ class PhantomCase(Case):
         label.flags.writeable = False  # shared by everyone who asks
         for image in images.values():
             image.flags.writeable = False
-        return {channel: Volume(image, affine) for channel, image in images.items()}, Volume(label, affine)
+        return {channel: Volume(image, affine) for channel, image in images.items()}, Volume(
+            label, affine
+        )
 
 
-def render(target: Target, number: int) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8], NDArray[np.float64]]:
+def render(
+    target: Target, number: int
+) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8], NDArray[np.float64]]:
     """Patient `number`, scanned and labelled as in `target`.
 
     Returns:
@@ -84,18 +89,20 @@ def phantom_target(name: str) -> Target:
         return target
     if not re.fullmatch(r"\d+(\.\d+)?", factor) or not 1 <= float(factor) <= _FINEST:
         raise DataError(
-            f"phantom {name}: {factor or 'nothing'} after the @ is no resolution; give a factor from 1 to {_FINEST:g}, "
-            f"for instance {plain}@1.5"
+            f"phantom {name}: {factor or 'nothing'} after the @ is no resolution; give a factor"
+            f" from 1 to {_FINEST:g}, for instance {plain}@1.5"
         )
     return replace(target, grid=target.grid.refined(float(factor)))
 
 
-def phantom_dataset(name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, skip: int = 0) -> Dataset:
+def phantom_dataset(
+    name: str, support: int = SUPPORT_CASES, test: int = TEST_CASES, skip: int = 0
+) -> Dataset:
     """An embedded target as a data set of the layout "phantom".
 
     Args:
-        name: a name in `SOURCES` or `TARGETS`. `NAME@1.5` renders the same patients with 1.5 times as many
-            voxels along each axis.
+        name: a name in `SOURCES` or `TARGETS`. `NAME@1.5` renders the same patients with 1.5 times
+            as many voxels along each axis.
         support: labelled cases to choose shots from.
         test: cases to score on.
         skip: patients to pass over before the first labelled case.

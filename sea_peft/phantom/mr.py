@@ -16,7 +16,8 @@ from sea_peft.phantom.shapes import Array
 
 @dataclass(frozen=True, kw_only=True)
 class MR:
-    """A scanner with its protocol. Images are scaled so that `reference` has a signal of 100, then by the receiver gain.
+    """A scanner with its protocol. Images are scaled so that `reference` has a signal of 100, then
+    by the receiver gain.
 
     Attributes:
         sequences: channel → sequence.
@@ -28,13 +29,16 @@ class MR:
         slice_thickness: full width at half maximum along z in mm.
         bias: strength of the receive coils' field: standard deviation of its logarithm.
         motion: standard deviation in mm of the patient's shifts while lines are read.
-        noise: standard deviation of the noise in either quadrature channel for 5 mm voxels; the magnitude of
-            both is Rician (Gudbjartsson and Patz, MRM 34:910, 1995).
+        noise: standard deviation of the noise in either quadrature channel for 5 mm voxels; the
+            magnitude of both is Rician (Gudbjartsson and Patz, MRM 34:910, 1995).
         gain: range of the receiver gain; MR has no unit.
-        stripped: whether everything outside the drawn parts was set to 0 afterwards (skull stripping).
+        stripped: whether everything outside the drawn parts was set to 0 afterwards (skull
+            stripping).
     """
 
-    sequences: Mapping[str, Sequence] = field(default_factory=lambda: {"MR": SpoiledGradientEcho(tr=4.2, flip=12)})
+    sequences: Mapping[str, Sequence] = field(
+        default_factory=lambda: {"MR": SpoiledGradientEcho(tr=4.2, flip=12)}
+    )
     tissues: Mapping[str, Tissue] = field(default_factory=lambda: ABDOMEN)
     tesla: float = 3.0
     reference: str = "muscle"
@@ -51,10 +55,16 @@ class MR:
     def channels(self) -> tuple[str, ...]:
         return tuple(self.sequences)
 
-    def acquire(self, layers: list[Layer], grid: Grid, rng: np.random.Generator) -> dict[str, NDArray[np.int16]]:
+    def acquire(
+        self, layers: list[Layer], grid: Grid, rng: np.random.Generator
+    ) -> dict[str, NDArray[np.int16]]:
         """Channel → int16 `[I, J, K]` in arbitrary units, 0 or more."""
         coils = _smooth_field(grid, rng, self.bias)
-        kept = compose(layers, grid.shape, dict.fromkeys(self.tissues, 1.0), 0.0) > 0.5 if self.stripped else None
+        kept = (
+            compose(layers, grid.shape, dict.fromkeys(self.tissues, 1.0), 0.0) > 0.5
+            if self.stripped
+            else None
+        )
         images = {}
         for channel, sequence in self.sequences.items():
             image = self._magnitude(sequence, layers, grid, coils, rng)
@@ -64,11 +74,21 @@ class MR:
         return images
 
     def _magnitude(
-        self, sequence: Sequence, layers: list[Layer], grid: Grid, coils: Array, rng: np.random.Generator
+        self,
+        sequence: Sequence,
+        layers: list[Layer],
+        grid: Grid,
+        coils: Array,
+        rng: np.random.Generator,
     ) -> Array:
-        signal = {name: sequence.signal(tissue, self.tesla) for name, tissue in self.tissues.items()}
+        signal = {
+            name: sequence.signal(tissue, self.tesla) for name, tissue in self.tissues.items()
+        }
         scale = 100 / signal[self.reference]
-        values = {t: scale * s * max(0.3, 1 + self.tissue_spread * rng.normal()) for t, s in signal.items()}
+        values = {
+            t: scale * s * max(0.3, 1 + self.tissue_spread * rng.normal())
+            for t, s in signal.items()
+        }
         image = compose(layers, grid.shape, values, 0.0)
         image += texture(image, grid, rng, 4.0, above=50.0)
         image = blur(image, grid, self.resolution, self.slice_thickness) * coils
@@ -86,11 +106,15 @@ def _smooth_field(grid: Grid, rng: np.random.Generator, strength: float) -> Arra
     """
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij", sparse=True)
     w = rng.normal(size=6)
-    log = w[0] * x + w[1] * y + w[2] * z + w[3] * x * y + w[4] * (x**2 - 0.33) + w[5] * (y**2 - 0.33)
+    log = (
+        w[0] * x + w[1] * y + w[2] * z + w[3] * x * y + w[4] * (x**2 - 0.33) + w[5] * (y**2 - 0.33)
+    )
     return np.exp(strength * log / log.std()).astype(np.float32)
 
 
-def _shifted_lines(image: Array, grid: Grid, rng: np.random.Generator, amount: float, blocks: int = 6) -> Array:
+def _shifted_lines(
+    image: Array, grid: Grid, rng: np.random.Generator, amount: float, blocks: int = 6
+) -> Array:
     """Ghosts and blur of a patient who moves along the phase-encoding axis (y) between `blocks` of
     k-space lines.
 
@@ -98,7 +122,9 @@ def _shifted_lines(image: Array, grid: Grid, rng: np.random.Generator, amount: f
     stays.
     """
     frequency = np.fft.fftfreq(grid.shape[1], grid.spacing[1])
-    order = np.argsort(np.argsort(frequency))  # lines are read from the most negative to the most positive
+    order = np.argsort(
+        np.argsort(frequency)
+    )  # lines are read from the most negative to the most positive
     shifts = rng.normal(size=blocks) * amount
     shifts[blocks // 2] = 0.0
     shift = shifts[order * blocks // len(order)]

@@ -32,7 +32,9 @@ class Build:
 
     scale: tuple[float, float] = (0.94, 1.08)
     fat: tuple[float, float] = (10.0, 28.0)
-    organ_scale: tuple[tuple[str, float], ...] = ()  # structures larger or smaller than in the adult
+    organ_scale: tuple[
+        tuple[str, float], ...
+    ] = ()  # structures larger or smaller than in the adult
     lesions: tuple[int, int] = (1, 3)
     lesion_radius: tuple[float, float] = (11.0, 22.0)
     spinal_screws: bool = False
@@ -58,7 +60,9 @@ class Waves:
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """One patient: pose and deformation of the whole, bumps of the surfaces, and the parts in painting order."""
+    """One patient: pose and deformation of the whole, bumps of the surfaces, and the parts in
+    painting order.
+    """
 
     case: int
     pose: Pose
@@ -67,7 +71,9 @@ class Anatomy:
     parts: tuple[Part, ...]
 
 
-def draw_waves(rng: np.random.Generator, n: int, length: tuple[float, float], weight: float) -> Waves:
+def draw_waves(
+    rng: np.random.Generator, n: int, length: tuple[float, float], weight: float
+) -> Waves:
     """`n` random plane waves with lengths in mm and at most this weight each."""
     direction = rng.normal(size=(n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)

@@ -51,7 +51,9 @@ _NUMBERS = ("t1", "t2", "density", "gadolinium")
 
 def _tissues(region: str) -> Mapping[str, Tissue]:
     return {
-        row["tissue"]: Tissue(**{name: float(row[name]) for name in _NUMBERS}, free_water=row["free_water"] == "yes")
+        row["tissue"]: Tissue(
+            **{name: float(row[name]) for name in _NUMBERS}, free_water=row["free_water"] == "yes"
+        )
         for row in table("tissues_mr.csv")
         if row["region"] == region
     }
@@ -62,7 +64,9 @@ ABDOMEN, BRAIN = _tissues("abdomen"), _tissues("brain")
 
 @dataclass(frozen=True)
 class SpinEcho:
-    """M = density · |1 − 2 exp(−TI/T1) + exp(−TR/T1)| · exp(−TE/T2) with an inversion, 1 − exp(−TR/T1) without. Times in ms."""
+    """M = density · |1 − 2 exp(−TI/T1) + exp(−TR/T1)| · exp(−TE/T2) with an inversion, 1 −
+    exp(−TR/T1) without. Times in ms.
+    """
 
     tr: float
     te: float
@@ -79,7 +83,9 @@ class SpinEcho:
 
 @dataclass(frozen=True)
 class SpoiledGradientEcho:
-    """M = density · sin α (1 − E)/(1 − E cos α), E = exp(−TR/T1), at a TE so short that T2* does not count. TR in ms, α in degrees."""
+    """M = density · sin α (1 − E)/(1 − E cos α), E = exp(−TR/T1), at a TE so short that T2*
+    does not count. TR in ms, α in degrees.
+    """
 
     tr: float
     flip: float

@@ -1,4 +1,6 @@
-"""Sampling an anatomy on a voxel grid: pose, smooth deformation, and the share of each part in each voxel."""
+"""Sampling an anatomy on a voxel grid: pose, smooth deformation, and the share of each part in
+each voxel.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ KEEP = ""  # a part with this structure paints its tissue but keeps the label be
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel grid centred on the scanner's origin, axes R, A, S. Shape in voxels, spacing in mm."""
+    """A voxel grid centred on the scanner's origin, axes R, A, S. Shape in voxels, spacing in
+    mm.
+    """
 
     shape: tuple[int, int, int] = (64, 64, 48)
     spacing: tuple[float, float, float] = (5.0, 5.0, 5.0)
@@ -35,13 +39,16 @@ class Grid:
     def axes(self) -> list[NDArray[np.float64]]:
         """Positions of the voxels' centres along each axis in mm."""
         return [
-            (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing, strict=True)
+            (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s
+            for n, s in zip(self.shape, self.spacing, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One part on the grid: its box, its share of each voxel there (0..1), its tissue and structure."""
+    """One part on the grid: its box, its share of each voxel there (0..1), its tissue and
+    structure.
+    """
 
     where: tuple[slice, slice, slice]
     share: Array
@@ -52,8 +59,8 @@ class Layer:
 def sample(anatomy: Anatomy, grid: Grid) -> list[Layer]:
     """The parts of `anatomy` on `grid`, in painting order; parts outside the grid are left out."""
     points = _body_points(anatomy, grid)
-    # a voxel that the surface crosses is shared between inside and outside: edges are anti-aliased, not
-    # stepped
+    # a voxel that the surface crosses is shared between inside and outside: edges are anti-aliased,
+    # not stepped
     width = np.float32(np.prod(grid.spacing) ** (1 / 3) / np.prod(anatomy.pose.scale) ** (1 / 3))
     layers = []
     for part in anatomy.parts:
@@ -62,14 +69,20 @@ def sample(anatomy: Anatomy, grid: Grid) -> list[Layer]:
             continue
         bumps = np.stack([bump[where] for bump in points.bumps])
         here = Points(points.x[where], points.y[where], points.z[where], bumps)
-        share = np.clip(np.float32(0.5) - part.shape.distance(here) / width, 0, 1).astype(np.float32)
+        share = np.clip(np.float32(0.5) - part.shape.distance(here) / width, 0, 1).astype(
+            np.float32
+        )
         if share.any():
             layers.append(Layer(where, share, part.tissue, part.structure))
     return layers
 
 
-def label_map(layers: list[Layer], shape: tuple[int, int, int], structures: tuple[str, ...]) -> NDArray[np.uint8]:
-    """uint8 `[I, J, K]`: 0 for background, 1 + index into `structures` elsewhere; the last part painted wins."""
+def label_map(
+    layers: list[Layer], shape: tuple[int, int, int], structures: tuple[str, ...]
+) -> NDArray[np.uint8]:
+    """uint8 `[I, J, K]`: 0 for background, 1 + index into `structures` elsewhere; the last part
+    painted wins.
+    """
     codes = {name: i + 1 for i, name in enumerate(structures)}
     label = np.zeros(shape, dtype=np.uint8)
     for layer in layers:
@@ -78,8 +91,12 @@ def label_map(layers: list[Layer], shape: tuple[int, int, int], structures: tupl
     return label
 
 
-def compose(layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float) -> Array:
-    """float32 `[I, J, K]`: the tissue values painted in order, each weighted by its share of the voxel."""
+def compose(
+    layers: list[Layer], shape: tuple[int, int, int], values: dict[str, float], outside: float
+) -> Array:
+    """float32 `[I, J, K]`: the tissue values painted in order, each weighted by its share of
+    the voxel.
+    """
     image = np.full(shape, outside, dtype=np.float32)
     for layer in layers:
         view = image[layer.where]
@@ -127,5 +144,7 @@ def _window(anatomy: Anatomy, grid: Grid, low: Vector, high: Vector) -> tuple[sl
         first = (world[:, a].min() - grid.axes()[a][0]) / grid.spacing[a] - 1
         last = (world[:, a].max() - grid.axes()[a][0]) / grid.spacing[a] + 1
         n = grid.shape[a]
-        slices.append(slice(int(np.clip(np.floor(first), 0, n)), int(np.clip(np.ceil(last) + 1, 0, n))))
+        slices.append(
+            slice(int(np.clip(np.floor(first), 0, n)), int(np.clip(np.ceil(last) + 1, 0, n)))
+        )
     return slices[0], slices[1], slices[2]

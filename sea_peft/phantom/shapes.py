@@ -1,7 +1,9 @@
-"""Implicit shapes in millimetres: signed distances (negative inside), unions, cuts, tubes along splines.
+"""Implicit shapes in millimetres: signed distances (negative inside), unions, cuts, tubes along
+splines.
 
-Every shape is a function of position, so that one anatomy can be sampled on any grid. Distances are exact for
-tubes and planes and first-order near the surface for ellipsoids, which is all that sub-voxel edges need.
+Every shape is a function of position, so that one anatomy can be sampled on any grid. Distances are
+exact for tubes and planes and first-order near the surface for ellipsoids, which is all that
+sub-voxel edges need.
 """
 
 from collections.abc import Callable
@@ -44,14 +46,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Part:
-    """A shape filled with a tissue. `structure` is its label: "other" for none, "" to keep what is there."""
+    """A shape filled with a tissue. `structure` is its label: "other" for none, "" to keep what
+    is there.
+    """
 
     structure: str
     shape: Shape
     tissue: str
 
 
-def ellipsoid(centre: ArrayLike, radii: ArrayLike, rotation: NDArray[np.float64] | None = None) -> Shape:
+def ellipsoid(
+    centre: ArrayLike, radii: ArrayLike, rotation: NDArray[np.float64] | None = None
+) -> Shape:
     """Ellipsoid with half-axes `radii` along the columns of `rotation` (3x3, identity if None)."""
     axes = np.eye(3) if rotation is None else rotation
     half = np.sqrt(((axes * np.asarray(radii)) ** 2).sum(axis=1))
@@ -69,7 +75,8 @@ def ellipsoid(centre: ArrayLike, radii: ArrayLike, rotation: NDArray[np.float64]
 
 
 def tube(points: ArrayLike, radii: ArrayLike, flatten: Vector = (1, 1, 1)) -> Shape:
-    """A tube along a Catmull-Rom spline through `points` (mm), its radius running linearly between `radii`.
+    """A tube along a Catmull-Rom spline through `points` (mm), its radius running linearly between
+    `radii`.
 
     `flatten` stretches the cross-section: the tube is `flatten` times as wide along each axis.
     """
@@ -98,7 +105,9 @@ def tube(points: ArrayLike, radii: ArrayLike, flatten: Vector = (1, 1, 1)) -> Sh
 
 
 def union(a: Shape, b: Shape, blend: float) -> Shape:
-    """Smooth union (polynomial smooth minimum); `blend` in mm is the width of the fillet between the two."""
+    """Smooth union (polynomial smooth minimum); `blend` in mm is the width of the fillet
+    between the two.
+    """
     return Shape(
         lambda p: smooth_min(a.distance(p), b.distance(p), blend),
         as_vector(np.minimum(a.low, b.low) - blend / 4),
@@ -157,7 +166,9 @@ def rotation(x: float = 0, y: float = 0, z: float = 0) -> NDArray[np.float64]:
 
 
 def _catmull_rom(control: NDArray[np.float64], per_segment: int) -> NDArray[np.float64]:
-    ends = np.concatenate([2 * control[:1] - control[1:2], control, 2 * control[-1:] - control[-2:-1]])
+    ends = np.concatenate(
+        [2 * control[:1] - control[1:2], control, 2 * control[-1:] - control[-2:-1]]
+    )
     t = np.linspace(0, 1, per_segment, endpoint=False)[:, None]
     pieces = []
     for p0, p1, p2, p3 in zip(ends[:-3], ends[1:-2], ends[2:-1], ends[3:], strict=True):

@@ -1,4 +1,6 @@
-"""The sources that the bundled weights were trained on, and targets that each differ for one reason."""
+"""The sources that the bundled weights were trained on, and targets that each differ for one
+reason.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,9 @@ from sea_peft.phantom.tissues import CYSTS, HYPERVASCULAR, LATE_ARTERIAL, UNENHA
 
 NOVEL = ("gallbladder", "duodenum", "psoas")
 SOURCE_LABELS = tuple(name for name in STRUCTURES if name not in NOVEL)
-LABELS: Mapping[str, int] = MappingProxyType({name: 1 + STRUCTURES.index(name) for name in SOURCE_LABELS})
+LABELS: Mapping[str, int] = MappingProxyType(
+    {name: 1 + STRUCTURES.index(name) for name in SOURCE_LABELS}
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Target:
 
 
 SOURCE = Target(
-    name="source", reason="contrast-enhanced CT in the portal venous phase at full dose: what the weights know"
+    name="source",
+    reason="contrast-enhanced CT in the portal venous phase at full dose: what the weights know",
 )
 
 
@@ -65,7 +70,9 @@ def _four_sequences(t1: SpinEcho, t2: SpinEcho, flair: SpinEcho) -> dict[str, Se
 
 
 _MR_AT_3_T = MR(
-    sequences=_four_sequences(SpinEcho(tr=600, te=10), SpinEcho(tr=4500, te=95), SpinEcho(tr=9000, te=110, ti=2400)),
+    sequences=_four_sequences(
+        SpinEcho(tr=600, te=10), SpinEcho(tr=4500, te=95), SpinEcho(tr=9000, te=110, ti=2400)
+    ),
     tissues=BRAIN,
     reference="white_matter",
     tissue_spread=0.03,
@@ -84,12 +91,17 @@ BRAIN_SOURCE = Target(
     grid=Grid(spacing=(3.0, 3.0, 3.0)),
     region=HEAD,
 )
-SOURCES: Mapping[str, Target] = MappingProxyType({source.name: source for source in (SOURCE, BRAIN_SOURCE)})
+SOURCES: Mapping[str, Target] = MappingProxyType(
+    {source.name: source for source in (SOURCE, BRAIN_SOURCE)}
+)
 
 _TARGETS = (
     Target(
         name="low-dose-ct",
-        reason="another scanner and protocol: low dose, thick slices, contrast medium drunk and not injected",
+        reason=(
+            "another scanner and protocol: low dose, thick slices, contrast medium drunk and not"
+            " injected"
+        ),
         acquisition=CT(
             enhancement=0.0,
             oral_contrast=200.0,
@@ -104,7 +116,10 @@ _TARGETS = (
     ),
     Target(
         name="sharp-kernel-metal",
-        reason="another reconstruction: thin slices of a bone kernel with their noise, and streaks from spinal screws",
+        reason=(
+            "another reconstruction: thin slices of a bone kernel with their noise, and streaks"
+            " from spinal screws"
+        ),
         acquisition=CT(
             noise=110.0,  # of voxels that are sampled from thin slices, not averaged over 5 mm
             noise_blur=0.5,
@@ -117,7 +132,9 @@ _TARGETS = (
     ),
     Target(
         name="paediatric-ct",
-        reason="other patients: small children, with large liver and kidneys and little fat, at 80 kVp",
+        reason=(
+            "other patients: small children, with large liver and kidneys and little fat, at 80 kVp"
+        ),
         acquisition=CT(enhancement=1.5, noise=14.0),
         build=Build(
             scale=(0.50, 0.64),
@@ -134,18 +151,28 @@ _TARGETS = (
     ),
     Target(
         name="mr-t1",
-        reason="another modality: fat-suppressed T1-weighted MR, with coil shading and Rician noise",
+        reason=(
+            "another modality: fat-suppressed T1-weighted MR, with coil shading and Rician noise"
+        ),
         acquisition=MR(),
     ),
     Target(
         name="novel-organs",
-        reason="other labels: structures that the weights know only as background, on the scanner they know",
-        build=Build(organ_scale=(("gallbladder", 1.2), ("duodenum", 1.1))),  # fasting, so both are full
+        reason=(
+            "other labels: structures that the weights know only as background, on the scanner they"
+            " know"
+        ),
+        build=Build(
+            organ_scale=(("gallbladder", 1.2), ("duodenum", 1.1))
+        ),  # fasting, so both are full
         labels=NOVEL,
     ),
     Target(
         name="small-lesions",
-        reason="another disease: small lesions, bright in the late arterial phase; the weights know large dark ones",
+        reason=(
+            "another disease: small lesions, bright in the late arterial phase; the weights know"
+            " large dark ones"
+        ),
         acquisition=CT(phase=LATE_ARTERIAL | HYPERVASCULAR),
         build=Build(lesions=(4, 7), lesion_radius=(10.0, 15.0)),
         labels=("liver_lesion",),
@@ -153,12 +180,18 @@ _TARGETS = (
     replace(
         BRAIN_SOURCE,
         name="low-field-brain",
-        # BraTS-Africa (Adewole et al. 2023, arXiv 2305.19369) is of many clinical scanners; 0.3 T is chosen, to be far from 3 T
-        reason="another field strength: glioma at 0.3 T, with thick slices, much noise, coil shading and motion, in the manner of BraTS-Africa",
+        # BraTS-Africa (Adewole et al. 2023, arXiv 2305.19369) is of many clinical scanners; 0.3 T
+        # is chosen, to be far from 3 T
+        reason=(
+            "another field strength: glioma at 0.3 T, with thick slices, much noise, coil shading"
+            " and motion, in the manner of BraTS-Africa"
+        ),
         acquisition=replace(
             _MR_AT_3_T,
             sequences=_four_sequences(
-                SpinEcho(tr=450, te=18), SpinEcho(tr=4000, te=120), SpinEcho(tr=6000, te=100, ti=1500)
+                SpinEcho(tr=450, te=18),
+                SpinEcho(tr=4000, te=120),
+                SpinEcho(tr=6000, te=100, ti=1500),
             ),
             tesla=0.3,
             tissue_spread=0.05,

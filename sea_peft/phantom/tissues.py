@@ -31,13 +31,16 @@ def _column(name: str) -> dict[str, float]:
 
 # HU at 120 kVp
 UNENHANCED = _column("unenhanced")
-# HU that iodine adds: in the portal venous phase, and about 35 s after the injection, when hypervascular lesions stand out
+# HU that iodine adds: in the portal venous phase, and about 35 s after the injection, when
+# hypervascular lesions stand out
 PORTAL_VENOUS, LATE_ARTERIAL = _column("portal_venous"), _column("late_arterial")
 # Shares of the HU of the medium itself
 ORALLY_FILLED = _column("oral")
 
-# Lesions of other kinds than the source's solid, poorly enhancing ones. Unenhanced HU of cysts, which are nearly water:
+# Lesions of other kinds than the source's solid, poorly enhancing ones. Unenhanced HU of cysts,
+# which are nearly water:
 CYSTS: dict[str, float] = {"lesion": 12, "lesion_core": 6}
-# What iodine adds late arterially to hypervascular ones: they stand out by about 90 HU, which is much (chosen; for hepatocellular
-# carcinomas 47 HU, SD 19, were measured at the best moment, PubMed 17329690)
+# What iodine adds late arterially to hypervascular ones: they stand out by about 90 HU, which is
+# much (chosen; for hepatocellular carcinomas 47 HU, SD 19, were measured at the best moment, PubMed
+# 17329690)
 HYPERVASCULAR: dict[str, float] = {"lesion": 126, "lesion_core": 90}

@@ -17,11 +17,15 @@ def cavity() -> Shape:
 
 
 def walls(cavity: Shape, fat: float) -> list[Part]:
-    """Table, skin and subcutaneous fat of thickness `fat` mm, muscle wall, back muscles, mesenteric fat."""
+    """Table, skin and subcutaneous fat of thickness `fat` mm, muscle wall, back muscles,
+    mesenteric fat.
+    """
     body = _cylinder(120 + 11 + fat, 80 + 14 + 0.75 * fat, 2.0)
     floor = 2.0 - (80 + 14 + 0.75 * fat)
     table = Shape(
-        lambda p: np.maximum(np.abs(p.y - np.float32(floor - 10) - p.x**2 / 900) - 6, np.abs(p.x) - 190),
+        lambda p: np.maximum(
+            np.abs(p.y - np.float32(floor - 10) - p.x**2 / 900) - 6, np.abs(p.x) - 190
+        ),
         (-190, floor - 18, -_FAR),
         (190, floor + 40, _FAR),
     )
@@ -59,7 +63,9 @@ def chest(rng: np.random.Generator, cavity: Shape) -> list[Part]:
     heart = ellipsoid(centre, (56, 44, 40))
     pericardial_fat = within(shrink(heart, -5), inner)
     mediastinum = Shape(
-        lambda p: np.maximum(np.maximum(inner(p), np.abs(p.x) - 30), 88 - p.z), (-30, -80, 80), (30, 95, _FAR)
+        lambda p: np.maximum(np.maximum(inner(p), np.abs(p.x) - 30), 88 - p.z),
+        (-30, -80, 80),
+        (30, 95, _FAR),
     )
     parts = [Part("other", mediastinum, "muscle")]
     parts += [Part("lungs", lung(side), "lung") for side in (1, -1)]
@@ -81,7 +87,9 @@ def psoas(rng: np.random.Generator, size: float) -> list[Part]:
 
 
 def spine() -> list[Part]:
-    """Vertebral bodies with discs, pedicles, transverse and spinous processes; the canal lies open inside."""
+    """Vertebral bodies with discs, pedicles, transverse and spinous processes; the canal lies
+    open inside.
+    """
     length = ((-44.0, -100.0, -_FAR), (44.0, -20.0, _FAR))
 
     def body(p: Points) -> Array:
@@ -149,7 +157,9 @@ def _ribs(rng: np.random.Generator) -> Shape:
         height = p.z + np.float32(26) * around + start
         beside = np.abs(np.mod(height, np.float32(29)) - np.float32(14.5)) - np.float32(5)
         margin = -38 + 40 * (around + 0.4) - p.z  # no ribs below the costal margin
-        return np.maximum(np.maximum(np.abs(wall(p)) - np.float32(4), beside), margin).astype(np.float32)
+        return np.maximum(np.maximum(np.abs(wall(p)) - np.float32(4), beside), margin).astype(
+            np.float32
+        )
 
     return Shape(distance, (-131, -82, -80), (131, 97, _FAR))
 

@@ -21,8 +21,9 @@ _CORNER = 8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bench:
-    """A backbone to try units on: `network` is never handed out, only copies of it. `x`: [1, C, D, H, W]. `at`: site → a corner of
-    its input and output for x in the plain network, float64."""
+    """A backbone to try units on: `network` is never handed out, only copies of it. `x`: [1, C, D,
+    H, W]. `at`: site → a corner of its input and output for x in the plain network, float64.
+    """
 
     network: nn.Module
     sites: tuple[Site, ...]
@@ -37,7 +38,9 @@ class Bench:
         at: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
         def remember(site: Site) -> Callable[..., None]:
-            return lambda module, inputs, output: at.update({site.path: _corner(site, module, inputs[0], output)})
+            return lambda module, inputs, output: at.update(
+                {site.path: _corner(site, module, inputs[0], output)}
+            )
 
         watched = copy.deepcopy(network)
         for site in sites:
@@ -57,7 +60,9 @@ class Bench:
 
 @functools.cache
 def bench(backbone: str) -> Bench:
-    """The small version of a registered architecture, with weights that depend on its name alone."""
+    """The small version of a registered architecture, with weights that depend on its name
+    alone.
+    """
     architecture = architectures()[backbone]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -66,24 +71,34 @@ def bench(backbone: str) -> Bench:
         for module in network.modules():
             for name, tensor in module.named_parameters(recurse=False):
                 if tensor.ndim == 1:
-                    nn.init.uniform_(tensor, 0.5, 1.5) if name == "weight" else nn.init.normal_(tensor, std=0.1)
+                    (
+                        nn.init.uniform_(tensor, 0.5, 1.5)
+                        if name == "weight"
+                        else nn.init.normal_(tensor, std=0.1)
+                    )
     return Bench.of(network, architecture.example(1, architecture.small))
 
 
 def offered(bench: Bench, family: str) -> tuple[Unit, ...]:
-    """Every unit of the family that acts on this backbone: what the audit space would hold of it."""
+    """Every unit of the family that acts on this backbone: what the audit space would hold of
+    it.
+    """
     return acting(bench.network, units_for(bench.network, bench.sites, {family: Offer()}), bench.x)
 
 
 def handful(bench: Bench, names: Sequence[str]) -> tuple[Unit, ...]:
-    """Of these families every kind of site and placement, at the smallest level and at the largest, that the backbone has a place for:
-    the smallest at the first such site, the largest at the last."""
+    """Of these families every kind of site and placement, at the smallest level and at the largest,
+    that the backbone has a place for: the smallest at the first such site, the largest at the last.
+    """
     sites: dict[tuple, list[Site]] = {}
     for site in bench.sites:
         tokens = is_channels_last(bench.network.get_submodule(site.path))
-        sites.setdefault((site.kind, tokens, site.stage == "head", site.stride == (1.0, 1.0, 1.0)), []).append(site)
+        sites.setdefault(
+            (site.kind, tokens, site.stage == "head", site.stride == (1.0, 1.0, 1.0)), []
+        ).append(site)
     sample = sorted(
-        {s for own in sites.values() for s in (*own[:3], own[len(own) // 2], *own[-2:])}, key=lambda s: s.order
+        {s for own in sites.values() for s in (*own[:3], own[len(own) // 2], *own[-2:])},
+        key=lambda s: s.order,
     )
     cells: dict[tuple, list[Unit]] = {}
     for unit in units_for(bench.network, sample, {name: Offer() for name in names}):
@@ -115,12 +130,19 @@ def output_of(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return network(x)
 
 
-def _corner(site: Site, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first few voxels or tokens of a site's input and output, as far as they belong together: enough to compare units by."""
+def _corner(
+    site: Site, module: nn.Module, x: torch.Tensor, y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first few voxels or tokens of a site's input and output, as far as they belong
+    together: enough to compare units by.
+    """
     if not is_channels_last(module):
         small = [min(_CORNER, size) for size in y.shape[2:]]
         given = [max(1, int(size * step)) for size, step in zip(small, site.stride, strict=True)]
-        x, y = x[:, :, : given[0], : given[1], : given[2]], y[:, :, : small[0], : small[1], : small[2]]
+        x, y = (
+            x[:, :, : given[0], : given[1], : given[2]],
+            y[:, :, : small[0], : small[1], : small[2]],
+        )
     else:
         few = tuple(slice(_CORNER) for _ in x.shape[:-1])
         x, y = x[few], y[few]

@@ -1,7 +1,8 @@
-"""What every adapter family must keep on every backbone, as checks that take any units of any network.
+"""What every adapter family must keep on every backbone, as checks that take any units of any
+network.
 
-`test_conformance.py` feeds them whatever is registered, `test_broken_families.py` families that break one
-property each. A check raises AssertionError naming the unit or its family.
+`test_conformance.py` feeds them whatever is registered, `test_broken_families.py` families that
+break one property each. A check raises AssertionError naming the unit or its family.
 """
 
 from __future__ import annotations
@@ -27,46 +28,67 @@ _NOISE = 1e-10
 FORMS: tuple[Form, ...] = ("branches", "folded", "cheapest")
 # What is on offer by default.
 DEFAULT = load_profile("default").offers()
-# How far a parameter goes as if trained: far enough to see, not so far that a hundred units together overflow.
+# How far a parameter goes as if trained: far enough to see, not so far that a hundred units
+# together overflow.
 _STEP = 0.03
 
 
-# -- the checks --------------------------------------------------------------------------------------------
+# -- the checks ------------------------------------------------------------------------------------
 
 
 def check_identity(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 1: freshly built and open, the network is the backbone bit for bit; and what is built depends on the seed alone."""
+    """DESIGN 1: freshly built and open, the network is the backbone bit for bit; and what is
+    built depends on the seed alone.
+    """
     network, x = bench.fresh()
     expected = output_of(network, x)
     bank = Bank(network, units)
     rng = torch.get_rng_state()
     for unit in units:
         assert unit.id in bank.units
-        _unchanged(_state(bank, [unit.id]), _state(Bank(network, [unit]), [unit.id]), f"building {unit.id} again")
-    assert torch.equal(torch.get_rng_state(), rng), f"{units[0].family} draws from torch's global RNG when it is built"
+        _unchanged(
+            _state(bank, [unit.id]),
+            _state(Bank(network, [unit]), [unit.id]),
+            f"building {unit.id} again",
+        )
+    assert torch.equal(torch.get_rng_state(), rng), (
+        f"{units[0].family} draws from torch's global RNG when it is built"
+    )
     bank.activate(_ids(units))
     if not torch.equal(output_of(network, x), expected):
         for unit in units:
             with bank.only([unit.id]):
-                assert torch.equal(output_of(network, x), expected), f"{unit.id} is not the identity at the start"
+                assert torch.equal(output_of(network, x), expected), (
+                    f"{unit.id} is not the identity at the start"
+                )
         raise AssertionError("units that are the identity alone are not so together")
 
 
 def check_off(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 2: trained and closed again, outputs and backbone tensors are bit for bit what they were."""
+    """DESIGN 2: trained and closed again, outputs and backbone tensors are bit for bit what
+    they were.
+    """
     network, x = bench.fresh()
     expected = output_of(network, x)
     keys = list(network.state_dict())
     bank = _trained(network, x, units)
     bank.activate(())
-    assert torch.equal(output_of(network, x), expected), f"{units[0].family}: off is not off after training"
-    assert list(network.state_dict()) == keys, f"{units[0].family} adds to the backbone's state dict"
+    assert torch.equal(output_of(network, x), expected), (
+        f"{units[0].family}: off is not off after training"
+    )
+    assert list(network.state_dict()) == keys, (
+        f"{units[0].family} adds to the backbone's state dict"
+    )
     for key, tensor in bench.network.state_dict().items():
-        assert torch.equal(network.state_dict()[key], tensor), f"{units[0].family} writes to the backbone's {key}"
+        assert torch.equal(network.state_dict()[key], tensor), (
+            f"{units[0].family} writes to the backbone's {key}"
+        )
 
 
 def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 3: an ablation leaves other units alone; gates, mode and RNG are restored, also on error."""
+    """DESIGN 3: an ablation leaves other units alone; gates, mode and RNG are restored, also on
+    error.
+    """
     network, x = bench.fresh()
     bank = _trained(network, x, units)
     before = _everything(bank, network, x)
@@ -82,7 +104,9 @@ def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
             _unchanged(before["state"], _state(bank, others), f"ablating {said}")
         again, _ = bench.fresh()
         never = Bank(again, [u for u in units if u.id in others])
-        never.load_state_dict({k: t for k, t in before["state"].items() if k.rpartition("/")[0] in others})
+        never.load_state_dict(
+            {k: t for k, t in before["state"].items() if k.rpartition("/")[0] in others}
+        )
         never.activate(others)
         assert torch.equal(off, output_of(again, x)), f"{said} off is not the same as never there"
         try:
@@ -93,25 +117,35 @@ def check_toggle(bench: Bench, units: Sequence[Unit]) -> None:
         after = _everything(bank, network, x)
         assert after["active"] == before["active"], f"gates are not restored after ablating {said}"
         assert after["modes"] == before["modes"], f"ablating {said} changes train or eval mode"
-        assert torch.equal(after["rng"], before["rng"]), f"{toggled[0].family} draws from torch's global RNG"
+        assert torch.equal(after["rng"], before["rng"]), (
+            f"{toggled[0].family} draws from torch's global RNG"
+        )
         _unchanged(before["state"], after["state"], f"ablating {said}")
-        assert torch.equal(after["output"], before["output"]), f"the output after ablating {said} is not what it was"
+        assert torch.equal(after["output"], before["output"]), (
+            f"the output after ablating {said} is not what it was"
+        )
 
 
 def check_acts(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 4: every unit on offer, alone and trained, changes the output; and it leaves what it is given as it is."""
+    """DESIGN 4: every unit on offer, alone and trained, changes the output; and it leaves what
+    it is given as it is.
+    """
     network, x = bench.fresh()
     expected = output_of(network, x)
     bank = Bank(network, units)
     for unit in units:
         _disturb(bank[unit.id], seed=1)
         with bank.only([unit.id]):
-            assert not torch.equal(output_of(network, x), expected), f"{unit.id} is on offer but changes nothing"
+            assert not torch.equal(output_of(network, x), expected), (
+                f"{unit.id} is on offer but changes nothing"
+            )
         given = [tensor.float() for tensor in bench.here(unit, bank[unit.id])]
         with torch.no_grad():
             bank[unit.id](*given)
         written = [tensor._version for tensor in given if tensor._version > 0]
-        assert not written, f"{unit.id} writes to the tensors that it is given, which others may still need"
+        assert not written, (
+            f"{unit.id} writes to the tensors that it is given, which others may still need"
+        )
 
 
 def check_cost(bench: Bench, units: Sequence[Unit]) -> None:
@@ -122,13 +156,19 @@ def check_cost(bench: Bench, units: Sequence[Unit]) -> None:
         adapter = bank[unit.id].double()
         _disturb(adapter, seed=1)
         numel = sum(p.numel() for p in adapter.parameters())
-        assert unit.cost == numel, f"{unit.id} is booked with {unit.cost} parameters and has {numel}"
+        assert unit.cost == numel, (
+            f"{unit.id} is booked with {unit.cost} parameters and has {numel}"
+        )
         trained = sum(leaf.numel() for leaf in _leaves(adapter(*bench.here(unit, adapter))))
-        assert trained == unit.cost, f"{unit.id} trains {trained} parameters, its cost is {unit.cost}"
+        assert trained == unit.cost, (
+            f"{unit.id} trains {trained} parameters, its cost is {unit.cost}"
+        )
 
 
 def check_roundtrip(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 18: saved and loaded into a bank of another seed, the outputs are the same bit for bit."""
+    """DESIGN 18: saved and loaded into a bank of another seed, the outputs are the same bit for
+    bit.
+    """
     network, x = bench.fresh()
     bank = _trained(network, x, units)
     expected = output_of(network, x)
@@ -139,12 +179,16 @@ def check_roundtrip(bench: Bench, units: Sequence[Unit]) -> None:
         safetensors.torch.save_file(bank.state_dict(_ids(units)), file)
         loaded.load_state_dict(safetensors.torch.load_file(file))
     loaded.activate(_ids(units))
-    assert torch.equal(output_of(again, x), expected), f"{units[0].family} is another one after saving and loading"
+    assert torch.equal(output_of(again, x), expected), (
+        f"{units[0].family} is another one after saving and loading"
+    )
 
 
 def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
-    """DESIGN 5: merged, each unit's change of its site's output is the same within what its family says, and so is that of all of them of the
-    network's; or merging is refused by name. What the default profile offers is never refused."""
+    """DESIGN 5: merged, each unit's change of its site's output is the same within what its family
+    says, and so is that of all of them of the network's; or merging is refused by name. What the
+    default profile offers is never refused.
+    """
     network, x = bench.fresh(torch.float64)
     baseline = output_of(network, x)
     bank = Bank(network, units, form="branches")
@@ -154,7 +198,9 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
         _disturb(adapter, seed=1)
         tensors = _merged(bank, [unit])
         if tensors is None:
-            assert unit.family not in DEFAULT, f"{unit.id} is on offer by default and cannot be merged"
+            assert unit.family not in DEFAULT, (
+                f"{unit.id} is on offer by default and cannot be merged"
+            )
             continue
         folding.append(unit)
         module = _holding(network, tensors, unit.id).get_submodule(unit.site.path)
@@ -174,7 +220,9 @@ def check_merge(bench: Bench, units: Sequence[Unit]) -> None:
 
 
 def check_inherit(bench: Bench, units: Sequence[Unit]) -> None:
-    """A larger level begins with exactly what its trained smaller sibling does, or as the identity; and leaves the sibling alone."""
+    """A larger level begins with exactly what its trained smaller sibling does, or as the
+    identity; and leaves the sibling alone.
+    """
     network, _ = bench.fresh(torch.float64)
     for unit in units:
         levels = units_for(network, [unit.site], {unit.family: Offer(placements=(unit.placement,))})
@@ -190,13 +238,17 @@ def check_inherit(bench: Bench, units: Sequence[Unit]) -> None:
                 found = large(*given)
             same = torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
             assert same or torch.equal(found, identity), f"{unit.id} does not begin as {smaller.id}"
-            _unchanged(before, _state(bank, [smaller.id]), f"{unit.id} inheriting from {smaller.id}")
+            _unchanged(
+                before, _state(bank, [smaller.id]), f"{unit.id} inheriting from {smaller.id}"
+            )
             _disturb(large, seed=2)
             _unchanged(before, _state(bank, [smaller.id]), f"training {unit.id}")
 
 
 def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
-    """Off the zero initialisation, gradients reach every tensor of every open unit and none of the backbone."""
+    """Off the zero initialisation, gradients reach every tensor of every open unit and none of
+    the backbone.
+    """
     network, x = bench.fresh(torch.float64)
     bank = Bank(network, units)
     for unit in units:
@@ -205,8 +257,12 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
     output = network(x)
     own = {id(p): f"{u.id}/{n}" for u in units for n, p in bank[u.id].named_parameters()}
     foreign = [leaf for leaf in _leaves(output) if id(leaf) not in own]
-    assert not foreign, f"{units[0].family} lets gradients reach {len(foreign)} tensors that are not its own"
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
+    assert not foreign, (
+        f"{units[0].family} lets gradients reach {len(foreign)} tensors that are not its own"
+    )
+    weights = torch.randn(
+        output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype
+    )
     (output * weights).sum().backward()
     touched = [name for name, p in network.named_parameters() if p.grad is not None]
     assert not touched, f"{units[0].family} lets gradients reach the backbone's {touched}"
@@ -218,7 +274,9 @@ def check_gradients(bench: Bench, units: Sequence[Unit]) -> None:
 
 
 def check_forms(bench: Bench, units: Sequence[Unit]) -> None:
-    """Through the weights or as branches: the same outputs and the same gradients, up to rounding, and the backbone as it was."""
+    """Through the weights or as branches: the same outputs and the same gradients, up to
+    rounding, and the backbone as it was.
+    """
     network, x = bench.fresh(torch.float64)
     modules = {path: set(vars(module)) for path, module in network.named_modules()}
     outputs, gradients = {}, {}
@@ -228,11 +286,17 @@ def check_forms(bench: Bench, units: Sequence[Unit]) -> None:
             _disturb(bank[unit.id].double(), seed=1)
         bank.activate(_ids(units))
         output = network(x)
-        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
-        gradients[form] = torch.autograd.grad((output * weights).sum(), bank.parameters(_ids(units)))
+        weights = torch.randn(
+            output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype
+        )
+        gradients[form] = torch.autograd.grad(
+            (output * weights).sum(), bank.parameters(_ids(units))
+        )
         outputs[form] = (output.detach(), output_of(network, x))
         bank.activate(())
-        left = [path for path, module in network.named_modules() if set(vars(module)) != modules[path]]
+        left = [
+            path for path, module in network.named_modules() if set(vars(module)) != modules[path]
+        ]
         assert not left, f"{units[0].family}, {form}, leaves something at {left[0]}"
     names = [
         f"{name} of {unit.id}"
@@ -249,10 +313,12 @@ def check_forms(bench: Bench, units: Sequence[Unit]) -> None:
             assert error <= 1e-7 * size, f"the gradient of {name} is another when it is {form}"
 
 
-# -- how ---------------------------------------------------------------------------------------------------
+# -- how -------------------------------------------------------------------------------------------
 
 
-def _within(found: torch.Tensor, expected: torch.Tensor, change: torch.Tensor, share: float, what: str) -> None:
+def _within(
+    found: torch.Tensor, expected: torch.Tensor, change: torch.Tensor, share: float, what: str
+) -> None:
     error, size = float((found - expected).abs().max()), float(change.abs().max())
     assert error <= share * size, f"merging {what} is off by {error / size:.1e} of its effect"
 
@@ -274,7 +340,9 @@ def _trained(network: nn.Module, x: torch.Tensor, units: Sequence[Unit]) -> Bank
     bank = Bank(network, units)
     bank.activate(_ids(units))
     parameters = bank.parameters(_ids(units))
-    assert len({id(p) for p in parameters}) == len(parameters), f"units of {units[0].family} share tensors"
+    assert len({id(p) for p in parameters}) == len(parameters), (
+        f"units of {units[0].family} share tensors"
+    )
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
     for _ in range(2):
         optimizer.zero_grad()
@@ -295,7 +363,10 @@ def _everything(bank: Bank, network: nn.Module, x: torch.Tensor) -> dict:
     return {
         "output": output_of(network, x),
         "active": bank.active,
-        "modes": {u: bank[u].training for u in bank.built} | {n: m.training for n, m in network.named_modules()},
+        "modes": (
+            {u: bank[u].training for u in bank.built}
+            | {n: m.training for n, m in network.named_modules()}
+        ),
         "state": _state(bank, bank.built),
         "rng": torch.get_rng_state(),
     }

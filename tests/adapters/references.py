@@ -21,7 +21,9 @@ CONVOLUTIONS = {
 }
 TRANSPOSED = {
     "doubling": nn.ConvTranspose3d(3, 5, 2, stride=2),
-    "output padding": nn.ConvTranspose3d(3, 5, 3, stride=2, padding=1, output_padding=1, bias=False),
+    "output padding": nn.ConvTranspose3d(
+        3, 5, 3, stride=2, padding=1, output_padding=1, bias=False
+    ),
 }
 NORMS = {
     "group": nn.GroupNorm(2, 4),
@@ -41,7 +43,11 @@ def site_at(module: nn.Module, x: torch.Tensor) -> Site:
     """A site at this module, as a probe with x would find it."""
     kind, y = module_kind(module), module(x)
     channels = -1 if isinstance(module, nn.Linear | nn.LayerNorm) else 1
-    stride = tuple(a / b for a, b in zip(x.shape[2:], y.shape[2:], strict=True)) if x.ndim == 5 else (1.0, 1.0, 1.0)
+    stride = (
+        tuple(a / b for a, b in zip(x.shape[2:], y.shape[2:], strict=True))
+        if x.ndim == 5
+        else (1.0, 1.0, 1.0)
+    )
     return Site(
         path="it",
         kind=kind,
@@ -54,18 +60,28 @@ def site_at(module: nn.Module, x: torch.Tensor) -> Site:
 
 
 def prepared(module: nn.Module) -> nn.Module:
-    """A copy in float64 and eval mode, its vectors and running statistics away from ones and zeros."""
+    """A copy in float64 and eval mode, its vectors and running statistics away from ones and
+    zeros.
+    """
     module = copy.deepcopy(module).double().eval().requires_grad_(False)
     for seed, (name, tensor) in enumerate(module.state_dict().items()):
         if tensor.is_floating_point():
-            tensor.copy_(random(tensor.shape, seed).abs() + 0.2 if "var" in name else random(tensor.shape, seed))
+            tensor.copy_(
+                random(tensor.shape, seed).abs() + 0.2
+                if "var" in name
+                else random(tensor.shape, seed)
+            )
     return module
 
 
-def adapter_at(family: str, module: nn.Module, x: torch.Tensor, level: int = 0, placement: str = "") -> Adapter:
+def adapter_at(
+    family: str, module: nn.Module, x: torch.Tensor, level: int = 0, placement: str = ""
+) -> Adapter:
     """A unit of the family for this module, with random parameters."""
     site = site_at(module, x)
-    adapter = families()[family](site, module, level, placement, torch.Generator().manual_seed(0)).double()
+    adapter = families()[family](
+        site, module, level, placement, torch.Generator().manual_seed(0)
+    ).double()
     for seed, p in enumerate(adapter.parameters(), start=100):
         p.data = 0.3 * random(p.shape, seed)
     return adapter

@@ -1,4 +1,6 @@
-"""How units act at their site: the choice of form, and that folded weights are seen by one forward alone."""
+"""How units act at their site: the choice of form, and that folded weights are seen by one
+forward alone.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Small(nn.Module):
         return self.head(x)
 
 
-def _bank(network: nn.Module | None = None, form="cheapest") -> tuple[Bank, list[str], torch.Tensor]:
+def _bank(
+    network: nn.Module | None = None, form="cheapest"
+) -> tuple[Bank, list[str], torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = (network or Small()).eval().requires_grad_(False)
@@ -51,7 +55,7 @@ def _bank(network: nn.Module | None = None, form="cheapest") -> tuple[Bank, list
     return bank, ids, x
 
 
-# -- the rule ----------------------------------------------------------------------------------------------
+# -- the rule --------------------------------------------------------------------------------------
 
 
 def _lora(out: int, into: int, rank: int = 4) -> Branch:
@@ -74,18 +78,48 @@ def _scale(channels: int) -> Branch:
     ("weight", "branches", "stride", "folded"),
     [
         pytest.param(
-            (16, 16, 3, 3, 3), [_lora(16, 16)], 1, 1, id="a branch of few channels is as dear as the convolution"
+            (16, 16, 3, 3, 3),
+            [_lora(16, 16)],
+            1,
+            1,
+            id="a branch of few channels is as dear as the convolution",
         ),
-        pytest.param((128, 128, 3, 3, 3), [_lora(128, 128)], 1, 0, id="beside many channels it is hardly anything"),
         pytest.param(
-            (64, 64, 3, 3, 3), [_lora(64, 64)], 1, 0, id="one unit does not pay for the gradient of the weight"
+            (128, 128, 3, 3, 3),
+            [_lora(128, 128)],
+            1,
+            0,
+            id="beside many channels it is hardly anything",
+        ),
+        pytest.param(
+            (64, 64, 3, 3, 3),
+            [_lora(64, 64)],
+            1,
+            0,
+            id="one unit does not pay for the gradient of the weight",
         ),
         pytest.param((64, 64, 3, 3, 3), [_lora(64, 64), _tsa(64, 64)], 1, 2, id="two share it"),
         pytest.param((32, 32, 3, 3, 3), [_tsa(32, 32)], 1, 0, id="a pointwise branch is cheap"),
-        pytest.param((32, 16, 3, 3, 3), [_tsa(32, 16)], 8, 1, id="but not over the input of a strided convolution"),
-        pytest.param((256, 256, 3, 3, 3), [Branch(((256, 256, 3, 3, 3),), True)], 1, 1, id="all of a weight"),
-        pytest.param((256, 256, 3, 3, 3), [_bias(256)], 1, 1, id="a bias needs no gradient of the weight"),
-        pytest.param((256, 256, 3, 3, 3), [_lora(256, 256), _bias(256)], 1, 0, id="what follows a branch is one too"),
+        pytest.param(
+            (32, 16, 3, 3, 3),
+            [_tsa(32, 16)],
+            8,
+            1,
+            id="but not over the input of a strided convolution",
+        ),
+        pytest.param(
+            (256, 256, 3, 3, 3), [Branch(((256, 256, 3, 3, 3),), True)], 1, 1, id="all of a weight"
+        ),
+        pytest.param(
+            (256, 256, 3, 3, 3), [_bias(256)], 1, 1, id="a bias needs no gradient of the weight"
+        ),
+        pytest.param(
+            (256, 256, 3, 3, 3),
+            [_lora(256, 256), _bias(256)],
+            1,
+            0,
+            id="what follows a branch is one too",
+        ),
         pytest.param((64, 64, 3, 3, 3), [_scale(64)], 1, 0, id="a factor is one pass"),
         pytest.param((64,), [Branch(((64,), (64,)), True)], 1, 1, id="at a norm"),
     ],
@@ -97,17 +131,24 @@ def test_the_cheaper_form(weight, branches, stride, folded):
 def test_a_transposed_convolution_has_its_outputs_on_the_second_axis():
     down = Branch(((128, 4, 3, 3, 3), (8, 4)), True)
     assert worth_folding((128, 8, 3, 3, 3), [down], 1 / 8, transposed=True) == 1
-    assert worth_folding((64, 128, 3, 3, 3), [Branch(((64, 4, 3, 3, 3), (128, 4)), True)], 1 / 8, transposed=True) == 0
+    assert (
+        worth_folding(
+            (64, 128, 3, 3, 3), [Branch(((64, 4, 3, 3, 3), (128, 4)), True)], 1 / 8, transposed=True
+        )
+        == 0
+    )
 
 
-# -- folded weights ----------------------------------------------------------------------------------------
+# -- folded weights --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_the_network_is_what_it_was_while_units_act_through_its_weights(gradients):
     bank, _, x = _bank(form="folded")
     network = bank.backbone
-    before = {key: (tensor.data_ptr(), tensor.clone()) for key, tensor in network.state_dict().items()}
+    before = {
+        key: (tensor.data_ptr(), tensor.clone()) for key, tensor in network.state_dict().items()
+    }
     parameters = [id(p) for p in network.parameters()]
     shadowed = []
 
@@ -148,7 +189,9 @@ def test_an_exception_in_a_forward_leaves_nothing(error):
     with pytest.raises(error):
         network(x)
     del network.conv.forward
-    if error is KeyboardInterrupt:  # torch calls no hook then; the next forward folds anew, and closing cleans up
+    if (
+        error is KeyboardInterrupt
+    ):  # torch calls no hook then; the next forward folds anew, and closing cleans up
         with bank.only(()):
             assert {path: set(vars(module)) for path, module in network.named_modules()} == plain
     assert {path: set(vars(module)) for path, module in network.named_modules()} == plain
@@ -187,7 +230,9 @@ def test_which_units_act_before_the_output_is_there():
 
 def test_weights_that_are_held_give_the_same_bits_until_gates_move_and_leave_gradients_alone():
     bank, ids, x = _bank()
-    ids = [unit_id for unit_id in ids if bank.units[unit_id].family != "conv_adapter"]  # all that can be folded
+    ids = [
+        unit_id for unit_id in ids if bank.units[unit_id].family != "conv_adapter"
+    ]  # all that can be folded
     bank.activate(ids)
     with torch.no_grad():
         before = bank.backbone(x)

@@ -18,7 +18,9 @@ from sea_peft.errors import UsageError, WeightsError
 
 def _units(offers: dict[str, Offer], path: str | None = None) -> tuple[Unit, ...]:
     held = bench("segresnet")
-    return tuple(u for u in units_for(held.network, held.sites, offers) if path in (None, u.site.path))
+    return tuple(
+        u for u in units_for(held.network, held.sites, offers) if path in (None, u.site.path)
+    )
 
 
 def _adapted(rows=(2, None), offers=None) -> tuple[Adapted, torch.Tensor]:
@@ -34,7 +36,7 @@ def _train(bank: Bank, unit_ids) -> None:
         p.data += 0.1 * torch.randn(p.shape, generator=generator).to(p)
 
 
-# -- registry ----------------------------------------------------------------------------------------------
+# -- registry --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,10 @@ def test_a_unit_of_another_backbone_is_refused():
 
 def test_joined_labels_share_what_added_ones_leave():
     drawn = torch.Generator().manual_seed(0)
-    logits, opinion = torch.randn(1, 4, 2, 2, 2, generator=drawn), torch.rand(1, 4, 2, 2, 2, generator=drawn)
+    logits, opinion = (
+        torch.randn(1, 4, 2, 2, 2, generator=drawn),
+        torch.rand(1, 4, 2, 2, 2, generator=drawn),
+    )
     opinion[:, 2] = 0
     opinion /= opinion.sum(dim=1, keepdim=True)
     found = join(logits, opinion, [2]).softmax(dim=1).numpy()
@@ -102,10 +107,12 @@ def test_joined_labels_share_what_added_ones_leave():
     added = (exp / exp.sum(axis=1, keepdims=True))[:, 2]
     np.testing.assert_allclose(found[:, 2], added, rtol=1e-5)
     for label in (0, 1, 3):
-        np.testing.assert_allclose(found[:, label], opinion.numpy()[:, label] * (1 - added), rtol=1e-5)
+        np.testing.assert_allclose(
+            found[:, label], opinion.numpy()[:, label] * (1 - added), rtol=1e-5
+        )
 
 
-# -- bank --------------------------------------------------------------------------------------------------
+# -- bank ------------------------------------------------------------------------------------------
 
 
 def test_families_at_one_site_act_together_and_merge_together():
@@ -129,7 +136,9 @@ def test_families_at_one_site_act_together_and_merge_together():
 
 def test_the_order_in_which_gates_are_opened_does_not_matter():
     network, x = bench("segresnet").fresh()
-    units = _units({"affine": Offer(), "bias": Offer(), "conv_adapter": Offer(levels=(4,), kinds=("conv",))})
+    units = _units(
+        {"affine": Offer(), "bias": Offer(), "conv_adapter": Offer(levels=(4,), kinds=("conv",))}
+    )
     ids = [unit.id for unit in units]
     bank = Bank(network, units)
     _train(bank, ids)
@@ -151,7 +160,9 @@ def test_the_bank_refuses_what_it_does_not_hold():
     with pytest.raises(KeyError):
         bank.load_state_dict({"affine@nowhere/scale": torch.zeros(8)})
     with pytest.raises(RuntimeError, match="size mismatch"):
-        bank.load_state_dict({f"{units[0].id}/scale": torch.zeros(1), f"{units[0].id}/shift": torch.zeros(8)})
+        bank.load_state_dict(
+            {f"{units[0].id}/scale": torch.zeros(1), f"{units[0].id}/shift": torch.zeros(8)}
+        )
     with pytest.raises(RuntimeError, match="Missing key"):
         bank.load_state_dict({f"{units[0].id}/scale": torch.zeros(8)})
 
@@ -164,7 +175,7 @@ def test_a_bank_leaves_no_trace_on_a_closed_backbone():
     assert not any(module._forward_hooks for module in network.modules())
 
 
-# -- head --------------------------------------------------------------------------------------------------
+# -- head ------------------------------------------------------------------------------------------
 
 
 def test_known_labels_are_the_backbones_own_probabilities_summed():
@@ -237,7 +248,7 @@ def test_rows_follow_the_order_of_the_labels():
     torch.testing.assert_close(out[:, 1:], torch.stack([fresh + 5, logits[:, 2], fresh + 7], dim=1))
 
 
-# -- adapted -----------------------------------------------------------------------------------------------
+# -- adapted ---------------------------------------------------------------------------------------
 
 
 def test_the_backbone_stays_frozen_and_in_eval_mode():

@@ -1,4 +1,6 @@
-"""The conformance checks have teeth: a family that breaks a property is caught by the check of it."""
+"""The conformance checks have teeth: a family that breaks a property is caught by the check of
+it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class NotIdentity(Sound):
 
 
 class DrawsWhenBuilt(Sound):
-    """Starts from torch's global RNG, so that a unit's values depend on what was built before it."""
+    """Starts from torch's global RNG, so that a unit's values depend on what was built before
+    it.
+    """
 
     def __init__(self, site, module, level, placement, generator):
         super().__init__(site, module, level, placement, generator)
@@ -114,14 +118,18 @@ class NeverActs(Sound):
 
 
 class WritesToWhatItIsGiven(Sound):
-    """Saves a copy by changing the site's output in place, which a skip connection or a kept output may still hold."""
+    """Saves a copy by changing the site's output in place, which a skip connection or a kept
+    output may still hold.
+    """
 
     def forward(self, x, y):
         return y.mul_(1.0 + _per_channel(self.scale))
 
 
 class HidesParameters(Sound):
-    """Trains a tensor that `parameters()` does not know, like the units that were booked with a cost of 0."""
+    """Trains a tensor that `parameters()` does not know, like the units that were booked with a
+    cost of 0.
+    """
 
     def __init__(self, site, module, level, placement, generator):
         super().__init__(site, module, level, placement, generator)
@@ -193,7 +201,9 @@ class DeadTensor(Sound):
 
 
 class CountsAShiftThatIsNormedAway(Sound):
-    """Has a bias wherever it stands, in front of an instance norm too, where it is paid for and does nothing."""
+    """Has a bias wherever it stands, in front of an instance norm too, where it is paid for and
+    does nothing.
+    """
 
     def __init__(self, site, module, level, placement, generator):
         super().__init__(site, module, level, placement, generator)
@@ -227,7 +237,9 @@ class TwoConvolutions(nn.Module):
 
 
 class Normed(TwoConvolutions):
-    """The same with an instance norm after each of the first two, which takes away whatever is added to a channel."""
+    """The same with an instance norm after each of the first two, which takes away whatever is
+    added to a channel.
+    """
 
     def forward(self, x):
         for layer in (self.first, self.second):
@@ -283,7 +295,9 @@ def test_a_sound_family_passes(caught, check):
     caught(Sound, check)
 
 
-@pytest.mark.parametrize(("family", "check"), BROKEN, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("family", "check"), BROKEN, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_broken_family_is_caught(caught, family, check):
     with pytest.raises(AssertionError, match="sound"):
         caught(family, check)

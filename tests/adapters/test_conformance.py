@@ -17,9 +17,13 @@ BACKBONES = [name for name, architecture in architectures().items() if architect
 
 
 @functools.cache
-def together(check: Callable[[Bench, Sequence[Unit]], None], backbone: str) -> AssertionError | None:
-    """What a check says of the handfuls of all families at once. A property that all units have when they are open together is one that
-    each has, so one pass over a network serves every family."""
+def together(
+    check: Callable[[Bench, Sequence[Unit]], None], backbone: str
+) -> AssertionError | None:
+    """What a check says of the handfuls of all families at once. A property that all units have
+    when they are open together is one that each has, so one pass over a network serves every
+    family.
+    """
     try:
         check(bench(backbone), of_every_family(backbone))
     except AssertionError as error:
@@ -68,7 +72,9 @@ def test_ids_are_unique_and_groups_hold_the_levels_of_one_site(backbone):
     held = bench(backbone)
     units = units_for(held.network, held.sites, {family: Offer() for family in families()})
     assert len({unit.id for unit in units}) == len(units)
-    assert len({unit.group for unit in units}) == len({(unit.family, unit.site.path) for unit in units})
+    assert len({unit.group for unit in units}) == len(
+        {(unit.family, unit.site.path) for unit in units}
+    )
 
 
 @pytest.mark.parametrize("family", families())

@@ -11,7 +11,7 @@ from torch import nn
 from sea_peft.adapters import Adapted, Adapter, Offer, families, units_for
 from sea_peft.backbones import Site, find_sites
 
-# -- ConvAdapter against its formula -----------------------------------------------------------------------
+# -- ConvAdapter against its formula ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -24,16 +24,23 @@ def test_conv_adapter_is_its_formula(placement, stride):
     adapter = adapter_at("conv_adapter", module, x, level, placement)
     z, step = (x, stride) if placement == "parallel" else (y, 1)
     width = z.shape[1] // level
-    # a hidden channel sees its own `level` channels of z, an output channel sees every hidden channel
+    # a hidden channel sees its own `level` channels of z, an output channel sees every hidden
+    # channel
     hidden = [
-        F.conv3d(z[:, h * level : (h + 1) * level], adapter.depth[h : h + 1], stride=step, padding=1).clamp_min(0)
+        F.conv3d(
+            z[:, h * level : (h + 1) * level], adapter.depth[h : h + 1], stride=step, padding=1
+        ).clamp_min(0)
         for h in range(width)
     ]
     change = [
-        adapter.alpha[o] * sum(adapter.point[o, h] * hidden[h][:, 0] for h in range(width)) for o in range(channels_out)
+        adapter.alpha[o] * sum(adapter.point[o, h] * hidden[h][:, 0] for h in range(width))
+        for o in range(channels_out)
     ]
     torch.testing.assert_close(adapter(x, y), y + torch.stack(change, dim=1), rtol=1e-9, atol=1e-9)
-    assert sum(p.numel() for p in adapter.parameters()) == 27 * z.shape[1] + width * channels_out + channels_out
+    assert (
+        sum(p.numel() for p in adapter.parameters())
+        == 27 * z.shape[1] + width * channels_out + channels_out
+    )
 
 
 def test_conv_adapter_does_not_fit_where_a_parallel_branch_cannot_follow():
@@ -44,7 +51,7 @@ def test_conv_adapter_does_not_fit_where_a_parallel_branch_cannot_follow():
     assert families()["conv_adapter"].fits(site_at(odd, x), odd, 4, "sequential")
 
 
-# -- bottlenecks and blocks against their formulae ---------------------------------------------------------
+# -- bottlenecks and blocks against their formulae -------------------------------------------------
 
 
 class MLP(nn.Module):
@@ -52,7 +59,10 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int = 8) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(channels, 3 * channels), nn.Linear(3 * channels, channels)
+        self.first, self.second = (
+            nn.Linear(channels, 3 * channels),
+            nn.Linear(3 * channels, channels),
+        )
 
     def forward(self, x):
         return self.second(F.gelu(self.first(x)))
@@ -82,7 +92,9 @@ def _block(channels_in: int, channels_out: int, stride: float = 1.0) -> Site:
 
 
 def _of(family: str, site: Site, module: nn.Module, level: int, placement: str = "") -> Adapter:
-    adapter = families()[family](site, module, level, placement, torch.Generator().manual_seed(0)).double()
+    adapter = families()[family](
+        site, module, level, placement, torch.Generator().manual_seed(0)
+    ).double()
     for seed, p in enumerate(adapter.parameters(), start=100):
         p.data = 0.3 * random(p.shape, seed)
     return adapter
@@ -103,10 +115,15 @@ def test_adaptformer_is_its_formula_and_stands_beside_mlps_only():
 
 
 def test_houlsby_is_its_formula_on_tokens_and_on_voxels():
-    for block, y in ((MLP(), random((2, 5, 8), seed=2)), (nn.Conv3d(8, 8, 1), random((2, 8, 3, 3, 3), seed=2))):
+    for block, y in (
+        (MLP(), random((2, 5, 8), seed=2)),
+        (nn.Conv3d(8, 8, 1), random((2, 8, 3, 3, 3), seed=2)),
+    ):
         adapter = _of("houlsby", _block(8, 8), block, 4)
         tokens = y if y.ndim == 3 else y.movedim(1, -1)
-        change = F.gelu(tokens @ adapter.down.T + adapter.down_bias) @ adapter.up.T + adapter.up_bias
+        change = (
+            F.gelu(tokens @ adapter.down.T + adapter.down_bias) @ adapter.up.T + adapter.up_bias
+        )
         expected = y + (change if y.ndim == 3 else change.movedim(-1, 1))
         torch.testing.assert_close(adapter(y, y), expected, rtol=1e-9, atol=1e-9)
 
@@ -117,7 +134,9 @@ def test_compacter_is_its_formula_with_kroneckers_product_written_out(n):
     adapter = _of("compacter", _block(16, 16), MLP(16), n)
 
     def matrix(part):
-        return sum(torch.kron(part.rule[i], torch.outer(part.left[i], part.right[i])) for i in range(n))
+        return sum(
+            torch.kron(part.rule[i], torch.outer(part.left[i], part.right[i])) for i in range(n)
+        )
 
     hidden = F.gelu(y @ matrix(adapter.down).T + adapter.down_bias)
     expected = y + hidden @ matrix(adapter.up).T + adapter.up_bias
@@ -128,14 +147,20 @@ def test_compacter_is_its_formula_with_kroneckers_product_written_out(n):
 @pytest.mark.parametrize("placement", ["sequential", "parallel"])
 def test_convnext_is_the_paper_s_block_of_layers(placement):
     stride = 2 if placement == "parallel" else 1
-    x, y = random((2, 6, 8, 8, 8), seed=1), random((2, 4, 8 // stride, 8 // stride, 8 // stride), seed=2)
+    x, y = (
+        random((2, 6, 8, 8, 8), seed=1),
+        random((2, 4, 8 // stride, 8 // stride, 8 // stride), seed=2),
+    )
     adapter = _of("convnext", _block(6, 4, float(stride)), nn.Conv3d(6, 4, 1), 2, placement)
     z = x if placement == "parallel" else y
     channels = z.shape[1]
     layers = nn.Sequential(
-        nn.Conv3d(channels, channels, 3, stride, 1, groups=channels, bias=False), nn.GroupNorm(channels, channels),
-        nn.Conv3d(channels, 2 * channels, 1), nn.GELU(), nn.Conv3d(2 * channels, 4, 1),
-    ).double()  # fmt: skip
+        nn.Conv3d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+        nn.GroupNorm(channels, channels),
+        nn.Conv3d(channels, 2 * channels, 1),
+        nn.GELU(),
+        nn.Conv3d(2 * channels, 4, 1),
+    ).double()
     state = {
         "0.weight": adapter.depth, "1.weight": 1 + adapter.scale, "1.bias": adapter.shift,
         "2.weight": adapter.expand[:, :, None, None, None], "2.bias": adapter.expand_bias,
@@ -146,7 +171,11 @@ def test_convnext_is_the_paper_s_block_of_layers(placement):
 
 
 def test_what_would_need_space_does_not_fit_a_block_of_tokens():
-    for family, placement in (("convnext", "sequential"), ("conv_adapter", "sequential"), ("conv_adapter", "parallel")):
+    for family, placement in (
+        ("convnext", "sequential"),
+        ("conv_adapter", "sequential"),
+        ("conv_adapter", "parallel"),
+    ):
         assert not families()[family].fits(_block(8, 8), MLP(), 2, placement)
 
 
@@ -168,7 +197,9 @@ def test_a_black_box_gives_the_last_convolution_and_the_head_its_features():
     for seed, p in enumerate((*adapter.parameters(), *model.head.parameters())):
         p.data = 0.1 * random(p.shape, seed)
     features = torch.relu(network.first(x))
-    adapted = features + F.conv3d(F.relu(F.conv3d(features, adapter.first, padding=1)), adapter.second, padding=1)
+    adapted = features + F.conv3d(
+        F.relu(F.conv3d(features, adapter.first, padding=1)), adapter.second, padding=1
+    )
     model.bank.activate([units[0].id])
     expected = model.head(adapted, network.last.forward(adapted))
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)

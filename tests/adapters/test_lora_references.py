@@ -12,7 +12,12 @@ from torch import nn
 from sea_peft.adapters import Unit, families
 
 # HF PEFT 0.21 leaves the dilation out of its branch, and cannot merge a 1×1×1 convolution
-_LORA = [("lora", alpha, name) for alpha in (None, 8.0) for name in (*CONVOLUTIONS, "linear") if name != "dilated"]
+_LORA = [
+    ("lora", alpha, name)
+    for alpha in (None, 8.0)
+    for name in (*CONVOLUTIONS, "linear")
+    if name != "dilated"
+]
 _LORA += [("lora_rs", 4.0, name) for name in ("plain", "strided", "linear")]
 
 
@@ -29,7 +34,9 @@ def test_lora_is_that_of_hf_peft(family, alpha, name, rank, monkeypatch):
     theirs = peft.get_peft_model(nn.Sequential(copy.deepcopy(module)), config).double().eval()
     layer = theirs.base_model.model[0]
     layer.lora_A["default"].weight.data = ours.down.detach().clone()
-    layer.lora_B["default"].weight.data = ours.up.detach().clone().view_as(layer.lora_B["default"].weight)
+    layer.lora_B["default"].weight.data = (
+        ours.up.detach().clone().view_as(layer.lora_B["default"].weight)
+    )
     with torch.no_grad():
         torch.testing.assert_close(ours(x, module(x)), theirs(x), rtol=1e-10, atol=1e-10)
         if name == "pointwise":
@@ -46,15 +53,25 @@ def test_lora_from_weights_starts_from_the_principal_components_of_the_filters()
     covariance = torch.cov(filters.T, correction=0)
     variance = torch.linalg.eigvalsh(covariance).flip(0)
     down = adapter.down.detach().double().flatten(1)
-    torch.testing.assert_close(down @ down.T, torch.eye(2, dtype=torch.float64), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.diag(down @ covariance @ down.T), variance[:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        down @ down.T, torch.eye(2, dtype=torch.float64), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        torch.diag(down @ covariance @ down.T), variance[:2], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("width", "rank"), [(8, 4), (12, 6)])
 def test_lora_of_half_the_width_has_the_rank_of_half_the_outputs(width, rank):
-    module, x = prepared(nn.ConvTranspose3d(width, width, 2, stride=2)), random((2, width, 3, 3, 3), seed=1)
+    module, x = (
+        prepared(nn.ConvTranspose3d(width, width, 2, stride=2)),
+        random((2, width, 3, 3, 3), seed=1),
+    )
     assert adapter_at("lora_half", module, x).up.shape == (width, rank)
-    assert "-" not in Unit(family="lora_half", level=0, placement="", site=site_at(module, x), cost=0).id
+    assert (
+        "-"
+        not in Unit(family="lora_half", level=0, placement="", site=site_at(module, x), cost=0).id
+    )
 
 
 def test_lora_costs_what_hf_peft_trains():
@@ -83,7 +100,9 @@ def test_lora_on_a_transposed_convolution_changes_its_weight_by_a_matrix_of_its_
     changed = copy.deepcopy(module)
     for i in range(module.in_channels):
         for o in range(module.out_channels):
-            changed.weight[i, o] += sum(adapter.up[o, r] * adapter.down[i, r] for r in range(2)).detach()
+            changed.weight[i, o] += sum(
+                adapter.up[o, r] * adapter.down[i, r] for r in range(2)
+            ).detach()
     agree(adapter, module, changed, x)
     by_output = (changed.weight - module.weight).transpose(0, 1).flatten(1)
     assert int(torch.linalg.matrix_rank(by_output)) == 2

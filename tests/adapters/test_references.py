@@ -1,4 +1,6 @@
-"""Families that change a module's own tensors, against HF PEFT and against copies with changed tensors."""
+"""Families that change a module's own tensors, against HF PEFT and against copies with changed
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,17 @@ def test_ia3_is_that_of_hf_peft(name):
     assert sum(p.numel() for p in ours.parameters()) == theirs.get_nb_trainable_parameters()[0]
 
 
-@pytest.mark.parametrize("name", ["plain", "pointwise", "doubling", "group", "layer", "batch", "linear"])
+@pytest.mark.parametrize(
+    "name", ["plain", "pointwise", "doubling", "group", "layer", "batch", "linear"]
+)
 def test_ssf_is_the_module_with_scaled_and_shifted_tensors(name):
     module = prepared((CONVOLUTIONS | TRANSPOSED | NORMS | {"linear": nn.Linear(7, 5)})[name])
-    x = random({"linear": (2, 6, 7), "layer": (2, 9, 4)}.get(name, (2, 4 if name in NORMS else 3, 6, 6, 6)), seed=1)
+    x = random(
+        {"linear": (2, 6, 7), "layer": (2, 9, 4)}.get(
+            name, (2, 4 if name in NORMS else 3, 6, 6, 6)
+        ),
+        seed=1,
+    )
     adapter = adapter_at("ssf", module, x)
     gamma = 1.0 + adapter.scale.detach()
     changed = copy.deepcopy(module)
@@ -64,7 +73,9 @@ def test_what_a_norm_takes_away_again_is_not_offered(family):
     assert not families()[family].fits(dataclasses.replace(site, normed=True), module, 0, "")
 
 
-@pytest.mark.parametrize(("name", "tap"), [("plain", 1), ("strided", 1), ("dilated", 1), ("same", 1), ("patches", 0)])
+@pytest.mark.parametrize(
+    ("name", "tap"), [("plain", 1), ("strided", 1), ("dilated", 1), ("same", 1), ("patches", 0)]
+)
 def test_tsa_is_the_convolution_with_another_tap(name, tap):
     module = prepared((CONVOLUTIONS | {"patches": nn.Conv3d(3, 5, 2, stride=2)})[name])
     x = random((2, 3, 7, 6, 9), seed=1)
@@ -82,14 +93,17 @@ def test_tsa_does_not_fit_a_pointwise_kernel_nor_one_whose_output_is_larger():
 
 @pytest.mark.parametrize("groups", [2, 4])
 def test_tsa_beside_a_grouped_convolution_is_one_without_groups(groups):
-    module, x = prepared(nn.Conv3d(4, 8, 3, padding=1, groups=groups)), random((2, 4, 6, 6, 6), seed=1)
+    module, x = (
+        prepared(nn.Conv3d(4, 8, 3, padding=1, groups=groups)),
+        random((2, 4, 6, 6, 6), seed=1),
+    )
     adapter = adapter_at("tsa", module, x)
     dense = nn.Conv3d(4, 8, 3, padding=1).double()
     dense.load_state_dict({"bias": module.bias, **adapter.merged(dict(module.named_parameters()))})
     torch.testing.assert_close(dense(x), adapter(x, module(x)), rtol=1e-12, atol=1e-12)
 
 
-# -- affine, bias, full against the module's own tensors, changed ------------------------------------------
+# -- affine, bias, full against the module's own tensors, changed ----------------------------------
 
 
 @pytest.mark.parametrize("name", [*NORMS, "group, a scale of zero"])
@@ -109,14 +123,21 @@ def test_affine_is_the_norm_with_other_scale_and_shift(name):
 def test_affine_without_scale_and_shift_of_the_norms_own():
     module, x = nn.InstanceNorm3d(4).double(), random((2, 4, 5, 5, 5), seed=1)
     adapter = adapter_at("affine", module, x)
-    expected = module(x) * (1 + adapter.scale)[:, None, None, None] + adapter.shift[:, None, None, None]
+    expected = (
+        module(x) * (1 + adapter.scale)[:, None, None, None] + adapter.shift[:, None, None, None]
+    )
     torch.testing.assert_close(adapter(x, module(x)), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [*CONVOLUTIONS, *TRANSPOSED, *NORMS, "linear"])
 def test_bias_is_the_module_with_another_bias(name):
     module = prepared((CONVOLUTIONS | TRANSPOSED | NORMS | {"linear": nn.Linear(7, 5)})[name])
-    x = random({"linear": (2, 6, 7), "layer": (2, 9, 4)}.get(name, (2, 4 if name in NORMS else 3, 6, 6, 6)), seed=1)
+    x = random(
+        {"linear": (2, 6, 7), "layer": (2, 9, 4)}.get(
+            name, (2, 4 if name in NORMS else 3, 6, 6, 6)
+        ),
+        seed=1,
+    )
     site = site_at(module, x)
     assert families()["bias"].fits(site, module, 0, "") == (module.bias is not None)
     if module.bias is None:
@@ -130,7 +151,9 @@ def test_bias_is_the_module_with_another_bias(name):
 @pytest.mark.parametrize("name", [*CONVOLUTIONS, *TRANSPOSED, "grouped", "linear"])
 def test_full_is_the_module_with_other_tensors(name):
     grouped = nn.Conv3d(4, 4, 3, padding=1, groups=2)
-    module = prepared((CONVOLUTIONS | TRANSPOSED | {"grouped": grouped, "linear": nn.Linear(7, 5)})[name])
+    module = prepared(
+        (CONVOLUTIONS | TRANSPOSED | {"grouped": grouped, "linear": nn.Linear(7, 5)})[name]
+    )
     x = random((2, 6, 7) if name == "linear" else (2, module.in_channels, 6, 6, 6), seed=1)
     adapter = adapter_at("full", module, x)
     changed = copy.deepcopy(module)
@@ -148,7 +171,9 @@ def test_a_convolution_that_does_not_pad_with_zeros_is_not_taken_for_one_that_do
 
 class _Standardised(nn.Conv3d):
     def forward(self, x):
-        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3, 4), keepdim=True), self.bias)
+        return self._conv_forward(
+            x, self.weight - self.weight.mean((1, 2, 3, 4), keepdim=True), self.bias
+        )
 
 
 def _tied():
@@ -160,8 +185,14 @@ def _tied():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda: nn.utils.parametrizations.weight_norm(nn.Conv3d(4, 4, 3, padding=1)), "weight or spectral"),
-        (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv3d(4, 4, 3, padding=1)), "weight or spectral"),
+        (
+            lambda: nn.utils.parametrizations.weight_norm(nn.Conv3d(4, 4, 3, padding=1)),
+            "weight or spectral",
+        ),
+        (
+            lambda: nn.utils.parametrizations.spectral_norm(nn.Conv3d(4, 4, 3, padding=1)),
+            "weight or spectral",
+        ),
         (lambda: _Standardised(4, 4, 3, padding=1), "_Standardised"),
         (_tied, "another module"),
     ],
@@ -169,9 +200,15 @@ def _tied():
 )
 def test_where_a_weight_is_no_tensor_of_the_site_alone_lora_acts_and_cannot_be_merged(make, why):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), make(), nn.GroupNorm(2, 4), nn.Conv3d(4, 2, 1))
+    net = nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1), make(), nn.GroupNorm(2, 4), nn.Conv3d(4, 2, 1)
+    )
     net, x = net.eval().requires_grad_(False), torch.randn(1, 1, 6, 6, 6)
-    units = [u for u in units_for(net, find_sites(net, x), {"lora": Offer((2,))}) if u.site.path.startswith("1")]
+    units = [
+        u
+        for u in units_for(net, find_sites(net, x), {"lora": Offer((2,))})
+        if u.site.path.startswith("1")
+    ]
     assert units
     with torch.no_grad():
         before = net(x)

@@ -1,4 +1,6 @@
-"""A plausible run as events, without a network: by default 12 units at 6 sites, 3 cycles, 5 shots."""
+"""A plausible run as events, without a network: by default 12 units at 6 sites, 3 cycles, 5
+shots.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,25 @@ HEAD, BACKBONE = 51, 600_000
 
 
 def make_config(**changes: Any) -> RunConfig:
-    """A config.json that goes with the events; the data lie in a folder that is named after a patient."""
+    """A config.json that goes with the events; the data lie in a folder that is named after a
+    patient.
+    """
     given = {
-        "shots": 5, "budget": "1%", "labels": (), "channels": (), "policy": "sea", "steps": 90, "cycles": None, "patch": None,
-        "spacing": None, "seed": 0, "time_limit": None, "log_images": False, "mlflow": True, "test": None,
-    }  # fmt: skip
+        "shots": 5,
+        "budget": "1%",
+        "labels": (),
+        "channels": (),
+        "policy": "sea",
+        "steps": 90,
+        "cycles": None,
+        "patch": None,
+        "spacing": None,
+        "seed": 0,
+        "time_limit": None,
+        "log_images": False,
+        "mlflow": True,
+        "test": None,
+    }
     fields = {
         "id": "0" * 32,
         "name": "2026-07-01-cdcdcdcd-1",
@@ -42,7 +58,11 @@ def make_config(**changes: Any) -> RunConfig:
         "profile": Profile(name="mine", families={}),
         "augmentation": Augmentation(),
         "network": BackboneIdentity(
-            architecture="segresnet", kwargs={}, weights="phantom-source", sha256="ab" * 32, parameters=BACKBONE
+            architecture="segresnet",
+            kwargs={},
+            weights="phantom-source",
+            sha256="ab" * 32,
+            parameters=BACKBONE,
         ),
         "labels": {"liver": [1], "spleen": [2]},
         "channels": ["CT"],
@@ -57,7 +77,16 @@ def make_config(**changes: Any) -> RunConfig:
     }
     shared = {
         name: given[name]
-        for name in ("shots", "budget", "policy", "steps", "seed", "time_limit", "log_images", "mlflow")
+        for name in (
+            "shots",
+            "budget",
+            "policy",
+            "steps",
+            "seed",
+            "time_limit",
+            "log_images",
+            "mlflow",
+        )
     }
     return RunConfig(**{**shared, **fields, **changes})
 
@@ -89,7 +118,9 @@ def make_events(
     shots: int = 5,
     unadapted: float | None = 0.61,
 ) -> list[Event]:
-    """The events of one run, in the order in which the controller emits them; a function of the arguments."""
+    """The events of one run, in the order in which the controller emits them; a function of the
+    arguments.
+    """
     return list(_Run(cycles, sites, seed, shots).events(adapted, unadapted))
 
 
@@ -109,7 +140,10 @@ class _Run:
         audit = 1 if self.shots > 1 else 0
         roles = {"support": self.shots - audit, "audit": audit, "test": 8}
         split = {role: [hashed(f"{role}{i}") for i in range(n)] for role, n in roles.items()}
-        settings = {"loop": {"steps": 90, "warmup_share": 0.08}, "policy": {"utility": {"decay": 0.93}}}
+        settings = {
+            "loop": {"steps": 90, "warmup_share": 0.08},
+            "policy": {"utility": {"decay": 0.93}},
+        }
         yield ev.RunStarted(
             policy="sea",
             seed=self.seed,
@@ -121,7 +155,14 @@ class _Run:
             split=split,
         )
         yield ev.Searched(
-            cycle=-1, phase="warmup", first_step=0, last_step=7, loss=0.9, active=[], probes=[], seconds=1.0
+            cycle=-1,
+            phase="warmup",
+            first_step=0,
+            last_step=7,
+            loss=0.9,
+            active=[],
+            probes=[],
+            seconds=1.0,
         )
         yield ev.SaliencyMeasured(0, {unit: rng.random() * 1e-3 for unit in cost}, 0.2)
         for cycle in range(self.cycles):
@@ -181,7 +222,9 @@ class _Run:
         yield ev.RunFinished("done", allocated.active, used, "all steps done")
 
     def allocate(self, cycle: int, final: bool) -> ev.Allocated:
-        ranked = sorted((u for u, e in self.ema.items() if e > 0.002), key=lambda u: -self.ema[u] / self.cost[u])
+        ranked = sorted(
+            (u for u, e in self.ema.items() if e > 0.002), key=lambda u: -self.ema[u] / self.cost[u]
+        )
         chosen, used, decisions = [], HEAD, []
         for unit in ranked:
             if used + self.cost[unit] <= self.limit:
@@ -192,7 +235,9 @@ class _Run:
         for unit, ema in self.ema.items():
             if unit not in chosen:
                 why = f"value {ema:+.4f} for {self.cost[unit]} parameters does not pay"
-                decisions.append(self.decide(unit, "drop" if unit in self.active else "refuse", why))
+                decisions.append(
+                    self.decide(unit, "drop" if unit in self.active else "refuse", why)
+                )
         probes = []
         for unit in [] if final else self.rng.sample(list(self.cost), len(self.cost)):
             if unit not in self.ema and used + self.cost[unit] <= self.limit and len(probes) < 4:
@@ -204,9 +249,19 @@ class _Run:
         value = sum(self.ema[u] for u in chosen)
         coverage = len(self.ema) / len(self.cost)
         return ev.Allocated(
-            cycle=cycle, active=self.active, probes=probes, used=used, limit=self.limit, head=HEAD, value=value, changes=changes, coverage=coverage,
-            decisions=decisions, final=final, seconds=0.01,
-        )  # fmt: skip
+            cycle=cycle,
+            active=self.active,
+            probes=probes,
+            used=used,
+            limit=self.limit,
+            head=HEAD,
+            value=value,
+            changes=changes,
+            coverage=coverage,
+            decisions=decisions,
+            final=final,
+            seconds=0.01,
+        )
 
     def decide(self, unit: str, decision: str, reason: str) -> Decision:
         return Decision(unit, decision, self.ema.get(unit), reason)
@@ -217,21 +272,42 @@ class _Run:
         ema = self.ema[unit] = 0.7 * self.ema.get(unit, delta) + 0.3 * delta
         good = ema > 0.002
         return Ranking(
-            unit=unit, state="active" if good else "cooling", was=was, delta=delta, ema=ema, median=ema, iqr=0.001, score=ema - 0.00025,
-            standard_error=row.standard_error, audits=cycle + 1, votes=1 if good else -1, guard=0,
+            unit=unit,
+            state="active" if good else "cooling",
+            was=was,
+            delta=delta,
+            ema=ema,
+            median=ema,
+            iqr=0.001,
+            score=ema - 0.00025,
+            standard_error=row.standard_error,
+            audits=cycle + 1,
+            votes=1 if good else -1,
+            guard=0,
             reason="votes for it" if good else "votes against it",
-        )  # fmt: skip
+        )
 
     def scored(self, arm: str, mean: float | None, cases: list[str]) -> ev.Scored:
         if mean is None:
             return ev.Scored(arm=arm, dice=None, per_label={}, per_case={}, seconds=1.0)
-        per_case = {case: {"liver": mean + 0.05 + self.rng.gauss(0, 0.01), "spleen": mean - 0.05} for case in cases}
+        per_case = {
+            case: {"liver": mean + 0.05 + self.rng.gauss(0, 0.01), "spleen": mean - 0.05}
+            for case in cases
+        }
         liver = sum(row["liver"] for row in per_case.values()) / len(cases)
         per_label = {"liver": liver, "spleen": mean - 0.05}
-        return ev.Scored(arm=arm, dice=(liver + mean - 0.05) / 2, per_label=per_label, per_case=per_case, seconds=1.5)
+        return ev.Scored(
+            arm=arm,
+            dice=(liver + mean - 0.05) / 2,
+            per_label=per_label,
+            per_case=per_case,
+            seconds=1.5,
+        )
 
 
-def make_result(events: list[Event], run: str = "runs/x", mlflow_run_id: str | None = None) -> Result:
+def make_result(
+    events: list[Event], run: str = "runs/x", mlflow_run_id: str | None = None
+) -> Result:
     """The result.json that goes with `events`."""
     started, finished = events[0], events[-1]
     assert isinstance(started, ev.RunStarted)
@@ -261,7 +337,10 @@ def make_result(events: list[Event], run: str = "runs/x", mlflow_run_id: str | N
             per_case=scored["adapted"].per_case,
         ),
         seconds=Seconds(total=40.0, train=20.0, audit=5.0, allocate=0.1, data=3.0, test=4.0),
-        audit=AuditCost(patches=sum(a.patches for a in audits), naive_patches=sum(a.naive_patches for a in audits)),
+        audit=AuditCost(
+            patches=sum(a.patches for a in audits),
+            naive_patches=sum(a.naive_patches for a in audits),
+        ),
         peak_memory_bytes=1_900_000_000,
         device="cpu",
         seed=started.seed,
@@ -272,7 +351,9 @@ def make_result(events: list[Event], run: str = "runs/x", mlflow_run_id: str | N
 
 
 def write_run(root: Path, events: list[Event], **config: Any) -> RunFolder:
-    """The run folder that `events` would have left, without its adapter. `config`: what differs from `CONFIG` in its `config.json`."""
+    """The run folder that `events` would have left, without its adapter. `config`: what differs
+    from `CONFIG` in its `config.json`.
+    """
     folder = RunFolder.create(root, "phantom")
     with TraceWriter(folder.trace) as trace:
         for event in events:

@@ -32,13 +32,22 @@ HASH = "ab" * 32
 
 
 def backbone(**changes) -> BackboneIdentity:
-    fields = {"architecture": "segresnet", "kwargs": {"init_filters": 16}, "weights": "phantom-source"}
+    fields = {
+        "architecture": "segresnet",
+        "kwargs": {"init_filters": 16},
+        "weights": "phantom-source",
+    }
     return BackboneIdentity(**{**fields, "sha256": HASH, "parameters": 4_700_000, **changes})
 
 
 def config(**changes) -> AdapterConfig:
     unit = AdapterUnit(
-        id="lora@down.0.conv#r4", family="lora", level=4, placement="parallel", path="down.0.conv", cost=10
+        id="lora@down.0.conv#r4",
+        family="lora",
+        level=4,
+        placement="parallel",
+        path="down.0.conv",
+        cost=10,
     )
     fields = {
         "sea_peft_version": "0.1.0",
@@ -50,7 +59,9 @@ def config(**changes) -> AdapterConfig:
         "head": HeadShape(rows=[1, None], classes=None, on_features=None),
         "units": [unit],
         "dice": ArmDice(unadapted=None, head_only=0.6, adapted=0.8),
-        "recommended": Recommendation(network="adapted", evidence="12 test cases: +20.0 ± 2.0 points"),
+        "recommended": Recommendation(
+            network="adapted", evidence="12 test cases: +20.0 ± 2.0 points"
+        ),
         "policy": "sea",
         "seed": 0,
         "shots": 5,
@@ -78,7 +89,9 @@ def test_tensors_come_back_bit_for_bit_and_config_equal(tmp_path, tensors):
 
 def test_same_adapter_same_bytes(tmp_path, tensors):
     for name in ("one", "two"):
-        save_adapter(tmp_path / name, config(), dict(sorted(tensors.items(), reverse=name == "two")))
+        save_adapter(
+            tmp_path / name, config(), dict(sorted(tensors.items(), reverse=name == "two"))
+        )
     for file in (CONFIG_NAME, MODEL_NAME):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
@@ -92,7 +105,9 @@ def test_an_adapter_that_lies_there_is_replaced_whole(tmp_path, tensors):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "rename"])
-def test_a_failed_save_leaves_the_old_adapter_and_nothing_else(tmp_path, tensors, monkeypatch, failing):
+def test_a_failed_save_leaves_the_old_adapter_and_nothing_else(
+    tmp_path, tensors, monkeypatch, failing
+):
     save_adapter(tmp_path / "adapter", config(), tensors)
     original = getattr(os, failing)
 
@@ -150,10 +165,17 @@ def test_a_config_that_is_no_json_object(tmp_path, tensors, text):
 @pytest.mark.parametrize(
     ("stored", "sentence"),
     [
-        ({"a.down": torch.zeros(2, 4), "scale": torch.tensor(2.0).double()}, "lacks the tensor 'b.up'"),
+        (
+            {"a.down": torch.zeros(2, 4), "scale": torch.tensor(2.0).double()},
+            "lacks the tensor 'b.up'",
+        ),
         ({"b.up": torch.zeros(4, 3)}, r"'a.down'"),
         (
-            {"a.down": torch.zeros(2, 5), "b.up": torch.zeros(4, 2), "scale": torch.tensor(1.0).double()},
+            {
+                "a.down": torch.zeros(2, 5),
+                "b.up": torch.zeros(4, 2),
+                "scale": torch.tensor(1.0).double(),
+            },
             r"'a.down' is float32 \[2, 5\] but adapter_config.json says float32 \[2, 4\]",
         ),
         (
@@ -190,7 +212,15 @@ def test_no_folder_and_damaged_tensors(tmp_path, tensors):
 
 @pytest.mark.parametrize(
     "path",
-    ["/home/jane/w.safetensors", "~/w", "C:\\w.pt", "file:///w", "scans/jane.nii.gz", "../w", "s3://b/w"],
+    [
+        "/home/jane/w.safetensors",
+        "~/w",
+        "C:\\w.pt",
+        "file:///w",
+        "scans/jane.nii.gz",
+        "../w",
+        "s3://b/w",
+    ],
 )
 def test_paths_do_not_get_into_an_adapter(path):
     with pytest.raises(ValidationError, match=r"holds a path|match pattern"):

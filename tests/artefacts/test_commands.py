@@ -45,13 +45,24 @@ def test_the_run_once_more_with_another_option():
             "--test",
             "cv",
         ),
-        *("--budget", "1%", "--policy", "affine_lora", "--patch", "48,48,32", "--time-limit", "90s"),
+        *(
+            "--budget",
+            "1%",
+            "--policy",
+            "affine_lora",
+            "--patch",
+            "48,48,32",
+            "--time-limit",
+            "90s",
+        ),
     ]
 
 
 def test_a_report_names_no_places():
     commands = Commands.of(TYPED)
-    said = " ".join([commands.adapt(), commands.predict("adapted"), commands.evaluate, commands.pictures])
+    said = " ".join(
+        [commands.adapt(), commands.predict("adapted"), commands.evaluate, commands.pictures]
+    )
     assert "scans" not in said
     assert "in/" not in said
     assert "out/" not in said
@@ -62,7 +73,9 @@ def test_a_report_names_no_places():
 def test_a_factory_is_given_again_because_it_is_code():
     options = {**TYPED, "weights": None, "backbone": "my_net:build"}
     commands = Commands.of(options, "runs/a b", "my_net:build")
-    assert commands.predict() == "seapeft predict 'runs/a b' SCANS --out masks --backbone my_net:build"
+    assert (
+        commands.predict() == "seapeft predict 'runs/a b' SCANS --out masks --backbone my_net:build"
+    )
     assert "--backbone my_net:build" in commands.adapt()
     for others in (
         Commands.of(options, "runs/1", "mine:net"),

@@ -19,10 +19,17 @@ from sea_peft.loop import events as ev
 
 def without_units(events):
     """A head-only run on a profile that offers nothing."""
-    kept = [e for e in events if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared, ev.SaliencyMeasured))]
+    kept = [
+        e
+        for e in events
+        if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared, ev.SaliencyMeasured))
+    ]
     empty = {"units": [], "active": [], "probes": [], "decisions": []}
     return [
-        dataclasses.replace(e, **{field: value for field, value in empty.items() if hasattr(e, field)}) for e in kept
+        dataclasses.replace(
+            e, **{field: value for field, value in empty.items() if hasattr(e, field)}
+        )
+        for e in kept
     ]
 
 
@@ -33,7 +40,9 @@ RUNS = {
     "no score": make_events(unadapted=None),
     "no units": without_units(make_events()),
     "many sites": make_events(sites=70),
-    "fixed policy": [e for e in make_events() if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared))],
+    "fixed policy": [
+        e for e in make_events() if not isinstance(e, (ev.Audited, ev.Ranked, ev.Compared))
+    ],
 }
 
 
@@ -79,8 +88,16 @@ def test_cut_off_line_passes_under_every_chosen_unit():
 
 def test_dice_figure_has_the_lines_to_beat_and_the_three_arms():
     left, right = figures.dice_over_cycles(History(make_events())).axes
-    assert {line.get_label() for line in left.lines} == {"soft Dice (what audits compare)", "hard Dice", "unadapted"}
-    assert [tick.get_text() for tick in right.get_xticklabels()] == ["unadapted", "head-only", "adapted"]
+    assert {line.get_label() for line in left.lines} == {
+        "soft Dice (what audits compare)",
+        "hard Dice",
+        "unadapted",
+    }
+    assert [tick.get_text() for tick in right.get_xticklabels()] == [
+        "unadapted",
+        "head-only",
+        "adapted",
+    ]
 
 
 def test_drawing_has_a_box_for_every_site_in_order():

@@ -1,4 +1,6 @@
-"""Files on a disk that is really full: one sentence, what lay there is whole, and nothing half-written is left."""
+"""Files on a disk that is really full: one sentence, what lay there is whole, and nothing
+half-written is left.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk: Disk):
     save_checkpoint(folder, first)
     disk.fill(but=8192)
     with pytest.raises(DiskError, match=rf"state\.pt: {FULL}"):
-        save_checkpoint(folder, first.model_copy(update={"head_only": {"weight": torch.zeros(5000)}}))
+        save_checkpoint(
+            folder, first.model_copy(update={"head_only": {"weight": torch.zeros(5000)}})
+        )
     assert load_checkpoint(folder) == first
     assert [path.name for path in folder.iterdir()] == ["state.pt"]
 
@@ -62,7 +66,9 @@ def test_a_config_that_does_not_fit_is_not_half_there(disk: Disk):
 def test_outputs_that_do_not_fit_are_one_sentence(disk: Disk):
     disk.fill(but=4096)
     planes = Planes((2, 8, 20, 20), limit=0, folder=disk.path)
-    with pytest.raises(DiskError, match=r"cannot be kept on disk \(No space left on device\); free disk space"):
+    with pytest.raises(
+        DiskError, match=r"cannot be kept on disk \(No space left on device\); free disk space"
+    ):
         planes.append(torch.zeros(2, 8, 20, 20))
     with pytest.raises(DiskError, match=r"cannot be kept on disk \(No such file or directory\)"):
         Planes((2, 8, 20, 20), limit=0, folder=disk.path / "none")

@@ -38,7 +38,9 @@ def test_values_are_those_of_the_events(events):
             assert known["alloc/units_on", event.cycle] == len(event.active)
         elif isinstance(event, ev.Audited):
             assert known["val/dice", event.cycle] == event.dice_on
-            assert known["audit/noise", event.cycle] == statistics.median(row.standard_error for row in event.rows)
+            assert known["audit/noise", event.cycle] == statistics.median(
+                row.standard_error for row in event.rows
+            )
         elif isinstance(event, ev.Ranked):
             keys = names_in_keys("unit", History(events).units)
             for row in event.rows:
@@ -84,7 +86,8 @@ def test_params_hold_the_settings_and_no_path(events):
     assert not any("Jane" in text or "/home" in text for item in told.items() for text in item)
 
 
-# what a key of MLflow's cannot hold, what would be another key there, and what a number stands for already
+# what a key of MLflow's cannot hold, what would be another key there, and what a number stands for
+# already
 ODD = [
     "a//b",
     "../x",
@@ -108,7 +111,9 @@ PLAIN = ["liver", "肝", "脾", "Leber li.", "печень", "liver/left", "Labe
 def test_a_name_stands_in_a_key_or_a_number_for_it_and_no_two_get_the_same():
     keys = names_in_keys("label", [*PLAIN, *ODD])
     assert [keys[name] for name in PLAIN] == PLAIN
-    assert [keys[name] for name in ODD] == [f"label {n}" for n in range(len(PLAIN) + 1, len(PLAIN) + len(ODD) + 1)]
+    assert [keys[name] for name in ODD] == [
+        f"label {n}" for n in range(len(PLAIN) + 1, len(PLAIN) + len(ODD) + 1)
+    ]
     for key in keys.values():
         _validate_metric_name(f"label/{key}/adapted")
     assert names_in_keys("unit", ["lora-4@down.0.conv", "lora-4 at down.0.conv"]) == {
@@ -131,9 +136,13 @@ def renamed(events, names):
     return [scored(event) if isinstance(event, ev.Scored) else event for event in events]
 
 
-@pytest.mark.parametrize("names", [("a//b", "a/b"), ("肝", "脾"), ("\x1b[31m", "\x9b"), ("label 2", "a@b")])
+@pytest.mark.parametrize(
+    "names", [("a//b", "a/b"), ("肝", "脾"), ("\x1b[31m", "\x9b"), ("label 2", "a@b")]
+)
 @pytest.mark.parametrize("with_config", [True, False])
-def test_labels_never_fall_together_and_params_say_what_numbers_stand_for(events, names, with_config):
+def test_labels_never_fall_together_and_params_say_what_numbers_stand_for(
+    events, names, with_config
+):
     config = {"labels": {name: [n] for n, name in enumerate(names, 1)}} if with_config else {}
     history = History(renamed(events, names))
     known = {point.key: point.value for point in metrics(history, config)}

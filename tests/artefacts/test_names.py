@@ -11,20 +11,34 @@ from sea_peft.artefacts.view import summarise
 
 def test_every_site_has_a_name_of_its_own() -> None:
     sites = [
-        ("body.0.a", "encoder", "conv"), ("first", "stem", "conv"), ("body.0.b", "encoder", "conv"), ("body.0.c", "encoder", "norm"),
-        ("body.1.a", "encoder", "conv"), ("up", "decoder", "transposed"), ("body.0.d", "encoder", "conv"),
-    ]  # fmt: skip
+        ("body.0.a", "encoder", "conv"),
+        ("first", "stem", "conv"),
+        ("body.0.b", "encoder", "conv"),
+        ("body.0.c", "encoder", "norm"),
+        ("body.1.a", "encoder", "conv"),
+        ("up", "decoder", "transposed"),
+        ("body.0.d", "encoder", "conv"),
+    ]
     assert short_names(sites) == {
-        "body.0.a": "enc1.conv1", "first": "stem.conv1", "body.0.b": "enc1.conv2", "body.0.c": "enc1.norm1",
-        "body.1.a": "enc2.conv1", "up": "dec.transposed1", "body.0.d": "enc1.conv3",
-    }  # fmt: skip
+        "body.0.a": "enc1.conv1",
+        "first": "stem.conv1",
+        "body.0.b": "enc1.conv2",
+        "body.0.c": "enc1.norm1",
+        "body.1.a": "enc2.conv1",
+        "up": "dec.transposed1",
+        "body.0.d": "enc1.conv3",
+    }
 
 
 def test_sentences_that_name_units_are_shortened_whole_names_only() -> None:
     names = {"up.1": "dec1.conv1", "up.1.0": "dec1.conv2"}
-    said = "score +0.1 of lora-8@up.1.0 over 1 audit: lora-4@up.1 is taken here; lora-1@up.12 is not."
-    assert in_short(said, names) == (
-        "score +0.1 of lora-8@dec1.conv2 over 1 audit: lora-4@dec1.conv1 is taken here; lora-1@up.12 is not."
+    said = (
+        "score +0.1 of lora-8@up.1.0 over 1 audit: lora-4@up.1 is taken here; lora-1@up.12 is not."
+    )
+    assert (
+        in_short(said, names)
+        == "score +0.1 of lora-8@dec1.conv2 over 1 audit: lora-4@dec1.conv1 is taken here;"
+        " lora-1@up.12 is not."
     )
     assert in_short(said, {}) == said
 

@@ -40,7 +40,9 @@ def test_losing_is_said_plainly(adapted, sentence):
 
 def rescored(events, arm, dice):
     """The same run with `arm` scoring `dice` (one per case) on a single label."""
-    scores = {case: {"liver": value} for case, value in zip(events[0].split["test"], dice, strict=False)}
+    scores = {
+        case: {"liver": value} for case, value in zip(events[0].split["test"], dice, strict=False)
+    }
     mean = sum(dice) / len(dice)
     new = ev.Scored(arm=arm, dice=mean, per_label={"liver": mean}, per_case=scores, seconds=1.0)
     return [new if isinstance(e, ev.Scored) and e.arm == arm else e for e in events]
@@ -69,9 +71,11 @@ def test_that_unknown_labels_count_as_nothing_in_the_unadapted_mean_is_said():
     events = rescored(make_events(), "unadapted", [0.4] * 4)
     known = findings(events).caveats
     new = [
-        dataclasses.replace(e, per_label={**e.per_label, "cyst": 0.5})
-        if isinstance(e, ev.Scored) and e.arm == "adapted"
-        else e
+        (
+            dataclasses.replace(e, per_label={**e.per_label, "cyst": 0.5})
+            if isinstance(e, ev.Scored) and e.arm == "adapted"
+            else e
+        )
         for e in rescored(events, "adapted", [0.8] * 4)
     ]
     said = [sentence for sentence in findings(new).caveats if sentence not in known]
@@ -79,7 +83,9 @@ def test_that_unknown_labels_count_as_nothing_in_the_unadapted_mean_is_said():
 
 
 def test_with_one_test_case_nothing_is_proven():
-    events = rescored(rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4])
+    events = rescored(
+        rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4]
+    )
     found = findings(events)
     assert found.helps is None
     assert any("too few to tell from chance" in sentence for sentence in found.verdict)
@@ -88,7 +94,9 @@ def test_with_one_test_case_nothing_is_proven():
 def test_a_backbone_that_cannot_predict_the_labels_is_no_rival():
     found = findings(make_events(unadapted=None))
     assert found.helps is True
-    assert any("unadapted backbone cannot predict these labels" in sentence for sentence in found.verdict)
+    assert any(
+        "unadapted backbone cannot predict these labels" in sentence for sentence in found.verdict
+    )
     assert found.dice.rows[0][1] == "–"
 
 
@@ -134,10 +142,17 @@ def test_a_simpler_recipe_that_did_better_is_named_with_the_whole_command():
     events = [ahead if isinstance(e, ev.Compared) else e for e in make_events()]
     found = findings(events, Commands.of(options, "runs/1"))
     (advice,) = [a for a in found.advice if "simpler" in a.text]
-    assert advice.text == "A simpler recipe did better on the check scan (0.59 against 0.50). To try it:"
-    assert advice.command == "seapeft adapt phantom:mr-t1 --shots 5 --budget 1% --policy affine_lora"
+    assert (
+        advice.text
+        == "A simpler recipe did better on the check scan (0.59 against 0.50). To try it:"
+    )
+    assert (
+        advice.command == "seapeft adapt phantom:mr-t1 --shots 5 --budget 1% --policy affine_lora"
+    )
     one_shot = [ahead if isinstance(e, ev.Compared) else e for e in make_events(shots=1)]
-    assert any("on held-out labels of the one scan (0.59" in a.text for a in findings(one_shot).advice)
+    assert any(
+        "on held-out labels of the one scan (0.59" in a.text for a in findings(one_shot).advice
+    )
 
 
 def test_where_nothing_is_found_there_is_no_verdict():
@@ -153,7 +168,9 @@ def test_where_nothing_is_found_there_is_no_verdict():
 def without_tests(events, on=None):
     """The same run without test cases, `on`: scored there instead."""
     bare = [e for e in events if not isinstance(e, ev.Scored)]
-    scored = [dataclasses.replace(e, on=on) for e in events if isinstance(e, ev.Scored)] if on else []
+    scored = (
+        [dataclasses.replace(e, on=on) for e in events if isinstance(e, ev.Scored)] if on else []
+    )
     split = {**events[0].split, "test": []}
     return [dataclasses.replace(bare[0], split=split), *bare[1:-1], *scored, bare[-1]]
 
@@ -177,14 +194,22 @@ def test_leave_one_out_is_called_that():
     found = findings(without_tests(make_events(), "cv"))
     assert found.helps is True
     assert "on 8 shots, each left out in turn" in found.headline
-    assert any("each made without the shot that it was scored on" in caveat for caveat in found.caveats)
+    assert any(
+        "each made without the shot that it was scored on" in caveat for caveat in found.caveats
+    )
 
 
 def test_what_predictions_use_comes_first():
     events = make_events()
-    told = [*events[:-1], ev.Recommended("unadapted", "8 test cases: -3.0 ± 1.0 points"), events[-1]]
+    told = [
+        *events[:-1],
+        ev.Recommended("unadapted", "8 test cases: -3.0 ± 1.0 points"),
+        events[-1],
+    ]
     first = findings(told).advice[0]
-    assert first.text.startswith("Predictions use the unadapted network (8 test cases: -3.0 ± 1.0 points).")
+    assert first.text.startswith(
+        "Predictions use the unadapted network (8 test cases: -3.0 ± 1.0 points)."
+    )
     assert first.command == "seapeft predict RUN SCANS --out masks --use adapted"
 
 
@@ -207,7 +232,9 @@ def test_caveats_tell_shots_and_independence():
 
 def test_units_placed_without_measurement_are_counted():
     events = make_events()
-    idle = next(unit for unit in (row.unit for row in events[0].units) if not measured(events, unit))
+    idle = next(
+        unit for unit in (row.unit for row in events[0].units) if not measured(events, unit)
+    )
     events[-1] = dataclasses.replace(events[-1], active=[*events[-1].active, idle])
     assert any("1 of them are on all the same" in caveat for caveat in findings(events).caveats)
 
@@ -219,7 +246,9 @@ def measured(events, unit):
 def test_a_policy_outside_the_budget_is_marked():
     events = make_events()
     events[-1] = dataclasses.replace(events[-1], used=events[0].limit + 1)
-    assert any("more parameters than the budget allows" in caveat for caveat in findings(events).caveats)
+    assert any(
+        "more parameters than the budget allows" in caveat for caveat in findings(events).caveats
+    )
 
 
 def test_placement_adds_up():
@@ -259,7 +288,9 @@ class Outside(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
-            if name in ("src", "href", "action", "data", "srcset") and not (value or "").startswith("data:image/"):
+            if name in ("src", "href", "action", "data", "srcset") and not (value or "").startswith(
+                "data:image/"
+            ):
                 self.fetched.append(f"{tag} {name}={value}")
         self.images += tag == "img"
         if tag in ("script", "link", "iframe", "object"):
@@ -268,10 +299,14 @@ class Outside(HTMLParser):
 
 def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     events = make_events()
-    events[0].units[:2] = [dataclasses.replace(row, site="<script>alert(1)</script>") for row in events[0].units[:2]]
+    events[0].units[:2] = [
+        dataclasses.replace(row, site="<script>alert(1)</script>") for row in events[0].units[:2]
+    ]
     folder = write_run(tmp_path, events)
     picture = png(figures.budget_ledger(History(events)), dpi=40)
-    page = report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
+    page = report_html(
+        folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)]
+    )
     seen = Outside()
     seen.feed(page)
     assert seen.fetched == []
@@ -280,7 +315,9 @@ def test_page_is_whole_fetches_nothing_and_escapes_what_it_is_given(tmp_path):
     assert "worst &lt;b&gt;case" in page
     assert "url(" not in page
     assert CLINICAL in page
-    assert page == report_html(folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)])
+    assert page == report_html(
+        folder, [Picture("worst <b>case</b>", picture)], [Picture("ProtoSeg", picture)]
+    )
 
 
 def test_no_line_of_the_page_breaks_inside_the_id_of_a_unit(tmp_path):
@@ -288,7 +325,9 @@ def test_no_line_of_the_page_breaks_inside_the_id_of_a_unit(tmp_path):
     rows = re.findall(r'<td title="([^"]*@[^"]*)">(.*?)</td>', page)
     assert rows
     for unit, cell in rows:
-        assert re.fullmatch(rf'<span class="id">{re.escape(unit.partition("@")[0])}@\S+</span>', cell)
+        assert re.fullmatch(
+            rf'<span class="id">{re.escape(unit.partition("@")[0])}@\S+</span>', cell
+        )
     assert ".id { white-space: nowrap; }" in page
 
 
@@ -304,8 +343,12 @@ def test_nothing_of_the_config_is_on_the_page(tmp_path):
 
 def test_the_dice_is_said_to_be_without_the_parts_that_predictions_leave_out() -> None:
     kept = ev.PartsKept(rules={"liver": "largest"}, gains={"liver": 0.012}, scans=1)
-    said = [sentence for sentence in findings([*make_events(), kept]).verdict if "connected parts" in sentence]
+    said = [
+        sentence
+        for sentence in findings([*make_events(), kept]).verdict
+        if "connected parts" in sentence
+    ]
     assert said == [
-        "`predict` and `evaluate` keep only these connected parts of masks, which helped on 1 scan held out while searching: "
-        "liver largest (+1.2 points). The Dice here is without that."
+        "`predict` and `evaluate` keep only these connected parts of masks, which helped on 1 scan"
+        " held out while searching: liver largest (+1.2 points). The Dice here is without that."
     ]

@@ -17,7 +17,9 @@ DAY = datetime.date(2026, 11, 21)
 
 
 def test_names_count_up_and_no_folder_is_used_twice(tmp_path):
-    made = [RunFolder.create(tmp_path / "runs", "low-dose ct/ü", today=DAY).path.name for _ in range(3)]
+    made = [
+        RunFolder.create(tmp_path / "runs", "low-dose ct/ü", today=DAY).path.name for _ in range(3)
+    ]
     assert made == [f"2026-11-21-low-dose-ct-{n}" for n in (1, 2, 3)]
 
 
@@ -51,7 +53,9 @@ def test_config_and_result_come_back_as_written(tmp_path, events):
     folder.write_config(config)
     folder.write_result(result)
     assert RunFolder.open(folder.path).read_config() == config
-    assert json.loads(folder.result.read_text())["run"] == "."  # a folder that was moved says nothing wrong
+    assert (
+        json.loads(folder.result.read_text())["run"] == "."
+    )  # a folder that was moved says nothing wrong
     assert folder.read_result() == result.model_copy(update={"run": str(folder.path)})
     assert folder.config.stat().st_mode & 0o077 == 0
 
@@ -59,7 +63,16 @@ def test_config_and_result_come_back_as_written(tmp_path, events):
 def test_result_has_exactly_the_keys_of_the_command_line_page(events):
     document = json.loads(make_result(events).model_dump_json())
     assert list(document) == [
-        *("status", "shots", "support_cases", "audit_cases", "test_cases", "budget", "units", "dice"),
+        *(
+            "status",
+            "shots",
+            "support_cases",
+            "audit_cases",
+            "test_cases",
+            "budget",
+            "units",
+            "dice",
+        ),
         *(
             "test",
             "held_out",
@@ -83,7 +96,11 @@ def test_result_has_exactly_the_keys_of_the_command_line_page(events):
 
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
-    [("shots", "5", "shots"), ("surprise", 1, "surprise"), ("budget", {"limit": 1}, r"budget\.used")],
+    [
+        ("shots", "5", "shots"),
+        ("surprise", 1, "surprise"),
+        ("budget", {"limit": 1}, r"budget\.used"),
+    ],
 )
 def test_result_is_read_strictly(tmp_path, events, field, value, sentence):
     folder = RunFolder.create(tmp_path, "phantom")

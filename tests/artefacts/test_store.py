@@ -52,7 +52,12 @@ def test_of_two_runs_that_make_the_store_at_once_the_first_wins(tmp_path, monkey
 
 def test_importing_the_artefacts_imports_neither_mlflow_nor_torch():
     folder = Path(store.__file__).parent
-    modules = ", ".join(f"sea_peft.artefacts.{path.stem}" for path in sorted(folder.glob("[a-z]*.py")))
-    code = f"import sys, {modules}; print([m for m in ('mlflow', 'torch', 'matplotlib') if m in sys.modules])"
+    modules = ", ".join(
+        f"sea_peft.artefacts.{path.stem}" for path in sorted(folder.glob("[a-z]*.py"))
+    )
+    code = (
+        f"import sys, {modules}; print([m for m in ('mlflow', 'torch', 'matplotlib') if m in"
+        " sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -30,7 +30,9 @@ def test_read_events_equal_the_written_ones_without_training_steps(tmp_path, eve
 
 def test_one_json_line_per_event_named_by_kind(tmp_path, events):
     lines = write(tmp_path / "trace.jsonl", events).read_text("utf-8").splitlines()
-    assert [json.loads(line)["event"] for line in lines] == [event.kind for event in written(events)]
+    assert [json.loads(line)["event"] for line in lines] == [
+        event.kind for event in written(events)
+    ]
 
 
 def test_new_writer_refuses_an_existing_trace(tmp_path, events):
@@ -96,7 +98,9 @@ def test_an_unknown_or_shortened_event_is_refused(tmp_path, events):
     with pytest.raises(UsageError, match="line 2 has the unknown event 'invented'"):
         read_trace(path)
     path.write_text(first + '{"event": "run_finished", "status": "done"}\n')
-    with pytest.raises(UsageError, match=r"'run_finished' is not as this sea_peft writes it \(active: "):
+    with pytest.raises(
+        UsageError, match=r"'run_finished' is not as this sea_peft writes it \(active: "
+    ):
         read_trace(path)
 
 
@@ -107,14 +111,22 @@ def test_a_row_with_a_field_more_or_of_another_type_is_refused_with_its_place(tm
         first["units"][1] |= change
         path.write_text(json.dumps(first) + "\n")
         with pytest.raises(
-            UsageError, match=rf"'run_started' is not as this sea_peft writes it \(units.1.{next(iter(change))}: "
+            UsageError,
+            match=(
+                rf"'run_started' is not as this sea_peft writes it \(units.1.{next(iter(change))}: "
+            ),
         ):
             read_trace(path)
 
 
 def test_rows_are_read_back_as_what_they_were(tmp_path, events):
     read = read_trace(write(tmp_path / "trace.jsonl", events))
-    rows = {type(row) for event in read for name in ("units", "rows", "decisions") for row in getattr(event, name, ())}
+    rows = {
+        type(row)
+        for event in read
+        for name in ("units", "rows", "decisions")
+        for row in getattr(event, name, ())
+    }
     assert rows == {Candidate, Ablation, Ranking, Decision}
 
 

@@ -36,7 +36,9 @@ def warned(sentence: str) -> None:
 
 
 def follow(folder: RunFolder, events=EVENTS, warn=warned, kept: int = 0) -> Tracker:
-    """Write the trace of `folder` event by event, after the first `kept` that it has, with a tracker beside it."""
+    """Write the trace of `folder` event by event, after the first `kept` that it has, with a
+    tracker beside it.
+    """
     mirror = Tracker(folder, warn)
     with TraceWriter(folder.trace, append=True) as trace:
         trace.truncate(kept)
@@ -49,7 +51,9 @@ def follow(folder: RunFolder, events=EVENTS, warn=warned, kept: int = 0) -> Trac
 def logged(root: Path, run_id: str) -> dict[tuple[str, int], list[float]]:
     client = store.open_store(root)
     return {
-        (key, point.step): [p.value for p in client.get_metric_history(run_id, key) if p.step == point.step]
+        (key, point.step): [
+            p.value for p in client.get_metric_history(run_id, key) if p.step == point.step
+        ]
         for key in client.get_run(run_id).data.metrics
         for point in client.get_metric_history(run_id, key)
     }
@@ -102,18 +106,26 @@ def test_tables_have_the_form_of_log_table(root, run):
     assert len(table) == len(rows)
 
 
-@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own, while mlflow.pyfunc is imported
+@pytest.mark.filterwarnings(
+    "ignore:.*Any type hint:UserWarning"
+)  # of MLflow's own, while mlflow.pyfunc is imported
 def test_artifacts_are_there_and_the_adapter_is_registered(root, run, monkeypatch):
     monkeypatch.chdir(root)
     client = store.open_store(root)
-    names = {item.path for folder in (None, "adapter", "figures") for item in client.list_artifacts(run[1], folder)}
+    names = {
+        item.path
+        for folder in (None, "adapter", "figures")
+        for item in client.list_artifacts(run[1], folder)
+    }
     assert names >= {"report.md", "adapter/adapter_config.json", "figures/active_sites.png"}
     (version,) = client.search_model_versions(f"run_id = '{run[1]}'")
     assert version.source == f"runs:/{run[1]}/adapter"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     loaded = mlflow.pyfunc.load_model(f"models:/sea_peft_adapter/{version.version}")
     assert loaded.metadata.flavors["python_function"]["loader_module"] == "sea_peft.jobs.pyfunc"
-    assert not [path for path in (root / "mlartifacts").rglob("*") if path.suffix in (".pkl", ".pickle")]
+    assert not [
+        path for path in (root / "mlartifacts").rglob("*") if path.suffix in (".pkl", ".pickle")
+    ]
 
 
 def test_nothing_of_a_patient_user_or_path_gets_in(root, run):
@@ -159,43 +171,61 @@ def traced(root: Path, run_id: str) -> list[tuple[str, str | None, str]]:
     """The spans of the one trace of a run."""
     client = store.open_store(root)
     (found,) = client.search_traces(locations=["1"], run_id=run_id)
-    return [(span.span_id, span.parent_id, span.name) for span in client.get_trace(found.info.trace_id).data.spans]
+    return [
+        (span.span_id, span.parent_id, span.name)
+        for span in client.get_trace(found.info.trace_id).data.spans
+    ]
 
 
 def test_the_trace_shows_what_every_cycle_measured_and_decided(root, run):
     client = store.open_store(root)
     trace = client.get_trace(f"tr-{run[1]}")
     assert trace.info.state == "OK"
-    assert trace.info.execution_duration == pytest.approx(1000 * sum(getattr(e, "seconds", 0.0) for e in EVENTS), abs=1)
+    assert trace.info.execution_duration == pytest.approx(
+        1000 * sum(getattr(e, "seconds", 0.0) for e in EVENTS), abs=1
+    )
     spans = {span.span_id: span for span in trace.data.spans}
     audits = [e for e in EVENTS if isinstance(e, Audited)]
     shown = [span for span in spans.values() if span.name == "audited"]
-    assert [spans[span.parent_id].name for span in shown] == [f"cycle {audit.cycle}" for audit in audits]
+    assert [spans[span.parent_id].name for span in shown] == [
+        f"cycle {audit.cycle}" for audit in audits
+    ]
     assert [span.outputs["rows"] for span in shown] == json.loads(
         json.dumps([audit.as_dict()["rows"] for audit in audits])
     )
-    (final,) = (s for s in spans.values() if s.name == "allocated" and spans[s.parent_id].name == "final")
+    (final,) = (
+        s for s in spans.values() if s.name == "allocated" and spans[s.parent_id].name == "final"
+    )
     assert {"unit", "decision", "utility", "reason"} <= final.outputs["rows"][0].keys()
     assert not any("per_case" in (span.outputs or {}) for span in spans.values())
 
 
 def test_while_a_run_goes_on_mlflow_is_a_cycle_behind_at_most(root):
     folder = write_run(root, EVENTS[:1])
-    last = max(n for n, event in enumerate(EVENTS) if isinstance(event, Allocated) and not event.final)
+    last = max(
+        n for n, event in enumerate(EVENTS) if isinstance(event, Allocated) and not event.final
+    )
     mirror = follow(folder, EVENTS[: last + 2])
-    assert logged(root, mirror.run_id).keys() == {(p.key, p.step) for p in metrics(History(EVENTS[: last + 1]), CONFIG)}
+    assert logged(root, mirror.run_id).keys() == {
+        (p.key, p.step) for p in metrics(History(EVENTS[: last + 1]), CONFIG)
+    }
     mirror.close("FAILED")
-    assert logged(root, mirror.run_id).keys() == {(p.key, p.step) for p in metrics(History(EVENTS[: last + 2]), CONFIG)}
+    assert logged(root, mirror.run_id).keys() == {
+        (p.key, p.step) for p in metrics(History(EVENTS[: last + 2]), CONFIG)
+    }
 
 
 def test_rebuild_makes_the_run_from_the_folder_alone(root, run, tmp_path):
     run_id = rebuild(run[0], tmp_path)
     assert logged(tmp_path, run_id) == logged(root, run[1])
-    ours, theirs = (store.open_store(at).get_run(i).data for at, i in ((tmp_path, run_id), (root, run[1])))
+    ours, theirs = (
+        store.open_store(at).get_run(i).data for at, i in ((tmp_path, run_id), (root, run[1]))
+    )
     assert ours.params == theirs.params
     assert ours.tags["mlflow.note.content"] == theirs.tags["mlflow.note.content"]
     old, new = (
-        at / "mlartifacts" / i / "artifacts/allocation/units.json" for at, i in ((root, run[1]), (tmp_path, run_id))
+        at / "mlartifacts" / i / "artifacts/allocation/units.json"
+        for at, i in ((root, run[1]), (tmp_path, run_id))
     )
     assert old.read_text() == new.read_text()
 
@@ -205,10 +235,19 @@ def test_a_runs_folder_can_be_moved_and_its_artifacts_still_open(root, run, tmp_
     run_id = rebuild(run[0], before)
     before.rename(moved)
     monkeypatch.chdir(moved)  # where `seapeft ui` runs MLflow
-    client = MlflowClient(f"sqlite:///{moved}/mlflow.db")  # not relative: MLflow keeps one connection per address
-    assert {item.path for item in client.list_artifacts(run_id)} >= {"adapter", "allocation", "figures", "report.md"}
+    client = MlflowClient(
+        f"sqlite:///{moved}/mlflow.db"
+    )  # not relative: MLflow keeps one connection per address
+    assert {item.path for item in client.list_artifacts(run_id)} >= {
+        "adapter",
+        "allocation",
+        "figures",
+        "report.md",
+    }
     assert Path(client.download_artifacts(run_id, "report.md")).read_text() == "# report"
-    assert len(client.load_table("1", "allocation/units.json", [run_id])) == len(unit_table(History(EVENTS)))
+    assert len(client.load_table("1", "allocation/units.json", [run_id])) == len(
+        unit_table(History(EVENTS))
+    )
     monkeypatch.chdir(tmp_path)
     assert rebuild(run[0], moved) == run_id
     assert not before.exists()
@@ -219,9 +258,13 @@ def test_a_store_of_an_earlier_version_forgets_where_it_lay(root, run, tmp_path)
     run_id = rebuild(run[0], tmp_path)
     with sqlite3.connect(tmp_path / "mlflow.db") as old:
         old.execute(
-            "UPDATE experiments SET artifact_location = 'file:///home/Jane/runs/mlartifacts' WHERE name = 'sea_peft'"
+            "UPDATE experiments SET artifact_location = 'file:///home/Jane/runs/mlartifacts' WHERE"
+            " name = 'sea_peft'"
         )
-        old.execute("UPDATE runs SET artifact_uri = 'file:///home/Jane/runs/mlartifacts/' || run_uuid || '/artifacts'")
+        old.execute(
+            "UPDATE runs SET artifact_uri = 'file:///home/Jane/runs/mlartifacts/' || run_uuid ||"
+            " '/artifacts'"
+        )
     old.close()
     assert rebuild(run[0], tmp_path) == run_id
     assert b"Jane" not in (tmp_path / "mlflow.db").read_bytes()
@@ -284,7 +327,9 @@ def test_a_locked_store_delays_nothing_and_is_caught_up_with(root):
     lock.execute("BEGIN EXCLUSIVE")
     began = time.monotonic()
     mirror = follow(folder, EVENTS, sentences.append)
-    assert time.monotonic() - began < 20 * sum(isinstance(e, RunStarted | Allocated) for e in EVENTS)
+    assert time.monotonic() - began < 20 * sum(
+        isinstance(e, RunStarted | Allocated) for e in EVENTS
+    )
     lock.execute("ROLLBACK")
     lock.close()
     assert mirror.run_id is None
@@ -299,7 +344,11 @@ def test_a_locked_store_delays_nothing_and_is_caught_up_with(root):
 @pytest.mark.parametrize("dead", ["folder", "text"])
 def test_a_dead_store_is_one_warning_and_a_way_out(tmp_path, dead):
     folder = write_run(tmp_path, EVENTS)
-    (tmp_path / "mlflow.db").mkdir() if dead == "folder" else (tmp_path / "mlflow.db").write_text("x" * 5000)
+    (
+        (tmp_path / "mlflow.db").mkdir()
+        if dead == "folder"
+        else (tmp_path / "mlflow.db").write_text("x" * 5000)
+    )
     sentences: list[str] = []
     began = time.monotonic()
     mirror = follow(folder, warn=sentences.append)
@@ -320,7 +369,9 @@ def test_a_store_that_was_spoilt_is_to_be_moved_away(tmp_path, root, run):
         spoilt.executescript(
             "DELETE FROM alembic_version; DROP TABLE registered_model_aliases"
         )  # as an interrupt leaves it
-    with pytest.raises(StoreError, match=r"move that file away .*, and rebuild the run then") as refused:
+    with pytest.raises(
+        StoreError, match=r"move that file away .*, and rebuild the run then"
+    ) as refused:
         rebuild(run[0], tmp_path)
     assert "free the store" not in str(refused.value)
     (found,) = doctor._store(tmp_path)
@@ -375,7 +426,9 @@ def test_no_connection_is_tried_and_nothing_is_said(tmp_path):
         str(tmp_path / "runs"),
         str(Path(__file__).parent),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
     assert not (tmp_path / "mlruns").exists()

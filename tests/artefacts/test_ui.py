@@ -61,7 +61,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
     before = tmp_path_factory.mktemp("ui") / "before"
     run_id = rebuild(write_run(before, make_events()))
     root = before.rename(before.with_name("moved"))
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://elsewhere.example", "MLFLOW_ENABLE_AI_GATEWAY": "true"}
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": "http://elsewhere.example",
+        "MLFLOW_ENABLE_AI_GATEWAY": "true",
+    }
     with subprocess.Popen(
         [sys.executable, "-c", _CODE, str(root)], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -82,7 +86,9 @@ def test_it_shows_the_run_of_a_folder_that_was_moved(server: _Server) -> None:
     status, page = server.inside("/")
     assert status == 200
     assert b"MLflow" in page
-    status, table = server.inside(f"/get-artifact?path=allocation/units.json&run_uuid={server.run_id}")
+    status, table = server.inside(
+        f"/get-artifact?path=allocation/units.json&run_uuid={server.run_id}"
+    )
     assert status == 200
     assert table.startswith(b'{"columns": ["')
     assert b'"disable_ui_telemetry":true' in server.inside("/ajax-api/3.0/mlflow/ui-telemetry")[1]
@@ -124,7 +130,14 @@ def test_the_list_of_runs_hears_of_no_models_behind_a_gateway(server: _Server) -
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/health", "/ajax-api/2.0/mlflow/experiments/search", "/static-files/index.html", "/nothing"]
+    "path",
+    [
+        "/",
+        "/health",
+        "/ajax-api/2.0/mlflow/experiments/search",
+        "/static-files/index.html",
+        "/nothing",
+    ],
 )
 def test_nobody_gets_in_without_the_link(server: _Server, path: str) -> None:
     assert server.ask(path)[0] == 403
@@ -133,7 +146,9 @@ def test_nobody_gets_in_without_the_link(server: _Server, path: str) -> None:
         quoted = urllib.request.quote(wrong)
         assert server.ask(f"{path}?key={quoted}")[0] == 403
         assert server.ask(path, Authorization=f"Bearer {quoted}")[0] == 403
-        assert server.ask(path, Cookie=f"seapeft_{server.base.rsplit(':', 1)[1]}={quoted}")[0] == 403
+        assert (
+            server.ask(path, Cookie=f"seapeft_{server.base.rsplit(':', 1)[1]}={quoted}")[0] == 403
+        )
     assert server.ask(path, Cookie=f"seapeft_1={server.key}")[0] == 403
 
 
@@ -152,7 +167,9 @@ def test_it_listens_on_this_machine_alone(server: _Server) -> None:
     table = Path("/proc/net/tcp")
     if not table.is_file():
         pytest.skip("no /proc/net/tcp on this system")
-    listening = [row.split()[1] for row in table.read_text().splitlines()[1:] if row.split()[3] == "0A"]
+    listening = [
+        row.split()[1] for row in table.read_text().splitlines()[1:] if row.split()[3] == "0A"
+    ]
     assert [at for at in listening if at.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
     with pytest.raises(PortError, match=f"Port {port} .* choose another"):
         ui.open_ui(server.root, port, lambda _: pytest.fail("it opened"))

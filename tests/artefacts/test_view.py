@@ -13,7 +13,9 @@ def test_every_unit_has_a_row_and_a_reason(events):
     rows = summarise(events)
     assert {row.unit for row in rows} == {row.unit for row in events[0].units}
     assert all(row.reason for row in rows)
-    assert [row.unit for row in rows if row.on] == [row.unit for row in rows][: len(events[-1].active)]
+    assert [row.unit for row in rows if row.on] == [row.unit for row in rows][
+        : len(events[-1].active)
+    ]
     assert {row.unit for row in rows if row.on} == set(events[-1].active)
 
 
@@ -69,10 +71,17 @@ def test_unit_table_has_one_row_per_unit_and_cycle_newest_first(events):
     cycles = list(dict.fromkeys(row["cycle"] for row in table))
     assert cycles[0] == "final"
     assert cycles[1:] == sorted(cycles[1:], reverse=True)
-    audited = {(e.cycle, row.unit): row.delta for e in events if isinstance(e, ev.Audited) for row in e.rows}
-    assert {key: row["delta_dice"] for key, row in zip(keys, table, strict=True) if row["delta_dice"] is not None} == {
-        key: pytest.approx(delta, abs=1e-6) for key, delta in audited.items()
+    audited = {
+        (e.cycle, row.unit): row.delta
+        for e in events
+        if isinstance(e, ev.Audited)
+        for row in e.rows
     }
+    assert {
+        key: row["delta_dice"]
+        for key, row in zip(keys, table, strict=True)
+        if row["delta_dice"] is not None
+    } == {key: pytest.approx(delta, abs=1e-6) for key, delta in audited.items()}
     assert all(row["reason"] for row in table)
 
 

@@ -24,7 +24,9 @@ HOSTILE = [
     "![x](http://evil.example/a.png) [y](javascript:alert(1)) http://evil.example www.evil.example",
     ":octocat: @admin *bold* _slant_ `code` ~~gone~~ <!-- --> &lt;b&gt; # | $\\frac$ \\",
 ]
-COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff]")
+COMMANDS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff]"
+)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -32,7 +34,9 @@ def test_nothing_of_a_name_is_obeyed(text):
     assert not COMMANDS.search(visible(text))
 
 
-@pytest.mark.parametrize("text", ["liver", "肝臓", "Leber ü", "می‌خواهم", "क्षि", "Ελληνικά, 5 µm", "👩‍⚕️"])
+@pytest.mark.parametrize(
+    "text", ["liver", "肝臓", "Leber ü", "می‌خواهم", "क्षि", "Ελληνικά, 5 µm", "👩‍⚕️"]
+)
 def test_names_in_any_script_are_left_as_they_are(text):
     assert visible(text) == text
 
@@ -51,7 +55,13 @@ def test_markdown_of_a_name_is_its_text_and_no_markup(text, place):
 
 
 def escaped(text: str) -> str:
-    return text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    return (
+        text.strip()
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace('"', "&quot;")
+    )
 
 
 def renamed(name: str):
@@ -65,7 +75,9 @@ def renamed(name: str):
         if isinstance(value, list):
             return [changed(item) for item in value]
         if dataclasses.is_dataclass(value):
-            return type(value)(**{f.name: changed(getattr(value, f.name)) for f in dataclasses.fields(value)})
+            return type(value)(
+                **{f.name: changed(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            )
         return value
 
     return [

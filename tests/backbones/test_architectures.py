@@ -1,4 +1,6 @@
-"""What the registered architectures promise: sizes, tensors under several names, packages that may be missing."""
+"""What the registered architectures promise: sizes, tensors under several names, packages that
+may be missing.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,20 @@ def test_tensors_under_several_names_are_kept_and_counted_once(name, tmp_path):
     of = _small(name)
     own = unique_tensors(of)
     assert len(own) < len(of.state_dict())
-    assert sum(t.numel() for t in own.values()) == sum(t.numel() for t in [*of.parameters(), *of.buffers()])
+    assert sum(t.numel() for t in own.values()) == sum(
+        t.numel() for t in [*of.parameters(), *of.buffers()]
+    )
     assert set(first_names(of).values()) == own.keys()
     card = {
-        "name": "toy", "architecture": name, "kwargs": dict(architecture(name).small), "labels": ["background", "a", "b"],
-        "channels": ["CT"], "recipe": {}, "patch": [8, 8, 8], "licence": "CC0-1.0",
-    }  # fmt: skip
+        "name": "toy",
+        "architecture": name,
+        "kwargs": dict(architecture(name).small),
+        "labels": ["background", "a", "b"],
+        "channels": ["CT"],
+        "recipe": {},
+        "patch": [8, 8, 8],
+        "licence": "CC0-1.0",
+    }
     path = save_weights(tmp_path, of, card, half=False)
     assert safetensors.torch.load_file(path.with_suffix(".safetensors")).keys() == own.keys()
     loaded = load_typed(Typed(weights=str(path)))
@@ -75,7 +85,13 @@ def test_tensors_under_several_names_are_kept_and_counted_once(name, tmp_path):
             (7, 8, 8),
             "multiples of 2, 4 and 4 along D, H and W, not 7,8,8",
         ),
-        ("nnunet_plain", {}, (64, 64, 32), (32, 32, 32), "shrinks patches by 32 and needs 3 voxels"),
+        (
+            "nnunet_plain",
+            {},
+            (64, 64, 32),
+            (32, 32, 32),
+            "shrinks patches by 32 and needs 3 voxels",
+        ),
         (
             "nnunet_plain",
             {"strides": THIN},
@@ -83,11 +99,25 @@ def test_tensors_under_several_names_are_kept_and_counted_once(name, tmp_path):
             (4, 64, 128),
             "by 4, 64 and 64 along D, H and W and needs 3 voxels",
         ),
-        ("unetr", {}, (96, 96, 96), (64, 64, 64), "takes patches of 96,96,96 only, .* give a patch of 96,96,96"),
-        ("unetr", {"img_size": [64, 64, 32]}, (64, 64, 32), (96, 96, 96), "takes patches of 64,64,32 only"),
+        (
+            "unetr",
+            {},
+            (96, 96, 96),
+            (64, 64, 64),
+            "takes patches of 96,96,96 only, .* give a patch of 96,96,96",
+        ),
+        (
+            "unetr",
+            {"img_size": [64, 64, 32]},
+            (64, 64, 32),
+            (96, 96, 96),
+            "takes patches of 64,64,32 only",
+        ),
     ],
 )
-def test_sizes_are_checked_up_front_for_the_network_as_it_was_built(name, kwargs, good, bad, sentence):
+def test_sizes_are_checked_up_front_for_the_network_as_it_was_built(
+    name, kwargs, good, bad, sentence
+):
     arch = architecture(name)
     arch.check_size(good, kwargs)
     with pytest.raises(UsageError, match=sentence):
@@ -140,7 +170,9 @@ def test_a_network_runs_at_the_least_sizes_that_it_is_said_to_take(name, strides
 
 def test_of_two_voxels_an_instance_norm_leaves_nothing():
     norm = nn.InstanceNorm3d(4)
-    two, three = (torch.randn(1, 4, 1, 1, n, generator=torch.Generator().manual_seed(0)) for n in (2, 3))
+    two, three = (
+        torch.randn(1, 4, 1, 1, n, generator=torch.Generator().manual_seed(0)) for n in (2, 3)
+    )
     torch.testing.assert_close(norm(two).abs(), torch.ones_like(two), atol=0.01, rtol=0)
     assert norm(three).abs().std() > 0.1
 
@@ -150,17 +182,29 @@ def test_the_input_for_probing_is_one_that_is_taken(name):
     arch = architecture(name)
     for kwargs in ({}, dict(arch.small)):
         limits = arch.limits_of(kwargs)
-        assert all(n % d == 0 for n, d in zip(arch.example(1, kwargs).shape[2:], limits.divisor, strict=True))
+        assert all(
+            n % d == 0
+            for n, d in zip(arch.example(1, kwargs).shape[2:], limits.divisor, strict=True)
+        )
         arch.check_size(limits.small, kwargs)
 
 
 @pytest.mark.parametrize(
     ("name", "millions"),
     [
-        ("segresnet", 4.70), ("unet3d", 19.07), ("swinunetr", 62.19), ("dynunet", 16.54), ("unetr", 92.78), ("mednext_s", 5.55),
-        ("mednext_b", 10.51), ("mednext_m", 17.53), ("mednext_l", 61.73), ("nnunet_plain", 31.20), ("nnunet_resenc", 102.35),
+        ("segresnet", 4.70),
+        ("unet3d", 19.07),
+        ("swinunetr", 62.19),
+        ("dynunet", 16.54),
+        ("unetr", 92.78),
+        ("mednext_s", 5.55),
+        ("mednext_b", 10.51),
+        ("mednext_m", 17.53),
+        ("mednext_l", 61.73),
+        ("nnunet_plain", 31.20),
+        ("nnunet_resenc", 102.35),
     ],
-)  # fmt: skip
+)
 def test_full_sizes_are_the_published_ones(name, millions):
     if not architecture(name).installed:
         pytest.skip(f"{name} needs {architecture(name).needs.package}")

@@ -57,7 +57,11 @@ def test_safetensors_are_known_under_any_name(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_plain_arrays_beside_the_weights_are_read_and_arrays_of_objects_are_not(zipped, tmp_path):
-    content = {"state_dict": {"w": torch.ones(2)}, "losses": np.arange(3.0), "best": np.float32(0.5)}
+    content = {
+        "state_dict": {"w": torch.ones(2)},
+        "losses": np.arange(3.0),
+        "best": np.float32(0.5),
+    }
     torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
     read = read_checkpoint(tmp_path / "net.pth")
     assert read.content["losses"].tolist() == [0.0, 1.0, 2.0]
@@ -69,7 +73,10 @@ def test_plain_arrays_beside_the_weights_are_read_and_arrays_of_objects_are_not(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a pointer of Git LFS; run `git lfs pull`"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "a pointer of Git LFS; run `git lfs pull`",
+        ),
         (b"<!DOCTYPE html><html></html>", "a web page, not a download"),
         (b'{"model": 1}', "JSON text"),
         (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5, as Keras"),
@@ -78,7 +85,7 @@ def test_plain_arrays_beside_the_weights_are_read_and_arrays_of_objects_are_not(
         (b"", "empty"),
         (b"\x00\x01nonsense", "not a readable checkpoint"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_checkpoint_is_named(content, sentence, tmp_path):
     (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=sentence):
@@ -87,12 +94,16 @@ def test_what_is_no_checkpoint_is_named(content, sentence, tmp_path):
 
 def test_a_whole_network_is_refused_by_its_name_and_an_archive_by_what_is_in_it(tmp_path):
     torch.save(nn.Conv3d(1, 1, 1), tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"more than tensors \(torch\.nn\.modules\.conv\.Conv3d\).*state_dict\(\)"):
+    with pytest.raises(
+        WeightsError,
+        match=r"more than tensors \(torch\.nn\.modules\.conv\.Conv3d\).*state_dict\(\)",
+    ):
         read_checkpoint(tmp_path / "model.pth")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("fold_0/checkpoint_final.pth", b"x")
     with pytest.raises(
-        WeightsError, match=r"zip archive of other files; unpack it, and give fold_0/checkpoint_final\.pth"
+        WeightsError,
+        match=r"zip archive of other files; unpack it, and give fold_0/checkpoint_final\.pth",
     ):
         read_checkpoint(tmp_path / "all.zip")
 
@@ -101,7 +112,10 @@ def test_folders_of_known_shapes_hold_one_checkpoint(tmp_path):
     for name in ("fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth"):
         (tmp_path / name).parent.mkdir()
         torch.save({"w": torch.ones(1)}, tmp_path / name)
-    with pytest.raises(WeightsError, match=r"holds 2 checkpoints \(fold_0/checkpoint_final\.pth, .*give one of them"):
+    with pytest.raises(
+        WeightsError,
+        match=r"holds 2 checkpoints \(fold_0/checkpoint_final\.pth, .*give one of them",
+    ):
         read_checkpoint(tmp_path)
     assert read_checkpoint(tmp_path / "fold_0").file.name == "checkpoint_final.pth"
     (tmp_path / "empty").mkdir()

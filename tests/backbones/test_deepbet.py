@@ -1,11 +1,15 @@
-"""A user's own network with its own weights: deepbet's, real and pretrained, where it can be had."""
+"""A user's own network with its own weights: deepbet's, real and pretrained, where it can be
+had.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-pytest.importorskip("benchmarks.deepbet_backbone", reason="the benchmarks are not in this installation")
+pytest.importorskip(
+    "benchmarks.deepbet_backbone", reason="the benchmarks are not in this installation"
+)
 
 from benchmarks.deepbet_backbone import VARIABLE, largest_difference, linknet, model_file
 from sea_peft.backbones import architecture, find_sites
@@ -14,7 +18,9 @@ from sea_peft.backbones.weights import load_typed
 from sea_peft.errors import WeightsError
 
 SPEC = "benchmarks.deepbet_backbone:linknet"
-needs_file = pytest.mark.skipif(model_file() is None, reason=f"deepbet is not installed and {VARIABLE} is not set")
+needs_file = pytest.mark.skipif(
+    model_file() is None, reason=f"deepbet is not installed and {VARIABLE} is not set"
+)
 
 
 @needs_file

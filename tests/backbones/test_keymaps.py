@@ -1,6 +1,8 @@
-"""Foreign key names lead to the right tensors, and patch merging runs in the order that a checkpoint was trained with.
+"""Foreign key names lead to the right tensors, and patch merging runs in the order that a
+checkpoint was trained with.
 
-All checkpoints are synthetic (see `foreign`): no test here has seen a real file of the origin that it names.
+All checkpoints are synthetic (see `foreign`): no test here has seen a real file of the origin that
+it names.
 """
 
 from __future__ import annotations
@@ -45,7 +47,12 @@ CASES = {
     "fseft-unet3d": ("fseft", "unet3d", {"width": 4}, fseft),
     "swin-ssl-whole": ("swin-ssl", "swinunetr", SWIN, swin_whole),
     "mednext-s": ("mednext", "mednext_s", {"init_filters": 4}, mednext_authors),
-    "mednext-m": ("mednext", "mednext_m", {"init_filters": 4, "down_expansion": [3, 4, 4, 4]}, mednext_authors),
+    "mednext-m": (
+        "mednext",
+        "mednext_m",
+        {"init_filters": 4, "down_expansion": [3, 4, 4, 4]},
+        mednext_authors,
+    ),
     "monai-mednext-s": ("monai-mednext", "mednext_s", {"init_filters": 4}, mednext_monai),
 }
 CLASSIFIERS = ("conv_final.2.conv.", "out_tr.", "out.conv.")
@@ -53,7 +60,9 @@ CLASSIFIERS = ("conv_final.2.conv.", "out_tr.", "out.conv.")
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_of_an_origin_arrives_under_our_name(case, tmp_path):
-    """Not verified against a real file: names and shapes are those of the origin's public source."""
+    """Not verified against a real file: names and shapes are those of the origin's public
+    source.
+    """
     origin, backbone, kwargs, write = CASES[case]
     of = network(backbone, **kwargs)
     torch.save(write(of), tmp_path / "net.pth")
@@ -61,7 +70,11 @@ def test_every_tensor_of_an_origin_arrives_under_our_name(case, tmp_path):
     chosen = choose_origin("auto", checkpoint, backbone)
     assert chosen.name == origin
     tensors, left_out = chosen.translate(checkpoint.tensors)
-    own = {k: t for k, t in of.state_dict().items() if not (chosen.no_classifier and k.startswith(CLASSIFIERS))}
+    own = {
+        k: t
+        for k, t in of.state_dict().items()
+        if not (chosen.no_classifier and k.startswith(CLASSIFIERS))
+    }
     assert tensors.keys() == own.keys()
     assert all(torch.equal(tensors[key], own[key]) for key in own)
     assert len(left_out) == len(checkpoint.tensors) - len(own)
@@ -79,9 +92,15 @@ def test_widths_are_read_off_the_tensors(case):
 
 @pytest.mark.parametrize("kind", ["plain", "resenc"])
 def test_nnunet_says_everything_itself(kind, tmp_path):
-    """Not verified against a real file: the layout is that of nnUNetTrainer.save_checkpoint and of nnU-Net's plans."""
+    """Not verified against a real file: the layout is that of nnUNetTrainer.save_checkpoint and
+    of nnU-Net's plans.
+    """
     pytest.importorskip("dynamic_network_architectures")
-    depth = NNUNET if kind == "plain" else {k: v for k, v in NNUNET.items() if k != "convs"} | {"blocks": (1, 2, 1)}
+    depth = (
+        NNUNET
+        if kind == "plain"
+        else {k: v for k, v in NNUNET.items() if k != "convs"} | {"blocks": (1, 2, 1)}
+    )
     of = network(f"nnunet_{kind}", **depth)
     torch.save(nnunet(of), tmp_path / "checkpoint_final.pth")
     checkpoint = read_checkpoint(tmp_path / "checkpoint_final.pth")
@@ -97,14 +116,22 @@ def test_nnunet_says_everything_itself(kind, tmp_path):
     assert known.notes == ()
     assert known.patch == (32, 32, 32)
     arch = architecture(f"nnunet_{kind}")
-    again = arch.build(in_channels=1, out_channels=3, **arch.read_widths(checkpoint.tensors), **known.settings)
+    again = arch.build(
+        in_channels=1, out_channels=3, **arch.read_widths(checkpoint.tensors), **known.settings
+    )
     assert len(again._forward_pre_hooks) == 1
     again.load_state_dict(checkpoint.tensors)
-    hounsfield = torch.tensor([-2000.0, -1004.0, 0.0, 300.0, 1588.0, 9000.0]).reshape(1, 1, 1, 1, -1)
+    hounsfield = torch.tensor([-2000.0, -1004.0, 0.0, 300.0, 1588.0, 9000.0]).reshape(
+        1, 1, 1, 1, -1
+    )
     theirs = (hounsfield.clamp(-1004.0, 1588.0) + 50.39) / 503.39
     window = (hounsfield.clamp(-1004.0, 1588.0) + 1004.0) / (1588.0 + 1004.0)
     seen: list[torch.Tensor] = []
-    stem = again.encoder.stem.convs[0].conv if kind == "resenc" else again.encoder.stages[0][0].convs[0].conv
+    stem = (
+        again.encoder.stem.convs[0].conv
+        if kind == "resenc"
+        else again.encoder.stages[0][0].convs[0].conv
+    )
     stem.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     x = window.expand(1, 1, 8, 8, 6)[..., :1].expand(1, 1, 8, 8, 8)
     again(x)
@@ -113,8 +140,14 @@ def test_nnunet_says_everything_itself(kind, tmp_path):
 
 @pytest.mark.parametrize("core", ["core", "_core"])
 def test_numbers_of_numpy_1_and_2_are_read_without_running_code(core, tmp_path):
-    torch.save({"network_weights": {"w": torch.ones(2)}, "logging": [np.float64(0.5)]}, tmp_path / "new.pth")
-    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "net.pth", "w") as net:
+    torch.save(
+        {"network_weights": {"w": torch.ones(2)}, "logging": [np.float64(0.5)]},
+        tmp_path / "new.pth",
+    )
+    with (
+        zipfile.ZipFile(tmp_path / "new.pth") as new,
+        zipfile.ZipFile(tmp_path / "net.pth", "w") as net,
+    ):
         for entry in new.namelist():
             content = new.read(entry)
             net.writestr(entry, re.sub(rb"numpy\._?core\.", f"numpy.{core}.".encode(), content))
@@ -129,7 +162,10 @@ def test_nnunet_networks_that_cannot_be_taken_in_are_refused(tmp_path):
     origin = ORIGINS["nnunet"]
     for content, sentence in (
         (nnunet(of, labels={"background": 0, "whole": [1, 2]}), "regions that overlap"),
-        (nnunet(of, scheme="RescaleTo01Normalization"), "scales grey values by RescaleTo01Normalization"),
+        (
+            nnunet(of, scheme="RescaleTo01Normalization"),
+            "scales grey values by RescaleTo01Normalization",
+        ),
         (
             {**nnunet(of), "init_args": {"plans": {}, "configuration": "2d", "dataset_json": {}}},
             "plans in it are not as",
@@ -152,16 +188,23 @@ def test_nnunets_z_scores_are_over_what_its_plans_say(tmp_path):
     plans["resampling_fn_data"] = "resample_torch_fornnunet"
     torch.save(content, tmp_path / "net.pth")
     known = ORIGINS["nnunet"].know(read_checkpoint(tmp_path / "net.pth"), "nnunet_plain")
-    assert "resampled by resample_data_or_seg_to_shape, resample_torch_fornnunet of order 3" in known.notes[0]
+    assert (
+        "resampled by resample_data_or_seg_to_shape, resample_torch_fornnunet of order 3"
+        in known.notes[0]
+    )
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda plans, _: plans["configurations"].update({"3d_fullres": {"inherits_from": "3d_fullres"}}),
+        lambda plans, _: plans["configurations"].update(
+            {"3d_fullres": {"inherits_from": "3d_fullres"}}
+        ),
         lambda plans, _: plans["configurations"]["3d_lowres"].update(patch_size=["a", 32, 32]),
         lambda plans, _: plans["configurations"]["3d_lowres"].update(resampling_fn_data_kwargs=3),
-        lambda plans, _: plans["configurations"]["3d_lowres"].update(patch_size=[float("inf"), 32, 32]),
+        lambda plans, _: plans["configurations"]["3d_lowres"].update(
+            patch_size=[float("inf"), 32, 32]
+        ),
         lambda plans, _: plans["configurations"]["3d_fullres"].update(spacing=[float("nan"), 1, 1]),
         lambda plans, _: plans.update(transpose_forward=[0, 0, 0]),
         lambda plans, _: plans.update(configurations=[]),
@@ -179,7 +222,9 @@ def test_plans_of_a_stranger_are_checked(tmp_path, change):
 
 
 def test_the_transformer_alone_is_named_and_is_not_the_whole_network(tmp_path):
-    """Not verified against a real `model_swinvit.pt`: names are those that MONAI's `load_from` reads."""
+    """Not verified against a real `model_swinvit.pt`: names are those that MONAI's `load_from`
+    reads.
+    """
     of = network("swinunetr", **SWIN)
     torch.save(swin_vit(of), tmp_path / "model_swinvit.pt")
     checkpoint = read_checkpoint(tmp_path / "model_swinvit.pt")
@@ -203,7 +248,8 @@ def test_btcv_has_monais_own_names_and_has_to_be_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "merging"), [("1.3.0", "monai<1.5"), ("1.4.1rc2", "monai<1.5"), ("1.5.0", "monai>=1.5")]
+    ("version", "merging"),
+    [("1.3.0", "monai<1.5"), ("1.4.1rc2", "monai<1.5"), ("1.5.0", "monai>=1.5")],
 )
 def test_a_bundle_says_with_which_monai_it_was_made(tmp_path, version, merging):
     """Not verified against a real bundle: only `monai_version` of its metadata is read."""
@@ -227,15 +273,23 @@ def test_unknown_and_unfitting_origins_are_refused(tmp_path):
         choose_origin("mednext", checkpoint, "unet3d")
 
 
-# -- patch merging -----------------------------------------------------------------------------------------
+# -- patch merging ---------------------------------------------------------------------------------
 
 
 def _as_before_15(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The merging of MONAI 0.9 to 1.4, written out from its slices: the fifth to seventh neighbours are (1,0,1), (0,1,0), (0,0,1)."""
+    """The merging of MONAI 0.9 to 1.4, written out from its slices: the fifth to seventh
+    neighbours are (1,0,1), (0,1,0), (0,0,1).
+    """
     slices = [
-        x[:, 0::2, 0::2, 0::2], x[:, 1::2, 0::2, 0::2], x[:, 0::2, 1::2, 0::2], x[:, 0::2, 0::2, 1::2],
-        x[:, 1::2, 0::2, 1::2], x[:, 0::2, 1::2, 0::2], x[:, 0::2, 0::2, 1::2], x[:, 1::2, 1::2, 1::2],
-    ]  # fmt: skip
+        x[:, 0::2, 0::2, 0::2],
+        x[:, 1::2, 0::2, 0::2],
+        x[:, 0::2, 1::2, 0::2],
+        x[:, 0::2, 0::2, 1::2],
+        x[:, 1::2, 0::2, 1::2],
+        x[:, 0::2, 1::2, 0::2],
+        x[:, 0::2, 0::2, 1::2],
+        x[:, 1::2, 1::2, 1::2],
+    ]
     return module.reduction(module.norm(torch.cat(slices, -1)))
 
 
@@ -254,7 +308,9 @@ def test_the_new_order_is_that_of_the_installed_monai():
     torch.manual_seed(0)
     new, x = PatchMerging(3), torch.randn(1, 4, 4, 4, 3)
     neighbours = [x[:, i::2, j::2, k::2] for i, j, k in MERGING_ORDERS["monai>=1.5"]]
-    torch.testing.assert_close(new(x), new.reduction(new.norm(torch.cat(neighbours, -1))), rtol=0, atol=0)
+    torch.testing.assert_close(
+        new(x), new.reduction(new.norm(torch.cat(neighbours, -1))), rtol=0, atol=0
+    )
     old = PatchMergingBefore15(3)
     old.load_state_dict(new.state_dict())
     assert not torch.allclose(old(x), new(x))

@@ -12,7 +12,9 @@ ITK_SNAP = """# ITK-SnAP Label Description File
     1   225  140  154        1  1  1    "spleen"
     2    45  170  170        1  1  1    "left kidney"
 """
-SLICER = "# Color table\n0 background 0 0 0 0\n1 spleen 225 140 154 255\n2 left_kidney 45 170 170 255\n"
+SLICER = (
+    "# Color table\n0 background 0 0 0 0\n1 spleen 225 140 154 255\n2 left_kidney 45 170 170 255\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,11 @@ def test_names_come_in_the_order_of_the_outputs(text, names, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("", "names no labels"), ('{"a": [1]}', "names no labels"), ("1 a\n3 b\n", "has no name for output 2")],
+    [
+        ("", "names no labels"),
+        ('{"a": [1]}', "names no labels"),
+        ("1 a\n3 b\n", "has no name for output 2"),
+    ],
 )
 def test_files_that_do_not_name_every_output_are_refused(text, sentence, tmp_path):
     (tmp_path / "labels.txt").write_text(text)

@@ -13,7 +13,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "model-cards.md"
 def test_a_row_of_the_page_agrees_with_the_card(name: str):
     weights = load_pretrained(name)
     card = weights.card
-    (row,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}`"))
+    (row,) = (
+        line
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| `{name}`")
+    )
     facts = (
         f"{weights.parameters:,}",
         f"{len(card.labels) - 1} of",

@@ -17,10 +17,27 @@ ROOT = Path(__file__).parents[2]
 
 
 def _short_run(out: Path) -> dict[str, object]:
-    command = [sys.executable, "-m", "benchmarks.pretrain", "phantom_brain_unet", "--steps", "2", "--cases", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pretrain",
+        "phantom_brain_unet",
+        "--steps",
+        "2",
+        "--cases",
+        "2",
+    ]
     few = ["--test-cases", "1", "--out", str(out)]
-    subprocess.run([*command, *few], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=600)
-    card: dict[str, object] = json.loads((out / "phantom_brain_unet.json").read_text(encoding="utf-8"))
+    subprocess.run(
+        [*command, *few],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=600,
+    )
+    card: dict[str, object] = json.loads(
+        (out / "phantom_brain_unet.json").read_text(encoding="utf-8")
+    )
     return card
 
 
@@ -28,7 +45,9 @@ def test_the_card_says_how_the_weights_were_made(tmp_path: Path) -> None:
     _short_run(tmp_path)
     loaded = load_typed(Typed(weights=str(tmp_path / "phantom_brain_unet.safetensors")))
     assert loaded.card.channels == ["t1", "t1c", "t2", "flair"]
-    assert loaded.card.training["command"].startswith("python -m benchmarks.pretrain phantom_brain_unet --steps 2 ")
+    assert loaded.card.training["command"].startswith(
+        "python -m benchmarks.pretrain phantom_brain_unet --steps 2 "
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""Published networks of real scans: what they are known to reach unadapted, taken in from the files as their authors ship them."""
+"""Published networks of real scans: what they are known to reach unadapted, taken in from the
+files as their authors ship them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def imported(path: str, backbone: str) -> Imported:
 
 
 def dice(image: Path, label: Path, codes: dict[str, int | tuple[int, ...]]) -> dict[str, float]:
-    """Of the unadapted network called `mine` on the whole scan: label → Dice with a code of the mask, or with several as one."""
+    """Of the unadapted network called `mine` on the whole scan: label → Dice with a code of the
+    mask, or with several as one.
+    """
     pretrained = load_pretrained("mine")
     card = pretrained.card
     scan = prepare(
@@ -61,8 +65,16 @@ def test_obelisks_network_says_all_but_its_labels_itself():
     assert (result.origin, result.parameters, len(result.keys.matched)) == ("obelisk", 883_740, 98)
     card = load_pretrained("mine").card
     assert card.labels == [
-        "background", "spleen", "pancreas", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "duodenum",
-    ]  # fmt: skip
+        "background",
+        "spleen",
+        "pancreas",
+        "left kidney",
+        "gallbladder",
+        "esophagus",
+        "liver",
+        "stomach",
+        "duodenum",
+    ]
     assert (card.recipe.orientation, card.patch, card.assumed) == ("LAI", (144, 144, 144), [])
     said = {expected.what: (expected.value, expected.by) for expected in result.expects}
     assert said["intensity"] == ("none:-1024,3071", "origin")
@@ -81,7 +93,10 @@ def test_obelisks_network_finds_the_liver_of_another_scanner():
 )
 def test_meshnets_take_their_dilations_from_the_file_beside_them(path, parameters, classes):
     result = imported(f"weights_brainchop/{path}/model.safetensors", "meshnet")
-    assert (result.origin, result.settings["dilations"]) == ("brainchop", [1, 2, 4, 8, 16, 8, 4, 2, 1])
+    assert (result.origin, result.settings["dilations"]) == (
+        "brainchop",
+        [1, 2, 4, 8, 16, 8, 4, 2, 1],
+    )
     assert result.settings["activation"] == ("relu" if path == "model5_gw_ae" else "elu")
     named = path == "model18cls"  # the only one whose colormap.json names every class
     assert len(load_pretrained("mine").card.labels) == (classes if named else 1)
@@ -95,32 +110,49 @@ def test_a_meshnet_without_the_file_beside_it_asks(tmp_path):
     (tmp_path / "model.pth").write_bytes(content)
     assert len(read_checkpoint(tmp_path / "model.pth").tensors) == 20
     with pytest.raises(UsageError, match=r"give the setting dilations="):
-        import_weights(tmp_path / "model.pth", "mine", "meshnet", Given(channels=["T1"], spacing=(1.0, 1.0, 1.0)))
+        import_weights(
+            tmp_path / "model.pth",
+            "mine",
+            "meshnet",
+            Given(channels=["T1"], spacing=(1.0, 1.0, 1.0)),
+        )
 
 
 @pytest.mark.slow
 def test_a_meshnet_finds_the_structures_of_a_brain():
     imported("weights_brainchop/model18cls/model.safetensors", "meshnet")
     names = load_pretrained("mine").card.labels[1:]
-    image, label = (sorted(real(f"oasis_subcortical/{kind}").iterdir())[0] for kind in ("imagesTr", "labelsTr"))
+    image, label = (
+        sorted(real(f"oasis_subcortical/{kind}").iterdir())[0] for kind in ("imagesTr", "labelsTr")
+    )
     found = dice(image, label, {name: code for code, name in enumerate(names, start=1)})
     assert 0.70 <= np.mean(list(found.values())) <= 0.80
     assert found["Thalamus"] > 0.8
 
 
-@pytest.mark.parametrize(("name", "values"), [("hippodeep.pt", 499_179), ("params_head_00075_00000.pt", 286_379)])
+@pytest.mark.parametrize(
+    ("name", "values"), [("hippodeep.pt", 499_179), ("params_head_00075_00000.pt", 286_379)]
+)
 def test_hippodeeps_legacy_files_are_read(name, values):
     tensors = read_checkpoint(real(f"weights_hippodeep/{name}")).tensors
     assert sum(tensor.numel() for tensor in tensors.values()) == values
 
 
 def test_hippodeep_finds_the_hippocampus_of_another_set():
-    """Of one that its import mirrors: crops of the Decathlon look as the left side does to it. Unmirrored it finds next to nothing."""
+    """Of one that its import mirrors: crops of the Decathlon look as the left side does to it.
+    Unmirrored it finds next to nothing.
+    """
     file, given = real("weights_hippodeep/hippodeep.pt"), Given(orientation="RAS")
     result = import_weights(file, "mine", "hippodeep", given)
-    assert (result.origin, result.parameters, result.labels) == ("hippodeep", 499_002, ("hippocampus",))
+    assert (result.origin, result.parameters, result.labels) == (
+        "hippodeep",
+        499_002,
+        ("hippocampus",),
+    )
     assert any("mirrored left ones" in sentence for sentence in result.said)
-    image, label = (real(f"msd_hippocampus/{kind}/hippocampus_001.nii.gz") for kind in ("imagesTr", "labelsTr"))
+    image, label = (
+        real(f"msd_hippocampus/{kind}/hippocampus_001.nii.gz") for kind in ("imagesTr", "labelsTr")
+    )
     assert dice(image, label, {"hippocampus": (1, 2)})["hippocampus"] > 0.8
 
 

@@ -1,4 +1,6 @@
-"""Sites are found by one probe forward, not by names: kind, stage, order, and whether acting there changes anything."""
+"""Sites are found by one probe forward, not by names: kind, stage, order, and whether acting
+there changes anything.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.errors import WeightsError
 from sea_peft.jobs.model import look_at
 
-# backbone → digests of the sites of its small version and of the one that is listed, as every version so far has found them
+# backbone → digests of the sites of its small version and of the one that is listed, as every
+# version so far has found them
 KNOWN = json.loads(Path(__file__).with_name("sites.json").read_text(encoding="utf-8"))
 
 
@@ -38,7 +41,9 @@ class Block(nn.Module):
 
 
 class Odd(nn.Module):
-    """A U-Net in miniature with everything that makes finding sites by name or registration go wrong."""
+    """A U-Net in miniature with everything that makes finding sites by name or registration go
+    wrong.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +77,9 @@ def odd():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Odd().eval().requires_grad_(False)
-    sites = find_sites(network, torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)))
+    sites = find_sites(
+        network, torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    )
     return network, {site.path: site for site in sites}
 
 
@@ -84,14 +91,26 @@ def test_modules_that_never_fire_or_fire_in_vain_are_no_sites(odd):
 
 def test_order_is_that_of_execution(odd):
     _, sites = odd
-    leaves = ["first", "twice", "down", "norm", "middle.convs.0", "middle.convs.1", "tokens", "up", "out"]
+    leaves = [
+        "first",
+        "twice",
+        "down",
+        "norm",
+        "middle.convs.0",
+        "middle.convs.1",
+        "tokens",
+        "up",
+        "out",
+    ]
     assert [path for path in sites if path in leaves] == leaves
     assert [site.order for site in sites.values()] == list(range(len(sites)))
 
 
 def test_kinds_channels_and_strides(odd):
     _, sites = odd
-    found = {path: (s.kind, s.in_channels, s.out_channels, s.stride[0]) for path, s in sites.items()}
+    found = {
+        path: (s.kind, s.in_channels, s.out_channels, s.stride[0]) for path, s in sites.items()
+    }
     assert found["first"] == ("conv", 1, 4, 1.0)
     assert found["down"] == ("conv", 4, 8, 2.0)
     assert found["norm"] == ("norm", 8, 8, 1.0)
@@ -115,7 +134,9 @@ def test_a_module_list_does_not_hide_the_block_around_it(odd):
 
 
 class Tokens(nn.Module):
-    """A channel attention, whose linear layers see pooled channels, and an MLP, whose layers see each voxel as a token."""
+    """A channel attention, whose linear layers see pooled channels, and an MLP, whose layers
+    see each voxel as a token.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,8 +168,15 @@ def test_an_mlp_is_a_block_and_a_channel_attention_is_none():
         # as many voxels an axis as channels: the last axis alone does not tell tokens from volumes
         sites = find_sites(Tokens().eval(), torch.rand(1, 1, 8, 8, 8))
     blocks = [site for site in sites if site.kind == "block"]
-    assert [(s.path, s.in_channels, s.out_channels, s.stride) for s in blocks] == [("mlp", 8, 8, (1.0, 1.0, 1.0))]
-    assert {s.path for s in sites if s.kind == "linear"} == {"attention.up", "attention.down", "mlp.up", "mlp.down"}
+    assert [(s.path, s.in_channels, s.out_channels, s.stride) for s in blocks] == [
+        ("mlp", 8, 8, (1.0, 1.0, 1.0))
+    ]
+    assert {s.path for s in sites if s.kind == "linear"} == {
+        "attention.up",
+        "attention.down",
+        "mlp.up",
+        "mlp.down",
+    }
 
 
 def test_a_site_says_when_a_norm_takes_shifts_and_factors_away(odd):
@@ -259,7 +287,7 @@ def test_a_head_followed_by_something_keeps_its_stage_only_at_full_resolution():
     assert [site.stage for site in sites] == ["stem", "bottleneck"]
 
 
-# -- liveness ----------------------------------------------------------------------------------------------
+# -- liveness --------------------------------------------------------------------------------------
 
 
 def test_a_bias_in_front_of_an_instance_norm_is_not_offered(odd):
@@ -277,12 +305,14 @@ def test_levels_live_or_die_together_and_order_is_kept(odd):
     units = units_for(network, tuple(sites.values()), {"lora": Offer(), "bias": Offer()})
     alive = acting(network, units, x)
     assert [unit for unit in units if unit in alive] == list(alive)
-    assert {u.group for u in units if u.family == "lora"} == {u.group for u in alive if u.family == "lora"}
+    assert {u.group for u in units if u.family == "lora"} == {
+        u.group for u in alive if u.family == "lora"
+    }
     assert sum(u.family == "lora" for u in units) == sum(u.family == "lora" for u in alive)
     assert acting(network, (), x) == ()
 
 
-# -- every registered backbone -----------------------------------------------------------------------------
+# -- every registered backbone ---------------------------------------------------------------------
 
 
 def _small(architecture: Architecture) -> nn.Module:
@@ -302,9 +332,13 @@ def test_every_backbone_keeps_its_grid_and_has_sites_in_order(name):
     sites = find_sites(network, x)
     assert {site.kind for site in sites} <= set(KINDS)
     stages = {site.stage for site in sites}
-    assert stages | {"encoder"} == set(STAGES)  # a transformer that works at one resolution is all bottleneck
+    assert stages | {"encoder"} == set(
+        STAGES
+    )  # a transformer that works at one resolution is all bottleneck
     assert [site.stage for site in sites].count("head") == 1
-    firsts = [min(s.order for s in sites if s.stage == stage) for stage in STAGES if stage in stages]
+    firsts = [
+        min(s.order for s in sites if s.stage == stage) for stage in STAGES if stage in stages
+    ]
     assert firsts == sorted(firsts)
     assert any(site.kind == "block" for site in sites) == (
         name not in ("meshnet", "obelisk", "hippodeep")
@@ -315,9 +349,9 @@ def test_every_backbone_keeps_its_grid_and_has_sites_in_order(name):
 
 def _digest(sites: tuple[Site, ...]) -> str:
     """Of everything that is known of them."""
-    return hashlib.sha256(json.dumps([list(dataclasses.asdict(site).values()) for site in sites]).encode()).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(
+        json.dumps([list(dataclasses.asdict(site).values()) for site in sites]).encode()
+    ).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("name", architectures())

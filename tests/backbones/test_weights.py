@@ -1,4 +1,6 @@
-"""Weights and cards: whatever is wrong with them is one sentence, never a network with half of its tensors."""
+"""Weights and cards: whatever is wrong with them is one sentence, never a network with half of
+its tensors.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,10 @@ def test_a_truncated_or_foreign_file_is_refused(card):
 
 def test_a_missing_tensor_is_named(card):
     _rewrite(card, lambda tensors: tensors.pop("convInit.conv.weight"))
-    assert "1 tensors missing, 0 unexpected, 0 of another shape (first: convInit.conv.weight)" in _refused(card)
+    assert (
+        "1 tensors missing, 0 unexpected, 0 of another shape (first: convInit.conv.weight)"
+        in _refused(card)
+    )
 
 
 def test_an_unexpected_tensor_is_named(card):
@@ -127,7 +132,9 @@ def test_an_unexpected_tensor_is_named(card):
 
 
 def test_a_tensor_of_another_shape_is_named(card):
-    _rewrite(card, lambda tensors: tensors.update({"convInit.conv.weight": torch.zeros(8, 2, 3, 3, 3)}))
+    _rewrite(
+        card, lambda tensors: tensors.update({"convInit.conv.weight": torch.zeros(8, 2, 3, 3, 3)})
+    )
     assert "1 of another shape (first: convInit.conv.weight)" in _refused(card)
 
 
@@ -143,7 +150,10 @@ def test_nothing_is_loaded_by_halves(network):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"architecture": "segresnett"}, "No backbone is called 'segresnett'. Did you mean 'segresnet'?"),
+        (
+            {"architecture": "segresnett"},
+            "No backbone is called 'segresnett'. Did you mean 'segresnet'?",
+        ),
         ({"patch": [16, 16]}, "not valid: patch"),
         ({"labels": None}, "not valid: labels"),
         ({"sha256": None}, "not valid: sha256"),
@@ -204,11 +214,13 @@ def typed_architecture(spec):
     return Typed(spec).architecture()
 
 
-# -- architectures -----------------------------------------------------------------------------------------
+# -- architectures ---------------------------------------------------------------------------------
 
 
 def test_an_unknown_backbone_is_refused_with_the_nearest_name():
-    with pytest.raises(UsageError, match=r"No backbone is called 'segresnt'. Did you mean 'segresnet'\?"):
+    with pytest.raises(
+        UsageError, match=r"No backbone is called 'segresnt'. Did you mean 'segresnet'\?"
+    ):
         architecture("segresnt")
 
 
@@ -271,17 +283,25 @@ def test_a_users_own_factory_may_state_sizes_for_each_axis():
     assert thin.limits_of({}).minimum == (8, 8, 8)
     thin.check_size((9, 16, 8))
     with pytest.raises(
-        UsageError, match=r"multiples of 1, 8 and 8 along D, H and W and at least 8, not 7,8,8; choose another patch"
+        UsageError,
+        match=(
+            r"multiples of 1, 8 and 8 along D, H and W and at least 8, not 7,8,8; choose another"
+            r" patch"
+        ),
     ):
         thin.check_size((7, 8, 8))
     assert thin.example(1).shape[2:] == (8, 16, 16)
 
 
-def test_code_in_the_current_folder_is_not_imported_unasked_and_the_way_is_said(tmp_path, monkeypatch):
+def test_code_in_the_current_folder_is_not_imported_unasked_and_the_way_is_said(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in sys.path if path])
     (tmp_path / "net_of_mine.py").write_text("raise SystemExit")
-    with pytest.raises(WeightsError, match=r"net_of_mine lies in this folder: start with PYTHONPATH=\.\.$"):
+    with pytest.raises(
+        WeightsError, match=r"net_of_mine lies in this folder: start with PYTHONPATH=\.\.$"
+    ):
         typed_architecture("net_of_mine:factory")
 
 
@@ -296,7 +316,10 @@ def test_code_in_the_current_folder_is_not_imported_unasked_and_the_way_is_said(
         ("usernet:text", "is not a function"),
         (
             "usernet:broken",
-            r"divisor of usernet:broken is \(8, 8\); set a whole number from 1 up, or one for each of D, H and W",
+            (
+                r"divisor of usernet:broken is \(8, 8\); set a whole number from 1 up, or one for"
+                r" each of D, H and W"
+            ),
         ),
     ],
 )

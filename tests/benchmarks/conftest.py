@@ -20,11 +20,19 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def write_grid(tmp_path: Path, toys: tuple[Path, Path]):
-    """Writes a grid file over the toys: fields as given, the rest as small as can be. Returns its path."""
+    """Writes a grid file over the toys: fields as given, the rest as small as can be. Returns
+    its path.
+    """
     data, weights = toys
 
     def write(**fields: object) -> str:
-        grid = {"store": "toy", "data": [str(data)], "shots": [2], "seeds": [0], "budgets": ["20%"]} | fields
+        grid = {
+            "store": "toy",
+            "data": [str(data)],
+            "shots": [2],
+            "seeds": [0],
+            "budgets": ["20%"],
+        } | fields
         lines = [f"{key} = {json.dumps(value)}" for key, value in grid.items()]
         options = {"weights": str(weights), **OPTIONS}
         lines += ["[options]", *(f"{key} = {json.dumps(value)}" for key, value in options.items())]

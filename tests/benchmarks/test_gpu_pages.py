@@ -26,7 +26,9 @@ def test_every_part_runs_at_a_small_size_and_has_its_table(part, tmp_path, monke
     assert not any("fails" in row for row in rows)
     page = found.with_suffix(".md").read_text(encoding="utf-8")
     table = [line for line in page.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + (sum(len(row["arms"]) for row in rows) if part == "peers" else len(rows))
+    assert len(table) == 2 + (
+        sum(len(row["arms"]) for row in rows) if part == "peers" else len(rows)
+    )
 
 
 @pytest.mark.parametrize("out", [[], ["--out", str(gpu.RESULTS)]])
@@ -42,7 +44,11 @@ def test_what_fails_is_a_row_and_the_others_go_on(tmp_path, monkeypatch, capsys)
     def rows(*_):
         yield {"backbone": "segresnet", "form": "torch.compile", "compiled": True}, _raises
         yield {"backbone": "segresnet", "form": "as it is"}, _raises
-        measured = {"step": {"first": 1.0, "median": 0.1}, "audit": {"first": 1.0, "median": 0.2}, "dice": 0.5}
+        measured = {
+            "step": {"first": 1.0, "median": 0.1},
+            "audit": {"first": 1.0, "median": 0.2},
+            "dice": 0.5,
+        }
         yield {"backbone": "unet", "form": "as it is"}, lambda: measured
         yield {"backbone": "unet", "form": "channels_last_3d"}, lambda: time.sleep(10)
 

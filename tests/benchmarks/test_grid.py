@@ -11,7 +11,13 @@ from benchmarks.cell import code_hash
 from benchmarks.grid import Grid, grid_names, read_grid
 from benchmarks.store import Store, compact
 
-FIELDS = {"store": "s", "data": ["phantom:mr-t1"], "shots": [5], "seeds": [0], "budgets": ["0.3%", "1%"]}
+FIELDS = {
+    "store": "s",
+    "data": ["phantom:mr-t1"],
+    "shots": [5],
+    "seeds": [0],
+    "budgets": ["0.3%", "1%"],
+}
 
 
 def grid(**fields: object) -> Grid:
@@ -39,7 +45,10 @@ def test_seeds_are_outermost_and_the_reference_comes_before_its_mixes():
     ]  # fmt: skip
     mix = cells[1]
     assert mix.partner == cells[0]
-    assert mix.policy_asked_for({"families": {"lora": 900, "affine": 24}}) == "random_mix(draw=1,affine=24,lora=900)"
+    assert (
+        mix.policy_asked_for({"families": {"lora": 900, "affine": 24}})
+        == "random_mix(draw=1,affine=24,lora=900)"
+    )
     assert mix.policy_asked_for({"families": {}}) == "head_only", "nothing chosen, nothing to draw"
     assert cells[2].partner is None
 
@@ -53,11 +62,16 @@ def test_a_mix_without_its_reference_and_an_unknown_field_are_refused():
 
 def test_a_cell_is_named_after_what_makes_it_and_so_shared_between_grids(tmp_path):
     one, other = (
-        grid(policies=policies, options={"backbone": "unet"}).cells()[0] for policies in (["lora"], ["lora", "affine"])
+        grid(policies=policies, options={"backbone": "unet"}).cells()[0]
+        for policies in (["lora"], ["lora", "affine"])
     )
     assert one == other
     assert one.name == "mr-t1.5-shot.seed-0.0.3pct.lora"
-    assert one.command() == "seapeft adapt phantom:mr-t1 --shots 5 --seed 0 --policy lora --budget 0.3% --backbone unet"
+    assert (
+        one.command()
+        == "seapeft adapt phantom:mr-t1 --shots 5 --seed 0 --policy lora --budget 0.3% --backbone"
+        " unet"
+    )
     finer = grid(options={"backbone": "unet", "spacing": [2.5, 2.5, 2.5]}).cells()[0]
     assert finer.name == "mr-t1.5-shot.seed-0.spacing-2.5x2.5x2.5.0.3pct.lora"
     store = Store("s", tmp_path)

@@ -1,4 +1,6 @@
-"""`sea` without one of its parts is `sea` in everything else, and decides without that part; the policies of other papers decide as they say."""
+"""`sea` without one of its parts is `sea` in everything else, and decides without that part;
+the policies of other papers decide as they say.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_without_smoothing_the_last_audit_is_the_score():
 
 
 def test_without_ranking_one_audit_is_enough():
-    units = {u for allocation in said_by("sea_no_ranking").allocations[1:2] for u in allocation.active}
+    units = {
+        u for allocation in said_by("sea_no_ranking").allocations[1:2] for u in allocation.active
+    }
     assert units, "promoted after the first audit"
     assert not said_by("sea").allocations[1].active, "one noisy audit promotes nobody"
 
@@ -87,7 +91,9 @@ def heard_by(name, audit_space, seed=0, saliency=len):
 @pytest.mark.parametrize("name", PAPERS)
 @given(share=st.floats(0.01, 0.9), seed=st.integers(0, 100), sites=st.integers(1, 20))
 def test_a_paper_s_policy_is_never_above_the_budget(name, share, seed, sites):
-    heard_by(name, space(sites=sites, share=share, head=200, seed=seed), seed)  # `converse` checks every allocation
+    heard_by(
+        name, space(sites=sites, share=share, head=200, seed=seed), seed
+    )  # `converse` checks every allocation
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -116,12 +122,14 @@ def test_a_paper_s_policy_goes_on_from_its_state_as_if_it_had_not_been_stopped(n
     assert stopped.final() == whole.allocations[-1]
 
 
-# -- SPT -----------------------------------------------------------------------------------------------------
+# -- SPT -------------------------------------------------------------------------------------------
 
 
 def test_spt_takes_what_is_most_sensitive_for_its_cost_and_keeps_it():
     audit_space = space(share=0.1)
-    costliest = max((u for u in audit_space.units if u.family == "lora" and u.level == 4), key=lambda u: u.cost)
+    costliest = max(
+        (u for u in audit_space.units if u.family == "lora" and u.level == 4), key=lambda u: u.cost
+    )
     said = heard_by("spt", audit_space, saliency=lambda unit: 1e6 if unit == costliest.id else 1.0)
     assert {allocation.active for allocation in said.allocations} == {said.allocations[0].active}
     assert costliest.id in said.allocations[0].active
@@ -129,35 +137,47 @@ def test_spt_takes_what_is_most_sensitive_for_its_cost_and_keeps_it():
     assert list(said.saliencies) == [0]
 
 
-# -- ARENA ---------------------------------------------------------------------------------------------------
+# -- ARENA -----------------------------------------------------------------------------------------
 
 
 def test_arena_lets_ranks_in_where_the_gradient_is_and_a_level_at_a_time():
     audit_space = space(share=0.3)
     by_id = audit_space.by_id
-    said = heard_by("arena", audit_space, saliency=lambda u: by_id[u].level * (9.0 if "conv7" in u else 1.0))
+    said = heard_by(
+        "arena", audit_space, saliency=lambda u: by_id[u].level * (9.0 if "conv7" in u else 1.0)
+    )
     *searched, _ = [
-        {by_id[u].site.path: by_id[u].level for u in a.active if by_id[u].family == "lora"} for a in said.allocations
+        {by_id[u].site.path: by_id[u].level for u in a.active if by_id[u].family == "lora"}
+        for a in said.allocations
     ]
     assert [ranks["conv7"] for ranks in searched[:3]] == [1, 2, 4]
-    assert {u.id for u in audit_space.units if u.family == "affine"} <= set(said.allocations[0].active)
-    assert said.allocations[-1].active == said.allocations[-2].active, "ships what the last cycle trained"
+    assert {u.id for u in audit_space.units if u.family == "affine"} <= set(
+        said.allocations[0].active
+    )
+    assert said.allocations[-1].active == said.allocations[-2].active, (
+        "ships what the last cycle trained"
+    )
 
 
 def test_arena_spends_an_equal_part_of_the_budget_a_cycle():
     audit_space = space(share=0.1)
-    spent = [total_cost(audit_space.by_id[u] for u in a.active) for a in heard_by("arena", audit_space).allocations]
+    spent = [
+        total_cost(audit_space.by_id[u] for u in a.active)
+        for a in heard_by("arena", audit_space).allocations
+    ]
     assert spent == sorted(spent)
     assert all(s <= audit_space.capacity * (i + 1) / 5 for i, s in enumerate(spent[:-1]))
     left = audit_space.capacity - spent[-1]
     assert left < max(u.cost for u in audit_space.units if u.family == "lora" and u.level == 1)
 
 
-# -- SEA-PEFT as published -----------------------------------------------------------------------------------
+# -- SEA-PEFT as published -------------------------------------------------------------------------
 
 
 def active_under(deltas, share=0.1):
-    """The active sets of `sea_paper` if every unit of a cycle's audit measures the same, cycle by cycle."""
+    """The active sets of `sea_paper` if every unit of a cycle's audit measures the same, cycle
+    by cycle.
+    """
     policy = make_policy("sea_paper", space(levels=(1,), share=share), seed=0, cycles=10)
     active = []
     for cycle, delta in enumerate(deltas):
@@ -170,7 +190,9 @@ def test_sea_paper_takes_three_votes_to_let_a_unit_in_and_after_its_guard_three_
     active = active_under([0.05] * 3 + [-1.0] * 7)
     assert not any(active[:3])
     assert active[3], "wanted by allocations 1, 2 and 3"
-    assert all(active[3] <= later for later in active[4:8]), "guarded until 6, voted on by 6, 7 and 8"
+    assert all(active[3] <= later for later in active[4:8]), (
+        "guarded until 6, voted on by 6, 7 and 8"
+    )
     assert not active[3] & active[8]
 
 
@@ -183,7 +205,13 @@ def test_sea_paper_keeps_a_unit_that_harms_by_less_than_the_hysteresis_while_the
 
 def test_sea_paper_audits_a_fifth_and_tries_every_place():
     audit_space = space(share=0.1)
-    said = converse(make_policy("sea_paper", audit_space, seed=0, cycles=10), audit_space, 10, len, constant(0.01))
+    said = converse(
+        make_policy("sea_paper", audit_space, seed=0, cycles=10),
+        audit_space,
+        10,
+        len,
+        constant(0.01),
+    )
     assert {len(rows) for rows in said.audits.values()} == {16}, "of 76 units"
     tried = {audit_space.by_id[u].group for a in said.allocations[:-1] for u in a.open}
     assert tried == {u.group for u in audit_space.units}

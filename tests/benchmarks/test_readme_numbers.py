@@ -1,4 +1,6 @@
-"""The README's table of Dice, against the committed rows: averaged here by hand, from the Dice of every label and case."""
+"""The README's table of Dice, against the committed rows: averaged here by hand, from the Dice
+of every label and case.
+"""
 
 import re
 from pathlib import Path
@@ -11,10 +13,18 @@ from benchmarks.store import RESULTS, Store
 
 README = Path(__file__).parents[2] / "README.md"
 ARMS = {
-    "head only": "head_only", "affine": "affine", "LoRA": "lora", "cheapest first": "cheapest", "affine + LoRA": "affine_lora",
-    "`sea`": "sea", "full fine-tuning": "full",
-}  # fmt: skip
-ROWS = {"seven phantom targets, mean": "targets_unet", "hippocampus in T1 MR (MSD)": "hippocampus_unet"}
+    "head only": "head_only",
+    "affine": "affine",
+    "LoRA": "lora",
+    "cheapest first": "cheapest",
+    "affine + LoRA": "affine_lora",
+    "`sea`": "sea",
+    "full fine-tuning": "full",
+}
+ROWS = {
+    "seven phantom targets, mean": "targets_unet",
+    "hippocampus in T1 MR (MSD)": "hippocampus_unet",
+}
 
 
 def _cells(line: str) -> list[str]:
@@ -23,7 +33,9 @@ def _cells(line: str) -> list[str]:
 
 def _mean(per_case) -> float:
     """Over labels, of the mean over the cases that have the label."""
-    dice = np.array([[np.nan if value is None else value for value in by] for by in per_case], float)
+    dice = np.array(
+        [[np.nan if value is None else value for value in by] for by in per_case], float
+    )
     return float(np.nanmean(dice, axis=0).mean())
 
 
@@ -62,7 +74,9 @@ def test_the_differences_in_the_docs_are_those_of_the_committed_table():
     rows = [_cells(line) for line in table.splitlines() if line.startswith("| 1% |")]
     measured = {row[1].split("*")[0]: (row[3], row[8].split(",")[0] + ")") for row in rows}
     page = (root / "docs" / "how-it-decides.md").read_text(encoding="utf-8").replace("−", "-")
-    said = {_cells(line)[0]: _cells(line)[2:] for line in page.splitlines() if line.startswith("| ")}
+    said = {
+        _cells(line)[0]: _cells(line)[2:] for line in page.splitlines() if line.startswith("| ")
+    }
     for name, arm in {
         "LoRA, the best single family": "lora",
         "cheapest unit first": "cheapest",
@@ -82,7 +96,10 @@ def test_what_a_better_choice_could_bring_is_computed_from_the_rows():
         if cell.policy != "full":
             dice = _mean(store.row(cell)["per_case"].values())
             runs.setdefault((cell.data, cell.seed), {})[cell.policy] = dice
-    gains = {ours: [100 * (max(run.values()) - run[ours]) for run in runs.values()] for ours in ("sea", "cheapest")}
+    gains = {
+        ours: [100 * (max(run.values()) - run[ours]) for run in runs.values()]
+        for ours in ("sea", "cheapest")
+    }
     table = (RESULTS / "headroom.md").read_text(encoding="utf-8").splitlines()
     (said,) = (_cells(line) for line in table if line.startswith("| 1% |"))
     assert int(said[1]) == len(runs) == 21

@@ -21,11 +21,16 @@ def in_this_process(cell, policy, baselines):
 
 def run(path, store, launch=in_this_process, **asked):
     """Cell name → (row, whether it was run now)."""
-    return {cell.name: (row, now) for cell, row, now in run_grid(read_grid(path), store, launch, **asked)}
+    return {
+        cell.name: (row, now)
+        for cell, row, now in run_grid(read_grid(path), store, launch, **asked)
+    }
 
 
 def test_a_grid_from_its_first_cell_to_its_tables(write_grid, tmp_path):
-    path = write_grid(policies=["affine_lora", "sea", "random_mix-1", "lora_linear"], unbound=["full"])
+    path = write_grid(
+        policies=["affine_lora", "sea", "random_mix-1", "lora_linear"], unbound=["full"]
+    )
     store = Store("toy", tmp_path)
     rows = run(path, store)
     by_policy = {row["cell"]["policy"]: row for row, _ in rows.values()}
@@ -35,7 +40,10 @@ def test_a_grid_from_its_first_cell_to_its_tables(write_grid, tmp_path):
     sea, mix, full = by_policy["sea"], by_policy["random_mix-1"], by_policy["full"]
     assert sea["seconds"]["baselines"] == "made"
     assert (
-        mix["policy"] == "random_mix(draw=1," + ",".join(f"{f}={n}" for f, n in sorted(sea["families"].items())) + ")"
+        mix["policy"]
+        == "random_mix(draw=1,"
+        + ",".join(f"{f}={n}" for f, n in sorted(sea["families"].items()))
+        + ")"
     )
     assert set(mix["families"]) <= set(sea["families"])
     for row in (sea, mix, by_policy["affine_lora"]):
@@ -54,7 +62,9 @@ def test_a_grid_from_its_first_cell_to_its_tables(write_grid, tmp_path):
 
     assert not any(now for _, now in run(path, store).values()), "nothing is run twice"
     anew = run(path, store, again=lambda cell, row: row["exit_code"] != 0)
-    assert {name for name, (_, now) in anew.items() if now} == {name for name in rows if "lora_linear" in name}
+    assert {name for name, (_, now) in anew.items() if now} == {
+        name for name in rows if "lora_linear" in name
+    }
 
     written = table.write(path, tmp_path)
     text = written[0].read_text()
@@ -78,11 +88,14 @@ def test_leave_one_out_tests_every_case_once_and_trains_on_the_others(write_grid
     path = write_grid(policies=["affine_lora"], shots=[3], leave_one_out=4)
     store = Store("toy", tmp_path)
     rows = run(path, store, only="fold-0") | run(path, store, only="fold-3")
-    assert [(row["cases"]["test"], row["cases"]["support"], row["cases"]["audit"]) for row, _ in rows.values()] == [
-        (1, 2, 1)
-    ] * 2
+    assert [
+        (row["cases"]["test"], row["cases"]["support"], row["cases"]["audit"])
+        for row, _ in rows.values()
+    ] == [(1, 2, 1)] * 2
     assert len({case for row, _ in rows.values() for case in row["per_case"]}) == 2
-    assert "grid" not in " ".join(str(row["per_case"]) + str(row["units"]) for row, _ in rows.values())
+    assert "grid" not in " ".join(
+        str(row["per_case"]) + str(row["units"]) for row, _ in rows.values()
+    )
     results = read_results(read_grid(path), store)
     assert results.replicates == 4
     assert not results.complete(*next(iter(results.tables)))
@@ -112,14 +125,22 @@ def test_a_cell_in_its_own_process_and_one_that_is_killed_in_it(write_grid, tmp_
     assert (row["dice"], row["units"]) == (there["dice"], there["units"])
     monkeypatch.setattr("benchmarks.runner._child", _killed)
     row, baselines = here()(cell, cell.policy, None)
-    assert (row["exit_code"], row["error"], baselines) == (-9, "its process ended with SIGKILL", None)
+    assert (row["exit_code"], row["error"], baselines) == (
+        -9,
+        "its process ended with SIGKILL",
+        None,
+    )
 
 
 # submitit leaves the log files of its debug jobs open
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 @pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.slow)])
 def test_cells_as_jobs_of_submitit(cluster, write_grid, tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
-    rows = run(write_grid(policies=["affine_lora"]), Store("toy", tmp_path), on_cluster(cluster, minutes=5))
+    rows = run(
+        write_grid(policies=["affine_lora"]), Store("toy", tmp_path), on_cluster(cluster, minutes=5)
+    )
     assert [row["exit_code"] for row, _ in rows.values()] == [0]

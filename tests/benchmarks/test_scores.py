@@ -13,25 +13,52 @@ from benchmarks.scores import Score, Task, difference, interval, ranks, read_res
 from benchmarks.store import Store
 
 FIELDS = {
-    "store": "s", "data": ["phantom:a", "phantom:b"], "shots": [5], "seeds": [0, 1, 2], "budgets": ["1%"],
-    "policies": ["sea", "affine", "cheapest", "random_mix-1", "random_mix-2"], "unbound": ["full"],
-}  # fmt: skip
+    "store": "s",
+    "data": ["phantom:a", "phantom:b"],
+    "shots": [5],
+    "seeds": [0, 1, 2],
+    "budgets": ["1%"],
+    "policies": ["sea", "affine", "cheapest", "random_mix-1", "random_mix-2"],
+    "unbound": ["full"],
+}
 
 
 def row_of(cell, dice, used=100, new=("new",)):
     """A row as `run_cell` writes it, with one test case per label set."""
     return {
-        "cell": json.loads(json.dumps(cell.row())), "policy": cell.policy, "code": "0" * 8, "exit_code": 0,
-        "machine": {"system": "Linux", "python": "3", "torch": "2", "cpus": 2, "threads": 1, "gpu": None},
-        "dice": {"unadapted": None, "head_only": 0.3, "adapted": dice}, "weights": "phantom_unet",
-        "labels": ["liver", "new"], "new_labels": list(new),
+        "cell": json.loads(json.dumps(cell.row())),
+        "policy": cell.policy,
+        "code": "0" * 8,
+        "exit_code": 0,
+        "machine": {
+            "system": "Linux",
+            "python": "3",
+            "torch": "2",
+            "cpus": 2,
+            "threads": 1,
+            "gpu": None,
+        },
+        "dice": {"unadapted": None, "head_only": 0.3, "adapted": dice},
+        "weights": "phantom_unet",
+        "labels": ["liver", "new"],
+        "new_labels": list(new),
         "per_case": {"case-1": [dice + 0.1, dice - 0.1], "case-2": [dice + 0.1, None]},
-        "sensitivity": {"liver": 0.5}, "specificity": {"liver": 0.9},
+        "sensitivity": {"liver": 0.5},
+        "specificity": {"liver": 0.9},
         "parameters": {"limit": 200, "used": used, "head": 10, "backbone": 1000},
-        "cases": {"support": 4, "audit": 1, "test": 2}, "crops": 40,
-        "seconds": {"wall": 9.0, "cpu": 8.0, "cpu_train": 4.0, "cpu_test": 3.0, "baselines": "reused"},
-        "peak_memory_bytes": 2**30, "families": {"affine": 90}, "units": [],
-    }  # fmt: skip
+        "cases": {"support": 4, "audit": 1, "test": 2},
+        "crops": 40,
+        "seconds": {
+            "wall": 9.0,
+            "cpu": 8.0,
+            "cpu_train": 4.0,
+            "cpu_test": 3.0,
+            "baselines": "reused",
+        },
+        "peak_memory_bytes": 2**30,
+        "families": {"affine": 90},
+        "units": [],
+    }
 
 
 def results_of(tmp_path, dice, **fields):
@@ -42,16 +69,28 @@ def results_of(tmp_path, dice, **fields):
         scored = dice(cell)
         if isinstance(scored, str):
             store.write(
-                cell, {"cell": json.loads(json.dumps(cell.row())), "exit_code": 4, "error": scored, "seconds": {}}
+                cell,
+                {
+                    "cell": json.loads(json.dumps(cell.row())),
+                    "exit_code": 4,
+                    "error": scored,
+                    "seconds": {},
+                },
             )
         elif scored is not None:
-            store.write(cell, row_of(cell, scored, used={"affine": 50, "full": 1000}.get(cell.policy, 100)))
+            store.write(
+                cell, row_of(cell, scored, used={"affine": 50, "full": 1000}.get(cell.policy, 100))
+            )
             per_case = {"case-1": {"liver": 0.2, "new": 0.1}, "case-2": {"liver": 0.2}}
             store.write_baselines(
                 cell,
                 {
                     "unadapted": {"dice": None, "per_label": {}, "per_case": {}},
-                    "head_only": {"dice": 0.15, "per_label": {"liver": 0.2, "new": 0.1}, "per_case": per_case},
+                    "head_only": {
+                        "dice": 0.15,
+                        "per_label": {"liver": 0.2, "new": 0.1},
+                        "per_case": per_case,
+                    },
                 },
             )
     return read_results(grid, store)
@@ -64,7 +103,9 @@ def test_the_interval_is_students():
 
 
 def test_wilcoxon_by_hand():
-    """Six differences of which the smallest is negative: W⁻ = 1. Two of 2⁶ sign patterns give W⁻ ≤ 1, two-sided 4/64."""
+    """Six differences of which the smallest is negative: W⁻ = 1. Two of 2⁶ sign patterns give
+    W⁻ ≤ 1, two-sided 4/64.
+    """
     found = difference([-0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert (found.pairs, found.above) == (6, 5)
     assert found.mean == pytest.approx(1.9 / 6)
@@ -85,7 +126,14 @@ def test_ranks_are_shared_where_dice_is_equal():
 
 
 def dice_of(cell):
-    base = {"sea": 0.8, "affine": 0.7, "cheapest": 0.75, "full": 0.9, "random_mix-1": 0.6, "random_mix-2": 0.7}
+    base = {
+        "sea": 0.8,
+        "affine": 0.7,
+        "cheapest": 0.75,
+        "full": 0.9,
+        "random_mix-1": 0.6,
+        "random_mix-2": 0.7,
+    }
     return base[cell.policy] + 0.01 * cell.seed + (0.02 if cell.data.endswith("b") else 0.0)
 
 
@@ -109,7 +157,8 @@ def test_comparisons(tmp_path):
     assert "| a, 5 shots | 1% | 2 | 0.650 | 7.1 | +5.0 | +15.0 | +10.0 |" in text
     assert "| head_only | 0.150 ± 0.000 | 0.100 ± 0.000 |" in text
     assert (
-        "| sea | 0.810 ± 0.025 | 0.710 ± 0.025 | 0.500 | 0.9000 | 2.0 | 100 | 0.100 | 0 | 1.50 | 8 | 1,024 MB |" in text
+        "| sea | 0.810 ± 0.025 | 0.710 ± 0.025 | 0.500 | 0.9000 | 2.0 | 100 | 0.100 | 0 | 1.50 | 8"
+        " | 1,024 MB |" in text
     )
 
 
@@ -148,14 +197,18 @@ def test_targets_and_their_source(tmp_path):
     lines = gaps.gaps(results_of(tmp_path, dice_of))
     # the card's Dice of the liver, the only label of the target that the weights know
     assert any(
-        line.startswith("| a, 5 shots | 1% | 0.9") and "| cannot |" in line and line.endswith("| cheapest |")
+        line.startswith("| a, 5 shots | 1% | 0.9")
+        and "| cannot |" in line
+        and line.endswith("| cheapest |")
         for line in lines
     )
     assert (
-        "- Best fixed topology within 1%: the same on every target (cheapest: a, 5 shots and b, 5 shots). "
-        "The head alone is ahead of it on no target." in lines
+        "- Best fixed topology within 1%: the same on every target (cheapest: a, 5 shots and b, 5"
+        " shots). The head alone is ahead of it on no target." in lines
     )
 
 
 def test_an_empty_grid_says_so(tmp_path):
-    assert "Nothing has been run yet." in table.document("g", results_of(tmp_path, lambda cell: None))
+    assert "Nothing has been run yet." in table.document(
+        "g", results_of(tmp_path, lambda cell: None)
+    )

@@ -48,7 +48,11 @@ def test_backbones_list(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [SMALLEST, *(pytest.param(name, marks=pytest.mark.slow) for name in WEIGHTS if name != SMALLEST)]
+    "name",
+    [
+        SMALLEST,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in WEIGHTS if name != SMALLEST),
+    ],
 )
 def test_backbones_info_and_adapters_list(seen: Seen, name: str) -> None:
     has_columns(seen("backbones", "info", name), "stage", "kind", "sites")

@@ -39,10 +39,37 @@ EVENTS = [
     TrainingStep("head_only", 1, 2, 0.5),
     TrainingStep("head_only", 2, 2, 0.4),
     TrainingStep("warmup", 1, 4, 0.5),
-    Searched(cycle=-1, phase="warmup", first_step=0, last_step=1, loss=0.5, active=[], probes=[], seconds=1.0),
+    Searched(
+        cycle=-1,
+        phase="warmup",
+        first_step=0,
+        last_step=1,
+        loss=0.5,
+        active=[],
+        probes=[],
+        seconds=1.0,
+    ),
     TrainingStep("search", 2, 4, 0.5),
-    Searched(cycle=0, phase="search", first_step=1, last_step=2, loss=0.5, active=["a"], probes=["b"], seconds=1.0),
-    Audited(cycle=0, dice_on=0.5, hard_dice=0.6, rows=[], patches=8, naive_patches=16, independent=False, seconds=2.0),
+    Searched(
+        cycle=0,
+        phase="search",
+        first_step=1,
+        last_step=2,
+        loss=0.5,
+        active=["a"],
+        probes=["b"],
+        seconds=1.0,
+    ),
+    Audited(
+        cycle=0,
+        dice_on=0.5,
+        hard_dice=0.6,
+        rows=[],
+        patches=8,
+        naive_patches=16,
+        independent=False,
+        seconds=2.0,
+    ),
     Allocated(
         cycle=1,
         active=["a"],
@@ -65,7 +92,9 @@ EVENTS = [
 
 def on_terminal(output: Output) -> io.StringIO:
     screen = io.StringIO()
-    output.notes = Console(file=screen, force_terminal=True, width=80, highlight=False, markup=False)
+    output.notes = Console(
+        file=screen, force_terminal=True, width=80, highlight=False, markup=False
+    )
     return screen
 
 
@@ -100,7 +129,9 @@ def test_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_quiet_says_nothing_but_warnings(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_says_nothing_but_warnings(
+    terminal: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = Output(quiet=True)
     screen = on_terminal(output) if terminal else None
     with RunProgress(output) as listen, output.progress("check") as progress:
@@ -115,7 +146,13 @@ def test_quiet_says_nothing_but_warnings(terminal: bool, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize(
-    "tell", [Output.say, Output.warn, Output.fail, lambda output, sentence: output.result({}, cell(sentence))]
+    "tell",
+    [
+        Output.say,
+        Output.warn,
+        Output.fail,
+        lambda output, sentence: output.result({}, cell(sentence)),
+    ],
 )
 def test_a_sentence_breaks_between_words_and_never_inside_a_command(
     tell: Callable[[Output, str], None],
@@ -129,7 +166,10 @@ def test_a_sentence_breaks_between_words_and_never_inside_a_command(
         "`seapeft backbones list`",
         f"seapeft backbones try my_network SCAN --label MASK {'--class liver=1 ' * 3}".strip(),
     )
-    sentence = f"Orientation and grey values are assumed, since {inside} does not say them. To see their effect: {end}"
+    sentence = (
+        f"Orientation and grey values are assumed, since {inside} does not say them. To see their"
+        f" effect: {end}"
+    )
     tell(Output(), sentence)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capsys.readouterr())).splitlines()
     assert " ".join(lines).removeprefix("warning: ") == sentence
@@ -205,7 +245,9 @@ def test_units_fit_the_width(width: int) -> None:
     )
     lines = screen.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    assert any("conv_adapter.parallel-16@enc3.conv4  " in line and "12,345" in line for line in lines)
+    assert any(
+        "conv_adapter.parallel-16@enc3.conv4  " in line and "12,345" in line for line in lines
+    )
     assert any("these 2: twice" in line for line in lines)
     assert ("bottleneck" in screen.getvalue()) == (width == 160)
 
@@ -213,9 +255,21 @@ def test_units_fit_the_width(width: int) -> None:
 def test_a_path_that_leaves_no_room_loses_no_column() -> None:
     unit = f"lora-4@{'.'.join(['submodule'] * 8)}"
     row = UnitRow(
-        unit=unit, stage="decoder", site="s", family="lora", level=4, cost=12_345, state="active", on=True, utility=0.0123,
-        standard_error=0.002, score=0.01, audits=3, decision="keep", reason="twice",
-    )  # fmt: skip
+        unit=unit,
+        stage="decoder",
+        site="s",
+        family="lora",
+        level=4,
+        cost=12_345,
+        state="active",
+        on=True,
+        utility=0.0123,
+        standard_error=0.002,
+        score=0.01,
+        audits=3,
+        decision="keep",
+        reason="twice",
+    )
     screen = io.StringIO()
     Console(file=screen, width=80).print(UnitLines("On", [row], {}, "parameters"))
     text = screen.getvalue()
@@ -229,7 +283,7 @@ def test_every_time_of_a_bar_has_a_name() -> None:
     drawn = bars(console)
     drawn.add_task("work", total=10)
     (task,) = drawn.tasks
-    (*_, times) = drawn.columns
+    *_, times = drawn.columns
     task.start_time = task.get_time() - 20
     assert times.render(task).plain == "0:20 so far"
     drawn.update(task.id, completed=1)
@@ -260,9 +314,16 @@ def test_something_turns_until_there_is_a_result(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == ""
 
 
-def test_of_several_processes_none_leaves_a_line_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_none_leaves_a_line_unfinished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nobody knows when another one prints an error on the same terminal."""
-    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "x",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+    }.items():
         monkeypatch.setenv(name, value)
     output = Output()
     screen = on_terminal(output)
@@ -286,7 +347,9 @@ def test_settings_are_shown_without_digits_that_nobody_reads() -> None:
 
 def test_a_command_longer_than_a_line_is_shown_whole() -> None:
     output, screen = Output(), io.StringIO()
-    output.results = Console(file=screen, force_terminal=True, width=80, highlight=False, markup=False)
+    output.results = Console(
+        file=screen, force_terminal=True, width=80, highlight=False, markup=False
+    )
     commands = Commands(run="runs/" + "x" * 90)
     output.result({}, next_steps(commands))
     assert commands.inspect in screen.getvalue()
@@ -302,7 +365,9 @@ def test_clock() -> None:
 def test_a_failed_case_has_no_labels_to_count():
     def status(case: str, state: str, volumes: dict[str, float]) -> CaseStatus:
         mask = f"{case}.nii.gz" if volumes else None
-        return CaseStatus(case=case, status=state, mask=mask, volumes=volumes, seconds=1.0, error=None)
+        return CaseStatus(
+            case=case, status=state, mask=mask, volumes=volumes, seconds=1.0, error=None
+        )
 
     whole = status("a", "done", {"liver": 1.0, "spleen": 0.0, "aorta": 2.0, "spine": 3.0})
     for statuses, counts in (
@@ -311,7 +376,9 @@ def test_a_failed_case_has_no_labels_to_count():
     ):
         screen = io.StringIO()
         Console(file=screen, width=80).print(prediction_table(statuses))
-        assert [line.split("  ")[-1].strip() for line in screen.getvalue().splitlines()[-len(counts) :]] == counts
+        assert [
+            line.split("  ")[-1].strip() for line in screen.getvalue().splitlines()[-len(counts) :]
+        ] == counts
 
 
 def test_a_run_that_keeps_parts_of_masks_says_that_its_dice_is_without() -> None:
@@ -319,5 +386,8 @@ def test_a_run_that_keeps_parts_of_masks_says_that_its_dice_is_without() -> None
     for keep, said in (({}, 0), ({"liver": "largest", "lesion": "min-ml=0.1"}, 1)):
         screen = io.StringIO()
         Console(file=screen, width=160).print(run_facts(result.model_copy(update={"keep": keep})))
-        line = "predict keeps  liver largest, lesion min-ml=0.1 of masks; the Dice above is without that"
+        line = (
+            "predict keeps  liver largest, lesion min-ml=0.1 of masks; the Dice above is without"
+            " that"
+        )
         assert screen.getvalue().count(line) == said

@@ -25,9 +25,16 @@ def memory_case() -> Callable[..., MemoryCase]:
 
 @pytest.fixture
 def nnunet(tmp_path: Path) -> Callable[..., Path]:
-    """Write an nnU-Net raw folder with `count` cases; `description` overrides entries of dataset.json."""
+    """Write an nnU-Net raw folder with `count` cases; `description` overrides entries of
+    dataset.json.
+    """
 
-    def make(count: int = 4, channels: Sequence[str] = ("CT",), name: str = "Dataset001_Toy", **description) -> Path:
+    def make(
+        count: int = 4,
+        channels: Sequence[str] = ("CT",),
+        name: str = "Dataset001_Toy",
+        **description,
+    ) -> Path:
         root = tmp_path / name
         for folder in ("imagesTr", "labelsTr"):
             (root / folder).mkdir(parents=True)

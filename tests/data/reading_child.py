@@ -1,4 +1,5 @@
-"""Reads what the parent names, one after another, and says how each ended: a process of its own, because a reader may die.
+"""Reads what the parent names, one after another, and says how each ended: a process of its own,
+because a reader may die.
 
 Started as a program it takes one folder a line and answers each with a line of JSON.
 """
@@ -16,7 +17,9 @@ from pathlib import Path
 
 _BLOCKED_S = 200  # of the wall clock: then it waits for what never comes
 _READY = b"ready\n"
-_MOST_MEMORY = 3 << 30  # of addresses; what a reader takes beyond ends in MemoryError, and that in a refusal
+_MOST_MEMORY = (
+    3 << 30
+)  # of addresses; what a reader takes beyond ends in MemoryError, and that in a refusal
 
 
 class Reader:
@@ -27,7 +30,9 @@ class Reader:
         self._child: subprocess.Popen[bytes] | None = None
 
     def read(self, folder: Path) -> dict[str, object]:
-        """How reading a folder ended: `end` is `read`, `refused`, `error`, `died` or `hung`; the sentence; seconds, peak memory."""
+        """How reading a folder ended: `end` is `read`, `refused`, `error`, `died` or `hung`;
+        the sentence; seconds, peak memory.
+        """
         child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
@@ -42,7 +47,9 @@ class Reader:
         return {"end": end, "sentence": "", "seconds": self._limit, "peak": 0}
 
     def _answered(self, child: subprocess.Popen[bytes]) -> bool:
-        """Whether the child says something before its time is up: in seconds of its own, because others may be busy on the machine."""
+        """Whether the child says something before its time is up: in seconds of its own,
+        because others may be busy on the machine.
+        """
         began = _cpu_seconds(child.pid)
         for _ in range(_BLOCKED_S):
             if select.select([child.stdout], [], [], 1.0)[0]:
@@ -59,7 +66,9 @@ class Reader:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._child = subprocess.Popen(
-            [sys.executable, "-W", "error::RuntimeWarning", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-W", "error::RuntimeWarning", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self._child.stdout is not None
         assert self._child.stdout.readline() == _READY, "the child cannot start"
@@ -85,10 +94,15 @@ def _ended(folder: Path) -> tuple[str, str]:
                 header_grid(volumes[0])
             volume = read_volume(volumes[0])
             assert volume.array.ndim == 3
-            return "read", f"{volume.array.dtype} {volume.shape} {float(volume.array.astype('f8').sum())}"
+            return (
+                "read",
+                f"{volume.array.dtype} {volume.shape} {float(volume.array.astype('f8').sum())}",
+            )
         checked = check(select(open_dataset(folder)))
         assert all("\n" not in finding.sentence for finding in checked.findings)
-        return ("refused" if checked.errors else "read"), " ".join(finding.sentence for finding in checked.errors[:1])
+        return ("refused" if checked.errors else "read"), " ".join(
+            finding.sentence for finding in checked.errors[:1]
+        )
     except DataError as error:
         sentence = str(error)
         return ("refused" if sentence and "\n" not in sentence else "error"), sentence
@@ -97,12 +111,16 @@ def _ended(folder: Path) -> tuple[str, str]:
 
 
 def _peak() -> int:
-    """Bytes of memory that this program has held at most; 0 where the system does not say. (`ru_maxrss` counts the parent's too.)"""
+    """Bytes of memory that this program has held at most; 0 where the system does not say.
+    (`ru_maxrss` counts the parent's too.)
+    """
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0
+    )
 
 
 def main() -> None:
@@ -110,7 +128,9 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    with contextlib.suppress(ImportError):  # what is loaded first does not count as time that a volume takes
+    with contextlib.suppress(
+        ImportError
+    ):  # what is loaded first does not count as time that a volume takes
         import highdicom  # noqa: F401
     import nibabel  # noqa: F401
     import SimpleITK  # noqa: F401
@@ -122,7 +142,12 @@ def main() -> None:
     for line in sys.stdin.buffer:
         began = time.monotonic()
         end, sentence = _ended(Path(os.fsdecode(line[:-1])))
-        about = {"end": end, "sentence": sentence, "seconds": time.monotonic() - began, "peak": _peak()}
+        about = {
+            "end": end,
+            "sentence": sentence,
+            "seconds": time.monotonic() - began,
+            "peak": _peak(),
+        }
         answers.write(json.dumps(about).encode() + b"\n")
 
 

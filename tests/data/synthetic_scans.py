@@ -19,7 +19,9 @@ def ball(shape: Sequence[int], fraction: float = 0.3) -> np.ndarray:
     return sum(((grid[a] - half[a]) / (fraction * shape[a])) ** 2 for a in range(3)) <= 1
 
 
-def scan(seed: int, shape: Sequence[int] = (14, 12, 9), organ: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def scan(
+    seed: int, shape: Sequence[int] = (14, 12, 9), organ: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """A CT-like image (air, body, organ with noise) and its label map."""
     rng = np.random.default_rng(seed)
     body, inner = ball(shape, 0.45), ball(shape, 0.25)
@@ -30,7 +32,9 @@ def scan(seed: int, shape: Sequence[int] = (14, 12, 9), organ: int = 1) -> tuple
 class MemoryCase(Case):
     """A case held in memory, as phantoms are."""
 
-    def __init__(self, case_id: str, images: dict[str, np.ndarray], label: np.ndarray | None, affine=AFFINE):
+    def __init__(
+        self, case_id: str, images: dict[str, np.ndarray], label: np.ndarray | None, affine=AFFINE
+    ):
         self.id = case_id
         self.channels = tuple(images)
         self._images = images

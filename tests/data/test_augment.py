@@ -1,4 +1,6 @@
-"""Augmented crops: repeatable, the label moves with the image, nothing from outside the scan comes in, and bodies turn rigidly in mm."""
+"""Augmented crops: repeatable, the label moves with the image, nothing from outside the scan
+comes in, and bodies turn rigidly in mm.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from sea_peft.errors import UsageError
 
 PATCH = (16, 12, 8)
 ALWAYS = Augmentation(
-    spatial_p=1, rotation=20, scaling=0.2, gain=0, shift=0, gamma_p=0, noise_p=0, blur_p=0, low_resolution_p=0
+    spatial_p=1,
+    rotation=20,
+    scaling=0.2,
+    gain=0,
+    shift=0,
+    gamma_p=0,
+    noise_p=0,
+    blur_p=0,
+    low_resolution_p=0,
 )
 
 
@@ -38,10 +48,14 @@ def _ball(shape=(60, 60, 60), radius=9.0, spacing=(1.0, 1.0, 1.0)) -> Scan:
 
 def test_the_same_seed_and_step_give_the_same_crop() -> None:
     scan = _ball()
-    first, again = (CropSampler([scan], SlidingWindow(patch=PATCH), 3, FULL).batch(7, 4) for _ in range(2))
+    first, again = (
+        CropSampler([scan], SlidingWindow(patch=PATCH), 3, FULL).batch(7, 4) for _ in range(2)
+    )
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
-    assert not torch.equal(CropSampler([scan], SlidingWindow(patch=PATCH), 4, FULL).batch(7, 4)[0], first[0])
+    assert not torch.equal(
+        CropSampler([scan], SlidingWindow(patch=PATCH), 4, FULL).batch(7, 4)[0], first[0]
+    )
 
 
 def test_no_random_state_is_touched() -> None:
@@ -60,7 +74,9 @@ def test_none_leaves_crops_as_they_are() -> None:
 
 
 def test_the_label_moves_with_the_image() -> None:
-    images, labels = CropSampler([_ball()], SlidingWindow(patch=(24, 24, 24)), 0, ALWAYS).batch(0, 10)
+    images, labels = CropSampler([_ball()], SlidingWindow(patch=(24, 24, 24)), 0, ALWAYS).batch(
+        0, 10
+    )
     inside = images[:, 0] > 0.5
     assert (inside == (labels == 1)).float().mean() > 0.99
     assert len({int(n) for n in labels.sum(dim=(1, 2, 3))}) > 5  # scaled, so not all of one size
@@ -72,7 +88,9 @@ def test_rotation_and_scaling_bring_no_border_in() -> None:
     wide = box_for(ALWAYS, PATCH, (1.0, 1.0, 1.0))
     box = tuple(slice(0, side) for side in wide)
     for _ in range(200):
-        image, label = turn(ALWAYS, whole.image[(slice(None), *box)], whole.label[box], PATCH, (1.0, 1.0, 1.0), rng)
+        image, label = turn(
+            ALWAYS, whole.image[(slice(None), *box)], whole.label[box], PATCH, (1.0, 1.0, 1.0), rng
+        )
         assert float(image.min()) == pytest.approx(1.0, abs=1e-5)
         assert int(label.min()) == 1
 
@@ -83,12 +101,25 @@ def test_bodies_turn_in_mm_and_not_in_voxels() -> None:
     spec = ALWAYS.model_copy(update={"scaling": 0.0, "rotation": 45.0})
     scan = _ball((64, 64, 24), 12.0, spacing)
     wide = box_for(spec, (40, 40, 12), spacing)
-    middle = tuple(slice(n // 2 - w // 2, n // 2 + (w + 1) // 2) for n, w in zip((90, 90, 40), wide, strict=True))
+    middle = tuple(
+        slice(n // 2 - w // 2, n // 2 + (w + 1) // 2)
+        for n, w in zip((90, 90, 40), wide, strict=True)
+    )
     big = _ball((90, 90, 40), 12.0, spacing)
     rng = np.random.default_rng(1)
     volumes = [
         int(
-            (turn(spec, big.image[(slice(None), *middle)], big.label[middle], (40, 40, 12), spacing, rng)[1] == 1).sum()
+            (
+                turn(
+                    spec,
+                    big.image[(slice(None), *middle)],
+                    big.label[middle],
+                    (40, 40, 12),
+                    spacing,
+                    rng,
+                )[1]
+                == 1
+            ).sum()
         )
         for _ in range(20)
     ]
@@ -114,15 +145,23 @@ def test_grey_values_stay_finite_and_change() -> None:
         assert changed.dtype == torch.float32
         assert bool(torch.isfinite(changed).all())
         assert not torch.equal(changed, image)
-    assert bool(torch.isfinite(recolour(busy, torch.zeros(1, *PATCH), np.random.default_rng(0))).all())
+    assert bool(
+        torch.isfinite(recolour(busy, torch.zeros(1, *PATCH), np.random.default_rng(0))).all()
+    )
 
 
 def test_a_file_overrides_the_default_and_bad_files_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("rotation = 30\nspatial_p = 1.0\n")
-    assert load_augmentation(str(path)) == FULL.model_copy(update={"rotation": 30.0, "spatial_p": 1.0})
+    assert load_augmentation(str(path)) == FULL.model_copy(
+        update={"rotation": 30.0, "spatial_p": 1.0}
+    )
     assert load_augmentation("none") == NONE
-    for text, why in (("rotation = -1", "rotation"), ("flip = true", "flip"), ("rotation", "not valid TOML")):
+    for text, why in (
+        ("rotation = -1", "rotation"),
+        ("flip = true", "flip"),
+        ("rotation", "not valid TOML"),
+    ):
         path.write_text(text)
         with pytest.raises(UsageError, match=why):
             load_augmentation(str(path))

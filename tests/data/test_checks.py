@@ -25,7 +25,9 @@ def rewrite(root, name, array=None, affine=AFFINE):
 
 def test_good_data_has_no_finding(nnunet):
     seen = []
-    checked = check(chosen(nnunet(4)), shots=3, progress=lambda done, total: seen.append((done, total)))
+    checked = check(
+        chosen(nnunet(4)), shots=3, progress=lambda done, total: seen.append((done, total))
+    )
     assert checked.findings == ()
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     first = checked.cases[0]
@@ -98,10 +100,21 @@ BAD = [
     (
         nan,
         "channel A",
-        "case toy_001: channel A has 2 of 1512 voxels that are NaN or infinite; export the scan again",
+        (
+            "case toy_001: channel A has 2 of 1512 voxels that are NaN or infinite; export the scan"
+            " again"
+        ),
     ),
-    (other_shape, "label", "case toy_001: label has shape 13×12×9, image has shape 14×12×9; resample"),
-    (empty, "label", "case toy_001: label is empty (all 1512 voxels are 0); label the case or take it out"),
+    (
+        other_shape,
+        "label",
+        "case toy_001: label has shape 13×12×9, image has shape 14×12×9; resample",
+    ),
+    (
+        empty,
+        "label",
+        "case toy_001: label is empty (all 1512 voxels are 0); label the case or take it out",
+    ),
     (shifted, "label", "label has origin (34, 20, -10) mm, image has origin (30, 20, -10) mm"),
     (undeclared, "label", "label holds code 7 ("),
     (fractions, "label", "label has voxels that are not whole numbers (for instance 0.4)"),
@@ -114,7 +127,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "field", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("spoil", "field", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_bad_cases_are_refused_in_one_sentence(nnunet, spoil, field, sentence):
     root = nnunet(4, channels=("A", "B"))
     spoil(root)
@@ -148,11 +163,19 @@ def test_a_case_without_the_chosen_label_is_left_out(nnunet):
     checked = refuse_or_pass(chosen(root), 2)
     (finding,) = checked.findings
     assert finding.severity == "skip"
-    assert "label holds codes 2, none of the chosen ones (liver=1); the case is left out" in finding.sentence
+    assert (
+        "label holds codes 2, none of the chosen ones (liver=1); the case is left out"
+        in finding.sentence
+    )
     assert len(checked.usable.cases) == 3
-    with pytest.raises(DataError, match=r"has 3 usable labelled cases; ask for at most 3.*; case toy_002: label holds"):
+    with pytest.raises(
+        DataError,
+        match=r"has 3 usable labelled cases; ask for at most 3.*; case toy_002: label holds",
+    ):
         refuse_or_pass(chosen(root), 4)
-    assert any(f.field == "cases" and f.severity == "error" for f in check(chosen(root), shots=4).findings)
+    assert any(
+        f.field == "cases" and f.severity == "error" for f in check(chosen(root), shots=4).findings
+    )
 
 
 def test_too_many_shots_are_refused_before_anything_is_read(nnunet):

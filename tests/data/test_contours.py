@@ -15,7 +15,9 @@ def by_centres(parts, shape):
     """Voxels whose centre is in a part."""
     rows, columns = np.indices(shape)
     centres = np.column_stack([columns.ravel(), rows.ravel()])
-    inside = [Path(np.vstack([part, part[:1]])).contains_points(centres).reshape(shape) for part in parts]
+    inside = [
+        Path(np.vstack([part, part[:1]])).contains_points(centres).reshape(shape) for part in parts
+    ]
     return np.logical_xor.reduce([np.zeros(shape, dtype=bool), *inside])
 
 
@@ -23,14 +25,18 @@ def by_area(parts, shape, times=16):
     """Voxels of which more than half is in a part, as a painter of pixels sees it."""
     picture = Image.new("1", (shape[1] * times, shape[0] * times))
     for part in parts:
-        ImageDraw.Draw(picture).polygon([tuple(corner) for corner in (part + 0.5) * times - 0.5], fill=1)
+        ImageDraw.Draw(picture).polygon(
+            [tuple(corner) for corner in (part + 0.5) * times - 0.5], fill=1
+        )
     fine = np.asarray(picture).reshape(shape[0], times, shape[1], times)
     return fine.mean(axis=(1, 3)) > 0.5
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_outlines_of_anything_give_the_mask_back(seed):
-    """Parts in holes of parts, walls of one voxel, voxels that share a corner alone, and parts at the border."""
+    """Parts in holes of parts, walls of one voxel, voxels that share a corner alone, and parts
+    at the border.
+    """
     rng = np.random.default_rng(seed)
     plane = gaussian_filter(rng.normal(size=(40, 52)), 0.3 * seed) > 0
     parts = outlines(plane)
@@ -47,7 +53,9 @@ def test_a_ring_is_one_contour_with_a_keyhole():
     (part,) = outlines(ring)
     x, y = part.T
     area = abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
-    assert area == pytest.approx(ring.sum(), abs=1e-9)  # half a voxel less without the hole, which gets it
+    assert area == pytest.approx(
+        ring.sum(), abs=1e-9
+    )  # half a voxel less without the hole, which gets it
     np.testing.assert_array_equal(by_centres([part], ring.shape), ring)
     np.testing.assert_array_equal(by_area([part], ring.shape), ring)
 

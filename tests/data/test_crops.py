@@ -17,7 +17,10 @@ def make(shape=(20, 18, 16), labels=2, seed=0, name="x"):
         label[2 * index : 2 * index + 2, 4:9, 4:9] = index
     image = torch.from_numpy(rng.random((2, *shape), dtype=np.float32) + 0.5)
     return Scan(
-        id=name, image=image, label=torch.from_numpy(label), geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1))
+        id=name,
+        image=image,
+        label=torch.from_numpy(label),
+        geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)),
     )
 
 
@@ -61,7 +64,9 @@ def test_rare_labels_are_drawn_as_often_as_common_ones():
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.01])
-def test_jitter_stays_within_a_tenth_of_each_channels_own_grey_values_and_the_source_is_untouched(factor):
+def test_jitter_stays_within_a_tenth_of_each_channels_own_grey_values_and_the_source_is_untouched(
+    factor,
+):
     """However wide the window is that the recipe maps to 0..1."""
     scan, window = make(), SlidingWindow(patch=(8, 8, 8))
     scan.image.mul_(factor)
@@ -103,7 +108,9 @@ def test_scans_that_cannot_be_cropped():
     scan = make(name="p7")
     with pytest.raises(DataError, match="case p7 has no label"):
         CropSampler(
-            [Scan(id="p7", image=scan.image, label=None, geometry=scan.geometry)], SlidingWindow(patch=(8, 8, 8)), 0
+            [Scan(id="p7", image=scan.image, label=None, geometry=scan.geometry)],
+            SlidingWindow(patch=(8, 8, 8)),
+            0,
         )
 
 

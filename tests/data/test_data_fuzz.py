@@ -1,4 +1,6 @@
-"""Mutated files end in a refusal of one sentence or in a correct run, never in a traceback or half a file."""
+"""Mutated files end in a refusal of one sentence or in a correct run, never in a traceback or
+half a file.
+"""
 
 import json
 import os
@@ -28,9 +30,12 @@ BYTES = st.one_of(
     st.sampled_from([b"0", b"9", b"-", b" ", b"\n", b"nan", b"1e300", b"99999999"]),
 )
 MUTATIONS = st.lists(
-    st.tuples(st.sampled_from(["replace", "insert", "delete", "cut"]), st.integers(0, HEADER), BYTES),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    st.tuples(
+        st.sampled_from(["replace", "insert", "delete", "cut"]), st.integers(0, HEADER), BYTES
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
 def mutated(content: bytes, mutations: list[Mutation]) -> bytes:
@@ -76,7 +81,9 @@ def one_volume(folder: Path, suffix: str, role: str, mutations: list[Mutation]) 
 
 
 def whole_way(path: Path) -> None:
-    """Open, select, check, choose the intensity, prepare and restore; only a `DataError` may stop it."""
+    """Open, select, check, choose the intensity, prepare and restore; only a `DataError` may
+    stop it.
+    """
     try:
         dataset = select(open_dataset(path))
         findings = check(dataset, shots=1).findings
@@ -85,7 +92,9 @@ def whole_way(path: Path) -> None:
         recipe, _ = choose_intensity(Recipe(spacing=(2, 2, 2)), usable.cases, usable.channels)
         for case in usable.cases:
             if max(case.image(usable.channels[0]).spacing) > 50:
-                recipe = recipe.model_copy(update={"spacing": (9e4, 9e4, 9e4)})  # half-metre voxels: keep it quick
+                recipe = recipe.model_copy(
+                    update={"spacing": (9e4, 9e4, 9e4)}
+                )  # half-metre voxels: keep it quick
             ready = prepare(case, recipe, usable.channels, usable.labels)
             one_hot = ready.label[None].float().expand(len(usable.labels) + 1, -1, -1, -1)
             assert restore(one_hot, ready.geometry).shape == ready.geometry.shape
@@ -100,20 +109,48 @@ def assert_one_sentence(error: DataError, naming: str = "") -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 10**7) | st.floats() | st.text(max_size=8)
-    | st.sampled_from(["training", "labels", "image", "CT", "0", "c0_image.nii", "../x", ".nii.gz", "1"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10**7)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        ["training", "labels", "image", "CT", "0", "c0_image.nii", "../x", ".nii.gz", "1"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
-)  # fmt: skip
+)
 KEYS = st.sampled_from(
-    ["channel_names", "modality", "labels", "file_ending", "training", "validation", "test", "testing",
-     "numTraining", "dataset", "lables", "trainning"]
-)  # fmt: skip
+    [
+        "channel_names",
+        "modality",
+        "labels",
+        "file_ending",
+        "training",
+        "validation",
+        "test",
+        "testing",
+        "numTraining",
+        "dataset",
+        "lables",
+        "trainning",
+    ]
+)
 
 
-def one_json(folder: Path, changes: dict[str, object], mutations: list[Mutation], nnunet: bool) -> None:
-    entries = [{"image": f"c{n}_image{s}", "label": f"c{n}_label{s}"} for n, s in enumerate(SUFFIXES)]
-    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "training": entries}
+def one_json(
+    folder: Path, changes: dict[str, object], mutations: list[Mutation], nnunet: bool
+) -> None:
+    entries = [
+        {"image": f"c{n}_image{s}", "label": f"c{n}_label{s}"} for n, s in enumerate(SUFFIXES)
+    ]
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "a": 1},
+        "training": entries,
+    }
     text = json.dumps(content | changes).encode()
     path = folder / "dataset.json"
     images = folder / "imagesTr"
@@ -132,7 +169,13 @@ def one_json(folder: Path, changes: dict[str, object], mutations: list[Mutation]
 
 def fuzzed(count: int):
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=quiet)
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=quiet,
+    )
 
 
 VOLUME_ARGUMENTS = {

@@ -1,4 +1,6 @@
-"""DICOM series and segmentations, written by pydicom and highdicom and read by what users' files are read by."""
+"""DICOM series and segmentations, written by pydicom and highdicom and read by what users'
+files are read by.
+"""
 
 import builtins
 import os
@@ -41,7 +43,9 @@ def test_a_series_keeps_every_voxels_place_and_value(tmp_path, affine):
     paths = write_series(tmp_path, image, affine)
     volume = read_series(paths[::-1])
     # slices run along the normal of the slices; the array that was written may run against it
-    back = volume.array if np.allclose(volume.affine, affine, atol=1e-4) else volume.array[:, :, ::-1]
+    back = (
+        volume.array if np.allclose(volume.affine, affine, atol=1e-4) else volume.array[:, :, ::-1]
+    )
     np.testing.assert_array_equal(back, image)
     for index in ((0, 0, 0), (13, 5, 8), (3, 11, 2)):
         place = (affine @ (*index, 1))[:3]
@@ -49,11 +53,15 @@ def test_a_series_keeps_every_voxels_place_and_value(tmp_path, affine):
         assert volume.array[tuple(np.rint(there).astype(int))] == image[index]
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (1.0, -1024.0), (0.5, -1024.0), (2.5, 10.5)])
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(1.0, 0.0), (1.0, -1024.0), (0.5, -1024.0), (2.5, 10.5)]
+)
 def test_rescale_slope_and_intercept(tmp_path, slope, intercept):
     image, _ = whole()
     volume = read_series(write_series(tmp_path, image, STRAIGHT, slope=slope, intercept=intercept))
-    np.testing.assert_allclose(volume.array, np.rint((image - intercept) / slope) * slope + intercept, atol=1e-3)
+    np.testing.assert_allclose(
+        volume.array, np.rint((image - intercept) / slope) * slope + intercept, atol=1e-3
+    )
 
 
 def test_slopes_that_differ_between_slices(tmp_path):
@@ -93,7 +101,10 @@ def test_a_tilted_gantry_is_kept_and_said(tmp_path):
 
 def moved(paths, number, by):
     file = pydicom.dcmread(paths[number])
-    file.ImagePositionPatient = [*file.ImagePositionPatient[:2], float(file.ImagePositionPatient[2]) + by]
+    file.ImagePositionPatient = [
+        *file.ImagePositionPatient[:2],
+        float(file.ImagePositionPatient[2]) + by,
+    ]
     file.save_as(paths[number])
 
 
@@ -151,7 +162,13 @@ def cut_short(folder):
 
 
 BAD = [
-    (missing_slice, "slices are missing between IM0006 and IM0004, which lie 4 mm apart where others lie 2 mm apart"),
+    (
+        missing_slice,
+        (
+            "slices are missing between IM0006 and IM0004, which lie 4 mm apart where others lie 2"
+            " mm apart"
+        ),
+    ),
     (uneven, "slices lie 1.3 to 2.7 mm apart; an even spacing is needed"),
     (twice_at_one_place, "two slices at one place"),
     (other_size, r"mixes slices of voxel size 1×1.2 \(IM0001\) and 1×1.5 \(IM0007\) in one series"),
@@ -164,7 +181,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("spoil", "sentence"), BAD, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_what_is_no_volume_is_refused_in_one_sentence(tmp_path, spoil, sentence, capfd):
     spoil(tmp_path)
     with pytest.raises(DataError, match=sentence) as caught:
@@ -175,7 +194,9 @@ def test_what_is_no_volume_is_refused_in_one_sentence(tmp_path, spoil, sentence,
 
 
 def test_a_folder_of_series_with_segmentations(tmp_path):
-    """Series go with the segmentation that refers to them, wherever the files lie and whatever they are called."""
+    """Series go with the segmentation that refers to them, wherever the files lie and whatever
+    they are called.
+    """
     for number in range(3):
         image, label = whole(number)
         paths = write_series(tmp_path / f"p{number}" / "scan", image, STRAIGHT)
@@ -203,7 +224,11 @@ def test_series_without_the_chosen_segment_are_left_out(tmp_path):
     for number in range(2):
         image, label = whole(number)
         masks = {"spleen": image < -500, "liver": label} if number == 1 else {"liver": label}
-        write_seg(tmp_path / f"{number}.dcm", write_series(tmp_path / f"p{number}", image, STRAIGHT), masks)
+        write_seg(
+            tmp_path / f"{number}.dcm",
+            write_series(tmp_path / f"p{number}", image, STRAIGHT),
+            masks,
+        )
     dataset = select(open_dataset(tmp_path), ["spleen"])
     assert [case.id for case in dataset.cases] == ["p1"]
     assert [case.id for case in dataset.unlabelled] == ["p0"]
@@ -224,9 +249,21 @@ def test_a_datalist_cannot_say_dicom(tmp_path):
 def test_several_series_in_one_folder(tmp_path):
     write_series(tmp_path / "a", whole(0)[0], STRAIGHT, number=2, names="v{:03d}.dcm")
     paths = write_series(tmp_path / "a", whole(1)[0], STRAIGHT, number=5, names="w{:03d}.dcm")
-    write_series(tmp_path / "a", whole(2)[0], STRAIGHT, number=1, left_out=tuple(range(1, 9)), names="scout{:03d}.dcm")
     write_series(
-        tmp_path / "a", whole(2)[0], STRAIGHT, number=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], names="l{}.dcm"
+        tmp_path / "a",
+        whole(2)[0],
+        STRAIGHT,
+        number=1,
+        left_out=tuple(range(1, 9)),
+        names="scout{:03d}.dcm",
+    )
+    write_series(
+        tmp_path / "a",
+        whole(2)[0],
+        STRAIGHT,
+        number=9,
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        names="l{}.dcm",
     )
     write_seg(tmp_path / "seg", paths, {"liver": whole(1)[1]})
     dataset = open_dataset(tmp_path)
@@ -241,7 +278,9 @@ def test_segmentations_that_fit_nothing(tmp_path):
     other = write_series(tmp_path / "b", image, STRAIGHT)
     write_seg(tmp_path / "one.dcm", paths, {"liver": label})
     write_seg(tmp_path / "two.dcm", paths, {"liver": label})
-    with pytest.raises(DataError, match=r"two\.dcm and one\.dcm are both segmentations of one series"):
+    with pytest.raises(
+        DataError, match=r"two\.dcm and one\.dcm are both segmentations of one series"
+    ):
         open_dataset(tmp_path)
     with pytest.raises(DataError, match=r"one\.dcm cannot be laid over its series"):
         read_segmentation(tmp_path / "one.dcm", other, {1: (1,)})
@@ -250,7 +289,9 @@ def test_segmentations_that_fit_nothing(tmp_path):
         del frame.DerivationImageSequence
     header.save_as(tmp_path / "one.dcm")
     # where it does not say on which images it was drawn, its frames go where they lie
-    np.testing.assert_array_equal(read_segmentation(tmp_path / "one.dcm", paths, {1: (1,)}).array, label)
+    np.testing.assert_array_equal(
+        read_segmentation(tmp_path / "one.dcm", paths, {1: (1,)}).array, label
+    )
     (tmp_path / "two.dcm").write_bytes((tmp_path / "two.dcm").read_bytes()[:3000])
     with pytest.raises(DataError, match=r"two\.dcm cannot be laid over"):
         read_segmentation(tmp_path / "two.dcm", paths, {1: (1,)})
@@ -265,11 +306,16 @@ def test_a_mask_comes_back_from_dicom_seg(tmp_path):
     image, label = whole()
     paths = write_series(tmp_path / "a", image, STRAIGHT)
     mask = np.where(label, 7, np.where(image < -500, 300, 0)).astype(np.uint16)
-    (tmp_path / "a.dcm").write_bytes(segmentation_bytes(mask, paths[::-1], {"liver": 7, "Luft, außen": 300, "none": 9}))
+    (tmp_path / "a.dcm").write_bytes(
+        segmentation_bytes(mask, paths[::-1], {"liver": 7, "Luft, außen": 300, "none": 9})
+    )
     header = pydicom.dcmread(tmp_path / "a.dcm")
     assert [str(item.SegmentLabel) for item in header.SegmentSequence] == ["liver", "Luft, außen"]
     assert header.PatientID == "4711"
-    assert header.ReferencedSeriesSequence[0].SeriesInstanceUID == pydicom.dcmread(paths[0]).SeriesInstanceUID
+    assert (
+        header.ReferencedSeriesSequence[0].SeriesInstanceUID
+        == pydicom.dcmread(paths[0]).SeriesInstanceUID
+    )
     back = read_segmentation(tmp_path / "a.dcm", paths, {7: (1,), 300: (2,)})
     np.testing.assert_array_equal(back.array, mask)
     nothing = segmentation_bytes(np.zeros_like(mask), paths, {"liver": 7})
@@ -278,7 +324,9 @@ def test_a_mask_comes_back_from_dicom_seg(tmp_path):
 
 
 TILTED = np.eye(4)  # about all three axes, with voxels of three sizes
-TILTED[:3, :3] = Rotation.from_euler("xyz", (0.4, -0.3, 0.2)).as_matrix() @ np.diag([-1.1, -1.3, 2.5])
+TILTED[:3, :3] = Rotation.from_euler("xyz", (0.4, -0.3, 0.2)).as_matrix() @ np.diag(
+    [-1.1, -1.3, 2.5]
+)
 TILTED[:3, 3] = 40, -20, 1300
 
 
@@ -331,7 +379,10 @@ def test_what_a_structure_set_says(tmp_path):
     listed = {item.ReferencedSOPInstanceUID for item in series.ContourImageSequence}
     assert listed == {pydicom.dcmread(path).SOPInstanceUID for path in paths}
     assert [item.ROIName for item in found.StructureSetROISequence] == ["liver", "Luft, außen"]
-    assert [list(item.ROIDisplayColor) for item in found.ROIContourSequence] == [[255, 128, 0], [0, 114, 178]]
+    assert [list(item.ROIDisplayColor) for item in found.ROIContourSequence] == [
+        [255, 128, 0],
+        [0, 114, 178],
+    ]
     assert [item.ReferencedROINumber for item in found.RTROIObservationsSequence] == [1, 2]
     nothing = structure_set_bytes(np.zeros_like(mask), paths, {"liver": 7}, colours)
     (tmp_path / "none.dcm").write_bytes(nothing)
@@ -361,6 +412,10 @@ def test_without_the_extra_there_is_a_command(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(
-        DataError, match=r"is DICOM, and reading it needs pydicom; install it with pip install 'sea_peft\[dicom\]'"
+        DataError,
+        match=(
+            r"is DICOM, and reading it needs pydicom; install it with pip install"
+            r" 'sea_peft\[dicom\]'"
+        ),
     ):
         open_dataset(tmp_path)

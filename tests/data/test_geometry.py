@@ -43,7 +43,9 @@ def lopsided(shape):
 
 @pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
 def test_round_trip_over_all_orientations(axes, signs):
-    """Issue's bar: anisotropic spacing, odd sizes, Dice >= 0.98 for a prediction that copies the label."""
+    """Issue's bar: anisotropic spacing, odd sizes, Dice >= 0.98 for a prediction that copies
+    the label.
+    """
     spacing, shape = (1.3, 1.9, 3.1), (61, 43, 27)
     affine = affine_for(axes, signs, spacing)
     label = lopsided(shape)
@@ -86,14 +88,18 @@ def test_tensor_axes_are_the_recipe_orientation(orientation):
 
 
 def test_resampling_agrees_with_monai():
-    """MONAI's Spacing, bilinear, is the reference for the grey values the weights were trained on."""
+    """MONAI's Spacing, bilinear, is the reference for the grey values the weights were trained
+    on.
+    """
     from monai.data import MetaTensor
     from monai.transforms import Orientation, Spacing
 
     shape, affine = (24, 20, 16), affine_for((1, 0, 2), (-1, 1, 1), (0.75, 1.5, 3.0))
     image = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     turned = Orientation(axcodes="RAS")(MetaTensor(image[None], affine=torch.tensor(affine)))
-    expected = Spacing(pixdim=(1.5, 1.5, 1.5), mode="bilinear", align_corners=False, scale_extent=True)(turned)
+    expected = Spacing(
+        pixdim=(1.5, 1.5, 1.5), mode="bilinear", align_corners=False, scale_extent=True
+    )(turned)
     geometry = whole_geometry(shape, affine, "RAS", (1.5, 1.5, 1.5))
     ours = torch.cat([slab[0] for _, slab in geometry.grid_slabs(geometry.boxed(image), 1)])
     assert tuple(expected.shape[1:]) == geometry.grid
@@ -101,7 +107,9 @@ def test_resampling_agrees_with_monai():
 
 
 def test_equal_spacing_is_untouched_even_when_the_header_rounds():
-    geometry = whole_geometry((30, 31, 32), np.diag([1.4999995, 1.5, 1.5000002, 1]), "RAS", (1.5, 1.5, 1.5))
+    geometry = whole_geometry(
+        (30, 31, 32), np.diag([1.4999995, 1.5, 1.5000002, 1]), "RAS", (1.5, 1.5, 1.5)
+    )
     assert geometry.grid == (30, 31, 32)
     values = np.random.default_rng(0).random((30, 31, 32), dtype=np.float32)
     slabs = [slab[0] for _, slab in geometry.grid_slabs(geometry.boxed(values), 1)]

@@ -18,7 +18,10 @@ def make(shape, **boxes):
         label[box] = index
     image = torch.from_numpy(np.random.default_rng(0).random((2, *shape), dtype=np.float32) + 0.5)
     return Scan(
-        id="p7", image=image, label=torch.from_numpy(label), geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1))
+        id="p7",
+        image=image,
+        label=torch.from_numpy(label),
+        geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)),
     )
 
 
@@ -29,7 +32,9 @@ def test_held_out_labels_count_once_and_the_image_stays_whole(fraction):
     kept, held = hold_out_labels(scan, fraction)
     assert kept.image is scan.image
     assert held.image is scan.image
-    assert torch.equal((kept.label == IGNORED), (held.label != IGNORED))  # every voxel counts in one of them
+    assert torch.equal(
+        (kept.label == IGNORED), (held.label != IGNORED)
+    )  # every voxel counts in one of them
     assert torch.equal(torch.where(kept.label == IGNORED, held.label, kept.label), before)
     assert torch.equal(scan.label, before)  # copies
     share = float((held.label == 1).sum() / (scan.label == 1).sum())
@@ -39,13 +44,16 @@ def test_held_out_labels_count_once_and_the_image_stays_whole(fraction):
 def test_every_label_has_voxels_and_surroundings_in_both_parts():
     """Small organs at one end of the body: a single cut through the scan would take them whole."""
     scan = make(
-        (60, 24, 24), long=np.s_[5:55, 3:8, 3:8], at_the_end=np.s_[50:56, 14:20, 4:8], inside=np.s_[52:54, 12:16, 14:20]
+        (60, 24, 24),
+        long=np.s_[5:55, 3:8, 3:8],
+        at_the_end=np.s_[50:56, 14:20, 4:8],
+        inside=np.s_[52:54, 12:16, 14:20],
     )
     parts = hold_out_labels(scan)
     for index in (1, 2, 3):
-        near = torch.nn.functional.max_pool3d((scan.label == index)[None].float(), 3, 1, 1)[0].bool() & (
-            scan.label == 0
-        )
+        near = torch.nn.functional.max_pool3d((scan.label == index)[None].float(), 3, 1, 1)[
+            0
+        ].bool() & (scan.label == 0)
         whole = int((scan.label == index).sum())
         shares = [int((part.label == index).sum()) / whole for part in parts]
         assert shares == [pytest.approx(0.7, abs=0.15), pytest.approx(0.3, abs=0.15)]
@@ -72,7 +80,9 @@ def test_a_label_of_one_voxel_is_trained_on_and_alone_is_an_error():
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_crops_of_a_part_are_centred_on_voxels_that_count(part):
-    """A crop may show what does not count, but never centres on it, where the scan's border leaves the choice."""
+    """A crop may show what does not count, but never centres on it, where the scan's border
+    leaves the choice.
+    """
     scan = make((8, 60, 8), organ=np.s_[2:6, 5:55, 2:6])
     half = hold_out_labels(scan)[part]
     images, labels = CropSampler([half], SlidingWindow(patch=(8, 9, 8)), 0).batch(0, 40)

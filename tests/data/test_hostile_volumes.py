@@ -1,4 +1,6 @@
-"""Files made to harm: voxels from elsewhere, memory filled, time spent, processes ended. Each is refused in one sentence, in little time."""
+"""Files made to harm: voxels from elsewhere, memory filled, time spent, processes ended. Each
+is refused in one sentence, in little time.
+"""
 
 import gzip
 import os
@@ -20,12 +22,14 @@ from sea_peft.errors import DataError
 ARRAY = np.random.default_rng(0).integers(-100, 100, (8, 8, 8)).astype("<i2")
 RAW = ARRAY.tobytes(order="F")
 NRRD = (
-    b"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 8 8 8\nspace directions: (5,0,0) (0,5,0) (0,0,5)\n"
-    b"kinds: domain domain domain\nendian: little\nspace origin: (0,0,0)\n"
+    b"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 8 8 8\nspace"
+    b" directions: (5,0,0) (0,5,0) (0,0,5)\nkinds: domain domain domain\nendian: little\nspace"
+    b" origin: (0,0,0)\n"
 )
 META = (
-    b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
-    b"Offset = 0 0 0\nElementSpacing = 5 5 5\nDimSize = 8 8 8\nElementType = MET_SHORT\n"
+    b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB ="
+    b" False\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementSpacing = 5 5 5\nDimSize"
+    b" = 8 8 8\nElementType = MET_SHORT\n"
 )
 PACKED_META = META + b"CompressedData = True\nElementDataFile = LOCAL\n"
 GZIP_NRRD = NRRD + b"encoding: gzip\n\n"
@@ -44,45 +48,109 @@ def nifti(**header: object) -> bytes:
 
 HOSTILE = {
     # voxels from elsewhere
-    "passwd.nrrd": (NRRD + b"encoding: raw\ndata file: /etc/passwd\n", "names '/etc/passwd' as its data file"),
-    "dots.nhdr": (NRRD + b"encoding: raw\ndata file: ../../../../etc/passwd\n", "as its data file; one file beside it"),
+    "passwd.nrrd": (
+        NRRD + b"encoding: raw\ndata file: /etc/passwd\n",
+        "names '/etc/passwd' as its data file",
+    ),
+    "dots.nhdr": (
+        NRRD + b"encoding: raw\ndata file: ../../../../etc/passwd\n",
+        "as its data file; one file beside it",
+    ),
     "alias.nhdr": (NRRD + b"encoding: raw\nDataFile: sub/../../x.raw\n", "as its data file"),
     "zero.nrrd": (NRRD + b"encoding: raw\ndata file: /dev/zero\n", "names '/dev/zero'"),
     "stdin.nrrd": (NRRD + b"encoding: raw\ndata file: -\n", "names '-' as its data file"),
-    "list.nhdr": (NRRD + b"encoding: raw\ndata file: LIST\n/etc/passwd\n", "says nothing|names 'LIST'"),
+    "list.nhdr": (
+        NRRD + b"encoding: raw\ndata file: LIST\n/etc/passwd\n",
+        "says nothing|names 'LIST'",
+    ),
     "many.nhdr": (NRRD + b"encoding: raw\ndata file: /dev/fd/%d 0 7 1\n", "as its data file"),
     "pipe.nrrd": (NRRD + b"encoding: raw\ndata file: fifo\n", "names 'fifo' as its data file"),
-    "link.nrrd": (NRRD + b"encoding: raw\ndata file: to_zero\n", "names 'to_zero' as its data file"),
+    "link.nrrd": (
+        NRRD + b"encoding: raw\ndata file: to_zero\n",
+        "names 'to_zero' as its data file",
+    ),
     "pipe.mhd": (META + b"ElementDataFile = fifo\n", "names 'fifo' as its data file"),
     "itself.nhdr": (NRRD + b"encoding: raw\n", "names no data file"),
     # memory as it was taken for voxels
-    "longer.mha": (PACKED_META + zlib.compress(RAW + b"\0" * 1000), "promises 1024 bytes of voxels .8×8×8. in its header, but over 1024"),
+    "longer.mha": (
+        PACKED_META + zlib.compress(RAW + b"\0" * 1000),
+        "promises 1024 bytes of voxels .8×8×8. in its header, but over 1024",
+    ),
     "shorter.mha": (PACKED_META + zlib.compress(RAW[:-2]), "but 1022 are stored"),
     "bomb.mha": (PACKED_META + BOMB, "but over 1024 are stored"),
-    "sized.mha": (PACKED_META.replace(b"CompressedData =", b"CompressedDataSize = 99999999\nCompressedData =") + zlib.compress(RAW),
-                  "'99999999' compressed bytes"),
-    "part.mha": (PACKED_META.replace(b"CompressedData =", b"CompressedDataSize = 20\nCompressedData =") + zlib.compress(RAW),
-                 "damaged or incomplete compressed voxels"),
-    "cut.mha": (META + b"ElementDataFile = LOCAL\n" + RAW[:-2], "is cut short: its header promises 1024 bytes"),
-    "string.mha": (META.replace(b"MET_SHORT", b"MET_STRING") + b"ElementDataFile = LOCAL\n" + RAW, "stores 'MET_STRING'"),
+    "sized.mha": (
+        PACKED_META.replace(b"CompressedData =", b"CompressedDataSize = 99999999\nCompressedData =")
+        + zlib.compress(RAW),
+        "'99999999' compressed bytes",
+    ),
+    "part.mha": (
+        PACKED_META.replace(b"CompressedData =", b"CompressedDataSize = 20\nCompressedData =")
+        + zlib.compress(RAW),
+        "damaged or incomplete compressed voxels",
+    ),
+    "cut.mha": (
+        META + b"ElementDataFile = LOCAL\n" + RAW[:-2],
+        "is cut short: its header promises 1024 bytes",
+    ),
+    "string.mha": (
+        META.replace(b"MET_SHORT", b"MET_STRING") + b"ElementDataFile = LOCAL\n" + RAW,
+        "stores 'MET_STRING'",
+    ),
     "cut.nrrd": (GZIP_NRRD + gzip.compress(RAW[:-2]), "is cut short.*but 1022 are stored"),
-    "broken.nrrd": (GZIP_NRRD + gzip.compress(RAW)[:-40], "damaged or incomplete compressed voxels"),
+    "broken.nrrd": (
+        GZIP_NRRD + gzip.compress(RAW)[:-40],
+        "damaged or incomplete compressed voxels",
+    ),
     # processes ended, time and memory spent
-    "comment.nrrd": (NRRD + b"encoding: raw\n#" + b"x" * 5_000_000 + b"\n\n" + RAW, "a header line of over 65536 characters"),
-    "line.nrrd": (NRRD + b"encoding: raw\nkey:=" + b"x" * 5_000_000 + b"\n\n" + RAW, "a header line of over"),
-    "word.nrrd": (NRRD + b"encoding: ascii\n\n" + b"1 " * 100 + b"x" * 70_000 + b" 1" * 500, "holds no numbers where its voxels"),
-    "keys.nrrd": (NRRD + b"encoding: raw\n" + b"".join(b"k%d:=v\n" % i for i in range(100_000)) + b"\n" + RAW, "over 5000 header lines"),
-    "comments.nrrd": (NRRD + b"encoding: raw\n" + b"# x\n" * 100_000 + b"\n" + RAW, "over 5000 header lines"),
-    "huge.nrrd": (GZIP_NRRD.replace(b"8 8 8", b"99999 99999 99999") + GZIP_BOMB, "is cut short: its header promises 1999940"),
-    "axes.nrrd": (NRRD.replace(b"dimension: 3", b"dimension: 999999999") + b"encoding: raw\n\n" + RAW, "has '999999999' axes"),
-    "negative.nrrd": (NRRD.replace(b"8 8 8", b"8 -8 8") + b"encoding: raw\n\n" + RAW, "3 whole numbers are needed"),
+    "comment.nrrd": (
+        NRRD + b"encoding: raw\n#" + b"x" * 5_000_000 + b"\n\n" + RAW,
+        "a header line of over 65536 characters",
+    ),
+    "line.nrrd": (
+        NRRD + b"encoding: raw\nkey:=" + b"x" * 5_000_000 + b"\n\n" + RAW,
+        "a header line of over",
+    ),
+    "word.nrrd": (
+        NRRD + b"encoding: ascii\n\n" + b"1 " * 100 + b"x" * 70_000 + b" 1" * 500,
+        "holds no numbers where its voxels",
+    ),
+    "keys.nrrd": (
+        NRRD + b"encoding: raw\n" + b"".join(b"k%d:=v\n" % i for i in range(100_000)) + b"\n" + RAW,
+        "over 5000 header lines",
+    ),
+    "comments.nrrd": (
+        NRRD + b"encoding: raw\n" + b"# x\n" * 100_000 + b"\n" + RAW,
+        "over 5000 header lines",
+    ),
+    "huge.nrrd": (
+        GZIP_NRRD.replace(b"8 8 8", b"99999 99999 99999") + GZIP_BOMB,
+        "is cut short: its header promises 1999940",
+    ),
+    "axes.nrrd": (
+        NRRD.replace(b"dimension: 3", b"dimension: 999999999") + b"encoding: raw\n\n" + RAW,
+        "has '999999999' axes",
+    ),
+    "negative.nrrd": (
+        NRRD.replace(b"8 8 8", b"8 -8 8") + b"encoding: raw\n\n" + RAW,
+        "3 whole numbers are needed",
+    ),
     "bzip2.nrrd": (NRRD + b"encoding: bzip2\n\nBZh9", "is stored as 'bzip2', which is not read"),
-    "skips.nrrd": (NRRD + b"encoding: gzip\nbyte skip: 999999999\n\n" + GZIP_BOMB, "skips lines or bytes before packed voxels"),
-    "lies.nii.gz": (gzip.compress(nifti(dim=np.array([3, 30000, 30000, 30000, 1, 1, 1, 1], "<i2"))), "is cut short"),
+    "skips.nrrd": (
+        NRRD + b"encoding: gzip\nbyte skip: 999999999\n\n" + GZIP_BOMB,
+        "skips lines or bytes before packed voxels",
+    ),
+    "lies.nii.gz": (
+        gzip.compress(nifti(dim=np.array([3, 30000, 30000, 30000, 1, 1, 1, 1], "<i2"))),
+        "is cut short",
+    ),
     "offset.nii.gz": (gzip.compress(nifti(offset=np.array([3e9], "<f4"))), "is cut short"),
-    "bomb.nii.gz": (gzip.compress(nifti(dim=np.array([3, 2048, 2048, 2048, 1, 1, 1, 1], "<i2")) + b"\0" * (1 << 28), 9),
-                    r"is cut short|promises 16.0 GiB of voxels .2048×2048×2048., more than the 4 GiB"),
-}  # fmt: skip
+    "bomb.nii.gz": (
+        gzip.compress(
+            nifti(dim=np.array([3, 2048, 2048, 2048, 1, 1, 1, 1], "<i2")) + b"\0" * (1 << 28), 9
+        ),
+        r"is cut short|promises 16.0 GiB of voxels .2048×2048×2048., more than the 4 GiB",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +251,7 @@ def test_a_dicom_bomb_is_not_inflated(tmp_path):
     import pydicom
     from dicom_scans import write_series
 
-    (path, *_) = write_series(tmp_path / "a", np.zeros((8, 8, 3)), np.diag([1.0, 1, 2, 1]))
+    path, *_ = write_series(tmp_path / "a", np.zeros((8, 8, 3)), np.diag([1.0, 1, 2, 1]))
     file = pydicom.dcmread(path)
     file.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     file.save_as(path)
@@ -231,6 +299,8 @@ def test_a_slice_that_promises_too_much(tmp_path):
 
     from sea_peft.data.dicom.series import read_series
 
-    paths = write_series(tmp_path, np.zeros((8, 8, 3)), np.diag([1.0, 1, 2, 1]), Rows=65535, Columns=65535)
+    paths = write_series(
+        tmp_path, np.zeros((8, 8, 3)), np.diag([1.0, 1, 2, 1]), Rows=65535, Columns=65535
+    )
     with pytest.raises(DataError, match="promises 65535×65535 voxels, which the file cannot hold"):
         read_series(paths)

@@ -84,7 +84,10 @@ def test_voxels_that_nobody_labelled_are_not_taken_for_background(nnunet, labels
     assert dict(dataset.labels) == {"liver": (1,)}
     (finding,) = check(dataset).errors
     assert finding.case == "toy_001"
-    assert "label holds 2 voxels of code 3, which is declared as ignore (not labelled)" in finding.sentence
+    assert (
+        "label holds 2 voxels of code 3, which is declared as ignore (not labelled)"
+        in finding.sentence
+    )
     with pytest.raises(DataError, match="2 voxels of code 3"):
         dataset.cases[-1].label()  # as it is read to be scored
 
@@ -92,7 +95,9 @@ def test_voxels_that_nobody_labelled_are_not_taken_for_background(nnunet, labels
 def test_misspelt_keys_are_named(nnunet):
     root = nnunet(2, file_endng=".nii.gz", colour="red")
     warnings = open_dataset(root).warnings
-    assert "key 'file_endng' is not known and is ignored; did you mean 'file_ending'?" in warnings[0]
+    assert (
+        "key 'file_endng' is not known and is ignored; did you mean 'file_ending'?" in warnings[0]
+    )
     assert warnings[1].endswith("key 'colour' is not known and is ignored")
     edit(root, labels=None, lables={"a": 1})
     with pytest.raises(DataError, match=r"no 'labels'.*'lables' a misspelling"):
@@ -112,7 +117,12 @@ def test_nnunet_cases_listed_by_file(nnunet, tmp_path):
     dataset = open_dataset(other)
     assert (dataset.layout, ids(dataset.cases)) == ("nnunet_raw", ["a", "b"])
     assert np.array_equal(dataset.cases[0].label().array, scan(1)[1])
-    for wrong in ([], {"a": 3}, {"a": {"images": "x", "label": "y"}}, {"a": {"images": [1], "label": "y"}}):
+    for wrong in (
+        [],
+        {"a": 3},
+        {"a": {"images": "x", "label": "y"}},
+        {"a": {"images": [1], "label": "y"}},
+    ):
         (other / "dataset.json").write_text(json.dumps(content | {"dataset": wrong}))
         with pytest.raises(DataError, match=r"must list 1 images|must map case names"):
             open_dataset(other)
@@ -125,7 +135,9 @@ def test_strays_are_named(nnunet):
     text = "\n".join(open_dataset(root).warnings)
     assert "numTraining is 7, but 2" in text
     assert "toy_000_0003.nii.gz is ignored" in text
-    assert "labelsTr/lonely.nii.gz is ignored: there is no image imagesTr/lonely_0000.nii.gz" in text
+    assert (
+        "labelsTr/lonely.nii.gz is ignored: there is no image imagesTr/lonely_0000.nii.gz" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +162,9 @@ def test_wrong_entries_are_refused(nnunet, entries, sentence):
         open_dataset(nnunet(1, **entries))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "\x00", "{" * 5000, '{"a": 1' + "0" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"x"', "\x00", "{" * 5000, '{"a": 1' + "0" * 5000 + "}"]
+)
 def test_broken_json_is_refused(nnunet, text):
     root = nnunet(1)
     (root / "dataset.json").write_text(text)
@@ -168,7 +182,10 @@ def test_decathlon_with_4d_images(tmp_path):
     image, label = scan(0)
     put(root / "labelsTr" / "BRATS_1.nii.gz", label)
     (root / "imagesTr").mkdir()
-    nibabel.save(nibabel.Nifti1Image(np.stack([image, image * 2], -1), AFFINE), root / "imagesTr" / "BRATS_1.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.stack([image, image * 2], -1), AFFINE),
+        root / "imagesTr" / "BRATS_1.nii.gz",
+    )
     content = {
         "name": "BRATS", "relase": "2.0", "modality": {"0": "FLAIR", "1": "T1w"},
         "labels": {"0": "background", "1": "edema"}, "numTraining": 1, "numTest": 1,
@@ -192,16 +209,23 @@ def test_auto3dseg_datalist_in_a_file_of_any_name(tmp_path):
         image, label = scan(number)
         put(tmp_path / "data" / f"p{number}" / "image.mha", image)
         put(tmp_path / "data" / f"p{number}" / "label.nrrd", label * 3)
-    entries = [{"image": f"data/p{n}/image.mha", "label": f"data/p{n}/label.nrrd", "fold": n} for n in range(3)]
+    entries = [
+        {"image": f"data/p{n}/image.mha", "label": f"data/p{n}/label.nrrd", "fold": n}
+        for n in range(3)
+    ]
     entries[2]["lable"] = entries[2].pop("label")
     path = tmp_path / "my task.json"
-    path.write_text(json.dumps({"training": entries[:1], "validation": entries[1:], "testing": entries[:1]}))
+    path.write_text(
+        json.dumps({"training": entries[:1], "validation": entries[1:], "testing": entries[:1]})
+    )
     dataset = open_dataset(path)
     assert (dataset.name, dataset.channels) == ("my_task", ("image",))
     assert dict(dataset.labels) == {"label_3": (3,)}  # nothing declared: read from the label maps
     assert dataset.codes is None
     assert (ids(dataset.cases), ids(dataset.test_cases)) == (["p0", "p1"], ["p0"])
-    assert any("'lable' is not known and is ignored; did you mean 'label'?" in w for w in dataset.warnings)
+    assert any(
+        "'lable' is not known and is ignored; did you mean 'label'?" in w for w in dataset.warnings
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +242,12 @@ def test_auto3dseg_datalist_in_a_file_of_any_name(tmp_path):
             "lists 2 images, but 3",
         ),
         (
-            {"training": [{"image": "a.mha", "label": "x/a.mha"}, {"image": "b.mha", "label": "y/a.mha"}]},
+            {
+                "training": [
+                    {"image": "a.mha", "label": "x/a.mha"},
+                    {"image": "b.mha", "label": "y/a.mha"},
+                ]
+            },
             "rename",
         ),
         ({"training": [{"image": "a.nii"}]}, "no labelled one"),
@@ -238,7 +267,9 @@ def test_ids_from_json_cannot_leave_a_folder(tmp_path):
     assert ids(open_dataset(tmp_path).cases) == ["_.._etc_x_y"]
 
 
-@pytest.mark.parametrize("names", [("images", "labels"), ("imagesTr", "labelsTr"), ("Images", "masks")])
+@pytest.mark.parametrize(
+    "names", [("images", "labels"), ("imagesTr", "labelsTr"), ("Images", "masks")]
+)
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_two_folders(tmp_path, names, suffix):
     for number in range(2):
@@ -255,7 +286,9 @@ def test_two_folders(tmp_path, names, suffix):
     )
     assert (ids(dataset.cases), ids(dataset.unlabelled)) == (["a b0", "a b1"], ["c"])
     (stray,) = dataset.warnings
-    assert stray.startswith("label d.nii.gz is ignored: it has no image of its name (images are called like a b0_0000.")
+    assert stray.startswith(
+        "label d.nii.gz is ignored: it has no image of its name (images are called like a b0_0000."
+    )
 
 
 def in_two_folders(root, images, labels):
@@ -269,8 +302,18 @@ def in_two_folders(root, images, labels):
 @pytest.mark.parametrize(
     ("images", "labels", "cases", "unlabelled"),
     [
-        (["amos_0001", "amos_0004"], ["amos_0001", "amos_0004"], {"amos_0001": 1, "amos_0004": 1}, []),
-        (["p_0000", "p_0001", "p_0002"], ["p_0000", "p_0002"], {"p_0000": 1, "p_0002": 1}, ["p_0001"]),
+        (
+            ["amos_0001", "amos_0004"],
+            ["amos_0001", "amos_0004"],
+            {"amos_0001": 1, "amos_0004": 1},
+            [],
+        ),
+        (
+            ["p_0000", "p_0001", "p_0002"],
+            ["p_0000", "p_0002"],
+            {"p_0000": 1, "p_0002": 1},
+            ["p_0001"],
+        ),
         (["p_0000", "p_0001"], ["p_0000_seg", "p_0001_seg"], {"p_0000": 1, "p_0001": 1}, []),
         (["p_0000", "p_0001", "q"], ["q"], {"q": 1}, ["p_0000", "p_0001"]),
         (["p_0000", "p_0001", "q_0000", "q_0001"], ["p"], {"p": 2}, ["q"]),
@@ -295,10 +338,13 @@ def test_decathlon_cases_that_end_in_four_digits(tmp_path, first, channels):
         put(tmp_path / "imagesTr" / f"{name}.nii.gz", scan(number)[0])
         put(tmp_path / "labelsTr" / f"{name}.nii.gz", scan(number)[1])
     content = {
-        channels: {"0": "CT"}, "labels": {"0": "background", "1": "spleen"},
-        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
+        channels: {"0": "CT"},
+        "labels": {"0": "background", "1": "spleen"},
+        "training": [
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names
+        ],
         "test": ["./imagesTs/amos_0100.nii.gz", "./imagesTs/amos_0101.nii.gz"],
-    }  # fmt: skip
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     dataset = open_dataset(tmp_path)
     assert (dataset.layout, ids(dataset.cases)) == ("datalist", names)
@@ -306,13 +352,17 @@ def test_decathlon_cases_that_end_in_four_digits(tmp_path, first, channels):
     del content["training"]
     (tmp_path / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "CT"}}))
     with pytest.raises(
-        DataError, match=rf"imagesTr/{names[0]}.* must end in a channel number .* list them as 'training'"
+        DataError,
+        match=rf"imagesTr/{names[0]}.* must end in a channel number .* list them as 'training'",
     ):
         open_dataset(tmp_path)
 
 
 def test_a_datalist_names_cases_by_whole_file_names(tmp_path):
-    entries = [{"image": f"scan_{number:04d}.nii.gz", "label": f"seg/scan_{number:04d}.nii.gz"} for number in range(2)]
+    entries = [
+        {"image": f"scan_{number:04d}.nii.gz", "label": f"seg/scan_{number:04d}.nii.gz"}
+        for number in range(2)
+    ]
     for number, entry in enumerate(entries):
         put(tmp_path / entry["image"], scan(number)[0])
         put(tmp_path / entry["label"], scan(number)[1])
@@ -365,7 +415,10 @@ def test_brats_cohorts_in_folders(tmp_path):
     for cohort, number in cohorts:
         case = f"BraTS-SSA-{number}-000"
         for sequence in ("t2f", "t1n", "t1c", "t2w"):
-            put(tmp_path / "BraTS-Africa" / cohort / case / f"{case}-{sequence}.nii.gz", scan(int(number))[0])
+            put(
+                tmp_path / "BraTS-Africa" / cohort / case / f"{case}-{sequence}.nii.gz",
+                scan(int(number))[0],
+            )
         put(tmp_path / "BraTS-Africa" / cohort / case / f"{case}-seg.nii.gz", scan(0)[1] * 3)
     for root in (tmp_path, tmp_path / "BraTS-Africa"):
         dataset = open_dataset(root)
@@ -375,7 +428,9 @@ def test_brats_cohorts_in_folders(tmp_path):
     old = tmp_path / "HGG" / "Brats18_1"
     put(old / "Brats18_1_flair.nii.gz", scan(0)[0])
     put(old / "Brats18_1_seg.nii.gz", scan(0)[1])
-    with pytest.raises(DataError, match=r"mixes BraTS until 2021 .*code 4.* with BraTS since 2023 .*code 3"):
+    with pytest.raises(
+        DataError, match=r"mixes BraTS until 2021 .*code 4.* with BraTS since 2023 .*code 3"
+    ):
         open_dataset(tmp_path)
     put(tmp_path / "twice" / "a" / "BraTS_1" / "x_flair.nii.gz", scan(0)[0])
     put(tmp_path / "twice" / "b" / "BraTS_1" / "x_flair.nii.gz", scan(1)[0])
@@ -412,9 +467,13 @@ def test_totalsegmentator_masks_become_labels(tmp_path):
     assert dict(dataset.labels) == {
         "aorta": (1,), "liver": (2,), "spleen": (3,), "vertebrae_T1": (4,), "vertebrae_T2": (5,)
     }  # fmt: skip
-    assert np.array_equal(dataset.cases[0].label().array, np.where(label, 2, np.where(image < -500, 3, 0)))
+    assert np.array_equal(
+        dataset.cases[0].label().array, np.where(label, 2, np.where(image < -500, 3, 0))
+    )
     chosen = select(dataset, ["liver"])
-    os.remove(tmp_path / "s0000" / "segmentations" / "spleen.nii.gz")  # what was not chosen is not read
+    os.remove(
+        tmp_path / "s0000" / "segmentations" / "spleen.nii.gz"
+    )  # what was not chosen is not read
     assert np.array_equal(chosen.cases[0].label().array, label.astype(np.uint16) * 2)
 
 
@@ -432,19 +491,27 @@ def test_cases_without_the_chosen_masks_are_left_out(tmp_path):
     assert checked.errors == ()
     assert ids(checked.usable.cases) == ["s0", "s1"]
     assert [(f.case, f.severity, f.sentence) for f in checked.findings] == [
-        ("s3", "skip", "case s3: label holds nothing of the chosen ones (lesion=1); the case is left out"),
+        (
+            "s3",
+            "skip",
+            "case s3: label holds nothing of the chosen ones (lesion=1); the case is left out",
+        ),
         ("", "warning", "left out, because they have no mask of the chosen labels (lesion): s2"),
     ]
     put(tmp_path / "s0" / "segmentations" / "liver.nii.gz", label * 0)
     put(tmp_path / "s0" / "segmentations" / "lesion.nii.gz", label * 0)
-    (empty,) = check(select(open_dataset(tmp_path))).errors  # nothing is chosen away: nobody labelled the case
+    (empty,) = check(
+        select(open_dataset(tmp_path))
+    ).errors  # nothing is chosen away: nobody labelled the case
     assert "case s0: label is empty" in empty.sentence
 
 
 def test_what_is_no_data_set(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         open_dataset(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"layout .* not recognised; it should be an nnU-Net folder"):
+    with pytest.raises(
+        DataError, match=r"layout .* not recognised; it should be an nnU-Net folder"
+    ):
         open_dataset(tmp_path)
     put(tmp_path / "scan.nii.gz", scan(0)[0])
     with pytest.raises(DataError, match="is a file; give the folder"):

@@ -1,4 +1,6 @@
-"""What readers assume or are warned of reaches the user as a finding, and nothing of it the terminal."""
+"""What readers assume or are warned of reaches the user as a finding, and nothing of it the
+terminal.
+"""
 
 import os
 
@@ -38,9 +40,11 @@ def test_a_scan_without_orientation(tmp_path):
     assert [(f.case, f.field, f.severity) for f in findings] == [
         (case, field, "warning") for case in ("a0", "a1") for field in ("channel image", "label")
     ]
-    assert findings[0].sentence == (
-        "case a0: channel image states no orientation (qform and sform are unset): its axes are taken to run to the left, "
-        "to the front and up; make sure that left and right are not swapped"
+    assert (
+        findings[0].sentence
+        == "case a0: channel image states no orientation (qform and sform are unset): its axes are"
+        " taken to run to the left, to the front and up; make sure that left and right are not"
+        " swapped"
     )
     volume = dataset.cases[0].image("image")
     assert nibabel.aff2axcodes(volume.affine) == ("L", "A", "S")
@@ -65,15 +69,28 @@ def test_two_orientations_that_disagree(tmp_path):
 @pytest.mark.parametrize(
     ("printed", "note"),
     [
-        (b"WARNING: In /build/itkX.cxx, line 80\nX (0x55d0c0): Non uniform sampling or missing slices detected, by 2\n\n",
-         "was read with a warning (Non uniform sampling or missing slices detected, by 2)"),
+        (
+            (
+                b"WARNING: In /build/itkX.cxx, line 80\nX (0x55d0c0): Non uniform sampling or"
+                b" missing slices detected, by 2\n\n"
+            ),
+            "was read with a warning (Non uniform sampling or missing slices detected, by 2)",
+        ),
         (b"Uncompress failed\n", None),
-        (b"Non uniform sampling or missing slices detected\nMET_UncompressStream: ERROR Stream is not valid!\n", None),
+        (
+            (
+                b"Non uniform sampling or missing slices detected\nMET_UncompressStream: ERROR"
+                b" Stream is not valid!\n"
+            ),
+            None,
+        ),
         (b"harmless chatter\n" * 30 + b"Premature end of JPEG file\n", None),
     ],
-)  # fmt: skip
+)
 def test_what_itk_prints_is_a_note_or_damage(tmp_path, monkeypatch, capfd, printed, note):
-    """ITK goes on after damage, with voxels that are none; only what is known to be harmless is one."""
+    """ITK goes on after damage, with voxels that are none; only what is known to be harmless is
+    one.
+    """
     path = tmp_path / "x.nrrd"
     write_volume(path, Volume(scan(0)[0], AFFINE))
     real = sitk.ImageFileReader.Execute
@@ -86,7 +103,9 @@ def test_what_itk_prints_is_a_note_or_damage(tmp_path, monkeypatch, capfd, print
     if note is not None:
         assert read_volume(path).notes == (note,)
     else:
-        with pytest.raises(DataError, match=r"x\.nrrd is damaged, or of a kind that ITK does not read") as caught:
+        with pytest.raises(
+            DataError, match=r"x\.nrrd is damaged, or of a kind that ITK does not read"
+        ) as caught:
             read_volume(path)
         assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -25,12 +25,16 @@ def test_window_scales_clips_and_keeps_channel_order():
 
 @pytest.mark.parametrize("padding", [0.0, -4.0])
 def test_z_score_is_taken_inside_the_body_of_each_channel(padding):
-    """Scans are padded with 0 or, where z-scored before padding, with their minimum (as BraTS 2015 is)."""
+    """Scans are padded with 0 or, where z-scored before padding, with their minimum (as BraTS
+    2015 is).
+    """
     rng = np.random.default_rng(0)
     image = np.full((20, 20, 20), padding, np.float32)
     image[5:15, 5:15, 5:15] = rng.normal(1.0, 0.5, (10, 10, 10)).clip(-3.9)
     case = MemoryCase("x", {"MR": image, "MR2": image * 3}, None, np.eye(4))
-    tensor = prepare(case, Recipe(spacing=(1, 1, 1), intensity=ZScore(), margin=1), ["MR", "MR2"]).image
+    tensor = prepare(
+        case, Recipe(spacing=(1, 1, 1), intensity=ZScore(), margin=1), ["MR", "MR2"]
+    ).image
     assert tensor.shape == (2, 12, 12, 12)
     inside = tensor[:, 1:-1, 1:-1, 1:-1]
     assert abs(float(inside.mean())) < 1e-4
@@ -42,7 +46,9 @@ def test_percentiles_of_the_foreground_become_0_to_1():
     image = np.zeros((20, 20, 20), np.float32)
     image[:10] = np.linspace(100, 200, 4000, dtype=np.float32).reshape(10, 20, 20)
     case = MemoryCase("x", {"MR": image}, None, np.eye(4))
-    recipe = Recipe(spacing=(1, 1, 1), intensity=Percentile(low=0.0, high=100.0), crop_foreground=False)
+    recipe = Recipe(
+        spacing=(1, 1, 1), intensity=Percentile(low=0.0, high=100.0), crop_foreground=False
+    )
     tensor = prepare(case, recipe, ["MR"]).image[0]
     assert (tensor[10:] == 0).all()
     assert float(tensor.max()) == pytest.approx(1)
@@ -106,7 +112,10 @@ def test_what_cannot_be_prepared():
     broken = image.copy()
     broken[3, 4, 5] = np.nan
     broken[0, 0, 0] = np.inf
-    refused(MemoryCase("p1", {"CT": broken}, label), "case p1: channel CT has 2 of 1512 voxels that are NaN")
+    refused(
+        MemoryCase("p1", {"CT": broken}, label),
+        "case p1: channel CT has 2 of 1512 voxels that are NaN",
+    )
     refused(
         MemoryCase("p1", {"CT": image}, label[:-1]),
         "case p1: label has shape 13×12×9, image has shape 14×12×9",
@@ -124,13 +133,18 @@ def test_what_cannot_be_prepared():
 def test_a_voxel_size_in_the_wrong_unit_does_not_fill_the_memory():
     image, label = scan(0)
     case = MemoryCase("p1", {"CT": image}, label, np.diag([1200.0, 1000, 2000, 1]))
-    refused(case, "case p1: voxels of 1200 × 1000 × 2000 mm would become .* is the voxel size in mill")
+    refused(
+        case, "case p1: voxels of 1200 × 1000 × 2000 mm would become .* is the voxel size in mill"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (np.diag([1.1, 1, 1, 1]), r"voxel size \(1.32, 1, 2\) mm, image has voxel size \(1.2, 1, 2\) mm"),
+        (
+            np.diag([1.1, 1, 1, 1]),
+            r"voxel size \(1.32, 1, 2\) mm, image has voxel size \(1.2, 1, 2\) mm",
+        ),
         (
             np.diag([-1, 1, 1, 1]),
             r"direction \(1, 0, 0, 0, -1, 0, 0, 0, 1\), image has direction \(-1, 0, 0,",
@@ -158,7 +172,9 @@ def test_a_tenth_of_a_millimetre_is_the_same_grid():
     class Nudged(MemoryCase):
         def label(self):
             volume = super().label()
-            return type(volume)(volume.array, volume.affine + np.eye(4) * 0.005 * (np.arange(4) < 3))
+            return type(volume)(
+                volume.array, volume.affine + np.eye(4) * 0.005 * (np.arange(4) < 3)
+            )
 
     prepare(Nudged("p1", {"CT": image}, label), Recipe(), ["CT"], {"a": (1,)})
 
@@ -184,14 +200,21 @@ def test_recipe_is_strict_and_survives_json():
     assert recipe.intensity == Window(low=-100, high=300)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     for wrong in (
-        {"orientation": "RRS"}, {"orientation": "XYZ"}, {"spacing": (0, 1, 1)}, {"margin": -1}, {"colour": 1},
-        {"intensity": {"kind": "window", "low": 5, "high": 5}}, {"intensity": {"kind": "magic"}},
+        {"orientation": "RRS"},
+        {"orientation": "XYZ"},
+        {"spacing": (0, 1, 1)},
+        {"margin": -1},
+        {"colour": 1},
+        {"intensity": {"kind": "window", "low": 5, "high": 5}},
+        {"intensity": {"kind": "magic"}},
         {"intensity": {"kind": "percentile", "low": 60, "high": 40}},
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValidationError):
             Recipe(**wrong)
 
 
 def test_affine_of_the_scan_is_kept():
     image, label = scan(0)
-    assert np.array_equal(prepare(MemoryCase("x", {"CT": image}, label), Recipe(), ["CT"]).geometry.affine, AFFINE)
+    assert np.array_equal(
+        prepare(MemoryCase("x", {"CT": image}, label), Recipe(), ["CT"]).geometry.affine, AFFINE
+    )

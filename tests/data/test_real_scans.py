@@ -17,7 +17,11 @@ from sea_peft.data.volumes import read_volume, write_volume
 
 def there_and_back(case, recipe, dataset):
     scan = prepare(case, recipe, dataset.channels, dataset.labels)
-    copied = torch.nn.functional.one_hot(scan.label.long(), len(dataset.labels) + 1).movedim(-1, 0).float()
+    copied = (
+        torch.nn.functional.one_hot(scan.label.long(), len(dataset.labels) + 1)
+        .movedim(-1, 0)
+        .float()
+    )
     stored = case.label()
     back = restore(copied, scan.geometry)
     assert back.shape == stored.shape
@@ -40,7 +44,11 @@ def test_brats2015(brats2015, tmp_path):
     outside = float((scan.image == 0).float().mean())
     assert 0.2 < outside < 0.7
     source = brats2015 / "imagesTr" / "BRATS_003_0000.nii.gz"
-    write_volume(tmp_path / "mask.nii.gz", type(dataset.cases[0].label())(back, scan.geometry.affine), like=source)
+    write_volume(
+        tmp_path / "mask.nii.gz",
+        type(dataset.cases[0].label())(back, scan.geometry.affine),
+        like=source,
+    )
     written = read_volume(tmp_path / "mask.nii.gz")
     assert np.array_equal(written.affine, read_volume(source).affine)
     assert written.array.dtype == np.uint8

@@ -1,4 +1,6 @@
-"""What hospitals have: masks in masks, headers that contradict themselves, studies with extras, segmentations of other tools."""
+"""What hospitals have: masks in masks, headers that contradict themselves, studies with extras,
+segmentations of other tools.
+"""
 
 import dataclasses
 import json
@@ -31,7 +33,9 @@ def put(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
 
 def core(label: np.ndarray) -> np.ndarray:
     """The middle slices of a structure."""
-    return (label * ((np.arange(label.shape[2]) > 3) & (np.arange(label.shape[2]) < 6))).astype(np.uint8)
+    return (label * ((np.arange(label.shape[2]) > 3) & (np.arange(label.shape[2]) < 6))).astype(
+        np.uint8
+    )
 
 
 # Overlapping structures
@@ -49,7 +53,10 @@ def test_the_smaller_of_two_structures_keeps_the_voxels(tmp_path):
     np.testing.assert_array_equal(stored.array, np.where(core(label), 1, np.where(label, 2, 0)))
     inner, outer = int(core(label).sum()), int(label.sum())
     assert stored.notes == (
-        f"has {inner} voxels that are both a_tumour ({inner} voxels) and kidney ({outer} voxels); they are taken for a_tumour, the smaller one",
+        (
+            f"has {inner} voxels that are both a_tumour ({inner} voxels) and kidney ({outer}"
+            " voxels); they are taken for a_tumour, the smaller one"
+        ),
     )
     checked = check(dataset)
     assert [f.severity for f in checked.findings] == ["warning", "warning"]
@@ -70,7 +77,8 @@ def test_a_mask_of_which_nothing_is_left(tmp_path):
     ):
         put(tmp_path / "s" / "segmentations" / f"{name}.nii.gz", mask.astype(np.uint8))
     with pytest.raises(
-        DataError, match=r"case s: nothing is left of lung \(\d+ voxels\): smaller structures cover all of it"
+        DataError,
+        match=r"case s: nothing is left of lung \(\d+ voxels\): smaller structures cover all of it",
     ):
         open_dataset(tmp_path).cases[0].label()
     (finding,) = check(open_dataset(tmp_path)).errors
@@ -85,8 +93,10 @@ def test_a_label_that_is_in_one_case_only(nnunet):
     array[array > 0] = 2
     nibabel.save(nibabel.Nifti1Image(array, label.affine), root / "labelsTr" / "toy_001.nii.gz")
     (finding,) = check(open_dataset(root)).findings
-    assert finding.sentence == (
-        "of 3 cases with labels, only one or none holds spleen (case toy_001); choose other labels, or label more cases"
+    assert (
+        finding.sentence
+        == "of 3 cases with labels, only one or none holds spleen (case toy_001); choose other"
+        " labels, or label more cases"
     )
 
 
@@ -99,8 +109,15 @@ def nifti(path: Path, array: np.ndarray, **fields: object) -> Path:
     image.set_sform(AFFINE, 1)
     image.set_qform(AFFINE, 1)
     raw = bytearray(image.to_bytes())
-    at = {"dim": (40, "<i2"), "pixdim": (76, "<f4"), "units": (123, "u1"), "qcode": (252, "<i2"), "scode": (254, "<i2"),
-          "quaternion": (256, "<f4"), "srow": (280, "<f4")}  # fmt: skip
+    at = {
+        "dim": (40, "<i2"),
+        "pixdim": (76, "<f4"),
+        "units": (123, "u1"),
+        "qcode": (252, "<i2"),
+        "scode": (254, "<i2"),
+        "quaternion": (256, "<f4"),
+        "srow": (280, "<f4"),
+    }
     for name, value in fields.items():
         start, kind = at[name]
         new = np.asarray(value, kind).tobytes()
@@ -127,7 +144,10 @@ def test_pixdim_against_the_sform(tmp_path):
     array = np.zeros((4, 5, 6), np.int16)
     path = nifti(tmp_path / "a.nii", array, srow=np.eye(4)[:3].ravel(), qcode=0)
     assert read_volume(path).notes == (
-        "has voxels of 1.2 × 1 × 2 mm by its pixdim, but of 1 × 1 × 1 mm by its sform; the sform is used",
+        (
+            "has voxels of 1.2 × 1 × 2 mm by its pixdim, but of 1 × 1 × 1 mm by its sform; the"
+            " sform is used"
+        ),
     )
     assert header_grid(path)[1] == (1.0, 1.0, 1.0)
 
@@ -136,8 +156,18 @@ def test_pixdim_against_the_sform(tmp_path):
     ("units", "factor", "spacing", "note"),
     [
         (1, 1e-3, (1.2, 1.0, 2.0), "gives its places in metres, which are turned into millimetres"),
-        (3, 1e3, (1.2, 1.0, 2.0), "gives its places in micrometres, which are turned into millimetres"),
-        (1, 1.0, (1.2, 1.0, 2.0), "gives a voxel size of 1.2 × 1 × 2 metres, which cannot be; millimetres are taken"),
+        (
+            3,
+            1e3,
+            (1.2, 1.0, 2.0),
+            "gives its places in micrometres, which are turned into millimetres",
+        ),
+        (
+            1,
+            1.0,
+            (1.2, 1.0, 2.0),
+            "gives a voxel size of 1.2 × 1 × 2 metres, which cannot be; millimetres are taken",
+        ),
         (2, 1.0, (1.2, 1.0, 2.0), None),
         (0, 1.0, (1.2, 1.0, 2.0), None),
     ],
@@ -147,16 +177,25 @@ def test_units_of_length_are_honoured(tmp_path, units, factor, spacing, note):
     affine[:3] *= factor
     pixdim = [1, *(np.array([1.2, 1.0, 2.0]) * factor)]
     path = nifti(
-        tmp_path / "a.nii", np.zeros((4, 5, 6), np.int16), units=units, srow=affine[:3].ravel(), pixdim=pixdim, qcode=0
+        tmp_path / "a.nii",
+        np.zeros((4, 5, 6), np.int16),
+        units=units,
+        srow=affine[:3].ravel(),
+        pixdim=pixdim,
+        qcode=0,
     )
     volume = read_volume(path)
     assert volume.spacing == pytest.approx(spacing, rel=1e-4)
     assert volume.notes == ((note,) if note else ())
     assert header_grid(path)[1] == pytest.approx(spacing, rel=1e-4)
     # what is written on this grid has the header of the scan
-    write_volume(tmp_path / "mask.nii", Volume(np.ones((4, 5, 6), np.uint8), volume.affine), like=path)
+    write_volume(
+        tmp_path / "mask.nii", Volume(np.ones((4, 5, 6), np.uint8), volume.affine), like=path
+    )
     assert read_volume(tmp_path / "mask.nii").spacing == pytest.approx(spacing, rel=1e-4)
-    np.testing.assert_array_equal(nibabel.load(tmp_path / "mask.nii").affine, nibabel.load(path).affine)
+    np.testing.assert_array_equal(
+        nibabel.load(tmp_path / "mask.nii").affine, nibabel.load(path).affine
+    )
 
 
 def test_a_nrrd_that_leaves_its_place_open(tmp_path):
@@ -166,11 +205,18 @@ def test_a_nrrd_that_leaves_its_place_open(tmp_path):
         ("b", b"", ["states no voxel size", "states no orientation"]),
         (
             "c",
-            b"space: scanner-xyz\nspace directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin: (0,0,0)\n",
+            (
+                b"space: scanner-xyz\nspace directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin:"
+                b" (0,0,0)\n"
+            ),
             ["lies in the space 'scanner-xyz'"],
         ),
         ("d", b"space: RAS\nspace directions: (2,0,0) (0,2,0) (0,0,3)\n", ["states no origin"]),
-        ("e", b"space: RAS\nspace directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin: (0,0,0)\n", []),
+        (
+            "e",
+            b"space: RAS\nspace directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin: (0,0,0)\n",
+            [],
+        ),
     ):
         (tmp_path / f"{name}.nrrd").write_bytes(head + more + b"\n" + bytes(8))
         found = read_volume(tmp_path / f"{name}.nrrd").notes
@@ -188,7 +234,9 @@ def test_channels_as_itk_writes_them(tmp_path):
     )
     for name in ("a.nii.gz", "b.nrrd"):
         for channel in (0, 1):
-            np.testing.assert_array_equal(read_volume(tmp_path / name, channel, 2).array, array[..., 0, channel])
+            np.testing.assert_array_equal(
+                read_volume(tmp_path / name, channel, 2).array, array[..., 0, channel]
+            )
         with pytest.raises(DataError, match="holds 2 channels, but 3 are declared"):
             read_volume(tmp_path / name, 0, 3)
         with pytest.raises(DataError, match=r"5×6.* 3D volume is needed|2 values per voxel"):
@@ -198,10 +246,17 @@ def test_channels_as_itk_writes_them(tmp_path):
 def test_channels_declared_and_found(nnunet):
     root = nnunet(2)
     entries = [
-        {"image": f"./imagesTr/toy_00{n}_0000.nii.gz", "label": f"./labelsTr/toy_00{n}.nii.gz"} for n in range(2)
+        {"image": f"./imagesTr/toy_00{n}_0000.nii.gz", "label": f"./labelsTr/toy_00{n}.nii.gz"}
+        for n in range(2)
     ]
     (root / "datalist.json").write_text(
-        json.dumps({"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "PZ"}, "training": entries})
+        json.dumps(
+            {
+                "modality": {"0": "T2", "1": "ADC"},
+                "labels": {"0": "background", "1": "PZ"},
+                "training": entries,
+            }
+        )
     )
     dataset = open_dataset(root / "datalist.json")
     for channels in ([], ["T2"], ["ADC"]):
@@ -213,7 +268,9 @@ def test_channels_declared_and_found(nnunet):
 
 
 def test_large_values_of_an_mr_are_grey_values():
-    """Scans scaled by floating-point numbers reach some millions; a few voxels far beyond all others do not belong."""
+    """Scans scaled by floating-point numbers reach some millions; a few voxels far beyond all
+    others do not belong.
+    """
     rng = np.random.default_rng(0)
     usual = rng.gamma(2.0, 1e5, (20, 20, 20)).astype(np.float32)
     usual[0, 0, 0] = 1.7e6
@@ -221,7 +278,10 @@ def test_large_values_of_an_mr_are_grey_values():
     broken[0, 0, 0] = 5e6
 
     def said(array):
-        return ["grey values?" in finding.sentence for finding in image_findings("a", "T1", Volume(array, AFFINE))]
+        return [
+            "grey values?" in finding.sentence
+            for finding in image_findings("a", "T1", Volume(array, AFFINE))
+        ]
 
     assert said(usual) == []
     assert said(broken) == [True]
@@ -235,7 +295,9 @@ def test_labels_whose_names_hold_signs(nnunet):
     root = nnunet(2, labels={"background": 0, "T2=hyper": 1, "tumour/edema, left (Ödem) & co": 2})
     dataset = open_dataset(root)
     assert dict(select(dataset, ["T2=hyper"]).labels) == {"T2=hyper": (1,)}
-    assert dict(select(dataset, ["tumour/edema, left (Ödem) & co"]).labels) == {"tumour/edema, left (Ödem) & co": (2,)}
+    assert dict(select(dataset, ["tumour/edema, left (Ödem) & co"]).labels) == {
+        "tumour/edema, left (Ödem) & co": (2,)
+    }
     assert dict(select(dataset, ["T2=hyper=1,2"]).labels) == {"T2=hyper": (1, 2)}
     assert dict(select(dataset, ["all=1,2"]).labels) == {"all": (1, 2)}
 
@@ -245,13 +307,20 @@ def test_reasons_are_kept(tmp_path, nnunet):
     for path in sorted((root / "labelsTr").iterdir()):
         path.rename(path.with_name(path.name.replace(".nii", "_manual.nii")))
     with pytest.raises(
-        DataError, match=r"toy_000_manual\.nii\.gz is ignored: there is no image imagesTr/toy_000_manual_0000\.nii\.gz"
+        DataError,
+        match=(
+            r"toy_000_manual\.nii\.gz is ignored: there is no image"
+            r" imagesTr/toy_000_manual_0000\.nii\.gz"
+        ),
     ):
         open_dataset(root)
     root = nnunet(2, name="b", file_ending=".tif")
     with pytest.raises(
         DataError,
-        match=r"file_ending is '\.tif', a format that is not read; convert images and labels to one of \.nii\.gz",
+        match=(
+            r"file_ending is '\.tif', a format that is not read; convert images and labels to one"
+            r" of \.nii\.gz"
+        ),
     ):
         open_dataset(root)
     image, label = scan(0)
@@ -277,20 +346,35 @@ def test_linked_case_folders(tmp_path):
 # 3D Slicer
 
 
-def seg_nrrd(path: Path, layers: np.ndarray, segments: list[tuple[str, int, int]], affine: np.ndarray = AFFINE) -> None:
+def seg_nrrd(
+    path: Path,
+    layers: np.ndarray,
+    segments: list[tuple[str, int, int]],
+    affine: np.ndarray = AFFINE,
+) -> None:
     """As Slicer writes: layers `[L, I, J, K]`, each segment with its name, layer and value."""
     lps = np.diag([-1.0, -1, 1, 1]) @ affine
     ways = " ".join("(" + ",".join(f"{v:g}" for v in lps[:3, axis]) + ")" for axis in range(3))
     many = len(layers) > 1
     head = [
-        "NRRD0004", "type: unsigned char", f"dimension: {4 if many else 3}", "space: left-posterior-superior",
+        "NRRD0004",
+        "type: unsigned char",
+        f"dimension: {4 if many else 3}",
+        "space: left-posterior-superior",
         "sizes: " + " ".join(map(str, (*([len(layers)] if many else []), *layers.shape[1:]))),
-        "space directions: " + ("none " if many else "") + ways, "kinds: " + ("list " if many else "") + "domain domain domain",
-        "encoding: gzip", "space origin: (" + ",".join(f"{v:g}" for v in lps[:3, 3]) + ")",
-    ]  # fmt: skip
+        "space directions: " + ("none " if many else "") + ways,
+        "kinds: " + ("list " if many else "") + "domain domain domain",
+        "encoding: gzip",
+        "space origin: (" + ",".join(f"{v:g}" for v in lps[:3, 3]) + ")",
+    ]
     for number, (name, layer, value) in enumerate(segments):
-        head += [f"Segment{number}_ID:=Segment_{number}", f"Segment{number}_Name:={name}", f"Segment{number}_Layer:={layer}",
-                 f"Segment{number}_LabelValue:={value}", f"Segment{number}_Color:=0.5 0.5 0.1"]  # fmt: skip
+        head += [
+            f"Segment{number}_ID:=Segment_{number}",
+            f"Segment{number}_Name:={name}",
+            f"Segment{number}_Layer:={layer}",
+            f"Segment{number}_LabelValue:={value}",
+            f"Segment{number}_Color:=0.5 0.5 0.1",
+        ]
     import gzip
 
     stored = (layers if many else layers[0]).astype(np.uint8).tobytes(order="F")
@@ -298,7 +382,9 @@ def seg_nrrd(path: Path, layers: np.ndarray, segments: list[tuple[str, int, int]
 
 
 def test_segments_of_3d_slicer_go_by_their_names(tmp_path):
-    """Values differ from file to file; overlapping segments lie in layers; only the part that is drawn in is stored."""
+    """Values differ from file to file; overlapping segments lie in layers; only the part that
+    is drawn in is stored.
+    """
     image, label = scan(0)
     inner = core(label)
     put(tmp_path / "a.nrrd", image)
@@ -315,7 +401,9 @@ def test_segments_of_3d_slicer_go_by_their_names(tmp_path):
     dataset = open_dataset(tmp_path)
     assert (dataset.layout, dict(dataset.labels)) == ("folders", {"Leber": (1,), "Läsion": (2,)})
     for case in dataset.cases:
-        np.testing.assert_array_equal(case.label().array, np.where(inner, 2, label), err_msg=case.id)
+        np.testing.assert_array_equal(
+            case.label().array, np.where(inner, 2, label), err_msg=case.id
+        )
     assert check(dataset).errors == ()
     (lesion,) = (case for case in select(dataset, ["Läsion"]).cases if case.id == "b")
     np.testing.assert_array_equal(lesion.label().array, 2 * inner)
@@ -433,14 +521,27 @@ def test_every_kind_of_segmentation_object(tmp_path, dicom, kind):
     paths = dicom.write_series(tmp_path / "a", np.rint(image), AFFINE)
     if kind == "FRACTIONAL":
         first, second = values == 1, values == 2
-        values = np.stack([0.8 * first + 0.2 * second, 0.8 * second + 0.2 * first], axis=-1).astype(np.float32)
+        values = np.stack([0.8 * first + 0.2 * second, 0.8 * second + 0.2 * first], axis=-1).astype(
+            np.float32
+        )
     described = [
         highdicom.seg.SegmentDescription(number, name, codes.SCT.Organ, codes.SCT.Liver, "MANUAL")
         for number, name in enumerate(("organ", "lesion"), start=1)
     ]
     sources = [pydicom.dcmread(path) for path in paths]
     highdicom.seg.Segmentation(
-        sources, values, kind, described, highdicom.UID(), 7, highdicom.UID(), 1, "ACME", "tool", "1", "0"
+        sources,
+        values,
+        kind,
+        described,
+        highdicom.UID(),
+        7,
+        highdicom.UID(),
+        1,
+        "ACME",
+        "tool",
+        "1",
+        "0",
     ).save_as(tmp_path / "seg.dcm")
     stored = read_segmentation(tmp_path / "seg.dcm", paths, {1: (1,), 2: (2,)})
     np.testing.assert_array_equal(stored.array, np.where(inner, 2, label))
@@ -454,7 +555,9 @@ def test_frames_without_a_slice_are_counted(study):
     os.remove(paths[-3])
     lost = sum(k >= label.shape[2] - 3 for k in drawn)
     (finding,) = check(open_dataset(root)).errors
-    assert f"{lost} of its {len(drawn)} frames lie where the series has no slice" in finding.sentence
+    assert (
+        f"{lost} of its {len(drawn)} frames lie where the series has no slice" in finding.sentence
+    )
 
 
 def shifted(file):
@@ -474,7 +577,14 @@ def wider(file):
 
 
 def turned(file):
-    file.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+    file.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = [
+        0,
+        1,
+        0,
+        1,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -482,7 +592,10 @@ def turned(file):
     [
         (
             shifted,
-            "frames lie on another slice than the one that they say they were drawn on|lie where the series has no slice",
+            (
+                "frames lie on another slice than the one that they say they were drawn on|lie"
+                " where the series has no slice"
+            ),
         ),
         (aside, "frames lie where the series has no slice"),
         (wider, "frames lie where the series has no slice"),
@@ -508,7 +621,11 @@ def test_a_study_with_extras(study):
             delattr(file, tag)
 
     def structures(file):
-        file.SOPInstanceUID, file.SeriesInstanceUID, file.Modality = "1.2.3.98", "1.2.3.97", "RTSTRUCT"
+        file.SOPInstanceUID, file.SeriesInstanceUID, file.Modality = (
+            "1.2.3.98",
+            "1.2.3.97",
+            "RTSTRUCT",
+        )
         for tag in ("Rows", "Columns", "PixelData"):
             delattr(file, tag)
 
@@ -520,7 +637,10 @@ def test_a_study_with_extras(study):
     np.testing.assert_array_equal(dataset.cases[0].label().array, label)
     text = "\n".join(dataset.warnings)
     assert "dose.dcm is a colour picture, not a scan" in text
-    assert "rs.dcm is a structure set (RTSTRUCT), which is not read; convert it to DICOM-SEG or NIfTI" in text
+    assert (
+        "rs.dcm is a structure set (RTSTRUCT), which is not read; convert it to DICOM-SEG or NIfTI"
+        in text
+    )
     assert "holds one of its images twice, taken once" in text
     os.remove(root / "p" / "seg.dcm")
     with pytest.raises(DataError, match=r"no labelled one: .*RTSTRUCT"):
@@ -541,7 +661,9 @@ def test_two_files_that_claim_to_be_one_image(study):
 
 @pytest.mark.parametrize("where", ["p.nii.gz", "labels/p.nii.gz", "p/p_seg.nrrd", "p.seg.nrrd"])
 def test_a_series_with_a_mask_of_another_format(tmp_path, dicom, where):
-    """As dcm2niix and Slicer write them: called like the series' folder, the axes stored their own way."""
+    """As dcm2niix and Slicer write them: called like the series' folder, the axes stored their
+    own way.
+    """
     image, label = scan(0)
     dicom.write_series(tmp_path / "p", np.rint(image), AFFINE)
     flipped = AFFINE.copy()
@@ -563,7 +685,9 @@ def test_channels_of_predict_are_named(tmp_path):
     with pytest.raises(DataError, match=r"or their numbers in that order \(--channel 0\)"):
         find_cases([tmp_path / "scans"], ["FLAIR"])
     (case,) = find_cases([tmp_path / "scans"], ["FLAIR"], ["1"])
-    assert {name: image.path.name for name, image in case.images.items()} == {"FLAIR": "x_0001.nii.gz"}
+    assert {name: image.path.name for name, image in case.images.items()} == {
+        "FLAIR": "x_0001.nii.gz"
+    }
     (case,) = find_cases([tmp_path / "scans"], ["A", "B"], ["_0001", "channel_0"])
     assert [image.path.name for image in case.images.values()] == ["x_0001.nii.gz", "x_0000.nii.gz"]
     with pytest.raises(DataError, match="has no file _0003"):

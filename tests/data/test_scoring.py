@@ -30,16 +30,24 @@ def test_numbers_agree_with_monai(seed, tolerance):
     pair = [torch.from_numpy(a[None, None]).float() for a in (predicted, reference)]
     assert ours.dice == pytest.approx(compute_dice(*pair).item(), abs=1e-6)
     assert ours.hd95 == pytest.approx(
-        compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=SPACING).item(),
+        compute_hausdorff_distance(
+            *pair, include_background=True, percentile=95, spacing=SPACING
+        ).item(),
         abs=1e-4,
     )
-    surface = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=SPACING).item()
+    surface = compute_surface_dice(
+        *pair, [tolerance], include_background=True, spacing=SPACING
+    ).item()
     assert ours.nsd == pytest.approx(surface, abs=1e-5)
     matrix = get_confusion_matrix(*pair)
     for name in ("sensitivity", "specificity", "precision"):
-        assert getattr(ours, name) == pytest.approx(compute_confusion_matrix_metric(name, matrix).item(), abs=1e-6)
+        assert getattr(ours, name) == pytest.approx(
+            compute_confusion_matrix_metric(name, matrix).item(), abs=1e-6
+        )
     millilitres = 0.8 * 1.3 * 3.0 / 1000
-    assert ours.volume_difference == pytest.approx((predicted.sum() - reference.sum()) * millilitres)
+    assert ours.volume_difference == pytest.approx(
+        (predicted.sum() - reference.sum()) * millilitres
+    )
     assert ours.reference_volume == pytest.approx(reference.sum() * millilitres)
 
 

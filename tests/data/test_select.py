@@ -37,7 +37,11 @@ def test_codes_of_a_layout_that_declares_none():
 @pytest.mark.parametrize(
     ("labels", "channels", "sentence"),
     [
-        (["edma"], [], "no label 'edma'; did you mean 'edema'\\? it has necrosis=1, edema=2, enhancing=4"),
+        (
+            ["edma"],
+            [],
+            "no label 'edma'; did you mean 'edema'\\? it has necrosis=1, edema=2, enhancing=4",
+        ),
         (["liver"], [], "no label 'liver'; it has necrosis=1"),
         (["background"], [], "no label 'background'"),
         (["x=3"], [], "code 3 is not declared; there are necrosis=1"),
@@ -61,7 +65,9 @@ def test_wrong_words_are_refused(labels, channels, sentence):
 def test_nested_regions_cannot_be_the_default():
     with pytest.raises(DataError, match=r"overlap .*choose whole or core"):
         select(dataset(labels={"whole": (1, 2), "core": (2,)}))
-    assert dict(select(dataset(labels={"whole": (1, 2), "core": (2,)}), ["whole"]).labels) == {"whole": (1, 2)}
+    assert dict(select(dataset(labels={"whole": (1, 2), "core": (2,)}), ["whole"]).labels) == {
+        "whole": (1, 2)
+    }
 
 
 def test_nothing_labelled():

@@ -22,7 +22,12 @@ def make(seed):
     shape = (20, 22, 24)
     image = torch.from_numpy(np.random.default_rng(seed).random((2, *shape), dtype=np.float32))
     label = (image[0] > 0.9).to(torch.uint8)
-    return Scan(id=f"c{seed}", image=image, label=label, geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)))
+    return Scan(
+        id=f"c{seed}",
+        image=image,
+        label=label,
+        geometry=whole_geometry(shape, np.eye(4), "RAS", (1, 1, 1)),
+    )
 
 
 def test_spilled_scans_give_the_same_crops(tmp_path):
@@ -32,7 +37,9 @@ def test_spilled_scans_give_the_same_crops(tmp_path):
     kept = [cache.keep(scan) for scan in scans]
     assert kept[0] is scans[0]
     assert all(mapped_from(tmp_path, scan) for scan in kept[1:])
-    batches = (CropSampler(some, SlidingWindow(patch=(8, 8, 8)), 0).batch(3, 6) for some in (kept, scans))
+    batches = (
+        CropSampler(some, SlidingWindow(patch=(8, 8, 8)), 0).batch(3, 6) for some in (kept, scans)
+    )
     for a, b in zip(*batches, strict=True):
         assert torch.equal(a, b)
 
@@ -86,11 +93,15 @@ def test_planes_are_what_was_appended(tmp_path, limit):
 
 def test_a_spilled_prediction_gives_the_same_mask(tmp_path):
     geometry = whole_geometry((21, 18, 17), np.diag([0.9, 1.1, 3, 1]), "LPS", (1.5, 1.5, 1.5))
-    probabilities = torch.rand(3, *geometry.grid, generator=torch.Generator().manual_seed(0)).softmax(dim=0)
+    probabilities = torch.rand(
+        3, *geometry.grid, generator=torch.Generator().manual_seed(0)
+    ).softmax(dim=0)
     spilled = Planes((3, *geometry.grid), 0, tmp_path)
     spilled.append(probabilities)
     kept, there = (restore(p, geometry) for p in (probabilities, spilled))
-    assert np.mean(kept == there) > 0.998  # equal but where two labels are within float16's rounding
+    assert (
+        np.mean(kept == there) > 0.998
+    )  # equal but where two labels are within float16's rounding
     a, b = (restore_probability(p, 1, geometry) for p in (probabilities, spilled))
     np.testing.assert_allclose(a, b, atol=5e-4)
 

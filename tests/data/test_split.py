@@ -21,10 +21,16 @@ def dataset(count, tests=0):
     )
 
 
-@pytest.mark.parametrize(("shots", "audit"), [(1, 0), (2, 1), (3, 1), (5, 1), (9, 1), (10, 2), (16, 3)])
+@pytest.mark.parametrize(
+    ("shots", "audit"), [(1, 0), (2, 1), (3, 1), (5, 1), (9, 1), (10, 2), (16, 3)]
+)
 def test_shots_count_every_labelled_scan_used(shots, audit):
     parts = split(dataset(20), shots, seed=3)
-    assert (len(parts.support), len(parts.audit), len(parts.test)) == (shots - audit, audit, 20 - shots)
+    assert (len(parts.support), len(parts.audit), len(parts.test)) == (
+        shots - audit,
+        audit,
+        20 - shots,
+    )
     ids = [case.id for part in (parts.support, parts.audit, parts.test) for case in part]
     assert len(set(ids)) == 20
 
@@ -32,7 +38,9 @@ def test_shots_count_every_labelled_scan_used(shots, audit):
 def test_the_draw_depends_on_names_and_seed_only():
     data = dataset(20)
     shuffled = data.with_cases(reversed(data.cases))
-    assert [c.id for c in split(data, 5, 1).support] == [c.id for c in split(shuffled, 5, 1).support]
+    assert [c.id for c in split(data, 5, 1).support] == [
+        c.id for c in split(shuffled, 5, 1).support
+    ]
     draws = {tuple(c.id for c in split(data, 5, seed).support) for seed in range(8)}
     assert len(draws) == 8
 
@@ -46,7 +54,12 @@ def test_test_cases_of_the_layout_are_the_test():
 @pytest.mark.parametrize(
     ("count", "tests", "shots", "sentence"),
     [
-        (4, 0, 10, "10 shots were asked for, but toy has 4 usable labelled cases; ask for at most 4"),
+        (
+            4,
+            0,
+            10,
+            "10 shots were asked for, but toy has 4 usable labelled cases; ask for at most 4",
+        ),
         (4, 2, 5, "ask for at most 4"),
         (1, 0, 2, "has 1 usable labelled case; ask for at most 1"),
         (4, 0, 0, "at least 1"),
@@ -84,7 +97,9 @@ def test_without_test_cases_the_shots_are_the_same(test):
     assert parts.shots == split(data, 5, 3).shots
 
 
-@pytest.mark.parametrize(("shots", "roles"), [(2, [(1, 0)] * 2), (3, [(1, 1)] * 3), (5, [(3, 1)] * 5)])
+@pytest.mark.parametrize(
+    ("shots", "roles"), [(2, [(1, 0)] * 2), (3, [(1, 1)] * 3), (5, [(3, 1)] * 5)]
+)
 def test_leave_one_out_never_trains_or_audits_on_the_one_that_it_scores(shots, roles):
     parts = split(dataset(20), shots, 0, test="cv")
     folds = parts.leave_one_out()
@@ -108,7 +123,11 @@ def ids(cases):
 def test_a_file_names_the_cases(tmp_path):
     given = named(tmp_path, support=["c03", "c01"], audit=["c02"], test=["c00", "t1"])
     parts = split_as_named(dataset(6, tests=2), given, seed=0)
-    assert (ids(parts.support), ids(parts.audit), ids(parts.test)) == (["c03", "c01"], ["c02"], ["c00", "t1"])
+    assert (ids(parts.support), ids(parts.audit), ids(parts.test)) == (
+        ["c03", "c01"],
+        ["c02"],
+        ["c00", "t1"],
+    )
     assert split_as_named(dataset(6, tests=2), given, seed=0, test="cv").test == ()
     assert len(split_as_named(dataset(6, tests=2), given, seed=0, test=1).test) == 1
 
@@ -117,12 +136,16 @@ def test_what_a_file_leaves_open_is_as_without_it(tmp_path):
     parts = split_as_named(dataset(6), named(tmp_path, support=["c03", "c01", "c02"]), seed=0)
     assert (len(parts.support), len(parts.audit)) == (2, 1)
     assert ids(parts.test) == ["c00", "c04", "c05"]
-    assert ids(split_as_named(dataset(6, tests=2), named(tmp_path, support=["c03"]), seed=0).test) == ["t0", "t1"]
+    assert ids(
+        split_as_named(dataset(6, tests=2), named(tmp_path, support=["c03"]), seed=0).test
+    ) == ["t0", "t1"]
     assert split_as_named(dataset(6), named(tmp_path, support=["c03"], test=[]), seed=0).test == ()
 
 
 def test_a_file_names_a_case_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"split.json names case x9, which is no usable labelled case of toy"):
+    with pytest.raises(
+        DataError, match=r"split.json names case x9, which is no usable labelled case of toy"
+    ):
         split_as_named(dataset(3), named(tmp_path, support=["c00"], test=["x9"]), seed=0)
 
 
@@ -137,7 +160,10 @@ def test_a_file_names_a_case_that_is_not_there(tmp_path):
         ('{"support": [], "test": ["c00"]}', "names no support case"),
         ('{"support": ["c00", "c00"]}', "names case c00 twice under support"),
         ('{"support": ["c00"], "test": ["c00"]}', "names case c00 under support and under test"),
-        ('{"support": ["c00"], "audit": ["c01"], "test": ["c01"]}', "names case c01 under audit and under test"),
+        (
+            '{"support": ["c00"], "audit": ["c01"], "test": ["c01"]}',
+            "names case c01 under audit and under test",
+        ),
     ],
 )
 def test_a_split_file_that_makes_no_sense(tmp_path, text, sentence):
@@ -165,7 +191,9 @@ def test_no_label_is_held_out_altogether_where_that_can_be_helped(tmp_path):
     assert drawn.audit[0] in found.support
     assert len(found.audit) == 1
     assert not found.hidden
-    assert split(data, 5, 3, holds=common).audit == drawn.audit, "and nothing changes where nothing is rare"
+    assert split(data, 5, 3, holds=common).audit == drawn.audit, (
+        "and nothing changes where nothing is rare"
+    )
     each = {case.id: {"organ", case.id} for case in data.cases}
     assert split(data, 5, 3, holds=each).hidden == {drawn.audit[0].id}, "one must be held out"
 

@@ -1,4 +1,6 @@
-"""Damaged volumes end in a refusal of one sentence or are read: no traceback, no process that dies, none that hangs or fills memory."""
+"""Damaged volumes end in a refusal of one sentence or are read: no traceback, no process that
+dies, none that hangs or fills memory.
+"""
 
 import random
 import shutil
@@ -72,7 +74,10 @@ def test_damaged_volumes(tmp_path):
 def test_many_damaged_volumes(tmp_path, capsys):
     ends = fuzzed(tmp_path, 2000, seed=2)
     with capsys.disabled():
-        print(f"\n2000 damaged volumes: {dict(ends)}, 0 internal errors, 0 deaths, 0 over {_LIMIT_S} s")
+        print(
+            f"\n2000 damaged volumes: {dict(ends)}, 0 internal errors, 0 deaths, 0 over"
+            f" {_LIMIT_S} s"
+        )
     assert sum(ends.values()) == 2000
 
 
@@ -87,7 +92,9 @@ def test_damaged_volumes_on_the_command_line(tmp_path, capsys):
         for at in ("images", "labels"):
             (folder / at).mkdir(parents=True)
             if at != role:
-                write_volume(folder / at / "a.nii", Volume(image if at == "images" else label, STRAIGHT))
+                write_volume(
+                    folder / at / "a.nii", Volume(image if at == "images" else label, STRAIGHT)
+                )
         for at, (name, content) in enumerate(sound[kind].items()):
             (folder / role / name).write_bytes(content if at else damaged(content, draw))
         command = [sys.executable, "-m", "sea_peft", "data", "check", str(folder)]

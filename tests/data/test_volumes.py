@@ -34,7 +34,9 @@ def test_geometry_agrees_with_other_readers(tmp_path):
         write_volume(path, Volume(ARRAY, AFFINE))
         image = sitk.ReadImage(str(path))
         lps = image.TransformIndexToPhysicalPoint((1, 2, 3))
-        np.testing.assert_allclose(np.array(lps) * (-1, -1, 1), (AFFINE @ (1, 2, 3, 1))[:3], atol=1e-4)
+        np.testing.assert_allclose(
+            np.array(lps) * (-1, -1, 1), (AFFINE @ (1, 2, 3, 1))[:3], atol=1e-4
+        )
         assert image[1, 2, 3] == ARRAY[1, 2, 3]
 
 
@@ -45,7 +47,9 @@ def test_header_geometry_of_the_input_is_kept_to_the_last_digit(tmp_path):
     image.set_qform(AFFINE, code=1)
     image.header["descrip"] = b"DOE^JANE"
     nibabel.save(image, source)
-    write_volume(mask, Volume(np.ones((5, 6, 7), np.uint8), read_volume(source).affine), like=source)
+    write_volume(
+        mask, Volume(np.ones((5, 6, 7), np.uint8), read_volume(source).affine), like=source
+    )
     ours, theirs = nibabel.load(mask).header, nibabel.load(source).header
     for field in (
         "sform_code",
@@ -76,7 +80,9 @@ def test_nifti2_and_itk_inputs_keep_their_geometry(tmp_path):
 
 
 def test_one_channel_of_a_4d_file(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.stack([ARRAY, ARRAY + 1], -1), AFFINE), tmp_path / "x.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.stack([ARRAY, ARRAY + 1], -1), AFFINE), tmp_path / "x.nii.gz"
+    )
     assert np.array_equal(read_volume(tmp_path / "x.nii.gz", component=1, of=2).array, ARRAY + 1)
     with pytest.raises(DataError, match=r"4 axes \(5×6×7×2\); a 3D volume is needed"):
         read_volume(tmp_path / "x.nii.gz")
@@ -87,7 +93,12 @@ def test_one_channel_of_a_4d_file(tmp_path):
 def _nifti(**header) -> bytes:
     image = nibabel.Nifti1Image(ARRAY, AFFINE)
     raw = bytearray(image.to_bytes())
-    offsets = {"dim": (40, "<8h"), "datatype": (70, "<h"), "pixdim": (76, "<8f"), "sform_code": (254, "<h")}
+    offsets = {
+        "dim": (40, "<8h"),
+        "datatype": (70, "<h"),
+        "pixdim": (76, "<8f"),
+        "sform_code": (254, "<h"),
+    }
     offsets |= {"scl_slope": (112, "<f"), "srow_x": (280, "<4f"), "qform_code": (252, "<h")}
     for field, value in header.items():
         at, kind = offsets[field]
@@ -97,11 +108,19 @@ def _nifti(**header) -> bytes:
 
 def _mha(**changes: str) -> bytes:
     entries = {
-        "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-        "Offset": "0 0 0", "ElementSpacing": "1 1 1", "DimSize": "5 6 7", "ElementType": "MET_SHORT",
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": "0 0 0",
+        "ElementSpacing": "1 1 1",
+        "DimSize": "5 6 7",
+        "ElementType": "MET_SHORT",
         "ElementDataFile": "LOCAL",
-    } | changes  # fmt: skip
-    return "".join(f"{key} = {value}\n" for key, value in entries.items()).encode() + ARRAY.tobytes()
+    } | changes
+    return (
+        "".join(f"{key} = {value}\n" for key, value in entries.items()).encode() + ARRAY.tobytes()
+    )
 
 
 NAN = float("nan")
@@ -114,26 +133,44 @@ UNREADABLE = {
     "text.mha": (b"<html>404</html>" * 40, "no NDims in its header"),
     "short.nii": (_nifti()[:400], "promises 772 bytes of voxels .5×6×7., the file holds 400"),
     "lies.nii": (_nifti(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "30000×30000×30000"),
-    "lies.nrrd": (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9000 9000 9000\nendian: little\n"
-                  b"encoding: raw\n\n123", "promises 1458000000000 bytes of voxels .9000×9000×9000., the file holds 3"),
-    "flat.nii": (_nifti(dim=[2, 5, 6, 1, 1, 1, 1, 1]), r"has 2 axes \(5×6\); a 3D volume is needed, and this is one picture"),
+    "lies.nrrd": (
+        (
+            b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9000 9000 9000\nendian: little\n"
+            b"encoding: raw\n\n123"
+        ),
+        "promises 1458000000000 bytes of voxels .9000×9000×9000., the file holds 3",
+    ),
+    "flat.nii": (
+        _nifti(dim=[2, 5, 6, 1, 1, 1, 1, 1]),
+        r"has 2 axes \(5×6\); a 3D volume is needed, and this is one picture",
+    ),
     "negative.nii": (_nifti(dim=[3, -5, 6, 7, 1, 1, 1, 1]), "negative.nii"),
     "rgb.nii": (_nifti(datatype=128, dim=[3, 5, 6, 2, 1, 1, 1, 1]), "real numbers are needed"),
     "nan_affine.nii": (_nifti(srow_x=[NAN, 0, 0, 0]), "unusable orientation"),
     "singular.nii": (_nifti(srow_x=[0, 0, 0, 0]), "unusable orientation"),
-    "no_spacing.nii": (_nifti(sform_code=0, pixdim=[1, 0, 1, 1, 1, 1, 1, 1]), "voxel size of 0, 1, 1 mm"),
+    "no_spacing.nii": (
+        _nifti(sform_code=0, pixdim=[1, 0, 1, 1, 1, 1, 1, 1]),
+        "voxel size of 0, 1, 1 mm",
+    ),
     "axes.mha": (_mha(NDims="99999999"), "has '99999999' axes"),
-    "printf.mha": (_mha(ElementDataFile="%s%s"), "names '%s%s' as its data file; one file beside it"),
+    "printf.mha": (
+        _mha(ElementDataFile="%s%s"),
+        "names '%s%s' as its data file; one file beside it",
+    ),
     "outside.mhd": (_mha(ElementDataFile="../x.raw"), "as its data file"),
     "sizes.mha": (_mha(DimSize="5 6"), "header entry DimSize = '5 6'; 3 numbers are needed"),
     "nan.mha": (_mha(ElementSpacing="1 nan 1"), "3 numbers are needed"),
     "no_spacing.mha": (_mha().replace(b"ElementSpacing", b"ElementSpycing"), "no ElementSpacing"),
     "header_only.mha": (b"ObjectType = Image\nNDims = 3\n", "no DimSize in its header"),
     "scan.png": (b"png", "is not a volume"),
-    "vector.nrrd": (b"NRRD0004\ntype: short\ndimension: 4\nsizes: 2 1 1 1\n"
-                    b"kinds: vector domain domain domain\nendian: little\nencoding: raw\n\n1234",
-                    "2 values per voxel"),
-}  # fmt: skip
+    "vector.nrrd": (
+        (
+            b"NRRD0004\ntype: short\ndimension: 4\nsizes: 2 1 1 1\n"
+            b"kinds: vector domain domain domain\nendian: little\nencoding: raw\n\n1234"
+        ),
+        "2 values per voxel",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -158,7 +195,9 @@ def test_a_plain_mha_and_a_detached_header(tmp_path):
     (tmp_path / "b.mhd").write_bytes(_mha(ElementDataFile="b.raw").split(b"b.raw")[0] + b"b.raw\n")
     (tmp_path / "b.raw").write_bytes(ARRAY.tobytes())
     for name in ("a.mha", "b.mhd"):
-        assert np.array_equal(read_volume(tmp_path / name).array.transpose(2, 1, 0).ravel(), ARRAY.ravel())
+        assert np.array_equal(
+            read_volume(tmp_path / name).array.transpose(2, 1, 0).ravel(), ARRAY.ravel()
+        )
 
 
 def test_what_is_no_file_at_all(tmp_path):
@@ -184,7 +223,9 @@ def test_a_name_with_a_newline_stays_one_line(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(nibabel, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        nibabel, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(DataError, match="No space left"):
         write_volume(tmp_path / "x.nii.gz", Volume(ARRAY, AFFINE))
     assert os.listdir(tmp_path) == []

@@ -20,14 +20,20 @@ def in_memory(count=2, tests=1, label_dtype=np.uint8):
         return MemoryCase(f"p{number}", {"CT": image, "PET": image * 2}, label.astype(label_dtype))
 
     return Dataset(
-        name="toy", layout="phantom", channels=("PET", "CT"), labels={"liver": (1,), "both": (2, 3)},
-        cases=tuple(case(n) for n in range(count)), test_cases=tuple(case(n + 50) for n in range(tests)),
-    )  # fmt: skip
+        name="toy",
+        layout="phantom",
+        channels=("PET", "CT"),
+        labels={"liver": (1,), "both": (2, 3)},
+        cases=tuple(case(n) for n in range(count)),
+        test_cases=tuple(case(n + 50) for n in range(tests)),
+    )
 
 
 def test_cases_in_memory_become_an_nnunet_folder(tmp_path):
     seen = []
-    out = write_nnunet_raw(in_memory(), tmp_path / "new" / "Dataset007_Toy", lambda *done: seen.append(done))
+    out = write_nnunet_raw(
+        in_memory(), tmp_path / "new" / "Dataset007_Toy", lambda *done: seen.append(done)
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert os.listdir(out.parent) == ["Dataset007_Toy"]
     back = open_dataset(out)
@@ -91,7 +97,10 @@ def test_what_a_datalist_cannot_say_is_left_alone(tmp_path):
     write_volume(tmp_path / "s1" / "segmentations" / "liver.nii.gz", Volume(label, AFFINE))
     with pytest.raises(
         DataError,
-        match=r"case s1 lies in DICOM slices, in one mask file per structure or in segments of 3D Slicer.*as it is",
+        match=(
+            r"case s1 lies in DICOM slices, in one mask file per structure or in segments of 3D"
+            r" Slicer.*as it is"
+        ),
     ):
         write_datalist(tmp_path)
     assert os.listdir(tmp_path) == ["s1"]
@@ -107,7 +116,9 @@ def test_a_folder_that_takes_no_file_is_said_in_one_sentence(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", refused)
-        with pytest.raises(DiskError, match=r"Cannot write .*datalist\.json: permission is denied: make the folder"):
+        with pytest.raises(
+            DiskError, match=r"Cannot write .*datalist\.json: permission is denied: make the folder"
+        ):
             write_datalist(tmp_path)
     monkeypatch.setattr(Path, "replace", refused)
     with pytest.raises(DiskError, match=r"Cannot write .*out: permission is denied"):

@@ -1,4 +1,6 @@
-"""ProtoSeg and Grad-CAM against cases worked out by hand, against the definition, and against MONAI."""
+"""ProtoSeg and Grad-CAM against cases worked out by hand, against the definition, and against
+MONAI.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +62,13 @@ def test_features_that_separate_the_label_have_ability_one() -> None:
 
 
 def test_prototypes_are_weighted_by_the_guide() -> None:
-    # values 0, 4 and 10; p = 1, 0.5, 0: label prototype (0 + 0.5·4) / 1.5 = 4/3, background (0.5·4 + 10) / 1.5 = 8, halfway 14/3
+    # values 0, 4 and 10; p = 1, 0.5, 0: label prototype (0 + 0.5·4) / 1.5 = 4/3, background (0.5·4
+    # + 10) / 1.5 = 8, halfway 14/3
     features = torch.tensor([0.0, 4.0, 10.0]).view(1, 3, 1, 1)
     guide = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1)
     assert ability_maps(features, guide).flatten().tolist() == [True, True, False]
-    # p = 0.2 in the middle: 0.8 / 1.2 = 2/3 and (3.2 + 10) / 1.8 = 22/3, halfway exactly 4, and a tie is background
+    # p = 0.2 in the middle: 0.8 / 1.2 = 2/3 and (3.2 + 10) / 1.8 = 22/3, halfway exactly 4, and a
+    # tie is background
     guide[0, 1] = 0.2
     features[0, 1] = 4.001
     assert ability_maps(features, guide).flatten().tolist() == [True, False, False]
@@ -72,9 +76,13 @@ def test_prototypes_are_weighted_by_the_guide() -> None:
 
 def test_noise_is_near_chance_and_constant_features_find_nothing() -> None:
     label = torch.zeros(24, 24, 24, dtype=torch.bool)
-    label[:6, :12] = True  # p = 1/8: half of everything found, by chance, gives Dice 2p / (2p + 1) = 0.2
+    label[:6, :12] = (
+        True  # p = 1/8: half of everything found, by chance, gives Dice 2p / (2p + 1) = 0.2
+    )
     noise = torch.randn(5, 24, 24, 24, generator=torch.Generator().manual_seed(1))
-    assert overlap(ability_maps(noise, label[None].float())[0], label) == pytest.approx(0.2, abs=0.03)
+    assert overlap(ability_maps(noise, label[None].float())[0], label) == pytest.approx(
+        0.2, abs=0.03
+    )
     assert not ability_maps(torch.ones(4, 24, 24, 24), label[None].float()).any()
 
 
@@ -90,7 +98,9 @@ def test_coarse_features_are_judged_as_if_interpolated_first() -> None:
         assert torch.equal(found, to_label < to_rest)
 
 
-def test_abilities_of_a_network_are_those_of_the_features_it_gives(model: Adapted, image: torch.Tensor) -> None:
+def test_abilities_of_a_network_are_those_of_the_features_it_gives(
+    model: Adapted, image: torch.Tensor
+) -> None:
     label = torch.zeros(16, 16, 16, dtype=torch.uint8)
     label[4:9, 4:10, 4:8] = 1  # and no voxel of the second label
     guide = model(image).detach().softmax(1)[0, 1:]
@@ -98,7 +108,9 @@ def test_abilities_of_a_network_are_those_of_the_features_it_gives(model: Adapte
     found = segmentation_abilities(model, paths, image, guide, label)
     assert list(found) == paths
     features: dict[str, torch.Tensor] = {}
-    with watching(model.backbone, paths, lambda path, y: features.update({path: y.detach().clone()})):
+    with watching(
+        model.backbone, paths, lambda path, y: features.update({path: y.detach().clone()})
+    ):
         model(image)
     for path, (first, second) in found.items():
         assert first == overlap(ability_maps(features[path][0], guide)[0], label == 1)
@@ -124,7 +136,9 @@ def _fails(path: str, y: torch.Tensor) -> None:
 
 
 class _Scores(nn.Module):
-    """The mean logit of each label over the voxels given to it: what MONAI's classifier Grad-CAM can take the gradient of."""
+    """The mean logit of each label over the voxels given to it: what MONAI's classifier
+    Grad-CAM can take the gradient of.
+    """
 
     def __init__(self, model: Adapted) -> None:
         super().__init__()
@@ -149,7 +163,9 @@ def fresh_hooks(model: Adapted) -> Iterator[None]:
 
 @pytest.mark.usefixtures("fresh_hooks")
 def test_class_maps_agree_with_monai(model: Adapted, image: torch.Tensor) -> None:
-    paths = [[s.path for s in model.sites if s.stage == stage][-1] for stage in ("encoder", "bottleneck")]
+    paths = [
+        [s.path for s in model.sites if s.stage == stage][-1] for stage in ("encoder", "bottleneck")
+    ]
     found = class_maps(model, paths, image)
     for path in paths:
         for index in (1, 2):
@@ -166,11 +182,17 @@ def test_class_maps_agree_with_monai(model: Adapted, image: torch.Tensor) -> Non
 def test_rounding_is_not_an_explanation(model: Adapted, image: torch.Tensor) -> None:
     """Behind these convolutions a norm takes the mean, and the mean of the gradient with it."""
     site = next(s for s in model.sites if s.path.endswith("conv1.conv"))
-    norm = next(m for n, m in model.backbone.named_modules() if n == site.path.replace("conv1.conv", "norm2"))
+    norm = next(
+        m
+        for n, m in model.backbone.named_modules()
+        if n == site.path.replace("conv1.conv", "norm2")
+    )
     assert isinstance(norm, nn.GroupNorm)
     assert norm.num_groups == norm.num_channels
     with model.bank.only(()):
-        assert all(m is not None and not m.any() for m in class_maps(model, [site.path], image)[site.path])
+        assert all(
+            m is not None and not m.any() for m in class_maps(model, [site.path], image)[site.path]
+        )
 
 
 def test_a_label_without_voxels_has_no_map(model: Adapted, image: torch.Tensor) -> None:
@@ -187,7 +209,9 @@ def test_a_label_without_voxels_has_no_map(model: Adapted, image: torch.Tensor) 
 
 def test_otsu_by_hand() -> None:
     # two heaps: every threshold between them is best, and the lowest is taken
-    values = torch.cat([torch.zeros(30), torch.full((10,), 0.1), torch.full((10,), 0.9), torch.ones(5)])
+    values = torch.cat(
+        [torch.zeros(30), torch.full((10,), 0.1), torch.full((10,), 0.9), torch.ones(5)]
+    )
     assert 0.1 <= otsu(values) < 0.9
     assert (values > otsu(values)).sum() == 15
     assert not (torch.full((9,), 0.4) > otsu(torch.full((9,), 0.4))).any()

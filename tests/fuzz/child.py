@@ -1,7 +1,9 @@
-"""A process that lives through many jobs, so that what one hostile file does to it (a death, a hang, all memory, a command) is seen and counted.
+"""A process that lives through many jobs, so that what one hostile file does to it (a death, a
+hang, all memory, a command) is seen and counted.
 
-`Child` starts this file as a program and hands it jobs, one JSON line each: the name of an action and its arguments. It is started again when
-a job kills it or takes too long. New kinds of jobs go into `ACTIONS`.
+`Child` starts this file as a program and hands it jobs, one JSON line each: the name of an action
+and its arguments. It is started again when a job kills it or takes too long. New kinds of jobs go
+into `ACTIONS`.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-LONGEST = 20.0  # seconds; the machine may be shared, so those of the process are counted where it can say so
+# seconds; the machine may be shared, so those of the process are counted where it can say so
+LONGEST = 20.0
 MOST_MEMORY = 1500 << 20  # bytes beyond what the process had before the job
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one job. `code`: exit code, None where the process died or hung. `memory`: bytes at most beyond those before.
-    `commands`: programs that were started and connections that were tried."""
+    """What became of one job. `code`: exit code, None where the process died or hung. `memory`:
+    bytes at most beyond those before. `commands`: programs that were started and connections that
+    were tried.
+    """
 
     code: int | None
     said: str
@@ -54,7 +59,8 @@ class Child:
 
     Args:
         folder: the working folder of the jobs.
-        patience: seconds to wait for a job, after which the process is ended; much more than `LONGEST`, for a machine that is busy.
+        patience: seconds to wait for a job, after which the process is ended; much more than
+            `LONGEST`, for a machine that is busy.
         environment: variables to set.
     """
 
@@ -83,12 +89,23 @@ class Child:
         code = process.wait()
         process.stdin.close()
         process.stdout.close()
-        return Outcome(None, "", self._patience, 0, end="death" if ready else "hang", commands=(f"ended with {code}",))
+        return Outcome(
+            None,
+            "",
+            self._patience,
+            0,
+            end="death" if ready else "hang",
+            commands=(f"ended with {code}",),
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], cwd=self._folder, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )  # fmt: skip
+            [sys.executable, __file__],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         return self._process
 
     def close(self) -> None:
@@ -102,10 +119,18 @@ class Child:
             self._process = None
 
 
-# -- in the child ------------------------------------------------------------------------------------------
+# -- in the child ----------------------------------------------------------------------------------
 
 _STARTED: list[str] = []
-_WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "socket.connect")
+_WATCHED = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+)
 
 
 # what Python's own platform module and font lookups ask the system, whatever the file
@@ -128,7 +153,9 @@ ACTIONS: dict[str, Callable[..., int]] = {"seapeft": command_line}
 
 
 def _peak() -> int:
-    """Bytes of the largest resident set since `_forget_peak`, or since the start where the system does not tell."""
+    """Bytes of the largest resident set since `_forget_peak`, or since the start where the
+    system does not tell.
+    """
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
@@ -155,9 +182,13 @@ def _serve(jobs: IO[str], answers: IO[str]) -> None:
             except Exception as error:  # what escapes is what a user would see as a traceback
                 code, _ = 1, said.write(f"Traceback: {type(error).__name__}: {error}")
         outcome = {
-            "code": code, "said": said.getvalue()[-2000:], "seconds": time.process_time() - began, "memory": _peak() - before,
-            "commands": list(_STARTED), "end": "",
-        }  # fmt: skip
+            "code": code,
+            "said": said.getvalue()[-2000:],
+            "seconds": time.process_time() - began,
+            "memory": _peak() - before,
+            "commands": list(_STARTED),
+            "end": "",
+        }
         answers.write(json.dumps(outcome) + "\n")
         answers.flush()
 

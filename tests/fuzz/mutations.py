@@ -1,4 +1,6 @@
-"""Documents changed at random: what a stranger, an editor or a disk could make of them. A seed gives the same ones again."""
+"""Documents changed at random: what a stranger, an editor or a disk could make of them. A seed
+gives the same ones again.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,60 @@ import random
 from typing import Any
 
 NAMES = [
-    "", " ", "x", "os:system", "trap:factory", "trap.factory", "../trap", "/etc/passwd", "backbone", "backbone.safetensors", "segresnet", "unet",
-    "phantom_unet", "\x1b[31mred\x1b]0;title\x07", "a\0b", "ä" * 300, "肝", "a//b", "__class__", "nan", "1", "-1", "null", "x" * 100_000, "\ud800",
-]  # fmt: skip
+    "",
+    " ",
+    "x",
+    "os:system",
+    "trap:factory",
+    "trap.factory",
+    "../trap",
+    "/etc/passwd",
+    "backbone",
+    "backbone.safetensors",
+    "segresnet",
+    "unet",
+    "phantom_unet",
+    "\x1b[31mred\x1b]0;title\x07",
+    "a\0b",
+    "ä" * 300,
+    "肝",
+    "a//b",
+    "__class__",
+    "nan",
+    "1",
+    "-1",
+    "null",
+    "x" * 100_000,
+    "\ud800",
+]
 NUMBERS = [
-    0, -1, 1, 2, 3, 7, 255, 256, 65535, 65536, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**30), 0.5, -0.0, 1e-300, 1e300, 1e38, float("nan"),
-    float("inf"), -float("inf"), True, False,
-]  # fmt: skip
+    0,
+    -1,
+    1,
+    2,
+    3,
+    7,
+    255,
+    256,
+    65535,
+    65536,
+    2**31,
+    2**63,
+    2**64,
+    10**30,
+    10**400,
+    -(10**30),
+    0.5,
+    -0.0,
+    1e-300,
+    1e300,
+    1e38,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    True,
+    False,
+]
 
 
 def _odd(rng: random.Random) -> Any:
@@ -25,7 +74,18 @@ def _odd(rng: random.Random) -> Any:
         return rng.choice(NUMBERS)
     if kind == 2:
         return rng.choice(
-            [None, [], {}, [[]], [None], {"": None}, [0] * 300, {"kind": "eval"}, [1, "a", None], {"0": "CT"}]
+            [
+                None,
+                [],
+                {},
+                [[]],
+                [None],
+                {"": None},
+                [0] * 300,
+                {"kind": "eval"},
+                [1, "a", None],
+                {"0": "CT"},
+            ]
         )
     if kind == 3:
         return {rng.choice(NAMES): _odd(rng) for _ in range(rng.randrange(1, 3))}
@@ -42,7 +102,13 @@ def _places(document: Any) -> list[tuple[Any, Any]]:
     found, waiting = [], [document]
     while waiting:
         node = waiting.pop()
-        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        keys = (
+            list(node)
+            if isinstance(node, dict)
+            else range(len(node))
+            if isinstance(node, list)
+            else ()
+        )
         for key in keys:
             found.append((node, key))
             waiting.append(node[key])
@@ -72,15 +138,19 @@ def mutated(document: Any, rng: random.Random) -> Any:
         elif kind == 6 and isinstance(node, list):
             node.insert(rng.randrange(len(node) + 1), copy.deepcopy(node[key]))
         elif isinstance(node[key], (int, float)) and not isinstance(node[key], bool):
-            node[key] = node[key] * rng.choice([-1, 0, 2, 10, 1000, 0.1]) + rng.choice([0, 0, 1, -1])
+            node[key] = node[key] * rng.choice([-1, 0, 2, 10, 1000, 0.1]) + rng.choice(
+                [0, 0, 1, -1]
+            )
     return changed
 
 
 def as_bytes(document: Any, rng: random.Random) -> bytes:
     """A document as a file, of which one in four has damaged bytes too."""
-    return damaged(json.dumps(document).encode("utf-8", "surrogatepass"), rng) if rng.randrange(4) == 0 else json.dumps(
-        document, ensure_ascii=rng.random() < 0.5
-    ).encode("utf-8", "surrogatepass")  # fmt: skip
+    return (
+        damaged(json.dumps(document).encode("utf-8", "surrogatepass"), rng)
+        if rng.randrange(4) == 0
+        else json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    )
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:

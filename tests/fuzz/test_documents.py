@@ -1,4 +1,6 @@
-"""JSON and TOML of a stranger, changed at random: the promised exit codes, one sentence, no death, no hang, no memory, no command, nothing left."""
+"""JSON and TOML of a stranger, changed at random: the promised exit codes, one sentence, no
+death, no hang, no memory, no command, nothing left.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from sea_peft.loop import events
 
 COMMAND = Path(sys.executable).with_name("seapeft")
 TRAP = (
-    "import pathlib\npathlib.Path(__file__).with_name('PWNED').touch()\ndef factory(**_):\n    raise AssertionError\n"
+    "import pathlib\npathlib.Path(__file__).with_name('PWNED').touch()\ndef factory(**_):\n   "
+    " raise AssertionError\n"
 )
 PROFILE = """name = "mine"
 about = "For one site"
@@ -39,8 +42,10 @@ kinds = ["conv"]
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What the documents are changed in: sound weights, an adapter, a run that was broken off, one that is done, data. `trap`: a file that
-    exists as soon as code that only a document names has run."""
+    """What the documents are changed in: sound weights, an adapter, a run that was broken off, one
+    that is done, data. `trap`: a file that exists as soon as code that only a document names has
+    run.
+    """
 
     root: Path
 
@@ -55,7 +60,9 @@ class World:
             shutil.rmtree(target)
         target.parent.mkdir(exist_ok=True)
         source = self.root / name
-        return Path(shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target))
+        return Path(
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +76,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     shutil.copytree(toy / "imagesTr", listed / "images")
     shutil.copytree(toy / "labelsTr", listed / "labels")
     entries = [
-        {"id": f"t{n}", "image": f"images/toy_{n}_0000.nii.gz", "label": f"labels/toy_{n}.nii.gz"} for n in range(4)
+        {"id": f"t{n}", "image": f"images/toy_{n}_0000.nii.gz", "label": f"labels/toy_{n}.nii.gz"}
+        for n in range(4)
     ]
     datalist = {
         "name": "toy",
@@ -89,9 +97,18 @@ def used_world(world: World) -> World:
     root, weights, toy = world.root, world.root / "tiny.safetensors", world.root / "toy"
     make_adapter(root / "adapter", weights, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
     options = AdaptOptions(
-        data=str(toy), weights=str(weights), shots=2, budget="20%", policy="sea", steps=8, cycles=1, patch=(16, 16, 16), mlflow=False,
-        device="cpu", out=root / "done",
-    )  # fmt: skip
+        data=str(toy),
+        weights=str(weights),
+        shots=2,
+        budget="20%",
+        policy="sea",
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        mlflow=False,
+        device="cpu",
+        out=root / "done",
+    )
 
     def stop(event: events.Event) -> None:
         if isinstance(event, events.Scored):
@@ -105,7 +122,10 @@ def used_world(world: World) -> World:
 
 @pytest.fixture(scope="session")
 def child(world: World) -> Iterator[Child]:
-    environment = {"PYTHONPATH": str(world.root / "modules"), "XDG_DATA_HOME": str(world.root / "home")}
+    environment = {
+        "PYTHONPATH": str(world.root / "modules"),
+        "XDG_DATA_HOME": str(world.root / "home"),
+    }
     made = Child(world.root, **environment)
     yield made
     made.close()
@@ -113,7 +133,9 @@ def child(world: World) -> Iterator[Child]:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of document. `of`: where a sound one stands; `line`: the verb that reads the changed one; `codes`: what it may end with."""
+    """A kind of document. `of`: where a sound one stands; `line`: the verb that reads the
+    changed one; `codes`: what it may end with.
+    """
 
     of: str
     codes: frozenset[int]
@@ -225,7 +247,11 @@ def _trace(world: World, data: bytes, rng: random.Random) -> list[object]:
     (folder / "trace.jsonl").write_bytes(data)
     if rng.randrange(10) == 0:
         return ["report", folder]
-    return ["inspect", folder, *(["--replay"] if rng.randrange(2) else ["--unit", "*"] if rng.randrange(2) else [])]
+    return [
+        "inspect",
+        folder,
+        *(["--replay"] if rng.randrange(2) else ["--unit", "*"] if rng.randrange(2) else []),
+    ]
 
 
 def _profile(world: World, data: bytes, rng: random.Random) -> list[object]:
@@ -274,7 +300,9 @@ def problem_of(kind: Kind, outcome: Outcome, world: World) -> str | None:
 
 
 def fuzz(child: Child, world: World, name: str, seeds: Sequence[int]) -> Counter[str]:
-    """Ends by what, over documents of one kind; anything that may not happen fails the test with the seeds that show it."""
+    """Ends by what, over documents of one kind; anything that may not happen fails the test
+    with the seeds that show it.
+    """
     kind, ends, wrong = KINDS[name], Counter[str](), []
     for seed in seeds:
         rng = random.Random(f"{name}-{seed}")
@@ -284,7 +312,9 @@ def fuzz(child: Child, world: World, name: str, seeds: Sequence[int]) -> Counter
         ends["refused" if outcome.code else "taken" if outcome.code == 0 else "ended"] += 1
         if found is not None:
             ends[found] += 1
-            wrong.append(f"{name}-{seed}: {found}: {outcome.said.strip()[-300:]} {outcome.commands}")
+            wrong.append(
+                f"{name}-{seed}: {found}: {outcome.said.strip()[-300:]} {outcome.commands}"
+            )
     assert not wrong, "\n".join([f"{len(wrong)} of {len(seeds)}", *wrong[:20]])
     return ends
 
@@ -316,10 +346,19 @@ def test_changed_documents_at_the_installed_command(used_world: World, name: str
         rng = random.Random(f"{name}-{seed}")
         line = KINDS[name].line(used_world, KINDS[name].change(used_world, rng), rng)
         done = subprocess.run(
-            [COMMAND, "-q", *map(str, line)], cwd=used_world.root, env=os.environ | environment, capture_output=True, check=False, timeout=600
-        )  # fmt: skip
+            [COMMAND, "-q", *map(str, line)],
+            cwd=used_world.root,
+            env=os.environ | environment,
+            capture_output=True,
+            check=False,
+            timeout=600,
+        )
         said = done.stderr.decode("utf-8", "replace")
-        outcome = Outcome(done.returncode if done.returncode >= 0 else None, said, 0.0, 0, end="death")
-        assert problem_of(KINDS[name], outcome, used_world) is None, f"{name}-{seed}: {done.returncode} {said}"
+        outcome = Outcome(
+            done.returncode if done.returncode >= 0 else None, said, 0.0, 0, end="death"
+        )
+        assert problem_of(KINDS[name], outcome, used_world) is None, (
+            f"{name}-{seed}: {done.returncode} {said}"
+        )
         codes[done.returncode] += 1
     print(f"\n{name}: {count} through the command, exit codes {dict(codes)}")

@@ -1,4 +1,6 @@
-"""A backbone of a few thousand parameters, five small scans, and an adapter that was never trained: enough to run every job."""
+"""A backbone of a few thousand parameters, five small scans, and an adapter that was never
+trained: enough to run every job.
+"""
 
 from __future__ import annotations
 
@@ -39,17 +41,30 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """An adapter for the toy data's two labels, one of which the backbone does not know."""
     labels = {"organ": [1], "spot": [2]}
-    return make_adapter(tmp_path_factory.mktemp("adapters") / "toy", weights, labels, ["CT"], ("affine", "lora"))
+    return make_adapter(
+        tmp_path_factory.mktemp("adapters") / "toy", weights, labels, ["CT"], ("affine", "lora")
+    )
 
 
 @pytest.fixture
 def knowing(adapter, weights, toy, tmp_path) -> Path:
     """The toy adapter, as a run on the toy data would have left it."""
     setup = prepare_run(
-        AdaptOptions(data=str(toy), weights=str(weights), out=tmp_path / "x", shots=5, budget="20%", mlflow=False), lambda _: None
-    )  # fmt: skip
+        AdaptOptions(
+            data=str(toy),
+            weights=str(weights),
+            out=tmp_path / "x",
+            shots=5,
+            budget="20%",
+            mlflow=False,
+        ),
+        lambda _: None,
+    )
     labels = tuple(setup.dataset.labels)
-    shots = [prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels) for case in setup.split.shots]
+    shots = [
+        prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)
+        for case in setup.split.shots
+    ]
     looks = [look_at_shot(shot, labels, setup.recipe.spacing) for shot in shots]
     sure = {"adapted": {"case": dict.fromkeys(labels, 0.9)}}
     found = quality(looks, labels, sure, {"adapted": {"case": dict.fromkeys(labels, 0.8)}})

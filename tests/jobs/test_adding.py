@@ -1,4 +1,6 @@
-"""`adapt --add-label`: a new label where only that is drawn, and what the network knew before and after."""
+"""`adapt --add-label`: a new label where only that is drawn, and what the network knew before
+and after.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network(image)
-        network.get_submodule("conv_final.2").conv.bias += torch.stack([-logits[:, row].median() for row in range(3)])
+        network.get_submodule("conv_final.2").conv.bias += torch.stack(
+            [-logits[:, row].median() for row in range(3)]
+        )
     card = json.loads(first.with_suffix(".json").read_text())
     folder = tmp_path_factory.mktemp("weights")
-    return save_weights(folder, network, {k: v for k, v in card.items() if k != "sha256"}, half=False).with_suffix(
-        ".safetensors"
-    )
+    return save_weights(
+        folder, network, {k: v for k, v in card.items() if k != "sha256"}, half=False
+    ).with_suffix(".safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -69,23 +73,44 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stored = read_volume(path)
         write_volume(path, Volume((stored.array == 2).astype(np.uint8), stored.affine))
     described = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps({**described, "labels": {"background": 0, "spot": 1}}))
+    (root / "dataset.json").write_text(
+        json.dumps({**described, "labels": {"background": 0, "spot": 1}})
+    )
     return root
 
 
 @pytest.fixture(scope="module")
 def asked(spots: Path) -> AdaptOptions:
     return AdaptOptions(
-        data=str(spots), weights="tiny", add_labels=("spot=1",), shots=2, budget="20%", steps=8, cycles=1, patch=(16, 16, 16),
-        device="cpu", mlflow=False, augment="none",
-    )  # fmt: skip
+        data=str(spots),
+        weights="tiny",
+        add_labels=("spot=1",),
+        shots=2,
+        budget="20%",
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        device="cpu",
+        mlflow=False,
+        augment="none",
+    )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, home: Path, weights: Path, spots: Path) -> Path:
     """As on the command line, with a gate that nothing passes."""
     folder = tmp_path_factory.mktemp("runs") / "spots"
-    command = ["adapt", str(spots), "--weights", "tiny", "--add-label", "spot=1", "--budget", "20%", "--no-mlflow"]
+    command = [
+        "adapt",
+        str(spots),
+        "--weights",
+        "tiny",
+        "--add-label",
+        "spot=1",
+        "--budget",
+        "20%",
+        "--no-mlflow",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(home))
         install(weights)
@@ -99,13 +124,22 @@ def test_everything_that_the_network_knew_is_kept_and_reported(run):
     assert config.labels == {"organ": [], "other": [], "spot": [1]}
     assert config.head.rows == [1, 2, None]
     assert config.recommended.network == "adapted"
-    rules = [event.rules for event in read_trace(run / "trace.jsonl") if isinstance(event, events.PartsKept)]
+    rules = [
+        event.rules
+        for event in read_trace(run / "trace.jsonl")
+        if isinstance(event, events.PartsKept)
+    ]
     assert [config.keep] == (rules or [{}])
     assert config.keep == result.keep
     assert result.dice.per_label.keys() == {"spot"}
     assert result.known.keys() == {"organ", "other"}, "the untrained network's masks hold both"
-    assert all(label.before == 1 and 0.5 < label.after <= 1 and not label.drawn for label in result.known.values())
-    scored = [event for event in read_trace(run / "trace.jsonl") if isinstance(event, events.Scored)]
+    assert all(
+        label.before == 1 and 0.5 < label.after <= 1 and not label.drawn
+        for label in result.known.values()
+    )
+    scored = [
+        event for event in read_trace(run / "trace.jsonl") if isinstance(event, events.Scored)
+    ]
     assert {event.on for event in scored if event.kept} == {"held_out", "test"}
     assert "unadapted network's masks" in (run / "report.md").read_text()
 
@@ -131,7 +165,10 @@ def test_where_the_data_draw_a_known_label_it_is_scored_and_not_learnt(asked, to
     assert known["organ"].drawn
     assert 0 < known["organ"].before < 1
     assert not known["other"].drawn
-    scores = {use: evaluate(tmp_path / "drawn", str(toy), cases="test", use=use) for use in ("unadapted", "adapted")}
+    scores = {
+        use: evaluate(tmp_path / "drawn", str(toy), cases="test", use=use)
+        for use in ("unadapted", "adapted")
+    }
     assert scores["adapted"].labels == ("organ", "spot")
     assert "other" in scores["adapted"].warnings[-1]
     for use, value in (("unadapted", known["organ"].before), ("adapted", known["organ"].after)):
@@ -140,42 +177,61 @@ def test_where_the_data_draw_a_known_label_it_is_scored_and_not_learnt(asked, to
 
 def test_labels_of_other_data_are_found_by_name(toy):
     opened = open_dataset(toy)
-    assert drawn_in(opened, {"Organ": (), "other": (), "lesion": (2,)}) == {"Organ": (1,), "other": (), "lesion": (2,)}
-    assert drawn_in(opened, {"organ": (), "lesion": (1,)})["organ"] == (), "its code means something else here"
+    assert drawn_in(opened, {"Organ": (), "other": (), "lesion": (2,)}) == {
+        "Organ": (1,),
+        "other": (),
+        "lesion": (2,),
+    }
+    assert drawn_in(opened, {"organ": (), "lesion": (1,)})["organ"] == (), (
+        "its code means something else here"
+    )
 
 
 def test_masks_hold_the_networks_own_numbers_and_the_new_label_behind_them(run, spots, tmp_path):
     scan = spots / "imagesTr" / "toy_4_0000.nii.gz"
-    assert cli.run(["predict", str(run), str(scan), "--out", str(tmp_path / "masks"), "--qc", "-q"]) in (0, 7)
+    assert cli.run(
+        ["predict", str(run), str(scan), "--out", str(tmp_path / "masks"), "--qc", "-q"]
+    ) in (0, 7)
     sidecar = json.loads(next((tmp_path / "masks").glob("*.json")).read_text())
     assert sidecar["labels"] == {"background": 0, "organ": 1, "other": 2, "spot": 3}
     mask = read_volume(next((tmp_path / "masks").glob("*.nii.gz"))).array
     before = tmp_path / "before"
-    assert cli.run(["predict", str(run), str(scan), "--out", str(before), "--use", "unadapted", "-q"]) == 0
+    assert (
+        cli.run(["predict", str(run), str(scan), "--out", str(before), "--use", "unadapted", "-q"])
+        == 0
+    )
     assert set(np.unique(read_volume(next(before.glob("*.nii.gz"))).array)) <= {0, 1, 2}
     assert {1, 2} & set(np.unique(mask))
 
 
-def test_with_both_networks_what_was_known_changes_only_where_the_new_label_is(run, spots, tmp_path):
+def test_with_both_networks_what_was_known_changes_only_where_the_new_label_is(
+    run, spots, tmp_path
+):
     case = open_dataset(spots).cases[-1]
     masks = {}
     for use in ("adapted", "unadapted", "both"):
         predictor = Predictor(run, device="cpu", use=use)
         head = predictor.model.head
-        with torch.no_grad():  # as after more steps: the spot is found, and the known labels have moved
+        with (
+            torch.no_grad()
+        ):  # as after more steps: the spot is found, and the known labels have moved
             head.bias[-1] += 3.5
             head.bias[1] += 0.5
         masks[use] = predictor.label_map(case)
     new = masks["both"] == 3
     assert 0 < new.mean() < 0.9
     kept = {use: (masks[use] == masks["unadapted"])[~new].mean() for use in ("both", "adapted")}
-    assert kept["both"] > 0.99 > kept["adapted"], kept  # not 1: overlapping windows differ in how much is left
+    assert kept["both"] > 0.99 > kept["adapted"], (
+        kept
+    )  # not 1: overlapping windows differ in how much is left
     assert (masks["adapted"] == 3)[new].mean() > 0.5
 
 
 def test_masks_of_both_networks_say_so(run, spots, tmp_path):
     scan = spots / "imagesTr" / "toy_4_0000.nii.gz"
-    assert cli.run(["predict", str(run), str(scan), "--out", str(tmp_path), "--use", "both", "--qc", "-q"]) in (0, 7)
+    assert cli.run(
+        ["predict", str(run), str(scan), "--out", str(tmp_path), "--use", "both", "--qc", "-q"]
+    ) in (0, 7)
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["network"] == "both"
     assert evaluate(run, str(spots), cases="test", use="both").network == "both"
 
@@ -183,8 +239,22 @@ def test_masks_of_both_networks_say_so(run, spots, tmp_path):
 def test_both_networks_are_refused_where_they_make_no_sense(run, tmp_path, toy):
     with pytest.raises(UsageError, match="not one to merge"):
         merge(run, tmp_path / "both.safetensors", use="both")
-    adapt(AdaptOptions(data=str(toy), weights="tiny", labels=("organ=1",), shots=2, budget="20%", steps=8, cycles=1, patch=(16, 16, 16),
-                       device="cpu", mlflow=False, augment="none", out=tmp_path / "known"))  # fmt: skip
+    adapt(
+        AdaptOptions(
+            data=str(toy),
+            weights="tiny",
+            labels=("organ=1",),
+            shots=2,
+            budget="20%",
+            steps=8,
+            cycles=1,
+            patch=(16, 16, 16),
+            device="cpu",
+            mlflow=False,
+            augment="none",
+            out=tmp_path / "known",
+        )
+    )
     with pytest.raises(UsageError, match="only labels that its backbone knew"):
         load_adapter(tmp_path / "known", use="both")
 
@@ -193,9 +263,19 @@ def test_the_merged_network_knows_all_labels_and_takes_another(run, spots, tmp_p
     made = merge(run, tmp_path / "more.safetensors")
     assert made.labels == ("background", "organ", "other", "spot")
     wider = AdaptOptions(
-        data=str(spots), weights=str(tmp_path / "more.safetensors"), add_labels=("dot=1",), shots=2, budget="20%", mlflow=False
-    )  # fmt: skip
-    assert tuple(prepare_run(wider, lambda _: None).dataset.labels) == ("organ", "other", "spot", "dot")
+        data=str(spots),
+        weights=str(tmp_path / "more.safetensors"),
+        add_labels=("dot=1",),
+        shots=2,
+        budget="20%",
+        mlflow=False,
+    )
+    assert tuple(prepare_run(wider, lambda _: None).dataset.labels) == (
+        "organ",
+        "other",
+        "spot",
+        "dot",
+    )
     model, _ = load_adapter(run)
     assert model(torch.zeros(1, 1, 16, 16, 16)).shape[1] == 4
 
@@ -203,12 +283,19 @@ def test_the_merged_network_knows_all_labels_and_takes_another(run, spots, tmp_p
 def test_what_was_lost_is_said_where_it_is_more_than_was_allowed(run):
     assert (run / "adapter" / MODEL_NAME).is_file(), "written all the same, with exit code 7"
     assert RunFolder(run).read_config().options.max_forget == 0
-    known = [KnownLabel("liver", 0.912, 0.889, drawn=True), KnownLabel("aorta", 1.0, 0.985, drawn=False)]
+    known = [
+        KnownLabel("liver", 0.912, 0.889, drawn=True),
+        KnownLabel("aorta", 1.0, 0.985, drawn=False),
+    ]
     assert forgotten(known, 2.5) is None
     assert forgotten([], 0) is None
     said = forgotten(known, 1)
-    assert said.startswith("liver has lost 2.3 Dice points (0.912 before, 0.889 now), more than --max-forget 1;")
-    assert "by 0.985, which is 1.5 points short of 1, more than --max-forget 1;" in forgotten(known[1:], 1)
+    assert said.startswith(
+        "liver has lost 2.3 Dice points (0.912 before, 0.889 now), more than --max-forget 1;"
+    )
+    assert "by 0.985, which is 1.5 points short of 1, more than --max-forget 1;" in forgotten(
+        known[1:], 1
+    )
 
 
 REFUSED = {
@@ -236,7 +323,9 @@ def test_labels_that_one_adapter_cannot_hold_are_refused(asked, tmp_path, weight
         for file in (weights, weights.with_suffix(".json")):
             shutil.copy(file, tmp_path)
         card = tmp_path / weights.with_suffix(".json").name
-        card.write_text(json.dumps({**json.loads(card.read_text()), "labels": ["background", *names]}))
+        card.write_text(
+            json.dumps({**json.loads(card.read_text()), "labels": ["background", *names]})
+        )
         return dataclasses.replace(asked, weights=str(tmp_path / weights.name))
 
     with pytest.raises(UsageError, match="calls two labels organ"):

@@ -1,4 +1,6 @@
-"""Bundles as MONAI's own tools write them: what their metadata and their inference say is taken over, and what it does not do is said."""
+"""Bundles as MONAI's own tools write them: what their metadata and their inference say is taken
+over, and what it does not do is said.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.importing import Given, Imported, import_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MONAI's tools
-LOADED = [{"_target_": "LoadImaged", "keys": "image"}, {"_target_": "EnsureChannelFirstd", "keys": "image"}]
+LOADED = [
+    {"_target_": "LoadImaged", "keys": "image"},
+    {"_target_": "EnsureChannelFirstd", "keys": "image"},
+]
 RAS = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
 HALF = {"_target_": "Spacingd", "keys": ["image"], "pixdim": "@spacing", "mode": "bilinear"}
 RANGE = {
@@ -38,7 +43,9 @@ MINMAX = {"_target_": "ScaleIntensityd", "keys": "image", "minv": -1.0, "maxv": 
 
 
 def bundle(folder: Path, *transforms: dict[str, Any]) -> Path:
-    """A bundle of a small SegResNet by `monai.bundle.init_bundle`, its network's inputs and outputs described."""
+    """A bundle of a small SegResNet by `monai.bundle.init_bundle`, its network's inputs and
+    outputs described.
+    """
     from monai.bundle import init_bundle
     from monai.bundle.utils import DEFAULT_INFERENCE, DEFAULT_METADATA
 
@@ -49,14 +56,25 @@ def bundle(folder: Path, *transforms: dict[str, Any]) -> Path:
         "spatial_shape": ["8*n"] * 3,
         "channel_def": {"0": "image"},
     }
-    pred = {"type": "image", "num_channels": 3, "channel_def": {"0": "background", "1": "liver", "2": "spleen"}}
-    metadata = {**DEFAULT_METADATA, "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
+    pred = {
+        "type": "image",
+        "num_channels": 3,
+        "channel_def": {"0": "background", "1": "liver", "2": "spleen"},
+    }
+    metadata = {
+        **DEFAULT_METADATA,
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
+    }
     inference = {
         **DEFAULT_INFERENCE,
         "image_key": "image",
         "spacing": [1.5, 1.5, 2.0],
         "preprocessing": {"_target_": "Compose", "transforms": [*LOADED, *transforms]},
-        "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [32, 32, 16], "sw_batch_size": 4},
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": [32, 32, 16],
+            "sw_batch_size": 4,
+        },
     }
     of = network("segresnet", **architecture("segresnet").small)
     init_bundle(str(folder / "bundle"), network=of, metadata_str=metadata, inference_str=inference)
@@ -95,7 +113,10 @@ def test_a_bundle_may_be_written_in_yaml(tmp_path):
     ("part", "why"),
     [
         ("a: &a [x, x]\nb: [*a, *a]\n", "it repeats parts by reference"),
-        ("a: !!python/object/apply:os.system ['touch made']\n", "could not determine a constructor"),
+        (
+            "a: !!python/object/apply:os.system ['touch made']\n",
+            "could not determine a constructor",
+        ),
         ("a: " + "[" * 3000 + "\n", "nested too deeply"),
         ("a: {\n", "it is not valid YAML"),
     ],
@@ -107,7 +128,10 @@ def test_yaml_is_data_or_said_not_to_be_read(tmp_path, monkeypatch, part, why):
     written.with_suffix(".yaml").write_text(part + yaml.safe_dump(json.loads(written.read_text())))
     written.unlink()
     result, said = imported(folder, spacing=(1.0, 1.0, 1.0), patch=(32, 32, 32))
-    assert any("inference.yaml is not taken into account" in sentence and why in sentence for sentence in result.said)
+    assert any(
+        "inference.yaml is not taken into account" in sentence and why in sentence
+        for sentence in result.said
+    )
     assert said["orientation"][1] == "assumed"
     assert not Path("made").exists()
 
@@ -122,11 +146,15 @@ def test_what_the_network_sees_is_what_monais_transforms_make(tmp_path):
     write_volume(tmp_path / "scan.nii.gz", Volume(grey, affine))
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
-    theirs = parser.get_parsed_content("preprocessing")({"image": str(tmp_path / "scan.nii.gz")})["image"]
+    theirs = parser.get_parsed_content("preprocessing")({"image": str(tmp_path / "scan.nii.gz")})[
+        "image"
+    ]
     imported(folder)
     card = load_pretrained("mine").card
     recipe = card.recipe.model_copy(update={"crop_foreground": False})
-    ours = prepare(FileCase(id="scan", images={"CT": ImageFile(tmp_path / "scan.nii.gz")}), recipe, ["CT"]).image
+    ours = prepare(
+        FileCase(id="scan", images={"CT": ImageFile(tmp_path / "scan.nii.gz")}), recipe, ["CT"]
+    ).image
     seen = card.kwargs["input_factor"] * ours + card.kwargs["input_offset"]
     torch.testing.assert_close(seen, torch.as_tensor(np.asarray(theirs)), rtol=0, atol=1e-5)
 
@@ -138,11 +166,23 @@ def test_what_the_network_sees_is_what_monais_transforms_make(tmp_path):
         ([MINMAX, {**ZSCORE, "nonzero": False}], "zscore", "z-scores were taken over whole scans"),
         ([ZSCORE, MINMAX], "percentile:0,100", None),
         ([{**RANGE, "clip": False}], "window:-57,164", "does not clip"),
-        ([RANGE, ZSCORE], None, "by ScaleIntensityRange and then NormalizeIntensity in a way that no recipe does"),
-        ([{**RANGE, "a_min": "$-1000 / 2"}], None, "How far ScaleIntensityRange scales is computed in the bundle"),
-        ([{"_target_": "GaussianSmoothd", "keys": "image"}, ZSCORE], "zscore", "also has GaussianSmooth"),
+        (
+            [RANGE, ZSCORE],
+            None,
+            "by ScaleIntensityRange and then NormalizeIntensity in a way that no recipe does",
+        ),
+        (
+            [{**RANGE, "a_min": "$-1000 / 2"}],
+            None,
+            "How far ScaleIntensityRange scales is computed in the bundle",
+        ),
+        (
+            [{"_target_": "GaussianSmoothd", "keys": "image"}, ZSCORE],
+            "zscore",
+            "also has GaussianSmooth",
+        ),
     ],
-)  # fmt: skip
+)
 def test_grey_values_are_taken_over_or_said(tmp_path, transforms, intensity, note):
     result, said = imported(bundle(tmp_path, RAS, HALF, *transforms))
     assert said["intensity"] == ((intensity, "origin") if intensity else ("zscore", "assumed"))
@@ -167,5 +207,7 @@ def test_a_bundle_of_a_stranger_is_checked(tmp_path):
     with pytest.raises(WeightsError, match="preprocessing is not as MONAI reads it"):
         imported(folder)
     config = json.loads((folder / "configs" / "inference.json").read_text())
-    (folder / "configs" / "inference.json").write_text(json.dumps({**config, "preprocessing": "@preprocessing"}))
+    (folder / "configs" / "inference.json").write_text(
+        json.dumps({**config, "preprocessing": "@preprocessing"})
+    )
     assert imported(folder, spacing=(1.5, 1.5, 1.5))[1]["orientation"] == ("RAS", "assumed")

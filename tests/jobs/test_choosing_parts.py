@@ -56,18 +56,28 @@ def test_what_helps_on_held_out_scans_is_chosen():
     found = gains(with_stray, drawn, LABELS, rules, millilitres=0.1)
     assert found.keys() == {"liver"}, "no lesion is drawn here"
     expected = 1 - 2 * 1000 / (2000 + 27)
-    assert found["liver"] == {"largest": pytest.approx(expected), "min-ml=5": pytest.approx(expected)}
-    assert chosen([found]) == {"liver": ("largest", pytest.approx(expected))}, "of equals the strictest"
+    assert found["liver"] == {
+        "largest": pytest.approx(expected),
+        "min-ml=5": pytest.approx(expected),
+    }
+    assert chosen([found]) == {"liver": ("largest", pytest.approx(expected))}, (
+        "of equals the strictest"
+    )
 
 
 def test_a_rule_that_costs_any_scan_or_adds_next_to_nothing_is_not():
-    helps, costs = {"liver": {"largest": 0.1, "min-ml=5": 0.05}}, {"liver": {"largest": -0.01, "min-ml=5": 0.0}}
+    helps, costs = (
+        {"liver": {"largest": 0.1, "min-ml=5": 0.05}},
+        {"liver": {"largest": -0.01, "min-ml=5": 0.0}},
+    )
     assert chosen([helps, costs]) == {"liver": ("min-ml=5", pytest.approx(0.025))}
     assert chosen([{"liver": {"largest": 0.001}}]) == {}
     assert chosen([]) == {}
 
 
-def test_predictions_and_scores_follow_the_adapter_and_the_flag_overrides(adapter, weights, toy, tmp_path, capsys):
+def test_predictions_and_scores_follow_the_adapter_and_the_flag_overrides(
+    adapter, weights, toy, tmp_path, capsys
+):
     folder = shutil.copytree(adapter, tmp_path / "keeping")
     config = read_adapter_config(folder).model_copy(update={"keep": {"spot": "min-ml=1000"}})
     (folder / CONFIG_NAME).write_text(config.model_dump_json())
@@ -75,7 +85,10 @@ def test_predictions_and_scores_follow_the_adapter_and_the_flag_overrides(adapte
 
     def kept(out: str, *flags: str) -> tuple[dict[str, str], float, str]:
         scan = str(toy / "imagesTr" / "toy_0_0000.nii.gz")
-        assert cli.run(["predict", str(folder), scan, "--out", str(tmp_path / out), *network, *flags]) == 0
+        assert (
+            cli.run(["predict", str(folder), scan, "--out", str(tmp_path / out), *network, *flags])
+            == 0
+        )
         (sidecar,) = (tmp_path / out).glob("*.json")
         found = json.loads(sidecar.read_text())
         return found["kept"], found["volumes_ml"]["spot"], " ".join(capsys.readouterr().err.split())
@@ -92,6 +105,8 @@ def test_predictions_and_scores_follow_the_adapter_and_the_flag_overrides(adapte
     assert evaluate(folder, str(toy), typed=typed, device="cpu").mean("spot", "dice") == 0
     whole = evaluate(folder, str(toy), typed=typed, device="cpu", keep=["all"])
     assert whole.mean("spot", "volume_difference") > -whole.mean("spot", "reference_volume")
-    (folder / CONFIG_NAME).write_text(config.model_copy(update={"keep": {"x": "largest"}}).model_dump_json())
+    (folder / CONFIG_NAME).write_text(
+        config.model_copy(update={"keep": {"x": "largest"}}).model_dump_json()
+    )
     with pytest.raises(WeightsError, match="no label"):
         read_adapter_config(folder)

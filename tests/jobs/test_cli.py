@@ -57,7 +57,19 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 def run_folder(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> Path:
     """A real run on the toy data, without MLflow."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    arguments = ["adapt", toy, "--weights", weights, "--out", folder, "--budget", "20%", "--no-mlflow", "-q", *TINY]
+    arguments = [
+        "adapt",
+        toy,
+        "--weights",
+        weights,
+        "--out",
+        folder,
+        "--budget",
+        "20%",
+        "--no-mlflow",
+        "-q",
+        *TINY,
+    ]
     assert cli.run([str(argument) for argument in arguments]) == 0
     return folder
 
@@ -75,7 +87,9 @@ def test_no_verb_shows_the_help(call: Call) -> None:
     assert "adapt" in out
 
 
-def test_adapt_prints_one_json_document(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+def test_adapt_prints_one_json_document(
+    call: Call, toy: Path, weights: Path, tmp_path: Path
+) -> None:
     code, out, err = call(
         "adapt",
         toy,
@@ -106,18 +120,38 @@ def test_adapt_prints_one_json_document(call: Call, toy: Path, weights: Path, tm
 
 def test_adapt_ends_in_a_table(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
     code, out, err = call(
-        "adapt", toy, "--weights", weights, "--out", tmp_path / "here", "--budget", "20%", "--no-mlflow", "-q", *TINY
+        "adapt",
+        toy,
+        "--weights",
+        weights,
+        "--out",
+        tmp_path / "here",
+        "--budget",
+        "20%",
+        "--no-mlflow",
+        "-q",
+        *TINY,
     )
     assert code == 0
     assert err == ""
-    for words in ("unadapted", "head only", "adapted", "organ", "budget", "head", "seapeft inspect"):
+    for words in (
+        "unadapted",
+        "head only",
+        "adapted",
+        "organ",
+        "budget",
+        "head",
+        "seapeft inspect",
+    ):
         assert words in out
     assert (
         max(len(line) for line in out.splitlines() if "seapeft" not in line) < 200
     )  # commands are whole, however long
 
 
-def test_a_label_that_no_shot_holds_is_said(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_label_that_no_shot_holds_is_said(
+    call: Call, toy: Path, weights: Path, tmp_path: Path
+) -> None:
     data = shutil.copytree(toy, tmp_path / "data")
     described = json.loads((data / "dataset.json").read_text())
     described["labels"]["ghost"] = 3
@@ -128,7 +162,9 @@ def test_a_label_that_no_shot_holds_is_said(call: Call, toy: Path, weights: Path
 
 
 def test_dry_run_writes_nothing(call: Call, toy: Path, weights: Path, tmp_path: Path) -> None:
-    code, out, _ = call("--json", "adapt", toy, "--weights", weights, "--budget", "20%", "--dry-run", *TINY)
+    code, out, _ = call(
+        "--json", "adapt", toy, "--weights", weights, "--budget", "20%", "--dry-run", *TINY
+    )
     planned = json.loads(out)
     assert code == 0
     assert planned["data"]["new_labels"] == ["spot"]
@@ -141,7 +177,9 @@ def test_dry_run_writes_nothing(call: Call, toy: Path, weights: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
     code, out, _ = call("adapt", toy, "--weights", weights, "--budget", "20%", "--dry-run", *TINY)
     assert "Nothing was trained" in out
-    assert re.search(r"time +about \d+ (seconds|minutes) on this machine \([\d.]+ s a step, measured\)", out)
+    assert re.search(
+        r"time +about \d+ (seconds|minutes) on this machine \([\d.]+ s a step, measured\)", out
+    )
 
 
 def test_inspect_says_why_and_why_not(call: Call, run_folder: Path) -> None:
@@ -186,7 +224,10 @@ def test_a_run_without_the_names_of_its_cases(
     code, out, err = call("evaluate", shared, toy, "--weights", weights, "--json")
     assert code == 0
     assert json.loads(out)["roles"] == {}
-    assert "cannot be read (No such file or directory), so shots of the run cannot be told apart from new cases." in err
+    assert (
+        "cannot be read (No such file or directory), so shots of the run cannot be told apart from"
+        " new cases." in err
+    )
     assert call("evaluate", shared, toy, "--weights", weights, "--cases", "test")[0] == 2
     code, _, err = call("report", shared, "--images", "--weights", weights)
     assert code == 2
@@ -194,8 +235,12 @@ def test_a_run_without_the_names_of_its_cases(
     assert "write the report without --images and --explain" in err
 
 
-def test_evaluate_agrees_with_the_run(call: Call, run_folder: Path, toy: Path, weights: Path) -> None:
-    code, out, err = call("evaluate", run_folder, toy, "--weights", weights, "--cases", "test", "--json")
+def test_evaluate_agrees_with_the_run(
+    call: Call, run_folder: Path, toy: Path, weights: Path
+) -> None:
+    code, out, err = call(
+        "evaluate", run_folder, toy, "--weights", weights, "--cases", "test", "--json"
+    )
     result = json.loads((run_folder / "result.json").read_text())
     scores = json.loads(out)
     assert code == 0
@@ -210,7 +255,9 @@ def test_evaluate_agrees_with_the_run(call: Call, run_folder: Path, toy: Path, w
 
 
 def test_evaluate_as_a_gate(call: Call, adapter: Path, toy: Path, weights: Path) -> None:
-    code, out, err = call("evaluate", adapter, toy, "--weights", weights, "--min-dice", "1", "--json")
+    code, out, err = call(
+        "evaluate", adapter, toy, "--weights", weights, "--min-dice", "1", "--json"
+    )
     assert code == 7
     assert json.loads(out)["dice"] < 1
     assert "below --min-dice 1" in err
@@ -226,7 +273,9 @@ def test_predict(call: Call, adapter: Path, toy: Path, weights: Path, tmp_path: 
     assert code == 0
     assert "organ (ml)" in out
     (scans / "b.nii.gz").write_bytes(b"")
-    code, out, err = call("predict", adapter, scans, "--out", tmp_path / "n", "--weights", weights, "--json")
+    code, out, err = call(
+        "predict", adapter, scans, "--out", tmp_path / "n", "--weights", weights, "--json"
+    )
     document = json.loads(out)
     assert code == 8
     assert (document["done"], document["failed"]) == (1, 1)
@@ -260,11 +309,26 @@ def test_data_verbs(call: Call, toy: Path, weights: Path, tmp_path: Path) -> Non
     code, out, _ = call("data", "phantom", "low-dose-ct", "--out", tmp_path / "ph", "--cases", "1")
     assert code == 0
     assert read_volume(next((tmp_path / "ph" / "imagesTr").iterdir())).array.ndim == 3
-    code, _, _ = call("data", "phantom", "low-dose-ct", "--out", tmp_path / "next", "--cases", "1", "--skip", "1")
+    code, _, _ = call(
+        "data", "phantom", "low-dose-ct", "--out", tmp_path / "next", "--cases", "1", "--skip", "1"
+    )
     first, second = (next((tmp_path / name / "imagesTr").iterdir()) for name in ("ph", "next"))
     assert code == 0
     assert first.name != second.name
-    assert call("data", "phantom", "low-dose-ct", "--out", tmp_path / "q", "--cases", "1", "--skip", "-1")[0] == 2
+    assert (
+        call(
+            "data",
+            "phantom",
+            "low-dose-ct",
+            "--out",
+            tmp_path / "q",
+            "--cases",
+            "1",
+            "--skip",
+            "-1",
+        )[0]
+        == 2
+    )
     assert call("data", "phantom", "nowhere", "--out", tmp_path / "q", "--cases", "1")[0] == 3
 
 
@@ -274,7 +338,9 @@ def test_data_check_shows_everything_then_refuses(call: Call, toy: Path, tmp_pat
     image = toy_scan(0)[0].astype(np.float32)
     image[0, 0, 0] = np.nan
     write_volume(broken / "imagesTr" / "toy_0_0000.nii.gz", Volume(image, AFFINE))
-    write_volume(broken / "labelsTr" / "toy_1.nii.gz", Volume(np.zeros(image.shape, np.uint8), AFFINE))
+    write_volume(
+        broken / "labelsTr" / "toy_1.nii.gz", Volume(np.zeros(image.shape, np.uint8), AFFINE)
+    )
     code, out, err = call("data", "check", broken, "--json")
     assert code == 3
     assert len([f for f in json.loads(out)["findings"] if f["severity"] == "error"]) == 2
@@ -329,7 +395,13 @@ def test_memory_that_runs_out_is_said_whoever_says_it_first() -> None:
     ],
 )
 def test_one_sentence_and_the_right_exit_code(
-    call: Call, toy: Path, weights: Path, tmp_path: Path, arguments: list[str], code: int, words: str
+    call: Call,
+    toy: Path,
+    weights: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
 ) -> None:
     filled = [argument.format(toy=toy) for argument in arguments]
     if arguments[0] == "adapt" and "--weights" not in arguments and "--resume" not in arguments:
@@ -381,7 +453,9 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert code == 130
     assert out == ""
     (folder,) = (tmp_path / "runs").iterdir()
-    again = f"seapeft adapt --resume {folder} --weights {weights}"  # a file that a run names is not opened unasked
+    again = (  # a file that a run names is not opened unasked
+        f"seapeft adapt --resume {folder} --weights {weights}"
+    )
     assert err.strip().splitlines()[-1] == f"Interrupted; go on with `{again}`."
     code, out, _ = call("adapt", "--resume", folder, "--weights", weights, "--json")
     assert code == 0
@@ -407,7 +481,9 @@ def test_the_hint_names_the_run_that_was_interrupted_and_not_its_neighbour(
     code, _, err = call("adapt", *options, "--runs", tmp_path / "runs")
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "neighbour")
     assert code == 130
-    again = f"seapeft adapt --resume {folder} --weights {weights}"  # a file that a run names is not opened unasked
+    again = (  # a file that a run names is not opened unasked
+        f"seapeft adapt --resume {folder} --weights {weights}"
+    )
     assert err.strip().splitlines()[-1] == f"Interrupted; go on with `{again}`."
 
 
@@ -434,14 +510,27 @@ def test_a_run_is_resumed_from_elsewhere_in_its_own_store_and_profile(
     assert store.get_run(run_id).info.status == "FINISHED"
     monkeypatch.chdir(here / "runs")  # places of artifacts are relative to it
     assert "report.md" in [item.path for item in store.list_artifacts(run_id)]
-    assert store.list_artifacts(run_id, "images") == [], "pixels are logged where --log-images asks for them"
+    assert store.list_artifacts(run_id, "images") == [], (
+        "pixels are logged where --log-images asks for them"
+    )
 
 
 def test_pictures_go_into_mlflow_where_they_are_asked_for(
     call: Call, toy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # places of artifacts are relative to it
-    options = [toy, "--weights", weights, "--budget", "20%", "--policy", "affine", "--log-images", "--json", *TINY]
+    options = [
+        toy,
+        "--weights",
+        weights,
+        "--budget",
+        "20%",
+        "--policy",
+        "affine",
+        "--log-images",
+        "--json",
+        *TINY,
+    ]
     code, out, err = call("adapt", *options, "--out", tmp_path / "run")
     assert code == 0, err
     store, run_id = open_store(tmp_path), json.loads(out)["mlflow_run_id"]
@@ -458,7 +547,10 @@ def test_pictures_go_into_mlflow_where_they_are_asked_for(
 @pytest.mark.parametrize(
     ("verb", "said"),
     [
-        ("predict", "Interrupted; what is done is kept, and the same command with --resume goes on."),
+        (
+            "predict",
+            "Interrupted; what is done is kept, and the same command with --resume goes on.",
+        ),
         ("evaluate", "Interrupted."),
     ],
 )
@@ -491,7 +583,9 @@ def test_out_of_memory_is_no_internal_error(call: Call, monkeypatch: pytest.Monk
     assert call("backbones", "list")[0] == 6
 
 
-def test_budget_errors_from_a_job_keep_their_sentence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_errors_from_a_job_keep_their_sentence(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise BudgetError("[bold]nothing[/bold] fits")  # no markup is read into it
 
@@ -501,7 +595,8 @@ def test_budget_errors_from_a_job_keep_their_sentence(call: Call, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90.0), ("20m", 1200.0), ("2h", 7200.0), ("1h30m", 5400.0), ("0.5m", 30.0)]
+    ("text", "seconds"),
+    [("90s", 90.0), ("20m", 1200.0), ("2h", 7200.0), ("1h30m", 5400.0), ("0.5m", 30.0)],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse.duration(text) == seconds

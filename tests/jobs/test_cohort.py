@@ -1,4 +1,6 @@
-"""Cohorts: the next scan read ahead, several processes, and going on where an earlier prediction stood."""
+"""Cohorts: the next scan read ahead, several processes, and going on where an earlier
+prediction stood.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from sea_peft.jobs.cohort import CaseStatus
 from sea_peft.jobs.predict import predict
 from sea_peft.jobs.predictor import Predictor
 
-unix = pytest.mark.skipif(os.name == "nt", reason="this system has no signals to end processes with")
+unix = pytest.mark.skipif(
+    os.name == "nt", reason="this system has no signals to end processes with"
+)
 
 
 def large(folder: Path, name: str) -> Path:
@@ -54,13 +58,24 @@ def pid_at(out: Path, case: str) -> int | None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(adapter: Path, weights: Path, scans: Path, tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives(
+    adapter: Path, weights: Path, scans: Path, tmp_path: Path
+) -> None:
     def run(name: str, **further: object) -> tuple[list[dict[str, object]], list[float]]:
         told: list[float] = []
         statuses = predict(
-            adapter, [scans], Path(name), typed=Typed(weights=str(weights)), preview=True, seg_nrrd=True, probabilities=True,
-            statistics=Path(name) / "numbers.csv", keep=["largest"], progress=lambda done, of: told.append(done / of), **further,
-        )  # fmt: skip
+            adapter,
+            [scans],
+            Path(name),
+            typed=Typed(weights=str(weights)),
+            preview=True,
+            seg_nrrd=True,
+            probabilities=True,
+            statistics=Path(name) / "numbers.csv",
+            keep=["largest"],
+            progress=lambda done, of: told.append(done / of),
+            **further,
+        )
         return without_seconds(statuses), told
 
     alone, told_alone = run("alone")
@@ -77,7 +92,9 @@ def test_two_processes_give_what_one_gives(adapter: Path, weights: Path, scans: 
 
 @unix
 @pytest.mark.slow
-def test_a_killed_process_costs_its_own_case_alone(adapter: Path, weights: Path, scans: Path, tmp_path: Path) -> None:
+def test_a_killed_process_costs_its_own_case_alone(
+    adapter: Path, weights: Path, scans: Path, tmp_path: Path
+) -> None:
     large(scans, "d")
     typed, out = Typed(weights=str(weights)), tmp_path / "out"
     killed: list[int] = []
@@ -88,13 +105,20 @@ def test_a_killed_process_costs_its_own_case_alone(adapter: Path, weights: Path,
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
 
-    statuses = {s.case: s for s in predict(adapter, [scans], out, typed=typed, jobs=2, progress=kill)}
+    statuses = {
+        s.case: s for s in predict(adapter, [scans], out, typed=typed, jobs=2, progress=kill)
+    }
     assert killed
     assert [(case, status.status) for case, status in statuses.items()] == [
         ("a", "done"), ("b", "failed"), ("c", "done"), ("d", "failed"),
     ]  # fmt: skip
     assert "was killed (SIGKILL), as happens when memory runs out" in str(statuses["d"].error)
-    assert sorted(files_of(out)) == ["a.json", "a.nii.gz", "c.json", "c.nii.gz"], "nothing half-written is left"
+    assert sorted(files_of(out)) == [
+        "a.json",
+        "a.nii.gz",
+        "c.json",
+        "c.nii.gz",
+    ], "nothing half-written is left"
     again = {s.case: s for s in predict(adapter, [scans], out, typed=typed, resume=True)}
     assert [status.status for status in again.values()] == ["done", "failed", "done", "done"]
     assert again["a"].seconds == again["c"].seconds == 0
@@ -124,7 +148,12 @@ def test_ending_the_command_ends_all_of_its_processes(
         "--jobs",
         "2",
     ]
-    command = subprocess.Popen([*map(str, line), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    command = subprocess.Popen(
+        [*map(str, line), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     pids = wait_for(lambda: [pid for pid in (pid_at(out, "d"), pid_at(out, "e")) if pid])
     if ended_by == signal.SIGINT:
         os.killpg(command.pid, ended_by)  # as a terminal does
@@ -139,16 +168,21 @@ def test_ending_the_command_ends_all_of_its_processes(
     for name in ("a", "c"):
         assert (out / f"{name}.nii.gz").exists() == (out / f"{name}.json").exists()
     assert cli.run([*map(str, line[3:-2]), "--resume", "-q"]) == 0
-    assert sorted(path.name for path in out.glob("*.nii.gz")) == [f"{name}.nii.gz" for name in "acde"]
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == [
+        f"{name}.nii.gz" for name in "acde"
+    ]
     assert not list(out.glob(".*"))
 
 
 @pytest.mark.slow
-def test_a_script_without_a_guard_is_told_so(adapter: Path, weights: Path, scans: Path, tmp_path: Path) -> None:
+def test_a_script_without_a_guard_is_told_so(
+    adapter: Path, weights: Path, scans: Path, tmp_path: Path
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathlib import Path\nfrom sea_peft import Typed, predict\n"
-        f"predict(Path({str(adapter)!r}), [Path({str(scans)!r})], Path('out'), typed=Typed(weights={str(weights)!r}), jobs=2)\n"
+        "from pathlib import Path\nfrom sea_peft import Typed,"
+        f" predict\npredict(Path({str(adapter)!r}), [Path({str(scans)!r})], Path('out'),"
+        f" typed=Typed(weights={str(weights)!r}), jobs=2)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 1
@@ -200,7 +234,9 @@ def test_the_next_scan_is_read_while_the_network_works(
     assert read == ["a", "b", "c"]
 
 
-def test_only_what_is_small_and_read_in_silence_is_read_ahead(adapter: Path, weights: Path, toy: Path, tmp_path: Path):
+def test_only_what_is_small_and_read_in_silence_is_read_ahead(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+):
     """ITK prints past Python, so the process's output is kept from everybody while it reads."""
     from sea_peft.jobs import memory
     from sea_peft.jobs.inputs import find_cases
@@ -213,7 +249,9 @@ def test_only_what_is_small_and_read_in_silence_is_read_ahead(adapter: Path, wei
     assert memory.read_ahead(found, recipe, 10_000) == []
 
 
-def test_memory_of_what_is_read_ahead_and_of_every_process_is_counted(adapter: Path, weights: Path, toy: Path) -> None:
+def test_memory_of_what_is_read_ahead_and_of_every_process_is_counted(
+    adapter: Path, weights: Path, toy: Path
+) -> None:
     from sea_peft.jobs.inputs import find_cases
 
     predictor = Predictor(adapter, Typed(weights=str(weights)))
@@ -223,8 +261,16 @@ def test_memory_of_what_is_read_ahead_and_of_every_process_is_counted(adapter: P
     assert predictor.estimate(found).of_processes(3).memory > 3 * one
 
 
-def test_scans_that_are_done_are_not_kept_in_memory(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
-    predict(adapter, [toy], tmp_path / "out", typed=Typed(weights=str(weights)), statistics=tmp_path / "numbers.csv")
+def test_scans_that_are_done_are_not_kept_in_memory(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
+    predict(
+        adapter,
+        [toy],
+        tmp_path / "out",
+        typed=Typed(weights=str(weights)),
+        statistics=tmp_path / "numbers.csv",
+    )
     held = [source.path for source, *_ in cases._CACHE._held]
     assert not [path for path in held if path.is_relative_to(toy / "imagesTr")]
 
@@ -246,7 +292,12 @@ def test_a_prediction_goes_on_where_it_stood(
         predicted.clear()
         told: list[float] = []
         statuses = predict(
-            adapter, [scans], out, typed=typed, progress=lambda done, of: told.append(done / of), **further
+            adapter,
+            [scans],
+            out,
+            typed=typed,
+            progress=lambda done, of: told.append(done / of),
+            **further,
         )
         assert [status.status for status in statuses] == ["done", "failed", "done"]
         assert told[-1] == 1
@@ -255,7 +306,10 @@ def test_a_prediction_goes_on_where_it_stood(
 
     assert run() == ["a", "c"]
     before = files_of(out)
-    with pytest.raises(UsageError, match=r"a\.nii\.gz exists already; .* keep what was predicted before with --resume"):
+    with pytest.raises(
+        UsageError,
+        match=r"a\.nii\.gz exists already; .* keep what was predicted before with --resume",
+    ):
         run()
     assert run(resume=True) == []
     assert files_of(out) == before
@@ -264,21 +318,27 @@ def test_a_prediction_goes_on_where_it_stood(
     # a scan that has changed, other options, what was not made then: nothing is replaced unasked
     shutil.copy(scans / "c.nii.gz", scans / "a.nii.gz")
     for changed in ({}, {"keep": ["largest"]}, {"preview": True}, {"use": "unadapted"}):
-        with pytest.raises(UsageError, match="made with another adapter, other options or from another scan"):
+        with pytest.raises(
+            UsageError, match="made with another adapter, other options or from another scan"
+        ):
             predict(adapter, [scans / "a.nii.gz"], out, typed=typed, resume=True, **changed)
     assert run(resume=True, overwrite=True) == ["a"]
     assert run(overwrite=True) == ["a", "c"]
     np.testing.assert_equal((out / "a.nii.gz").read_bytes(), (out / "c.nii.gz").read_bytes())
 
 
-def test_numbers_of_processes_that_are_none(adapter: Path, weights: Path, scans: Path, tmp_path: Path) -> None:
+def test_numbers_of_processes_that_are_none(
+    adapter: Path, weights: Path, scans: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="--jobs 0 is no number of processes"):
         predict(adapter, [scans], tmp_path / "out", typed=Typed(weights=str(weights)), jobs=0)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_a_killed_process_left_of_one_case_is_told_from_another_cases(tmp_path: Path) -> None:
-    """On a shared disk a process of another machine looks dead, and its case may be called `a.b`."""
+    """On a shared disk a process of another machine looks dead, and its case may be called
+    `a.b`.
+    """
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for name in ("a", "a.b"):

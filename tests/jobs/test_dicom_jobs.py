@@ -106,16 +106,29 @@ def test_what_was_taken_once_or_passed_over_is_said(series: Path, tmp_path: Path
 
 
 def test_structure_sets(adapter: Path, weights: Path, series: Path, tmp_path: Path) -> None:
-    given = ["predict", str(adapter), str(series), "--out", str(tmp_path / "m"), "--weights", str(weights), "-q"]
+    given = [
+        "predict",
+        str(adapter),
+        str(series),
+        "--out",
+        str(tmp_path / "m"),
+        "--weights",
+        str(weights),
+        "-q",
+    ]
     assert cli.run([*given, "--rtstruct"]) == 0
     names = sorted(path.name for path in (tmp_path / "m").iterdir())
-    assert names == [f"p{n}_ct{end}" for n in range(2) for end in (".json", ".nii.gz", "_rtstruct.dcm")]
+    assert names == [
+        f"p{n}_ct{end}" for n in range(2) for end in (".json", ".nii.gz", "_rtstruct.dcm")
+    ]
     sidecar = json.loads((tmp_path / "m" / "p0_ct.json").read_text())
     assert sidecar["rtstruct"] == "p0_ct_rtstruct.dcm"
     assert "DOE" not in json.dumps(sidecar)
     file, mask = tmp_path / "m" / "p0_ct_rtstruct.dcm", read_volume(tmp_path / "m" / "p0_ct.nii.gz")
     drawn = rasterised(file, sorted((series / "p0" / "ct").iterdir()))
-    found = {name: np.asarray(mask.array) == value for name, value in sidecar["labels"].items() if value}
+    found = {
+        name: np.asarray(mask.array) == value for name, value in sidecar["labels"].items() if value
+    }
     assert drawn.keys() == {name for name, where in found.items() if where.any()}
     for name, where in drawn.items():
         np.testing.assert_array_equal(where, found[name])
@@ -129,7 +142,9 @@ def test_structure_sets(adapter: Path, weights: Path, series: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["dicom_seg", "rtstruct"])
-def test_dicom_out_needs_a_series(adapter: Path, weights: Path, toy: Path, tmp_path: Path, what: str) -> None:
+def test_dicom_out_needs_a_series(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path, what: str
+) -> None:
     flag = f"--{what.replace('_', '-')}"
     with pytest.raises(DataError, match=rf"case toy_0 is no DICOM series.*leave {flag} out"):
         predict(adapter, [toy], tmp_path / "m", typed=Typed(weights=str(weights)), **{what: True})
@@ -152,4 +167,8 @@ def test_evaluate_on_dicom(adapter: Path, weights: Path, series: Path, tmp_path:
         ]
     )
     assert code == 0
-    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["scores.csv", "scores.json", "scores.png"]
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == [
+        "scores.csv",
+        "scores.json",
+        "scores.png",
+    ]

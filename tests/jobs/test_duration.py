@@ -15,7 +15,14 @@ from sea_peft.jobs.setup import Setup, prepare_run
 @pytest.fixture
 def setup(toy, weights) -> Setup:
     options = AdaptOptions(
-        data=str(toy), weights=str(weights), shots=2, steps=8, cycles=1, patch=(16, 16, 16), budget="20%", test=1
+        data=str(toy),
+        weights=str(weights),
+        shots=2,
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        budget="20%",
+        test=1,
     )
     return prepare_run(options, print)
 
@@ -25,10 +32,15 @@ def test_every_part_of_the_run_counts(setup, monkeypatch) -> None:
     whole = duration.expected(setup)
     assert whole.step == 1.0
     looks = 1 * 6  # 8 steps are worth the audit of one unit, on six patches
-    # 8 steps and 4 batches of saliency, the head alone, the looks of audits; 1 held-out and 1 test scan
+    # 8 steps and 4 batches of saliency, the head alone, the looks of audits; 1 held-out and 1 test
+    # scan
     assert whole.total > 8 + 4 + 8 + looks + 2 * 2
-    limited = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, time_limit=3.0))
-    assert whole.total - duration.expected(limited).total == pytest.approx(8 + 4 + looks - 3, abs=1.0)
+    limited = dataclasses.replace(
+        setup, settings=dataclasses.replace(setup.settings, time_limit=3.0)
+    )
+    assert whole.total - duration.expected(limited).total == pytest.approx(
+        8 + 4 + looks - 3, abs=1.0
+    )
 
 
 def test_measuring_leaves_the_network_as_it_was(setup) -> None:

@@ -1,4 +1,6 @@
-"""Several adapters on each scan: against what each of them says alone, and what does not fit together."""
+"""Several adapters on each scan: against what each of them says alone, and what does not fit
+together.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,19 @@ def changed(adapter: Path, folder: Path, **fields: object) -> Path:
 
 def probabilities(folder: Path, case: str) -> np.ndarray:
     """`[1 + L, I, J, K]` as written by predict, the background first."""
-    labels = np.stack([read_volume(folder / f"{case}_probability_{label}.nii.gz").array for label in LABELS])
+    labels = np.stack(
+        [read_volume(folder / f"{case}_probability_{label}.nii.gz").array for label in LABELS]
+    )
     return np.concatenate([1 - labels.sum(axis=0, keepdims=True), labels])
 
 
-def test_the_mean_of_what_each_says_and_where_they_disagree(adapter, others, weights, tmp_path) -> None:
+def test_the_mean_of_what_each_says_and_where_they_disagree(
+    adapter, others, weights, tmp_path
+) -> None:
     scan, typed = tmp_path / "toy_0.nii.gz", Typed(weights=str(weights))
-    write_volume(scan, Volume(toy_scan(0)[0], np.diag([2.0, 2.0, 2.0, 1.0])))  # on the recipe's grid
+    write_volume(
+        scan, Volume(toy_scan(0)[0], np.diag([2.0, 2.0, 2.0, 1.0]))
+    )  # on the recipe's grid
     each = []
     for number, one in enumerate([adapter, *others]):
         predict(one, [scan], tmp_path / str(number), typed=typed, probabilities=True)
@@ -70,7 +78,9 @@ def test_the_mean_of_what_each_says_and_where_they_disagree(adapter, others, wei
     for index, label in enumerate(LABELS, start=1):
         pairs = [(a == index, b == index) for a, b in combinations(masks, 2)]
         dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs if (a | b).any()]
-        assert status.disagreement[label] == (pytest.approx(1 - np.mean(dice), abs=1e-3) if dice else None)
+        assert status.disagreement[label] == (
+            pytest.approx(1 - np.mean(dice), abs=1e-3) if dice else None
+        )
     assert any(status.disagreement.values())
 
 
@@ -81,7 +91,9 @@ def test_two_adapters_share_their_backbone_and_leave_no_gate_open(adapter, other
     assert [member.model.bank.active for member in ensemble.members] == [frozenset()] * 3
 
 
-def test_an_adapter_of_another_backbone_has_its_own(adapter, weights, toy, tmp_path, monkeypatch) -> None:
+def test_an_adapter_of_another_backbone_has_its_own(
+    adapter, weights, toy, tmp_path, monkeypatch
+) -> None:
     install(weights)
     monkeypatch.setattr("torch.manual_seed", lambda _: None)  # other random weights
     (tmp_path / "other").mkdir()
@@ -94,7 +106,9 @@ def test_an_adapter_of_another_backbone_has_its_own(adapter, weights, toy, tmp_p
     card = json.loads(twin.with_name("twin.json").read_text())
     twin.with_name("twin.json").write_text(json.dumps({**card, "name": "twin"}))
     install(twin.with_name("twin.safetensors"))
-    other = make_adapter(tmp_path / "adapter", twin.with_name("twin.safetensors"), LABELS, ["CT"], ("affine",))
+    other = make_adapter(
+        tmp_path / "adapter", twin.with_name("twin.safetensors"), LABELS, ["CT"], ("affine",)
+    )
     said: list[str] = []
     scan = toy / "imagesTr" / "toy_0_0000.nii.gz"
     (status,) = predict(adapter, [scan], tmp_path / "out", ensemble=[other], say=said.append)
@@ -102,18 +116,30 @@ def test_an_adapter_of_another_backbone_has_its_own(adapter, weights, toy, tmp_p
     assert said[0] == "Averaging the probabilities of 2 adapters on the backbones tiny, twin."
 
 
-def test_what_does_not_fit_is_named_before_anything_is_written(adapter, others, weights, toy, tmp_path) -> None:
+def test_what_does_not_fit_is_named_before_anything_is_written(
+    adapter, others, weights, toy, tmp_path
+) -> None:
     typed = Typed(weights=str(weights))
     config = read_adapter_config(adapter)
     recipe, window = config.recipe, config.window
     rejected = Recommendation(network="unadapted", evidence="3 test cases")
     codes = changed(others[0], tmp_path / "codes", labels={"organ": [1], "spot": [3]})
     channel = changed(others[0], tmp_path / "channel", channels=["MR"])
-    coarse = changed(others[0], tmp_path / "coarse", recipe=recipe.model_copy(update={"spacing": (2.0, 2.0, 3.0)}))
-    patch = changed(others[0], tmp_path / "patch", window=window.model_copy(update={"patch": (16, 16, 24)}))
+    coarse = changed(
+        others[0],
+        tmp_path / "coarse",
+        recipe=recipe.model_copy(update={"spacing": (2.0, 2.0, 3.0)}),
+    )
+    patch = changed(
+        others[0], tmp_path / "patch", window=window.model_copy(update={"patch": (16, 16, 24)})
+    )
     unadapted = changed(others[0], tmp_path / "unadapted", recommended=rejected)
     cases = [
-        ([codes], {}, r"codes does not fit: its label 2 is spot \(3\), the first adapter's is spot \(2\)"),
+        (
+            [codes],
+            {},
+            r"codes does not fit: its label 2 is spot \(3\), the first adapter's is spot \(2\)",
+        ),
         ([channel], {}, "its channels are MR, the first adapter's CT"),
         ([coarse], {}, "its spacing is 2 × 2 × 3, the first adapter's 2 × 2 × 2"),
         ([patch], {}, "its window's patch is 16 × 16 × 24, the first adapter's 16 × 16 × 16"),
@@ -121,28 +147,39 @@ def test_what_does_not_fit_is_named_before_anything_is_written(adapter, others, 
         ([others[0], others[0]], {}, "is an adapter that is there already"),
         ([others[0]], {"use": "unadapted"}, "--with averages adapters"),
         ([others[0]], {"qc": True}, "--qc is calibrated for the masks of one adapter"),
-    ]  # fmt: skip
+    ]
     for ensemble, options, said in cases:
         with pytest.raises(UsageError, match=said):
             predict(adapter, [toy], tmp_path / "out", typed=typed, ensemble=ensemble, **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_results_of_one_adapter_are_not_taken_for_those_of_several(adapter, others, weights, toy, tmp_path) -> None:
+def test_results_of_one_adapter_are_not_taken_for_those_of_several(
+    adapter, others, weights, toy, tmp_path
+) -> None:
     typed, scan = Typed(weights=str(weights)), [toy / "imagesTr" / "toy_0_0000.nii.gz"]
     table = tmp_path / "numbers.csv"
     for name, ensemble in (("one", []), ("both", others[:1]), ("three", others)):
         predict(adapter, scan, tmp_path / name, typed=typed, ensemble=ensemble)
-    for name, ensemble in (("one", others), ("both", []), ("both", others), ("three", others[::-1])):
+    for name, ensemble in (
+        ("one", others),
+        ("both", []),
+        ("both", others),
+        ("three", others[::-1]),
+    ):
         with pytest.raises(UsageError, match="was made with another adapter"):
             predict(adapter, scan, tmp_path / name, typed=typed, ensemble=ensemble, resume=True)
     before = (tmp_path / "three" / "toy_0.nii.gz").stat()
-    (status,) = predict(adapter, scan, tmp_path / "three", typed=typed, ensemble=others, resume=True)
+    (status,) = predict(
+        adapter, scan, tmp_path / "three", typed=typed, ensemble=others, resume=True
+    )
     assert status.disagreement is not None
     assert (tmp_path / "three" / "toy_0.nii.gz").stat() == before
     predict(adapter, scan, tmp_path / "numbers", typed=typed, ensemble=others, statistics=table)
     rows = csv.DictReader(table.read_text().splitlines())
-    apart = {row["label"]: float(row["disagreement"]) if row["disagreement"] else None for row in rows}
+    apart = {
+        row["label"]: float(row["disagreement"]) if row["disagreement"] else None for row in rows
+    }
     assert apart == status.disagreement
     with pytest.raises(UsageError, match="no table of this adapter's statistics"):
         predict(adapter, scan, tmp_path / "z", typed=typed, statistics=table)
@@ -152,13 +189,37 @@ def test_parts_are_kept_as_all_runs_have_chosen_alike(adapter, others, weights, 
     first = changed(adapter, tmp_path / "first", keep={"organ": "largest", "spot": "largest"})
     second = changed(others[0], tmp_path / "second", keep={"organ": "largest", "spot": "2"})
     ensemble = Ensemble(first, [second], Typed(weights=str(weights)), "cpu")
-    assert {label: str(rule) for label, rule in ensemble.keeping(()).items()} == {"organ": "largest"}
+    assert {label: str(rule) for label, rule in ensemble.keeping(()).items()} == {
+        "organ": "largest"
+    }
 
 
 def test_on_the_command_line(adapter, others, weights, toy, tmp_path, capsys) -> None:
     scan = toy / "imagesTr" / "toy_0_0000.nii.gz"
-    command = ["predict", str(adapter), str(scan), "--weights", str(weights), "--out", str(tmp_path / "m")]
-    assert run([*command, "--with", str(others[0]), "--with", str(others[1]), "--ensemble", "mean", "--json"]) == 0
+    command = [
+        "predict",
+        str(adapter),
+        str(scan),
+        "--weights",
+        str(weights),
+        "--out",
+        str(tmp_path / "m"),
+    ]
+    assert (
+        run(
+            [
+                *command,
+                "--with",
+                str(others[0]),
+                "--with",
+                str(others[1]),
+                "--ensemble",
+                "mean",
+                "--json",
+            ]
+        )
+        == 0
+    )
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert set(case["disagreement"]) == set(LABELS)
     assert run([*command, "--ensemble", "mean"]) == 2
@@ -172,5 +233,8 @@ def test_two_processes_give_what_one_gives(adapter, others, weights, toy, tmp_pa
     typed = Typed(weights=str(weights))
     for name, jobs in (("alone", 1), ("together", 2)):
         predict(adapter, [toy], tmp_path / name, typed=typed, ensemble=others, jobs=jobs)
-    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("alone", "together")]
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("alone", "together")
+    ]
     assert files[0] == files[1]

@@ -56,7 +56,9 @@ def test_written_files(scores, tmp_path: Path) -> None:
 
 def test_a_box_for_every_label_also_where_nothing_is_defined() -> None:
     nan = float("nan")
-    scores = {m: {"liver": [0.5, 0.7, nan], "spleen": [nan, nan, nan]} for m in ("dice", "nsd", "hd95")}
+    scores = {
+        m: {"liver": [0.5, 0.7, nan], "spleen": [nan, nan, nan]} for m in ("dice", "nsd", "hd95")
+    }
     assert boxplot_png(scores, ["liver", "spleen"], "toy").startswith(b"\x89PNG")
     many = {m: {f"organ {n}": [0.5] for n in range(117)} for m in scores}
     assert boxplot_png(many, [f"organ {n}" for n in range(117)], "toy").startswith(b"\x89PNG")
@@ -75,29 +77,38 @@ def test_labels_are_matched_by_name_then_by_code(
     swapped = _copy(toy, tmp_path / "swapped", labels={"background": 0, "organ": 2, "spot": 1})
     for number in range(5):
         path = swapped / "labelsTr" / f"toy_{number}.nii.gz"
-        write_volume(path, Volume(np.array([0, 2, 1], dtype=np.uint8)[read_volume(path).array], AFFINE))
+        write_volume(
+            path, Volume(np.array([0, 2, 1], dtype=np.uint8)[read_volume(path).array], AFFINE)
+        )
     again = evaluate(adapter, str(swapped), typed=Typed(weights=str(weights)))
     assert again.cases == scores.cases
     unnamed = _copy(toy, tmp_path / "unnamed", labels={"background": 0, "one": 1, "two": 2})
     assert evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights))).cases == scores.cases
-    named = evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights)), labels=["spot=two", "organ=one"])
+    named = evaluate(
+        adapter, str(unnamed), typed=Typed(weights=str(weights)), labels=["spot=two", "organ=one"]
+    )
     assert named.cases == scores.cases
-    (organ, spot) = evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights))).warnings
+    organ, spot = evaluate(adapter, str(unnamed), typed=Typed(weights=str(weights))).warnings
     assert organ.startswith(
-        "organ is scored against code 1, which this data set calls one; if that is another structure"
+        "organ is scored against code 1, which this data set calls one; if that is another"
+        " structure"
     )
     assert spot.startswith("spot is scored against code 2, which this data set calls two;")
     assert named.warnings == again.warnings == scores.warnings == ()
 
 
-def test_channels_are_matched_by_name(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+def test_channels_are_matched_by_name(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
     other = _copy(toy, tmp_path / "mr", channel_names={"0": "T1"})
     with pytest.raises(DataError, match="no channel 'CT'"):
         evaluate(adapter, str(other), typed=Typed(weights=str(weights)))
     assert evaluate(adapter, str(other), typed=Typed(weights=str(weights)), channels=["T1"]).cases
 
 
-def test_a_case_that_cannot_be_read_is_named(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_case_that_cannot_be_read_is_named(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
     broken = _copy(toy, tmp_path / "broken")
     (broken / "imagesTr" / "toy_2_0000.nii.gz").write_bytes(b"nothing")
     scores = evaluate(adapter, str(broken), typed=Typed(weights=str(weights)))

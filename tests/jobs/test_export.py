@@ -1,4 +1,6 @@
-"""Exported networks, run by the tools that they are for, on another scan than the one that the export tried them on."""
+"""Exported networks, run by the tools that they are for, on another scan than the one that the
+export tried them on.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +50,25 @@ def predicted(adapter: Path, weights: Path, toy: Path) -> tuple[Path, np.ndarray
 def test_the_script_beside_a_network_makes_predicts_masks(to, adapter, weights, toy, tmp_path):
     require(*(["onnx", "onnxscript", "onnxruntime"] if to == "onnx" else []))
     made = export(adapter, to, tmp_path / "out", typed=Typed(weights=str(weights)))
-    assert set(made.files) == {f"network.{'onnx' if to == 'onnx' else 'pt2'}", "network.json", "masks.py", "scans.py"}
+    assert set(made.files) == {
+        f"network.{'onnx' if to == 'onnx' else 'pt2'}",
+        "network.json",
+        "masks.py",
+        "scans.py",
+    }
     assert made.agreement >= 0.999
     scan, mask = predicted(adapter, weights, toy)
     # without sea_peft: nothing of this checkout is on the path
-    script = [sys.executable, "-P", str(made.folder / "masks.py"), str(scan), str(tmp_path / "m.nii.gz")]
-    subprocess.run(script, check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True)
+    script = [
+        sys.executable,
+        "-P",
+        str(made.folder / "masks.py"),
+        str(scan),
+        str(tmp_path / "m.nii.gz"),
+    ]
+    subprocess.run(
+        script, check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True
+    )
     written = read_volume(tmp_path / "m.nii.gz")
     assert np.mean(np.asarray(written.array) == mask) >= 0.999
     assert mask.any()
@@ -66,7 +81,9 @@ def test_the_script_beside_a_network_makes_predicts_masks(to, adapter, weights, 
 
 @pytest.mark.slow
 def test_a_network_with_an_added_label_is_exported_like_any_other(weights, toy, tmp_path):
-    """As `adapt --add-label` makes it: what the backbone knows has no codes, for nobody has drawn it."""
+    """As `adapt --add-label` makes it: what the backbone knows has no codes, for nobody has
+    drawn it.
+    """
     labels = {"organ": [], "other": [], "spot": [2]}
     adapter = make_adapter(tmp_path / "adapter", weights, labels, ["CT"], ("affine", "lora"))
     made = export(adapter, "torch", tmp_path / "out", typed=Typed(weights=str(weights)))
@@ -83,9 +100,17 @@ def test_a_bundle_is_run_by_monai(adapter, weights, toy, tmp_path):
     (tmp_path / "scans").mkdir()
     os.symlink(scan, tmp_path / "scans" / "one.nii.gz")
     command = [
-        sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--dataset_dir", str(tmp_path / "scans"),
-        "--output_dir", str(tmp_path / "masks"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        "configs/inference.json",
+        "--dataset_dir",
+        str(tmp_path / "scans"),
+        "--output_dir",
+        str(tmp_path / "masks"),
+    ]
     subprocess.run(command, check=True, cwd=made.folder, capture_output=True)
     written = read_volume(tmp_path / "masks" / "one_seg.nii.gz")
     assert np.mean(np.asarray(written.array) == mask) >= 0.999
@@ -101,7 +126,9 @@ def test_a_bundle_is_run_by_monai(adapter, weights, toy, tmp_path):
 @pytest.mark.parametrize("intensity", [Window(low=-100, high=200), ZScore(), Percentile()])
 @pytest.mark.parametrize("orientation", ["RAS", "SPL"])
 def test_what_runs_without_sea_peft_does_as_it_does(toy, intensity, orientation):
-    recipe = Recipe(spacing=(1.7, 2.0, 2.6), intensity=intensity, orientation=orientation, margin=3.0)
+    recipe = Recipe(
+        spacing=(1.7, 2.0, 2.6), intensity=intensity, orientation=orientation, margin=3.0
+    )
     (case,) = open_dataset(toy).cases[:1]
     scan, volume = prepare(case, recipe, ["CT"]), case.image("CT")
     grid, way_back = to_grid([np.asarray(volume.array)], volume.affine, recipe.model_dump())
@@ -129,9 +156,13 @@ def test_windows_without_sea_peft_are_its_own(inferer):
     def scored(x: torch.Tensor) -> tuple[torch.Tensor]:
         return (network(x) if inferer == "nnunet" else network(x).softmax(1),)
 
-    expected = torch.cat([slab for (slab,) in ours(scored, image, window, torch.device("cpu"))], dim=1)
+    expected = torch.cat(
+        [slab for (slab,) in ours(scored, image, window, torch.device("cpu"))], dim=1
+    )
     expected = expected.softmax(0) if inferer == "nnunet" else expected
-    found = blended(lambda x: network(torch.from_numpy(x)).numpy(), image.numpy(), window.model_dump())
+    found = blended(
+        lambda x: network(torch.from_numpy(x)).numpy(), image.numpy(), window.model_dump()
+    )
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
@@ -144,7 +175,9 @@ def test_masks_that_differ_leave_nothing(adapter, weights, tmp_path, monkeypatch
 
 
 def nnunet_checkpoint(file: Path) -> dict[str, Any]:
-    """`checkpoint_final.pth` of a small nnU-Net v2 with random weights, whose plans nnU-Net can build it from. Returns its data set's description."""
+    """`checkpoint_final.pth` of a small nnU-Net v2 with random weights, whose plans nnU-Net can
+    build it from. Returns its data set's description.
+    """
     import torch
 
     from sea_peft.backbones import architecture
@@ -157,23 +190,42 @@ def nnunet_checkpoint(file: Path) -> dict[str, Any]:
         torch.nn.init.normal_(tensor, std=0.3)
     resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
-        "data_identifier": "small", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": [16, 16, 16],
-        "median_image_size_in_voxels": [20.0, 20.0, 20.0], "spacing": [3.0, 1.5, 1.5], "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False], "batch_dice": False,
-        **{f"resampling_fn_{what}": "resample_data_or_seg_to_shape" for what in ("data", "seg", "probabilities")},
+        "data_identifier": "small",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [16, 16, 16],
+        "median_image_size_in_voxels": [20.0, 20.0, 20.0],
+        "spacing": [3.0, 1.5, 1.5],
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        **{
+            f"resampling_fn_{what}": "resample_data_or_seg_to_shape"
+            for what in ("data", "seg", "probabilities")
+        },
         **{f"resampling_fn_{what}_kwargs": resampling for what in ("data", "probabilities")},
         "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
         "architecture": {
             "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
             "arch_kwargs": {
-                "n_stages": 3, "features_per_stage": features, "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": [[3, 3, 3]] * 3,
-                "strides": strides, "n_conv_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [1, 1], "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+                "n_stages": 3,
+                "features_per_stage": features,
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": [[3, 3, 3]] * 3,
+                "strides": strides,
+                "n_conv_per_stage": [2, 2, 2],
+                "n_conv_per_stage_decoder": [1, 1],
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
             },
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
-    }  # fmt: skip
+    }
     grey = {
         "mean": 50.0,
         "std": 60.0,
@@ -184,18 +236,35 @@ def nnunet_checkpoint(file: Path) -> dict[str, Any]:
         "max": 900.0,
     }
     plans = {
-        "dataset_name": "Dataset001_Toy", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [3.0, 1.5, 1.5],
-        "original_median_shape_after_transp": [20, 20, 20], "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2], "configurations": {"3d_fullres": configuration}, "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager", "foreground_intensity_properties_per_channel": {"0": grey},
-    }  # fmt: skip
+        "dataset_name": "Dataset001_Toy",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [3.0, 1.5, 1.5],
+        "original_median_shape_after_transp": [20, 20, 20],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"3d_fullres": configuration},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": grey},
+    }
     dataset = {
-        "channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "other": 2}, "numTraining": 5, "file_ending": ".nii.gz",
-    }  # fmt: skip
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "organ": 1, "other": 2},
+        "numTraining": 5,
+        "file_ending": ".nii.gz",
+    }
     written = {
-        "network_weights": of.state_dict(), "trainer_name": "nnUNetTrainer", "inference_allowed_mirroring_axes": (0, 1, 2),
-        "init_args": {"plans": plans, "configuration": "3d_fullres", "fold": 0, "dataset_json": dataset},
-    }  # fmt: skip
+        "network_weights": of.state_dict(),
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+        "init_args": {
+            "plans": plans,
+            "configuration": "3d_fullres",
+            "fold": 0,
+            "dataset_json": dataset,
+        },
+    }
     torch.save(written, file)
     return dataset
 
@@ -209,7 +278,9 @@ def test_an_nnunet_folder_is_run_by_nnunet(tmp_path):
     nnunet_checkpoint(source)
     own = import_weights(source, "mine", "nnunet_plain").file
     # one label under its own name, one that is new
-    adapter = make_adapter(tmp_path / "a", own, {"organ": [7], "spot": [9]}, ["CT"], ("affine", "lora"))
+    adapter = make_adapter(
+        tmp_path / "a", own, {"organ": [7], "spot": [9]}, ["CT"], ("affine", "lora")
+    )
     typed = Typed(weights=str(own))
     made = export(adapter, "nnunet", tmp_path / "out", typed=typed, source=source)
     assert made.agreement >= 0.999
@@ -234,7 +305,9 @@ def test_refusals(adapter, weights, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="exists already"):
         export(adapter, "torch", tmp_path / "there", typed=typed)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"needs onnx, onnxscript, onnxruntime.*sea_peft\[export\]"):
+    with pytest.raises(
+        UsageError, match=r"needs onnx, onnxscript, onnxruntime.*sea_peft\[export\]"
+    ):
         export(adapter, "onnx", tmp_path / "out", typed=typed)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
@@ -249,8 +322,12 @@ def test_refusals(adapter, weights, tmp_path, monkeypatch):
 def test_a_tool_that_takes_the_strongest_class_is_told_apart_from_one_that_is_wrong(
     ours: list[int], theirs: list[int], why: str, tmp_path: Path
 ) -> None:
-    write_volume(tmp_path / "mask.nii.gz", Volume(np.array(theirs, np.uint8).reshape(1, 2, 2), np.eye(4)))
-    tried = trial.Trial(tmp_path, (), FileCase(id="trial", images={}), np.array(ours).reshape(1, 2, 2))
+    write_volume(
+        tmp_path / "mask.nii.gz", Volume(np.array(theirs, np.uint8).reshape(1, 2, 2), np.eye(4))
+    )
+    tried = trial.Trial(
+        tmp_path, (), FileCase(id="trial", images={}), np.array(ours).reshape(1, 2, 2)
+    )
     with pytest.raises(WeightsError, match=r"50\.00% of the voxels") as refused:
         tried.agreement(tmp_path / "mask.nii.gz", "the tool", strongest=True)
     assert why in str(refused.value)

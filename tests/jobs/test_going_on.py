@@ -39,13 +39,23 @@ def installed(home: Path, weights: Path, own_home: None, monkeypatch: pytest.Mon
 @pytest.fixture(scope="module")
 def asked(toy: Path) -> AdaptOptions:
     return AdaptOptions(
-        data=str(toy), weights="tiny", shots=2, budget="20%", steps=8, cycles=1, patch=(16, 16, 16), device="cpu", mlflow=False,
+        data=str(toy),
+        weights="tiny",
+        shots=2,
+        budget="20%",
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        device="cpu",
+        mlflow=False,
         augment="none",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, home: Path, weights: Path, asked: AdaptOptions) -> Path:
+def first(
+    tmp_path_factory: pytest.TempPathFactory, home: Path, weights: Path, asked: AdaptOptions
+) -> Path:
     """A run of two shots."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     with pytest.MonkeyPatch.context() as patch:
@@ -68,11 +78,16 @@ def names(run: Path, role: str) -> set[str]:
     return {known[case] for case in started.split[role]}
 
 
-def test_it_goes_on_with_units_head_and_audits_and_never_tests_on_an_old_shot(asked, first, tmp_path):
+def test_it_goes_on_with_units_head_and_audits_and_never_tests_on_an_old_shot(
+    asked, first, tmp_path
+):
     out, said = tmp_path / "second", []
     adapt(later(asked, first, out=out, seed=3), say=said.append)
     trace, config = read_trace(out / "trace.jsonl"), read_adapter_config(first / "adapter")
-    started, warmed = trace[0], next(e for e in trace if isinstance(e, events.Searched) and e.phase == "warmup")
+    started, warmed = (
+        trace[0],
+        next(e for e in trace if isinstance(e, events.Searched) and e.phase == "warmup"),
+    )
     sha256 = read_earlier(first).sha256
     assert started.begun_from == sha256
     assert RunFolder(out).read_config().begun_from == sha256
@@ -81,12 +96,19 @@ def test_it_goes_on_with_units_head_and_audits_and_never_tests_on_an_old_shot(as
     own = [unit.id for unit in config.units]
     assert sorted(warmed.active) == sorted(own)
     carried = started.settings["policy"]["carried"]
-    audits = {row.unit for e in read_trace(first / "trace.jsonl") if isinstance(e, events.Audited) for row in e.rows}
+    audits = {
+        row.unit
+        for e in read_trace(first / "trace.jsonl")
+        if isinstance(e, events.Audited)
+        for row in e.rows
+    }
     known = {unit for unit, estimate in carried.items() if estimate["audits"]}
     assert carried.keys() == set(own)
     assert known == audits & set(own)
     assert known
-    assert any(f"({len(known)} of them audited there, so not again)" in sentence for sentence in said)
+    assert any(
+        f"({len(known)} of them audited there, so not again)" in sentence for sentence in said
+    )
     again = {row.unit for e in trace if isinstance(e, events.Audited) for row in e.rows}
     assert again
     assert not again & known, "what the first run has audited is not audited again"
@@ -101,7 +123,9 @@ def test_it_goes_on_with_units_head_and_audits_and_never_tests_on_an_old_shot(as
 def test_the_policy_begins_with_the_earlier_runs_tensors(asked, first):
     setup = prepare_run(later(asked, first), lambda _: None)
     assert not setup.model.bank.built
-    assert not setup.model.head.weight.any(), "the head alone, which is fitted first, begins at nothing"
+    assert not setup.model.head.weight.any(), (
+        "the head alone, which is fitted first, begins at nothing"
+    )
     _, tensors = load_adapter_files(first / "adapter")
     setup.earlier.begin(setup.model, tuple(setup.dataset.labels))
     own = {f"head/{k}": t for k, t in setup.model.head.state_dict().items()}
@@ -119,7 +143,9 @@ def test_of_fewer_labels_the_head_keeps_its_rows(asked, first):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_without_the_earlier_run_it_ends_the_same(asked, first, tmp_path, monkeypatch):
+def test_killed_and_resumed_without_the_earlier_run_it_ends_the_same(
+    asked, first, tmp_path, monkeypatch
+):
     monkeypatch.setattr(controller, "_REFIT_CHECKPOINT_EVERY", 3)
     adapt(later(asked, first, out=tmp_path / "whole"))
     moved = shutil.copytree(first, tmp_path / "moved")
@@ -154,7 +180,11 @@ REFUSED = {
     "another label": ({"labels": ("organ", "blob=2")}, UsageError, "no label blob"),
     "another profile": ({"profile": "swin"}, UsageError, "--profile swin"),
     "less budget": ({"budget": "2%"}, BudgetError, "raise --budget"),
-    "another network": ({"weights": None, "backbone": "unet"}, WeightsError, "its adapter is for tiny"),
+    "another network": (
+        {"weights": None, "backbone": "unet"},
+        WeightsError,
+        "its adapter is for tiny",
+    ),
     "no run": ({"from_run": Path("nowhere")}, UsageError, "no run folder"),
 }
 

@@ -11,13 +11,23 @@ from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.setup import Setup, prepare_run
 
 
-def _set_up(toy: Path, weights: Path, folder: Path, head: str, labels: tuple[str, ...] = ()) -> Setup:
+def _set_up(
+    toy: Path, weights: Path, folder: Path, head: str, labels: tuple[str, ...] = ()
+) -> Setup:
     profile = folder / "own.toml"
     profile.write_text(f'head = "{head}"\n[families.affine]\n')
     options = AdaptOptions(
-        data=str(toy), shots=2, budget="20%", profile=str(profile), weights=str(weights), labels=labels,
-        steps=8, cycles=1, patch=(16, 16, 16), device="cpu",
-    )  # fmt: skip
+        data=str(toy),
+        shots=2,
+        budget="20%",
+        profile=str(profile),
+        weights=str(weights),
+        labels=labels,
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        device="cpu",
+    )
     return prepare_run(options, lambda _sentence: None)
 
 
@@ -26,7 +36,12 @@ def test_the_rows_that_are_fitted_are_counted(toy: Path, weights: Path, tmp_path
     assert every == 4 * new  # three rows of the backbone, one new label
 
 
-def test_a_frozen_head_takes_nothing_but_can_learn_no_label(toy: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_frozen_head_takes_nothing_but_can_learn_no_label(
+    toy: Path, weights: Path, tmp_path: Path
+) -> None:
     assert _set_up(toy, weights, tmp_path, "frozen", ("organ",)).space.head == 0
-    with pytest.raises(UsageError, match=r'Label spot is new to tiny, but profile own freezes the head.*head = "new"'):
+    with pytest.raises(
+        UsageError,
+        match=r'Label spot is new to tiny, but profile own freezes the head.*head = "new"',
+    ):
         _set_up(toy, weights, tmp_path, "frozen")

@@ -51,7 +51,11 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def imported(
-    file: Path, name: str = "mine", backbone: str = "segresnet", origin: str = "auto", **changes: object
+    file: Path,
+    name: str = "mine",
+    backbone: str = "segresnet",
+    origin: str = "auto",
+    **changes: object,
 ) -> Imported:
     return import_weights(file, name, backbone, Given(**{**GIVEN, **changes}), origin)
 
@@ -60,8 +64,16 @@ def imported(
 def test_checkpoints_as_training_programs_write_them(
     tensors: dict[str, torch.Tensor], tmp_path: Path, nesting: str
 ) -> None:
-    named = {f"module.{key}": t for key, t in tensors.items()} if nesting in ("prefix", "both") else tensors
-    content = {"epoch": 3, "state_dict": named, "best": 0.9} if nesting in ("state_dict", "both") else named
+    named = (
+        {f"module.{key}": t for key, t in tensors.items()}
+        if nesting in ("prefix", "both")
+        else tensors
+    )
+    content = (
+        {"epoch": 3, "state_dict": named, "best": 0.9}
+        if nesting in ("state_dict", "both")
+        else named
+    )
     torch.save(content, tmp_path / "net.pth")
     result = imported(tmp_path / "net.pth")
     assert len(result.keys.matched) == len(tensors)
@@ -72,7 +84,9 @@ def test_checkpoints_as_training_programs_write_them(
         torch.testing.assert_close(tensor, tensors[key], rtol=0, atol=0)
 
 
-def test_tensors_without_a_place_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_tensors_without_a_place_are_refused(
+    tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     more = {f"attention.{n}.weight": torch.zeros(2) for n in range(6)}
     safetensors.torch.save_file({**tensors, **more}, tmp_path / "net.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -80,11 +94,13 @@ def test_tensors_without_a_place_are_refused(tensors: dict[str, torch.Tensor], t
     sentence = str(caught.value)
     first = ", ".join(f"attention.{n}.weight" for n in range(5))
     assert (
-        f"tensors of segresnet fit (100%); 6 are not known ({first}, …); without them the network gives other"
-        in sentence
+        f"tensors of segresnet fit (100%); 6 are not known ({first}, …); without them the network"
+        " gives other" in sentence
     )
-    assert sentence.endswith("choose the --backbone, --origin or --setting that has a place for them, or give the checkpoint's own "
-                             "network as --backbone package.module:factory.")  # fmt: skip
+    assert sentence.endswith(
+        "choose the --backbone, --origin or --setting that has a place for them, or give the"
+        " checkpoint's own network as --backbone package.module:factory."
+    )
     assert not user_weights().exists()
 
 
@@ -95,15 +111,24 @@ def test_networks_that_hold_all_of_ours_and_more_are_refused(tmp_path: Path) -> 
     batch = UNet(3, 1, 3, channels=(4, 8, 16), strides=(2, 2), num_res_units=2, norm="batch")
     torch.save(batch.state_dict(), tmp_path / "unet.pth")
     with pytest.raises(WeightsError, match=r"\(100%\); \d+ are not known \(.*adn\.N\."):
-        imported(tmp_path / "unet.pth", backbone="unet", settings={"channels": [4, 8, 16]}, patch=(32, 32, 32))
+        imported(
+            tmp_path / "unet.pth",
+            backbone="unet",
+            settings={"channels": [4, 8, 16]},
+            patch=(32, 32, 32),
+        )
 
 
-@pytest.mark.parametrize(("version", "proj_type", "left_out"), [("0.7", "perceptron", 4), ("1.4", "conv", 25)])
+@pytest.mark.parametrize(
+    ("version", "proj_type", "left_out"), [("0.7", "perceptron", 4), ("1.4", "conv", 25)]
+)
 def test_unetr_of_every_monai(tmp_path: Path, version: str, proj_type: str, left_out: int) -> None:
     """Made with MONAI's own network, and the same outputs; not verified against a real file."""
     from monai.networks.nets import UNETR
 
-    of = UNETR(1, 3, 32, feature_size=2, hidden_size=8, mlp_dim=8, num_heads=2, proj_type=proj_type).eval()
+    of = UNETR(
+        1, 3, 32, feature_size=2, hidden_size=8, mlp_dim=8, num_heads=2, proj_type=proj_type
+    ).eval()
     torch.save(unetr_of(version, of), tmp_path / "net.pth")
     result = imported(tmp_path / "net.pth", backbone="unetr", settings={"num_heads": 2}, patch=None)
     assert len(result.left_out) == left_out
@@ -119,7 +144,12 @@ def test_version_2_of_swinunetr(tmp_path: Path) -> None:
     small = dict(architecture("swinunetr").small)
     of = SwinUNETR(in_channels=1, out_channels=3, use_v2=True, **small).eval()
     torch.save(of.state_dict(), tmp_path / "swin.pth")
-    imported(tmp_path / "swin.pth", backbone="swinunetr", settings={"merging": "monai>=1.5"}, patch=(64, 64, 64))
+    imported(
+        tmp_path / "swin.pth",
+        backbone="swinunetr",
+        settings={"merging": "monai>=1.5"},
+        patch=(64, 64, 64),
+    )
     loaded = load_pretrained("mine")
     x = torch.randn(1, 1, 64, 64, 32)
     with torch.no_grad():
@@ -168,7 +198,8 @@ def test_an_incomplete_load_is_refused(tensors: dict[str, torch.Tensor], tmp_pat
     del tensors["up_samples.0.0.conv.weight"]
     torch.save(tensors, tmp_path / "net.pth")
     with pytest.raises(
-        WeightsError, match=r"1 are missing \(up_samples\.0\.0\.conv\.weight\); a load must be complete"
+        WeightsError,
+        match=r"1 are missing \(up_samples\.0\.0\.conv\.weight\); a load must be complete",
     ):
         imported(tmp_path / "net.pth")
     assert not user_weights().exists()
@@ -176,7 +207,9 @@ def test_an_incomplete_load_is_refused(tensors: dict[str, torch.Tensor], tmp_pat
 
 def test_other_labels_and_another_network(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"have another shape \(first: conv_final\.2.*has \[3.*needed is \[2"):
+    with pytest.raises(
+        WeightsError, match=r"have another shape \(first: conv_final\.2.*has \[3.*needed is \[2"
+    ):
         imported(tmp_path / "net.pth", labels=["liver"])
     torch.save({f"x{key}": tensor for key, tensor in tensors.items()}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"0 of \d+ tensors .* choose the right --backbone"):
@@ -221,7 +254,9 @@ def test_what_nobody_knows_is_asked_for(tensors: dict[str, torch.Tensor], tmp_pa
         with pytest.raises(UsageError, match=f"give {flag}"):
             imported(tmp_path / "net.pth", **changes)
     torch.save(network("swinunetr", **SWIN).state_dict(), tmp_path / "swin.pth")
-    with pytest.raises(UsageError, match=r"merging is: before MONAI 1\.5 .* give the setting merging="):
+    with pytest.raises(
+        UsageError, match=r"merging is: before MONAI 1\.5 .* give the setting merging="
+    ):
         imported(tmp_path / "swin.pth", backbone="swinunetr", patch=(96, 96, 96))
     with pytest.raises(UsageError, match=r"cannot be built with .*no_such_width=3"):
         imported(tmp_path / "net.pth", settings={"no_such_width": 3})
@@ -249,7 +284,9 @@ def test_a_classifier_whose_rows_nobody_names_is_replaced_and_said_to_be(
     ]
 
 
-def test_a_network_that_runs_its_classes_through_more_than_a_classifier_needs_labels(tmp_path: Path) -> None:
+def test_a_network_that_runs_its_classes_through_more_than_a_classifier_needs_labels(
+    tmp_path: Path,
+) -> None:
     of = network("unet", channels=(4, 8, 16))
     torch.save(of.state_dict(), tmp_path / "net.pth")
     wanted = {"backbone": "unet", "settings": {"channels": [4, 8, 16]}, "patch": (32, 32, 32)}
@@ -270,7 +307,9 @@ def test_a_network_that_runs_its_classes_through_more_than_a_classifier_needs_la
 def test_origins_bring_recipe_patch_and_settings(
     tmp_path: Path, origin: str, backbone: str, kwargs: dict, write
 ) -> None:
-    """Not verified against a real file: only that published names, widths and preprocessing are taken up."""
+    """Not verified against a real file: only that published names, widths and preprocessing are
+    taken up.
+    """
     of = network(backbone, **kwargs)
     torch.save(write(of), tmp_path / "net.pth")
     result = import_weights(tmp_path / "net.pth", "mine", backbone)
@@ -293,12 +332,18 @@ def test_origins_bring_recipe_patch_and_settings(
 def test_a_transformer_without_its_decoder_is_refused(tmp_path: Path) -> None:
     """Not verified against a real `model_swinvit.pt`."""
     torch.save(swin_vit(network("swinunetr", **SWIN)), tmp_path / "model_swinvit.pt")
-    with pytest.raises(WeightsError, match=r"tensors of swinunetr fit \(\d\d%\).*are missing \(decoder1"):
-        imported(tmp_path / "model_swinvit.pt", backbone="swinunetr", labels=None, patch=(64, 64, 64))
+    with pytest.raises(
+        WeightsError, match=r"tensors of swinunetr fit \(\d\d%\).*are missing \(decoder1"
+    ):
+        imported(
+            tmp_path / "model_swinvit.pt", backbone="swinunetr", labels=None, patch=(64, 64, 64)
+        )
 
 
 def test_mednext_of_the_authors_gives_the_same_outputs(tmp_path: Path) -> None:
-    """Not verified against a real file: the authors' network is MONAI's port of it with their names and output shape."""
+    """Not verified against a real file: the authors' network is MONAI's port of it with their
+    names and output shape.
+    """
     of = network("mednext_b", init_filters=4, down_expansion=[3, 4, 4, 4])
     torch.save(mednext_authors(of), tmp_path / "net.pth")
     result = imported(tmp_path / "net.pth", backbone="mednext_b", patch=(32, 32, 32))
@@ -323,9 +368,16 @@ def test_the_letter_of_a_mednext_decides_nothing(letter: str, tmp_path: Path) ->
 
 
 def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
-    """Not verified against a real file. Tensors are stored under all of nnU-Net's names for them and kept once."""
+    """Not verified against a real file. Tensors are stored under all of nnU-Net's names for
+    them and kept once.
+    """
     pytest.importorskip("dynamic_network_architectures")
-    shape = {"features": (4, 8, 16), "strides": (1, 2, (1, 2, 2)), "decoder_convs": (2, 2), "convs": (2, 2, 1)}
+    shape = {
+        "features": (4, 8, 16),
+        "strides": (1, 2, (1, 2, 2)),
+        "decoder_convs": (2, 2),
+        "convs": (2, 2, 1),
+    }
     of = network("nnunet_plain", **shape)
     torch.save(nnunet(of), tmp_path / "checkpoint_final.pth")
     import_weights(tmp_path / "checkpoint_final.pth", "mine", "nnunet_plain")
@@ -337,7 +389,9 @@ def test_nnunet_checkpoints_need_nothing_to_be_said(tmp_path: Path) -> None:
     assert window.pad != 0.0
     beyond_the_scan = settings["input_factor"] * window.pad + settings["input_offset"]
     assert beyond_the_scan == pytest.approx(0, abs=1e-6), "as nnU-Net pads"
-    assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(of.state_dict())
+    assert len(safetensors.torch.load_file(user_weights() / "mine.safetensors")) < len(
+        of.state_dict()
+    )
     x = loaded.example
     with torch.no_grad():
         inside = loaded.card.kwargs["input_factor"] * x + loaded.card.kwargs["input_offset"]
@@ -362,7 +416,9 @@ def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
         imported(tmp_path / "net.pth", backbone="nnunet_plain", patch=(32, 32, 32))
 
 
-def test_tensors_that_are_not_finite_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_tensors_that_are_not_finite_are_refused(
+    tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     tensors["convInit.conv.weight"][0, 0, 0, 0, 0] = float("nan")
     torch.save(tensors, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"convInit\.conv\.weight holds NaN or infinity"):
@@ -385,7 +441,8 @@ def test_a_disk_that_is_full_does_not_take_the_name(
         with pytest.raises(DiskError) as caught:
             imported(tmp_path / "net.pth")
     assert str(caught.value).endswith(
-        "mine.json: the disk is full: free some space there, or have it written elsewhere, which XDG_DATA_HOME sets."
+        "mine.json: the disk is full: free some space there, or have it written elsewhere, which"
+        " XDG_DATA_HOME sets."
     )
     assert not list(user_weights().iterdir())
     imported(tmp_path / "net.pth")
@@ -396,7 +453,16 @@ def test_on_the_command_line(
     tensors: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(tensors, tmp_path / "net.pth")
-    arguments = ["backbones", "import", str(tmp_path / "net.pth"), "--as", "mine", "--backbone", "segresnet", "--json"]
+    arguments = [
+        "backbones",
+        "import",
+        str(tmp_path / "net.pth"),
+        "--as",
+        "mine",
+        "--backbone",
+        "segresnet",
+        "--json",
+    ]
     arguments += [
         "--labels",
         "liver,spleen",
@@ -429,15 +495,24 @@ def test_one_sigmoid_is_two_classes_with_logits_0_and_z(tmp_path: Path) -> None:
     torch.testing.assert_close(ours.softmax(1)[:, 1:], theirs.sigmoid())
 
 
-def test_who_says_what_a_scan_is_turned_into(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_who_says_what_a_scan_is_turned_into(
+    tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     torch.save(tensors, tmp_path / "net.pth")
     result = imported(tmp_path / "net.pth", orientation="LPS", intensity=None, patch=None)
     assert {(e.what, e.by) for e in result.expects} == {
-        ("labels", "you"), ("channels", "you"), ("orientation", "you"), ("spacing", "you"), ("intensity", "assumed"), ("patch", "assumed"),
-    }  # fmt: skip
+        ("labels", "you"),
+        ("channels", "you"),
+        ("orientation", "you"),
+        ("spacing", "you"),
+        ("intensity", "assumed"),
+        ("patch", "assumed"),
+    }
     card = load_pretrained("mine").card
     assert (card.recipe.orientation, card.assumed) == ("LPS", ["intensity", "patch"])
-    assert any("Assumed, because nobody says: intensity, patch" in sentence for sentence in result.said)
+    assert any(
+        "Assumed, because nobody says: intensity, patch" in sentence for sentence in result.said
+    )
 
 
 def test_grey_values_as_they_are(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:

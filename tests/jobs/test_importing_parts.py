@@ -1,4 +1,6 @@
-"""TotalSegmentator's folder of five part models, imported in one command. The layout is that of the package's `libs.py`; networks are tiny."""
+"""TotalSegmentator's folder of five part models, imported in one command. The layout is that of
+the package's `libs.py`; networks are tiny.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def results(tmp_path: Path) -> Path:
     """`~/.totalsegmentator/nnunet/results` with five networks."""
     pytest.importorskip("dynamic_network_architectures")
     for number, name in NAMES.items():
-        labels = {"background": 0, **{label: code for code, label in enumerate(LABELS[number], start=1)}}
+        labels = {
+            "background": 0,
+            **{label: code for code, label in enumerate(LABELS[number], start=1)},
+        }
         content = nnunet(network("nnunet_plain", **NARROW), labels=labels)
         content["init_args"]["plans"]["dataset_name"] = f"Dataset{number}_{name}"
         write(content, tmp_path / "results" / f"Dataset{number}_{name}")
@@ -64,15 +69,21 @@ def run(folder: Path, name: str = "total") -> int:
     )
 
 
-def test_five_part_models_become_one_list(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_five_part_models_become_one_list(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(results) == 0
     caught = capsys.readouterr()
     networks = json.loads(caught.out)["networks"]
-    assert {n["name"]: tuple(n["labels"]) for n in networks} == {f"total_{n}": labels for n, labels in LABELS.items()}
+    assert {n["name"]: tuple(n["labels"]) for n in networks} == {
+        f"total_{n}": labels for n, labels in LABELS.items()
+    }
     assert "It is TotalSegmentator's by its data set" in caught.err
     card = load_pretrained("total_293").card
     assert card.labels == ["background", "heart", "aorta"]
-    assert card.recipe.orientation == "SAR", "TotalSegmentator's canonical axes in the order of its nnU-Net"
+    assert card.recipe.orientation == "SAR", (
+        "TotalSegmentator's canonical axes in the order of its nnU-Net"
+    )
 
 
 def test_one_part_is_taken_by_its_folder(results: Path) -> None:
@@ -80,7 +91,9 @@ def test_one_part_is_taken_by_its_folder(results: Path) -> None:
     assert load_pretrained("muscles").card.labels[1:] == ["humerus_left", "hip_left"]
 
 
-def test_what_cannot_be_taken_is_said_and_stops_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_taken_is_said_and_stops_nothing(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flat = nnunet(network("nnunet_plain", **NARROW), labels={"background": 0, "a": 1, "b": 2})
     flat["init_args"]["plans"]["configurations"]["3d_lowres"]["patch_size"] = [32, 32]
     write(flat, results / f"Dataset291_{NAMES['291']}", "2d")

@@ -1,4 +1,6 @@
-"""The installed command, in a process of its own: its exit codes, what an end from outside leaves, and that it works without a terminal."""
+"""The installed command, in a process of its own: its exit codes, what an end from outside
+leaves, and that it works without a terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,28 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(sys.executable).with_name("seapeft")
-TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", "--device", "cpu", "--no-mlflow"]
+TINY = [
+    "--steps",
+    "8",
+    "--cycles",
+    "1",
+    "--patch",
+    "16,16,16",
+    "--shots",
+    "2",
+    "--device",
+    "cpu",
+    "--no-mlflow",
+]
 
-pytestmark = pytest.mark.skipif(not COMMAND.is_file(), reason="seapeft is not installed beside this Python")
+pytestmark = pytest.mark.skipif(
+    not COMMAND.is_file(), reason="seapeft is not installed beside this Python"
+)
 
 
-def seapeft(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def seapeft(
+    folder: Path, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [COMMAND, *map(str, arguments)],
         cwd=folder,
@@ -39,7 +57,11 @@ def one_sentence(done: subprocess.CompletedProcess[str], words: str) -> None:
     ("code", "arguments", "words"),
     [
         (2, ["adapt", "{toy}", "--budget", "1"], "write 1% for one per cent"),
-        (3, ["adapt", "{toy}", "--shots", "10", "--weights", "{weights}"], "10 shots were asked for"),
+        (
+            3,
+            ["adapt", "{toy}", "--shots", "10", "--weights", "{weights}"],
+            "10 shots were asked for",
+        ),
         pytest.param(
             4,
             ["adapt", "{toy}", "--shots", "2", "--budget", "3", "--weights", "{weights}"],
@@ -58,11 +80,21 @@ def one_sentence(done: subprocess.CompletedProcess[str], words: str) -> None:
             "use --device cpu",
             marks=pytest.mark.slow,
         ),
-        (7, ["evaluate", "{adapter}", "{toy}", "--weights", "{weights}", "--min-dice", "1"], "is below --min-dice 1"),
+        (
+            7,
+            ["evaluate", "{adapter}", "{toy}", "--weights", "{weights}", "--min-dice", "1"],
+            "is below --min-dice 1",
+        ),
     ],
 )
 def test_exit_codes(
-    toy: Path, weights: Path, adapter: Path, tmp_path: Path, code: int, arguments: list[str], words: str
+    toy: Path,
+    weights: Path,
+    adapter: Path,
+    tmp_path: Path,
+    code: int,
+    arguments: list[str],
+    words: str,
 ) -> None:
     places = {"toy": toy, "weights": weights, "adapter": adapter}
     done = seapeft(tmp_path, "-q", *(argument.format(**places) for argument in arguments))
@@ -79,7 +111,10 @@ def test_success_is_0_and_json_is_one_document(tmp_path: Path) -> None:
 
 def test_internal_errors_are_1(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
-    patch = "import sea_peft.jobs.listing as m\ndef broken(): raise ZeroDivisionError('by chance')\nm.list_backbones = broken\n"
+    patch = (
+        "import sea_peft.jobs.listing as m\ndef broken(): raise ZeroDivisionError('by"
+        " chance')\nm.list_backbones = broken\n"
+    )
     (tmp_path / "broken" / "sitecustomize.py").write_text(patch)
     done = seapeft(tmp_path, "backbones", "list", PYTHONPATH=str(tmp_path / "broken"))
     assert done.returncode == 1
@@ -91,16 +126,23 @@ def test_partial_failures_are_8(adapter: Path, weights: Path, toy: Path, tmp_pat
     scans.mkdir()
     shutil.copy(toy / "imagesTr" / "toy_0_0000.nii.gz", scans / "good scan.nii.gz")
     (scans / "bad.nii.gz").write_bytes(b"\x1f\x8bnonsense")
-    done = seapeft(tmp_path, "predict", adapter, scans, "--out", "masks", "--weights", weights, "--json")
+    done = seapeft(
+        tmp_path, "predict", adapter, scans, "--out", "masks", "--weights", weights, "--json"
+    )
     assert done.returncode == 8
     assert {case["case"]: case["status"] for case in json.loads(done.stdout)["cases"]} == {
         "bad": "failed",
         "good scan": "done",
     }
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["good scan.json", "good scan.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        "good scan.json",
+        "good scan.nii.gz",
+    ]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_end_from_outside_is_130_and_can_be_resumed(
     toy: Path, weights: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:
@@ -111,11 +153,15 @@ def test_an_end_from_outside_is_130_and_can_be_resumed(
     patch = "import sea_peft.data.spill as m\nm.ScanCache.__init__.__defaults__ = (0, None)\n"
     (slow / "sitecustomize.py").write_text(patch)
     process = subprocess.Popen(
-        [COMMAND, *map(str, arguments)], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [COMMAND, *map(str, arguments)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(slow)},
         # tests that run in the background of a shell inherit that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("cycle 0"):
@@ -144,13 +190,19 @@ def test_an_end_from_outside_is_130_and_can_be_resumed(
         ["data", "check", "{toy}", "--label", "liver=1", "--json"],
     ],
 )
-def test_an_output_that_is_full_is_one_sentence(toy: Path, tmp_path: Path, arguments: list[str]) -> None:
+def test_an_output_that_is_full_is_one_sentence(
+    toy: Path, tmp_path: Path, arguments: list[str]
+) -> None:
     line = [COMMAND, "-q", *(argument.format(toy=toy) for argument in arguments)]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(line, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            line, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
         assert done.returncode == 6
         one_sentence(done, "The output cannot be written (No space left on device)")
-        silent = subprocess.run(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, check=False)
+        silent = subprocess.run(
+            line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, check=False
+        )
         assert silent.returncode == 0
         assert silent.stdout
 

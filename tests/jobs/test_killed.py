@@ -1,4 +1,6 @@
-"""Killed with SIGKILL at any moment, a verb leaves its results whole or not at all, and the next one tidies up behind it."""
+"""Killed with SIGKILL at any moment, a verb leaves its results whole or not at all, and the
+next one tidies up behind it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Line = list[str]
 
 
 def run(line: Line, home: str, counted: Connection, last: int | None) -> None:
-    """A verb in a process of its own, which kills itself before its `last`-th operation on files; tells how many there were."""
+    """A verb in a process of its own, which kills itself before its `last`-th operation on
+    files; tells how many there were.
+    """
     os.environ["XDG_DATA_HOME"] = home
     from sea_peft import cli
 
@@ -50,10 +54,17 @@ def visible(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize("verb", ["predict", "predict again", "import", "merge", "report"])
-def test_a_killed_verb_leaves_nothing_half(tmp_path: Path, toy: Path, weights: Path, adapter: Path, verb: str) -> None:
+def test_a_killed_verb_leaves_nothing_half(
+    tmp_path: Path, toy: Path, weights: Path, adapter: Path, verb: str
+) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["sea_peft.jobs.predict", "sea_peft.jobs.merge", "sea_peft.jobs.importing", "sea_peft.artefacts.report"]
+        [
+            "sea_peft.jobs.predict",
+            "sea_peft.jobs.merge",
+            "sea_peft.jobs.importing",
+            "sea_peft.artefacts.report",
+        ]
     )
 
     def start(line: Line, last: int | None = None) -> tuple[int | None, int]:
@@ -78,12 +89,33 @@ def test_a_killed_verb_leaves_nothing_half(tmp_path: Path, toy: Path, weights: P
         "predict": predict,
         "predict again": [*predict, "--overwrite"],
         "import": [
-            *("backbones", "import", str(weights), "--as", "mine", "--backbone", "segresnet", "--channel", "CT", "--spacing", "2"),
-            *("--labels", "a,b", "--setting", "blocks_down=[1,1,1]", "--setting", "blocks_up=[1,1]", "--patch", "16,16,16"),
+            *(
+                "backbones",
+                "import",
+                str(weights),
+                "--as",
+                "mine",
+                "--backbone",
+                "segresnet",
+                "--channel",
+                "CT",
+                "--spacing",
+                "2",
+            ),
+            *(
+                "--labels",
+                "a,b",
+                "--setting",
+                "blocks_down=[1,1,1]",
+                "--setting",
+                "blocks_up=[1,1]",
+                "--patch",
+                "16,16,16",
+            ),
         ],
         "merge": ["merge", str(adapter), "--out", str(out / "m.safetensors"), *typed],
         "report": ["report", str(out)],
-    }  # fmt: skip
+    }
     line = lines[verb]
     where = tmp_path / "home" / "sea_peft" / "weights" if verb == "import" else out
 
@@ -109,13 +141,16 @@ def test_a_killed_verb_leaves_nothing_half(tmp_path: Path, toy: Path, weights: P
         after = visible(where)
         steady = {name for name in whole if name.endswith((".gz", ".json", ".safetensors", ".png"))}
         assert after.keys() <= whole.keys()
-        assert all(after[name] in (whole[name], before.get(name)) for name in after if name in steady), (
-            "a part of a file"
-        )
+        assert all(
+            after[name] in (whole[name], before.get(name)) for name in after if name in steady
+        ), "a part of a file"
         if "report.html" in after and "report.html" not in before:
             assert after["report.html"].rstrip().endswith(b"</html>")
         for mask in (name for name in after if name.endswith(".nii.gz")):
-            assert {mask.replace(".nii.gz", ".json"), mask.replace(".nii.gz", ".png")} <= after.keys()
+            assert {
+                mask.replace(".nii.gz", ".json"),
+                mask.replace(".nii.gz", ".png"),
+            } <= after.keys()
         if any(name.endswith(".safetensors") for name in after):
             assert after == whole, "weights have their card"
         elif any(name.endswith(".nii.gz") for name in after) and verb == "predict":

@@ -51,7 +51,9 @@ def test_an_architecture_without_weights_is_described():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="needs the package dynamic-network-architectures; install it with"):
+    with pytest.raises(
+        UsageError, match="needs the package dynamic-network-architectures; install it with"
+    ):
         list_adapters(Typed(backbone="nnunet_plain"), "default")
     rows = {row.architecture: row for row in list_backbones()}
     assert rows["nnunet_resenc"].parameters is None

@@ -1,4 +1,6 @@
-"""`adapt --for FILE`: what a file may say, what is done again and what is not, and what one that fails costs the others."""
+"""`adapt --for FILE`: what a file may say, what is done again and what is not, and what one
+that fails costs the others.
+"""
 
 from __future__ import annotations
 
@@ -73,8 +75,7 @@ def rows(root: str = "runs/labels") -> dict[str, dict[str, str]]:
 
 def test_flags_are_read_as_they_are_typed(tmp_path: Path) -> None:
     file = tmp_path / "runs.toml"
-    file.write_text(
-        """
+    file.write_text("""
 [runs.site-b]
 data = "scans_b"
 label = ["liver", "tumour=2,3"]
@@ -90,8 +91,7 @@ from = "runs/earlier"
 
 [submitit]
 mem_gb = 16
-"""
-    )
+""")
     given = AdaptOptions(data="scans", shots=5, labels=("spleen",))
     asked, parameters = read_runs(file, given)
     own = asked["site-b"]
@@ -140,9 +140,12 @@ def test_every_run_is_checked_before_one_begins(line, in_this_process: list[str]
     assert not Path("runs").exists()
 
 
-def test_a_folder_of_runs_from_the_first_to_its_table(line, in_this_process, capsys, monkeypatch) -> None:
-    """One run fails and costs the other nothing; the same command tries it again and leaves the other alone; a run that was made with other
-    options is not passed off as what is asked for."""
+def test_a_folder_of_runs_from_the_first_to_its_table(
+    line, in_this_process, capsys, monkeypatch
+) -> None:
+    """One run fails and costs the other nothing; the same command tries it again and leaves the
+    other alone; a run that was made with other options is not passed off as what is asked for.
+    """
     honest = launching.adapt
 
     def falls_over(options, *args, **kwargs):
@@ -182,7 +185,9 @@ def test_a_folder_of_runs_from_the_first_to_its_table(line, in_this_process, cap
 
     in_this_process.clear()
     assert run(line(FILE.replace("seed = 1", "seed = 2"))) == 2
-    assert "spot was run with seed 1, and 2 is asked for now" in " ".join(capsys.readouterr().err.split())
+    assert "spot was run with seed 1, and 2 is asked for now" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert not in_this_process
 
 
@@ -205,9 +210,13 @@ def test_a_cluster_that_is_not_there_is_refused(line, in_this_process, capsys, m
 
 @pytest.mark.slow
 def test_killed_and_gone_on_with_the_runs_are_those_that_were_not(line, tmp_path: Path) -> None:
-    """Two runs side by side; one process is killed with SIGKILL, then the command itself is ended; the same command brings both to their end."""
+    """Two runs side by side; one process is killed with SIGKILL, then the command itself is
+    ended; the same command brings both to their end.
+    """
     command = [sys.executable, "-m", "sea_peft", *line(FILE, "--jobs", "2", "--steps", "60")]
-    whole = subprocess.run([*command, "--out", "whole"], capture_output=True, text=True, check=False, timeout=900)
+    whole = subprocess.run(
+        [*command, "--out", "whole"], capture_output=True, text=True, check=False, timeout=900
+    )
     assert whole.returncode == 0, whole.stderr
 
     running = subprocess.Popen(
@@ -221,10 +230,15 @@ def test_killed_and_gone_on_with_the_runs_are_those_that_were_not(line, tmp_path
     assert running.returncode == 130, said
     assert "go on from where they stand with the same command" in said
 
-    again = subprocess.run([*command, "--out", "broken"], capture_output=True, text=True, check=False, timeout=900)
+    again = subprocess.run(
+        [*command, "--out", "broken"], capture_output=True, text=True, check=False, timeout=900
+    )
     assert again.returncode == 0, again.stderr
     for name in ("organ", "spot"):
-        adapters = [tmp_path / root / name / "adapter" / "adapter_model.safetensors" for root in ("whole", "broken")]
+        adapters = [
+            tmp_path / root / name / "adapter" / "adapter_model.safetensors"
+            for root in ("whole", "broken")
+        ]
         assert adapters[0].read_bytes() == adapters[1].read_bytes()
         assert RunFolder(Path("broken") / name).read_result().mlflow_run_id is not None
     assert {row["status"] for row in rows("broken").values()} == {"done"}
@@ -245,7 +259,8 @@ def _process_with(name: str, parent: int) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent and any(
-                os.readlink(link).endswith(f"/{name}/trace.jsonl") for link in (entry / "fd").iterdir()
+                os.readlink(link).endswith(f"/{name}/trace.jsonl")
+                for link in (entry / "fd").iterdir()
             ):
                 return int(entry.name)
         except OSError:
@@ -257,12 +272,24 @@ def _process_with(name: str, parent: int) -> int:
 def test_jobs_of_submitit_leave_what_processes_leave(line, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     here = [sys.executable, "-m", "sea_peft", *line(FILE)]
-    assert subprocess.run([*here, "--out", "here"], capture_output=True, check=False, timeout=900).returncode == 0
+    assert (
+        subprocess.run(
+            [*here, "--out", "here"], capture_output=True, check=False, timeout=900
+        ).returncode
+        == 0
+    )
     there = subprocess.run(
-        [*here, "--cluster", "local", "--out", "there"], capture_output=True, text=True, check=False, timeout=900
+        [*here, "--cluster", "local", "--out", "there"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
     )
     assert there.returncode == 0, there.stderr
     for name in ("organ", "spot"):
-        adapters = [tmp_path / root / name / "adapter" / "adapter_model.safetensors" for root in ("here", "there")]
+        adapters = [
+            tmp_path / root / name / "adapter" / "adapter_model.safetensors"
+            for root in ("here", "there")
+        ]
         assert adapters[0].read_bytes() == adapters[1].read_bytes()
     assert (tmp_path / "there" / ".jobs").stat().st_mode & 0o077 == 0

@@ -24,7 +24,9 @@ from sea_peft.jobs.predictor import Predictor
 from sea_peft.jobs.weights_file import save_weights
 
 
-def test_merged_network_gives_the_same_masks(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+def test_merged_network_gives_the_same_masks(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
     merged = merge(adapter, tmp_path / "merged.safetensors", Typed(weights=str(weights)))
     assert merged.labels == ("background", "organ", "other", "spot")
     assert merged.difference < 1e-4
@@ -55,8 +57,12 @@ def test_labels_that_the_backbone_knows_add_no_output(weights: Path, tmp_path: P
 
 
 def test_what_cannot_be_folded_is_refused_by_name(weights: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tmp_path / "parallel", weights, {"organ": [1]}, ["CT"], ("conv_adapter",))
-    with pytest.raises(WeightsError, match=r"conv_adapter\.(parallel|sequential)-\d+@.* cannot be merged"):
+    adapter = make_adapter(
+        tmp_path / "parallel", weights, {"organ": [1]}, ["CT"], ("conv_adapter",)
+    )
+    with pytest.raises(
+        WeightsError, match=r"conv_adapter\.(parallel|sequential)-\d+@.* cannot be merged"
+    ):
         merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     assert [path.name for path in tmp_path.iterdir()] == ["parallel"]
 
@@ -92,7 +98,9 @@ def test_refusals(adapter: Path, weights: Path, tmp_path: Path) -> None:
         merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
 
 
-def test_a_card_that_a_killed_merge_left_is_in_nobodys_way(adapter: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_card_that_a_killed_merge_left_is_in_nobodys_way(
+    adapter: Path, weights: Path, tmp_path: Path
+) -> None:
     whole = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(weights)))
     whole.file.unlink()
     shutil.copy(whole.card, tmp_path / "others.json")
@@ -117,16 +125,28 @@ def small(name: str, folder: Path) -> Path:
     limits = arch.limits_of(arch.small)
     side = limits.exact or limits.holding((16, 16, 16))
     card = {
-        "name": "small", "architecture": name, "kwargs": dict(arch.small), "labels": ["background", "organ", "other"],
-        "channels": ["CT"], "recipe": Recipe().model_dump(mode="json"), "patch": side, "licence": "CC0-1.0",
-    }  # fmt: skip
-    return save_weights(folder, network(name, **arch.small), card, half=False).with_suffix(".safetensors")
+        "name": "small",
+        "architecture": name,
+        "kwargs": dict(arch.small),
+        "labels": ["background", "organ", "other"],
+        "channels": ["CT"],
+        "recipe": Recipe().model_dump(mode="json"),
+        "patch": side,
+        "licence": "CC0-1.0",
+    }
+    return save_weights(folder, network(name, **arch.small), card, half=False).with_suffix(
+        ".safetensors"
+    )
 
 
 @pytest.mark.parametrize("name", ["dynunet", "nnunet_plain", "mednext_s"])
-def test_tensors_under_several_names_are_folded_under_all_of_them(name: str, tmp_path: Path) -> None:
+def test_tensors_under_several_names_are_folded_under_all_of_them(
+    name: str, tmp_path: Path
+) -> None:
     own = small(name, tmp_path)
-    adapter = make_adapter(tmp_path / "a", own, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
+    adapter = make_adapter(
+        tmp_path / "a", own, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora")
+    )
     merged = merge(adapter, tmp_path / "m.safetensors", Typed(weights=str(own)))
     assert merged.labels == ("background", "organ", "other", "spot")
     assert merged.difference <= 1e-3 * max(1.0, merged.largest)
@@ -174,42 +194,68 @@ def test_a_grown_unet_is_monais_with_affine_norms_and_a_convolution(tmp_path):
     x = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(
-            torch.nn.functional.conv3d(plain(x), **head), load_typed(Typed(weights=str(merged.file))).network(x)
+            torch.nn.functional.conv3d(plain(x), **head),
+            load_typed(Typed(weights=str(merged.file))).network(x),
         )
 
 
 def tensors_of(file: Path) -> dict[str, torch.Tensor]:
-    return {key: tensor.clone() for key, tensor in load_typed(Typed(weights=str(file))).network.state_dict().items()}
+    return {
+        key: tensor.clone()
+        for key, tensor in load_typed(Typed(weights=str(file))).network.state_dict().items()
+    }
 
 
 def test_several_adapters_add_up_by_their_shares(weights: Path, tmp_path: Path) -> None:
     labels, typed = {"organ": [1], "spot": [2]}, Typed(weights=str(weights))
     a = make_adapter(tmp_path / "a", weights, labels, ["CT"], ("affine", "lora"))
     b = make_adapter(tmp_path / "b", weights, labels, ["CT"], ("lora", "tsa"))
-    alone = [tensors_of(merge(each, tmp_path / f"{each.name}.safetensors", typed).file) for each in (a, b)]
+    alone = [
+        tensors_of(merge(each, tmp_path / f"{each.name}.safetensors", typed).file)
+        for each in (a, b)
+    ]
     for shares in ((0.5, 0.5), (0.3, 0.7)):
         merged = merge(a, tmp_path / f"{shares[0]}.safetensors", typed, others=[b], shares=shares)
         for key, tensor in tensors_of(merged.file).items():
-            torch.testing.assert_close(tensor, shares[0] * alone[0][key] + shares[1] * alone[1][key])
+            torch.testing.assert_close(
+                tensor, shares[0] * alone[0][key] + shares[1] * alone[1][key]
+            )
     equal, half = (tmp_path / f"{name}.safetensors" for name in ("equal", "0.5"))
     merge(a, equal, typed, others=[b])
     assert equal.read_bytes() == half.read_bytes()
     only = merge(a, tmp_path / "only.safetensors", typed, others=[b], shares=(0, 1))
     assert only.agreement == 1
     assert (only.units, only.difference) == (4, None)
-    half_strength = tensors_of(merge(a, tmp_path / "weak.safetensors", typed, others=[b], shares=(0.5, 0)).file)
-    norm = next(key for key in half_strength if "norm" in key and not torch.equal(alone[0][key], alone[1][key]))
-    torch.testing.assert_close(half_strength[norm], (alone[0][norm] + alone[1][norm]) / 2)  # b leaves norms alone
+    half_strength = tensors_of(
+        merge(a, tmp_path / "weak.safetensors", typed, others=[b], shares=(0.5, 0)).file
+    )
+    norm = next(
+        key
+        for key in half_strength
+        if "norm" in key and not torch.equal(alone[0][key], alone[1][key])
+    )
+    torch.testing.assert_close(
+        half_strength[norm], (alone[0][norm] + alone[1][norm]) / 2
+    )  # b leaves norms alone
 
 
 def test_adapters_that_do_not_add_up_are_refused(weights: Path, tmp_path: Path) -> None:
     typed = Typed(weights=str(weights))
-    a, b = (make_adapter(tmp_path / n, weights, {"organ": [1]}, ["CT"], (f,)) for n, f in (("a", "lora"), ("b", "tsa")))
+    a, b = (
+        make_adapter(tmp_path / n, weights, {"organ": [1]}, ["CT"], (f,))
+        for n, f in (("a", "lora"), ("b", "tsa"))
+    )
     other = make_adapter(tmp_path / "other", weights, {"spot": [2]}, ["CT"], ("lora",))
-    bundled = make_adapter(tmp_path / "unet", Path("phantom_unet"), {"organ": [1]}, ["CT"], ("lora",))
+    bundled = make_adapter(
+        tmp_path / "unet", Path("phantom_unet"), {"organ": [1]}, ["CT"], ("lora",)
+    )
     install(weights)
     cases = [
-        ([other], (), r"other does not fit: its label 1 is spot \(2\), the first adapter's is organ \(1\)"),
+        (
+            [other],
+            (),
+            r"other does not fit: its label 1 is spot \(2\), the first adapter's is organ \(1\)",
+        ),
         ([bundled], (), "unet is for the backbone phantom_unet, the first adapter for tiny"),
         ([b], (1.0,), "--shares has 1 number for 2 adapters"),
         ([b], (1.0, float("nan")), "--shares are numbers from -10 to 10"),
@@ -217,5 +263,12 @@ def test_adapters_that_do_not_add_up_are_refused(weights: Path, tmp_path: Path) 
     ]
     for others, shares, said in cases:
         with pytest.raises(UsageError, match=said):
-            merge(a, tmp_path / "m.safetensors", NOTHING if bundled in others else typed, None, others, shares)
+            merge(
+                a,
+                tmp_path / "m.safetensors",
+                NOTHING if bundled in others else typed,
+                None,
+                others,
+                shares,
+            )
     assert not list(tmp_path.glob("m.*"))

@@ -13,13 +13,18 @@ from sea_peft.jobs.setup import prepare_run
 def _cost(**options) -> str | None:
     setup = prepare_run(AdaptOptions(backbone="unet", policy="affine", **options), print)
     case = setup.split.support[0]
-    return cost_of_patch(setup, prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels))
+    return cost_of_patch(
+        setup, prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)
+    )
 
 
 def test_a_smaller_patch_is_said_with_the_dice_of_both() -> None:
     sentence = _cost(data="phantom:source", patch=(32, 32, 16))
     assert sentence is not None
-    small, own = (float(n) for n in re.search(r"is ([\d.]+) with it and ([\d.]+) with theirs", sentence).groups())
+    small, own = (
+        float(n)
+        for n in re.search(r"is ([\d.]+) with it and ([\d.]+) with theirs", sentence).groups()
+    )
     assert own > 0.9  # the source that the weights were trained on
     assert small < own - 0.05
     assert "--patch 48,48,32" in sentence

@@ -43,7 +43,9 @@ def of_the_readme(folder: Path, network: torch.nn.Module, window: torch.Tensor) 
     return names["labels"]
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["head in the last convolution", "head on the logits"])
+@pytest.mark.parametrize(
+    "own", [True, False], ids=["head in the last convolution", "head on the logits"]
+)
 def test_peft_loads_an_exported_adapter_onto_the_plain_backbone(own, weights, tmp_path) -> None:
     pytest.importorskip("peft")
     weights = weights if own else BUNDLED
@@ -54,7 +56,13 @@ def test_peft_loads_an_exported_adapter_onto_the_plain_backbone(own, weights, tm
     typed = Typed(weights=str(weights))
     made = export(adapter, "peft", tmp_path / "out", typed=typed)
     head = [] if own else ["head.safetensors"]
-    assert set(made.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "network.json", *head}
+    assert set(made.files) == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "network.json",
+        *head,
+    }
     assert made.agreement >= 0.999
     model, config = load_adapter(adapter, typed)
     window = torch.rand(1, 1, *config.window.patch, generator=torch.Generator().manual_seed(1))
@@ -72,23 +80,38 @@ def _transposed(units: Sequence[Unit]) -> list[Unit]:
 
 def _two_at_one_site(units: Sequence[Unit]) -> list[Unit]:
     first = next(unit for unit in units if unit.family == "lora")
-    return [first, next(u for u in units if u.family == "lora_rs" and u.site.path == first.site.path)]
+    return [
+        first,
+        next(u for u in units if u.family == "lora_rs" and u.site.path == first.site.path),
+    ]
 
 
 @pytest.mark.parametrize(
     ("families", "pick", "said"),
     [
-        (("affine", "lora"), None, r"LoRA alone, and 1 unit of this adapter's 2 are of other families \(such as affine@"),
+        (
+            ("affine", "lora"),
+            None,
+            r"LoRA alone, and 1 unit of this adapter's 2 are of other families \(such as affine@",
+        ),
         (("lora",), _transposed, "no LoRA for transposed convolutions, where lora-1@"),
-        (("lora", "lora_rs"), _two_at_one_site, "PEFT holds one LoRA for a module, and .* has several"),
+        (
+            ("lora", "lora_rs"),
+            _two_at_one_site,
+            "PEFT holds one LoRA for a module, and .* has several",
+        ),
         (("lora",), lambda _: [], "The adapter has no unit"),
     ],
     ids=["another family", "transposed", "two at one site", "the head alone"],
-)  # fmt: skip
-def test_what_the_format_cannot_hold_is_refused_by_name(families, pick, said, weights, tmp_path) -> None:
+)
+def test_what_the_format_cannot_hold_is_refused_by_name(
+    families, pick, said, weights, tmp_path
+) -> None:
     weights = BUNDLED if pick is _transposed else weights
     adapter = make_adapter(tmp_path / "adapter", weights, {"organ": [1]}, ["CT"], families, pick)
-    with pytest.raises(UsageError, match=f"{said}.*--to bundle, onnx or torch, or adapt with --profile peft"):
+    with pytest.raises(
+        UsageError, match=f"{said}.*--to bundle, onnx or torch, or adapt with --profile peft"
+    ):
         require_lora(Predictor(adapter, Typed(weights=str(weights)), "cpu"))
 
 
@@ -96,10 +119,13 @@ def test_there_is_no_adapter_in_a_network_that_is_not_adapted(adapter, weights) 
     recommended = Recommendation(network="unadapted", evidence="3 test cases")
     config = read_adapter_config(adapter)
     before = (adapter / CONFIG_NAME).read_bytes()
-    (adapter / CONFIG_NAME).write_text(config.model_copy(update={"recommended": recommended}).model_dump_json())
+    (adapter / CONFIG_NAME).write_text(
+        config.model_copy(update={"recommended": recommended}).model_dump_json()
+    )
     try:
         with pytest.raises(
-            UsageError, match=r"recommends the unadapted network \(3 test cases\), which has no adapter"
+            UsageError,
+            match=r"recommends the unadapted network \(3 test cases\), which has no adapter",
         ):
             require_lora(Predictor(adapter, Typed(weights=str(weights)), "cpu"))
     finally:
@@ -110,7 +136,9 @@ def test_without_peft_its_export_says_what_to_install(adapter, weights, tmp_path
     try:
         import peft  # noqa: F401
     except ImportError:
-        with pytest.raises(UsageError, match=r"--to peft needs peft, .*`pip install 'sea_peft\[peers\]'`"):
+        with pytest.raises(
+            UsageError, match=r"--to peft needs peft, .*`pip install 'sea_peft\[peers\]'`"
+        ):
             export(adapter, "peft", tmp_path / "out", typed=Typed(weights=str(weights)))
         assert not (tmp_path / "out").exists()
     else:

@@ -18,12 +18,19 @@ from sea_peft.jobs.inputs import find_cases
 from sea_peft.jobs.predict import predict
 
 
-def test_mask_lies_on_the_input_grid(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+def test_mask_lies_on_the_input_grid(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
     scan = toy / "imagesTr" / "toy_0_0000.nii.gz"
     (status,) = predict(adapter, [scan], tmp_path / "out", typed=Typed(weights=str(weights)))
     mask = nibabel.load(tmp_path / "out" / "toy_0.nii.gz")
     source = nibabel.load(scan)
-    assert (status.case, status.status, status.mask, status.error) == ("toy_0", "done", "toy_0.nii.gz", None)
+    assert (status.case, status.status, status.mask, status.error) == (
+        "toy_0",
+        "done",
+        "toy_0.nii.gz",
+        None,
+    )
     assert mask.shape == source.shape
     np.testing.assert_array_equal(mask.affine, source.affine)
     for field in ("qform_code", "sform_code", "pixdim", "srow_x", "xyzt_units"):
@@ -35,8 +42,15 @@ def test_mask_lies_on_the_input_grid(adapter: Path, weights: Path, toy: Path, tm
     assert status.volumes["organ"] == pytest.approx(np.count_nonzero(values == 1) * voxel, abs=1e-3)
 
 
-def test_sidecar_names_the_values_and_no_path(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
-    predict(adapter, [toy / "imagesTr" / "toy_0_0000.nii.gz"], tmp_path / "out", typed=Typed(weights=str(weights)))
+def test_sidecar_names_the_values_and_no_path(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
+    predict(
+        adapter,
+        [toy / "imagesTr" / "toy_0_0000.nii.gz"],
+        tmp_path / "out",
+        typed=Typed(weights=str(weights)),
+    )
     text = (tmp_path / "out" / "toy_0.json").read_text()
     assert json.loads(text)["labels"] == {"background": 0, "organ": 1, "spot": 2}
     assert str(tmp_path) not in text
@@ -63,9 +77,13 @@ def test_other_formats_keep_their_format_and_geometry(
 def test_probabilities_and_preview(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     scan = toy / "imagesTr" / "toy_1_0000.nii.gz"
-    predict(adapter, [scan], out, typed=Typed(weights=str(weights)), probabilities=True, preview=True)
+    predict(
+        adapter, [scan], out, typed=Typed(weights=str(weights)), probabilities=True, preview=True
+    )
     mask = read_volume(out / "toy_1.nii.gz").array
-    organ, spot = (read_volume(out / f"toy_1_probability_{name}.nii.gz") for name in ("organ", "spot"))
+    organ, spot = (
+        read_volume(out / f"toy_1_probability_{name}.nii.gz") for name in ("organ", "spot")
+    )
     assert organ.array.dtype == np.float32
     assert organ.shape == SHAPE
     assert (organ.array + spot.array).max() <= 1 + 1e-5
@@ -83,7 +101,10 @@ def test_existing_results_are_kept_unless_told_otherwise(
     (out / "toy_3.nii.gz").write_text("an earlier result")
     with pytest.raises(UsageError, match=r"toy_3\.(nii\.gz|json) exists already.*--overwrite"):
         predict(adapter, [toy], out, typed=Typed(weights=str(weights)))
-    assert sorted(path.name for path in out.iterdir()) == ["toy_3.json", "toy_3.nii.gz"]  # nothing was begun
+    assert sorted(path.name for path in out.iterdir()) == [
+        "toy_3.json",
+        "toy_3.nii.gz",
+    ]  # nothing was begun
     predict(adapter, [scan], out, typed=Typed(weights=str(weights)), overwrite=True)
     assert read_volume(out / "toy_3.nii.gz").shape == SHAPE
     (out / "toy_3.nii.gz").unlink()  # a sidecar alone is what a killed process left
@@ -100,9 +121,12 @@ def test_what_is_no_result_is_never_replaced(
         (tmp_path / "toy_3.json").write_text(sidecar)
     for overwrite in (False, True):
         with pytest.raises(
-            UsageError, match=r"toy_3\.nii\.gz exists and is no earlier prediction .*; choose another --out"
+            UsageError,
+            match=r"toy_3\.nii\.gz exists and is no earlier prediction .*; choose another --out",
         ):
-            predict(adapter, [toy], tmp_path, typed=Typed(weights=str(weights)), overwrite=overwrite)
+            predict(
+                adapter, [toy], tmp_path, typed=Typed(weights=str(weights)), overwrite=overwrite
+            )
     assert (tmp_path / "toy_3.nii.gz").read_text() == "somebody's work"
     assert not (tmp_path / "toy_0.json").exists()
 
@@ -111,10 +135,18 @@ def test_an_input_is_never_replaced(adapter: Path, weights: Path, tmp_path: Path
     image, _ = toy_scan(0)
     write_volume(tmp_path / "a.nii.gz", Volume(image, AFFINE))
     with pytest.raises(UsageError, match="is an input and would be replaced"):
-        predict(adapter, [tmp_path / "a.nii.gz"], tmp_path, typed=Typed(weights=str(weights)), overwrite=True)
+        predict(
+            adapter,
+            [tmp_path / "a.nii.gz"],
+            tmp_path,
+            typed=Typed(weights=str(weights)),
+            overwrite=True,
+        )
 
 
-def test_one_bad_case_does_not_cost_the_others_theirs(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+def test_one_bad_case_does_not_cost_the_others_theirs(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     shutil.copy(toy / "imagesTr" / "toy_0_0000.nii.gz", scans / "good.nii.gz")
@@ -122,7 +154,10 @@ def test_one_bad_case_does_not_cost_the_others_theirs(adapter: Path, weights: Pa
     bad, good = predict(adapter, [scans], tmp_path / "out", typed=Typed(weights=str(weights)))
     assert (bad.status, good.status) == ("failed", "done")
     assert "bad.nii.gz" in str(bad.error)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.json", "good.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "good.json",
+        "good.nii.gz",
+    ]
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
@@ -135,15 +170,23 @@ def test_a_name_that_leaves_no_room_for_results_costs_no_other_case_its_mask(
         shutil.copy(toy / "imagesTr" / "toy_0_0000.nii.gz", tmp_path / "scans" / f"{name}.nii.gz")
     typed, out = Typed(weights=str(weights)), tmp_path / "out"
     statuses = {
-        s.case: s for s in predict(adapter, [tmp_path / "scans"], out, typed=typed, probabilities=probabilities)
+        s.case: s
+        for s in predict(
+            adapter, [tmp_path / "scans"], out, typed=typed, probabilities=probabilities
+        )
     }
     assert len(statuses) == len(names)
-    assert sum(s.status == "done" and (out / str(s.mask)).is_file() for s in statuses.values()) == len(names) - 1
+    assert (
+        sum(s.status == "done" and (out / str(s.mask)).is_file() for s in statuses.values())
+        == len(names) - 1
+    )
     assert "too long for a file name" in str(statuses[names[-1]].error)
     assert not list(out.glob(".*")), "nothing half-written is left"
 
 
-def test_the_same_input_gives_the_same_mask(adapter: Path, weights: Path, toy: Path, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_mask(
+    adapter: Path, weights: Path, toy: Path, tmp_path: Path
+) -> None:
     scan = [toy / "imagesTr" / "toy_2_0000.nii.gz"]
     for name in ("a", "b"):
         predict(adapter, scan, tmp_path / name, typed=Typed(weights=str(weights)))
@@ -152,8 +195,15 @@ def test_the_same_input_gives_the_same_mask(adapter: Path, weights: Path, toy: P
 
 
 def test_large_codes_need_sixteen_bits(weights: Path, toy: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tmp_path / "adapter", weights, {"organ": [1], "spot": [2000]}, ["CT"], ("affine",))
-    predict(adapter, [toy / "imagesTr" / "toy_0_0000.nii.gz"], tmp_path / "out", typed=Typed(weights=str(weights)))
+    adapter = make_adapter(
+        tmp_path / "adapter", weights, {"organ": [1], "spot": [2000]}, ["CT"], ("affine",)
+    )
+    predict(
+        adapter,
+        [toy / "imagesTr" / "toy_0_0000.nii.gz"],
+        tmp_path / "out",
+        typed=Typed(weights=str(weights)),
+    )
     mask = nibabel.load(tmp_path / "out" / "toy_0.nii.gz")
     assert mask.get_data_dtype() == np.uint16
     assert set(np.unique(np.asanyarray(mask.dataobj))) <= {0, 1, 2000}
@@ -184,7 +234,9 @@ def _files(folder: Path, *names: str) -> Path:
 
 
 def test_channels_are_grouped_by_number(tmp_path: Path) -> None:
-    folder = _files(tmp_path / "s", "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+    folder = _files(
+        tmp_path / "s", "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz"
+    )
     a, b = find_cases([folder], ["FLAIR", "T1c"])
     assert (a.id, b.id) == ("a", "b")
     assert {name: image.path.name for name, image in a.images.items()} == {
@@ -195,21 +247,32 @@ def test_channels_are_grouped_by_number(tmp_path: Path) -> None:
 
 def test_numbers_that_are_part_of_a_name(tmp_path: Path) -> None:
     folder = _files(tmp_path / "s", "patient_0012.nii.gz", "patient_0013.nii.gz", "c_0000.nii.gz")
-    assert [case.id for case in find_cases([folder], ["CT"])] == ["c", "patient_0012", "patient_0013"]
+    assert [case.id for case in find_cases([folder], ["CT"])] == [
+        "c",
+        "patient_0012",
+        "patient_0013",
+    ]
 
 
 def test_numbers_of_names_under_a_dataset_json_that_lists_them(tmp_path: Path) -> None:
     """As in AMOS22."""
     images = _files(tmp_path / "amos" / "imagesTr", "amos_0001.nii.gz", "amos_0004.nii.gz")
     _files(tmp_path / "amos" / "labelsTr", "amos_0001.nii.gz", "amos_0004.nii.gz")
-    listed = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in ("amos_0001.nii.gz",)]
-    (tmp_path / "amos" / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}, "training": listed}))
+    listed = [
+        {"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"}
+        for name in ("amos_0001.nii.gz",)
+    ]
+    (tmp_path / "amos" / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "CT"}, "training": listed})
+    )
     assert [case.id for case in find_cases([images], ["CT"])] == ["amos_0001", "amos_0004"]
 
 
 def test_a_second_channel_is_not_taken_for_the_first(tmp_path: Path) -> None:
     folder = _files(tmp_path / "s", "a_0000.nii.gz", "a_0001.nii.gz")
-    with pytest.raises(DataError, match=r"case a has the channels _0000, _0001, but the adapter takes 1 \(CT\)"):
+    with pytest.raises(
+        DataError, match=r"case a has the channels _0000, _0001, but the adapter takes 1 \(CT\)"
+    ):
         find_cases([folder], ["CT"])
     with pytest.raises(DataError, match="has no channel number"):
         find_cases([_files(tmp_path / "t", "a.nii.gz")], ["FLAIR", "T1c"])

@@ -1,4 +1,6 @@
-"""Pictures of scans: which way they face, where the planes lie, what is outlined and what is shown as grey."""
+"""Pictures of scans: which way they face, where the planes lie, what is outlined and what is
+shown as grey.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PINK = "#CC79A7"
 
 @pytest.mark.parametrize(("axis", "front"), [(0, (1, -1, -1)), (1, (-1, 1, -1)), (2, (-1, -1, 1))])
 def test_planes_face_as_radiologists_look_at_them(axis: int, front: tuple[int, int, int]) -> None:
-    """Top left is anterior and superior in sagittal planes, right and superior in coronal ones, right and anterior in axial ones."""
+    """Top left is anterior and superior in sagittal planes, right and superior in coronal ones,
+    right and anterior in axial ones.
+    """
     upright = np.zeros((3, 4, 5))
     upright[front] = 1.0
     plane = preview._plane(upright, axis, 1)
@@ -60,7 +64,9 @@ def test_labels_are_outlined_side_by_side_and_errors_marked() -> None:
     assert not _shows(alone, PINK)
 
     found = np.where(labelled == 1, 2, labelled).astype(np.uint8)
-    compared = _pixels(preview.preview_png(image, {"predicted": found}, names, UPRIGHT, black, 1, labelled))
+    compared = _pixels(
+        preview.preview_png(image, {"predicted": found}, names, UPRIGHT, black, 1, labelled)
+    )
     assert len(compared) > 2.5 * len(alone)  # predicted, labelled, and what differs
     assert _shows(compared[int(0.66 * len(compared)) :], PINK)
 
@@ -83,10 +89,14 @@ def test_air_around_the_body_is_left_out_and_air_within_it_is_not() -> None:
 
 def test_ct_is_shown_through_a_named_window() -> None:
     scan = np.linspace(-1000, 1000, 8000, dtype=np.float32).reshape(20, 20, 20)
-    assert shades(scan, "CT", Window(low=-175, high=250)) == Shades(-175, 250, "CT window W 425 L 37.5")
+    assert shades(scan, "CT", Window(low=-175, high=250)) == Shades(
+        -175, 250, "CT window W 425 L 37.5"
+    )
     assert shades(scan, "CT", Window(low=-1000, high=1000)).name == "CT window W 400 L 40"
     assert shades(scan, "ct", ZScore()).name == "ct window W 400 L 40"
-    assert scaled_shades(scan, "CT", Window(low=-175, high=250)) == Shades(0.0, 1.0, "CT window W 425 L 37.5")
+    assert scaled_shades(scan, "CT", Window(low=-175, high=250)) == Shades(
+        0.0, 1.0, "CT window W 425 L 37.5"
+    )
 
 
 def test_a_bright_lesion_on_mr_is_not_white_all_over() -> None:

@@ -16,14 +16,28 @@ from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.importing import import_weights
 
 
-def test_a_checkpoint_without_a_classifier_is_adapted_in_ten_lines(toy: Path, tmp_path: Path) -> None:
-    """The checkpoint is synthetic: SuPreM's key names at a sixteenth of its width, random tensors."""
-    torch.save(suprem_universal(network("unet3d", width=4)), tmp_path / "supervised_suprem_unet_2100.pth")
+def test_a_checkpoint_without_a_classifier_is_adapted_in_ten_lines(
+    toy: Path, tmp_path: Path
+) -> None:
+    """The checkpoint is synthetic: SuPreM's key names at a sixteenth of its width, random
+    tensors.
+    """
+    torch.save(
+        suprem_universal(network("unet3d", width=4)), tmp_path / "supervised_suprem_unet_2100.pth"
+    )
     import_weights(tmp_path / "supervised_suprem_unet_2100.pth", "suprem_unet", "unet3d")
     options = AdaptOptions(
-        data=str(toy), weights="suprem_unet", labels=("organ",), shots=2, budget="20%", steps=8, cycles=1,
-        patch=(16, 16, 16), device="cpu", mlflow=False,
-    )  # fmt: skip
+        data=str(toy),
+        weights="suprem_unet",
+        labels=("organ",),
+        shots=2,
+        budget="20%",
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        device="cpu",
+        mlflow=False,
+    )
     result = adapt(options)
     assert result.status == "done"
     assert result.dice.unadapted is None  # no row of the backbone is the organ's
@@ -36,24 +50,34 @@ def test_a_checkpoint_without_a_classifier_is_adapted_in_ten_lines(toy: Path, tm
     assert logits.shape[1] == 2
 
 
-def test_a_users_own_network_that_comes_with_its_weights_is_adapted(toy: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_users_own_network_that_comes_with_its_weights_is_adapted(
+    toy: Path, tmp_path: Path, monkeypatch
+) -> None:
     (tmp_path / "own_network.py").write_text(
-        "import torch\n"
-        "def factory():\n"
-        "    torch.manual_seed(0)\n"
-        "    c = torch.nn.Conv3d\n"
-        "    return torch.nn.Sequential(c(1, 4, 3, padding=1), torch.nn.ReLU(), c(4, 4, 3, padding=1), torch.nn.ReLU(), c(4, 2, 1))\n"
-        "factory.divisor, factory.minimum = 1, 8\n"
-        "factory.card = {'labels': ['background', 'organ'], 'channels': ['CT'], 'patch': [16, 16, 16], 'recipe': {}}\n"
+        "import torch\ndef factory():\n    torch.manual_seed(0)\n    c = torch.nn.Conv3d\n   "
+        " return torch.nn.Sequential(c(1, 4, 3, padding=1), torch.nn.ReLU(), c(4, 4, 3, padding=1),"
+        " torch.nn.ReLU(), c(4, 2, 1))\nfactory.divisor, factory.minimum = 1, 8\nfactory.card ="
+        " {'labels': ['background', 'organ'], 'channels': ['CT'], 'patch': [16, 16, 16], 'recipe':"
+        " {}}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     options = AdaptOptions(
-        data=str(toy), backbone="own_network:factory", labels=("organ",), shots=2, budget="50%", steps=8, cycles=1,
-        patch=(16, 16, 16), device="cpu", mlflow=False,
-    )  # fmt: skip
+        data=str(toy),
+        backbone="own_network:factory",
+        labels=("organ",),
+        shots=2,
+        budget="50%",
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        device="cpu",
+        mlflow=False,
+    )
     result = adapt(options)
     assert result.dice.unadapted is not None
-    with pytest.raises(WeightsError, match=r"\(own_network:factory\), and code that a file names is never run"):
+    with pytest.raises(
+        WeightsError, match=r"\(own_network:factory\), and code that a file names is never run"
+    ):
         load_adapter(Path(result.run) / "adapter")
     _, config = load_adapter(Path(result.run) / "adapter", Typed("own_network:factory"))
     assert config.backbone.architecture == "own_network:factory"
@@ -61,14 +85,22 @@ def test_a_users_own_network_that_comes_with_its_weights_is_adapted(toy: Path, t
 
 def test_any_network_is_wrapped_and_trained_in_a_loop_of_ones_own() -> None:
     network = UNETR(
-        in_channels=1, out_channels=3, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48, num_heads=3
+        in_channels=1,
+        out_channels=3,
+        img_size=(32, 32, 32),
+        feature_size=4,
+        hidden_size=24,
+        mlp_dim=48,
+        num_heads=3,
     )
     crop = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.no_grad():
         plain = network.eval()(crop)
     model = sea_peft.wrap(network, crop, budget="5%")
-    assert sum(p.numel() for p in model.trainable()) <= 0.05 * sum(p.numel() for p in network.parameters())
+    assert sum(p.numel() for p in model.trainable()) <= 0.05 * sum(
+        p.numel() for p in network.parameters()
+    )
     with torch.no_grad(), model.unadapted():
         assert torch.allclose(model(crop), plain, atol=1e-5)
     optimizer = torch.optim.AdamW(model.trainable(), lr=1e-2)
@@ -93,7 +125,9 @@ def test_any_network_is_wrapped_and_trained_in_a_loop_of_ones_own() -> None:
     ],
 )
 def test_what_cannot_be_wrapped_is_said(asked: dict[str, str], said: str) -> None:
-    network = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 2, 1))
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 2, 1)
+    )
     with pytest.raises(UsageError, match=said):
         sea_peft.wrap(network, torch.zeros(1, 1, 8, 8, 8), **{"budget": "50%", **asked})
 

@@ -23,13 +23,19 @@ SPACING = (2.0, 6.0, 3.0)
 
 
 def scan(seed: int = 0, noise: float = 0.05) -> tuple[torch.Tensor, np.ndarray]:
-    """Two boxes, ten voxels apart, in smooth grey values; each seed moves them by a voxel or none."""
+    """Two boxes, ten voxels apart, in smooth grey values; each seed moves them by a voxel or
+    none.
+    """
     rng = np.random.default_rng(seed)
     mask = np.zeros((12, 24, 24), dtype=np.uint8)
     d, h = rng.integers(0, 2, 2)
     mask[2 + d : 8 + d, 2:8, 4 + h : 12 + h] = 1
     mask[2 + d : 6 + d, 14:20, 4 + h : 9 + h] = 2
-    image = mask * 0.4 + np.linspace(0, 1, 24, dtype=np.float32) + noise * rng.standard_normal(mask.shape)
+    image = (
+        mask * 0.4
+        + np.linspace(0, 1, 24, dtype=np.float32)
+        + noise * rng.standard_normal(mask.shape)
+    )
     return torch.from_numpy(image[None].astype(np.float32)), mask
 
 
@@ -39,7 +45,10 @@ def look(image: torch.Tensor, mask: np.ndarray) -> Look:
 
 def known():
     confidence = {"adapted": {"case": {"liver": 0.95, "spleen": 0.9}}}
-    dice = {"adapted": {"case": {"liver": 0.9, "spleen": 0.8}}, "head_only": {"case": {"liver": 0.1}}}
+    dice = {
+        "adapted": {"case": {"liver": 0.9, "spleen": 0.8}},
+        "head_only": {"case": {"liver": 0.1}},
+    }
     return quality([look(*scan(seed)) for seed in range(5)], LABELS, confidence, dice)
 
 
@@ -50,8 +59,12 @@ def test_a_look_is_what_numpy_counts():
     assert found.volumes["liver"] == pytest.approx(len(liver) * 36 / 1000)
     assert found.centres["liver"] == pytest.approx(liver.mean(axis=0) * SPACING)
     assert found.quantiles[0] == pytest.approx(np.percentile(image.numpy(), QUANTILES), abs=1e-3)
-    steps = [np.abs(np.diff(image[0].numpy().astype(np.float64), axis=axis)).mean() for axis in (1, 2)]
-    assert found.roughness[0] == pytest.approx(sum(steps) / image.numpy().astype(np.float64).std(ddof=1), abs=1e-3)
+    steps = [
+        np.abs(np.diff(image[0].numpy().astype(np.float64), axis=axis)).mean() for axis in (1, 2)
+    ]
+    assert found.roughness[0] == pytest.approx(
+        sum(steps) / image.numpy().astype(np.float64).std(ddof=1), abs=1e-3
+    )
     middle = (found.centres["liver"] + found.centres["spleen"]) / 2
     assert found.positions()["spleen"] == pytest.approx(found.centres["spleen"] - middle)
 
@@ -81,21 +94,42 @@ def test_expected_dice_leans_on_what_was_held_out_and_on_what_is_usual():
 
 def test_a_scan_like_the_shots_has_no_flag():
     for seed in range(5, 15):
-        found = judge(known(), "adapted", look(*scan(seed)), {"liver": 0.94, "spleen": 0.89}, ["CT"])
+        found = judge(
+            known(), "adapted", look(*scan(seed)), {"liver": 0.94, "spleen": 0.89}, ["CT"]
+        )
         assert found.flags == ()
 
 
 SURE = {"liver": 0.94, "spleen": 0.89}
 WRONG = {
     "dark": (lambda i, m: (i - 2, m), SURE, "Grey values of CT"),
-    "noisy": (lambda i, m: (i + 0.5 * torch.randn(i.shape, generator=torch.Generator().manual_seed(0)), m), SURE, "noisier"),
+    "noisy": (
+        lambda i, m: (
+            i + 0.5 * torch.randn(i.shape, generator=torch.Generator().manual_seed(0)),
+            m,
+        ),
+        SURE,
+        "noisier",
+    ),
     "one grey value": (lambda i, m: (torch.full_like(i, 0.5), m), SURE, "smoother"),
     "turned round": (lambda i, m: (i, m[:, ::-1]), SURE, "Not where the shots have it"),
-    "a label is missing": (lambda i, m: (i, np.where(m == 2, 0, m)), {"liver": 0.94, "spleen": None}, "not in the mask: spleen"),
-    "a label is tiny": (lambda i, m: (i, np.where((m == 2) & (np.cumsum(m == 2).reshape(m.shape) > 2), 0, m)), SURE, "spleen (0.0"),
+    "a label is missing": (
+        lambda i, m: (i, np.where(m == 2, 0, m)),
+        {"liver": 0.94, "spleen": None},
+        "not in the mask: spleen",
+    ),
+    "a label is tiny": (
+        lambda i, m: (i, np.where((m == 2) & (np.cumsum(m == 2).reshape(m.shape) > 2), 0, m)),
+        SURE,
+        "spleen (0.0",
+    ),
     "unsure": (lambda i, m: (i, m), {"liver": 0.9, "spleen": 0.8}, "less sure"),
-    "nothing found": (lambda i, m: (i, 0 * m), {"liver": None, "spleen": None}, "not in the mask: liver, spleen"),
-}  # fmt: skip
+    "nothing found": (
+        lambda i, m: (i, 0 * m),
+        {"liver": None, "spleen": None},
+        "not in the mask: liver, spleen",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -107,7 +141,8 @@ def test_what_is_wrong_is_flagged(what):
 
 
 @pytest.mark.parametrize(
-    "odd", [None, {}, [], {"expected_dice": {"a": [1]}, "flags": []}, {"expected_dice": {}, "flags": 3}]
+    "odd",
+    [None, {}, [], {"expected_dice": {"a": [1]}, "flags": []}, {"expected_dice": {}, "flags": 3}],
 )
 def test_an_edited_sidecar_holds_no_judgement(odd):
     assert Judged.from_json(odd) is None
@@ -116,9 +151,24 @@ def test_an_edited_sidecar_holds_no_judgement(odd):
 def test_predict_writes_what_it_expects_and_why_to_look(knowing, weights, toy, tmp_path, capsys):
     scans, out = sorted((toy / "imagesTr").glob("*.nii.gz"))[:2], tmp_path / "out"
     dark = read_volume(scans[1])
-    write_volume(tmp_path / "dark.nii.gz", Volume(np.asarray(dark.array, dtype=np.float32) - 900, dark.affine))
+    write_volume(
+        tmp_path / "dark.nii.gz",
+        Volume(np.asarray(dark.array, dtype=np.float32) - 900, dark.affine),
+    )
     given = [str(scans[0]), str(tmp_path / "dark.nii.gz")]
-    code = cli.run(["predict", str(knowing), *given, "--out", str(out), "--weights", str(weights), "--qc", "--json"])
+    code = cli.run(
+        [
+            "predict",
+            str(knowing),
+            *given,
+            "--out",
+            str(out),
+            "--weights",
+            str(weights),
+            "--qc",
+            "--json",
+        ]
+    )
     printed = json.loads(capsys.readouterr().out)
     assert code == 7
     with (out / "qc.csv").open(newline="") as file:
@@ -141,12 +191,21 @@ def test_an_interrupted_cohort_keeps_its_judgements(knowing, weights, toy, tmp_p
     kept, new = predict(knowing, scans, out, **again)
     assert (kept.seconds, kept.qc) == (0.0, first.qc)
     assert new.qc is not None
-    assert {row.split(",")[0] for row in (out / "qc.csv").read_text().splitlines()[1:]} == {"toy_0", "toy_1"}
+    assert {row.split(",")[0] for row in (out / "qc.csv").read_text().splitlines()[1:]} == {
+        "toy_0",
+        "toy_1",
+    }
 
 
 def test_an_adapter_that_does_not_know_what_its_run_saw_is_refused(adapter, weights, toy, tmp_path):
     with pytest.raises(UsageError, match="adapt again"):
-        predict(adapter, [toy / "imagesTr"], tmp_path / "out", typed=Typed(weights=str(weights)), qc=True)
+        predict(
+            adapter,
+            [toy / "imagesTr"],
+            tmp_path / "out",
+            typed=Typed(weights=str(weights)),
+            qc=True,
+        )
     assert not (tmp_path / "out").exists()
 
 

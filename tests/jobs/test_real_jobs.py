@@ -44,21 +44,34 @@ def run(*arguments: object) -> int:
     ("name", "shots", "flags"),
     [("brats2015", 3, ["--label", "tumour=1,2,3,4", "--channel", "FLAIR"]), ("pyradiomics", 2, [])],
 )
-def test_check_adapt_predict_evaluate(weights: Path, tmp_path: Path, name: str, shots: int, flags: list[str]) -> None:
+def test_check_adapt_predict_evaluate(
+    weights: Path, tmp_path: Path, name: str, shots: int, flags: list[str]
+) -> None:
     data = SHARED / name
     if not data.is_dir():
         pytest.skip(f"the real scans of {name} are not beside the repository")
     adapter, masks = tmp_path / "run", tmp_path / "masks"
     assert run("data", "check", data, "--shots", shots, *flags) == 0
-    assert run("adapt", data, "--weights", weights, "--out", adapter, "--shots", shots, *flags, *TINY) == 0
-    assert run("predict", adapter, data, "--out", masks, "--weights", weights, "--preview", "-q") == 0
+    assert (
+        run("adapt", data, "--weights", weights, "--out", adapter, "--shots", shots, *flags, *TINY)
+        == 0
+    )
+    assert (
+        run("predict", adapter, data, "--out", masks, "--weights", weights, "--preview", "-q") == 0
+    )
     scores = tmp_path / "scores"
     channel = ["--channel", "FLAIR"] if name == "brats2015" else []
-    assert run("evaluate", adapter, data, "--weights", weights, "--out", scores, "-q", *channel) == 0
+    assert (
+        run("evaluate", adapter, data, "--weights", weights, "--out", scores, "-q", *channel) == 0
+    )
     document = json.loads((scores / "scores.json").read_text())
     for case in document["per_case"]:
         suffix = ".nii.gz" if name == "brats2015" else ".nrrd"
-        image = data / "imagesTr" / f"{case}_0000{suffix}" if name == "brats2015" else data / f"{case}_image{suffix}"
+        image = (
+            data / "imagesTr" / f"{case}_0000{suffix}"
+            if name == "brats2015"
+            else data / f"{case}_image{suffix}"
+        )
         mask = read_volume(masks / f"{case}{suffix}")
         assert np.array_equal(mask.affine, read_volume(image).affine)
         assert mask.shape == read_volume(image).shape
@@ -66,7 +79,9 @@ def test_check_adapt_predict_evaluate(weights: Path, tmp_path: Path, name: str, 
 
 @pytest.mark.slow
 def test_colin27_and_its_atlases(adapter: Path, weights: Path, tmp_path: Path) -> None:
-    """A head in RAS with AAL's 116 regions, and one in LAS whose qform is unset to the point of being wrong."""
+    """A head in RAS with AAL's 116 regions, and one in LAS whose qform is unset to the point of
+    being wrong.
+    """
     if not MRICRON.is_dir():
         pytest.skip("Debian's mricron-data is not installed")
     data = tmp_path / "heads"
@@ -75,20 +90,40 @@ def test_colin27_and_its_atlases(adapter: Path, weights: Path, tmp_path: Path) -
             (data / folder).mkdir(parents=True, exist_ok=True)
             (data / folder / f"{image}.nii.gz").symlink_to(MRICRON / f"{source}.nii.gz")
     assert run("data", "check", data) == 0
-    assert run("predict", adapter, data, "--out", tmp_path / "masks", "--weights", weights, "--preview", "-q") == 0
+    assert (
+        run(
+            "predict",
+            adapter,
+            data,
+            "--out",
+            tmp_path / "masks",
+            "--weights",
+            weights,
+            "--preview",
+            "-q",
+        )
+        == 0
+    )
     for name in ("ch2", "ch2bet", "jhu189"):
-        mask, source = (read_volume(folder / f"{name}.nii.gz") for folder in (tmp_path / "masks", data / "images"))
+        mask, source = (
+            read_volume(folder / f"{name}.nii.gz")
+            for folder in (tmp_path / "masks", data / "images")
+        )
         assert np.array_equal(mask.affine, source.affine)
         assert mask.shape == source.shape
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [30, 240])
-@pytest.mark.parametrize(("shot", "other"), [("biograph_ct", "totalseg_ct"), ("totalseg_ct", "biograph_ct")])
+@pytest.mark.parametrize(
+    ("shot", "other"), [("biograph_ct", "totalseg_ct"), ("totalseg_ct", "biograph_ct")]
+)
 def test_one_shot_does_no_harm_to_a_network_that_is_good_already(
     tmp_path: Path, shot: str, other: str, steps: int
 ) -> None:
-    """What is recommended, with a test case and without one, is never more than a point below the unadapted network on another scan."""
+    """What is recommended, with a test case and without one, is never more than a point below
+    the unadapted network on another scan.
+    """
     real = SHARED / "real"
     if not (real / "ct_liver").is_dir():
         pytest.skip("the real CTs are not beside the repository")
@@ -96,15 +131,23 @@ def test_one_shot_does_no_harm_to_a_network_that_is_good_already(
     (tmp_path / "split.json").write_text(json.dumps({"support": [shot], "test": [other]}))
     result = adapt(
         AdaptOptions(
-            data=str(real / "ct_liver"), weights="organs", labels=("liver=1",), split=tmp_path / "split.json", steps=steps,
-            patch=(64, 64, 64), mlflow=False, out=tmp_path / "run",
+            data=str(real / "ct_liver"),
+            weights="organs",
+            labels=("liver=1",),
+            split=tmp_path / "split.json",
+            steps=steps,
+            patch=(64, 64, 64),
+            mlflow=False,
+            out=tmp_path / "run",
         )
-    )  # fmt: skip
+    )
     assert result.dice.unadapted is not None
     history = History(read_trace(tmp_path / "run" / "trace.jsonl"))
     without_tests = recommend((), {}, history.held_out)
     for recommended in (history.recommended, without_tests):
         assert recommended is not None
-        dice = {"adapted": result.dice.adapted, "unadapted": result.dice.unadapted}[recommended.network]
+        dice = {"adapted": result.dice.adapted, "unadapted": result.dice.unadapted}[
+            recommended.network
+        ]
         assert dice is not None
         assert dice >= result.dice.unadapted - 0.01

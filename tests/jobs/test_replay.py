@@ -1,4 +1,6 @@
-"""`inspect --replay`: what a trace says was measured leads to what it says was chosen, without any network."""
+"""`inspect --replay`: what a trace says was measured leads to what it says was chosen, without
+any network.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,39 @@ from sea_peft.loop.events import Allocated, Audited, Event, RunStarted
 def runs(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> Path:
     """A run of `sea` with three cycles and one of a fixed topology, on the toy data."""
     root = tmp_path_factory.mktemp("runs")
-    options = ["--weights", str(weights), "--patch", "16,16,16", "--shots", "2", "--device", "cpu", "--no-mlflow", "-q"]
+    options = [
+        "--weights",
+        str(weights),
+        "--patch",
+        "16,16,16",
+        "--shots",
+        "2",
+        "--device",
+        "cpu",
+        "--no-mlflow",
+        "-q",
+    ]
     for policy in ("sea", "affine_lora"):
-        more = ["--policy", policy, "--out", str(root / policy), "--steps", "16", "--cycles", "3", "--budget", "20%"]
+        more = [
+            "--policy",
+            policy,
+            "--out",
+            str(root / policy),
+            "--steps",
+            "16",
+            "--cycles",
+            "3",
+            "--budget",
+            "20%",
+        ]
         assert cli.run(["adapt", str(toy), *options, *more]) == 0
     return root
 
 
 @pytest.mark.parametrize("policy", ["sea", "affine_lora"])
-def test_a_real_run_is_decided_the_same_again(runs: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_run_is_decided_the_same_again(
+    runs: Path, policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["inspect", str(runs / policy), "--replay", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["same"] is True
@@ -51,13 +77,20 @@ def _with_one_delta_turned(event: Event) -> Event:
     if not isinstance(event, Audited):
         return event
     first, *rest = event.rows
-    return dataclasses.replace(event, rows=[dataclasses.replace(first, delta=0.5 - first.delta), *rest])
+    return dataclasses.replace(
+        event, rows=[dataclasses.replace(first, delta=0.5 - first.delta), *rest]
+    )
 
 
 def test_what_a_replay_may_not_know_is_not_needed(runs: Path) -> None:
-    """Promises, audits and settings are enough: neither rankings nor decisions nor times are read."""
+    """Promises, audits and settings are enough: neither rankings nor decisions nor times are
+    read.
+    """
     events = read_trace(runs / "sea" / "trace.jsonl")
-    bare = [dataclasses.replace(e, decisions=[], seconds=0.0) if isinstance(e, Allocated) else e for e in events]
+    bare = [
+        dataclasses.replace(e, decisions=[], seconds=0.0) if isinstance(e, Allocated) else e
+        for e in events
+    ]
     assert [r.same for r in replay(bare)] == [True] * 4
 
 

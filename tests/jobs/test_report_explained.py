@@ -1,4 +1,6 @@
-"""`report --explain` on a real run: figures in the page, numbers beside it, and nothing that names a case."""
+"""`report --explain` on a real run: figures in the page, numbers beside it, and nothing that
+names a case.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,27 @@ def run(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> R
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = [*TINY, "--budget", "20%"]
     assert (
-        cli.run(["adapt", str(toy), "--weights", str(weights), "--out", str(folder), "--no-mlflow", "-q", *options])
+        cli.run(
+            [
+                "adapt",
+                str(toy),
+                "--weights",
+                str(weights),
+                "--out",
+                str(folder),
+                "--no-mlflow",
+                "-q",
+                *options,
+            ]
+        )
         == 0
     )
     return RunFolder(folder)
 
 
-def test_the_page_explains_the_network(run: RunFolder, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_explains_the_network(
+    run: RunFolder, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["report", str(run.path), "--explain", "--json", "--weights", str(weights)]) == 0
     told = capsys.readouterr()
     places = {"page": str(run.page), "explanation": str(run.explanation)}
@@ -51,7 +67,9 @@ def test_the_page_explains_the_network(run: RunFolder, weights: Path, capsys: py
 def test_every_layer_is_scored_with_and_without_adapters(run: RunFolder) -> None:
     found = json.loads(run.explanation.read_text("utf-8"))
     assert (found["cases"], found["labels"]) == (3, ["organ", "spot"])
-    unadapted, adapted = (found["segmentation_ability"][state] for state in ("unadapted", "adapted"))
+    unadapted, adapted = (
+        found["segmentation_ability"][state] for state in ("unadapted", "adapted")
+    )
     sites = {row.site for row in read_trace(run.trace)[0].units}
     assert sites <= set(adapted) == set(unadapted)
     values = [value for row in (*adapted.values(), *unadapted.values()) for value in row.values()]
@@ -70,13 +88,26 @@ def test_every_layer_is_scored_with_and_without_adapters(run: RunFolder) -> None
 def test_crops_have_a_size_that_the_network_takes_as_it_was_built(
     name: str, kwargs: dict, side: int, toy: Path, tmp_path: Path
 ) -> None:
-    """Neither takes the 48 voxels that a scan of 37 would be rounded up to by the multiple that holds for default widths."""
+    """Neither takes the 48 voxels that a scan of 37 would be rounded up to by the multiple that
+    holds for default widths.
+    """
     card = {
-        "name": "own", "architecture": name, "kwargs": kwargs, "labels": ["background", "organ", "other"], "channels": ["CT"],
-        "recipe": Recipe(spacing=(1.2, 1.2, 1.2), intensity=Window(low=-100, high=200)).model_dump(mode="json"),
-        "patch": (side, side, side), "licence": "CC0-1.0",
-    }  # fmt: skip
-    own = save_weights(tmp_path, network(name, **kwargs), card, half=False).with_suffix(".safetensors")
+        "name": "own",
+        "architecture": name,
+        "kwargs": kwargs,
+        "labels": ["background", "organ", "other"],
+        "channels": ["CT"],
+        "recipe": (
+            Recipe(spacing=(1.2, 1.2, 1.2), intensity=Window(low=-100, high=200)).model_dump(
+                mode="json"
+            )
+        ),
+        "patch": (side, side, side),
+        "licence": "CC0-1.0",
+    }
+    own = save_weights(tmp_path, network(name, **kwargs), card, half=False).with_suffix(
+        ".safetensors"
+    )
     adapter = make_adapter(tmp_path / "adapter", own, {"organ": [1]}, ["CT"], ("affine",))
     predictor = Predictor(adapter, Typed(weights=str(own)), "cpu")
     shown = ShownCase("Median", open_dataset(toy).cases[0], {"organ": 0.5})

@@ -1,4 +1,6 @@
-"""A run that is killed with SIGKILL at any moment and resumed ends with the bytes of one that was not."""
+"""A run that is killed with SIGKILL at any moment and resumed ends with the bytes of one that
+was not.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +52,16 @@ DOING = {
 
 @pytest.fixture(autouse=True)
 def installed(weights: Path, own_home: None) -> None:
-    """The weights are known by the name that a run has for them, so that it is resumed without them being typed again."""
+    """The weights are known by the name that a run has for them, so that it is resumed without
+    them being typed again.
+    """
     install(weights)
 
 
 class Moment(NamedTuple):
-    """While `doing` something the `word`-th word that a run says of it, or some seconds `after` that."""
+    """While `doing` something the `word`-th word that a run says of it, or some seconds `after`
+    that.
+    """
 
     doing: str
     word: int
@@ -63,9 +69,11 @@ class Moment(NamedTuple):
 
 
 def run(given: AdaptOptions | Path, said: Connection, end: Moment | None) -> None:
-    """A run in a process of its own. Before every event and before every operation that makes a file last, it says what it is doing.
+    """A run in a process of its own. Before every event and before every operation that makes a
+    file last, it says what it is doing.
 
-    `end`: when it kills itself. At a file operation, this leaves what a crash in the middle of it would leave.
+    `end`: when it kills itself. At a file operation, this leaves what a crash in the middle of it
+        would leave.
     """
     import torch
 
@@ -106,8 +114,12 @@ class Runs:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["sea_peft.jobs.adapt"])
 
-    def __call__(self, given: AdaptOptions | Path, end: Moment | None = None) -> tuple[bool, list[str]]:
-        """Whether the run was killed, by itself or by us, and what it said until then or to its end."""
+    def __call__(
+        self, given: AdaptOptions | Path, end: Moment | None = None
+    ) -> tuple[bool, list[str]]:
+        """Whether the run was killed, by itself or by us, and what it said until then or to its
+        end.
+        """
         ours, theirs = self._context.Pipe(duplex=False)
         itself = end is not None and end.after is None
         process = self._context.Process(target=run, args=(given, theirs, end if itself else None))
@@ -126,10 +138,13 @@ class Runs:
 
 
 def result_of(folder: Path) -> tuple[list[object], dict[str, bytes], dict[str, object]]:
-    """What must not depend on interruptions: the trace without times, the adapter's bytes, the scores."""
+    """What must not depend on interruptions: the trace without times, the adapter's bytes, the
+    scores.
+    """
     result = json.loads((folder / "result.json").read_text())
     adapter = {
-        name: (folder / "adapter" / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")
+        name: (folder / "adapter" / name).read_bytes()
+        for name in ("adapter_config.json", "adapter_model.safetensors")
     }
     return (
         without_times(read_trace(folder / "trace.jsonl")),
@@ -144,13 +159,24 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(tmp_path: Path, toy: Path, weights: Path) -> None:
-    """Every folder is killed and resumed once while doing each thing that a run does, so that most kills hit a run that was resumed
-    before. Half of them come at a word of the run itself, half at some time after it."""
+def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(
+    tmp_path: Path, toy: Path, weights: Path
+) -> None:
+    """Every folder is killed and resumed once while doing each thing that a run does, so that most
+    kills hit a run that was resumed before. Half of them come at a word of the run itself, half at
+    some time after it.
+    """
 
     def options(out: Path) -> AdaptOptions:
         return AdaptOptions(
-            data=str(toy), weights=str(weights), shots=3, budget="20%", steps=16, cycles=2, mlflow=False, out=out
+            data=str(toy),
+            weights=str(weights),
+            shots=3,
+            budget="20%",
+            steps=16,
+            cycles=2,
+            mlflow=False,
+            out=out,
         )
 
     runs, moments = Runs(), random.Random(0)

@@ -1,4 +1,6 @@
-"""What a run is scored on: test cases, its own shots by leave-one-out, or nothing; and what it recommends."""
+"""What a run is scored on: test cases, its own shots by leave-one-out, or nothing; and what it
+recommends.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +40,28 @@ from sea_peft.loop import events
 
 @pytest.fixture(autouse=True)
 def installed(weights: Path, own_home: None) -> None:
-    """The weights are known by the name that a run has for them, so that it is opened without them being typed again."""
+    """The weights are known by the name that a run has for them, so that it is opened without
+    them being typed again.
+    """
     install(weights)
 
 
 def options(data: Path, weights: Path, out: Path, **changes: object) -> AdaptOptions:
     """The shortest run there is, of a policy without audits."""
     short = AdaptOptions(
-        data=str(data), weights=str(weights), out=out, shots=2, budget="20%", policy="affine", labels=("organ",), steps=8, cycles=1,
-        patch=(16, 16, 16), device="cpu", mlflow=False,
-    )  # fmt: skip
+        data=str(data),
+        weights=str(weights),
+        out=out,
+        shots=2,
+        budget="20%",
+        policy="affine",
+        labels=("organ",),
+        steps=8,
+        cycles=1,
+        patch=(16, 16, 16),
+        device="cpu",
+        mlflow=False,
+    )
     return dataclasses.replace(short, **changes)
 
 
@@ -71,8 +85,12 @@ def by_cv(tmp_path_factory, toy, weights):
     return ran(tmp_path_factory.mktemp("runs") / "cv", data=toy, weights=weights, test="cv")
 
 
-def test_search_and_choice_are_the_same_with_and_without_test_cases(on_cases, toy, weights, tmp_path):
-    """Whatever a run measures before its recommendation does not depend on there being test cases."""
+def test_search_and_choice_are_the_same_with_and_without_test_cases(
+    on_cases, toy, weights, tmp_path
+):
+    """Whatever a run measures before its recommendation does not depend on there being test
+    cases.
+    """
     with_tests, trace = on_cases
     without, other = ran(tmp_path / "none", data=toy, weights=weights, test="none")
 
@@ -86,7 +104,11 @@ def test_search_and_choice_are_the_same_with_and_without_test_cases(on_cases, to
     assert [e.on for e in of(other, events.Scored)] == ["held_out"] * 3
     assert (with_tests.test, with_tests.test_cases) == ("cases", 3)
     assert (without.test, without.test_cases) == ("none", 0)
-    assert (without.dice.unadapted, without.dice.head_only, without.dice.adapted) == (None, None, None)
+    assert (without.dice.unadapted, without.dice.head_only, without.dice.adapted) == (
+        None,
+        None,
+        None,
+    )
     assert without.held_out == with_tests.held_out
     assert without.held_out is not None
     assert without.held_out.adapted is not None
@@ -104,7 +126,11 @@ def test_the_recommendation_comes_after_the_last_score_and_goes_into_the_adapter
 def test_leave_one_out_scores_every_shot_by_what_never_saw_it(by_cv):
     result, trace = by_cv
     folds = of(trace, events.Folded)
-    shots = {case for role in ("support", "audit") for case in of(trace, events.RunStarted)[0].split[role]}
+    shots = {
+        case
+        for role in ("support", "audit")
+        for case in of(trace, events.RunStarted)[0].split[role]
+    }
     assert {case for fold in folds for case in fold.split["test"]} == shots
     for fold in folds:
         seen = {*fold.split["support"], *fold.split["audit"]}
@@ -119,7 +145,9 @@ def test_leave_one_out_scores_every_shot_by_what_never_saw_it(by_cv):
 
 
 def test_what_is_fitted_without_a_shot_does_not_depend_on_its_labels(toy, weights, tmp_path):
-    """The labels of one shot are replaced by nonsense: only what was made with it may come out differently, at any training step."""
+    """The labels of one shot are replaced by nonsense: only what was made with it may come out
+    differently, at any training step.
+    """
 
     def steps(data: Path, folder: Path) -> dict[str, list[float]]:
         losses: dict[str, list[float]] = {}
@@ -147,7 +175,9 @@ def test_what_is_fitted_without_a_shot_does_not_depend_on_its_labels(toy, weight
         }
 
 
-@pytest.mark.parametrize("stop", ["in the first part", "while it is scored", "after it", "in the run itself"])
+@pytest.mark.parametrize(
+    "stop", ["in the first part", "while it is scored", "after it", "in the run itself"]
+)
 def test_leave_one_out_goes_on_where_it_was_ended(by_cv, toy, weights, tmp_path, stop):
     folder, seen = tmp_path / "run", []
 
@@ -155,11 +185,22 @@ def test_leave_one_out_goes_on_where_it_was_ended(by_cv, toy, weights, tmp_path,
         seen.append(event)
         folded = sum(isinstance(e, events.Folded) for e in seen)
         step = isinstance(event, events.TrainingStep)
-        if stop == "in the first part" and step and event.phase == "without shot 1 of 2" and event.step == 6:
+        if (
+            stop == "in the first part"
+            and step
+            and event.phase == "without shot 1 of 2"
+            and event.step == 6
+        ):
             raise KeyboardInterrupt
         if stop == "while it is scored" and step and folded == 0 and event.phase == "held_out":
             raise KeyboardInterrupt
-        if stop == "after it" and step and folded == 1 and event.step == 2 and event.phase.startswith("without"):
+        if (
+            stop == "after it"
+            and step
+            and folded == 1
+            and event.step == 2
+            and event.phase.startswith("without")
+        ):
             raise KeyboardInterrupt
         if stop == "in the run itself" and step and folded == 2 and event.phase == "refit":
             raise KeyboardInterrupt
@@ -185,7 +226,9 @@ def test_all_labelled_scans_can_be_shots(toy, weights, tmp_path, shots):
     assert (result.shots, result.test, result.dice.adapted) == (shots, "none", None)
     assert result.held_out is not None
     assert result.held_out.adapted is not None
-    scored = [e for e in read_trace(tmp_path / "run" / "trace.jsonl") if isinstance(e, events.Scored)]
+    scored = [
+        e for e in read_trace(tmp_path / "run" / "trace.jsonl") if isinstance(e, events.Scored)
+    ]
     assert {e.on for e in scored} == {"held_out_labels" if shots == 1 else "held_out"}
     known = read_adapter_config(tmp_path / "run" / "adapter").quality
     assert known is not None
@@ -194,11 +237,15 @@ def test_all_labelled_scans_can_be_shots(toy, weights, tmp_path, shots):
     for network, (trust,) in known.held_out.items():
         assert trust["organ"].dice == held_out[network].per_label["organ"]
     assert known.held_out.keys() == {"adapted", "unadapted"}
-    assert any("not scored on unseen scans: no labelled scan is left" in sentence for sentence in warned)
+    assert any(
+        "not scored on unseen scans: no labelled scan is left" in sentence for sentence in warned
+    )
 
 
 def test_held_out_labels_are_scored_through_windows_over_the_whole_scan(toy, weights, tmp_path):
-    """By hand: MONAI's sliding window over the shot, and of its voxels those whose labels were held out."""
+    """By hand: MONAI's sliding window over the shot, and of its voxels those whose labels were
+    held out.
+    """
     setup = prepare_run(options(toy, weights, tmp_path / "run", shots=1), lambda _: None)
     (case,) = setup.split.shots
     shot = prepare(case, setup.recipe, setup.dataset.channels, setup.dataset.labels)
@@ -212,10 +259,16 @@ def test_held_out_labels_are_scored_through_windows_over_the_whole_scan(toy, wei
         setup.model.head_gate = gate
         with torch.no_grad():
             planes = sliding_window_inference(
-                shot.image[None], setup.window.patch, 1, lambda x: setup.model(x).softmax(dim=1), overlap=setup.window.overlap,
+                shot.image[None],
+                setup.window.patch,
+                1,
+                lambda x: setup.model(x).softmax(dim=1),
+                overlap=setup.window.overlap,
                 mode="gaussian",
-            )  # fmt: skip
-        p, r = (a[held != IGNORED] == 1 for a in (planes[0].argmax(dim=0).numpy(), shot.label.numpy()))
+            )
+        p, r = (
+            a[held != IGNORED] == 1 for a in (planes[0].argmax(dim=0).numpy(), shot.label.numpy())
+        )
         expected = 2 * (p & r).sum() / (p.sum() + r.sum())
         assert found[arm][case_hash(case.id, setup.salt)]["organ"] == pytest.approx(expected)
     assert expected > 0
@@ -223,10 +276,14 @@ def test_held_out_labels_are_scored_through_windows_over_the_whole_scan(toy, wei
 
 def test_a_split_file_names_the_cases_and_their_number(toy, weights, tmp_path):
     file = tmp_path / "split.json"
-    file.write_text(json.dumps({"support": ["toy_4", "toy_1"], "audit": ["toy_0"], "test": ["toy_2"]}))
+    file.write_text(
+        json.dumps({"support": ["toy_4", "toy_1"], "audit": ["toy_0"], "test": ["toy_2"]})
+    )
     given = options(toy, weights, tmp_path / "run", split=file, shots=None)
     setup = prepare_run(given, lambda _: None)
-    names = {role: [c.id for c in getattr(setup.split, role)] for role in ("support", "audit", "test")}
+    names = {
+        role: [c.id for c in getattr(setup.split, role)] for role in ("support", "audit", "test")
+    }
     assert names == json.loads(file.read_text())
     assert setup.shots == 3
     with pytest.raises(UsageError, match=r"--shots 2 and split\.json, which names 3"):
@@ -288,17 +345,23 @@ def recommending(adapter: Path, network: str, to: Path) -> Path:
 
 def test_predictions_use_what_the_run_recommends_and_say_so(adapter, toy, weights, tmp_path):
     scan = toy / "imagesTr" / "toy_0_0000.nii.gz"
-    both = {network: recommending(adapter, network, tmp_path / network) for network in ("adapted", "unadapted")}
+    both = {
+        network: recommending(adapter, network, tmp_path / network)
+        for network in ("adapted", "unadapted")
+    }
 
     def mask(name: str, **given: object) -> np.ndarray:
         said: list[str] = []
         folder = both[name]
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        (status,) = predict(folder, [scan], out, typed=Typed(weights=str(weights)), say=said.append, **given)  # type: ignore[arg-type]
+        (status,) = predict(
+            folder, [scan], out, typed=Typed(weights=str(weights)), say=said.append, **given
+        )  # type: ignore[arg-type]
         network = str(given.get("use") or name)
         assert status.network == network
         assert said[0].startswith(
-            f"Using the {network} network, as {'asked' if network != name else 'the run recommends'}"
+            f"Using the {network} network, as"
+            f" {'asked' if network != name else 'the run recommends'}"
         )
         sidecar = json.loads((out / "toy_0.json").read_text())
         assert (sidecar["network"], sidecar["recommended"]["network"]) == (network, name)
@@ -314,8 +377,16 @@ def test_predictions_use_what_the_run_recommends_and_say_so(adapter, toy, weight
 
 
 def test_a_network_that_is_not_known_is_refused(adapter, toy, weights, tmp_path):
-    with pytest.raises(UsageError, match="--use both is not known; there are adapted and unadapted"):
-        predict(adapter, [toy / "imagesTr"], tmp_path / "out", typed=Typed(weights=str(weights)), use="both")
+    with pytest.raises(
+        UsageError, match="--use both is not known; there are adapted and unadapted"
+    ):
+        predict(
+            adapter,
+            [toy / "imagesTr"],
+            tmp_path / "out",
+            typed=Typed(weights=str(weights)),
+            use="both",
+        )
 
 
 def test_merging_what_is_not_to_be_used_is_refused(adapter, weights, tmp_path):
@@ -323,18 +394,25 @@ def test_merging_what_is_not_to_be_used_is_refused(adapter, weights, tmp_path):
     with pytest.raises(UsageError, match=r"recommends the unadapted network .* --use adapted"):
         merge(against, tmp_path / "out.safetensors", Typed(weights=str(weights)))
     assert not (tmp_path / "out.safetensors").exists()
-    assert merge(against, tmp_path / "out.safetensors", Typed(weights=str(weights)), "adapted").units == 2
+    assert (
+        merge(against, tmp_path / "out.safetensors", Typed(weights=str(weights)), "adapted").units
+        == 2
+    )
 
 
 def test_a_label_that_lost_has_a_picture_of_its_own(on_cases, tmp_path):
-    """The trace is made to say that the unadapted backbone found the organ, which the adapter does not."""
+    """The trace is made to say that the unadapted backbone found the organ, which the adapter
+    does not.
+    """
     folder = RunFolder(Path(shutil.copytree(on_cases[0].run, tmp_path / "run")))
     lines = folder.trace.read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     for row in rows:
         if row["event"] == "scored" and row["on"] == "test" and row["arm"] == "unadapted":
             row.update(
-                dice=0.99, per_label={"organ": 0.99}, per_case={case: {"organ": 0.99} for case in row["per_case"]}
+                dice=0.99,
+                per_label={"organ": 0.99},
+                per_case={case: {"organ": 0.99} for case in row["per_case"]},
             )
     folder.trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = revisit(folder, device="cpu", use="adapted")
@@ -346,7 +424,9 @@ def test_a_label_that_lost_has_a_picture_of_its_own(on_cases, tmp_path):
 
 def test_pictures_show_the_network_that_is_used(on_cases, tmp_path):
     folder = RunFolder(Path(on_cases[0].run))
-    shown = {network: revisit(folder, device="cpu", use=network) for network in ("adapted", "unadapted")}
+    shown = {
+        network: revisit(folder, device="cpu", use=network) for network in ("adapted", "unadapted")
+    }
     scored = {e.arm: e.per_case for e in of(on_cases[1], events.Scored) if e.on == "test"}
     for network, run in shown.items():
         assert run.network == network

@@ -31,7 +31,10 @@ def test_segments_lie_where_the_mask_does(adapter, weights, tmp_path, suffix):
     slicerio = pytest.importorskip("slicerio")
     read = slicerio.read_segmentation(str(out / "one.seg.nrrd"))
     segments = {segment["name"]: segment for segment in read["segments"]}
-    assert {name: segment["labelValue"] for name, segment in segments.items()} == {"organ": 1, "spot": 2}
+    assert {name: segment["labelValue"] for name, segment in segments.items()} == {
+        "organ": 1,
+        "spot": 2,
+    }
     assert len({tuple(segment["color"]) for segment in segments.values()}) == 2
     np.testing.assert_array_equal(read["voxels"], mask)
 

@@ -16,7 +16,9 @@ import sea_peft
 from sea_peft import cli
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "slicer"))  # as Slicer does with a module's folder
+sys.path.insert(
+    0, str(Path(__file__).parents[2] / "examples" / "slicer")
+)  # as Slicer does with a module's folder
 
 from SeaPeftLib.prediction import CannotStart, Label, Prediction, command, new_folder, read_outcome
 
@@ -55,14 +57,21 @@ def test_a_flagged_mask(program, knowing, weights, bright, tmp_path):
         time.sleep(0.1)
     assert prediction.progress()
     outcome = prediction.outcome()
-    assert outcome.sentence == (
-        "The mask is done, and should be checked before it is used: see the flags. It is the adapted network's."
+    assert (
+        outcome.sentence
+        == "The mask is done, and should be checked before it is used: see the flags. It is the"
+        " adapted network's."
     )
     assert any(remark.startswith("Flag: Grey values of CT") for remark in outcome.remarks())
     assert outcome.segmentation == Path(out, "scan.seg.nrrd")
     np.testing.assert_allclose(read_volume(outcome.segmentation).affine, AFFINE, atol=1e-4)
     organ, spot = outcome.labels
-    assert organ.cells() == ("organ", "–", "–", "0.0 ml")  # as this adapter, which was never trained, has it
+    assert organ.cells() == (
+        "organ",
+        "–",
+        "–",
+        "0.0 ml",
+    )  # as this adapter, which was never trained, has it
     assert spot.millilitres > 0
     dice, low, high = spot.expected
     assert 0 <= low <= dice <= high <= 1
@@ -80,16 +89,23 @@ def test_a_cancelled_prediction(program, adapter, bright, tmp_path):
 def test_a_mask_without_expected_dice(adapter, weights, tmp_path, capsys):
     scan = tmp_path / "scan.nrrd"
     write_volume(scan, Volume(toy_scan(0)[0], AFFINE))
-    asked = command("seapeft", str(adapter), str(scan), str(tmp_path / "out"), weights=str(weights), qc=False)
+    asked = command(
+        "seapeft", str(adapter), str(scan), str(tmp_path / "out"), weights=str(weights), qc=False
+    )
     outcome = answer(asked, capsys)
     assert outcome.sentence == "The mask is done. It is the adapted network's."
-    assert [label.cells()[:3] for label in outcome.labels] == [("organ", "–", "–"), ("spot", "–", "–")]
+    assert [label.cells()[:3] for label in outcome.labels] == [
+        ("organ", "–", "–"),
+        ("spot", "–", "–"),
+    ]
     assert outcome.segmentation.is_file()
 
 
 def test_what_is_refused_is_said_in_one_sentence(adapter, weights, bright, tmp_path, capsys):
     def refused(run, scan, **more):
-        outcome = answer(command("seapeft", str(run), str(scan), str(tmp_path / "out"), **more), capsys)
+        outcome = answer(
+            command("seapeft", str(run), str(scan), str(tmp_path / "out"), **more), capsys
+        )
         assert outcome.segmentation is None
         assert "\n" not in outcome.sentence
         return outcome.sentence
@@ -101,20 +117,29 @@ def test_what_is_refused_is_said_in_one_sentence(adapter, weights, bright, tmp_p
     said = refused(adapter, bright, **known)  # made before --qc
     assert said.startswith("seapeft cannot do this with these settings (exit code 2): ")
     assert "adapt again" in said
-    assert refused(tmp_path, bright, **known).startswith("The adapter or its weights are refused (exit code 5): ")
+    assert refused(tmp_path, bright, **known).startswith(
+        "The adapter or its weights are refused (exit code 5): "
+    )
     assert refused(adapter, bright, weights=str(weights), device="cuda:77").startswith(
         "The device, the memory or the disk does not suffice (exit code 6): "
     )
     empty = tmp_path / "flat.nrrd"
     write_volume(empty, Volume(np.full((20, 20, 20), np.nan, dtype=np.float32), AFFINE))
-    assert refused(adapter, empty, qc=False, **known).startswith("The scan could not be predicted (exit code 8): ")
+    assert refused(adapter, empty, qc=False, **known).startswith(
+        "The scan could not be predicted (exit code 8): "
+    )
 
 
 def test_what_is_no_answer_of_seapeft():
     assert "check its path" in read_outcome(0, "hello", "", Path()).sentence
     assert "check its path" in read_outcome(0, '{"cases": [{"case": "a"}]}', "", Path()).sentence
-    assert read_outcome(-9, "", "a\n\n", Path()).sentence.endswith("(signal 9), often for want of memory: a")
-    assert read_outcome(120, "[]", "", Path()).sentence == "seapeft ended without an answer (exit code 120)."
+    assert read_outcome(-9, "", "a\n\n", Path()).sentence.endswith(
+        "(signal 9), often for want of memory: a"
+    )
+    assert (
+        read_outcome(120, "[]", "", Path()).sentence
+        == "seapeft ended without an answer (exit code 120)."
+    )
 
 
 def test_what_cannot_start(tmp_path):
@@ -127,12 +152,26 @@ def test_what_cannot_start(tmp_path):
 
 
 def test_a_row_of_the_table():
-    assert Label("liver", 1503.27, (0.912, 0.85, 0.95)).cells() == ("liver", "0.91", "0.85 to 0.95", "1503.3 ml")
+    assert Label("liver", 1503.27, (0.912, 0.85, 0.95)).cells() == (
+        "liver",
+        "0.91",
+        "0.85 to 0.95",
+        "1503.3 ml",
+    )
 
 
 @pytest.mark.parametrize("file", sorted(MODULE.rglob("*.py")), ids=lambda file: file.name)
 def test_slicers_python_can_read_it(file):
     tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 9))
-    imported = {getattr(node, "module", None) or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        getattr(node, "module", None) or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+    }
+    imported |= {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     assert not any(name.startswith("sea_peft") for name in imported)

@@ -22,7 +22,9 @@ from sea_peft.jobs.statistics import measured
 
 
 def two_blobs() -> np.ndarray:
-    """Label 1 in parts of 8, 2 and 1 voxels, the 2 touching the first by no corner; label 2 in one part at the border."""
+    """Label 1 in parts of 8, 2 and 1 voxels, the 2 touching the first by no corner; label 2 in
+    one part at the border.
+    """
     indices = np.zeros((9, 8, 7), dtype=np.uint8)
     indices[1:3, 1:3, 1:3] = 1
     indices[5, 5, 3:5] = 1
@@ -36,10 +38,18 @@ def test_numbers_of_a_mask():
     grey = np.arange(indices.size, dtype=np.float32).reshape(indices.shape)
     found = measured(indices, ["a", "b", "c"], {"CT": grey}, millilitres=0.5)
     assert found["a"] == {
-        "volume_ml": 5.5, "mean": {"CT": pytest.approx(grey[indices == 1].mean(), rel=1e-5)}, "components": 3, "touches_border": False,
-    }  # fmt: skip
+        "volume_ml": 5.5,
+        "mean": {"CT": pytest.approx(grey[indices == 1].mean(), rel=1e-5)},
+        "components": 3,
+        "touches_border": False,
+    }
     assert (found["b"]["components"], found["b"]["touches_border"]) == (1, True)
-    assert found["c"] == {"volume_ml": 0.0, "mean": {"CT": None}, "components": 0, "touches_border": False}
+    assert found["c"] == {
+        "volume_ml": 0.0,
+        "mean": {"CT": None},
+        "components": 0,
+        "touches_border": False,
+    }
 
 
 def test_voxels_that_share_a_corner_are_one_part():
@@ -53,11 +63,15 @@ def test_confidence_is_the_soft_dice_of_the_networks_own_mask():
     p[2] = 0  # never the strongest
     m = (p.argmax(0) == 1).float()
     expected = 2 * (p[1] * m).sum() / (p[1].sum() + m.sum())
-    assert confidences(Planes.of(p), ["a", "b"]) == {"a": pytest.approx(float(expected), abs=1e-4), "b": None}
+    assert confidences(Planes.of(p), ["a", "b"]) == {
+        "a": pytest.approx(float(expected), abs=1e-4),
+        "b": None,
+    }
 
 
 @pytest.mark.parametrize(
-    ("rule", "left"), [("largest", 8), ("2", 10), ("min-ml=0.2", 10), ("min-ml=.9", 0), ("9", 11), ("all", 11)]
+    ("rule", "left"),
+    [("largest", 8), ("2", 10), ("min-ml=0.2", 10), ("min-ml=.9", 0), ("9", 11), ("all", 11)],
 )
 def test_parts_that_are_kept(rule, left):
     kept = keep_parts(two_blobs(), {1: Keep.parse(rule)}, millilitres=0.1)
@@ -70,9 +84,17 @@ def test_rules_for_one_label_go_before_those_for_all():
     labels = ["liver", "a=b", "spot"]
     largest, two, small = Keep(most=1), Keep(most=2), Keep(least_ml=0.5)
     assert keeps([], labels) == {}
-    assert keeps(["spot=all", "largest", "a=b=min-ml=0.5"], labels) == {"liver": largest, "a=b": small}
+    assert keeps(["spot=all", "largest", "a=b=min-ml=0.5"], labels) == {
+        "liver": largest,
+        "a=b": small,
+    }
     assert keeps(["liver=2"], labels) == {"liver": two}
-    assert [str(rule) for rule in (largest, two, small, Keep())] == ["largest", "2", "min-ml=0.5", "all"]
+    assert [str(rule) for rule in (largest, two, small, Keep())] == [
+        "largest",
+        "2",
+        "min-ml=0.5",
+        "all",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +119,11 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_path, monkeypatch):
-    typed, out, table = Typed(weights=str(weights)), tmp_path / "out", tmp_path / "tables" / "numbers.csv"
+    typed, out, table = (
+        Typed(weights=str(weights)),
+        tmp_path / "out",
+        tmp_path / "tables" / "numbers.csv",
+    )
     scans = sorted((toy / "imagesTr").glob("*.nii.gz"))[:3]
 
     def run(names: list[Path], **further: object) -> list[str]:
@@ -125,19 +151,27 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
     ]
     mask = np.asarray(read_volume(out / "toy_2.nii.gz").array)
     grey = np.asarray(read_volume(scans[2]).array)
-    index = int(np.bincount(mask.ravel(), minlength=3)[1:].argmax()) + 1  # of the two labels the one that was found
+    index = (
+        int(np.bincount(mask.ravel(), minlength=3)[1:].argmax()) + 1
+    )  # of the two labels the one that was found
     row = found[3 + index]
     voxel = abs(np.linalg.det(read_volume(scans[2]).affine[:3, :3])) / 1000
-    assert float(row["volume_ml"]) == pytest.approx(np.count_nonzero(mask == index) * voxel, abs=1e-3)
+    assert float(row["volume_ml"]) == pytest.approx(
+        np.count_nonzero(mask == index) * voxel, abs=1e-3
+    )
     assert float(row["mean_CT"]) == pytest.approx(grey[mask == index].mean(), rel=1e-4)
     assert (row["network"], row["kept"]) == ("adapted", "all")
     assert 0 <= float(row["confidence"]) <= 1
-    # another rule, or another scan of the same name, is another prediction, and nothing is replaced unasked
+    # another rule, or another scan of the same name, is another prediction, and nothing is replaced
+    # unasked
     with pytest.raises(UsageError, match="exists already"):
         run(scans, keep=["largest"])
     assert run(scans, keep=["largest"], overwrite=True) == ["toy_0", "toy_1", "toy_2"]
     assert {row["components"] for row in rows_of(table)} <= {"0", "1"}
-    assert json.loads((out / "toy_0.json").read_text())["kept"] == {"organ": "largest", "spot": "largest"}
+    assert json.loads((out / "toy_0.json").read_text())["kept"] == {
+        "organ": "largest",
+        "spot": "largest",
+    }
     assert run(scans, keep=["largest"]) == []
     assert len(rows_of(table)) == 6
     # a sidecar that somebody has edited is no earlier prediction
@@ -148,7 +182,9 @@ def test_a_cohort_goes_on_where_it_was_interrupted(adapter, weights, toy, tmp_pa
         run(scans, keep=["largest"])
 
 
-def test_an_interrupted_cohort_leaves_the_table_of_what_is_done(adapter, weights, toy, tmp_path, monkeypatch):
+def test_an_interrupted_cohort_leaves_the_table_of_what_is_done(
+    adapter, weights, toy, tmp_path, monkeypatch
+):
     real, table = Predictor.probabilities, tmp_path / "numbers.csv"
 
     def until_the_third(self, scan, *given, **named):
@@ -159,7 +195,9 @@ def test_an_interrupted_cohort_leaves_the_table_of_what_is_done(adapter, weights
     monkeypatch.setattr(Predictor, "probabilities", until_the_third)
     scans = sorted((toy / "imagesTr").glob("*.nii.gz"))[:3]
     with pytest.raises(KeyboardInterrupt):
-        predict(adapter, scans, tmp_path / "out", typed=Typed(weights=str(weights)), statistics=table)
+        predict(
+            adapter, scans, tmp_path / "out", typed=Typed(weights=str(weights)), statistics=table
+        )
     assert [row["case"] for row in rows_of(table)] == ["toy_0", "toy_0", "toy_1", "toy_1"]
 
 
@@ -167,6 +205,12 @@ def test_a_table_of_somebody_elses_is_not_replaced(adapter, weights, toy, tmp_pa
     table = tmp_path / "numbers.csv"
     table.write_text("patient,age\n1,2\n")
     with pytest.raises(UsageError, match="is no table of this adapter's statistics"):
-        predict(adapter, [toy / "imagesTr"], tmp_path / "out", typed=Typed(weights=str(weights)), statistics=table)
+        predict(
+            adapter,
+            [toy / "imagesTr"],
+            tmp_path / "out",
+            typed=Typed(weights=str(weights)),
+            statistics=table,
+        )
     assert table.read_text() == "patient,age\n1,2\n"
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""Files of a stranger: nothing that they name runs or is opened as a path, and what they state is checked before it is believed."""
+"""Files of a stranger: nothing that they name runs or is opened as a path, and what they state
+is checked before it is believed.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +65,16 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Pat
             raise KeyboardInterrupt
 
     options = AdaptOptions(
-        data=str(toy), weights=str(weights), shots=3, budget="4%", policy="affine", steps=6, cycles=1, mlflow=False, out=folder
-    )  # fmt: skip
+        data=str(toy),
+        weights=str(weights),
+        shots=3,
+        budget="4%",
+        policy="affine",
+        steps=6,
+        cycles=1,
+        mlflow=False,
+        out=folder,
+    )
     with pytest.raises(KeyboardInterrupt):
         adapt(options, stop)
     return folder
@@ -87,18 +97,27 @@ def one_sentence(err: str) -> str:
     return sentence
 
 
-# -- nothing runs ------------------------------------------------------------------------------------------
+# -- nothing runs ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("typed", ["nothing", "another architecture", "other code"])
 @pytest.mark.parametrize("verb", ["adapt", "predict", "evaluate", "merge", "info", "adapters"])
 def test_code_that_a_card_names_does_not_run(
-    call: Call, trap: Path, adapter: Path, weights: Path, toy: Path, tmp_path: Path, verb: str, typed: str
+    call: Call,
+    trap: Path,
+    adapter: Path,
+    weights: Path,
+    toy: Path,
+    tmp_path: Path,
+    verb: str,
+    typed: str,
 ) -> None:
     file = shutil.copy(weights, tmp_path / "theirs.safetensors")
     card = Path(shutil.copy(weights.with_suffix(".json"), tmp_path / "theirs.json"))
     edit(card, with_code)
-    (tmp_path / "stranger" / "mine.py").write_text("import torch\ndef net(**_):\n    return torch.nn.Conv3d(1, 3, 1)\n")
+    (tmp_path / "stranger" / "mine.py").write_text(
+        "import torch\ndef net(**_):\n    return torch.nn.Conv3d(1, 3, 1)\n"
+    )
     line = {
         "adapt": ["adapt", toy, "--dry-run", *TINY],
         "predict": ["predict", adapter, toy, "--out", tmp_path / "masks"],
@@ -107,7 +126,11 @@ def test_code_that_a_card_names_does_not_run(
         "info": ["backbones", "info", file],
         "adapters": ["adapters", "list"],
     }[verb]
-    given = {"nothing": [], "another architecture": ["--backbone", "unet"], "other code": ["--backbone", "mine:net"]}
+    given = {
+        "nothing": [],
+        "another architecture": ["--backbone", "unet"],
+        "other code": ["--backbone", "mine:net"],
+    }
     line += [*given[typed], *(["--weights", file] if verb != "info" else [])]
     code, out, err = call("-q", *line)
     assert (code, out) == (5, "")
@@ -116,12 +139,23 @@ def test_code_that_a_card_names_does_not_run(
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("name", ["backbone", "backbone.safetensors", "trap:factory", "folder", "TINY"])
+@pytest.mark.parametrize(
+    "name", ["backbone", "backbone.safetensors", "trap:factory", "folder", "TINY"]
+)
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "merge"])
 def test_a_name_in_an_adapter_is_no_path_and_no_code(
-    call: Call, trap: Path, adapter: Path, weights: Path, toy: Path, tmp_path: Path, verb: str, name: str
+    call: Call,
+    trap: Path,
+    adapter: Path,
+    weights: Path,
+    toy: Path,
+    tmp_path: Path,
+    verb: str,
+    name: str,
 ) -> None:
-    """The working folder holds files of that name, whose card names code, and the weights that would fit."""
+    """The working folder holds files of that name, whose card names code, and the weights that
+    would fit.
+    """
     for suffix in (".safetensors", ".json"):
         shutil.copy(weights.with_suffix(suffix), tmp_path / f"backbone{suffix}")
     edit(tmp_path / "backbone.json", with_code)
@@ -147,11 +181,14 @@ def test_an_adapter_that_names_code_runs_none(
     theirs = shutil.copytree(adapter, tmp_path / "theirs")
     fields = ("architecture", "weights") if field == "both" else (field,)
     edit(
-        theirs / "adapter_config.json", lambda config: config["backbone"].update(dict.fromkeys(fields, "trap:factory"))
+        theirs / "adapter_config.json",
+        lambda config: config["backbone"].update(dict.fromkeys(fields, "trap:factory")),
     )
     assert call("-q", "predict", theirs, toy, "--out", tmp_path / "masks")[0] == 5
     if field != "weights":  # with the right weights the name that it has for them does not matter
-        code, _, err = call("-q", "predict", theirs, toy, "--out", tmp_path / "masks", "--weights", weights)
+        code, _, err = call(
+            "-q", "predict", theirs, toy, "--out", tmp_path / "masks", "--weights", weights
+        )
         assert code == 5
         assert "says that its network is trap:factory" in one_sentence(err)
     assert not trap.exists()
@@ -165,7 +202,10 @@ def test_a_run_folder_names_weights_and_runs_nothing(
     shutil.copy(weights.with_suffix(".json"), tmp_path / "backbone.json")
     edit(tmp_path / "backbone.json", with_code)
     theirs = shutil.copytree(broken_off, tmp_path / "theirs")
-    edit(theirs / "config.json", lambda config: config["network"].update(weights=name.format(file=file)))
+    edit(
+        theirs / "config.json",
+        lambda config: config["network"].update(weights=name.format(file=file)),
+    )
     code, _, err = call("-q", "adapt", "--resume", theirs)
     assert code == (2 if "/" in name.format(file=file) else 5)
     if code == 5:
@@ -200,7 +240,9 @@ def test_report_opens_the_network_that_is_typed_alone(
     assert call("-q", "report", done, "--images", "--weights", weights)[0] == 0
 
 
-def test_installed_weights_whose_card_names_code_are_listed_and_not_run(call: Call, trap: Path, weights: Path) -> None:
+def test_installed_weights_whose_card_names_code_are_listed_and_not_run(
+    call: Call, trap: Path, weights: Path
+) -> None:
     """Somebody can have put the two files there."""
     from sea_peft.backbones.weights import user_weights
 
@@ -213,8 +255,12 @@ def test_installed_weights_whose_card_names_code_are_listed_and_not_run(call: Ca
     assert not trap.exists()
 
 
-def test_what_is_typed_runs(call: Call, weights: Path, adapter: Path, toy: Path, tmp_path: Path, monkeypatch) -> None:
-    """The same network behind a factory of the user's own: with --backbone its card may name it, and so may the adapter."""
+def test_what_is_typed_runs(
+    call: Call, weights: Path, adapter: Path, toy: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The same network behind a factory of the user's own: with --backbone its card may name
+    it, and so may the adapter.
+    """
     (tmp_path / "own_net.py").write_text(
         "from sea_peft.backbones import architecture\n"
         "def net(**kwargs):\n    return architecture('segresnet').build(**kwargs)\n"
@@ -229,9 +275,14 @@ def test_what_is_typed_runs(call: Call, weights: Path, adapter: Path, toy: Path,
     code, out, _ = call(*line, "--backbone", "own_net:net")
     assert (code, json.loads(out)["card"]["architecture"]) == (0, "own_net:net")
     theirs = shutil.copytree(adapter, tmp_path / "theirs")
-    edit(theirs / "adapter_config.json", lambda c: c["backbone"].update(architecture="own_net:net", weights="own"))
+    edit(
+        theirs / "adapter_config.json",
+        lambda c: c["backbone"].update(architecture="own_net:net", weights="own"),
+    )
     typed = ["--backbone", "own_net:net", "--weights", own]
-    assert call("-q", "predict", theirs, toy / "imagesTr", "--out", tmp_path / "masks", *typed)[0] == 0
+    assert (
+        call("-q", "predict", theirs, toy / "imagesTr", "--out", tmp_path / "masks", *typed)[0] == 0
+    )
     assert call("-q", "predict", theirs, toy, "--out", tmp_path / "m", "--weights", own)[0] == 5
 
 
@@ -241,13 +292,19 @@ def test_code_is_no_weights() -> None:
 
 
 def test_only_the_command_line_and_the_jobs_options_make_what_is_typed() -> None:
-    """A verb that is added later cannot turn a name from a file into code: whoever makes a `Typed` stands in this list."""
+    """A verb that is added later cannot turn a name from a file into code: whoever makes a
+    `Typed` stands in this list.
+    """
     package = Path(sea_peft.__file__).parent
     makers, importers = set(), set()
     for file in package.rglob("*.py"):
         name = file.relative_to(package).as_posix()
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Typed":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "Typed"
+            ):
                 makers.add(name)
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "importlib.import_module",
@@ -256,13 +313,23 @@ def test_only_the_command_line_and_the_jobs_options_make_what_is_typed() -> None
             ):
                 importers.add(name)
     assert makers <= {
-        "backbones/typed.py", "console/afterwards.py", "console/applying.py", "console/backbones.py", "console/catalogue.py", "jobs/options.py",
+        "backbones/typed.py",
+        "console/afterwards.py",
+        "console/applying.py",
+        "console/backbones.py",
+        "console/catalogue.py",
+        "jobs/options.py",
         "jobs/target.py",
-    }  # fmt: skip
-    assert importers <= {"__init__.py", "adapters/__init__.py", "backbones/typed.py", "data/dicom/files.py"}
+    }
+    assert importers <= {
+        "__init__.py",
+        "adapters/__init__.py",
+        "backbones/typed.py",
+        "data/dicom/files.py",
+    }
 
 
-# -- nothing is believed unread ----------------------------------------------------------------------------
+# -- nothing is believed unread --------------------------------------------------------------------
 
 
 def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -271,7 +338,10 @@ def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) 
     tensors = safetensors.torch.load_file(file)
     change(tensors)
     safetensors.torch.save_file(tensors, file, {"format": "pt"})
-    specs = {k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for k, t in tensors.items()}
+    specs = {
+        k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
+        for k, t in tensors.items()
+    }
     edit(folder / "adapter_config.json", lambda config: config.update(tensors=specs))
 
 
@@ -298,7 +368,9 @@ def test_tensors_are_finite_and_of_the_units_own_kind(
 ) -> None:
     theirs = shutil.copytree(adapter, tmp_path / "theirs")
     retensor(theirs, change)
-    code, _, err = call("-q", "predict", theirs, toy, "--out", tmp_path / "masks", "--weights", weights)
+    code, _, err = call(
+        "-q", "predict", theirs, toy, "--out", tmp_path / "masks", "--weights", weights
+    )
     assert (code, sentence in one_sentence(err)) == (5, True), err
     assert not (tmp_path / "masks").exists()
 
@@ -319,12 +391,18 @@ def test_logits_that_are_not_finite_fail_the_case(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["backbone"].update(kwargs={**c["backbone"]["kwargs"], "init_filters": 16}), "other settings"),
+        (
+            lambda c: c["backbone"].update(kwargs={**c["backbone"]["kwargs"], "init_filters": 16}),
+            "other settings",
+        ),
         (lambda c: c["backbone"].update(architecture="unet"), "says that its network is unet"),
         (lambda c: c["backbone"].update(parameters=7), "other settings"),
         (lambda c: c["backbone"].update(sha256="ab" * 32), "give the right ones"),
         (lambda c: c["labels"].update(organ=[0]), "labels.organ.0"),
-        (lambda c: (c["labels"].update(organ=[]), c["head"].update(rows=[None, 1])), "neither codes nor a row"),
+        (
+            lambda c: (c["labels"].update(organ=[]), c["head"].update(rows=[None, 1])),
+            "neither codes nor a row",
+        ),
         (lambda c: c["labels"].update(organ=[65536]), "labels.organ.0"),
         (lambda c: c["labels"].update(organ=[2]), "code 2 stands twice"),
         (lambda c: c["labels"].update(organ=[True]), "labels.organ.0"),
@@ -335,7 +413,10 @@ def test_logits_that_are_not_finite_fail_the_case(
         (lambda c: c["head"].update(rows=[7, None]), "head.rows names row 7"),
         (lambda c: c["head"].update(rows=[0, None]), "head.rows.0"),
         (lambda c: c["head"].update(classes=9), "and 9 classes"),
-        (lambda c: c["head"].update(on_features=not c["head"]["on_features"]), "head of another kind"),
+        (
+            lambda c: c["head"].update(on_features=not c["head"]["on_features"]),
+            "head of another kind",
+        ),
         (lambda c: c["recipe"].update(spacing=[1e-9, 1, 1]), "recipe.spacing.0"),
         (lambda c: c["recipe"].update(spacing=["2", 2, 2]), "recipe.spacing.0"),
         (lambda c: c["recipe"].update(orientation="RRR"), "recipe"),
@@ -356,13 +437,15 @@ def test_logits_that_are_not_finite_fail_the_case(
         (lambda c: c["dice"].update(adapted=1.5), "dice.adapted"),
         (lambda c: c["dice"].update(adapted=float("nan")), "is not JSON"),
     ],
-)  # fmt: skip
+)
 def test_every_field_of_an_adapter_is_checked(
     call: Call, adapter: Path, weights: Path, toy: Path, tmp_path: Path, change: Any, words: str
 ) -> None:
     theirs = shutil.copytree(adapter, tmp_path / "theirs")
     edit(theirs / "adapter_config.json", change)
-    code, _, err = call("-q", "predict", theirs, toy, "--out", tmp_path / "masks", "--weights", weights)
+    code, _, err = call(
+        "-q", "predict", theirs, toy, "--out", tmp_path / "masks", "--weights", weights
+    )
     assert (code, words in one_sentence(err)) == (5, True), err
     assert not (tmp_path / "masks").exists()
 
@@ -372,7 +455,10 @@ def test_every_field_of_an_adapter_is_checked(
     [
         (lambda c: c.update(kwargs={"init_filters": 10**9}), "kwargs"),
         (lambda c: c.update(kwargs={"init_filters": 4096}), "far larger network"),
-        (lambda c: c.update(kwargs={"blocks_down": [4000] * 4, "blocks_up": [1] * 3}), "far larger network"),
+        (
+            lambda c: c.update(kwargs={"blocks_down": [4000] * 4, "blocks_up": [1] * 3}),
+            "far larger network",
+        ),
         (lambda c: c.update(kwargs={"init_filters": -8}), "does not fit segresnet"),
         (lambda c: c.update(kwargs={"spatial_dims": 2}), "does not fit"),
         (lambda c: c["kwargs"].update(norm="nothing"), "does not fit segresnet"),
@@ -385,7 +471,9 @@ def test_every_field_of_an_adapter_is_checked(
         (lambda c: c.update(surprise=1), "surprise"),
     ],
 )
-def test_every_field_of_a_card_is_checked(weights: Path, tmp_path: Path, change: Any, words: str) -> None:
+def test_every_field_of_a_card_is_checked(
+    weights: Path, tmp_path: Path, change: Any, words: str
+) -> None:
     file = Path(shutil.copy(weights, tmp_path / "theirs.safetensors"))
     card = Path(shutil.copy(weights.with_suffix(".json"), tmp_path / "theirs.json"))
     edit(card, change)
@@ -442,7 +530,13 @@ def test_a_run_of_an_earlier_version_is_looked_at_and_not_resumed(
         network = config.pop("network")
         for name in ("format_version", "options"):
             config.pop(name)
-        config |= {"profile": "default", "out": None, "runs": "runs", "spacing": None, "options": {}}
+        config |= {
+            "profile": "default",
+            "out": None,
+            "runs": "runs",
+            "spacing": None,
+            "options": {},
+        }
         config |= {
             "backbone": network["architecture"],
             "weights": "/x.safetensors",

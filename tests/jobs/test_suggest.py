@@ -47,7 +47,9 @@ def test_without_shots_the_first_is_the_one_in_most_doubt():
 
 
 def test_distance_is_to_the_nearest():
-    assert distances(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 1.0], [3.0, 4.0]])) == pytest.approx([1, 0])
+    assert distances(
+        np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 1.0], [3.0, 4.0]])
+    ) == pytest.approx([1, 0])
 
 
 class Two(nn.Module):
@@ -92,7 +94,19 @@ def command(run: Path, weights: Path, *given: object) -> list[str]:
 def run_on_toys(tmp_path_factory: pytest.TempPathFactory, toy: Path, weights: Path) -> Path:
     """A real run on the toy data."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    given = ["adapt", toy, "--weights", weights, "--out", folder, "--budget", "20%", "--no-mlflow", "-q", *TINY]
+    given = [
+        "adapt",
+        toy,
+        "--weights",
+        weights,
+        "--out",
+        folder,
+        "--budget",
+        "20%",
+        "--no-mlflow",
+        "-q",
+        *TINY,
+    ]
     assert cli.run(list(map(str, given))) == 0
     return folder
 
@@ -103,7 +117,10 @@ def scans(tmp_path: Path) -> Path:
     made = toy_dataset(tmp_path / "new", 5) / "imagesTr"
     shutil.copy(made / "toy_0_0000.nii.gz", made / "twin_0000.nii.gz")
     dark = read_volume(made / "toy_3_0000.nii.gz")
-    write_volume(made / "toy_3_0000.nii.gz", Volume(np.asarray(dark.array, dtype=np.float32) - 900, dark.affine))
+    write_volume(
+        made / "toy_3_0000.nii.gz",
+        Volume(np.asarray(dark.array, dtype=np.float32) - 900, dark.affine),
+    )
     (made / "toy_4_0000.nii.gz").write_bytes(b"no scan")
     return made
 
@@ -125,7 +142,12 @@ def test_the_verb_ranks_says_why_and_draws(knowing, weights, scans, tmp_path, ca
     assert "least trusted of 5" in {each["why"].split(";")[0] for each in ranked}
     assert ranked[-1]["scan"] in ("toy_0", "twin")
     assert ranked[-1]["why"].endswith("the same as a scan above")
-    assert any("Grey values" in flag for each in ranked if each["scan"] == "toy_3" for flag in each["flags"])
+    assert any(
+        "Grey values" in flag
+        for each in ranked
+        if each["scan"] == "toy_3"
+        for flag in each["flags"]
+    )
     pictures = [each["picture"] for each in found["suggested"]]
     assert sorted(path.name for path in out.iterdir()) == sorted([*pictures, "suggest.html"])
     page = (out / "suggest.html").read_text()
@@ -144,13 +166,19 @@ def test_the_verb_ranks_says_why_and_draws(knowing, weights, scans, tmp_path, ca
 
 def test_a_run_folder_knows_its_shots_and_they_come_last(run_on_toys, scans, weights, toy):
     said: list[str] = []
-    found = suggest(run_on_toys, [scans], typed=Typed(weights=str(weights)), use="adapted", say=said.append)
+    found = suggest(
+        run_on_toys, [scans], typed=Typed(weights=str(weights)), use="adapted", say=said.append
+    )
     assert found.shots == 2
     assert not any("not at hand" in sentence for sentence in said)
-    copies = [each for each in (*found.suggested, *found.others) if each.why.endswith("labelled already?")]
+    copies = [
+        each for each in (*found.suggested, *found.others) if each.why.endswith("labelled already?")
+    ]
     assert copies
     assert min(each.rank for each in copies) > max(
-        each.rank for each in (*found.suggested, *found.others) if each.distance is not None and each.distance > 0.01
+        each.rank
+        for each in (*found.suggested, *found.others)
+        if each.distance is not None and each.distance > 0.01
     )
     assert [each.distance for each in copies] == pytest.approx([0.0] * len(copies), abs=1e-5)
 

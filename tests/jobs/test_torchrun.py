@@ -1,4 +1,6 @@
-"""`torchrun -m sea_peft adapt`, started for real: one run, one voice, and what one process would have left."""
+"""`torchrun -m sea_peft adapt`, started for real: one run, one voice, and what one process
+would have left.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,21 @@ MODULE = ["-m", "sea_peft"]
 
 @pytest.fixture(autouse=True)
 def installed(weights: Path, own_home: None) -> None:
-    """The weights are known by the name that a run has for them, so that it is resumed without them being typed again."""
+    """The weights are known by the name that a run has for them, so that it is resumed without
+    them being typed again.
+    """
     install(weights)
 
 
 def torchrun(processes: int, *line: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *MODULE, *line]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        *MODULE,
+        *line,
+    ]
 
 
 def done(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -38,7 +49,9 @@ def done(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def said_by_sea_peft(stderr: str) -> list[str]:
-    """What is left of stderr without torchrun's own lines about a process that failed: a warning or two, a table and a traceback."""
+    """What is left of stderr without torchrun's own lines about a process that failed: a
+    warning or two, a table and a traceback.
+    """
     ours = re.split(r"^Traceback \(most recent call last\):$", stderr, maxsplit=1, flags=re.M)[0]
     return [
         line
@@ -49,7 +62,9 @@ def said_by_sea_peft(stderr: str) -> list[str]:
 
 def decided(folder: Path) -> list[tuple[object, ...]]:
     trace = read_trace(folder / "trace.jsonl")
-    return [(e.cycle, e.active, e.probes, e.final) for e in trace if isinstance(e, events.Allocated)]
+    return [
+        (e.cycle, e.active, e.probes, e.final) for e in trace if isinstance(e, events.Allocated)
+    ]
 
 
 def dice(folder: Path) -> dict[str, float]:
@@ -70,12 +85,16 @@ def test_one_two_and_three_processes_decide_the_same(tmp_path: Path, toy: Path) 
         out = tmp_path / f"of-{processes}"
         run = done(torchrun(processes, *line, "--out", out.name))
         assert run.returncode == 0, run.stderr
-        assert json.loads(run.stdout)["status"] == "done", "one document, by the first process alone"
+        assert json.loads(run.stdout)["status"] == "done", (
+            "one document, by the first process alone"
+        )
         assert not said_by_sea_peft(run.stderr)
         assert decided(out) == decided(tmp_path / "plain")
         assert dice(out) == pytest.approx(dice(tmp_path / "plain"), abs=0.005)
         assert names(out) == names(tmp_path / "plain")
-    adapters = [tmp_path / out / "adapter" / "adapter_model.safetensors" for out in ("plain", "of-1")]
+    adapters = [
+        tmp_path / out / "adapter" / "adapter_model.safetensors" for out in ("plain", "of-1")
+    ]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
@@ -83,7 +102,13 @@ def test_a_refusal_is_one_sentence(tmp_path: Path, toy: Path, adapter: Path) -> 
     lines = {
         "50 shots were asked for": ["adapt", str(toy), "--weights", "tiny", *TINY, "--shots", "50"],
         "No such option: --shot": ["adapt", "--shot"],
-        "seapeft predict does not share its work out": ["predict", str(adapter), str(toy), "--out", "masks"],
+        "seapeft predict does not share its work out": [
+            "predict",
+            str(adapter),
+            str(toy),
+            "--out",
+            "masks",
+        ],
         "adapt --dry-run does not share its work out": ["adapt", str(toy), "--dry-run"],
     }
     for expected, line in lines.items():
@@ -106,7 +131,9 @@ def _process_of(rank: int, agent: int) -> int:
 
 
 def _killed(rank: int, command: list[str], when: Path) -> str:
-    """Run a command until a file is written, kill one of its processes then, and return what was said on stderr."""
+    """Run a command until a file is written, kill one of its processes then, and return what
+    was said on stderr.
+    """
     before = when.stat().st_mtime_ns if when.exists() else 0
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 600
@@ -123,7 +150,8 @@ def _killed(rank: int, command: list[str], when: Path) -> str:
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="this system does not show the processes' environments"
+    not Path("/proc/self/environ").exists(),
+    reason="this system does not show the processes' environments",
 )
 def test_a_killed_process_ends_the_run_in_one_sentence_and_it_goes_on_with_any_number(
     tmp_path: Path, toy: Path

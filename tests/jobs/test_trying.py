@@ -1,4 +1,6 @@
-"""`seapeft backbones try` on a network whose right orientation and scaling are known by construction."""
+"""`seapeft backbones try` on a network whose right orientation and scaling are known by
+construction.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ THRESHOLD = 60.0  # HU
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    """A MeshNet that marks what is above 60 HU a few voxels further along each axis: its axes and its units both matter."""
+    """A MeshNet that marks what is above 60 HU a few voxels further along each axis: its axes
+    and its units both matter.
+    """
     made = architecture("meshnet").build(width=1, dilations=SHIFT, activation="relu")
     for axis, key in enumerate(("model.0", "model.2", "model.4")):
         weight = torch.zeros(1, 1, 3, 3, 3)
@@ -41,7 +45,9 @@ def network(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scan(tmp_path: Path) -> tuple[Path, Path]:
-    """A ball in air and the mask that the network gives it when it is read as LAI in plain HU; identity affine, so axes are RAS."""
+    """A ball in air and the mask that the network gives it when it is read as LAI in plain HU;
+    identity affine, so axes are RAS.
+    """
     at = np.stack(np.meshgrid(*(np.arange(n) for n in (40, 36, 44)), indexing="ij"))
 
     def ball(centre: tuple[int, int, int]) -> np.ndarray:
@@ -71,7 +77,11 @@ def test_the_right_reading_is_found_from_a_wrong_card(network, scan, tmp_path):
     taken_in(network)
     tried = try_backbone("mine", *scan, out=tmp_path / "out", seconds=600)
     assert tried.own is not None
-    assert (tried.own.orientation, tried.own.intensity, tried.dice["ball"]) == ("RAS", "zscore", 0.0)
+    assert (tried.own.orientation, tried.own.intensity, tried.dice["ball"]) == (
+        "RAS",
+        "zscore",
+        0.0,
+    )
     best = tried.better[0]
     assert (best.orientation, best.intensity) == ("LAI", "none:-1024,3071")
     assert best.dice > 0.95
@@ -93,7 +103,16 @@ def test_what_overlaps_by_chance_is_no_better_reading(network, scan, tmp_path, c
     drawn = np.asarray(mask.array)
     few = np.where(np.random.default_rng(1).random(drawn.shape) < 1 / 30, drawn, 0).astype(np.uint8)
     write_volume(scan[1], Volume(few, np.eye(4)))
-    arguments = ["backbones", "try", "mine", str(scan[0]), "--label", str(scan[1]), "--out", str(tmp_path / "out")]
+    arguments = [
+        "backbones",
+        "try",
+        "mine",
+        str(scan[0]),
+        "--label",
+        str(scan[1]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.run([*arguments, "--class", "ball=5"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "fits clearly better, and the network hardly finds these labels as imported." in shown
@@ -104,7 +123,16 @@ def test_a_right_card_has_nothing_to_look_for(network, scan, tmp_path, capsys):
     from sea_peft.jobs.importing import Unscaled
 
     taken_in(network, orientation="LAI", intensity=Unscaled())
-    arguments = ["backbones", "try", "mine", str(scan[0]), "--label", str(scan[1]), "--out", str(tmp_path / "out")]
+    arguments = [
+        "backbones",
+        "try",
+        "mine",
+        str(scan[0]),
+        "--label",
+        str(scan[1]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.run([*arguments, "--class", "ball=5", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["dice"]["ball"] > 0.95

@@ -34,7 +34,11 @@ def test_blending_agrees_with_monai(shape: tuple[int, ...], overlap: float, batc
         sizes.append(len(x))
         return two(x)
 
-    slabs = list(blended(network, image, SlidingWindow(patch=roi, overlap=overlap), torch.device("cpu"), batch))
+    slabs = list(
+        blended(
+            network, image, SlidingWindow(patch=roi, overlap=overlap), torch.device("cpu"), batch
+        )
+    )
     assert max(sizes) < 2 * batch
     in_a_row = 1 if shape == (8, 8, 8) else 2  # each shape has as many along H and W
     assert min(sizes) >= min(batch, in_a_row)
@@ -45,7 +49,8 @@ def test_blending_agrees_with_monai(shape: tuple[int, ...], overlap: float, batc
         assert len(slabs) > 1
 
 
-# What nnU-Net 2.8's compute_steps_for_sliding_window gives for steps of half a patch; the first is its own example
+# What nnU-Net 2.8's compute_steps_for_sliding_window gives for steps of half a patch; the first is
+# its own example
 NNUNET_STARTS = {
     (110, 64): [0, 23, 46],
     (76, 48): [0, 14, 28],
@@ -60,7 +65,9 @@ def test_windows_in_nnunets_way_are_evenly_spread() -> None:
     total, weight = torch.zeros(3, 20, 33, 16), torch.zeros(20, 33, 16)
     peak = np.zeros(roi)
     peak[tuple(n // 2 for n in roi)] = 1
-    gaussian = torch.from_numpy(gaussian_filter(peak, [n / 8 for n in roi], mode="constant")).float()
+    gaussian = torch.from_numpy(
+        gaussian_filter(peak, [n / 8 for n in roi], mode="constant")
+    ).float()
     gaussian = (gaussian / gaussian.max()).clamp(min=2**-24 / 10)
     starts = [NNUNET_STARTS[pair] for pair in zip(image.shape[1:], roi, strict=True)]
     for corner in itertools.product(*starts):
@@ -81,14 +88,22 @@ def test_places_are_those_of_nnunet(size: int, side: int) -> None:
         return (x,)
 
     image = torch.arange(float(size))[None, :, None, None].expand(1, size, 4, 4)
-    list(blended(look, image, SlidingWindow(patch=(side, 4, 4), inferer="nnunet"), torch.device("cpu")))
+    list(
+        blended(
+            look, image, SlidingWindow(patch=(side, 4, 4), inferer="nnunet"), torch.device("cpu")
+        )
+    )
     assert seen == NNUNET_STARTS[size, side]
 
 
 def test_logits_are_averaged_where_the_window_is_nnunets_and_probabilities_elsewhere() -> None:
     image, roi = torch.rand(1, 20, 12, 16, generator=torch.Generator().manual_seed(1)), (16, 8, 16)
     scan = Scan(
-        id="a", image=image, label=None, geometry=whole_geometry((20, 12, 16), np.eye(4), "RAS", (1, 1, 1)), notes=()
+        id="a",
+        image=image,
+        label=None,
+        geometry=whole_geometry((20, 12, 16), np.eye(4), "RAS", (1, 1, 1)),
+        notes=(),
     )
 
     def logits(x: torch.Tensor) -> torch.Tensor:
@@ -99,7 +114,9 @@ def test_logits_are_averaged_where_the_window_is_nnunets_and_probabilities_elsew
         window, on = SlidingWindow(patch=roi, inferer=inferer), torch.device("cpu")
         (planes,) = probabilities(logits, scan, window, on, batch=2)
         found[inferer] = planes.read(0, 20)
-        averaged = torch.cat([y for (y,) in blended(lambda x, f=before: (f(logits(x)),), image, window, on)], dim=1)
+        averaged = torch.cat(
+            [y for (y,) in blended(lambda x, f=before: (f(logits(x)),), image, window, on)], dim=1
+        )
         expected = averaged if inferer == "monai" else averaged.softmax(dim=0)
         torch.testing.assert_close(found[inferer].float(), expected, atol=2e-3, rtol=0)
     assert not torch.allclose(found["monai"].float(), found["nnunet"].float(), atol=0.02)
@@ -108,7 +125,12 @@ def test_logits_are_averaged_where_the_window_is_nnunets_and_probabilities_elsew
 def test_a_small_scan_is_padded_with_what_the_window_says() -> None:
     image, seen = torch.rand(1, 6, 5, 4, generator=torch.Generator().manual_seed(1)), []
     list(
-        blended(lambda x: seen.append(x) or (x,), image, SlidingWindow(patch=(8, 8, 8), pad=-3.0), torch.device("cpu"))
+        blended(
+            lambda x: seen.append(x) or (x,),
+            image,
+            SlidingWindow(patch=(8, 8, 8), pad=-3.0),
+            torch.device("cpu"),
+        )
     )
     (window,) = seen
     torch.testing.assert_close(window[0, :, 1:7, 1:6, 2:6], image)

@@ -26,7 +26,9 @@ import sea_peft.jobs.export
 
 def test_predict_evaluate_and_merge_need_no_mlflow(adapter, weights, toy, tmp_path):
     given = [str(path) for path in (adapter, weights, toy, tmp_path)]
-    done = subprocess.run([sys.executable, "-c", _CODE, *given], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, *given], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 5
     assert (tmp_path / "m.safetensors").is_file()
@@ -40,13 +42,30 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def test_what_needs_mlflow_says_so_before_anything_else_and_adapt_does_without(weights, toy, tmp_path):
+def test_what_needs_mlflow_says_so_before_anything_else_and_adapt_does_without(
+    weights, toy, tmp_path
+):
     def asked(*given: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", _ASKED, *map(str, given)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", _ASKED, *map(str, given)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
-    line = ["adapt", toy, "--weights", weights, *TINY, "--budget", "20%", "--test", "1", "--out", tmp_path / "run"]
+    line = [
+        "adapt",
+        toy,
+        "--weights",
+        weights,
+        *TINY,
+        "--budget",
+        "20%",
+        "--test",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
     for refused in (asked("ui", "--runs", tmp_path), asked(*line)):
         assert refused.returncode == 2, refused.stderr
         assert refused.stderr.startswith("MLflow is not installed")

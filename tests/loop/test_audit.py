@@ -25,7 +25,9 @@ def _trained(names=("affine", "lora", "conv_adapter")) -> tuple[Adapted, list[st
 
 
 def _patches(count: int = 5):
-    return CropSampler([tiny.scan(1), tiny.scan(2)], SlidingWindow(patch=(16, 16, 16)), seed=3).fixed(count)
+    return CropSampler(
+        [tiny.scan(1), tiny.scan(2)], SlidingWindow(patch=(16, 16, 16)), seed=3
+    ).fixed(count)
 
 
 def _auditor(adapted: Adapted, **kwargs) -> Auditor:
@@ -37,7 +39,7 @@ def _all(units) -> dict[str, float]:
     return dict.fromkeys(units, 0.0)
 
 
-# -- Dice of a patch ---------------------------------------------------------------------------------------
+# -- Dice of a patch -------------------------------------------------------------------------------
 
 
 def test_hard_dice_is_monais():
@@ -64,10 +66,12 @@ def test_dice_of_a_perfect_prediction_is_one_of_a_wrong_one_zero_and_of_an_empty
         values = patch_dice(right, label, kind)
         assert values[:2].tolist() == pytest.approx([1.0, 1.0])
         assert bool(values[2].isnan())
-        assert patch_dice(right.roll(1, dims=1), label, kind)[:2].tolist() == pytest.approx([0.0, 0.0])
+        assert patch_dice(right.roll(1, dims=1), label, kind)[:2].tolist() == pytest.approx(
+            [0.0, 0.0]
+        )
 
 
-# -- audits ------------------------------------------------------------------------------------------------
+# -- audits ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dice", [SOFT, HARD])
@@ -78,10 +82,17 @@ def test_an_audit_is_what_forwards_without_the_unit_give(dice):
     images, labels = _patches()
     with torch.no_grad():
         # in the auditor's own mini-batches: the size of a batch can move the last bits
-        whole = torch.cat([patch_dice(adapted(images[i : i + 2]), labels[i : i + 2], dice) for i in (0, 2, 4)])
+        whole = torch.cat(
+            [patch_dice(adapted(images[i : i + 2]), labels[i : i + 2], dice) for i in (0, 2, 4)]
+        )
         for row in result.rows:
             with adapted.bank.without(row.unit):
-                off = torch.cat([patch_dice(adapted(images[i : i + 2]), labels[i : i + 2], dice) for i in (0, 2, 4)])
+                off = torch.cat(
+                    [
+                        patch_dice(adapted(images[i : i + 2]), labels[i : i + 2], dice)
+                        for i in (0, 2, 4)
+                    ]
+                )
             delta = whole - off
             assert row.delta == float(delta.mean())
             assert row.standard_error == pytest.approx(float(delta.std()) / len(delta) ** 0.5)
@@ -95,7 +106,9 @@ def test_an_audit_is_what_forwards_without_the_unit_give(dice):
 def test_reuse_changes_no_number():
     adapted, opened = _trained(tiny.every_family())
     opened = opened[::3]
-    assert _auditor(adapted).audit(_all(opened)) == _auditor(adapted, reuse=False).audit(_all(opened))
+    assert _auditor(adapted).audit(_all(opened)) == _auditor(adapted, reuse=False).audit(
+        _all(opened)
+    )
 
 
 def test_the_same_state_audited_twice_gives_the_same_numbers_and_draws_nothing():
@@ -111,7 +124,9 @@ def test_the_same_state_audited_twice_gives_the_same_numbers_and_draws_nothing()
 
 def test_a_unit_without_any_effect_is_worth_exactly_nothing():
     adapted, opened = _trained()
-    idle = next(u for u in adapted.bank.units if u not in opened and adapted.bank.units[u].family == "lora")
+    idle = next(
+        u for u in adapted.bank.units if u not in opened and adapted.bank.units[u].family == "lora"
+    )
     adapted.bank.activate([*opened, idle])
     row = _auditor(adapted).audit(_all([idle])).rows[0]
     assert (row.delta, row.standard_error) == (0.0, 0.0)
@@ -204,13 +219,15 @@ def test_dice_of_a_set_is_that_of_a_model_with_only_it_open():
     assert len(auditor.dice_of(())) == auditor.patches
 
 
-# -- effort ------------------------------------------------------------------------------------------------
+# -- effort ----------------------------------------------------------------------------------------
 
 
 def test_units_clear_of_their_cutoff_are_left_alone_and_the_others_measured_as_before():
     adapted, opened = _trained()
     opened = opened[::3]
-    images, labels = CropSampler([tiny.scan(1), tiny.scan(2)], SlidingWindow(patch=(16, 16, 16)), seed=3).fixed(12)
+    images, labels = CropSampler(
+        [tiny.scan(1), tiny.scan(2)], SlidingWindow(patch=(16, 16, 16)), seed=3
+    ).fixed(12)
     auditor = Auditor(adapted, images, labels, batch=2)
     whole = {row.unit: row for row in auditor.audit(_all(opened)).rows}
     far = {unit: whole[unit].delta + 1e3 * (whole[unit].standard_error + 1e-3) for unit in opened}
@@ -220,5 +237,7 @@ def test_units_clear_of_their_cutoff_are_left_alone_and_the_others_measured_as_b
         assert row.deltas == whole[row.unit].deltas[: row.patches]
     at_the_edge = {unit: whole[unit].delta for unit in opened}
     assert {row.patches for row in auditor.audit(at_the_edge, error=0.01).rows} == {auditor.patches}
-    assert spared.dice_on == auditor.audit({}).dice_on, "the baseline is on every patch, whatever is spared"
+    assert spared.dice_on == auditor.audit({}).dice_on, (
+        "the baseline is on every patch, whatever is spared"
+    )
     assert spared.forwards == auditor.patches + 2 * len(opened)

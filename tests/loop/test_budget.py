@@ -76,14 +76,20 @@ def test_what_is_no_budget_is_refused_with_the_way_out(text, sentence):
 def test_no_parameter_is_lost_to_rounding(hundredths, parameters):
     """Shares and counts are decimal numbers: 29% of 100 is 29, and 1.001k is 1001."""
     text = f"{hundredths // 100}.{hundredths % 100:02d}"
-    assert parse_budget(f"{text}%", parameters) == math.floor(Fraction(hundredths, 10_000) * parameters)
+    assert parse_budget(f"{text}%", parameters) == math.floor(
+        Fraction(hundredths, 10_000) * parameters
+    )
     count = f"{hundredths // 1000}.{hundredths % 1000:03d}k"
     assert parse_budget(count, max(parameters, hundredths)) == hundredths
 
 
-@pytest.mark.parametrize("text", ["48k", "47001", "999999999999999999999k", "9" * 5000, "1" * 18 + "M"])
+@pytest.mark.parametrize(
+    "text", ["48k", "47001", "999999999999999999999k", "9" * 5000, "1" * 18 + "M"]
+)
 def test_more_than_the_backbone_has_is_no_budget(text):
-    with pytest.raises(UsageError, match=r"is more than the backbone's 47,000 parameters|is not a budget") as caught:
+    with pytest.raises(
+        UsageError, match=r"is more than the backbone's 47,000 parameters|is not a budget"
+    ) as caught:
         parse_budget(text, 47_000)
     assert len(str(caught.value)) < 300
 
@@ -91,11 +97,18 @@ def test_more_than_the_backbone_has_is_no_budget(text):
 def offered(limit: int, head: int, *costs: int) -> Space:
     """A space whose units cost this much."""
     site = Site(
-        path="conv", kind="conv", in_channels=8, out_channels=8, stride=(1.0, 1.0, 1.0), stage="encoder", order=0
+        path="conv",
+        kind="conv",
+        in_channels=8,
+        out_channels=8,
+        stride=(1.0, 1.0, 1.0),
+        stage="encoder",
+        order=0,
     )
     return Space(
         tuple(
-            Unit(family="lora", level=level, placement="", site=site, cost=cost) for level, cost in enumerate(costs, 1)
+            Unit(family="lora", level=level, placement="", site=site, cost=cost)
+            for level, cost in enumerate(costs, 1)
         ),
         limit,
         head,
@@ -105,7 +118,8 @@ def offered(limit: int, head: int, *costs: int) -> Space:
 def test_a_budget_that_fits_no_unit_says_what_would():
     assert check_feasible(offered(150, 100, 20, 30), 10_000) is None
     with pytest.raises(
-        BudgetError, match=r"fits no unit: the head takes 100 and the cheapest unit 20; ask for at least 120"
+        BudgetError,
+        match=r"fits no unit: the head takes 100 and the cheapest unit 20; ask for at least 120",
     ):
         check_feasible(offered(119, 100, 30, 20), 10_000)
     with pytest.raises(BudgetError, match="offers no unit on this backbone"):
@@ -135,16 +149,19 @@ def test_a_budget_that_leaves_nothing_to_choose_says_what_others_open():
     said = check_feasible(Space(units, 964, 396), 96_408)
     assert said is not None
     assert said.startswith(
-        "A budget of 964 parameters opens 2 of the 9 sites beside the head's 396, which leaves nothing to choose."
+        "A budget of 964 parameters opens 2 of the 9 sites beside the head's 396, which leaves"
+        " nothing to choose."
     )
     assert "3 with 1,216 (1.3%), 5 with 2,016 (2.1%), 9 with 3,616 (3.8%)" in said
     assert check_feasible(Space(units, 1_216, 396), 96_408) is None
 
 
-# -- profiles ----------------------------------------------------------------------------------------------
+# -- profiles --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(profiles_folder().glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(profiles_folder().glob("*.toml")), ids=lambda path: path.stem
+)
 def test_every_shipped_profile_offers_what_there_is(path):
     profile = load_profile(path.stem)
     assert profile.name == path.stem
@@ -159,7 +176,9 @@ def test_every_shipped_profile_offers_what_there_is(path):
 
 def test_a_profile_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('budget = "5k"\nhead = "frozen"\n[families.lora]\nlevels = [2]\n[families.affine]\n')
+    path.write_text(
+        'budget = "5k"\nhead = "frozen"\n[families.lora]\nlevels = [2]\n[families.affine]\n'
+    )
     profile = load_profile(str(path))
     assert (profile.name, profile.budget, profile.head) == ("mine", "5k", "frozen")
     assert profile.offers()["lora"].levels == (2,)

@@ -1,4 +1,6 @@
-"""The whole loop on a tiny network: the same seed gives the same events, a killed run goes on as if it had not been, budgets hold."""
+"""The whole loop on a tiny network: the same seed gives the same events, a killed run goes on
+as if it had not been, budgets hold.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ from sea_peft.loop.space import Space
 
 PATCH = (16, 16, 16)
 SETTINGS = LoopSettings(
-    steps=20, cycles=3, window=SlidingWindow(patch=PATCH), batch_size=1, audit_patches=2, saliency_batches=1
+    steps=20,
+    cycles=3,
+    window=SlidingWindow(patch=PATCH),
+    batch_size=1,
+    audit_patches=2,
+    saliency_batches=1,
 )
 SHOTS = Shots.of((tiny.scan(1), tiny.scan(2)), (tiny.scan(3),))
 
@@ -41,7 +48,9 @@ class Curious(Sea):
 
 @dataclasses.dataclass
 class Run:
-    """A run of the loop. `said`: every event without its time; `saved`: (events said by then, checkpoint, open units) at every save point."""
+    """A run of the loop. `said`: every event without its time; `saved`: (events said by then,
+    checkpoint, open units) at every save point.
+    """
 
     controller: Controller
     space: Space
@@ -56,12 +65,20 @@ class Run:
     def tensors(self):
         """What an adapter folder would hold, and the backbone."""
         model = self.controller.model
-        state = {key: t for key, t in tiny.state(model).items() if key.startswith(("head/", "backbone/"))}
+        state = {
+            key: t for key, t in tiny.state(model).items() if key.startswith(("head/", "backbone/"))
+        }
         return state | model.bank.state_dict(self.outcome.active)
 
 
 def _prepared(
-    policy="sea", settings=SETTINGS, shots=SHOTS, seed=0, share=0.2, names=("affine", "lora"), **kwargs
+    policy="sea",
+    settings=SETTINGS,
+    shots=SHOTS,
+    seed=0,
+    share=0.2,
+    names=("affine", "lora"),
+    **kwargs,
 ) -> Run:
     model = tiny.model(names=names)
     space = tiny.space_of(model, share)
@@ -72,7 +89,9 @@ def _prepared(
         made = make_policy(policy, space, seed=seed, cycles=settings.cycles)
 
     def say(event: events.Event) -> None:
-        run.said.append(dataclasses.replace(event, seconds=0.0) if hasattr(event, "seconds") else event)
+        run.said.append(
+            dataclasses.replace(event, seconds=0.0) if hasattr(event, "seconds") else event
+        )
 
     def save(state) -> None:
         stored = io.BytesIO()
@@ -90,10 +109,12 @@ def _run(*args, **kwargs) -> Run:
 
 
 def _same_tensors(ours, theirs) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(tensor, theirs[key]) for key, tensor in ours.items()
+    )
 
 
-# -- determinism and resume --------------------------------------------------------------------------------
+# -- determinism and resume ------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_events_and_the_same_adapter():
@@ -126,7 +147,9 @@ def test_killed_at_any_save_point_and_resumed_it_is_as_if_it_had_not_been(policy
         resumed.outcome = resumed.controller.run()
         assert resumed.said == whole.said[said_by_then:]
         assert _same_tensors(resumed.tensors, whole.tensors)
-        assert dataclasses.replace(resumed.outcome, seconds=None) == dataclasses.replace(whole.outcome, seconds=None)
+        assert dataclasses.replace(resumed.outcome, seconds=None) == dataclasses.replace(
+            whole.outcome, seconds=None
+        )
 
 
 def test_a_checkpoint_is_a_snapshot_that_training_on_does_not_change():
@@ -143,16 +166,32 @@ def test_a_checkpoint_is_a_snapshot_that_training_on_does_not_change():
     assert _same_tensors(first.tensors, again.tensors)
 
 
-# -- the budget --------------------------------------------------------------------------------------------
+# -- the budget ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3])
 @pytest.mark.parametrize(
     "policy",
-    ["sea", "sea_paper", "adalora", "arena", "spt", "affine_lora", "cheapest", "conv_adapter", "random", "uniform"],
+    [
+        "sea",
+        "sea_paper",
+        "adalora",
+        "arena",
+        "spt",
+        "affine_lora",
+        "cheapest",
+        "conv_adapter",
+        "random",
+        "uniform",
+    ],
 )
 def test_nothing_ever_exceeds_the_budget(policy, share):
-    run = _run(policy, dataclasses.replace(SETTINGS, steps=12), share=share, names=("affine", "lora", "conv_adapter"))
+    run = _run(
+        policy,
+        dataclasses.replace(SETTINGS, steps=12),
+        share=share,
+        names=("affine", "lora", "conv_adapter"),
+    )
     costs = {u.id: u.cost for u in run.space.units}
     assert run.of(events.Searched)
     for event in (*run.of(events.Searched), *run.of(events.Allocated)):
@@ -160,7 +199,9 @@ def test_nothing_ever_exceeds_the_budget(policy, share):
         assert used <= run.space.limit
         if isinstance(event, events.Allocated):
             assert (event.used, event.limit, event.head) == (used, run.space.limit, run.space.head)
-    assert run.outcome.used == run.space.head + total_cost(run.space.by_id[u] for u in run.outcome.active)
+    assert run.outcome.used == run.space.head + total_cost(
+        run.space.by_id[u] for u in run.outcome.active
+    )
     assert run.controller.model.bank.active == set(run.outcome.active)
 
 
@@ -180,7 +221,7 @@ def test_full_fine_tuning_runs_outside_the_budget_as_a_policy_like_any_other():
     assert set(run.outcome.active) == set(run.space.by_id)
 
 
-# -- the same loop for every policy ------------------------------------------------------------------------
+# -- the same loop for every policy ----------------------------------------------------------------
 
 
 def _skeleton(run: Run) -> list[tuple]:
@@ -210,7 +251,9 @@ def test_the_plan_adds_up(steps, cycles):
 
 def test_every_step_is_told_once():
     run = _run()
-    assert [event.step for event in run.of(events.TrainingStep)] == list(range(1, SETTINGS.steps + 1))
+    assert [event.step for event in run.of(events.TrainingStep)] == list(
+        range(1, SETTINGS.steps + 1)
+    )
 
 
 def test_a_frozen_head_is_not_trained_and_costs_nothing():
@@ -218,7 +261,7 @@ def test_a_frozen_head_is_not_trained_and_costs_nothing():
     assert not any(bool(tensor.any()) for tensor in run.controller.model.head.state_dict().values())
 
 
-# -- what the events say -----------------------------------------------------------------------------------
+# -- what the events say ---------------------------------------------------------------------------
 
 
 def test_coverage_patches_and_comparison_add_up():
@@ -273,13 +316,15 @@ def test_audited_and_ranked_units_are_those_that_were_open():
             assert {row.unit for row in event.rows} <= opened
 
 
-# -- who sees which scan -----------------------------------------------------------------------------------
+# -- who sees which scan ---------------------------------------------------------------------------
 
 MARK = 1000.0
 
 
 def _seen_marks(run: Run) -> dict[str, set[bool]]:
-    """Phase (of training) or "audit" → whether crops with marked grey values went through the network."""
+    """Phase (of training) or "audit" → whether crops with marked grey values went through the
+    network.
+    """
     seen: dict[str, set[bool]] = {}
     at = {"phase": "warmup", "training": False}
 
@@ -313,7 +358,8 @@ def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_so(monkey
         part.label[(part.label > 0) & (part.label != IGNORED)] = code
     one.label[held.label == 2] = 2
     run = _prepared(
-        shots=Shots((kept,), (held,), (one,), independent=False), settings=dataclasses.replace(SETTINGS, steps=32)
+        shots=Shots((kept,), (held,), (one,), independent=False),
+        settings=dataclasses.replace(SETTINGS, steps=32),
     )
     counted: dict[bool, set[int]] = {False: set(), True: set()}
     sums, train = training.loss_sums, run.controller._trainer.train
@@ -331,7 +377,9 @@ def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_so(monkey
     monkeypatch.setattr(training, "loss_sums", seen_sums)
     run.controller._trainer.train = seen_train
     run.controller.run()
-    audited = {int(code) for _, labels in run.controller.auditor.batches for code in labels.unique()}
+    audited = {
+        int(code) for _, labels in run.controller.auditor.batches for code in labels.unique()
+    }
     assert counted[False] - {0, IGNORED} == {1}
     assert audited - {0, IGNORED} == {2}
     assert counted[True] == {0, 1, 2}
@@ -344,7 +392,7 @@ def test_the_loop_is_given_no_test_case():
     assert {scan.id for scan in SHOTS.all} == {"scan1", "scan2", "scan3"}
 
 
-# -- time --------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------
 
 
 def test_a_time_limit_ends_the_search_and_leaves_a_sound_refit():
@@ -371,13 +419,17 @@ def test_a_search_without_time_for_a_cycle_takes_the_cheapest_units_and_not_none
     assert run.outcome.used <= run.space.limit
 
 
-# -- batches -----------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("backbone", "together"), [("segresnet", 2), ("unet3d", 1)])
-def test_a_network_that_mixes_its_batch_is_audited_one_patch_at_a_time_as_masks_are_made(backbone, together):
+def test_a_network_that_mixes_its_batch_is_audited_one_patch_at_a_time_as_masks_are_made(
+    backbone, together
+):
     model = tiny.model(backbone)
     space = tiny.space_of(model)
     settings = dataclasses.replace(SETTINGS, audit_patches=6, window=SlidingWindow(patch=(8, 8, 8)))
-    audited = Controller(model, space, make_policy("affine", space, seed=0, cycles=3), SHOTS, settings, 0).auditor
+    audited = Controller(
+        model, space, make_policy("affine", space, seed=0, cycles=3), SHOTS, settings, 0
+    ).auditor
     assert max(len(images) for images, _ in audited.batches) == together

@@ -1,4 +1,6 @@
-"""Planted truth in a real network: one convolution of the bundled U-Net was damaged, and a LoRA unit there is what helps."""
+"""Planted truth in a real network: one convolution of the bundled U-Net was damaged, and a LoRA
+unit there is what helps.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ SITES = (
     "model.1.submodule.2.1.conv.unit0.conv",
     "model.2.0.conv",
 )
-SETTINGS = LoopSettings(steps=60, cycles=3, window=SlidingWindow(patch=(32, 32, 32)), refit_share=0.1)
+SETTINGS = LoopSettings(
+    steps=60, cycles=3, window=SlidingWindow(patch=(32, 32, 32)), refit_share=0.1
+)
 
 
 def _damage(network: nn.Module, path: str) -> None:
-    """Take the two strongest directions out of a weight: what a unit of rank 2 or more can put back."""
+    """Take the two strongest directions out of a weight: what a unit of rank 2 or more can put
+    back.
+    """
     weight = network.get_submodule(path).weight.data
     left, strength, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
     weight -= ((left[:, :2] * strength[:2]) @ right[:2]).view_as(weight)
@@ -46,7 +52,9 @@ def _damage(network: nn.Module, path: str) -> None:
 
 @pytest.mark.slow
 def test_the_engine_finds_the_damaged_site_and_ranks_it_first():
-    """Measured: found at 7 of 7 sites and audited as the most useful unit at 6, where a random choice finds 0.39 of them."""
+    """Measured: found at 7 of 7 sites and audited as the most useful unit at 6, where a random
+    choice finds 0.39 of them.
+    """
     pretrained = load_pretrained("phantom_unet")
     dataset = phantom_dataset("source")
     recipe = Recipe.model_validate(pretrained.card.recipe)
@@ -64,14 +72,29 @@ def test_the_engine_finds_the_damaged_site_and_ranks_it_first():
         space = Space(units, model.head.cost + total_cost(units) // 10, model.head.cost)
         said: list[events.Event] = []
         shots = Shots.of(scans[:4], scans[4:])
-        loop = Controller(model, space, Sea(space, SeaSettings()), shots, SETTINGS, 0, said.append, train_head=False)
+        loop = Controller(
+            model,
+            space,
+            Sea(space, SeaSettings()),
+            shots,
+            SETTINGS,
+            0,
+            said.append,
+            train_head=False,
+        )
         found.append(needed in loop.run().active)
         last = [event for event in said if isinstance(event, events.Audited)][-1]
         first.append(max(last.rows, key=lambda row: row.delta).unit == needed)
         chance.append(
-            statistics.mean(needed in make_policy("random", space, seed=s, cycles=1).final().active for s in range(50))
+            statistics.mean(
+                needed in make_policy("random", space, seed=s, cycles=1).final().active
+                for s in range(50)
+            )
         )
-    message = f"found {sum(found)}, first in the last audit {sum(first)} of {len(SITES)}; by chance {statistics.mean(chance):.2f}"
+    message = (
+        f"found {sum(found)}, first in the last audit {sum(first)} of {len(SITES)}; by chance"
+        f" {statistics.mean(chance):.2f}"
+    )
     assert sum(found) >= len(SITES) - 2, message
     assert sum(first) >= len(SITES) // 2, message
     assert statistics.mean(found) > statistics.mean(chance) + 0.3, message

@@ -15,7 +15,11 @@ from sea_peft.loop.events import Event
 
 KINDS = sorted(Event.__subclasses__(), key=lambda kind: kind.__name__)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
@@ -68,5 +72,9 @@ def test_events_cannot_be_changed():
 
 def test_clock_times_stand_only_in_seconds():
     for kind in KINDS:
-        timed = [field.name for field in dataclasses.fields(kind) if "time" in field.name or "date" in field.name]
+        timed = [
+            field.name
+            for field in dataclasses.fields(kind)
+            if "time" in field.name or "date" in field.name
+        ]
         assert not timed

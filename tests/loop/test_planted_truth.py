@@ -1,7 +1,9 @@
-"""Where the useful units are known, the engine finds them more often than chance, through noise like that of a 1-shot audit.
+"""Where the useful units are known, the engine finds them more often than chance, through noise
+like that of a 1-shot audit.
 
-A synthetic objective: of 24 sites, six sites of the costly families are useful and the others worth nothing on average. What a unit brings
-grows with the root of its level; in an audit it shows only as far as the unit has been trained, under noise. Sizes as measured on phantoms:
+A synthetic objective: of 24 sites, six sites of the costly families are useful and the others worth
+nothing on average. What a unit brings grows with the root of its level; in an audit it shows only
+as far as the unit has been trained, under noise. Sizes as measured on phantoms:
 |ΔDice| 0.004–0.011 on average and up to 0.04–0.08, standard error over crops 0.002–0.005.
 """
 
@@ -45,7 +47,10 @@ class World:
         rng = random.Random(seed)
         costly = sorted({u.site.path for u in audit_space.units if u.family != "affine"})
         chosen = frozenset(rng.sample(costly, USEFUL_SITES))
-        by_site = {path: rng.uniform(0.01, 0.04) if path in chosen else rng.gauss(0, 0.001) for path in costly}
+        by_site = {
+            path: rng.uniform(0.01, 0.04) if path in chosen else rng.gauss(0, 0.001)
+            for path in costly
+        }
         truth = {}
         for unit in audit_space.units:
             if unit.family == "affine":
@@ -56,10 +61,14 @@ class World:
         return cls(audit_space, truth, chosen, seed)
 
     def saliency(self, faith: float) -> Callable[[str], float]:
-        """The size of a gradient: it sees usefulness with `faith`, and something else for the rest; never the sign."""
+        """The size of a gradient: it sees usefulness with `faith`, and something else for the
+        rest; never the sign.
+        """
         rng = random.Random(self.seed + 1)
         typical = statistics.mean(abs(t) for t in self.truth.values())
-        return lambda unit: faith * abs(self.truth[unit]) + (1 - faith) * typical * rng.lognormvariate(0, 1)
+        return lambda unit: (
+            faith * abs(self.truth[unit]) + (1 - faith) * typical * rng.lognormvariate(0, 1)
+        )
 
     def run(self, policy: Policy, faith: float, noise: float = NOISE) -> Conversation:
         rng = random.Random(self.seed + 2)
@@ -121,16 +130,22 @@ def _sea(faith: float, noise: float = NOISE, **settings) -> Callable[[World], It
 
 def _table(rates: dict[str, tuple[float, float]]) -> str:
     return "; ".join(
-        f"{name}: {found:.2f} of the budget, {worth:.2f} of the Dice" for name, (found, worth) in rates.items()
+        f"{name}: {found:.2f} of the budget, {worth:.2f} of the Dice"
+        for name, (found, worth) in rates.items()
     )
 
 
 @pytest.mark.parametrize("faith", [0.0, 0.3, 0.7])
 def test_the_engine_finds_the_planted_units_more_often_than_chance_and_uniform_choice(faith):
-    """Measured over 30 worlds, share of the budget at useful sites (of the best Dice): random 0.15 (0.20), cheapest first 0.15 (0.47),
-    LoRA everywhere 0.17 (0.29), ConvAdapter everywhere 0.10 (0.12), affine with LoRA r4 0.17 (0.41); sea 0.33 (0.66) when saliencies say
-    nothing, 0.40 (0.73) when they say a little, 0.50 (0.80) when they say much."""
-    rates = {name: _rates(_fixed(name)) for name in ("random", "cheapest", "lora", "conv_adapter", "affine_lora")}
+    """Measured over 30 worlds, share of the budget at useful sites (of the best Dice): random 0.15
+    (0.20), cheapest first 0.15 (0.47), LoRA everywhere 0.17 (0.29), ConvAdapter everywhere 0.10
+    (0.12), affine with LoRA r4 0.17 (0.41); sea 0.33 (0.66) when saliencies say nothing, 0.40
+    (0.73) when they say a little, 0.50 (0.80) when they say much.
+    """
+    rates = {
+        name: _rates(_fixed(name))
+        for name in ("random", "cheapest", "lora", "conv_adapter", "affine_lora")
+    }
     ours = _rates(_sea(faith))
     baselines = [max(column) for column in zip(*rates.values(), strict=True)]
     message = _table(rates | {"sea": ours})
@@ -139,12 +154,18 @@ def test_the_engine_finds_the_planted_units_more_often_than_chance_and_uniform_c
 
 
 def test_more_noise_finds_less_but_still_more_than_chance():
-    quiet, loud, chance = _rates(_sea(0.3, 0.001)), _rates(_sea(0.3, 0.01)), _rates(_fixed("random"))
+    quiet, loud, chance = (
+        _rates(_sea(0.3, 0.001)),
+        _rates(_sea(0.3, 0.01)),
+        _rates(_fixed("random")),
+    )
     message = _table({"quiet": quiet, "loud": loud, "random": chance})
     assert quiet[1] > loud[1] > chance[1] + 0.1, message
 
 
 def test_audits_add_to_what_saliencies_say():
-    """Against the same engine without audits. Measured over 30 worlds: 0.40 of the budget (0.73 of the Dice) with, 0.25 (0.60) without."""
+    """Against the same engine without audits. Measured over 30 worlds: 0.40 of the budget (0.73
+    of the Dice) with, 0.25 (0.60) without.
+    """
     told, not_told = _rates(_sea(0.3)), _rates(_sea(0.3, audit_units=0))
     assert told[1] > not_told[1] + 0.1, _table({"with audits": told, "without": not_told})

@@ -1,4 +1,6 @@
-"""Fixed topologies are policies like any other: within the budget, one level a (site, family), the same at every call."""
+"""Fixed topologies are policies like any other: within the budget, one level a (site, family),
+the same at every call.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def fixed_policy(name: str, audit_space: Space, seed: int):
 
 
 def has_place(name: str) -> bool:
-    """Whether the topology can place anything in the spaces of these tests, which have no linear layer and three families."""
+    """Whether the topology can place anything in the spaces of these tests, which have no
+    linear layer and three families.
+    """
     try:
         fixed_policy(name, space(share=0.9), 0)
     except BudgetError as refused:
@@ -58,7 +62,9 @@ def test_every_topology_stays_within_the_budget(name, share, seed, sites):
 def test_a_topology_does_not_depend_on_the_order_of_the_units_on_offer(name):
     here = space(share=0.05)
     there = Space(here.units[::-1], here.limit, here.head)
-    assert set(fixed_policy(name, here, 0).allocate(0).active) == set(fixed_policy(name, there, 0).allocate(0).active)
+    assert set(fixed_policy(name, here, 0).allocate(0).active) == set(
+        fixed_policy(name, there, 0).allocate(0).active
+    )
 
 
 @pytest.mark.parametrize("family", ["lora", "affine"])
@@ -73,7 +79,9 @@ def test_a_uniform_topology_is_everywhere_at_one_level_or_filled_from_the_cheape
         assert min(u.cost for u in own) > audit_space.capacity
         return
     assert {u.family for u in chosen} == {family}
-    affordable = [level for level, units in levels.items() if total_cost(units) <= audit_space.capacity]
+    affordable = [
+        level for level, units in levels.items() if total_cost(units) <= audit_space.capacity
+    ]
     if affordable:
         assert set(chosen) == set(levels[max(affordable)])
     else:
@@ -94,8 +102,12 @@ def test_everywhere_means_everywhere_also_where_the_largest_levels_fit_few_sites
 
 def test_affine_lora_takes_every_norm_first_then_rank_4_from_the_cheapest_up():
     audit_space = space(share=0.1)
-    chosen = [audit_space.by_id[u] for u in fixed_policy("affine_lora", audit_space, 0).final().active]
-    assert {u.id for u in chosen if u.family == "affine"} == {u.id for u in audit_space.units if u.family == "affine"}
+    chosen = [
+        audit_space.by_id[u] for u in fixed_policy("affine_lora", audit_space, 0).final().active
+    ]
+    assert {u.id for u in chosen if u.family == "affine"} == {
+        u.id for u in audit_space.units if u.family == "affine"
+    }
     ranks = [u for u in audit_space.units if u.family == "lora" and u.level == 4]
     taken = [u for u in chosen if u.family == "lora"]
     assert taken
@@ -104,7 +116,10 @@ def test_affine_lora_takes_every_norm_first_then_rank_4_from_the_cheapest_up():
 
 def test_lora_lowest_goes_everywhere_before_any_rank_grows():
     audit_space = space(share=0.3)
-    chosen = [audit_space.by_id[u] for u in fixed_policy("affine_lora_lowest", audit_space, 0).final().active]
+    chosen = [
+        audit_space.by_id[u]
+        for u in fixed_policy("affine_lora_lowest", audit_space, 0).final().active
+    ]
     assert {u.level for u in chosen if u.family == "lora"} == {1}
     assert len(chosen) == 24, "12 norms and 12 convolutions"
 
@@ -113,7 +128,9 @@ def test_lora_lowest_goes_everywhere_before_any_rank_grows():
 def test_uniform_gives_every_place_what_an_equal_share_pays_for(share):
     audit_space = space(share=share)
     chosen = [audit_space.by_id[u] for u in fixed_policy("uniform", audit_space, 0).final().active]
-    groups = {u.group: [v for v in audit_space.units if v.group == u.group] for u in audit_space.units}
+    groups = {
+        u.group: [v for v in audit_space.units if v.group == u.group] for u in audit_space.units
+    }
     for unit in chosen:
         larger = [u for u in groups[unit.group] if u.cost > unit.cost]
         equal = audit_space.capacity / len(groups)
@@ -135,9 +152,13 @@ def test_a_random_mix_spends_on_each_family_what_it_was_told_to(draw, affine, lo
     audit_space = space(share=0.1)
     policy = fixed_policy("cheapest", audit_space, 0)
     try:
-        policy = fixed_policy(f"random_mix(draw={draw},affine={affine},lora={lora})", audit_space, 0)
+        policy = fixed_policy(
+            f"random_mix(draw={draw},affine={affine},lora={lora})", audit_space, 0
+        )
     except BudgetError:
-        assert audit_space.capacity < min(u.cost for u in audit_space.units if u.family in ("affine", "lora"))
+        assert audit_space.capacity < min(
+            u.cost for u in audit_space.units if u.family in ("affine", "lora")
+        )
         return
     chosen = [audit_space.by_id[u] for u in policy.final().active]
     assert {u.family for u in chosen} <= {"affine", "lora"}
@@ -145,15 +166,22 @@ def test_a_random_mix_spends_on_each_family_what_it_was_told_to(draw, affine, lo
     left = audit_space.capacity - total_cost(chosen)
     groups = {u.group for u in chosen}
     assert not [
-        u for u in audit_space.units if u.family in ("affine", "lora") and u.group not in groups and u.cost <= left
+        u
+        for u in audit_space.units
+        if u.family in ("affine", "lora") and u.group not in groups and u.cost <= left
     ]
 
 
 def test_draws_of_a_random_mix_differ_and_repeat():
     audit_space = space(share=0.1)
-    draws = [fixed_policy(f"random_mix(draw={d},affine=500,lora=9000)", audit_space, 0).final() for d in range(8)]
+    draws = [
+        fixed_policy(f"random_mix(draw={d},affine=500,lora=9000)", audit_space, 0).final()
+        for d in range(8)
+    ]
     assert len({d.active for d in draws}) == 8
-    assert fixed_policy("random_mix(draw=3,affine=500,lora=9000)", audit_space, 0).final() == draws[3]
+    assert (
+        fixed_policy("random_mix(draw=3,affine=500,lora=9000)", audit_space, 0).final() == draws[3]
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +209,8 @@ def test_adaptive_ranks_follow_importance_and_remember_it():
         assert {by_id[u].family for u in asked} == {"lora"}
         assert len({by_id[u].site.path for u in asked}) == len(asked)
         policy.told_saliency(
-            cycle, {u: by_id[u].level * (9.0 if by_id[u].site.path == favourite else 1.0) for u in asked}
+            cycle,
+            {u: by_id[u].level * (9.0 if by_id[u].site.path == favourite else 1.0) for u in asked},
         )
 
     tell(policy, 0, "conv3")
@@ -210,7 +239,10 @@ def test_random_differs_by_seed_and_repeats_with_it():
     audit_space = space(share=0.05)
     draws = {fixed_policy("random", audit_space, seed).final().active for seed in range(10)}
     assert len(draws) == 10
-    assert fixed_policy("random", audit_space, 3).final() == fixed_policy("random", audit_space, 3).final()
+    assert (
+        fixed_policy("random", audit_space, 3).final()
+        == fixed_policy("random", audit_space, 3).final()
+    )
 
 
 def test_head_only_has_no_unit_and_what_has_a_size_of_its_own_is_marked_as_outside_the_budget():

@@ -35,19 +35,30 @@ Work = Callable[[Processes], Any]
 
 
 def _child(work: Work, rank: int, size: int, port: int, told: Connection) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+    }
     torch.set_num_threads(1)
     try:
         with joined(rank) as processes:
             answer = work(processes)
     except SeaPeftError as error:
         answer = error
-    told.send_bytes(pickle.dumps(answer))  # tensors and all: `send` would leave them in this process
+    told.send_bytes(
+        pickle.dumps(answer)
+    )  # tensors and all: `send` would leave them in this process
 
 
 def _in(size: int, work: Work) -> list[Any]:
-    """What `work` returns in each of `size` processes, or the error that ended it; None where a process was killed."""
-    context = multiprocessing.get_context("fork")  # to import torch and MONAI again takes longer than all of the work
+    """What `work` returns in each of `size` processes, or the error that ended it; None where a
+    process was killed.
+    """
+    context = multiprocessing.get_context(
+        "fork"
+    )  # to import torch and MONAI again takes longer than all of the work
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     started = []
@@ -66,7 +77,7 @@ def _in(size: int, work: Work) -> list[Any]:
     return said
 
 
-# -- alone -------------------------------------------------------------------------------------------------
+# -- alone -----------------------------------------------------------------------------------------
 
 
 def test_one_process_has_all_and_sends_nothing():
@@ -82,7 +93,9 @@ def test_one_process_has_all_and_sends_nothing():
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_the_loss_from_its_sums_is_monais_dice_and_torchs_cross_entropy_bit_for_bit(ignored: bool) -> None:
+def test_the_loss_from_its_sums_is_monais_dice_and_torchs_cross_entropy_bit_for_bit(
+    ignored: bool,
+) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(2, 4, 9, 8, 7, generator=generator)
     labels = torch.randint(0, 4, (2, 9, 8, 7), generator=generator, dtype=torch.uint8)
@@ -92,15 +105,19 @@ def test_the_loss_from_its_sums_is_monais_dice_and_torchs_cross_entropy_bit_for_
     loss = loss_from(loss_sums(ours, labels))
     inside = (labels != IGNORED)[:, None]
     reference = torch.nn.functional.one_hot(labels.where(inside[:, 0], 0).long(), 4).movedim(-1, 1)
-    expected = DiceLoss(include_background=False, batch=True)(theirs.softmax(dim=1) * inside, reference * inside)
-    expected = expected + torch.nn.functional.cross_entropy(theirs, labels.long(), ignore_index=IGNORED)
+    expected = DiceLoss(include_background=False, batch=True)(
+        theirs.softmax(dim=1) * inside, reference * inside
+    )
+    expected = expected + torch.nn.functional.cross_entropy(
+        theirs, labels.long(), ignore_index=IGNORED
+    )
     loss.backward()
     expected.backward()
     assert torch.equal(loss, expected)
     assert torch.equal(ours.grad, theirs.grad)
 
 
-# -- together ----------------------------------------------------------------------------------------------
+# -- together --------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -138,11 +155,17 @@ def _everything(processes: Processes) -> _Found:
     head = Trainer(alone, 2, head_alone=True, processes=processes)
     head.train((), crops, 0, 3, lambda i: 1.0, lambda step, loss: head_losses.append(loss))
     return _Found(
-        share=list(mine), together=processes.together([n * n for n in mine]),
-        of_first=processes.of_first(lambda: 10 + processes.rank), losses=losses, head_losses=head_losses,
+        share=list(mine),
+        together=processes.together([n * n for n in mine]),
+        of_first=processes.of_first(lambda: 10 + processes.rank),
+        losses=losses,
+        head_losses=head_losses,
         gradients={key: state["exp_avg"] for key, state in trainer.state_dict().items()},
-        saliency=saliency, rows=result.rows, stopped_early=stopped.rows, dice=dice,
-    )  # fmt: skip
+        saliency=saliency,
+        rows=result.rows,
+        stopped_early=stopped.rows,
+        dice=dice,
+    )
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -151,12 +174,18 @@ def test_what_is_shared_out_is_what_one_process_finds(size: int) -> None:
     alone = _everything(ALONE)
     found: list[_Found] = _in(size, _everything)
     assert [one.share for one in found] == [list(range(5))[rank::size] for rank in range(size)]
-    assert len({row.patches for row in alone.stopped_early}) > 1, "some units are decided early, and some are not"
+    assert len({row.patches for row in alone.stopped_early}) > 1, (
+        "some units are decided early, and some are not"
+    )
     for one in found:
         assert one.together == [0, 1, 4, 9, 16]
         assert one.of_first == 10
         # ablations are whole pieces of work, so that not a bit of them differs
-        assert (one.rows, one.stopped_early, one.dice) == (alone.rows, alone.stopped_early, alone.dice)
+        assert (one.rows, one.stopped_early, one.dice) == (
+            alone.rows,
+            alone.stopped_early,
+            alone.dice,
+        )
         assert one.losses == pytest.approx(alone.losses, rel=1e-5)
         assert one.head_losses == pytest.approx(alone.head_losses, rel=1e-5)
         assert one.saliency == pytest.approx(alone.saliency, rel=1e-4)
@@ -164,7 +193,9 @@ def test_what_is_shared_out_is_what_one_process_finds(size: int) -> None:
         for key, gradient in one.gradients.items():
             scale = float(alone.gradients[key].abs().max())
             torch.testing.assert_close(gradient, alone.gradients[key], rtol=0, atol=1e-4 * scale)
-            assert torch.equal(gradient, found[0].gradients[key]), "all processes take the very same step"
+            assert torch.equal(gradient, found[0].gradients[key]), (
+                "all processes take the very same step"
+            )
 
 
 def _search(processes: Processes) -> list[object]:
@@ -184,7 +215,7 @@ def test_a_search_decides_what_one_process_decides(size: int) -> None:
     assert _in(size, _search) == [_search(ALONE)] * size
 
 
-# -- trouble -----------------------------------------------------------------------------------------------
+# -- trouble ---------------------------------------------------------------------------------------
 
 
 def _one_differs(processes: Processes) -> None:

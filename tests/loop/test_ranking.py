@@ -1,4 +1,6 @@
-"""The finite-state ranking: no single audit moves a unit, no vote is lost, what has cooled comes back, every move has a reason."""
+"""The finite-state ranking: no single audit moves a unit, no vote is lost, what has cooled
+comes back, every move has a reason.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,14 @@ from sea_peft.loop.ranking import (
 )
 
 SETTINGS = RankingSettings(votes=2, guard=1, hysteresis=0.001)
-SCORES = st.one_of(st.floats(-0.1, 0.1, allow_nan=False), st.sampled_from([0.0, 0.001, -0.001, 0.0011]))
+SCORES = st.one_of(
+    st.floats(-0.1, 0.1, allow_nan=False), st.sampled_from([0.0, 0.001, -0.001, 0.0011])
+)
 RULES = st.builds(
-    RankingSettings, votes=st.integers(2, 4), guard=st.integers(0, 3), hysteresis=st.sampled_from([0.0, 0.001, 0.02])
+    RankingSettings,
+    votes=st.integers(2, 4),
+    guard=st.integers(0, 3),
+    hysteresis=st.sampled_from([0.0, 0.001, 0.02]),
 )
 STANDINGS = st.builds(
     Standing,
@@ -36,7 +43,9 @@ STANDINGS = st.builds(
 
 
 @given(st.sampled_from([PROBE, ACTIVE]), SCORES, RULES)
-def test_one_audit_neither_promotes_nor_demotes_a_unit_that_has_just_entered_its_state(state, score, rules):
+def test_one_audit_neither_promotes_nor_demotes_a_unit_that_has_just_entered_its_state(
+    state, score, rules
+):
     standing = move(Standing(), state, rules)
     standing, _ = tick(standing)
     standing, _ = vote(standing, score, rules)
@@ -125,7 +134,9 @@ def test_only_probes_are_promoted_and_only_what_is_on_is_demoted():
 
 
 def test_constant_demand_demotes_every_unwanted_unit():
-    """REFERENCE §1.4: the published code resets votes whenever an audit switches a unit off, and demotes none."""
+    """REFERENCE §1.4: the published code resets votes whenever an audit switches a unit off,
+    and demotes none.
+    """
     standing = move(Standing(), ACTIVE, SETTINGS)
     for audits in range(1, 4):
         standing, _ = tick(standing)

@@ -18,7 +18,9 @@ def scored(arm: str, dice: Sequence[float], on: str = "test", label: str = "live
     )  # fmt: skip
 
 
-def arms(unadapted: Sequence[float], adapted: Sequence[float], on: str = "test") -> dict[str, Scored]:
+def arms(
+    unadapted: Sequence[float], adapted: Sequence[float], on: str = "test"
+) -> dict[str, Scored]:
     return {
         "unadapted": scored("unadapted", unadapted, on),
         "head_only": scored("head_only", unadapted, on),
@@ -32,7 +34,11 @@ def arms(unadapted: Sequence[float], adapted: Sequence[float], on: str = "test")
         ([0.60, 0.62, 0.61], [0.80, 0.85, 0.79], "adapted"),
         ([0.80, 0.85, 0.79], [0.60, 0.62, 0.61], "unadapted"),
         ([0.70, 0.70, 0.70], [0.70, 0.70, 0.70], "adapted"),  # nothing speaks against it
-        ([0.70, 0.70, 0.70, 0.70], [0.80, 0.58, 0.82, 0.58], "adapted"),  # lower by less than the error
+        (
+            [0.70, 0.70, 0.70, 0.70],
+            [0.80, 0.58, 0.82, 0.58],
+            "adapted",
+        ),  # lower by less than the error
         ([0.70], [0.69], "unadapted"),  # one case has no error to hide behind
         ([0.70, 0.70], [0.60, 0.79], "unadapted"),
         ([0.70], [0.71], "adapted"),
@@ -43,7 +49,9 @@ def test_whole_scans_speak_against_the_adapter_beyond_their_error(unadapted, ada
     found = arms(unadapted, adapted, on)
     told = recommend((), found if on != "held_out" else {}, found if on == "held_out" else {})
     assert told.network == network
-    assert told.evidence.startswith(f"{len(adapted)} " + {"test": "test case", "cv": "shot", "held_out": "scan"}[on])
+    assert told.evidence.startswith(
+        f"{len(adapted)} " + {"test": "test case", "cv": "shot", "held_out": "scan"}[on]
+    )
 
 
 def test_the_evidence_is_in_points_with_its_error():
@@ -93,9 +101,15 @@ def test_without_any_evidence_the_network_stays_as_it_was():
 
 def test_a_difference_counts_labels_that_the_other_arm_lacks_as_nothing():
     ours = Scored(
-        arm="adapted", dice=0.6, per_label={"a": 0.8, "b": 0.4}, per_case={"x": {"a": 0.8, "b": 0.4}}, seconds=0.0
+        arm="adapted",
+        dice=0.6,
+        per_label={"a": 0.8, "b": 0.4},
+        per_case={"x": {"a": 0.8, "b": 0.4}},
+        seconds=0.0,
     )
-    theirs = Scored(arm="unadapted", dice=0.35, per_label={"a": 0.7}, per_case={"x": {"a": 0.7}}, seconds=0.0)
+    theirs = Scored(
+        arm="unadapted", dice=0.35, per_label={"a": 0.7}, per_case={"x": {"a": 0.7}}, seconds=0.0
+    )
     found = difference(ours, theirs)
     assert (found.cases, found.better, found.error) == (1, 1, None)
     assert found.mean == pytest.approx(0.25)

@@ -1,4 +1,6 @@
-"""Reuse of blocks is exact: bit-equal to plain forwards, for every registered backbone and for wiring made to trip it."""
+"""Reuse of blocks is exact: bit-equal to plain forwards, for every registered backbone and for
+wiring made to trip it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,16 @@ from sea_peft.loop.reuse import BlockReuse, reusable
 
 
 class Residual(nn.Module):
-    """Activation first, and a skip that is added in place: the block's input may be written to once it has been used."""
+    """Activation first, and a skip that is added in place: the block's input may be written to
+    once it has been used.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.one, self.two = nn.Conv3d(channels, channels, 3, padding=1), nn.Conv3d(channels, channels, 3, padding=1)
+        self.one, self.two = (
+            nn.Conv3d(channels, channels, 3, padding=1),
+            nn.Conv3d(channels, channels, 3, padding=1),
+        )
         self.act = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, x):
@@ -36,7 +43,9 @@ class WritesItsInput(Residual):
 
 
 class Tangled(nn.Module):
-    """In-place operations on what blocks return and take, a skip over two blocks, a block used twice, a shared activation."""
+    """In-place operations on what blocks return and take, a skip over two blocks, a block used
+    twice, a shared activation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +78,9 @@ def _tangled():
 
 @torch.no_grad()
 def _compare(network: nn.Module, bank: Bank, x: torch.Tensor, most: int = 1000) -> int:
-    """At most that many open units, evenly over the network, toggled with and without reuse. Returns how many blocks were reused."""
+    """At most that many open units, evenly over the network, toggled with and without reuse.
+    Returns how many blocks were reused.
+    """
     opened = sorted(bank.active, key=lambda u: (bank.units[u].site.order, u))
     opened = opened[:: -(-len(opened) // most)]
     plain = {}
@@ -87,7 +98,9 @@ def _compare(network: nn.Module, bank: Bank, x: torch.Tensor, most: int = 1000) 
         return reuse.reused
 
 
-@pytest.mark.parametrize("backbone", [name for name, architecture in architectures().items() if architecture.installed])
+@pytest.mark.parametrize(
+    "backbone", [name for name, architecture in architectures().items() if architecture.installed]
+)
 def test_every_backbone_gives_the_same_bits_with_reuse(backbone):
     # one family that acts on every kind of site, and the one that acts on what a site is given
     adapted = tiny.model(backbone, ("affine", "lora", "conv_adapter", "adaptformer", "black_box"))
@@ -96,7 +109,9 @@ def test_every_backbone_gives_the_same_bits_with_reuse(backbone):
     adapted.bank.activate(opened)
     architecture = architectures()[backbone]
     x = architecture.example(1, architecture.small)
-    assert _compare(adapted.backbone, adapted.bank, x, most=10) > 0, "nothing was reused: the comparison shows nothing"
+    assert _compare(adapted.backbone, adapted.bank, x, most=10) > 0, (
+        "nothing was reused: the comparison shows nothing"
+    )
 
 
 def test_a_network_that_maps_its_input_gives_the_same_bits_with_reuse():
@@ -112,7 +127,9 @@ def test_a_network_that_maps_its_input_gives_the_same_bits_with_reuse():
 
 def test_tangled_wiring_gives_the_same_bits_with_reuse():
     network, sites, x = _tangled()
-    units = units_for(network, sites, {"lora": Offer(levels=(2,)), "affine": Offer(), "bias": Offer()})
+    units = units_for(
+        network, sites, {"lora": Offer(levels=(2,)), "affine": Offer(), "bias": Offer()}
+    )
     assert {site.kind for site in sites} == {"conv", "norm", "block"}
     bank = Bank(network, units)
     generator = torch.Generator().manual_seed(1)
@@ -141,7 +158,9 @@ class Chain(nn.Module):
     [
         # what the block was given in the baseline has since become what it is given now
         pytest.param(Residual(4), torch.relu, id="input written after the block"),
-        pytest.param(WritesItsInput(4), lambda y: (y + 0.5).relu(), id="input written by the block"),
+        pytest.param(
+            WritesItsInput(4), lambda y: (y + 0.5).relu(), id="input written by the block"
+        ),
     ],
 )
 @torch.no_grad()
@@ -234,7 +253,9 @@ def test_another_input_is_refused():
 
 
 def test_two_units_toggled_together_give_the_same_bits_with_reuse():
-    """Nested contexts: a block that holds either of the two toggled modules runs. Remembering the inner one alone was silently wrong."""
+    """Nested contexts: a block that holds either of the two toggled modules runs. Remembering
+    the inner one alone was silently wrong.
+    """
     adapted = tiny.model("segresnet", ("affine", "lora", "conv_adapter"))
     opened = tiny.one_per_group(adapted)
     tiny.train(adapted, opened)

@@ -1,4 +1,6 @@
-"""The `sea` policy without a network: pure, replayable, within the budget, deaf to a single noisy audit, fair to what waits."""
+"""The `sea` policy without a network: pure, replayable, within the budget, deaf to a single
+noisy audit, fair to what waits.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SETTINGS = st.builds(
     SeaSettings,
     probe_share=st.sampled_from([0.0, 0.15, 0.5]),
     audit_units=st.sampled_from([1, 4, 20, 1000]),
-    utility=st.builds(UtilitySettings, decay=st.sampled_from([0.0, 0.7, 0.95]), window=st.integers(1, 5)),
+    utility=st.builds(
+        UtilitySettings, decay=st.sampled_from([0.0, 0.7, 0.95]), window=st.integers(1, 5)
+    ),
     ranking=st.builds(RankingSettings, votes=st.integers(1, 3), guard=st.integers(0, 3)),
 )
 
@@ -47,7 +51,9 @@ def test_open_units_never_exceed_the_budget_and_decisions_have_reasons(share, se
         assert all(row.reason for row in rows)
         assert all(row.state in (IDLE, PROBE, ACTIVE, COOLING) for row in rows)
     final = said.allocations[-1]
-    assert {d.unit for d in final.decisions} == set(audit_space.by_id), "every unit on offer gets its final word"
+    assert {d.unit for d in final.decisions} == set(audit_space.by_id), (
+        "every unit on offer gets its final word"
+    )
     assert len(final.decisions) == len(audit_space.units)
 
 
@@ -55,7 +61,9 @@ def test_open_units_never_exceed_the_budget_and_decisions_have_reasons(share, se
 @settings(max_examples=25)
 def test_recorded_saliencies_and_audits_replay_every_allocation(share, seed):
     audit_space = space(share=share, seed=seed)
-    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed))
+    said = converse(
+        Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed)
+    )
     assert replay(Sea(audit_space, SeaSettings()), said, CYCLES) == said.allocations
 
 
@@ -63,7 +71,9 @@ def test_recorded_saliencies_and_audits_replay_every_allocation(share, seed):
 @settings(max_examples=25)
 def test_state_written_as_json_and_read_back_goes_on_as_if_nothing_had_been(seed, until):
     audit_space = space(seed=seed)
-    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed))
+    said = converse(
+        Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed)
+    )
     policy = Sea(audit_space, SeaSettings())
     for cycle in range(CYCLES):
         if cycle == until:
@@ -87,7 +97,11 @@ def test_the_order_of_the_units_on_offer_does_not_matter(seed):
 
     def run(audit_space):
         return converse(
-            Sea(audit_space, SeaSettings()), audit_space, CYCLES, saliencies.__getitem__, lambda u, _: (deltas[u], 0.0)
+            Sea(audit_space, SeaSettings()),
+            audit_space,
+            CYCLES,
+            saliencies.__getitem__,
+            lambda u, _: (deltas[u], 0.0),
         )
 
     ours, theirs = run(here), run(there)
@@ -96,7 +110,9 @@ def test_the_order_of_the_units_on_offer_does_not_matter(seed):
 
 def test_a_budget_that_binds_is_used():
     audit_space = space(share=0.1)
-    said = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, lambda u: 1.0, constant(0.01))
+    said = converse(
+        Sea(audit_space, SeaSettings()), audit_space, CYCLES, lambda u: 1.0, constant(0.01)
+    )
     used = total_cost(audit_space.by_id[u] for u in said.allocations[-1].active)
     assert used > 0.9 * audit_space.capacity
 
@@ -107,7 +123,9 @@ def test_the_first_cycle_asks_for_the_saliency_of_the_smallest_levels_and_probes
     asked = [audit_space.by_id[u] for u in policy.needs_saliency(0)]
     assert len({(u.group, u.placement) for u in asked}) == len(asked)
     for unit in asked:
-        siblings = [u for u in audit_space.units if (u.group, u.placement) == (unit.group, unit.placement)]
+        siblings = [
+            u for u in audit_space.units if (u.group, u.placement) == (unit.group, unit.placement)
+        ]
         assert unit.cost == min(u.cost for u in siblings)
     best = max((u for u in asked if u.cost <= audit_space.capacity), key=lambda u: u.site.order)
     policy.told_saliency(0, {u.id: float(u == best) * 1e6 for u in asked})
@@ -121,7 +139,9 @@ def test_a_roomy_budget_buys_larger_levels_and_a_tight_one_the_smallest():
         audit_space = space(share=share)
         policy = Sea(audit_space, SeaSettings())
         policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
-        return {audit_space.by_id[u].level for u in policy.allocate(0).probes if u.startswith("lora")}
+        return {
+            audit_space.by_id[u].level for u in policy.allocate(0).probes if u.startswith("lora")
+        }
 
     assert levels(0.02) <= {1, 2}
     assert 8 in levels(0.9)
@@ -136,7 +156,9 @@ def test_the_prior_is_halfway_between_one_and_the_saliency_over_its_familys_mean
     assert prior(audit_space.by_id, {lora[0]: 1.0, lora[1]: 3.0}, 0.0) == dict.fromkeys(lora, 1.0)
 
 
-@pytest.mark.parametrize(("steps", "units"), [(None, 20), (1, 1), (6, 1), (30, 5), (119, 19), (120, 20), (5000, 20)])
+@pytest.mark.parametrize(
+    ("steps", "units"), [(None, 20), (1, 1), (6, 1), (30, 5), (119, 19), (120, 20), (5000, 20)]
+)
 def test_a_short_run_has_smaller_audits(steps, units):
     audit_space = space(share=0.3)
     policy = make_policy("sea", audit_space, seed=0, cycles=3, steps=steps)
@@ -145,14 +167,18 @@ def test_a_short_run_has_smaller_audits(steps, units):
     assert {sum(row.delta is not None for row in rows) for rows in said.ranked} == {units}
 
 
-# -- coverage ----------------------------------------------------------------------------------------------
+# -- coverage --------------------------------------------------------------------------------------
 
 
 def test_what_the_cycles_cannot_try_is_left_out_by_saliency_and_says_so():
     audit_space = space(share=0.02)
     policy = Sea(audit_space, SeaSettings(cycles=3))
     said = converse(
-        policy, audit_space, 3, lambda u: float(audit_space.by_id[u].cost * (u.startswith("lora"))), noisy(0)
+        policy,
+        audit_space,
+        3,
+        lambda u: float(audit_space.by_id[u].cost * (u.startswith("lora"))),
+        noisy(0),
     )
     starting = set(said.saliencies[0])
     assert 0 < len(policy.trial) < len({audit_space.by_id[u].group for u in starting})
@@ -195,19 +221,26 @@ def test_coverage_grows_with_the_cycles(seed):
 
 def test_a_unit_that_cools_is_tried_again():
     audit_space = space(sites=3, levels=(2,), share=0.3)
-    said = converse(Sea(audit_space, SeaSettings()), audit_space, 12, lambda u: 1.0, constant(-0.02))
+    said = converse(
+        Sea(audit_space, SeaSettings()), audit_space, 12, lambda u: 1.0, constant(-0.02)
+    )
     cooled = {row.unit for rows in said.ranked for row in rows if row.state == COOLING}
-    back = {row.unit for rows in said.ranked for row in rows if row.was == COOLING and row.state == IDLE}
+    back = {
+        row.unit for rows in said.ranked for row in rows if row.was == COOLING and row.state == IDLE
+    }
     assert cooled
     assert back
     last = {u: max(c for c, a in enumerate(said.allocations[:-1]) if u in a.open) for u in cooled}
     demoted = {
-        row.unit: c for c, rows in reversed(list(enumerate(said.ranked))) for row in rows if row.state == COOLING
+        row.unit: c
+        for c, rows in reversed(list(enumerate(said.ranked)))
+        for row in rows
+        if row.state == COOLING
     }
     assert any(last[u] > demoted[u] for u in cooled), "nothing that cooled was ever tried again"
 
 
-# -- votes and guards --------------------------------------------------------------------------------------
+# -- votes and guards ------------------------------------------------------------------------------
 
 
 def test_being_left_out_of_an_audit_loses_no_vote():
@@ -233,7 +266,9 @@ def _world_of_two() -> Space:
 
 
 def _states(deltas: list[float]) -> list[str]:
-    """The state of a unit after every audit, and again after every allocation that follows, with these ΔDice."""
+    """The state of a unit after every audit, and again after every allocation that follows,
+    with these ΔDice.
+    """
     audit_space = _world_of_two()
     policy = Sea(audit_space, SeaSettings())
     policy.told_saliency(0, dict.fromkeys(policy.needs_saliency(0), 1.0))
@@ -257,7 +292,9 @@ def test_one_noisy_audit_does_not_demote_a_unit_that_all_others_speak_for(good, 
     deltas[at] = outlier
     states = _states(deltas)
     assert COOLING not in states
-    assert ACTIVE not in states or states[states.index(ACTIVE) :] == [ACTIVE] * (len(states) - states.index(ACTIVE))
+    assert ACTIVE not in states or states[states.index(ACTIVE) :] == [ACTIVE] * (
+        len(states) - states.index(ACTIVE)
+    )
 
 
 @given(bad=st.floats(-0.05, 0.0), outlier=OUTLIER, at=st.integers(0, 7))
@@ -278,7 +315,7 @@ def test_audits_within_the_hysteresis_move_nothing():
     assert set(_states([0.0005, -0.0005] * 4)) == {PROBE}
 
 
-# -- the final choice --------------------------------------------------------------------------------------
+# -- the final choice ------------------------------------------------------------------------------
 
 
 def test_the_final_choice_takes_no_unit_whose_audits_speak_against_it():
@@ -298,7 +335,9 @@ def test_the_final_choice_takes_no_unit_whose_audits_speak_against_it():
 
 @pytest.mark.parametrize(("standard_error", "is_left_out"), [(0.002, True), (0.012, False)])
 def test_audits_within_two_errors_of_zero_leave_nothing_out(standard_error, is_left_out):
-    """One lesion in the audit scan: ΔDice −0.0167 and −0.0182, the second ± 0.012, of the unit whose loss cost 3 points of test Dice."""
+    """One lesion in the audit scan: ΔDice −0.0167 and −0.0182, the second ± 0.012, of the unit
+    whose loss cost 3 points of test Dice.
+    """
     audit_space = space(share=1.0)
     unit = min(audit_space.units, key=audit_space.cost).id
     policy = Sea(audit_space, SeaSettings())
@@ -321,7 +360,9 @@ def test_without_any_audit_the_final_choice_is_by_saliency():
 
 
 @pytest.mark.parametrize(("standard_error", "changes"), [(0.1, False), (0.0, True)])
-def test_audits_change_the_final_choice_by_as_much_as_they_are_more_than_noise(standard_error, changes):
+def test_audits_change_the_final_choice_by_as_much_as_they_are_more_than_noise(
+    standard_error, changes
+):
     audit_space = space(share=0.2)
     without = Sea(audit_space, SeaSettings())
     without.told_saliency(0, dict.fromkeys(without.needs_saliency(0), 1.0))
@@ -348,9 +389,9 @@ def test_two_placements_of_one_family_are_never_both_shipped(placement):
 @settings(max_examples=15)
 def test_units_of_an_earlier_run_are_on_from_the_start_and_not_audited_again(seed):
     audit_space = space(seed=seed)
-    before = converse(Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed)).allocations[
-        -1
-    ]
+    before = converse(
+        Sea(audit_space, SeaSettings()), audit_space, CYCLES, _saliency(seed), noisy(seed)
+    ).allocations[-1]
     carried = dict.fromkeys(before.active, Estimate(0.01, (0.01, 0.01), 0.001, 2))
     rules = SeaSettings(carried=carried)
     said = converse(Sea(audit_space, rules), audit_space, CYCLES, _saliency(seed), noisy(seed + 1))

@@ -1,4 +1,6 @@
-"""Training moves what is open and the head, nothing else, and goes on after a restart as if there had been none."""
+"""Training moves what is open and the head, nothing else, and goes on after a restart as if
+there had been none.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,14 @@ def _steps(trainer: Trainer, units, first: int, count: int) -> float:
 
 
 def _changed(before, after) -> set[str]:
-    return {key for key, tensor in after.items() if key not in before or not torch.equal(tensor, before[key])}
+    return {
+        key
+        for key, tensor in after.items()
+        if key not in before or not torch.equal(tensor, before[key])
+    }
 
 
-# -- schedules ---------------------------------------------------------------------------------------------
+# -- schedules -------------------------------------------------------------------------------------
 
 
 def test_warm_up_rises_in_a_line_and_stays():
@@ -53,7 +59,7 @@ def test_the_refit_rises_then_falls_to_nothing():
     assert warm_up_cosine(0, 1, 0) == 1.0
 
 
-# -- steps -------------------------------------------------------------------------------------------------
+# -- steps -----------------------------------------------------------------------------------------
 
 
 def test_only_open_units_and_the_head_are_trained():
@@ -77,8 +83,12 @@ def test_a_frozen_head_stays_and_nothing_to_train_takes_no_step():
     before = tiny.state(adapted)
     steps = []
     frozen = Trainer(adapted, 1, train_head=False)
-    assert math.isnan(frozen.train((), _crops(), 0, 2, _constant, lambda step, loss: steps.append(step)))
-    assert math.isnan(frozen.train((unit,), _crops(), 0, 0, _constant, lambda step, loss: steps.append(step)))
+    assert math.isnan(
+        frozen.train((), _crops(), 0, 2, _constant, lambda step, loss: steps.append(step))
+    )
+    assert math.isnan(
+        frozen.train((unit,), _crops(), 0, 0, _constant, lambda step, loss: steps.append(step))
+    )
     assert steps == []
     _steps(frozen, (unit,), 0, 1)
     assert {key.rpartition("/")[0] for key in _changed(before, tiny.state(adapted))} == {unit}
@@ -86,7 +96,9 @@ def test_a_frozen_head_stays_and_nothing_to_train_takes_no_step():
 
 def test_steps_are_numbered_from_the_first():
     steps = []
-    Trainer(tiny.model(), 1).train((), _crops(), 5, 3, _constant, lambda step, loss: steps.append((step, loss > 0)))
+    Trainer(tiny.model(), 1).train(
+        (), _crops(), 5, 3, _constant, lambda step, loss: steps.append((step, loss > 0))
+    )
     assert steps == [(5, True), (6, True), (7, True)]
 
 
@@ -94,7 +106,9 @@ def test_the_head_alone_steps_twice_on_what_the_backbone_makes_of_a_batch():
     crops = _crops()
 
     class Twice:
-        def batch(self, step: int, batch_size: int, which=None) -> tuple[torch.Tensor, torch.Tensor]:
+        def batch(
+            self, step: int, batch_size: int, which=None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             return crops.batch(step // 2, batch_size, which)
 
     shared, plain = tiny.model(), tiny.model()
@@ -118,11 +132,18 @@ def test_the_rate_is_the_familys_times_the_schedules_factor():
     for factor in (1.0, 0.5):
         adapted = tiny.model()
         units = {adapted.bank.units[u].family: u for u in adapted.bank.units}
-        Trainer(adapted, 1).train(tuple(units.values()), _crops(), 0, 1, lambda i, f=factor: f, lambda *_: None)
+        Trainer(adapted, 1).train(
+            tuple(units.values()), _crops(), 0, 1, lambda i, f=factor: f, lambda *_: None
+        )
         for family, unit in units.items():
-            p = getattr(adapted.bank[unit], {"affine": "shift", "lora": "up", "conv_adapter": "point"}[family])
+            p = getattr(
+                adapted.bank[unit],
+                {"affine": "shift", "lora": "up", "conv_adapter": "point"}[family],
+            )
             moved[family, factor] = float(p.detach().abs().max())
-            assert moved[family, factor] == pytest.approx(factor * adapted.bank[unit].learning_rate, rel=1e-2)
+            assert moved[family, factor] == pytest.approx(
+                factor * adapted.bank[unit].learning_rate, rel=1e-2
+            )
 
 
 def test_a_unit_that_comes_back_goes_on_with_its_own_momentum():
@@ -131,11 +152,20 @@ def test_a_unit_that_comes_back_goes_on_with_its_own_momentum():
     alone, both = Trainer(there, 1), Trainer(back, 1)
     _steps(alone, (a,), 0, 2)
     _steps(both, (a,), 0, 2)
-    step = [both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()]
+    step = [
+        both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()
+    ]
     _steps(both, (b,), 2, 2)
-    assert step == [both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()]
+    assert step == [
+        both.state_dict()[f"{a}/{n}"]["step"].item() for n, _ in back.bank[a].named_parameters()
+    ]
     _steps(both, (a, b), 4, 1)
-    assert both.state_dict()[f"{a}/{next(n for n, _ in back.bank[a].named_parameters())}"]["step"].item() == 3
+    assert (
+        both.state_dict()[f"{a}/{next(n for n, _ in back.bank[a].named_parameters())}"][
+            "step"
+        ].item()
+        == 3
+    )
 
 
 def test_training_goes_on_from_its_state_as_if_it_had_not_stopped():
@@ -147,7 +177,11 @@ def test_training_goes_on_from_its_state_as_if_it_had_not_stopped():
     _steps(first, units, 0, 2)
     stored = io.BytesIO()
     torch.save(
-        {"optimizer": first.state_dict(), "units": halves.bank.state_dict(units), "head": halves.head.state_dict()},
+        {
+            "optimizer": first.state_dict(),
+            "units": halves.bank.state_dict(units),
+            "head": halves.head.state_dict(),
+        },
         stored,
     )
     stored.seek(0)
@@ -164,7 +198,9 @@ def test_training_goes_on_from_its_state_as_if_it_had_not_stopped():
 def test_a_loss_that_is_no_number_stops_training_with_a_sentence():
     class Broken:
         def batch(self, step, batch_size, which=None):
-            return torch.full((1, 1, 16, 16, 16), math.nan), torch.ones(1, 16, 16, 16, dtype=torch.uint8)
+            return torch.full((1, 1, 16, 16, 16), math.nan), torch.ones(
+                1, 16, 16, 16, dtype=torch.uint8
+            )
 
     with pytest.raises(DivergedError, match="Training diverged: the loss is nan at step 3"):
         Trainer(tiny.model(), 1).train((), Broken(), 3, 1, _constant, lambda *_: None)
@@ -186,7 +222,7 @@ def test_mixed_precision_reaches_nearly_the_same_loss_and_keeps_float32_tensors(
     assert all(p.dtype == torch.float32 for p in models[1].bank.parameters(units))
 
 
-# -- saliency -----------------------------------------------------------------------------------------------
+# -- saliency --------------------------------------------------------------------------------------
 
 
 def test_saliency_is_the_rate_times_the_sum_of_the_mean_gradients_sizes():
@@ -240,7 +276,7 @@ def test_saliency_of_a_unit_does_not_depend_on_which_others_are_asked():
     assert together == pytest.approx(alone, rel=1e-3)
 
 
-# -- labels added to what the network knows ----------------------------------------------------------------
+# -- labels added to what the network knows --------------------------------------------------------
 
 
 class _Drawn:
@@ -296,7 +332,9 @@ def test_a_known_structure_of_few_voxels_is_held_as_well_as_a_large_one():
     labels = torch.zeros(1, 6, 6, 6, dtype=torch.uint8)
 
     def lost(label: int) -> float:
-        """What the loss grows by where the network forgets a label: what it said of it becomes background."""
+        """What the loss grows by where the network forgets a label: what it said of it becomes
+        background.
+        """
         forgot = opinion.clone()
         forgot[:, 0] += forgot[:, label] * 0.9
         forgot[:, label] *= 0.1
@@ -323,7 +361,9 @@ def test_a_label_is_learnt_and_the_others_stay_where_they_were():
             after = adapted(images).softmax(dim=1)
         untouched = (_Drawn().batch(0, 2)[1] == 0)[:, None]
         shares[holds] = float(((after - before).abs() * untouched)[:, 1:3].sum() / untouched.sum())
-        assert torch.equal(adapted.opinion(images), before), "the opinion is the frozen network's, whatever was trained"
+        assert torch.equal(adapted.opinion(images), before), (
+            "the opinion is the frozen network's, whatever was trained"
+        )
     assert shares[True] < 0.3 * shares[False]
 
 
@@ -335,10 +375,14 @@ def test_the_head_alone_is_held_by_the_same_opinion():
     )
 
     class Twice(_Drawn):
-        def batch(self, step: int, batch_size: int, which=None) -> tuple[torch.Tensor, torch.Tensor]:
+        def batch(
+            self, step: int, batch_size: int, which=None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             return super().batch(step // 2, batch_size, which)
 
-    Trainer(plain, 2, holds_known=True).train((), Twice(), 0, 2, _constant, lambda _, loss: expected.append(loss))
+    Trainer(plain, 2, holds_known=True).train(
+        (), Twice(), 0, 2, _constant, lambda _, loss: expected.append(loss)
+    )
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
@@ -348,7 +392,8 @@ def test_a_process_without_a_crop_adds_as_many_zeros():
 
     adapted = tiny.model(rows=(1, 2, None))
     whole, none = (
-        Trainer(adapted, 1, holds_known=True, processes=p)._own_sums(_Drawn())(0) for p in (Processes(), Second())
+        Trainer(adapted, 1, holds_known=True, processes=p)._own_sums(_Drawn())(0)
+        for p in (Processes(), Second())
     )
     assert whole.shape == none.shape
     assert not none.any()

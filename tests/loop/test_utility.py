@@ -26,7 +26,8 @@ from sea_peft.loop.utility import (
 SETTINGS = UtilitySettings(decay=0.7, window=3, iqr_weight=0.25, exploration=0.5)
 DELTAS = st.lists(st.floats(-0.2, 0.2, allow_nan=False), min_size=1, max_size=12)
 
-# Δ | EMA = 0.7·EMA + 0.3·Δ | window of 3 | median | IQR, linear between order statistics | median − 0.25·IQR | + 0.5·|EMA − score|
+# Δ | EMA = 0.7·EMA + 0.3·Δ | window of 3 | median | IQR, linear between order statistics | median −
+# 0.25·IQR | + 0.5·|EMA − score|
 TABLE = [
     (0.04, 0.04, (0.04,), 0.04, 0.0, 0.04, 0.04),
     (0.00, 0.028, (0.04, 0.00), 0.02, 0.02, 0.015, 0.0215),
@@ -51,8 +52,12 @@ def test_every_audit_against_the_table():
 def test_the_error_of_an_estimate_is_its_error_over_patches_and_its_scatter_over_audits():
     once = observe(UNMEASURED, 0.02, 0.003, SETTINGS)
     assert error(once) == pytest.approx(0.003)
-    assert error(observe(once, 0.06, 0.015, SETTINGS)) == pytest.approx(0.025)  # IQR of (0.02, 0.06): 0.02
-    assert error(observe(UNMEASURED, 0.02, None, SETTINGS)) == 0.0  # a single patch says nothing of its error
+    assert error(observe(once, 0.06, 0.015, SETTINGS)) == pytest.approx(
+        0.025
+    )  # IQR of (0.02, 0.06): 0.02
+    assert (
+        error(observe(UNMEASURED, 0.02, None, SETTINGS)) == 0.0
+    )  # a single patch says nothing of its error
     assert error(UNMEASURED) == 0.0
 
 
@@ -107,19 +112,24 @@ def test_a_unit_that_is_better_in_every_audit_scores_better(deltas, by):
 
 
 def test_a_unit_is_decided_as_a_t_test_by_hand_decides():
-    # mean 0.02, standard deviation 0.01, standard error 0.005: t = (0.02 − cut-off) / 0.005 with 3 degrees of freedom
+    # mean 0.02, standard deviation 0.01, standard error 0.005: t = (0.02 − cut-off) / 0.005 with 3
+    # degrees of freedom
     deltas = [0.01, 0.02, 0.02, 0.03]
     error = statistics.stdev(deltas) / 2
     assert is_decided(deltas, 0.02 - 2.36 * error, error=0.05), "t(0.95, 3) = 2.353"
     assert not is_decided(deltas, 0.02 - 2.34 * error, error=0.05)
-    assert is_decided(deltas, 0.02 + 2.36 * error, error=0.05), "on the other side of the cut-off it is as clear"
+    assert is_decided(deltas, 0.02 + 2.36 * error, error=0.05), (
+        "on the other side of the cut-off it is as clear"
+    )
 
 
 def test_nothing_is_decided_by_one_patch_or_without_an_error_allowed():
     assert not is_decided([0.5], 0.0, error=0.1)
     assert not is_decided([0.5, 0.5], 0.0, error=0.0)
     assert is_decided([0.5, 0.5], 0.0, error=0.1)
-    assert not is_decided([0.0, 0.0], 0.0, error=0.1), "exactly on the cut-off, more patches may still tell"
+    assert not is_decided([0.0, 0.0], 0.0, error=0.1), (
+        "exactly on the cut-off, more patches may still tell"
+    )
 
 
 def test_decisions_are_wrong_no_more_often_than_stated():
@@ -138,7 +148,11 @@ def test_decisions_are_wrong_no_more_often_than_stated():
 def test_clearly_better_is_ahead_by_more_than_two_standard_errors_of_the_paired_differences():
     ours = [0.5, 0.6, 0.7, 0.8]
     assert clearly_better([d + 0.01 for d in ours], ours), "a small lead on every patch is clear"
-    assert not clearly_better([0.5, 0.6, 0.7, 0.9], ours), "ahead 0.025 with a standard error of 0.025"
-    assert clearly_better([0.53, 0.61, 0.73, 0.81], ours), "ahead 0.02 with a standard error of 0.0058"
+    assert not clearly_better([0.5, 0.6, 0.7, 0.9], ours), (
+        "ahead 0.025 with a standard error of 0.025"
+    )
+    assert clearly_better([0.53, 0.61, 0.73, 0.81], ours), (
+        "ahead 0.02 with a standard error of 0.0058"
+    )
     assert not clearly_better(ours, ours)
     assert clearly_better([0.51], [0.5])

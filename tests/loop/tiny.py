@@ -1,4 +1,6 @@
-"""The smallest things the loop can run on: scans with two balls in them, and adapted models of small registered backbones."""
+"""The smallest things the loop can run on: scans with two balls in them, and adapted models of
+small registered backbones.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,17 @@ from sea_peft.data.geometry import whole_geometry
 from sea_peft.data.prepare import Scan
 from sea_peft.loop.space import Space
 
-OFFERS = {"affine": Offer(), "lora": Offer(levels=(1, 2)), "conv_adapter": Offer(levels=(4,), kinds=("block",))}
+OFFERS = {
+    "affine": Offer(),
+    "lora": Offer(levels=(1, 2)),
+    "conv_adapter": Offer(levels=(4,), kinds=("block",)),
+}
 
 
 def scan(seed: int, size: int = 20, marked: float | None = None) -> Scan:
-    """Noise with a bright ball (label 1) and a dark one (label 2), [1, s, s, s]. `marked`: added to all grey values."""
+    """Noise with a bright ball (label 1) and a dark one (label 2), [1, s, s, s]. `marked`:
+    added to all grey values.
+    """
     generator = torch.Generator().manual_seed(seed)
     axis = torch.arange(size, dtype=torch.float32)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -31,7 +39,9 @@ def scan(seed: int, size: int = 20, marked: float | None = None) -> Scan:
     image = 0.2 * torch.randn(size, size, size, generator=generator)
     image += 0.8 * (label == 1) - 0.8 * (label == 2) + 0.1
     geometry = whole_geometry((size,) * 3, np.eye(4), "RAS", (1.0, 1.0, 1.0))
-    return Scan(id=f"scan{seed}", image=image[None] + (marked or 0.0), label=label, geometry=geometry)
+    return Scan(
+        id=f"scan{seed}", image=image[None] + (marked or 0.0), label=label, geometry=geometry
+    )
 
 
 @functools.cache
@@ -40,7 +50,11 @@ def _probed(backbone: str) -> tuple[nn.Module, tuple[Site, ...], torch.Tensor]:
     example = architecture.example(1, architecture.small)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = architecture.build(in_channels=1, out_channels=3, **architecture.small).eval().requires_grad_(False)
+        network = (
+            architecture.build(in_channels=1, out_channels=3, **architecture.small)
+            .eval()
+            .requires_grad_(False)
+        )
     return network, find_sites(network, example), example
 
 
@@ -52,13 +66,18 @@ def _offered(backbone: str, names: tuple[str, ...]) -> tuple[Unit, ...]:
 
 
 def model(
-    backbone: str = "segresnet", names: Sequence[str] = ("affine", "lora", "conv_adapter"), rows=(1, 2), seed: int = 0
+    backbone: str = "segresnet",
+    names: Sequence[str] = ("affine", "lora", "conv_adapter"),
+    rows=(1, 2),
+    seed: int = 0,
 ) -> Adapted:
     """A fresh adapted model: the same weights at every call."""
     import copy
 
     network, sites, example = _probed(backbone)
-    return Adapted(copy.deepcopy(network), sites, _offered(backbone, tuple(names)), rows, 3, example, seed)
+    return Adapted(
+        copy.deepcopy(network), sites, _offered(backbone, tuple(names)), rows, 3, example, seed
+    )
 
 
 def every_family() -> tuple[str, ...]:
@@ -90,6 +109,8 @@ def one_per_group(adapted: Adapted) -> list[str]:
 def state(adapted: Adapted) -> Mapping[str, torch.Tensor]:
     """Everything trainable, and the backbone."""
     bank = adapted.bank
-    backbone = {f"backbone/{name}": tensor.clone() for name, tensor in adapted.backbone.state_dict().items()}
+    backbone = {
+        f"backbone/{name}": tensor.clone() for name, tensor in adapted.backbone.state_dict().items()
+    }
     head = {f"head/{name}": tensor.clone() for name, tensor in adapted.head.state_dict().items()}
     return bank.state_dict(bank.built) | head | backbone

@@ -1,4 +1,6 @@
-"""Audit spaces without networks, and the loop's half of the conversation with a policy: for tests of what decides."""
+"""Audit spaces without networks, and the loop's half of the conversation with a policy: for
+tests of what decides.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,17 @@ STAGES = ("encoder", "bottleneck", "decoder")
 
 
 def space(
-    sites: int = 12, levels: Sequence[int] = (1, 2, 4, 8), share: float = 0.1, head: int = 50, seed: int = 0
+    sites: int = 12,
+    levels: Sequence[int] = (1, 2, 4, 8),
+    share: float = 0.1,
+    head: int = 50,
+    seed: int = 0,
 ) -> Space:
-    """Per site a norm (affine), a convolution (LoRA at every level) and, at every third, a block (ConvAdapter, both placements).
+    """Per site a norm (affine), a convolution (LoRA at every level) and, at every third, a block
+    (ConvAdapter, both placements).
 
-    Channels double and halve along the network, as costs do. `share`: the budget, of the cost of everything.
+    Channels double and halve along the network, as costs do. `share`: the budget, of the cost of
+    everything.
     """
     rng = random.Random(seed)
     units: list[Unit] = []
@@ -33,15 +41,28 @@ def space(
 
         def at(name: str, kind: str, order: int, c: int = channels, s: str = stage) -> Site:
             return Site(
-                path=name, kind=kind, in_channels=c, out_channels=c, stride=(1.0, 1.0, 1.0), stage=s, order=order
+                path=name,
+                kind=kind,
+                in_channels=c,
+                out_channels=c,
+                stride=(1.0, 1.0, 1.0),
+                stage=s,
+                order=order,
             )
 
         units.append(
-            Unit(family="affine", level=0, placement="", site=at(f"norm{i}", "norm", 3 * i), cost=2 * channels)
+            Unit(
+                family="affine",
+                level=0,
+                placement="",
+                site=at(f"norm{i}", "norm", 3 * i),
+                cost=2 * channels,
+            )
         )
         conv = at(f"conv{i}", "conv", 3 * i + 1)
         units += [
-            Unit(family="lora", level=level, placement="", site=conv, cost=level * 28 * channels) for level in levels
+            Unit(family="lora", level=level, placement="", site=conv, cost=level * 28 * channels)
+            for level in levels
         ]
         if i % 3 == 0:
             block = at(f"block{i}", "block", 3 * i + 2)
@@ -102,7 +123,9 @@ class Conversation:
 def converse(
     policy: Policy, space: Space, cycles: int, saliency: Callable[[str], float], measure: Measure
 ) -> Conversation:
-    """The loop's half: saliencies, allocations and audits in the controller's order. `measure(unit, open units)` → (ΔDice, standard error)."""
+    """The loop's half: saliencies, allocations and audits in the controller's order.
+    `measure(unit, open units)` → (ΔDice, standard error).
+    """
     said = Conversation()
     for cycle in range(cycles):
         wanted = policy.needs_saliency(cycle)
@@ -129,7 +152,9 @@ def replay(policy: Policy, said: Conversation, cycles: int) -> list[Allocation]:
     """The allocations that a fresh policy makes of a recorded conversation, read back from JSON."""
     saliencies = json.loads(json.dumps(said.saliencies))
     audits = json.loads(
-        json.dumps({cycle: [dataclasses.asdict(r) for r in rows] for cycle, rows in said.audits.items()})
+        json.dumps(
+            {cycle: [dataclasses.asdict(r) for r in rows] for cycle, rows in said.audits.items()}
+        )
     )
     allocations = []
     for cycle in range(cycles):
@@ -142,7 +167,9 @@ def replay(policy: Policy, said: Conversation, cycles: int) -> list[Allocation]:
 
 def heard(unit: str, delta: float, standard_error: float) -> Ablation:
     """What an audit of four patches says of a unit."""
-    return Ablation(unit=unit, delta=delta, standard_error=standard_error, patches=4, deltas=(delta,) * 4)
+    return Ablation(
+        unit=unit, delta=delta, standard_error=standard_error, patches=4, deltas=(delta,) * 4
+    )
 
 
 def noisy(seed: int, scale: float = 0.01) -> Measure:

@@ -1,4 +1,6 @@
-"""The embedded phantoms: a case is a number, organs are plausible, every target renders with its labels."""
+"""The embedded phantoms: a case is a number, organs are plausible, every target renders with
+its labels.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,24 @@ import pytest
 from scipy.ndimage import binary_erosion
 
 from sea_peft.errors import DataError
-from sea_peft.phantom import LABELS, SOURCE, SOURCES, TARGETS, PhantomCase, phantom_dataset, phantom_target, render
+from sea_peft.phantom import (
+    LABELS,
+    SOURCE,
+    SOURCES,
+    TARGETS,
+    PhantomCase,
+    phantom_dataset,
+    phantom_target,
+    render,
+)
 from sea_peft.phantom.anatomy import draw_abdomen
 from sea_peft.phantom.brain import TUMOUR
 from sea_peft.phantom.patient import STRUCTURES, Build
 from sea_peft.phantom.relaxation import ABDOMEN, BRAIN, SpinEcho, SpoiledGradientEcho
 from sea_peft.phantom.sampling import Grid, label_map, sample
 
-# Adult volumes in ml: wide enough for the schematic anatomy and partly imaged organs, narrow enough to catch
-# slips
+# Adult volumes in ml: wide enough for the schematic anatomy and partly imaged organs, narrow enough
+# to catch slips
 VOLUMES = {
     "liver": (700, 2600),
     "spleen": (60, 450),
@@ -76,7 +87,12 @@ def test_neighbours_touch() -> None:
     label = _labels(2, Grid())
     pairs = {tuple(sorted(p)) for axis in range(3) for p in _touching(label, axis)}
     code = {name: 1 + i for i, name in enumerate(STRUCTURES)}
-    for a, b in (("liver", "lungs"), ("pancreas", "duodenum"), ("spine", "psoas"), ("liver", "right_kidney")):
+    for a, b in (
+        ("liver", "lungs"),
+        ("pancreas", "duodenum"),
+        ("spine", "psoas"),
+        ("liver", "right_kidney"),
+    ):
         assert tuple(sorted((code[a], code[b]))) in pairs, f"{a} and {b} lie apart"
 
 
@@ -92,7 +108,11 @@ def test_resolution_changes_the_grid_and_not_the_patient() -> None:
     assert np.allclose(np.multiply(fine.shape, fine.spacing), np.multiply(grid.shape, grid.spacing))
     coarse_label, fine_label = _labels(5, grid), _labels(5, fine)
     for code in (1, 3, 9):
-        ratio = (fine_label == code).sum() * np.prod(fine.spacing) / ((coarse_label == code).sum() * 125)
+        ratio = (
+            (fine_label == code).sum()
+            * np.prod(fine.spacing)
+            / ((coarse_label == code).sum() * 125)
+        )
         assert 0.93 < ratio < 1.07
 
 
@@ -130,7 +150,9 @@ def test_source_labels_leave_out_the_novel_organs() -> None:
 def test_low_dose_is_noisier_and_has_no_contrast() -> None:
     source, low = (render(t, 1000)[0]["CT"].astype(float) for t in (SOURCE, TARGETS["low-dose-ct"]))
     label = render(SOURCE, 1000)[1]
-    liver = binary_erosion(label == LABELS["liver"], iterations=3)  # away from the edges, which blur mixes
+    liver = binary_erosion(
+        label == LABELS["liver"], iterations=3
+    )  # away from the edges, which blur mixes
     aorta = label == LABELS["aorta"]
     assert low[liver].std() > 1.3 * source[liver].std()
     assert source[aorta].mean() - low[aorta].mean() > 60
@@ -153,7 +175,9 @@ def test_the_source_is_the_one_the_bundled_weights_were_trained_on() -> None:
     image, label, _ = render(SOURCE, 0)
     counts = np.bincount(label.ravel(), minlength=len(STRUCTURES) + 1)[1:12]
     trained_on = [8177, 1326, 1019, 928, 3532, 570, 695, 860, 3294, 8673, 124]
-    assert np.allclose(counts, trained_on, rtol=0.01, atol=3), "the source changed: train the bundled weights again"
+    assert np.allclose(counts, trained_on, rtol=0.01, atol=3), (
+        "the source changed: train the bundled weights again"
+    )
     assert image["CT"][label == LABELS["liver"]].mean() == pytest.approx(99.1, abs=1.0)
 
 
@@ -161,7 +185,9 @@ def test_the_brain_source_is_the_one_the_bundled_weights_were_trained_on() -> No
     images, label, _ = render(SOURCES["brain-source"], 0)
     counts = np.bincount(label.ravel(), minlength=len(TUMOUR) + 1)[1:]
     trained_on = [211, 4360, 461]
-    assert np.allclose(counts, trained_on, rtol=0.01, atol=3), "the source changed: train the bundled weights again"
+    assert np.allclose(counts, trained_on, rtol=0.01, atol=3), (
+        "the source changed: train the bundled weights again"
+    )
     ratio = np.median(images["t1c"][label == 3]) / np.median(images["t1c"][label == 2])
     assert ratio == pytest.approx(2.29, abs=0.03)
 
@@ -183,7 +209,9 @@ def test_a_target_can_be_had_at_another_resolution_by_name() -> None:
     assert phantom_target("paediatric-ct@2").grid.shape == (96, 96, 64)
 
 
-@pytest.mark.parametrize("name", ["low-dose-ct@", "low-dose-ct@fine", "low-dose-ct@96", "low-dose-ct@0.5"])
+@pytest.mark.parametrize(
+    "name", ["low-dose-ct@", "low-dose-ct@fine", "low-dose-ct@96", "low-dose-ct@0.5"]
+)
 def test_odd_resolutions_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=r"factor from 1 to 3, for instance low-dose-ct@1\.5"):
         phantom_dataset(name)
@@ -208,10 +236,16 @@ def test_gliomas_are_rings_in_oedema_and_stand_out_as_they_do() -> None:
 
 
 def test_low_field_is_noisier_and_shortens_t1() -> None:
-    high, low = (render(SOURCES["brain-source"], 1001)[0], render(TARGETS["low-field-brain"], 1001)[0])
+    high, low = (
+        render(SOURCES["brain-source"], 1001)[0],
+        render(TARGETS["low-field-brain"], 1001)[0],
+    )
     inside = binary_erosion(high["t1"] > 0, iterations=6)
     for channel in ("t1", "t1c"):
-        rough = [float(np.abs(np.diff(i[channel].astype(float), axis=0))[inside[1:]].mean()) for i in (high, low)]
+        rough = [
+            float(np.abs(np.diff(i[channel].astype(float), axis=0))[inside[1:]].mean())
+            for i in (high, low)
+        ]
         level = [float(i[channel][inside].mean()) for i in (high, low)]
         assert rough[1] / level[1] > 1.5 * rough[0] / level[0], channel
     t1 = {tesla: BRAIN["white_matter"].t1_at(tesla, contrast=False) for tesla in (3.0, 0.3)}
@@ -221,9 +255,19 @@ def test_low_field_is_noisier_and_shortens_t1() -> None:
 def test_signal_equations() -> None:
     water, tumour = BRAIN["cerebrospinal_fluid"], BRAIN["tumour"]
     assert SpinEcho(tr=1e6, te=0).signal(water, 3.0) == pytest.approx(water.density)
-    null = SpinEcho(tr=1e6, te=0, ti=float(water.t1 * np.log(2)))  # where inverted magnetisation crosses zero
+    null = SpinEcho(
+        tr=1e6, te=0, ti=float(water.t1 * np.log(2))
+    )  # where inverted magnetisation crosses zero
     assert null.signal(water, 3.0) == pytest.approx(0, abs=1e-9)
-    assert SpinEcho(600, 10, contrast=True).signal(tumour, 3.0) > 1.3 * SpinEcho(600, 10).signal(tumour, 3.0)
+    assert SpinEcho(600, 10, contrast=True).signal(tumour, 3.0) > 1.3 * SpinEcho(600, 10).signal(
+        tumour, 3.0
+    )
     assert SpoiledGradientEcho(tr=1e6, flip=90).signal(water, 3.0) == pytest.approx(water.density)
     t1 = {name: SpoiledGradientEcho(tr=4.2, flip=12).signal(ABDOMEN[name], 3.0) for name in ABDOMEN}
-    assert t1["pancreas"] > t1["liver"] > t1["kidney_cortex"] > t1["kidney_medulla"] > t1["cerebrospinal_fluid"]
+    assert (
+        t1["pancreas"]
+        > t1["liver"]
+        > t1["kidney_cortex"]
+        > t1["kidney_medulla"]
+        > t1["cerebrospinal_fluid"]
+    )

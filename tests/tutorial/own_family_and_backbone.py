@@ -1,4 +1,6 @@
-"""An adapter family and a backbone of one's own. Importing this is all that `seapeft` and the conformance tests need to know them."""
+"""An adapter family and a backbone of one's own. Importing this is all that `seapeft` and the
+conformance tests need to know them.
+"""
 
 import torch
 from torch import nn
@@ -8,7 +10,9 @@ from sea_peft import adapters, backbones
 
 @adapters.register
 class Gain(adapters.Adapter):
-    """y ← y + g·y after a norm, one number g a site, zero at the start. Source: this example. Cost 1."""
+    """y ← y + g·y after a norm, one number g a site, zero at the start. Source: this example.
+    Cost 1.
+    """
 
     family = "gain"
     kinds = frozenset({"norm"})
@@ -28,7 +32,10 @@ class Pocket(nn.Module):
         super().__init__()
         self.down = nn.Conv3d(in_channels, width, 3, stride=2, padding=1)
         self.norm, self.mix = nn.GroupNorm(4, width), nn.Conv3d(width, width, 3, padding=1)
-        self.up, self.head = nn.ConvTranspose3d(width, width, 2, stride=2), nn.Conv3d(width, out_channels, 1)
+        self.up, self.head = (
+            nn.ConvTranspose3d(width, width, 2, stride=2),
+            nn.Conv3d(width, out_channels, 1),
+        )
 
     def forward(self, x):
         x = torch.relu(self.norm(self.down(x)))

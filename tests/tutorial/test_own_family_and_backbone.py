@@ -1,4 +1,6 @@
-"""The tutorial's family and backbone: the conformance tests take them in unasked, and so does the catalogue."""
+"""The tutorial's family and backbone: the conformance tests take them in unasked, and so does
+the catalogue.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,18 @@ EXAMPLE = HERE / "own_family_and_backbone.py"
 
 
 def _run(*arguments: str) -> str:
-    """Python with the example importable: a process of its own, so that no other test meets what it registers."""
+    """Python with the example importable: a process of its own, so that no other test meets
+    what it registers.
+    """
     paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=HERE.parent.parent, env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=HERE.parent.parent,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -39,7 +47,17 @@ def test_the_conformance_tests_take_them_in_unasked():
         "no:cacheprovider",
     )
     said = _run(*pytest_with_it, conformance, "-k", "pocket and gain")
-    for check in ("identity", "off", "toggle", "acts", "cost", "roundtrip", "merge", "inherit", "gradients"):
+    for check in (
+        "identity",
+        "off",
+        "toggle",
+        "acts",
+        "cost",
+        "roundtrip",
+        "merge",
+        "inherit",
+        "gradients",
+    ):
         assert f"[check_{check}-pocket-gain] PASSED" in said
     collected = _run(*pytest_with_it, "--collect-only", "-k", "gain or pocket")
     assert "[check_off-segresnet-gain]" in collected
@@ -49,11 +67,9 @@ def test_the_conformance_tests_take_them_in_unasked():
 def test_they_are_on_offer():
     said = _run(
         "-c",
-        "import own_family_and_backbone, torch\n"
-        "from sea_peft import adapters, backbones\n"
-        "known = backbones.architecture('pocket')\n"
-        "network = known.build(width=8).eval()\n"
-        "sites = backbones.find_sites(network, known.example(1))\n"
-        "print(*[unit.id for unit in adapters.units_for(network, sites, {'gain': adapters.Offer()})])",
+        "import own_family_and_backbone, torch\nfrom sea_peft import adapters, backbones\nknown ="
+        " backbones.architecture('pocket')\nnetwork = known.build(width=8).eval()\nsites ="
+        " backbones.find_sites(network, known.example(1))\nprint(*[unit.id for unit in"
+        " adapters.units_for(network, sites, {'gain': adapters.Offer()})])",
     )
     assert said.split() == ["gain@norm"]

@@ -73,11 +73,20 @@ class Outcome:
 
     def remarks(self) -> list[str]:
         """Flags and warnings, each with what it is in front."""
-        return [f"Flag: {flag}" for flag in self.flags] + [f"Warning: {warning}" for warning in self.warnings]
+        return [f"Flag: {flag}" for flag in self.flags] + [
+            f"Warning: {warning}" for warning in self.warnings
+        ]
 
 
 def command(
-    program: str, run: str, scan: str, out: str, *, weights: str = "", device: str = "auto", qc: bool = True
+    program: str,
+    run: str,
+    scan: str,
+    out: str,
+    *,
+    weights: str = "",
+    device: str = "auto",
+    qc: bool = True,
 ) -> list[str]:
     """The command line of one prediction.
 
@@ -90,7 +99,18 @@ def command(
         device: as for `seapeft predict`.
         qc: whether to ask for the expected Dice and flags.
     """
-    asked = [program, "predict", run, scan, "--out", out, "--seg-nrrd", "--json", "--device", device]
+    asked = [
+        program,
+        "predict",
+        run,
+        scan,
+        "--out",
+        out,
+        "--seg-nrrd",
+        "--json",
+        "--device",
+        device,
+    ]
     return asked + (["--weights", weights] if weights else []) + (["--qc"] if qc else [])
 
 
@@ -106,7 +126,8 @@ def new_folder(parent: str) -> str:
             number += 1
         except OSError as error:
             raise CannotStart(
-                f"No folder for the results can be made in {parent} ({error.strerror}); choose another."
+                f"No folder for the results can be made in {parent} ({error.strerror}); choose"
+                " another."
             ) from error
         else:
             return str(folder)
@@ -125,7 +146,9 @@ class Prediction:
         CannotStart: the program is missing, or is none.
     """
 
-    def __init__(self, asked: Sequence[str], work: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, asked: Sequence[str], work: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._out = Path(asked[asked.index("--out") + 1])
         self._printed, self._noted = Path(work, "stdout.json"), Path(work, "stderr.txt")
         self._cancelled = False
@@ -139,7 +162,8 @@ class Prediction:
                 )  # fmt: skip
         except OSError as error:
             raise CannotStart(
-                f"{asked[0]} cannot be run ({error.strerror}); give the path of the program `seapeft`."
+                f"{asked[0]} cannot be run ({error.strerror}); give the path of the program"
+                " `seapeft`."
             ) from error
 
     def running(self) -> bool:
@@ -180,7 +204,9 @@ def read_outcome(code: int, printed: str, noted: str, out: Path) -> Outcome:
         document = {}
     case = (document.get("cases") or [{}])[0]
     if code not in _DONE:
-        return Outcome(_failure(code, case.get("error") or document.get("error") or _last_line(noted)))
+        return Outcome(
+            _failure(code, case.get("error") or document.get("error") or _last_line(noted))
+        )
     try:
         expected = (case["qc"] or {}).get("expected_dice", {})
         labels = tuple(
@@ -191,10 +217,14 @@ def read_outcome(code: int, printed: str, noted: str, out: Path) -> Outcome:
         segmentation = out / f"{case['case']}.seg.nrrd"
         network = case["network"]
     except (KeyError, TypeError, ValueError):
-        return Outcome("What the program answered is not the answer of `seapeft predict`; check its path.")
+        return Outcome(
+            "What the program answered is not the answer of `seapeft predict`; check its path."
+        )
     if not segmentation.is_file():
         return Outcome(f"The mask is done, but {segmentation} is missing.")
-    return Outcome(f"{_DONE[code]} It is the {network} network's.", segmentation, labels, flags, warnings)
+    return Outcome(
+        f"{_DONE[code]} It is the {network} network's.", segmentation, labels, flags, warnings
+    )
 
 
 def _failure(code: int, reason: str) -> str:

@@ -57,9 +57,14 @@ def choose_origin(name: str, checkpoint: Checkpoint, backbone: str) -> Origin:
     if name not in ORIGINS:
         near = difflib.get_close_matches(name, ORIGINS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"No origin is called {name!r}.{hint} There are auto, {', '.join(ORIGINS)}.")
+        raise UsageError(
+            f"No origin is called {name!r}.{hint} There are auto, {', '.join(ORIGINS)}."
+        )
     origin = ORIGINS[name]
     if origin.backbones and backbone not in origin.backbones:
-        said = f"Checkpoints of {name} are of {', '.join(origin.backbones)}, not {backbone}; choose another backbone."
+        said = (
+            f"Checkpoints of {name} are of {', '.join(origin.backbones)}, not {backbone}; choose"
+            " another backbone."
+        )
         raise WeightsError(said, "backbone")
     return origin

@@ -15,7 +15,9 @@ from sea_peft.data.recipe import Percentile, Recipe
 from sea_peft.errors import UsageError
 
 _MOST_BYTES = 1 << 20
-_RECIPE = Recipe(orientation="LIA", spacing=(1.0, 1.0, 1.0), intensity=Percentile(low=0.0, high=99.5))
+_RECIPE = Recipe(
+    orientation="LIA", spacing=(1.0, 1.0, 1.0), intensity=Percentile(low=0.0, high=99.5)
+)
 _PATCH = (128, 128, 128)
 
 
@@ -29,15 +31,22 @@ def _described(checkpoint: Checkpoint) -> object:
 
 
 def _settings(described: Any) -> Said:
-    """Dilations and activation from `model.json`; {} if the file is not laid out as brainchop writes it."""
+    """Dilations and activation from `model.json`; {} if the file is not laid out as brainchop
+    writes it.
+    """
     try:
         kernels = [layer["kernel_size"] for layer in described["layers"]]
         dilations = [layer["dilation"] for layer in described["layers"]]
     except (KeyError, TypeError):
         return {}
-    if kernels != [3] * (len(kernels) - 1) + [1] or not all(type(d) is int and 1 <= d <= 64 for d in dilations):
+    if kernels != [3] * (len(kernels) - 1) + [1] or not all(
+        type(d) is int and 1 <= d <= 64 for d in dilations
+    ):
         return {}
-    return {"dilations": dilations[:-1], "activation": "elu" if described.get("elu") is True else "relu"}
+    return {
+        "dilations": dilations[:-1],
+        "activation": "elu" if described.get("elu") is True else "relu",
+    }
 
 
 def _labels(checkpoint: Checkpoint, classes: int) -> tuple[str, ...] | None:
@@ -50,20 +59,36 @@ def _labels(checkpoint: Checkpoint, classes: int) -> tuple[str, ...] | None:
 
 
 def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
-    last = max((key for key in checkpoint.tensors if key.endswith(".weight")), key=lambda key: int(key.split(".")[1]))
+    last = max(
+        (key for key in checkpoint.tensors if key.endswith(".weight")),
+        key=lambda key: int(key.split(".")[1]),
+    )
     labels = _labels(checkpoint, len(checkpoint.tensors[last]))
     settings = _settings(_described(checkpoint))
     notes = ["Dilations and activation are those of the model.json beside it."] if settings else []
     if labels:
         notes.append("Labels are those of the colormap.json beside it.")
-    return Known(labels=labels, channels=("T1",), recipe=_RECIPE, patch=_PATCH, settings=settings, notes=tuple(notes))
+    return Known(
+        labels=labels,
+        channels=("T1",),
+        recipe=_RECIPE,
+        patch=_PATCH,
+        settings=settings,
+        notes=tuple(notes),
+    )
 
 
 def _is_brainchops(checkpoint: Checkpoint) -> bool:
-    """By the names of its tensors and the model.json beside them; another's MeshNet can have the same names."""
+    """By the names of its tensors and the model.json beside them; another's MeshNet can have
+    the same names.
+    """
     parts = [key.split(".") for key in checkpoint.tensors]
     return bool(_settings(_described(checkpoint))) and all(
-        len(part) == 3 and part[0] == "model" and part[1].isdigit() and part[2] in ("weight", "bias") for part in parts
+        len(part) == 3
+        and part[0] == "model"
+        and part[1].isdigit()
+        and part[2] in ("weight", "bias")
+        for part in parts
     )
 
 

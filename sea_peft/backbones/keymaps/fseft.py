@@ -1,4 +1,6 @@
-"""FSEFT (Silva-Rodríguez et al. 2023, arXiv 2303.17051): SwinUNETR or SuPreM's U-Net with a classifier of their own."""
+"""FSEFT (Silva-Rodríguez et al. 2023, arXiv 2303.17051): SwinUNETR or SuPreM's U-Net with a
+classifier of their own.
+"""
 
 from sea_peft.backbones.checkpoints import Checkpoint
 from sea_peft.backbones.keymaps.origin import CT_PATCH, CT_RECIPE, OLD_MERGING, Known, Origin

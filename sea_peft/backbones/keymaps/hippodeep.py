@@ -19,9 +19,15 @@ HIPPODEEP = Origin(
     name="hippodeep",
     about="hippodeep, Thyreau et al. 2018, github.com/bthyreau/hippodeep_pytorch",
     backbones=("hippodeep",),
-    recognises=lambda checkpoint: checkpoint.has_key_under("conv0a_0.") and checkpoint.has_key_under("conv_extract."),
+    recognises=lambda checkpoint: (
+        checkpoint.has_key_under("conv0a_0.") and checkpoint.has_key_under("conv_extract.")
+    ),
     rename=keep,
     know=lambda _checkpoint, _backbone: Known(
-        labels=("hippocampus",), channels=("T1",), recipe=_RECIPE, patch=(48, 72, 64), notes=(_ONE_SIDE,)
+        labels=("hippocampus",),
+        channels=("T1",),
+        recipe=_RECIPE,
+        patch=(48, 72, 64),
+        notes=(_ONE_SIDE,),
     ),
 )

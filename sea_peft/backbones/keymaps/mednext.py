@@ -24,7 +24,12 @@ def _rename_authors(key: str) -> str | None:
     if found is None:
         return key
     name, level = found[1], int(found[2])
-    ours = {"enc_block": "enc_stages", "down": "down_blocks", "up": "up_blocks", "dec_block": "dec_stages"}[name]
+    ours = {
+        "enc_block": "enc_stages",
+        "down": "down_blocks",
+        "up": "up_blocks",
+        "dec_block": "dec_stages",
+    }[name]
     return f"{ours}.{3 - level if name in ('up', 'dec_block') else level}.{key[found.end() :]}"
 
 

@@ -22,13 +22,17 @@ _RESAMPLING = "resample_data_or_seg_to_shape"
 
 def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     given = checkpoint.content.get("init_args")
-    if not isinstance(given, Mapping) or not {"plans", "configuration", "dataset_json"} <= given.keys():
+    if (
+        not isinstance(given, Mapping)
+        or not {"plans", "configuration", "dataset_json"} <= given.keys()
+    ):
         return Known(inferer="nnunet")
     plans, described = given["plans"], given["dataset_json"]
     try:
         configuration = _resolved(plans["configurations"], given["configuration"])
         channels = tuple(
-            str(name) for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0]))
+            str(name)
+            for _, name in sorted(described["channel_names"].items(), key=lambda item: int(item[0]))
         )
         intensity, settings = _grey_values(plans, configuration, len(channels))
         total = "TotalSegmentator" in str(plans.get("dataset_name"))
@@ -36,20 +40,40 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
         if total:
             notes = (
                 *notes,
-                "It is TotalSegmentator's by its data set, and so are its axes: every scan is turned to them.",
+                (
+                    "It is TotalSegmentator's by its data set, and so are its axes: every scan is"
+                    " turned to them."
+                ),
             )
         order = plans["transpose_forward"]
-        sides, spacing = [int(side) for side in configuration["patch_size"]], configuration["spacing"]
+        sides, spacing = (
+            [int(side) for side in configuration["patch_size"]],
+            configuration["spacing"],
+        )
         if len(sides) != 3:
-            raise WeightsError(f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in.")
+            raise WeightsError(
+                f"{checkpoint.file.name} is a 2D network; only 3D configurations can be taken in."
+            )
         axes = _TOTALSEGMENTATOR_AXES if total else _AXES
-        stated = {"orientation": "".join(axes[axis] for axis in order), "spacing": [float(mm) for mm in spacing]}
+        stated = {
+            "orientation": "".join(axes[axis] for axis in order),
+            "spacing": [float(mm) for mm in spacing],
+        }
         as_nnunet = {"resampler": "nnunet", "crop_foreground": True, "margin": 0.0}
         recipe = documents.check(Recipe, {**stated, **as_nnunet, "intensity": intensity})
         labels = _labels(described["labels"], checkpoint.file.name)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise WeightsError(
-            f"{checkpoint.file.name}: the plans in it are not as nnU-Net v2 writes them ({type(error).__name__}: {str(error)[:120]})."
+            f"{checkpoint.file.name}: the plans in it are not as nnU-Net v2 writes them"
+            f" ({type(error).__name__}: {str(error)[:120]})."
         ) from error
     return Known(
         labels=labels,
@@ -71,13 +95,19 @@ def _resolved(configurations: Said, name: str) -> Said:
 
 def _other_resampling(configuration: Said) -> tuple[str, ...]:
     """A note if the plans resample otherwise than nnU-Net by default."""
-    used = {configuration.get(f"resampling_fn_{what}", _RESAMPLING) for what in ("data", "probabilities")}
+    used = {
+        configuration.get(f"resampling_fn_{what}", _RESAMPLING)
+        for what in ("data", "probabilities")
+    }
     order = configuration.get("resampling_fn_data_kwargs", {}).get("order", 3)
     if used == {_RESAMPLING} and order == 3:
         return ()
     listed = ", ".join(sorted(used))
     return (
-        f"The checkpoint's scans were resampled by {listed} of order {order}; here they are by nnU-Net's usual function, cubically.",
+        (
+            f"The checkpoint's scans were resampled by {listed} of order {order}; here they are by"
+            " nnU-Net's usual function, cubically."
+        ),
     )
 
 
@@ -85,9 +115,12 @@ def _labels(labels: Said, file: str) -> tuple[str, ...]:
     """Names in the order of the outputs. The ignore label has no output."""
     if not all(isinstance(code, int) for code in labels.values()):
         raise WeightsError(
-            f"{file} was trained on regions that overlap, one sigmoid each; only one class a voxel can be taken in."
+            f"{file} was trained on regions that overlap, one sigmoid each; only one class a voxel"
+            " can be taken in."
         )
-    named = {code: str(name) for name, code in labels.items() if name not in ("background", "ignore")}
+    named = {
+        code: str(name) for name, code in labels.items() if name not in ("background", "ignore")
+    }
     return tuple(named[code] for code in sorted(named))
 
 
@@ -103,18 +136,23 @@ def _grey_values(plans: Said, configuration: Said, channels: int) -> tuple[Said,
         of = plans["foreground_intensity_properties_per_channel"]["0"]
         low, high = float(of["percentile_00_5"]), float(of["percentile_99_5"])
         mean, deviation = float(of["mean"]), max(float(of["std"]), 1e-8)
-        settings = {"input_factor": (high - low) / deviation, "input_offset": (low - mean) / deviation}
+        settings = {
+            "input_factor": (high - low) / deviation,
+            "input_offset": (low - mean) / deviation,
+        }
         return {"kind": "window", "low": low, "high": high}, settings
     if schemes == {"ZScoreNormalization"}:
         in_body = set(configuration["use_mask_for_norm"])
         if len(in_body) > 1:
             raise WeightsError(
-                "The checkpoint's z-scores are over the body in some channels only, which no recipe here does."
+                "The checkpoint's z-scores are over the body in some channels only, which no recipe"
+                " here does."
             )
         return {"kind": "zscore", "over": "foreground" if in_body == {True} else "box"}, {}
     listed = ", ".join(sorted(schemes))
     raise WeightsError(
-        f"The checkpoint scales grey values by {listed} over {channels} channels, which no recipe here does."
+        f"The checkpoint scales grey values by {listed} over {channels} channels, which no recipe"
+        " here does."
     )
 
 

@@ -16,7 +16,9 @@ _PATCH = (144, 144, 144)
 
 
 def _labels(checkpoint: Checkpoint) -> tuple[str, ...] | None:
-    """The names in the description beside the checkpoint, if there is one with as many names as classes."""
+    """The names in the description beside the checkpoint, if there is one with as many names as
+    classes.
+    """
     classes = len(checkpoint.tensors["conv77U.weight"])
     for file in sorted(checkpoint.file.parent.glob("*labels.txt")):
         try:
@@ -33,14 +35,20 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     recipe = Recipe(orientation="LAI", spacing=(2.3, 1.7, 1.25), intensity=intensity)
     labels = _labels(checkpoint)
     notes = ("Labels are those of the description for ITK-SNAP beside it.",) if labels else ()
-    return Known(labels=labels, channels=("CT",), recipe=recipe, patch=_PATCH, settings=settings, notes=notes)
+    return Known(
+        labels=labels, channels=("CT",), recipe=recipe, patch=_PATCH, settings=settings, notes=notes
+    )
 
 
 OBELISK = Origin(
     name="obelisk",
-    about="OBELISK-Net's all-convolution U-Net, Heinrich et al. 2019, github.com/mattiaspaul/OBELISK",
+    about=(
+        "OBELISK-Net's all-convolution U-Net, Heinrich et al. 2019, github.com/mattiaspaul/OBELISK"
+    ),
     backbones=("obelisk",),
-    recognises=lambda checkpoint: checkpoint.has_key_under("conv6dU.") and checkpoint.has_key_under("conv77U."),
+    recognises=lambda checkpoint: (
+        checkpoint.has_key_under("conv6dU.") and checkpoint.has_key_under("conv77U.")
+    ),
     rename=keep,
     know=_know,
 )

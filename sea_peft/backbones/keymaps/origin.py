@@ -1,4 +1,6 @@
-"""An origin of checkpoints: who makes them, how their keys become ours, and what is known of their training."""
+"""An origin of checkpoints: who makes them, how their keys become ours, and what is known of
+their training.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -70,14 +72,20 @@ class Origin:
     idle: Callable[[str], bool] = lambda _key: False
 
     def translate(self, tensors: Tensors) -> tuple[dict[str, torch.Tensor], list[str]]:
-        """The tensors under the backbone's keys, and the keys that this origin knows to be no part of it."""
+        """The tensors under the backbone's keys, and the keys that this origin knows to be no
+        part of it.
+        """
         names = {key: self.rename(key) for key in tensors}
         kept = {name: tensors[key] for key, name in names.items() if name is not None}
         return self.convert(kept), sorted(key for key, name in names.items() if name is None)
 
 
-CT_RECIPE = Recipe(orientation="RAS", spacing=(1.5, 1.5, 1.5), intensity=Window(low=-175.0, high=250.0))
-"""Abdominal CT as SuPreM, CLIP-driven and FSEFT prepare it: RAS, 1.5 mm, −175..250 HU scaled to 0..1."""
+CT_RECIPE = Recipe(
+    orientation="RAS", spacing=(1.5, 1.5, 1.5), intensity=Window(low=-175.0, high=250.0)
+)
+"""Abdominal CT as SuPreM, CLIP-driven and FSEFT prepare it: RAS, 1.5 mm, −175..250 HU scaled to
+0..1.
+"""
 
 CT_PATCH = (96, 96, 96)
 OLD_MERGING = MappingProxyType({"merging": "monai<1.5"})

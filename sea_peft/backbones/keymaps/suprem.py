@@ -29,12 +29,17 @@ def _is_universal(checkpoint: Checkpoint) -> bool:
 
 def _is_suprem(checkpoint: Checkpoint) -> bool:
     trained_there = {"net", "optimizer", "scheduler", "epoch"} <= checkpoint.content.keys()
-    return _is_universal(checkpoint) or (trained_there and "convInit.conv.weight" in checkpoint.tensors)
+    return _is_universal(checkpoint) or (
+        trained_there and "convInit.conv.weight" in checkpoint.tensors
+    )
 
 
 SUPREM = Origin(
     name="suprem",
-    about="SuPreM, Li et al. 2024, github.com/MrGiovanni/SuPreM (or the CLIP-driven universal model, whose keys are the same)",
+    about=(
+        "SuPreM, Li et al. 2024, github.com/MrGiovanni/SuPreM (or the CLIP-driven universal model,"
+        " whose keys are the same)"
+    ),
     backbones=("segresnet", "unet3d", "swinunetr"),
     recognises=_is_suprem,
     rename=_rename,
@@ -44,7 +49,10 @@ SUPREM = Origin(
 
 CLIP_DRIVEN = Origin(
     name="clip-driven",
-    about="CLIP-driven universal model, Liu et al. 2023, github.com/ljwztc/CLIP-Driven-Universal-Model",
+    about=(
+        "CLIP-driven universal model, Liu et al. 2023,"
+        " github.com/ljwztc/CLIP-Driven-Universal-Model"
+    ),
     backbones=("unet3d", "swinunetr"),
     recognises=_is_universal,
     rename=_rename,

@@ -25,7 +25,9 @@ _PRETRAINING_HEADS = (
 def _current(key: str) -> str:
     """`swin_vit` and `mlp.fc1` under MONAI's current names."""
     return re.sub(
-        r"\bmlp\.fc([12])\b", r"mlp.linear\1", key.removeprefix("backbone.").replace("swin_vit", "swinViT", 1)
+        r"\bmlp\.fc([12])\b",
+        r"mlp.linear\1",
+        key.removeprefix("backbone.").replace("swin_vit", "swinViT", 1),
     )
 
 
@@ -41,12 +43,17 @@ def _is_pretrained(checkpoint: Checkpoint) -> bool:
 
 SWIN_SSL = Origin(
     name="swin-ssl",
-    about="self-supervised SwinUNETR, Tang et al. 2022, Project-MONAI/research-contributions SwinUNETR/Pretrain",
+    about=(
+        "self-supervised SwinUNETR, Tang et al. 2022, Project-MONAI/research-contributions"
+        " SwinUNETR/Pretrain"
+    ),
     backbones=("swinunetr",),
     recognises=_is_pretrained,
     rename=_rename_pretrained,
     no_classifier="self-supervised training has no classes",
-    know=lambda _checkpoint, _backbone: Known(patch=CT_PATCH, channels=("CT",), settings=OLD_MERGING),
+    know=lambda _checkpoint, _backbone: Known(
+        patch=CT_PATCH, channels=("CT",), settings=OLD_MERGING
+    ),
 )
 
 BTCV = Origin(

@@ -20,11 +20,27 @@ INSTALL = "pip install 'sea_peft[dicom]'"
 _PREAMBLE, _MAGIC = 128, b"DICM"
 # Free text and names of people stay unread
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
-    "Modality", "ImageType", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "PixelSpacing",
-    "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SegmentSequence",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesNumber",
+    "Modality",
+    "ImageType",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "SamplesPerPixel",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "SegmentSequence",
     "ReferencedSeriesSequence",
-]  # fmt: skip
+]
 
 
 def is_dicom(path: Path) -> bool:
@@ -41,11 +57,17 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(root: Path) -> Iterator[Path]:
-    """The DICOM files in a folder and its subfolders, sorted. Follows links to folders that have not been seen."""
+    """The DICOM files in a folder and its subfolders, sorted. Follows links to folders that
+    have not been seen.
+    """
     seen = {os.path.realpath(root)}
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders.sort()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and _new(Path(folder) / name, seen)]
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".") and _new(Path(folder) / name, seen)
+        ]
         yield from (path for name in sorted(names) if is_dicom(path := Path(folder) / name))
 
 
@@ -71,15 +93,21 @@ def headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Dataset]]:
                 syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
                 # pydicom inflates such a file whole, whatever it grows to
                 deflated = syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
-                header = None if deflated else pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+                header = (
+                    None
+                    if deflated
+                    else pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+                )
         # Parsers meet damaged bytes in ways that no list of exception types covers
         except Exception as error:
             raise DataError(
-                f"{shown(path)} cannot be read as DICOM ({type(error).__name__}); export the series again or take it out"
+                f"{shown(path)} cannot be read as DICOM ({type(error).__name__}); export the series"
+                " again or take it out"
             ) from error
         if header is None:
             raise DataError(
-                f"{shown(path)} is a deflated DICOM file, which is not read; export the series uncompressed"
+                f"{shown(path)} is a deflated DICOM file, which is not read; export the series"
+                " uncompressed"
             )
         yield path, header
 

@@ -23,9 +23,17 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _IMAGE_TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored",
-    "HighBit", "PixelRepresentation",
-)  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
 
 
 def stored_values(path: Path) -> np.ndarray:
@@ -39,7 +47,8 @@ def stored_values(path: Path) -> np.ndarray:
         refusing(
             DataError,
             lambda _: (
-                f"{shown(path.parent)} has slices that cannot be decoded ({path.name}); export the series again, uncompressed"
+                f"{shown(path.parent)} has slices that cannot be decoded ({path.name}); export the"
+                " series again, uncompressed"
             ),
         ),
         warnings.catch_warnings(),
@@ -52,7 +61,8 @@ def stored_values(path: Path) -> np.ndarray:
         signed = bool(int(image.PixelRepresentation))
         if allocated not in (8, 16, 32) or not 1 <= bits <= allocated:
             raise DataError(
-                f"{shown(path)} stores {bits} of {allocated} bits a voxel, which is not read; export the series again"
+                f"{shown(path)} stores {bits} of {allocated} bits a voxel, which is not read;"
+                " export the series again"
             )
         syntax = image.file_meta.TransferSyntaxUID
         if syntax.is_compressed:
@@ -64,7 +74,9 @@ def stored_values(path: Path) -> np.ndarray:
         raw = raw.reshape(rows, columns)
     # Bits above the stored ones are not part of the grey value
     values = raw.astype(np.uint32) << (32 - bits)
-    return values.view(np.int32) >> (32 - bits) if signed else (values >> (32 - bits)).view(np.int32)
+    return (
+        values.view(np.int32) >> (32 - bits) if signed else (values >> (32 - bits)).view(np.int32)
+    )
 
 
 def _decoded(image: Dataset, path: Path) -> np.ndarray:
@@ -76,7 +88,9 @@ def _decoded(image: Dataset, path: Path) -> np.ndarray:
         bare[tag] = image[tag]
     bare.file_meta = pydicom.dataset.FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = image.file_meta.TransferSyntaxUID
-    bare.PixelData = pydicom.encaps.encapsulate([pydicom.encaps.get_frame(image.PixelData, 0, number_of_frames=1)])
+    bare.PixelData = pydicom.encaps.encapsulate(
+        [pydicom.encaps.get_frame(image.PixelData, 0, number_of_frames=1)]
+    )
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix=".seapeft-") as folder:
         copy = Path(folder) / "slice.dcm"

@@ -24,7 +24,9 @@ from sea_peft.errors import DataError, first_line
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_SCHEME = "99SEAPEFT"  # private coding scheme for the labels' own names, which are in no standard vocabulary
+_SCHEME = (  # private coding scheme for the labels' own names, which are in no standard vocabulary
+    "99SEAPEFT"
+)
 _SERIES_NUMBER = 900
 
 
@@ -45,7 +47,10 @@ def referenced_series(header: Dataset, series: Sequence[Series]) -> Series | Non
 
 
 def read_segmentation(
-    path: Path, series: Sequence[Path], codes: Mapping[int, Sequence[int]], names: Mapping[int, str] | None = None
+    path: Path,
+    series: Sequence[Path],
+    codes: Mapping[int, Sequence[int]],
+    names: Mapping[int, str] | None = None,
 ) -> Volume:
     """Read a DICOM-SEG as a label map on its series' grid. Each frame goes to the slice at its
     position.
@@ -84,13 +89,20 @@ def read_segmentation(
                 if frame.segment is not None and frame.segment not in codes[code]:
                     continue
                 stored = frame.turned(segmentation.get_stored_frame(frame.number))
-                drawn = np.isin(stored, list(codes[code])) if frame.segment is None else stored > threshold
+                drawn = (
+                    np.isin(stored, list(codes[code]))
+                    if frame.segment is None
+                    else stored > threshold
+                )
                 mask[:, :, frame.slice] |= drawn.T
             labels.paint(code, mask)
         array, notes = labels.finished()
-    except Exception as error:  # highdicom and pydicom raise many kinds for damaged or foreign files
+    except (
+        Exception
+    ) as error:  # highdicom and pydicom raise many kinds for damaged or foreign files
         raise DataError(
-            f"{shown(path)} cannot be laid over its series ({first_line(error)[:200].rstrip('.')}); export it again with the series as its source"
+            f"{shown(path)} cannot be laid over its series ({first_line(error)[:200].rstrip('.')});"
+            " export it again with the series as its source"
         ) from error
     return Volume(array, series_affine(ordered), notes)
 
@@ -125,10 +137,14 @@ def _frames(segmentation: Dataset, series: Series, ordered: Sequence[Slice]) -> 
     first = ordered[0]
     if (int(segmentation.Rows), int(segmentation.Columns)) != (first.rows, first.columns):
         raise ValueError(
-            f"its frames have {segmentation.Rows}×{segmentation.Columns} voxels, the slices {first.rows}×{first.columns}"
+            f"its frames have {segmentation.Rows}×{segmentation.Columns} voxels, the slices"
+            f" {first.rows}×{first.columns}"
         )
     shared = (segmentation.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    comparable = not segmentation.get("FrameOfReferenceUID") or str(segmentation.FrameOfReferenceUID) == series.frame
+    comparable = (
+        not segmentation.get("FrameOfReferenceUID")
+        or str(segmentation.FrameOfReferenceUID) == series.frame
+    )
     by_instance = {part.instance: k for k, part in enumerate(ordered)}
     labelmap = str(segmentation.SegmentationType) == "LABELMAP"
     frames: list[_Frame] = []
@@ -146,16 +162,22 @@ def _frames(segmentation: Dataset, series: Series, ordered: Sequence[Slice]) -> 
             contradicting += 1
         else:
             segment = (
-                None if labelmap else int(_item(group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+                None
+                if labelmap
+                else int(
+                    _item(group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber
+                )
             )
             frames.append(_Frame(number, at, segment, mirrored))
     if nowhere:
         raise ValueError(
-            f"{nowhere} of its {len(groups)} frames lie where the series has no slice, so slices are missing or it was drawn on others"
+            f"{nowhere} of its {len(groups)} frames lie where the series has no slice, so slices"
+            " are missing or it was drawn on others"
         )
     if contradicting:
         raise ValueError(
-            f"{contradicting} of its {len(groups)} frames lie on another slice than the one that they say they were drawn on"
+            f"{contradicting} of its {len(groups)} frames lie on another slice than the one that"
+            " they say they were drawn on"
         )
     return frames
 
@@ -188,9 +210,16 @@ class _Plane:
 
 
 def _plane(group: Dataset, shared: Dataset, place: Dataset, default: Slice) -> _Plane:
-    """The plane of a frame. Orientation and spacing are those of the series if the file does not give them."""
-    turn, measures = _item(group, shared, "PlaneOrientationSequence"), _item(group, shared, "PixelMeasuresSequence")
-    direction = np.array(default.direction if turn is None else turn.ImageOrientationPatient, dtype=float)
+    """The plane of a frame. Orientation and spacing are those of the series if the file does
+    not give them.
+    """
+    turn, measures = (
+        _item(group, shared, "PlaneOrientationSequence"),
+        _item(group, shared, "PixelMeasuresSequence"),
+    )
+    direction = np.array(
+        default.direction if turn is None else turn.ImageOrientationPatient, dtype=float
+    )
     rows, columns = default.spacing if measures is None else measures.PixelSpacing
     position = np.array(place.ImagePositionPatient, dtype=float)
     return _Plane(position, direction[:3] * float(columns), direction[3:] * float(rows))
@@ -201,7 +230,10 @@ def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool]
     voxels; None if there is none.
     """
     first = ordered[0]
-    own = (np.multiply(first.direction[:3], first.spacing[1]), np.multiply(first.direction[3:], first.spacing[0]))
+    own = (
+        np.multiply(first.direction[:3], first.spacing[1]),
+        np.multiply(first.direction[3:], first.spacing[0]),
+    )
     mirrored = (bool(plane.along_row @ own[0] < 0), bool(plane.along_column @ own[1] < 0))
     position = plane.position
     for counted, way, against in (
@@ -216,7 +248,13 @@ def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool]
 
     def corners(row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Of the slice, from its first voxel on, by the ways along a row and a column."""
-        return np.array([i * (first.columns - 1) * row + j * (first.rows - 1) * column for i in (0, 1) for j in (0, 1)])
+        return np.array(
+            [
+                i * (first.columns - 1) * row + j * (first.rows - 1) * column
+                for i in (0, 1)
+                for j in (0, 1)
+            ]
+        )
 
     places = np.array([part.position for part in ordered])
     here = position + corners(along_row, along_column)
@@ -225,7 +263,9 @@ def _lies_on(plane: _Plane, ordered: Sequence[Slice]) -> tuple[tuple[bool, bool]
     return mirrored, nearest if apart[nearest] <= GRID_TOLERANCE_MM else None
 
 
-def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping[str, int]) -> bytes:
+def segmentation_bytes(
+    mask: np.ndarray, series: Sequence[Path], values: Mapping[str, int]
+) -> bytes:
     """A DICOM-SEG of a mask, as the content of a `.dcm` file.
 
     It carries the patient and study of its series, as the standard requires.
@@ -249,7 +289,9 @@ def segmentation_bytes(mask: np.ndarray, series: Sequence[Path], values: Mapping
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="sea_peft", version=__version__, family=codes.DCM.ArtificialIntelligence
     )
-    present = {name: value for name, value in values.items() if (mask == value).any()} or dict(values)
+    present = {name: value for name, value in values.items() if (mask == value).any()} or dict(
+        values
+    )
     described = [
         highdicom.seg.SegmentDescription(
             segment_number=number,

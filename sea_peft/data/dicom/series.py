@@ -79,7 +79,11 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
     problems: dict[str, DataError] = {}
     about: dict[str, Dataset] = {}
     for path, header in described:
-        if "Rows" not in header or "SegmentSequence" in header or "LOCALIZER" in (header.get("ImageType") or ()):
+        if (
+            "Rows" not in header
+            or "SegmentSequence" in header
+            or "LOCALIZER" in (header.get("ImageType") or ())
+        ):
             continue
         uid = str(header.get("SeriesInstanceUID", ""))
         about[uid] = header
@@ -89,7 +93,8 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
             problems.setdefault(uid, error)
         except Exception as error:  # pydicom finds a damaged value only when it is used
             problems[uid] = DataError(
-                f"{shown(path)} has a header that makes no sense ({type(error).__name__}); export the series again or take it out"
+                f"{shown(path)} has a header that makes no sense ({type(error).__name__}); export"
+                " the series again or take it out"
             )
     said = [str(error) for uid, error in problems.items() if not slices[uid]]
     found = []
@@ -103,9 +108,14 @@ def grouped(described: Sequence[tuple[Path, Dataset]]) -> tuple[list[Series], li
             twice = "one of its images twice" if copies == 1 else f"{copies} copies of its images"
             said.append(f"{shown(parts[0].path.parent)} holds {twice}, taken once")
         header = about[uid]
-        modality, number = str(header.get("Modality") or "image"), _whole(header.get("SeriesNumber"))
+        modality, number = (
+            str(header.get("Modality") or "image"),
+            _whole(header.get("SeriesNumber")),
+        )
         frame = str(header.get("FrameOfReferenceUID") or "")
-        found.append(Series(uid=uid, modality=modality, number=number, slices=tuple(single), frame=frame))
+        found.append(
+            Series(uid=uid, modality=modality, number=number, slices=tuple(single), frame=frame)
+        )
     return found, said
 
 
@@ -116,7 +126,8 @@ def _each_once(parts: Sequence[Slice]) -> tuple[list[Slice], int]:
         twin = first.setdefault(part.instance or str(part.path), part)
         if twin is not part and not filecmp.cmp(twin.path, part.path, shallow=False):
             raise DataError(
-                f"{shown(part.path)} and {twin.path.name} have the same SOP instance number but differ; take one of them out"
+                f"{shown(part.path)} and {twin.path.name} have the same SOP instance number but"
+                " differ; take one of them out"
             )
     return list(first.values()), len(parts) - len(first)
 
@@ -145,7 +156,9 @@ def read_series(paths: Sequence[Path]) -> Volume:
     array = np.empty(shape, dtype=kind, order="F")
     for k, part in enumerate(ordered):
         stored = stored_values(part.path).T
-        array[:, :, k] = stored + int(part.intercept) if whole else stored * part.slope + part.intercept
+        array[:, :, k] = (
+            stored + int(part.intercept) if whole else stored * part.slope + part.intercept
+        )
     small = np.iinfo(np.int16)
     if whole and small.min <= array.min() and array.max() <= small.max:
         array = array.astype(np.int16)
@@ -167,12 +180,16 @@ def one_series(paths: Sequence[Path]) -> Series:
     if not found and said:
         raise DataError(said[0])
     if len(found) != 1:
-        raise DataError(f"{shown(paths[0].parent)} holds {len(found)} series where one was; export it again")
+        raise DataError(
+            f"{shown(paths[0].parent)} holds {len(found)} series where one was; export it again"
+        )
     return found[0]
 
 
 def in_order(series: Series) -> list[Slice]:
-    """Its slices from one end to the other. Raises `DataError` if they make no volume (see `read_series`)."""
+    """Its slices from one end to the other. Raises `DataError` if they make no volume (see
+    `read_series`).
+    """
     first, where = series.slices[0], shown(series.folder)
     for other in series.slices[1:]:
         for what, mine, its in (
@@ -182,11 +199,13 @@ def in_order(series: Series) -> list[Slice]:
         ):
             if not np.allclose(mine, its, rtol=0, atol=_SAME_DIRECTION):
                 raise DataError(
-                    f"{where} mixes slices of {what} {_numbers(mine)} ({first.path.name}) and {_numbers(its)} "
-                    f"({other.path.name}) in one series; export them as two series"
+                    f"{where} mixes slices of {what} {_numbers(mine)} ({first.path.name}) and"
+                    f" {_numbers(its)} ({other.path.name}) in one series; export them as two series"
                 )
     if len(series.slices) < 2:
-        raise DataError(f"{where} holds a single slice; a volume is needed: export the whole series")
+        raise DataError(
+            f"{where} holds a single slice; a volume is needed: export the whole series"
+        )
     normal = np.cross(first.direction[:3], first.direction[3:])
     ordered = sorted(series.slices, key=lambda part: float(np.dot(part.position, normal)))
     at = np.array([np.dot(part.position, normal) for part in ordered])
@@ -195,19 +214,22 @@ def in_order(series: Series) -> list[Slice]:
     if gaps.min() < 1e-3:
         twice = int(gaps.argmin())
         raise DataError(
-            f"{where} has two slices at one place ({ordered[twice].path.name} and {ordered[twice + 1].path.name}); it holds "
-            "several acquisitions: export each as its own series"
+            f"{where} has two slices at one place ({ordered[twice].path.name} and"
+            f" {ordered[twice + 1].path.name}); it holds several acquisitions: export each as its"
+            " own series"
         )
     if gaps.max() > 1.5 * usual:
         wide = int(gaps.argmax())
         raise DataError(
-            f"{where}: slices are missing between {ordered[wide].path.name} and {ordered[wide + 1].path.name}, which lie "
-            f"{gaps[wide]:.4g} mm apart where others lie {usual:.4g} mm apart; export the series again, complete"
+            f"{where}: slices are missing between {ordered[wide].path.name} and"
+            f" {ordered[wide + 1].path.name}, which lie {gaps[wide]:.4g} mm apart where others lie"
+            f" {usual:.4g} mm apart; export the series again, complete"
         )
     even = np.linspace(at[0], at[-1], len(at))
     if np.abs(at - even).max() > max(_UNEVEN_MM, _UNEVEN_SHARE * usual):
         raise DataError(
-            f"{where}: slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart; an even spacing is needed: resample the series"
+            f"{where}: slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart; an even spacing is"
+            " needed: resample the series"
         )
     return ordered
 
@@ -224,10 +246,14 @@ def series_affine(ordered: Sequence[Slice]) -> np.ndarray:
 
 
 def _slice(path: Path, header: Dataset) -> Slice:
-    frames, colours = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
+    frames, colours = (
+        int(header.get("NumberOfFrames") or 1),
+        int(header.get("SamplesPerPixel") or 1),
+    )
     if frames > 1:
         raise DataError(
-            f"{shown(path)} holds {frames} frames in one file (enhanced DICOM); export one file per slice, or convert it to NIfTI"
+            f"{shown(path)} holds {frames} frames in one file (enhanced DICOM); export one file per"
+            " slice, or convert it to NIfTI"
         )
     if colours > 1:
         raise DataError(f"{shown(path)} is a colour picture, not a scan; take it out")
@@ -240,14 +266,21 @@ def _slice(path: Path, header: Dataset) -> Slice:
             raise ValueError
     except (AttributeError, TypeError, ValueError):
         raise DataError(
-            f"{shown(path)} does not say where its slice lies (position, orientation or pixel spacing); export the series again"
+            f"{shown(path)} does not say where its slice lies (position, orientation or pixel"
+            " spacing); export the series again"
         ) from None
     x, y, z = position
     return Slice(
-        path=path, instance=str(header.get("SOPInstanceUID", "")), rows=int(header.Rows),
-        columns=int(header.Columns), spacing=(spacing[0], spacing[1]), position=(x, y, z), direction=direction,
-        slope=float(header.get("RescaleSlope") or 1), intercept=float(header.get("RescaleIntercept") or 0),
-    )  # fmt: skip
+        path=path,
+        instance=str(header.get("SOPInstanceUID", "")),
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        spacing=(spacing[0], spacing[1]),
+        position=(x, y, z),
+        direction=direction,
+        slope=float(header.get("RescaleSlope") or 1),
+        intercept=float(header.get("RescaleIntercept") or 0),
+    )
 
 
 def _require_holdable(path: Path, header: Dataset) -> None:
@@ -259,7 +292,8 @@ def _require_holdable(path: Path, header: Dataset) -> None:
     stored = _MOST_SLICE_BYTES if packed else min(_MOST_SLICE_BYTES, path.stat().st_size)
     if not 0 < needed <= stored:
         raise DataError(
-            f"{shown(path)} is cut short: its header promises {rows}×{columns} voxels, which the file cannot hold; export the series again"
+            f"{shown(path)} is cut short: its header promises {rows}×{columns} voxels, which the"
+            " file cannot hold; export the series again"
         )
 
 
@@ -268,4 +302,8 @@ def _whole(value: Any) -> int | None:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    return times(f"{v:.6g}" for v in values) if len(values) == 2 else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
+    return (
+        times(f"{v:.6g}" for v in values)
+        if len(values) == 2
+        else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
+    )

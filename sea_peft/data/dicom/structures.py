@@ -21,7 +21,9 @@ from sea_peft.errors import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired: what the standard asks for here
+_STUDY_CLASS = (  # Detached Study Management, retired: what the standard asks for here
+    "1.2.840.10008.3.1.2.3.1"
+)
 _SERIES_NUMBER = 901
 
 
@@ -32,8 +34,8 @@ def structure_set_bytes(
 
     Each label is a region (ROI) with a closed planar contour for each of its parts in each slice. A
     part with holes is one contour with keyholes (`contours.outlines`), which every reader takes;
-    contours of the type CLOSED_PLANARXOR are newer than many. It carries the patient and study of its
-    series, as the standard requires, and is marked as not approved.
+    contours of the type CLOSED_PLANARXOR are newer than many. It carries the patient and study of
+    its series, as the standard requires, and is marked as not approved.
 
     Args:
         mask: values `[columns, rows, slices]` on the series' grid as `read_series` gives it.
@@ -52,7 +54,8 @@ def structure_set_bytes(
     found = one_series(series)
     if not found.frame:
         raise DataError(
-            f"{shown(found.folder)} names no frame of reference, which contours need; export the series again"
+            f"{shown(found.folder)} names no frame of reference, which contours need; export the"
+            " series again"
         )
     ordered = in_order(found)
     source = pydicom.dcmread(ordered[0].path, stop_before_pixels=True)
@@ -77,7 +80,10 @@ def structure_set_bytes(
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = found.frame, ""
     made.StructureSetLabel = "sea_peft"
     made.StructureSetDescription = "Automatic, not for diagnosis"
-    made.StructureSetDate, made.StructureSetTime = made.InstanceCreationDate, made.InstanceCreationTime
+    made.StructureSetDate, made.StructureSetTime = (
+        made.InstanceCreationDate,
+        made.InstanceCreationTime,
+    )
     made.ApprovalStatus = "UNAPPROVED"
     images = {part.instance: _image(str(source.SOPClassUID), part.instance) for part in ordered}
     made.ReferencedFrameOfReferenceSequence = [
@@ -88,13 +94,17 @@ def structure_set_bytes(
                     ReferencedSOPClassUID=_STUDY_CLASS,
                     ReferencedSOPInstanceUID=source.StudyInstanceUID,
                     RTReferencedSeriesSequence=[
-                        _item(SeriesInstanceUID=found.uid, ContourImageSequence=list(images.values()))
+                        _item(
+                            SeriesInstanceUID=found.uid, ContourImageSequence=list(images.values())
+                        )
                     ],
                 )
             ],
         )
     ]
-    present = {name: value for name, value in values.items() if (mask == value).any()} or dict(values)
+    present = {name: value for name, value in values.items() if (mask == value).any()} or dict(
+        values
+    )
     made.StructureSetROISequence = [
         _item(
             ROINumber=number,
@@ -113,7 +123,12 @@ def structure_set_bytes(
         for number, (name, value) in enumerate(present.items(), start=1)
     ]
     made.RTROIObservationsSequence = [
-        _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
+        _item(
+            ObservationNumber=number,
+            ReferencedROINumber=number,
+            RTROIInterpretedType="",
+            ROIInterpreter="",
+        )
         for number in range(1, 1 + len(present))
     ]
     content = io.BytesIO()
@@ -121,7 +136,9 @@ def structure_set_bytes(
     return content.getvalue()
 
 
-def _contours(label: np.ndarray, ordered: Sequence[Slice], images: Mapping[str, Dataset]) -> dict[str, list[Dataset]]:
+def _contours(
+    label: np.ndarray, ordered: Sequence[Slice], images: Mapping[str, Dataset]
+) -> dict[str, list[Dataset]]:
     """The contours of one label, in the order of the slices; nothing if it is in none."""
     contours: list[Dataset] = []
     for k in np.flatnonzero(label.any(axis=(0, 1))).tolist():
@@ -135,7 +152,9 @@ def _contours(label: np.ndarray, ordered: Sequence[Slice], images: Mapping[str, 
                     ContourImageSequence=[images[part.instance]],
                     ContourGeometricType="CLOSED_PLANAR",
                     NumberOfContourPoints=len(points),
-                    ContourData=[f"{v:.4f}" for v in points.ravel()],  # mm; decimal strings hold 16 characters
+                    ContourData=[
+                        f"{v:.4f}" for v in points.ravel()
+                    ],  # mm; decimal strings hold 16 characters
                 )
             )
     return {"ContourSequence": contours} if contours else {}

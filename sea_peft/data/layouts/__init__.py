@@ -24,9 +24,9 @@ READERS: dict[str, Callable[[Path], Dataset | None]] = {
 
 _REASONS_GIVEN = 3
 _RECOGNISED = (
-    "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), case folders as in "
-    "BraTS or TotalSegmentator, two folders images and labels, pairs X_image and X_label (or X.nrrd and X.seg.nrrd), or DICOM series with "
-    "DICOM-SEG files"
+    "an nnU-Net folder (dataset.json, imagesTr, labelsTr), a datalist JSON (training), case folders"
+    " as in BraTS or TotalSegmentator, two folders images and labels, pairs X_image and X_label (or"
+    " X.nrrd and X.seg.nrrd), or DICOM series with DICOM-SEG files"
 )
 
 
@@ -42,17 +42,22 @@ def open_dataset(path: Path | str) -> Dataset:
         if not path.exists():
             raise DataError(f"no such folder: {path}; check the path")
         if not path.is_dir() and path.suffix.lower() != ".json":
-            raise DataError(f"{path} is a file; give the folder that holds the scans, or a datalist .json")
+            raise DataError(
+                f"{path} is a file; give the folder that holds the scans, or a datalist .json"
+            )
         for read in READERS.values():
             dataset = read(path)
             if dataset is not None:
                 if not dataset.cases and not dataset.test_cases:
                     raise DataError(
-                        f"{path} holds {count(len(dataset.unlabelled), 'scan')} but no labelled one{_reasons(dataset)}"
+                        f"{path} holds {count(len(dataset.unlabelled), 'scan')} but no labelled"
+                        f" one{_reasons(dataset)}"
                     )
                 return dataset
     except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error.strerror}); check the link or the permissions") from error
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror}); check the link or the permissions"
+        ) from error
     raise DataError(f"the layout of {path} is not recognised; it should be {_RECOGNISED}")
 
 
@@ -61,4 +66,6 @@ def _reasons(dataset: Dataset) -> str:
     if not dataset.warnings:
         return "; put label maps beside them"
     more = len(dataset.warnings) - _REASONS_GIVEN
-    return f": {'; '.join(dataset.warnings[:_REASONS_GIVEN])}" + (f"; and {more} more" if more > 0 else "")
+    return f": {'; '.join(dataset.warnings[:_REASONS_GIVEN])}" + (
+        f"; and {more} more" if more > 0 else ""
+    )

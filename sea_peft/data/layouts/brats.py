@@ -37,30 +37,41 @@ def read(root: Path) -> Dataset | None:
         found = [(_meaning(path), path) for path in volumes_in(folder)]
         files = [(meaning, path) for meaning, path in found if meaning is not None]
         by_meaning = dict(files)
-        # FLAIR or a segmentation, because TotalSegmentator's masks end in _T1 and _T2 too (vertebrae)
+        # FLAIR or a segmentation, because TotalSegmentator's masks end in _T1 and _T2 too
+        # (vertebrae)
         if not {"FLAIR", "seg"} & by_meaning.keys() or by_meaning.keys() == {"seg"}:
             continue
         unique_ids(folder.name, [meaning for meaning, _ in files])
-        images = {channel: ImageFile(by_meaning[channel]) for channel in CHANNELS if channel in by_meaning}
-        namings |= {_sequence(path) in _SINCE_2023: path.name for meaning, path in files if meaning != "seg"}
-        cases.append(FileCase(id=case_id(folder.name), images=images, label_file=by_meaning.get("seg")))
+        images = {
+            channel: ImageFile(by_meaning[channel]) for channel in CHANNELS if channel in by_meaning
+        }
+        namings |= {
+            _sequence(path) in _SINCE_2023: path.name for meaning, path in files if meaning != "seg"
+        }
+        cases.append(
+            FileCase(id=case_id(folder.name), images=images, label_file=by_meaning.get("seg"))
+        )
     if not cases:
         return None
     if len(namings) > 1:
         raise DataError(
-            f"{root.name} mixes BraTS until 2021 ({namings[False]}, where code 4 is the enhancing tumour) with BraTS since 2023 "
-            f"({namings[True]}, where it is code 3); give one of the two"
+            f"{root.name} mixes BraTS until 2021 ({namings[False]}, where code 4 is the enhancing"
+            f" tumour) with BraTS since 2023 ({namings[True]}, where it is code 3); give one of"
+            " the two"
         )
     unique_ids(root.name, [case.id for case in cases])
     cases.sort(key=lambda case: case.id)
     return Dataset(
         name=safe_name(root.resolve().name),
         layout="brats",
-        channels=tuple(channel for channel in CHANNELS if any(channel in case.images for case in cases)),
+        channels=tuple(
+            channel for channel in CHANNELS if any(channel in case.images for case in cases)
+        ),
         labels=LABELS_SINCE_2023 if True in namings else LABELS_UNTIL_2021,
         cases=tuple(case for case in cases if case.labelled),
         unlabelled=tuple(case for case in cases if not case.labelled),
-        # 3 was the non-enhancing core until 2016, 4 the enhancing one until 2021 and the cavity since 2024
+        # 3 was the non-enhancing core until 2016, 4 the enhancing one until 2021 and the cavity
+        # since 2024
         codes=frozenset({1, 2, 3, 4}),
     )
 

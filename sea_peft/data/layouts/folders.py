@@ -18,9 +18,20 @@ _IMAGE_ROLES = ("image", "img")
 
 # https://flare22.grand-challenge.org: codes 1 to 13
 FLARE22_LABELS = (
-    "liver", "right_kidney", "spleen", "pancreas", "aorta", "inferior_vena_cava", "right_adrenal_gland",
-    "left_adrenal_gland", "gallbladder", "esophagus", "stomach", "duodenum", "left_kidney",
-)  # fmt: skip
+    "liver",
+    "right_kidney",
+    "spleen",
+    "pancreas",
+    "aorta",
+    "inferior_vena_cava",
+    "right_adrenal_gland",
+    "left_adrenal_gland",
+    "gallbladder",
+    "esophagus",
+    "stomach",
+    "duodenum",
+    "left_kidney",
+)
 
 
 def read(root: Path) -> Dataset | None:
@@ -32,11 +43,17 @@ def read(root: Path) -> Dataset | None:
     if image_folder is not None and labels_in is not None:
         labels = [(reading.case_of_label(p), p) for p in reading.volumes_in(labels_in)]
         labelled = {case for case, _ in labels}
-        found = reading.by_case(reading.volumes_in(image_folder), lambda name: _without_role(name) in labelled)
+        found = reading.by_case(
+            reading.volumes_in(image_folder), lambda name: _without_role(name) in labelled
+        )
         images = [(_without_role(case), channel or 0, p) for case, channel, p in found]
     else:
         volumes = reading.volumes_in(root)
-        roles = [(m["case"], m["role"].lower(), p) for p in volumes if (m := reading.ROLE.match(volume_stem(p)))]
+        roles = [
+            (m["case"], m["role"].lower(), p)
+            for p in volumes
+            if (m := reading.ROLE.match(volume_stem(p)))
+        ]
         labels = [(case, p) for case, role, p in roles if role not in _IMAGE_ROLES]
         labelled = {case for case, _ in labels}
         images = [(case, 0, p) for case, role, p in roles if role in _IMAGE_ROLES]
@@ -46,7 +63,9 @@ def read(root: Path) -> Dataset | None:
     return _dataset(root, images, labels)
 
 
-def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple[str, Path]]) -> Dataset:
+def _dataset(
+    root: Path, images: list[tuple[str, int, Path]], labels: list[tuple[str, Path]]
+) -> Dataset:
     reading.unique_ids(root.name, [case for case, _ in labels])
     label_files = dict(labels)
     files: dict[str, dict[str, ImageFile]] = {}
@@ -71,13 +90,20 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
             layers = 1 + max(layer for values in parts.values() for layer, _ in values)
             cases.append(
                 SlicerCase(
-                    reading.case_id(case), channels, label_file=label, segments=parts, layers=layers, names=named
+                    reading.case_id(case),
+                    channels,
+                    label_file=label,
+                    segments=parts,
+                    layers=layers,
+                    names=named,
                 )
             )
         else:
             cases.append(FileCase(id=reading.case_id(case), images=channels, label_file=label))
     labelled = [case for case in cases if case.labelled]
-    declared = {name: (code,) for code, name in enumerate(FLARE22_LABELS, start=1)} if flare else None
+    declared = (
+        {name: (code,) for code, name in enumerate(FLARE22_LABELS, start=1)} if flare else None
+    )
     if segments:
         declared = {name: (code,) for name, code in codes.items()}
     strays = sorted(set(label_files) - set(files))
@@ -88,14 +114,18 @@ def _dataset(root: Path, images: list[tuple[str, int, Path]], labels: list[tuple
         labels=declared or reading.found_labels(labelled),
         cases=tuple(labelled),
         unlabelled=tuple(case for case in cases if not case.labelled),
-        codes=frozenset(code for group in declared.values() for code in group) if declared else None,
+        codes=(
+            frozenset(code for group in declared.values() for code in group) if declared else None
+        ),
         warnings=tuple(_stray(label_files[case], files) for case in strays),
     )
 
 
 def _stray(label: Path, files: dict[str, dict[str, ImageFile]]) -> str:
     one = next(iter(files[min(files)].values())).path.name
-    return f"label {label.name} is ignored: it has no image of its name (images are called like {one})"
+    return (
+        f"label {label.name} is ignored: it has no image of its name (images are called like {one})"
+    )
 
 
 def _without_role(stem: str) -> str:

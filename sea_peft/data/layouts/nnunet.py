@@ -14,10 +14,30 @@ from sea_peft.errors import DataError
 
 # several published data sets spell it "relase"
 KNOWN_KEYS = (
-    "channel_names", "modality", "labels", "file_ending", "numTraining", "numTest", "name", "description", "reference", "licence",
-    "license", "release", "relase", "tensorImageSize", "training", "test", "regions_class_order", "dataset", "citation",
-    "overwrite_image_reader_writer", "converted_by", "dataset_name", "dim",
-)  # fmt: skip
+    "channel_names",
+    "modality",
+    "labels",
+    "file_ending",
+    "numTraining",
+    "numTest",
+    "name",
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+    "relase",
+    "tensorImageSize",
+    "training",
+    "test",
+    "regions_class_order",
+    "dataset",
+    "citation",
+    "overwrite_image_reader_writer",
+    "converted_by",
+    "dataset_name",
+    "dim",
+)
 
 
 def read(root: Path) -> Dataset | None:
@@ -40,19 +60,29 @@ def read(root: Path) -> Dataset | None:
     labelled, unlabelled, strays = _cases(root, "imagesTr", "labelsTr", channels, ending, ignored)
     if listed:
         labelled = _listed_cases(where, root, content["dataset"], channels, ignored)
-    test, unlabelled_test, more_strays = _cases(root, "imagesTs", "labelsTs", channels, ending, ignored)
+    test, unlabelled_test, more_strays = _cases(
+        root, "imagesTs", "labelsTs", channels, ending, ignored
+    )
     if not labelled and not unlabelled:
         if ending and ending not in SUFFIXES and not listed:
             raise DataError(
-                f"{where}: file_ending is {ending!r}, a format that is not read; convert images and labels to one of {', '.join(SUFFIXES)}, "
-                "with their voxel size"
+                f"{where}: file_ending is {ending!r}, a format that is not read; convert images and"
+                f" labels to one of {', '.join(SUFFIXES)}, with their voxel size"
             )
         if _of_ending(root / "imagesTr", ending):
-            raise DataError(f"{root.name}/{strays[0]}; rename the images, or list them as 'training' in dataset.json")
-        raise DataError(f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in dataset.json")
+            raise DataError(
+                f"{root.name}/{strays[0]}; rename the images, or list them as 'training' in"
+                " dataset.json"
+            )
+        raise DataError(
+            f"{root.name}/imagesTr holds no {ending or 'volume'} files; check file_ending in"
+            " dataset.json"
+        )
     promised = content.get("numTraining")
     if isinstance(promised, int) and promised != len(labelled):
-        warnings.append(f"{where}: numTraining is {promised}, but {len(labelled)} labelled cases were found")
+        warnings.append(
+            f"{where}: numTraining is {promised}, but {len(labelled)} labelled cases were found"
+        )
     return Dataset(
         name=safe_name(root.resolve().name),
         layout="nnunet_raw",
@@ -90,12 +120,19 @@ def numbered(root: Path, content: dict[str, object]) -> bool:
     labels = {volume_stem(path) for path in reading.volumes_in(root / "labelsTr")}
     return any(
         channel is not None
-        for _, channel, _ in reading.by_case(reading.volumes_in(root / "imagesTr"), labels.__contains__)
+        for _, channel, _ in reading.by_case(
+            reading.volumes_in(root / "imagesTr"), labels.__contains__
+        )
     )
 
 
 def _cases(
-    root: Path, image_folder: str, label_folder: str, channels: tuple[str, ...], ending: str, ignored: frozenset[int]
+    root: Path,
+    image_folder: str,
+    label_folder: str,
+    channels: tuple[str, ...],
+    ending: str,
+    ignored: frozenset[int],
 ) -> tuple[list[FileCase], list[FileCase], list[str]]:
     """Labelled cases, unlabelled cases, and sentences about files that belong to none."""
     warnings: list[str] = []
@@ -103,22 +140,27 @@ def _cases(
     images: dict[str, dict[str, ImageFile]] = {}
     for path in _of_ending(root / image_folder, ending):
         match = reading.CHANNEL_SUFFIX.match(volume_stem(path))
-        of_the_name = match is not None and match["case"] not in labels and volume_stem(path) in labels
+        of_the_name = (
+            match is not None and match["case"] not in labels and volume_stem(path) in labels
+        )
         if match is None or of_the_name or int(match["channel"]) >= len(channels):
             warnings.append(
-                f"{image_folder}/{path.name} is ignored: its name must end in a channel number _0000 to "
-                f"_{len(channels) - 1:04d}"
+                f"{image_folder}/{path.name} is ignored: its name must end in a channel number"
+                f" _0000 to _{len(channels) - 1:04d}"
             )
             continue
         images.setdefault(match["case"], {})[channels[int(match["channel"])]] = ImageFile(path)
     warnings += [
-        f"{label_folder}/{labels[c].name} is ignored: there is no image {image_folder}/{c}_0000{volume_suffix(labels[c])}"
+        f"{label_folder}/{labels[c].name} is ignored: there is no image"
+        f" {image_folder}/{c}_0000{volume_suffix(labels[c])}"
         for c in sorted(set(labels) - set(images))
     ]
     cases = []
     for name, files in sorted(images.items()):
         present = {c: files[c] for c in channels if c in files}
-        case = FileCase(id=reading.case_id(name), images=present, label_file=labels.get(name), ignored=ignored)
+        case = FileCase(
+            id=reading.case_id(name), images=present, label_file=labels.get(name), ignored=ignored
+        )
         cases.append(case)
     return [c for c in cases if c.labelled], [c for c in cases if not c.labelled], warnings
 
@@ -133,13 +175,26 @@ def _listed_cases(
     for name, entry in listed.items():
         images = entry.get("images") if isinstance(entry, dict) else None
         paths = [*images, entry.get("label")] if isinstance(images, list) else []
-        if len(paths) != len(channels) + 1 or not all(isinstance(p, str) and "\0" not in p for p in paths):
-            raise DataError(f"{where}: case {name!r} of dataset must list {len(channels)} images and have a label")
+        if len(paths) != len(channels) + 1 or not all(
+            isinstance(p, str) and "\0" not in p for p in paths
+        ):
+            raise DataError(
+                f"{where}: case {name!r} of dataset must list {len(channels)} images and have a"
+                " label"
+            )
         files = [root / path for path in paths]
-        sources = {channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)}
-        cases.append(FileCase(id=reading.case_id(name), images=sources, label_file=files[-1], ignored=ignored))
+        sources = {
+            channel: ImageFile(file) for channel, file in zip(channels, files[:-1], strict=True)
+        }
+        cases.append(
+            FileCase(
+                id=reading.case_id(name), images=sources, label_file=files[-1], ignored=ignored
+            )
+        )
     return sorted(cases, key=lambda case: case.id)
 
 
 def _of_ending(folder: Path, ending: str) -> list[Path]:
-    return [path for path in reading.volumes_in(folder) if not ending or volume_suffix(path) == ending]
+    return [
+        path for path in reading.volumes_in(folder) if not ending or volume_suffix(path) == ending
+    ]

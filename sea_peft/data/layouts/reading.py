@@ -1,4 +1,6 @@
-"""Shared parts of the layout readers: listing volumes, reading JSON, and finding labels that nobody declared."""
+"""Shared parts of the layout readers: listing volumes, reading JSON, and finding labels that
+nobody declared.
+"""
 
 import difflib
 import json
@@ -14,7 +16,9 @@ from sea_peft.errors import DataError
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's `case_0000`
 LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "segmentations")
 # `X_image` and `X_label`, and 3D Slicer's `X.seg`
-ROLE = re.compile(r"^(?P<case>.+?)[._-](?P<role>image|img|label|labels|seg|mask|segmentation)$", re.IGNORECASE)
+ROLE = re.compile(
+    r"^(?P<case>.+?)[._-](?P<role>image|img|label|labels|seg|mask|segmentation)$", re.IGNORECASE
+)
 _IGNORE = "ignore"  # nnU-Net: voxels that nobody labelled
 _CASES_READ_FOR_LABELS = 20
 _MOST_LABELS = 2000  # atlases have hundreds; an MR scan mistaken for a label map has more
@@ -49,13 +53,19 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); correct it") from error
+        raise DataError(
+            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); correct it"
+        ) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON text file; write it again") from error
     except ValueError as error:  # a number too long to read
-        raise DataError(f"{path} holds a value that cannot be read ({str(error)[:80]}); correct it") from error
+        raise DataError(
+            f"{path} holds a value that cannot be read ({str(error)[:80]}); correct it"
+        ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a JSON object {{…}}, not a {type(content).__name__}; correct it")
+        raise DataError(
+            f"{path} must hold a JSON object {{…}}, not a {type(content).__name__}; correct it"
+        )
     return content
 
 
@@ -87,7 +97,10 @@ def parse_labels(where: str, labels: object) -> dict[str, tuple[int, ...]]:
         if name.lower() in ("background", _IGNORE) or numbers == (0,):
             continue
         if min(numbers) < 0 or max(numbers) > MOST_CODE:
-            raise DataError(f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in 0..{MOST_CODE}")
+            raise DataError(
+                f"{where}: label {name!r} has the codes {list(numbers)}; they must lie in"
+                f" 0..{MOST_CODE}"
+            )
         if name in parsed:
             raise DataError(f"{where}: label {name!r} is declared twice; give each label one name")
         parsed[name] = numbers
@@ -104,16 +117,21 @@ def ignored_codes(where: str, labels: object) -> frozenset[int]:
 
 def _named_codes(where: str, labels: object) -> Iterator[tuple[str, tuple[int, ...]]]:
     if not isinstance(labels, Mapping) or not labels:
-        raise DataError(f'{where}: labels must map names to codes, for instance {{"background": 0, "liver": 1}}')
+        raise DataError(
+            f'{where}: labels must map names to codes, for instance {{"background": 0, "liver": 1}}'
+        )
     for key, value in labels.items():
-        name, codes = (value, key) if isinstance(value, str) and not _is_code(value) else (key, value)
+        name, codes = (
+            (value, key) if isinstance(value, str) and not _is_code(value) else (key, value)
+        )
         if isinstance(name, str) and _is_code(codes):
             numbers: tuple[int, ...] = (int(codes),)
         elif isinstance(codes, list) and codes and all(_is_code(c) for c in codes):
             numbers = tuple(dict.fromkeys(int(c) for c in codes))
         else:
             raise DataError(
-                f"{where}: label {key!r} has the code {value!r}; a whole number or a list of them is needed"
+                f"{where}: label {key!r} has the code {value!r}; a whole number or a list of them"
+                " is needed"
             )
         yield str(name), numbers
 
@@ -127,14 +145,21 @@ def _is_code(value: object) -> bool:
 def parse_channels(where: str, channels: object) -> tuple[str, ...]:
     """The channel names of `channel_names` or `modality` (`{"0": "FLAIR", …}`), by number."""
     if not isinstance(channels, Mapping) or not channels:
-        raise DataError(f'{where}: the channels must map numbers to names, for instance {{"0": "CT"}}')
+        raise DataError(
+            f'{where}: the channels must map numbers to names, for instance {{"0": "CT"}}'
+        )
     numbered: dict[int, str] = {}
     for key, name in channels.items():
         if not _is_code(key) or not isinstance(name, str) or not name.strip():
-            raise DataError(f'{where}: channel {key!r}: {name!r} must map a number to a name, for instance "0": "CT"')
+            raise DataError(
+                f'{where}: channel {key!r}: {name!r} must map a number to a name, for instance "0":'
+                ' "CT"'
+            )
         numbered[int(key)] = name.strip()
     if sorted(numbered) != list(range(len(channels))):
-        raise DataError(f"{where}: channel numbers are {sorted(numbered)}; they must run from 0 without gaps")
+        raise DataError(
+            f"{where}: channel numbers are {sorted(numbered)}; they must run from 0 without gaps"
+        )
     names = tuple(numbered[i] for i in range(len(numbered)))
     if len({n.lower() for n in names}) != len(names):
         raise DataError(f"{where}: channel names {list(names)} are not unique; name each once")
@@ -168,8 +193,8 @@ def found_labels(cases: Sequence[FileCase]) -> dict[str, tuple[int, ...]]:
             unreadable.append(error)
         if len(codes) > _MOST_LABELS:
             raise DataError(
-                f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it is no "
-                "label map; were images and labels swapped?"
+                f"case {case.id}: the label file holds over {_MOST_LABELS} different values, so it"
+                " is no label map; were images and labels swapped?"
             )
     if unreadable and not read:
         raise DataError(f"no label map can be read: {unreadable[0]}")
@@ -186,12 +211,16 @@ def unique_ids(where: str, ids: Sequence[str]) -> None:
 
 
 def case_id(text: str) -> str:
-    """A case id that is safe inside a file name: no separators, no control characters, no leading dot."""
+    """A case id that is safe inside a file name: no separators, no control characters, no
+    leading dot.
+    """
     kept = "".join(c if c.isprintable() and c not in "/\\:" else "_" for c in text.strip())
     return kept.lstrip(".") or "case"
 
 
-def by_case(images: Iterable[Path], labelled: Callable[[str], bool]) -> list[tuple[str, int | None, Path]]:
+def by_case(
+    images: Iterable[Path], labelled: Callable[[str], bool]
+) -> list[tuple[str, int | None, Path]]:
     """Each image with its case and its channel number; None if a number at the end is part of the
     case's name, as in `amos_0001`.
 

@@ -28,8 +28,12 @@ def segments_of(path: Path) -> dict[str, tuple[tuple[int, int], ...]]:
             entries.setdefault(int(match["number"]), {})[match["entry"]] = value
     found: dict[str, tuple[tuple[int, int], ...]] = {}
     for number, entry in sorted(entries.items()):
-        # files from before Slicer 4.11 give neither: each segment has its own layer with the value 1
-        layer, value = entry.get("Layer", "0" if "LabelValue" in entry else str(number)), entry.get("LabelValue", "1")
+        # files from before Slicer 4.11 give neither: each segment has its own layer with the value
+        # 1
+        layer, value = (
+            entry.get("Layer", "0" if "LabelValue" in entry else str(number)),
+            entry.get("LabelValue", "1"),
+        )
         if not (entry.get("Name") and layer.isdecimal() and value.isdecimal()):
             return {}
         found[entry["Name"]] = (*found.get(entry["Name"], ()), (int(layer), int(value)))

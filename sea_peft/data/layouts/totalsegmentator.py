@@ -1,5 +1,6 @@
-"""TotalSegmentator: a folder per case with `ct.nii.gz` (or `mri.nii.gz`) and a folder `segmentations` of one
-binary mask per structure. Codes 1, 2, … follow the masks' names in alphabetical order.
+"""TotalSegmentator: a folder per case with `ct.nii.gz` (or `mri.nii.gz`) and a folder
+`segmentations` of one binary mask per structure. Codes 1, 2, … follow the masks' names in
+alphabetical order.
 
 Sources: https://doi.org/10.5281/zenodo.10047292 (CT), https://doi.org/10.5281/zenodo.14710732 (MR).
 """
@@ -15,7 +16,9 @@ MASK_FOLDER = "segmentations"
 
 
 def read(root: Path) -> Dataset | None:
-    """The data set at `root`, or None if no subfolder has a scan beside a `segmentations` folder."""
+    """The data set at `root`, or None if no subfolder has a scan beside a `segmentations`
+    folder.
+    """
     if not root.is_dir():
         return None
     scans: list[tuple[str, dict[str, ImageFile], dict[str, Path]]] = []
@@ -30,13 +33,19 @@ def read(root: Path) -> Dataset | None:
         return None
     codes = {structure: code for code, structure in enumerate(structures, start=1)}
     cases = [
-        FileCase(id=case_id(case), images=images, masks={codes[name]: path for name, path in masks.items()})
+        FileCase(
+            id=case_id(case),
+            images=images,
+            masks={codes[name]: path for name, path in masks.items()},
+        )
         for case, images, masks in scans
     ]
     return Dataset(
         name=safe_name(root.resolve().name),
         layout="totalsegmentator",
-        channels=tuple(name for name in _IMAGES.values() if any(name in case.images for case in cases)),
+        channels=tuple(
+            name for name in _IMAGES.values() if any(name in case.images for case in cases)
+        ),
         labels={structure: (code,) for structure, code in codes.items()},
         cases=tuple(case for case in cases if case.labelled),
         unlabelled=tuple(case for case in cases if not case.labelled),

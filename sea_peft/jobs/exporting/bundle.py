@@ -22,10 +22,13 @@ _POSTFIX = "seg"
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial) -> float:
-    """Write the bundle, and run it over the trial's scan. Raises UsageError where windows are nnU-Net's, which MONAI's inferer does not know."""
+    """Write the bundle, and run it over the trial's scan. Raises UsageError where windows are
+    nnU-Net's, which MONAI's inferer does not know.
+    """
     if predictor.config.window.inferer != "monai":
         raise UsageError(
-            "This network's windows are averaged as nnU-Net does, which MONAI does not; export --to nnunet."
+            "This network's windows are averaged as nnU-Net does, which MONAI does not; export --to"
+            " nnunet."
         )
     for name in ("configs", "models", "scripts", "docs"):
         (folder / name).mkdir()
@@ -38,9 +41,21 @@ def write(predictor: Predictor, folder: Path, trial: Trial) -> float:
     atomic.write_text(folder / "docs" / "README.md", _readme(predictor))
     out = trial.folder.with_name("masks")
     command = [
-        sys.executable, "-m", "monai.bundle", "run", "--config_file", str(folder / "configs" / "inference.json"),
-        "--bundle_root", str(folder), "--dataset_dir", str(trial.folder), "--output_dir", str(out), "--device", "cpu",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(folder / "configs" / "inference.json"),
+        "--bundle_root",
+        str(folder),
+        "--dataset_dir",
+        str(trial.folder),
+        "--output_dir",
+        str(out),
+        "--device",
+        "cpu",
+    ]
     run_tool(command, _TOOL, folder.parent, {**os.environ, "HF_HUB_OFFLINE": "1"})
     first = trial.scans[0].name.removesuffix(".nii.gz")
     return trial.agreement(out / f"{first}_{_POSTFIX}.nii.gz", _TOOL)
@@ -62,7 +77,11 @@ def _inference(predictor: Predictor) -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/masks'",
         "device": "$'cuda' if __import__('torch').cuda.is_available() else 'cpu'",
         "datalist": listed,
-        "network_def": {"_target_": "scripts.steps.Network", "file": "$@bundle_root + '/models/model.pt2'", "device": "@device"},
+        "network_def": {
+            "_target_": "scripts.steps.Network",
+            "file": "$@bundle_root + '/models/model.pt2'",
+            "device": "@device",
+        },
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -71,8 +90,18 @@ def _inference(predictor: Predictor) -> dict[str, Any]:
                 {"_target_": "scripts.steps.ToGridd", "keys": "image", "described": beside},
             ],
         },
-        "dataset": {"_target_": "Dataset", "data": "$[{'image': scan} for scan in @datalist]", "transform": "@preprocessing"},
-        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 0},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': scan} for scan in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": 0,
+        },
         "inferer": {
             "_target_": "SlidingWindowInferer",
             "roi_size": list(window.patch),
@@ -85,7 +114,12 @@ def _inference(predictor: Predictor) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "scripts.steps.ToMaskd", "keys": "pred", "described": beside, "like": "image"},
+                {
+                    "_target_": "scripts.steps.ToMaskd",
+                    "keys": "pred",
+                    "described": beside,
+                    "like": "image",
+                },
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
@@ -106,7 +140,7 @@ def _inference(predictor: Predictor) -> dict[str, Any]:
             "postprocessing": "@postprocessing",
         },
         "run": ["$@evaluator.run()"],
-    }  # fmt: skip
+    }
 
 
 def _metadata(predictor: Predictor) -> dict[str, Any]:
@@ -114,9 +148,16 @@ def _metadata(predictor: Predictor) -> dict[str, Any]:
     channels = {str(number): name for number, name in enumerate(predictor.channels)}
     labels = {str(number): name for number, name in enumerate(["background", *predictor.labels])}
     patch = list(config.window.patch)
-    grid: dict[str, Any] = {"type": "image", "spatial_shape": patch, "dtype": "float32", "is_patch_data": True}
+    grid: dict[str, Any] = {
+        "type": "image",
+        "spatial_shape": patch,
+        "dtype": "float32",
+        "is_patch_data": True,
+    }
     return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "schema": (
+            "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+        ),
         "version": "0.1.0",
         "changelog": {"0.1.0": f"exported by sea_peft {__version__}"},
         "monai_version": monai.__version__,
@@ -125,10 +166,18 @@ def _metadata(predictor: Predictor) -> dict[str, Any]:
         "required_packages_version": {"nibabel": "5.2", "pytorch-ignite": "0.5"},
         "name": "Adapted segmentation network",
         "task": "Segmentation of " + ", ".join(predictor.labels),
-        "description": f"{config.backbone.weights}, a {config.backbone.architecture}, {predictor.network}, with {len(config.units)} units folded in.",
+        "description": (
+            f"{config.backbone.weights}, a {config.backbone.architecture}, {predictor.network},"
+            f" with {len(config.units)} units folded in."
+        ),
         "authors": "",
-        "copyright": f"{datetime.date.today().year}; licence of the backbone's weights: {config.backbone.licence}",
-        "intended_use": "Research software, not a medical device: a qualified person must check every mask.",
+        "copyright": (
+            f"{datetime.date.today().year}; licence of the backbone's weights:"
+            f" {config.backbone.licence}"
+        ),
+        "intended_use": (
+            "Research software, not a medical device: a qualified person must check every mask."
+        ),
         "network_data_format": {
             "inputs": {
                 "image": {
@@ -150,7 +199,7 @@ def _metadata(predictor: Predictor) -> dict[str, Any]:
                 }
             },
         },
-    }  # fmt: skip
+    }
 
 
 def _readme(predictor: Predictor) -> str:

@@ -17,7 +17,10 @@ def described(predictor: Predictor) -> dict[str, object]:
     return {
         "channels": list(config.channels),
         "labels": {"background": 0, **values},
-        "input": f"float32 [1, {len(config.channels)}, {', '.join(map(str, config.window.patch))}]: one window, called scan",
+        "input": (
+            f"float32 [1, {len(config.channels)}, {', '.join(map(str, config.window.patch))}]: one"
+            " window, called scan"
+        ),
         "output": f"float32 logits [1, {1 + len(values)}, …], in the order of labels",
         "recipe": config.recipe.model_dump(mode="json"),
         "window": config.window.model_dump(mode="json"),
@@ -25,11 +28,17 @@ def described(predictor: Predictor) -> dict[str, object]:
         "network": predictor.network,
         "keep": {label: str(rule) for label, rule in predictor.keeping(()).items()},
         "recommended": config.recommended.model_dump(),
-        "backbone": {"weights": config.backbone.weights, "sha256": config.backbone.sha256, "licence": config.backbone.licence},
+        "backbone": {
+            "weights": config.backbone.weights,
+            "sha256": config.backbone.sha256,
+            "licence": config.backbone.licence,
+        },
         "units": len(config.units),
         "made_by": f"sea_peft {__version__}",
-        "note": "Research software, not a medical device: a qualified person must check every mask.",
-    }  # fmt: skip
+        "note": (
+            "Research software, not a medical device: a qualified person must check every mask."
+        ),
+    }
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -1,8 +1,8 @@
-"""Masks by an exported network: python masks.py SCAN.nii.gz MASK.nii.gz, with a SCAN for each channel. Needs numpy, nibabel, and onnxruntime or
-torch; not sea_peft.
+"""Masks by an exported network: python masks.py SCAN.nii.gz MASK.nii.gz, with a SCAN for each
+channel. Needs numpy, nibabel, and onnxruntime or torch; not sea_peft.
 
-`seapeft export --to onnx` and `--to torch` copy this file beside the network. Research software, not a medical device: a qualified person must
-check every mask.
+`seapeft export --to onnx` and `--to torch` copy this file beside the network. Research software,
+not a medical device: a qualified person must check every mask.
 """
 
 import json
@@ -22,11 +22,15 @@ HERE = Path(__file__).parent
 
 
 def network() -> Callable[[np.ndarray], np.ndarray]:
-    """A window [1, C, *patch] → logits [1, 1 + L, *patch], by whichever runtime the file beside this one is for."""
+    """A window [1, C, *patch] → logits [1, 1 + L, *patch], by whichever runtime the file beside
+    this one is for.
+    """
     if (HERE / "network.onnx").is_file():
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(HERE / "network.onnx"), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(HERE / "network.onnx"), providers=["CPUExecutionProvider"]
+        )
         return lambda window: session.run(None, {"scan": window})[0]
     import torch
 
@@ -39,12 +43,16 @@ def main(*paths: str) -> None:
     described = json.loads((HERE / "network.json").read_text(encoding="utf-8"))
     *scans, out = paths
     if len(scans) != len(described["channels"]):
-        sys.exit(f"Give a scan for each of {', '.join(described['channels'])}, and where the mask goes.")
+        sys.exit(
+            f"Give a scan for each of {', '.join(described['channels'])}, and where the mask goes."
+        )
     read = [nibabel.load(path) for path in scans]
     channels = [np.asanyarray(scan.dataobj) for scan in read]
     image, way_back = to_grid(channels, read[0].affine, described["recipe"])
     probabilities = blended(network(), image, described["window"])
-    mask = to_mask(probabilities, way_back, described["recipe"], list(described["labels"].values())[1:])
+    mask = to_mask(
+        probabilities, way_back, described["recipe"], list(described["labels"].values())[1:]
+    )
     nibabel.Nifti1Image(mask, read[0].affine).to_filename(out)
 
 

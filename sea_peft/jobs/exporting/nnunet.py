@@ -1,4 +1,6 @@
-"""`--to nnunet`: a model folder for `nnUNetv2_predict_from_modelfolder`, if the backbone came from an nnU-Net."""
+"""`--to nnunet`: a model folder for `nnUNetv2_predict_from_modelfolder`, if the backbone came
+from an nnU-Net.
+"""
 
 import io
 import os
@@ -40,27 +42,33 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
     tool = shutil.which(_TOOL, path=str(Path(sys.executable).parent)) or shutil.which(_TOOL)
     if card.origin != "nnunet":
         raise UsageError(
-            f"Weights {card.name} did not come from an nnU-Net, which cannot run them; export --to bundle, onnx or torch."
+            f"Weights {card.name} did not come from an nnU-Net, which cannot run them; export --to"
+            " bundle, onnx or torch."
         )
     if tool is None:
         raise UsageError(
-            "An nnU-Net folder is checked by nnU-Net itself, which is not installed; `pip install nnunetv2 'torch<2.14'`."
+            "An nnU-Net folder is checked by nnU-Net itself, which is not installed; `pip install"
+            " nnunetv2 'torch<2.14'`."
         )
     if source is None:
         raise UsageError(
-            "An nnU-Net folder has the plans of the network that was adapted; give the checkpoint that was imported, --source checkpoint_final.pth."
+            "An nnU-Net folder has the plans of the network that was adapted; give the checkpoint"
+            " that was imported, --source checkpoint_final.pth."
         )
     if predictor.network == "both":
-        raise UsageError("--use both runs two networks, and an nnU-Net folder holds one; use adapted.")
+        raise UsageError(
+            "--use both runs two networks, and an nnU-Net folder holds one; use adapted."
+        )
     if predictor.network != "adapted":
         raise UsageError(
-            f"The run recommends the unadapted network ({predictor.config.recommended.evidence}), which you have; --use adapted exports the "
-            "other."
+            f"The run recommends the unadapted network ({predictor.config.recommended.evidence}),"
+            " which you have; --use adapted exports the other."
         )
     checkpoint = read_checkpoint(source)
     if checkpoint.sha256 != card.source_sha256:
         raise WeightsError(
-            f"{source.name} is not the checkpoint that weights {card.name} were imported from; give that one."
+            f"{source.name} is not the checkpoint that weights {card.name} were imported from; give"
+            " that one."
         )
     folded = fold(predictor.loaded, card.name)
     classes = folded.card["labels"]
@@ -71,15 +79,32 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
         stored = scans / f"{path.name.removesuffix('.nii.gz')}{dataset['file_ending']}"
         write_volume(stored, read_volume(path))
     command = [
-        tool, "-i", str(scans), "-o", str(out), "-m", str(folder), "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1",
+        tool,
+        "-i",
+        str(scans),
+        "-o",
+        str(out),
+        "-m",
+        str(folder),
+        "-f",
+        "0",
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
         "--disable_progress_bar",
-    ]  # fmt: skip
+    ]
     places = {f"nnUNet_{name}": str(trial.folder) for name in ("raw", "preprocessed", "results")}
     run_tool(command, _TOOL, folder.parent, {**os.environ, **places})
     ours = mask_values(predictor.labels)
     rows = predictor.config.head.rows
     fresh = iter(range(len(card.labels), len(classes)))
-    values = {next(fresh) if row is None else row: ours[name] for name, row in zip(ours, rows, strict=True)}
+    values = {
+        next(fresh) if row is None else row: ours[name]
+        for name, row in zip(ours, rows, strict=True)
+    }
     return trial.agreement(out / f"trial{dataset['file_ending']}", _TOOL, values, strongest=True)
 
 
@@ -97,11 +122,20 @@ def _written(
         kept = {
             "network_weights": tensors,
             "trainer_name": str(checkpoint.content["trainer_name"]),
-            "init_args": {"configuration": given["configuration"], "fold": 0, "plans": plans, "dataset_json": dataset},
-            "inference_allowed_mirroring_axes": None,  # it was adapted, and is predicted with here, without mirroring
+            "init_args": {
+                "configuration": given["configuration"],
+                "fold": 0,
+                "plans": plans,
+                "dataset_json": dataset,
+            },
+            "inference_allowed_mirroring_axes": (
+                None
+            ),  # it was adapted, and is predicted with here, without mirroring
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{checkpoint.file.name} lacks what nnU-Net writes beside its tensors ({error}).") from error
+        raise WeightsError(
+            f"{checkpoint.file.name} lacks what nnU-Net writes beside its tensors ({error})."
+        ) from error
     write_json(folder / "plans.json", plans)
     write_json(folder / "dataset.json", dataset)
     (folder / "fold_0").mkdir()

@@ -13,11 +13,15 @@ from sea_peft.jobs.exporting.trial import Trial
 from sea_peft.jobs.predictor import Predictor
 
 FILE = "network.onnx"
-_LARGEST_FILE = 1_900_000_000  # protobuf's limit is 2 GB; beyond it weights lie in a file of their own
+_LARGEST_FILE = (
+    1_900_000_000  # protobuf's limit is 2 GB; beyond it weights lie in a file of their own
+)
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial) -> float:
-    """Write the graph, its description, and a script that makes masks; try the script on the trial's scan."""
+    """Write the graph, its description, and a script that makes masks; try the script on the
+    trial's scan.
+    """
     import onnx
 
     program = traced(predictor)

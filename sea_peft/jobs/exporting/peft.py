@@ -26,10 +26,16 @@ from sea_peft.jobs.merge import compare
 from sea_peft.jobs.model import open_recorded
 from sea_peft.jobs.predictor import Predictor
 
-CONFIG, TENSORS, HEAD, README = "adapter_config.json", "adapter_model.safetensors", "head.safetensors", "README.md"
+CONFIG, TENSORS, HEAD, README = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "head.safetensors",
+    "README.md",
+)
 _TOOL = "peft"
 _WAY_OUT = "export --to bundle, onnx or torch, or adapt with --profile peft"
-# PEFT adds LoRA as a branch and sea_peft as a change of the weight, which differ by roundings of float32 in every layer
+# PEFT adds LoRA as a branch and sea_peft as a change of the weight, which differ by roundings of
+# float32 in every layer
 _TOLERANCE = 1e-5
 
 
@@ -40,36 +46,49 @@ def require_lora(predictor: Predictor) -> None:
         raise UsageError("--use both runs two networks, and a PEFT adapter makes one; use adapted.")
     if predictor.network != "adapted":
         raise UsageError(
-            f"The run recommends the unadapted network ({predictor.config.recommended.evidence}), which has no adapter to export; --use adapted "
-            "exports it all the same."
+            f"The run recommends the unadapted network ({predictor.config.recommended.evidence}),"
+            " which has no adapter to export; --use adapted exports it all the same."
         )
     units = _units(model)
     if not units:
-        raise UsageError(f"The adapter has no unit, and a PEFT adapter has at least one LoRA; {_WAY_OUT}.")
+        raise UsageError(
+            f"The adapter has no unit, and a PEFT adapter has at least one LoRA; {_WAY_OUT}."
+        )
     others = [unit.id for unit in units if not isinstance(model.bank[unit.id], LoRA)]
     if others:
         raise UsageError(
-            f"PEFT's format holds LoRA alone, and {count(len(others), 'unit')} of this adapter's {len(units)} are of other families (such as "
-            f"{others[0]}); {_WAY_OUT}."
+            f"PEFT's format holds LoRA alone, and {count(len(others), 'unit')} of this adapter's"
+            f" {len(units)} are of other families (such as {others[0]}); {_WAY_OUT}."
         )
     for unit in units:
         if unit.site.kind == "transposed":
-            raise UsageError(f"PEFT has no LoRA for transposed convolutions, where {unit.id} is; {_WAY_OUT}.")
-        if any(step != 1 for step in getattr(model.backbone.get_submodule(unit.site.path), "dilation", (1,))):
-            raise UsageError(f"PEFT leaves out the dilation of a convolution, which {unit.id} has; {_WAY_OUT}.")
-    twice = [path for path, n in collections.Counter(unit.site.path for unit in units).items() if n > 1]
+            raise UsageError(
+                f"PEFT has no LoRA for transposed convolutions, where {unit.id} is; {_WAY_OUT}."
+            )
+        if any(
+            step != 1
+            for step in getattr(model.backbone.get_submodule(unit.site.path), "dilation", (1,))
+        ):
+            raise UsageError(
+                f"PEFT leaves out the dilation of a convolution, which {unit.id} has; {_WAY_OUT}."
+            )
+    twice = [
+        path for path, n in collections.Counter(unit.site.path for unit in units).items() if n > 1
+    ]
     if twice:
-        raise UsageError(f"PEFT holds one LoRA for a module, and {twice[0]} has several; {_WAY_OUT}.")
+        raise UsageError(
+            f"PEFT holds one LoRA for a module, and {twice[0]} has several; {_WAY_OUT}."
+        )
     if model.head_path is not None and model.backbone.get_submodule(model.head_path).bias is None:
         raise UsageError(
-            f"The fitted head goes into the last convolution, and {model.head_path} has no bias to hold its own; export --to bundle, onnx or "
-            "torch."
+            f"The fitted head goes into the last convolution, and {model.head_path} has no bias to"
+            " hold its own; export --to bundle, onnx or torch."
         )
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial, typed: Typed) -> float:
-    """Write the folder, let PEFT load it onto the plain backbone, and compare logits and the mask of
-    the trial's scan.
+    """Write the folder, let PEFT load it onto the plain backbone, and compare logits and the mask
+    of the trial's scan.
 
     A head on the last convolution's features goes along as that convolution (`modules_to_save`),
     one on the logits as a 1×1×1 convolution behind the network (`head.safetensors`). `typed`: the
@@ -83,7 +102,9 @@ def write(predictor: Predictor, folder: Path, trial: Trial, typed: Typed) -> flo
         tensors |= {f"{path}.weight": weight, f"{path}.bias": bias}
     else:
         _write_tensors(folder / HEAD, {"weight": weight, "bias": bias})
-    _write_tensors(folder / TENSORS, {f"base_model.model.{key}": tensor for key, tensor in tensors.items()})
+    _write_tensors(
+        folder / TENSORS, {f"base_model.model.{key}": tensor for key, tensor in tensors.items()}
+    )
     write_json(folder / CONFIG, _config(units, model, [path] if head.on_features else None))
     write_json(folder / NAME, described(predictor) | _read_by(predictor))
     backbone = open_recorded(predictor.config.backbone, typed, "seapeft export …")
@@ -94,8 +115,8 @@ def write(predictor: Predictor, folder: Path, trial: Trial, typed: Typed) -> flo
     difference, largest, _ = compare(head, model, loaded, backbone.example)
     if difference > _TOLERANCE * max(1.0, largest):
         raise WeightsError(
-            f"The logits of the network in {_TOOL} differ by up to {difference:.2g} from the adapted one's, so nothing was written; use the "
-            "adapter as it is."
+            f"The logits of the network in {_TOOL} differ by up to {difference:.2g} from the"
+            " adapted one's, so nothing was written; use the adapter as it is."
         )
     reader = TargetHead(head.rows, head.classes + head.new, None)
 
@@ -107,19 +128,26 @@ def write(predictor: Predictor, folder: Path, trial: Trial, typed: Typed) -> flo
 
 
 def _units(model: Adapted) -> list[Unit]:
-    return sorted((model.bank.units[unit_id] for unit_id in model.bank.active), key=lambda unit: unit.site.order)
+    return sorted(
+        (model.bank.units[unit_id] for unit_id in model.bank.active),
+        key=lambda unit: unit.site.order,
+    )
 
 
 def _config(units: list[Unit], model: Adapted, saved: list[str] | None) -> dict[str, object]:
-    """The fields of a `LoraConfig` that are particular to this adapter; PEFT has the rest by default.
+    """The fields of a `LoraConfig` that are particular to this adapter; PEFT has the rest by
+    default.
 
     PEFT scales a LoRA of rank r by alpha/r.
     """
     adapters = {unit.site.path: _lora(model, unit) for unit in units}
     ranks = {path: adapter.up.shape[1] for path, adapter in adapters.items()}
     alphas = {path: adapter.factor * ranks[path] for path, adapter in adapters.items()}
-    rank, alpha = collections.Counter((ranks[path], alphas[path]) for path in ranks).most_common(1)[0][0]
-    # a pattern holds for every path that ends in it, and the first counts: every path has its own, the longest first
+    rank, alpha = collections.Counter((ranks[path], alphas[path]) for path in ranks).most_common(1)[
+        0
+    ][0]
+    # a pattern holds for every path that ends in it, and the first counts: every path has its own,
+    # the longest first
     several = len({*zip(ranks.values(), alphas.values(), strict=True)}) > 1
     ordered = sorted(ranks, key=lambda path: (-len(path), path)) if several else []
     return {
@@ -155,7 +183,9 @@ def _tensors(units: list[Unit], model: Adapted) -> dict[str, torch.Tensor]:
         adapter = _lora(model, unit)
         kernel = adapter.down.ndim - 2
         tensors[f"{unit.site.path}.lora_A.weight"] = adapter.down
-        tensors[f"{unit.site.path}.lora_B.weight"] = adapter.up.view(*adapter.up.shape, *(1,) * kernel)
+        tensors[f"{unit.site.path}.lora_B.weight"] = adapter.up.view(
+            *adapter.up.shape, *(1,) * kernel
+        )
     return tensors
 
 
@@ -170,28 +200,44 @@ def _widened(network: nn.Module, path: str, more: int) -> str:
     """
     last = network.get_submodule(path)
     assert isinstance(last, nn.Conv3d)
-    fields = (last.in_channels, last.out_channels + more, last.kernel_size, last.stride, last.padding, last.dilation)
+    fields = (
+        last.in_channels,
+        last.out_channels + more,
+        last.kernel_size,
+        last.stride,
+        last.padding,
+        last.dilation,
+    )
     network.set_submodule(path, nn.Conv3d(*fields).eval().requires_grad_(False))  # type: ignore[arg-type]
     return f'network.set_submodule("{path}", torch.nn.Conv3d({", ".join(map(repr, fields))}))'
 
 
 def _loaded(network: nn.Module, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The plain backbone with the exported adapter, loaded by PEFT, and the head: a window → logits."""
+    """The plain backbone with the exported adapter, loaded by PEFT, and the head: a window →
+    logits.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of packages that PEFT looks for, and of what a network is called
+        warnings.simplefilter(
+            "ignore"
+        )  # of packages that PEFT looks for, and of what a network is called
         import peft
 
         try:
             loaded = peft.PeftModel.from_pretrained(network, str(folder)).eval()
         except Exception as error:
             raise WeightsError(
-                f"{_TOOL} cannot load what was exported ({first_line(error)}), so nothing was written; use the adapter as it is."
+                f"{_TOOL} cannot load what was exported ({first_line(error)}), so nothing was"
+                " written; use the adapter as it is."
             ) from error
     behind = load_file(folder / HEAD) if (folder / HEAD).is_file() else None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = loaded(x)
-        return logits if behind is None else nn.functional.conv3d(logits, behind["weight"], behind["bias"])
+        return (
+            logits
+            if behind is None
+            else nn.functional.conv3d(logits, behind["weight"], behind["bias"])
+        )
 
     return forward
 
@@ -212,11 +258,18 @@ def _classes(predictor: Predictor) -> list[str]:
     """What each output of the network is: the backbone's classes, and new labels behind them."""
     known = predictor.loaded.backbone.pretrained.card.labels
     rows = predictor.config.head.rows
-    return [*known, *(label for label, row in zip(predictor.labels, rows, strict=True) if row is None)]
+    return [
+        *known,
+        *(label for label, row in zip(predictor.labels, rows, strict=True) if row is None),
+    ]
 
 
 def _readme(predictor: Predictor, head: str, widened: str | None) -> str:
-    config, rows, classes = predictor.config, list(predictor.model.head.rows), len(_classes(predictor))
+    config, rows, classes = (
+        predictor.config,
+        list(predictor.model.head.rows),
+        len(_classes(predictor)),
+    )
     others = [row for row in range(classes) if row not in rows]
     patch = ", ".join(map(str, config.window.patch))
     if predictor.model.head.on_features:
@@ -225,7 +278,11 @@ def _readme(predictor: Predictor, head: str, widened: str | None) -> str:
         where = f"a convolution behind it (`{HEAD}`)"
         load = f'head = load_file("{HEAD}")\n'
         logits = 'torch.nn.functional.conv3d(model(window), head["weight"], head["bias"])'
-    wider = "" if widened is None else f"{widened}  # with outputs for new labels; their values are in the adapter\n"
+    wider = (
+        ""
+        if widened is None
+        else f"{widened}  # with outputs for new labels; their values are in the adapter\n"
+    )
     loading = "from safetensors.torch import load_file\n" if load else ""
     loras = count(len(config.units), "LoRA")
     return f"""# LoRA for {config.backbone.weights}

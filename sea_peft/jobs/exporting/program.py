@@ -29,12 +29,16 @@ def traced(predictor: Predictor) -> torch.export.ExportedProgram:
 
     example = torch.zeros(1, len(predictor.channels), *predictor.config.window.patch)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about constants, which are right for the one size of window
+        warnings.simplefilter(
+            "ignore"
+        )  # about constants, which are right for the one size of window
         return torch.export.export(OneWindow(), (example,), strict=False)
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial) -> float:
-    """Write the program, its description, and a script that makes masks; try the script on the trial's scan."""
+    """Write the program, its description, and a script that makes masks; try the script on the
+    trial's scan.
+    """
     torch.export.save(traced(predictor), folder / FILE)
     return with_script(predictor, folder, trial, "torch.export")
 

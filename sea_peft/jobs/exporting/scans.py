@@ -19,7 +19,9 @@ _SAMPLE = 1_000_000  # values from which percentiles, means and deviations are t
 _LEAST_PADDING = 0.01
 
 
-def to_grid(channels: Sequence[np.ndarray], affine: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+def to_grid(
+    channels: Sequence[np.ndarray], affine: np.ndarray, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
     """Bring a scan to the network's orientation, voxel size and grey values.
 
     Args:
@@ -51,14 +53,22 @@ def to_grid(channels: Sequence[np.ndarray], affine: np.ndarray, recipe: Recipe) 
     box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
     image = np.stack(
         [
-            _channel(array, body, lambda values: _oriented(values, axes, flips)[box], steps, recipe["intensity"])
+            _channel(
+                array,
+                body,
+                lambda values: _oriented(values, axes, flips)[box],
+                steps,
+                recipe["intensity"],
+            )
             for array, body in zip(channels, inside, strict=True)
         ]
     )
     return image, np.array([*shape, *start, *size, *np.asarray(affine, dtype=np.float64).ravel()])
 
 
-def to_mask(probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, values: Sequence[int]) -> np.ndarray:
+def to_mask(
+    probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, values: Sequence[int]
+) -> np.ndarray:
     """Bring probabilities `[1 + L, D, H, W]`, background first, back to the scan's own grid.
 
     `values`: the mask's value for each of the L labels. Returns `[I, J, K]`, uint8, or uint16 if a
@@ -84,7 +94,9 @@ def to_mask(probabilities: np.ndarray, way_back: np.ndarray, recipe: Recipe, val
     return np.ascontiguousarray(turned.transpose(np.argsort(axes)))
 
 
-def blended(network: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: Part) -> np.ndarray:
+def blended(
+    network: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: Part
+) -> np.ndarray:
     """Probabilities `[1 + L, D, H, W]` of a scan `[C, D, H, W]`, from overlapping windows.
 
     `network`: a window `[1, C, *patch]` → logits `[1, 1 + L, *patch]`. Averages probabilities with
@@ -157,11 +169,17 @@ def _foreground(array: np.ndarray, intensity: Part) -> np.ndarray:
     if intensity["kind"] == "window":
         return array > intensity["low"]
     padding = max(array == 0, array == array.min(), key=np.count_nonzero)
-    return ~padding if np.count_nonzero(padding) >= _LEAST_PADDING * array.size else np.ones(array.shape, dtype=bool)
+    return (
+        ~padding
+        if np.count_nonzero(padding) >= _LEAST_PADDING * array.size
+        else np.ones(array.shape, dtype=bool)
+    )
 
 
 def _turned(affine: np.ndarray, orientation: str) -> tuple[list[int], list[bool]]:
-    """For each axis of the network, the scan's axis that it runs along and whether it runs against it."""
+    """For each axis of the network, the scan's axis that it runs along and whether it runs
+    against it.
+    """
     change = orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.axcodes2ornt(tuple(orientation))
     )
@@ -187,14 +205,18 @@ def _same(step: float, voxels: int) -> float:
 
 
 def _interpolated(values: np.ndarray, at: Sequence[np.ndarray]) -> np.ndarray:
-    """Linear interpolation of `[D, H, W]` at places along each axis. Beyond the ends the end value holds."""
+    """Linear interpolation of `[D, H, W]` at places along each axis. Beyond the ends the end
+    value holds.
+    """
     for axis, places in enumerate(at):
         n = values.shape[axis]
         if len(places) == n and np.array_equal(places, np.arange(n)):
             continue
         places = places.clip(0, n - 1)
         below = np.floor(places).astype(int)
-        share = (places - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        share = (
+            (places - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        )
         low, high = (values.take(i, axis=axis) for i in (below, (below + 1).clip(max=n - 1)))
         values = low * (1 - share) + high * share
     return values
@@ -210,7 +232,9 @@ def _weight(window: Part) -> np.ndarray:
 
 
 def _places(size: Sequence[int], window: Part) -> list[tuple[slice, slice, slice]]:
-    """The positions of windows: in equal steps but for the last, as MONAI's, or evenly spread, as nnU-Net's."""
+    """The positions of windows: in equal steps but for the last, as MONAI's, or evenly spread,
+    as nnU-Net's.
+    """
     share, starts = 1 - window["overlap"], []
     for n, r in zip(size, window["patch"], strict=True):
         if window["inferer"] == "monai":
@@ -222,7 +246,10 @@ def _places(size: Sequence[int], window: Part) -> list[tuple[slice, slice, slice
             starts.append([round((n - r) / max(1, count) * i) for i in range(count + 1)])
     d, h, w = window["patch"]
     return [
-        (slice(i, i + d), slice(j, j + h), slice(k, k + w)) for i in starts[0] for j in starts[1] for k in starts[2]
+        (slice(i, i + d), slice(j, j + h), slice(k, k + w))
+        for i in starts[0]
+        for j in starts[1]
+        for k in starts[2]
     ]
 
 

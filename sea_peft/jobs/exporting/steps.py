@@ -40,7 +40,9 @@ class ToGridd(MapTransform):
         made = dict(data)
         for key in self.key_iterator(made):
             scan = made[key]
-            grid, made[WAY_BACK] = to_grid(list(np.asarray(scan)), np.asarray(scan.affine), self.recipe)
+            grid, made[WAY_BACK] = to_grid(
+                list(np.asarray(scan)), np.asarray(scan.affine), self.recipe
+            )
             made[key] = MetaTensor(torch.from_numpy(grid), meta=scan.meta)
         return made
 
@@ -57,8 +59,15 @@ class ToMaskd(MapTransform):
         made = dict(data)
         for key in self.key_iterator(made):
             values = list(self.network["labels"].values())[1:]
-            mask = to_mask(np.asarray(made[key].cpu()), np.asarray(made[WAY_BACK]), self.network["recipe"], values)
-            made[key] = MetaTensor(torch.from_numpy(mask.astype(np.int32))[None], meta=made[self.like].meta)
+            mask = to_mask(
+                np.asarray(made[key].cpu()),
+                np.asarray(made[WAY_BACK]),
+                self.network["recipe"],
+                values,
+            )
+            made[key] = MetaTensor(
+                torch.from_numpy(mask.astype(np.int32))[None], meta=made[self.like].meta
+            )
         return made
 
 

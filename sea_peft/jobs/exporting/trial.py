@@ -29,8 +29,8 @@ _WINDOWS = 1.2  # sides of the scan, so that windows overlap
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """The scan's files, one per channel, alone in `folder`; the same as a case; and `predict`'s mask of
-    it, as stored `[I, J, K]`.
+    """The scan's files, one per channel, alone in `folder`; the same as a case; and `predict`'s
+    mask of it, as stored `[I, J, K]`.
     """
 
     folder: Path
@@ -39,16 +39,22 @@ class Trial:
     mask: np.ndarray
 
     @classmethod
-    def of(cls, predictor: Predictor, folder: Path, size: tuple[float, float, float] = OFF_GRID) -> "Trial":
+    def of(
+        cls, predictor: Predictor, folder: Path, size: tuple[float, float, float] = OFF_GRID
+    ) -> "Trial":
         """A scan with smooth shapes in an ellipsoid, stored in DICOM's axis order, and its mask.
         `size`: of its voxels, as multiples of the recipe's.
         """
         scans = _write_scan(predictor, folder, size)
-        images = {name: ImageFile(path) for name, path in zip(predictor.channels, scans, strict=True)}
+        images = {
+            name: ImageFile(path) for name, path in zip(predictor.channels, scans, strict=True)
+        }
         case = FileCase(id="trial", images=images)
         return cls(folder, scans, case, _stored(predictor, predictor.label_map(case)))
 
-    def agreement(self, mask: Path, tool: str, values: dict[int, int] | None = None, strongest: bool = False) -> float:
+    def agreement(
+        self, mask: Path, tool: str, values: dict[int, int] | None = None, strongest: bool = False
+    ) -> float:
         """The share of voxels in which a mask file has the right label. Raises WeightsError if it
         is too low.
 
@@ -76,12 +82,13 @@ class Trial:
             why = ""
             if strongest and same.shape == theirs.shape and np.mean(self.mask[~same] == 0) > 0.5:
                 why = (
-                    f": {tool} takes the strongest class, where predict asks for a label that is stronger than all others together, and this "
-                    "network is unsure; train longer, or"
+                    f": {tool} takes the strongest class, where predict asks for a label that is"
+                    " stronger than all others together, and this network is unsure; train"
+                    " longer, or"
                 )
             raise WeightsError(
-                f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so nothing was written{why or ';'} use the "
-                "adapter as it is."
+                f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so"
+                f" nothing was written{why or ';'} use the adapter as it is."
             )
         return share
 
@@ -91,30 +98,47 @@ def _stored(predictor: Predictor, indices: np.ndarray) -> np.ndarray:
     return np.array([0, *mask_values(predictor.labels).values()])[indices]
 
 
-def run_tool(command: Sequence[str], tool: str, cwd: Path, env: dict[str, str] | None = None) -> None:
+def run_tool(
+    command: Sequence[str], tool: str, cwd: Path, env: dict[str, str] | None = None
+) -> None:
     """Run the receiving tool. If it fails, raises WeightsError with its last message."""
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace"
+    )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1][:300]
         lacking = re.search(r"No module named '([\w.]+)'", said)
         way = f"{tool} lacks {lacking[1]}: install it" if lacking else "use the adapter as it is"
-        raise WeightsError(f"{tool} cannot run what was exported ({said}), so nothing was written; {way}.")
+        raise WeightsError(
+            f"{tool} cannot run what was exported ({said}), so nothing was written; {way}."
+        )
 
 
-def _write_scan(predictor: Predictor, folder: Path, size: tuple[float, float, float]) -> tuple[Path, ...]:
+def _write_scan(
+    predictor: Predictor, folder: Path, size: tuple[float, float, float]
+) -> tuple[Path, ...]:
     from scipy.ndimage import gaussian_filter
 
     recipe, rng, scans = predictor.recipe, np.random.default_rng(0), []
     spacing = [mm * share for mm, share in zip(recipe.spacing, size, strict=True)]
     sides = zip(predictor.config.window.patch, size, strict=True)
     shape = [max(8, round(_WINDOWS * side / share)) for side, share in sides]
-    low, high = (recipe.intensity.low, recipe.intensity.high) if isinstance(recipe.intensity, Window) else (1.0, 1000.0)
+    low, high = (
+        (recipe.intensity.low, recipe.intensity.high)
+        if isinstance(recipe.intensity, Window)
+        else (1.0, 1000.0)
+    )
     outside = low - 500.0 if low < 0 else 0.0
     at = np.indices(shape, dtype=np.float32)
     inside = sum(((axis / n - 0.5) / 0.48) ** 2 for axis, n in zip(at, shape, strict=True)) <= 1
     for number in range(len(predictor.channels)):
         smooth = gaussian_filter(rng.normal(size=shape), sigma=[max(1.0, n / 12) for n in shape])
-        grey = np.where(inside, low + (high - low) * (smooth - smooth.min()) / np.ptp(smooth), outside)
+        grey = np.where(
+            inside, low + (high - low) * (smooth - smooth.min()) / np.ptp(smooth), outside
+        )
         scans.append(folder / f"trial_{number:04d}.nii.gz")
-        write_volume(scans[-1], Volume(grey.astype(np.float32), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])))
+        write_volume(
+            scans[-1],
+            Volume(grey.astype(np.float32), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])),
+        )
     return tuple(scans)

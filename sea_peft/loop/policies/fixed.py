@@ -24,7 +24,9 @@ Choose = Callable[[Space, int], list[Unit]]
 class Fixed(Policy):
     """The same units from the first step to the last, whatever the loop measures."""
 
-    def __init__(self, name: str, space: Space, units: Sequence[Unit], reason: str, outside_budget: bool) -> None:
+    def __init__(
+        self, name: str, space: Space, units: Sequence[Unit], reason: str, outside_budget: bool
+    ) -> None:
         super().__init__(name, space)
         self.outside_budget, self.head_alone = outside_budget, not units
         self._units = tuple(units)
@@ -67,7 +69,13 @@ def topology(
         chosen = choose(dataclasses.replace(space, units=units), seed)
         if not chosen and choose is not uniform.nothing:
             raise nothing_fits(name, about, units, space)
-        return Fixed(name, space, chosen, about if outside_budget else f"fixed topology: {about}", outside_budget)
+        return Fixed(
+            name,
+            space,
+            chosen,
+            about if outside_budget else f"fixed topology: {about}",
+            outside_budget,
+        )
 
     return Entry(name=name, about=about, make=make, offers=offers, outside_budget=outside_budget)
 
@@ -75,26 +83,38 @@ def topology(
 def nothing_fits(name: str, about: str, units: Iterable[Unit], space: Space) -> BudgetError:
     """The error of a policy that can open none of these units."""
     if not tuple(units):
-        return BudgetError(f"Policy {name} ({about}) has no place on this backbone; choose another policy.", "policy")
+        return BudgetError(
+            f"Policy {name} ({about}) has no place on this backbone; choose another policy.",
+            "policy",
+        )
     room = f"fits no unit into {space.capacity:,} {space.kind.many} on this backbone and profile"
-    return BudgetError(f"Policy {name} {room}; raise the budget or choose another policy.", "budget", "policy")
+    return BudgetError(
+        f"Policy {name} {room}; raise the budget or choose another policy.", "budget", "policy"
+    )
 
 
-def one_family(name: str, family: str, offer: Offer, about: str, stages: tuple[str, ...] | None = None) -> Entry:
+def one_family(
+    name: str, family: str, offer: Offer, about: str, stages: tuple[str, ...] | None = None
+) -> Entry:
     """A topology of one family at the largest level that fits."""
     said = f"{about}, at the largest level that fits"
     return topology(name, said, uniform.one_family, offers={family: offer}, stages=stages)
 
 
-def own_size(name: str, about: str, offers: Mapping[str, Offer], stages: tuple[str, ...] | None = None) -> Entry:
+def own_size(
+    name: str, about: str, offers: Mapping[str, Offer], stages: tuple[str, ...] | None = None
+) -> Entry:
     """A topology at the size that its source uses, whatever the budget."""
     said = f"{about}, outside the budget"
-    return topology(name, said, uniform.everything, offers=offers, stages=stages, outside_budget=True)
+    return topology(
+        name, said, uniform.everything, offers=offers, stages=stages, outside_budget=True
+    )
 
 
 _CONVOLUTIONS = ("conv", "transposed")
 
-# families whose plain name stands for the places that their papers use, and not for all that they offer
+# families whose plain name stands for the places that their papers use, and not for all that they
+# offer
 _NARROWED = {
     "conv_adapter": Offer(placements=("parallel",), kinds=("block",)),
     "convnext": Offer(placements=("sequential",)),
@@ -122,16 +142,22 @@ for _entry in (
         offers={"affine": Offer(), "lora": Offer(levels=(4,))},
     ),
     topology("cheapest", "cheapest unit first, over the whole audit space", uniform.cheapest),
-    topology("uniform", "an equal share of the budget for every site and family", uniform.equal_shares),
+    topology(
+        "uniform", "an equal share of the budget for every site and family", uniform.equal_shares
+    ),
     topology("random", "random subset of the audit space", uniform.random),
     topology("head_only", "the head alone", uniform.nothing, offers={}),
     own_size("full", "full fine-tuning", {"full": Offer(), "affine": Offer()}),
-    own_size("decoder_full", "fine-tuning of the decoder", {"full": Offer(), "affine": Offer()}, DECODER),
+    own_size(
+        "decoder_full", "fine-tuning of the decoder", {"full": Offer(), "affine": Offer()}, DECODER
+    ),
 ):
     register(_entry)
 
 
-def _may_use(unit: Unit, offers: Mapping[str, Offer] | None, stages: tuple[str, ...] | None) -> bool:
+def _may_use(
+    unit: Unit, offers: Mapping[str, Offer] | None, stages: tuple[str, ...] | None
+) -> bool:
     """Whether a topology with these offers and stages may use the unit."""
     if stages is not None and unit.site.stage not in stages:
         return False

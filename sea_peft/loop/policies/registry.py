@@ -1,4 +1,6 @@
-"""The policies by name. One factory makes them all; other packages and the benchmarks register theirs here."""
+"""The policies by name. One factory makes them all; other packages and the benchmarks register
+theirs here.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -66,7 +68,9 @@ def register_described(prefix: str, describe: Describe) -> None:
 
 
 def register_source(entries: Callable[[], Mapping[str, Entry]]) -> None:
-    """Put policies on offer that derive from something else, such as a topology for every registered family."""
+    """Put policies on offer that derive from something else, such as a topology for every
+    registered family.
+    """
     _SOURCES.append(entries)
 
 
@@ -85,7 +89,9 @@ def policy_entry(name: str) -> Entry:
     describe = _DESCRIBED.get(name.partition("(")[0])
     if describe is None:
         there = ", ".join(sorted(known, key=lambda n: n != "sea"))
-        raise UsageError(f"No policy is called {name!r}; there are {there}; {extensions.way_in('policies')}.")
+        raise UsageError(
+            f"No policy is called {name!r}; there are {there}; {extensions.way_in('policies')}."
+        )
     return describe(name)
 
 
@@ -106,7 +112,8 @@ def make_policy(
         space: the audit space.
         seed: of the run.
         cycles: number of search cycles.
-        steps: number of optimizer steps of the run; None where there is none, or `settings` are given.
+        steps: number of optimizer steps of the run; None where there is none, or `settings` are
+            given.
         settings: those of an earlier run, as JSON types; None for the policy's own.
         carried: units that are on from the start → the estimates of an earlier run's audits. For
             policies whose settings are `GoesOn`.

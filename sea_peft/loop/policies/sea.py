@@ -15,7 +15,16 @@ from sea_peft.loop.ranking import RankingSettings
 from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
 from sea_peft.loop.trial import Levels, on_trial, prior
-from sea_peft.loop.utility import UNMEASURED, Estimate, UtilitySettings, iqr, median, observe, score, value
+from sea_peft.loop.utility import (
+    UNMEASURED,
+    Estimate,
+    UtilitySettings,
+    iqr,
+    median,
+    observe,
+    score,
+    value,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +51,9 @@ class SeaSettings(GoesOn):
     ranking: RankingSettings = dataclasses.field(default_factory=RankingSettings)
 
 
-_STEPS_A_UNIT = 6  # of a run, for every unit that its audits ablate: they take a quarter of its time
+_STEPS_A_UNIT = (
+    6  # of a run, for every unit that its audits ablate: they take a quarter of its time
+)
 
 
 def settings_for(cycles: int, steps: int | None) -> SeaSettings:
@@ -90,12 +101,14 @@ class Sea(Policy):
             self._standing[unit] = ranking.Standing(ranking.ACTIVE)
             self._estimate[unit] = estimate
             self._tried[unit] = _BEFORE
-        self._price = 0.0  # least Dice per cost in the last allocation; 0 if the budget left no unit out
+        self._price = (
+            0.0  # least Dice per cost in the last allocation; 0 if the budget left no unit out
+        )
         self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
 
-    # -- what the loop asks and tells ------------------------------------------------------------------------------
+    # -- what the loop asks and tells --------------------------------------------------------------
 
     def needs_saliency(self, cycle: int) -> Sequence[str]:
         return self._levels.bases if cycle == 0 else ()
@@ -103,7 +116,9 @@ class Sea(Policy):
     def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
         self._saliency = dict(saliency)
         self._prior = prior(self._units, self._saliency, self.settings.saliency)
-        self.trial = on_trial(self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units)
+        self.trial = on_trial(
+            self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units
+        )
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
         """The units whose audit decides most: three in four are the costliest that are on, one in
@@ -153,7 +168,8 @@ class Sea(Policy):
         eligible = [
             self._item(u)
             for u, st in self._standing.items()
-            if st.state == ranking.ACTIVE or (ranking.is_promotable(st, s.ranking) and self._item(u).value > 0)
+            if st.state == ranking.ACTIVE
+            or (ranking.is_promotable(st, s.ranking) and self._item(u).value > 0)
         ]
         capacity = int(self.space.capacity * (1 - s.probe_share))
         found = knapsack.greedy(eligible, capacity)
@@ -167,10 +183,16 @@ class Sea(Policy):
             if on and state == ranking.ACTIVE:
                 decisions.append(self._decision(item.id, "keep", "still worth its cost"))
             elif on:
-                decisions.append(self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits"))
+                decisions.append(
+                    self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits")
+                )
             else:
                 drop = "drop" if state == ranking.ACTIVE else "refuse"
-                decisions.append(self._decision(item.id, drop, f"others give more Dice per {self.space.kind.one}"))
+                decisions.append(
+                    self._decision(
+                        item.id, drop, f"others give more Dice per {self.space.kind.one}"
+                    )
+                )
         probes, probe_decisions = self._probes()
         active = self.space.in_order(found.chosen)
         for unit in (*active, *probes):
@@ -191,7 +213,13 @@ class Sea(Policy):
         if not self._prior:
             self.told_saliency(0, dict.fromkeys(self._levels.bases, 0.0))
         evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
-        return choose(self.space, self._levels, evidence, self.settings.utility, self.settings.ranking.hysteresis)
+        return choose(
+            self.space,
+            self._levels,
+            evidence,
+            self.settings.utility,
+            self.settings.ranking.hysteresis,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -205,14 +233,16 @@ class Sea(Policy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._standing = {u: ranking.Standing(**st) for u, st in state["standing"].items()}
-        self._estimate = {u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()}
+        self._estimate = {
+            u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
+        }
         if state["saliency"]:
             self.told_saliency(0, state["saliency"])
         self._tried = dict(state["tried"])
         self._audited = dict(state["audited"])
         self._price = state["price"]
 
-    # -- how it decides --------------------------------------------------------------------------------------------
+    # -- how it decides ----------------------------------------------------------------------------
 
     def _probes(self) -> tuple[tuple[str, ...], list[Decision]]:
         """Fill the budget that active units leave with probes.
@@ -233,8 +263,14 @@ class Sea(Policy):
             decisions.append(self._decision(unit, "probe", reason))
             return True
 
-        incumbents = sorted(self._in(ranking.PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u))
-        untried = [u for u in self.trial if u not in self._tried and self._standing[u].state == ranking.IDLE]
+        incumbents = sorted(
+            self._in(ranking.PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u)
+        )
+        untried = [
+            u
+            for u in self.trial
+            if u not in self._tried and self._standing[u].state == ranking.IDLE
+        ]
         for_newcomers = int(self.space.capacity * self.settings.probe_share) if untried else 0
         waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
         owed = sorted(self._tried, key=lambda u: (self._tried[u], self._cost(u), u))
@@ -246,7 +282,9 @@ class Sea(Policy):
                 take(unit, "by debt: longest untried")
         for unit in waiting:
             self._move(unit, ranking.IDLE)
-            decisions.append(self._decision(unit, "drop", "on trial long enough: others have not been tried yet"))
+            decisions.append(
+                self._decision(unit, "drop", "on trial long enough: others have not been tried yet")
+            )
         return self.space.in_order(probes), decisions
 
     def _density(self, unit: str) -> float:
@@ -268,9 +306,20 @@ class Sea(Policy):
     def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> Ranking:
         e, st, u = self._estimate[unit], self._standing[unit], self.settings.utility
         return Ranking(
-            unit=unit, state=st.state, was=was, delta=delta, ema=e.ema, median=median(e), iqr=iqr(e), score=score(e, u),
-            standard_error=e.standard_error, audits=e.audits, votes=st.votes, guard=st.guard, reason=reason,
-        )  # fmt: skip
+            unit=unit,
+            state=st.state,
+            was=was,
+            delta=delta,
+            ema=e.ema,
+            median=median(e),
+            iqr=iqr(e),
+            score=score(e, u),
+            standard_error=e.standard_error,
+            audits=e.audits,
+            votes=st.votes,
+            guard=st.guard,
+            reason=reason,
+        )
 
     def _decision(self, unit: str, decision: str, reason: str) -> Decision:
         return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)

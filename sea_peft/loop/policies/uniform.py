@@ -11,7 +11,9 @@ from sea_peft.loop.space import Space
 
 
 def everywhere(own: Sequence[Unit], level: int, placement: str) -> list[Unit]:
-    """One unit per site: at `level`, or at the largest smaller level if the site is too narrow for it."""
+    """One unit per site: at `level`, or at the largest smaller level if the site is too narrow
+    for it.
+    """
     at: dict[str, Unit] = {}
     for unit in sorted(own, key=lambda u: u.level):
         if unit.placement == placement and (unit.level <= level or unit.site.path not in at):
@@ -33,7 +35,9 @@ def one_family(space: Space, seed: int) -> list[Unit]:
 
 
 def everything(space: Space, seed: int) -> list[Unit]:
-    """All units on offer, whatever they cost: fine-tuning, and adapters at the size of their papers."""
+    """All units on offer, whatever they cost: fine-tuning, and adapters at the size of their
+    papers.
+    """
     return list(space.units)
 
 
@@ -47,7 +51,9 @@ def equal_shares(space: Space, seed: int) -> list[Unit]:
     groups: dict[str, list[Unit]] = {}
     for unit in space.units:
         groups.setdefault(unit.group, []).append(unit)
-    waiting = sorted(groups.values(), key=lambda g: (max(map(space.cost, g)), g[0].site.order, g[0].group))
+    waiting = sorted(
+        groups.values(), key=lambda g: (max(map(space.cost, g)), g[0].site.order, g[0].group)
+    )
     chosen: list[Unit] = []
     room = space.room()
     for served, group in enumerate(waiting):
