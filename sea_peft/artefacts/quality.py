@@ -73,7 +73,8 @@ class Quality(NoPaths):
     Attributes:
         labels: by name, without labels that no shot holds.
         channels: in the order of the adapter's.
-        held_out: network → one mapping per scan, label → trust. A run scores no scan with "both",
+        held_out: network → one mapping per scan, label → trust; at one shot, that shot and the
+            labels held out of it. A run scores no scan with "both",
             whose masks are judged as those of "adapted".
     """
 

@@ -27,6 +27,7 @@ from sea_peft.data.progress import unwatched
 # Piped or logged output is not cut at 80 columns, since it is not read in a window
 _WIDTH_OF_A_FILE = 180
 _SECONDS_BETWEEN_LINES = 5.0
+_BARELY_BEGUN = 0.01  # of the work: too little to say from it how long the rest takes
 _WARNING = "warning: "
 # A command in backquotes, a command that ends the sentence, or a word
 _UNBROKEN = re.compile(r"[^\s`]*`[^`]+`[^\s`]*|(?<=: )seapeft .+$|\S+")
@@ -218,8 +219,10 @@ class Lines:
 
 
 def time_left(seconds: float, done: float, of: int) -> str:
-    """`, about 40 s left` after `seconds` of work; empty at the start and at the end."""
-    if not 0 < done < of:
+    """`, about 0:40 left` after `seconds` of work; empty at the end, and at the start, where the
+    first windows or steps, slower than all others, would stand for the whole.
+    """
+    if not _BARELY_BEGUN * of < done < of:
         return ""
     return f", about {timer(seconds / done * (of - done))} left"
 

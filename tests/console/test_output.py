@@ -18,7 +18,7 @@ from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.run_folder import RunFolder
 from sea_peft.artefacts.view import UnitRow
 from sea_peft.console.backbones import in_short
-from sea_peft.console.output import Lines, Output, bars, timer
+from sea_peft.console.output import Lines, Output, bars, time_left, timer
 from sea_peft.console.progress import RunProgress
 from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly, run_facts
 from sea_peft.console.tables import cell, table
@@ -194,6 +194,11 @@ def test_what_came_before_the_work_is_no_part_of_the_time_left(
     lines(0, 192)
     lines(17, 192)
     assert "17 of 192, about 2:55 left" in capsys.readouterr().err
+
+
+def test_a_first_window_says_nothing_of_the_time_left() -> None:
+    assert time_left(5.0, 0.05, 17) == "", "not about 28:15"
+    assert time_left(5.0, 0.5, 17) == ", about 2:45 left"
 
 
 def test_json_is_one_document_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
