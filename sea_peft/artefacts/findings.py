@@ -6,6 +6,15 @@ import dataclasses
 from collections.abc import Iterable
 
 from sea_peft.artefacts.commands import Commands
+from sea_peft.artefacts.finding_tables import (
+    ARMS,
+    Table,
+    budget_table,
+    dice_table,
+    known_table,
+    placement_table,
+    unit_cells,
+)
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.known_labels import known_labels
 from sea_peft.artefacts.view import UnitRow, summarise
@@ -14,19 +23,10 @@ from sea_peft.loop.comparison import UNADAPTED
 from sea_peft.loop.events import Event, Scored
 from sea_peft.loop.recommendation import LEAST_DICE, Difference, difference
 
-ARMS = {"unadapted": "unadapted", "head_only": "head only", "adapted": "adapted"}
 UNKNOWN = Commands()
 _MOST_UNITS = 12
 _NOISE = 0.005  # Dice by which a score may be lower without being called worse
 _LOSS = 0.02  # Dice that a label may lose without being named first
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A header, and rows of cells ready to print."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +86,10 @@ def findings(events: Iterable[Event] | History, commands: Commands = UNKNOWN) ->
         verdict=(*verdict, *_parts_kept(history)),
         advice=tuple(advice),
         scored_on=_title(history),
-        dice=_dice(history),
-        known=_known(history),
-        budget=_budget(history),
-        placement=_placement(rows),
+        dice=dice_table(history),
+        known=known_table(history),
+        budget=budget_table(history),
+        placement=placement_table(rows),
         placed=unit_cells(history, [row for row in rows if row.on][:_MOST_UNITS]),
         refused=unit_cells(history, measured_off[:_MOST_UNITS]),
         caveats=tuple(_caveats(history, rows)),
@@ -308,17 +308,6 @@ def _title(history: History) -> str:
     return f"Dice on the check scan{'' if scans == 1 else 's'}, before the refit"
 
 
-def _dice(history: History) -> Table:
-    scored = history.scored or history.held_out
-    arms = [arm for arm in ARMS if arm in scored]
-    labels = list(dict.fromkeys(label for arm in arms for label in scored[arm].per_label))
-    rows = [("mean", *(_number(scored[arm].dice) for arm in arms))]
-    rows += [
-        (label, *(_number(scored[arm].per_label.get(label)) for arm in arms)) for label in labels
-    ]
-    return Table(("label", *(ARMS[arm] for arm in arms)), tuple(rows) if arms else ())
-
-
 def _parts_kept(history: History) -> list[str]:
     if history.parts_kept is None:
         return []
@@ -332,97 +321,6 @@ def _parts_kept(history: History) -> list[str]:
         f"`predict` and `evaluate` keep only these connected parts of masks, which helped {where}:"
         f" {', '.join(rules)}. The Dice here is without that."
     ]
-
-
-def _known(history: History) -> Table:
-    known = known_labels(history.scored, history.held_out)
-    rows = [
-        (
-            label.name,
-            _number(label.before) if label.drawn else "–",
-            _number(label.after),
-            "what is drawn" if label.drawn else "the unadapted network's masks",
-        )
-        for label in known
-    ]
-    return Table(("label", "before", "after", "against"), tuple(rows))
-
-
-def _budget(history: History) -> Table:
-    started, last = history.started, next(reversed(history.allocations), None)
-    used = (
-        history.finished.used
-        if history.finished is not None
-        else last.used
-        if last is not None
-        else 0
-    )
-    share = used / started.backbone_parameters
-    units = f"{len(history.active)} of {len(started.units)} units on offer"
-    rows = (
-        (
-            "limit",
-            f"{started.limit:,}",
-            f"{started.limit / started.backbone_parameters:.3%} of the backbone",
-        ),
-        (
-            "used",
-            f"{used:,}",
-            f"{share:.3%} of the backbone, {used / started.limit:.1%} of the limit",
-        ),
-        ("by the head", f"{min(started.head, used):,}", "the last layer, which names the labels"),
-        ("by units", f"{history.cost(history.active):,}", units),
-        ("backbone", f"{started.backbone_parameters:,}", "frozen, none of them changed"),
-    )
-    return Table(("", started.cost_kind.many, ""), rows)
-
-
-def _placement(rows: list[UnitRow]) -> Table:
-    on = [row for row in rows if row.on]
-    families = sorted({row.family for row in on})
-    there = {row.stage for row in rows}
-    stages: list[str] = [
-        stage for stage in ("stem", "encoder", "bottleneck", "decoder", "head") if stage in there
-    ]
-    stages += sorted(there.difference(stages))
-
-    def cell(some: list[UnitRow]) -> str:
-        return f"{len(some)} ({sum(row.cost for row in some):,})" if some else "–"
-
-    table = []
-    for stage in stages:
-        here = [row for row in on if row.stage == stage]
-        table.append(
-            (stage, *(cell([row for row in here if row.family == f]) for f in families), cell(here))
-        )
-    table.append(
-        ("all", *(cell([row for row in on if row.family == f]) for f in families), cell(on))
-    )
-    return Table(("stage", *families, "all"), tuple(table))
-
-
-def unit_cells(history: History, rows: list[UnitRow]) -> Table:
-    """Unit rows of a run as cells: utility and standard error in Dice points."""
-    cells = []
-    for row in rows:
-        utility = "unmeasured" if row.utility is None else f"{row.utility * 100:+.2f}"
-        error = "–" if row.standard_error is None else f"± {row.standard_error * 100:.2f}"
-        decision = row.decision or "–"
-        cells.append(
-            (row.unit, row.stage, f"{row.cost:,}", utility, error, row.state, decision, row.reason)
-        )
-    many = history.started.cost_kind.many
-    header = (
-        "unit",
-        "stage",
-        many,
-        "utility (Dice points)",
-        "standard error",
-        "state",
-        "decision",
-        "reason",
-    )
-    return Table(header, tuple(cells))
 
 
 def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
@@ -488,7 +386,3 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
         "Research software, not a medical device: a qualified person must check every mask.",
     ]
     return said
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

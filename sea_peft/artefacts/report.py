@@ -11,7 +11,8 @@ from sea_peft import __version__
 from sea_peft.artefacts import figures
 from sea_peft.artefacts.commands import Commands
 from sea_peft.artefacts.drawing import LETTERS, network_drawing
-from sea_peft.artefacts.findings import UNKNOWN, Table, findings, unit_cells
+from sea_peft.artefacts.finding_tables import Table, unit_cells
+from sea_peft.artefacts.findings import UNKNOWN, findings
 from sea_peft.artefacts.history import History
 from sea_peft.artefacts.known_labels import TITLE
 from sea_peft.artefacts.names import in_short
