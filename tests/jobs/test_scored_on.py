@@ -377,15 +377,14 @@ def test_predictions_use_what_the_run_recommends_and_say_so(adapter, toy, weight
 
 
 def test_a_network_that_is_not_known_is_refused(adapter, toy, weights, tmp_path):
-    with pytest.raises(
-        UsageError, match="--use both is not known; there are adapted and unadapted"
-    ):
+    there = "--use neither is not known; there are adapted, unadapted, both"
+    with pytest.raises(UsageError, match=there):
         predict(
             adapter,
             [toy / "imagesTr"],
             tmp_path / "out",
             typed=Typed(weights=str(weights)),
-            use="both",
+            use="neither",
         )
 
 

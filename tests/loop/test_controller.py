@@ -388,7 +388,8 @@ def test_one_shot_audits_count_voxels_that_the_search_does_not_and_say_so(monkey
 
 
 def test_the_loop_is_given_no_test_case():
-    assert [field.name for field in dataclasses.fields(Shots)] == ["search", "audit"]
+    fields = [field.name for field in dataclasses.fields(Shots)]
+    assert fields == ["search", "audit", "all", "independent"]
     assert {scan.id for scan in SHOTS.all} == {"scan1", "scan2", "scan3"}
 
 
