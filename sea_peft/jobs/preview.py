@@ -326,10 +326,13 @@ def _legend(figure: Figure, handles: Sequence[Any], shown: Shades, columns: int)
 
 
 def _fullest(mask: np.ndarray, axis: int) -> int:
-    """The plane with the most labelled voxels; the middle one if there are none."""
+    """The plane with the most labelled voxels; of several as full, or all empty, the middle one:
+    a mask that fills the scan is not shown at its border, where only air is.
+    """
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(mask, axis=others)
-    return int(counts.argmax()) if counts.any() else mask.shape[axis] // 2
+    fullest = np.flatnonzero(counts == counts.max())
+    return int(fullest[len(fullest) // 2])
 
 
 def _coloured(indices: np.ndarray, colours: Sequence[str]) -> np.ndarray:

@@ -71,6 +71,12 @@ def test_labels_are_outlined_side_by_side_and_errors_marked() -> None:
     assert _shows(compared[int(0.66 * len(compared)) :], PINK)
 
 
+@pytest.mark.parametrize("filled", [0, 1])
+def test_a_scan_that_is_all_mask_or_none_is_shown_in_its_middle(filled: int) -> None:
+    mask = np.full((9, 11, 13), filled)
+    assert [preview._fullest(mask, axis) for axis in range(3)] == [4, 5, 6]
+
+
 def test_errors_are_of_three_kinds() -> None:
     found, wanted = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1])
     assert preview._differences(found, wanted).tolist() == [0, 1, 2, 0, 3]
