@@ -133,5 +133,5 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, as part of a sentence; its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), "").rstrip("?.: ") or type(error).__name__

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sea_peft import atomic, documents
-from sea_peft.errors import DiskError, WeightsError
+from sea_peft.errors import DiskError, WeightsError, first_line
 
 _NAME = "state.pt"
 
@@ -112,12 +112,9 @@ def belonging(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch raises a dozen unrelated types for a damaged file
-        if isinstance(error, ValidationError):
-            why = documents.complaint(error)
-        else:
-            why = (
-                next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
-            )
+        why = (
+            documents.complaint(error) if isinstance(error, ValidationError) else first_line(error)
+        )
         raise WeightsError(
             f"The checkpoint {folder / _NAME} is damaged or was made by another sea_peft ({why})"
             " and cannot be resumed from: start a new run (the trace up to there is kept)."

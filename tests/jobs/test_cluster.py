@@ -44,12 +44,17 @@ def test_a_job_that_runs_out_of_time_is_queued_again_as_it_was() -> None:
     assert again.args == (7, 2)
 
 
-def test_a_cluster_that_is_not_known_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_known_or_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="--cluster pbs is not known"):
         Cluster("pbs", tmp_path)
     pytest.importorskip("submitit")
     with pytest.raises(UsageError, match="--cluster local is refused by submitit"):
         Cluster("local", tmp_path, parameters={"colour": "red"}).executor()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match=r"--cluster slurm is refused by submitit: .*\w\.$"):
+        Cluster("slurm", tmp_path).executor()  # submitit asks back, with a question mark
 
 
 def test_every_job_predicts_its_share_and_a_lost_one_loses_no_more(

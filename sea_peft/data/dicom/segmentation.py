@@ -101,7 +101,7 @@ def read_segmentation(
         Exception
     ) as error:  # highdicom and pydicom raise many kinds for damaged or foreign files
         raise DataError(
-            f"{shown(path)} cannot be laid over its series ({first_line(error)[:200].rstrip('.')});"
+            f"{shown(path)} cannot be laid over its series ({first_line(error)[:200]});"
             " export it again with the series as its source"
         ) from error
     return Volume(array, series_affine(ordered), notes)
