@@ -176,12 +176,11 @@ def predict(
                 " --overwrite alone predicts all again."
             )
         if left:
+            need = predictor.estimate(left, ahead)
             say(
-                needed(
-                    predictor.estimate(left, ahead).of_processes(
-                        processes if cluster is None else 1
-                    )
-                )
+                needed(need.of_processes(processes))
+                if cluster is None
+                else needed(need, processes)  # a job's own, as a queue asks for it
             )
     make_folder(out)
     if statistics is not None:

@@ -75,6 +75,7 @@ def test_every_job_predicts_its_share_and_a_lost_one_loses_no_more(
 
     monkeypatch.setattr(Cluster, "results", results)
     told: list[float] = []
+    said: list[str] = []
     statuses = predict(
         adapter,
         [scans],
@@ -84,7 +85,9 @@ def test_every_job_predicts_its_share_and_a_lost_one_loses_no_more(
         cluster=Cluster("local", tmp_path / "jobs"),
         statistics=tmp_path / "numbers.csv",
         progress=lambda done, of: told.append(done),
+        say=said.append,
     )
+    assert said[-1].endswith("of memory in each of 2 processes")
     assert seen == [2, 1]
     assert told == [2, 3]
     assert {status.case: status.status for status in statuses} == {
