@@ -24,7 +24,7 @@ from sea_peft import AdaptOptions
 from sea_peft.adapters import families
 from sea_peft.jobs.inference import mean_dice
 from sea_peft.jobs.scoring import score
-from sea_peft.jobs.setup import prepare_run
+from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.jobs.shots import prepared_shots
 from sea_peft.loop.controller import Controller
 from sea_peft.loop.events import ignore
@@ -113,9 +113,14 @@ def _run(idea: Idea, data: str, asked: Mapping[str, Any]) -> dict[str, float]:
                 train_head=setup.space.head > 0,
             ).run()
         seconds = time.process_time() - began
-        scores = score(setup, setup.split.test, None, True, Path(folder), lambda done, of: None)
-    dice, _ = mean_dice(scores.dice["adapted"], tuple(setup.dataset.labels))
-    return {"dice": round(dice, 4), "seconds": round(seconds, 1)}
+        dice = scored(setup, Path(folder))
+    return {"dice": dice, "seconds": round(seconds, 1)}
+
+
+def scored(setup: Setup, folder: Path) -> float:
+    """Mean Dice of the model as it stands, over the labels, on the development cases."""
+    scores = score(setup, setup.split.test, None, True, folder, lambda _done, _of: None)
+    return round(mean_dice(scores.dice["adapted"], tuple(setup.dataset.labels))[0], 4)
 
 
 def _unsaid(_sentence: str) -> None:

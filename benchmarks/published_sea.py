@@ -94,12 +94,14 @@ class PublishedSea(Policy):
     """
 
     audits = True
+    most_audited: int
     settings: PublishedSettings
 
     def __init__(self, space: Space, seed: int, settings: PublishedSettings) -> None:
         super().__init__("sea_paper", space)
         self.settings, self._seed = settings, seed
         self._units = space.by_id
+        self.most_audited = math.ceil(settings.audited * len(self._units))
         self._standing = dict.fromkeys(self._units, Standing())
         self._estimate = dict.fromkeys(self._units, UNMEASURED)
         self._debt = dict.fromkeys(self._units, 0)  # audits since the last one that the unit was in
@@ -133,7 +135,7 @@ class PublishedSea(Policy):
         """
         s = self.settings
         drawn = [u.id for u in self._drawn(cycle)]
-        places = math.ceil(s.audited * len(self._units))
+        places = self.most_audited
         chosen = [u for u in drawn if self._is(u, ACTIVE, PROBE) and self._debt[u] >= s.horizon][
             :places
         ]

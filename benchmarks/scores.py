@@ -227,9 +227,15 @@ def interval(values: Sequence[float]) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Paired differences: how many, their mean and half the width of its 95 % interval, how many
-    are above 0, and the two-sided p of Wilcoxon's signed-rank test (exact where scipy can, None
-    below 6 pairs, of which not even agreement of all would be significant).
+    """Paired differences.
+
+    Attributes:
+        pairs: how many.
+        mean: of all.
+        interval: half the width of the mean's 95% interval; None for a single pair.
+        above: how many are above 0.
+        p: two-sided, of Wilcoxon's signed-rank test. None below 6 pairs, which cannot be
+            significant even if all agree.
     """
 
     pairs: int

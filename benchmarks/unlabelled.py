@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.cell import machine
-from benchmarks.ideas import SEED, STEPS, TARGETS
+from benchmarks.ideas import SEED, STEPS, TARGETS, scored
 from benchmarks.store import RESULTS
 from sea_peft import AdaptOptions
 from sea_peft.backbones import batch_for_masks
@@ -33,8 +33,7 @@ from sea_peft.data.codes import IGNORED
 from sea_peft.data.crops import CropSampler
 from sea_peft.data.prepare import Scan, prepare
 from sea_peft.jobs.datajobs import make_phantoms
-from sea_peft.jobs.inference import mean_dice, probabilities
-from sea_peft.jobs.scoring import score
+from sea_peft.jobs.inference import probabilities
 from sea_peft.jobs.setup import Setup, prepare_run
 from sea_peft.jobs.shots import prepared_shots
 from sea_peft.jobs.target import open_data
@@ -94,7 +93,7 @@ def _dice(data: str, shots: int, asked: Mapping[str, Any]) -> dict[str, float]:
         Controller(
             model, setup.space, setup.fresh_policy(), drawn, setup.settings, SEED, train_head=head
         ).run()
-        dice = {"usual": _scored(setup, folder)}
+        dice = {"usual": scored(setup, folder)}
         units = tuple(model.bank.active)
         taught = copy.deepcopy((model.bank.state_dict(units), model.head.state_dict()))
         labelled = [_labelled(setup, case, folder) for case in _others(setup, data, folder)]
@@ -110,7 +109,7 @@ def _dice(data: str, shots: int, asked: Mapping[str, Any]) -> dict[str, float]:
             schedule = functools.partial(warm_up_cosine, total=STEPS, over=_WARM_UP)
             trainer = Trainer(model, setup.settings.batch_size, head)
             trainer.train(units, crops, 0, STEPS, schedule, lambda _step, _loss: None)
-            dice[arm] = _scored(setup, folder)
+            dice[arm] = scored(setup, folder)
     return dice
 
 
@@ -135,11 +134,6 @@ def _labelled(setup: Setup, case: Case, folder: Path) -> tuple[Scan, torch.Tenso
 def _without(scan: Scan, doubtful: torch.Tensor) -> Scan:
     assert scan.label is not None
     return dataclasses.replace(scan, label=scan.label.masked_fill(doubtful, IGNORED))
-
-
-def _scored(setup: Setup, folder: Path) -> float:
-    scores = score(setup, setup.split.test, None, True, folder, lambda _done, _of: None)
-    return round(mean_dice(scores.dice["adapted"], tuple(setup.dataset.labels))[0], 4)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -77,8 +77,9 @@ def expected(setup: Setup) -> Duration:
         if audits
         else 0
     )
-    audited = min(len(units), setup.policy.most_audited or len(units)) if audits else 0
-    looks = len(cycles) * audited * settings.audit_patches
+    most = setup.policy.most_audited
+    audited = len(units) if most is None else min(len(units), most)
+    looks = len(cycles) * audited * settings.audit_patches if audits else 0
     policy = (settings.steps + ranked) * step + looks * look
     if settings.time_limit is not None:
         policy = min(policy, settings.time_limit)

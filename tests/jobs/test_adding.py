@@ -236,25 +236,11 @@ def test_masks_of_both_networks_say_so(run, spots, tmp_path):
     assert evaluate(run, str(spots), cases="test", use="both").network == "both"
 
 
-def test_both_networks_are_refused_where_they_make_no_sense(run, tmp_path, toy):
+def test_both_networks_are_refused_where_they_make_no_sense(asked, run, tmp_path, toy):
     with pytest.raises(UsageError, match="not one to merge"):
         merge(run, tmp_path / "both.safetensors", use="both")
-    adapt(
-        AdaptOptions(
-            data=str(toy),
-            weights="tiny",
-            labels=("organ=1",),
-            shots=2,
-            budget="20%",
-            steps=8,
-            cycles=1,
-            patch=(16, 16, 16),
-            device="cpu",
-            mlflow=False,
-            augment="none",
-            out=tmp_path / "known",
-        )
-    )
+    known = {"data": str(toy), "add_labels": (), "labels": ("organ=1",)}
+    adapt(dataclasses.replace(asked, **known, out=tmp_path / "known"))
     with pytest.raises(UsageError, match="only labels that its backbone knew"):
         load_adapter(tmp_path / "known", use="both")
 

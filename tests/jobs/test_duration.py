@@ -49,3 +49,15 @@ def test_measuring_leaves_the_network_as_it_was(setup) -> None:
     after = setup.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert not setup.model.bank.active
+
+
+@pytest.mark.parametrize("most", [0, 2, None])
+def test_looks_are_those_of_the_units_that_are_audited(setup, monkeypatch, most) -> None:
+    monkeypatch.setattr(duration, "_seconds", lambda work: (work(), 1.0)[1])
+    room = len(setup.space.room().fill(setup.space.cheapest_first()))
+    assert room > 2
+    monkeypatch.setattr(setup.policy, "most_audited", 0)
+    without = duration.expected(setup).total
+    monkeypatch.setattr(setup.policy, "most_audited", most)
+    looks = (room if most is None else most) * setup.settings.audit_patches
+    assert duration.expected(setup).total - without == pytest.approx(looks, abs=1.0)
