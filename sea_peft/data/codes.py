@@ -9,9 +9,8 @@ from sea_peft.errors import DataError
 MOST_CODE = 65535
 # in a prepared label map: the index of voxels that count in no loss and no Dice; labels are 1..254
 IGNORED = 255
-_TOLERANCE = (
-    1e-3  # label maps stored as scaled or floating-point numbers miss integers by a rounding error
-)
+# label maps stored as scaled or floating-point numbers miss integers by a rounding error
+_TOLERANCE = 1e-3
 _CHUNK = 1 << 24
 
 

@@ -22,9 +22,8 @@ _LEAST_GAIN = 0.002  # Dice, mean over the scans held out, from which on a rule 
 _LEAST_ML = 0.001
 # share of a label's volume in a scan: what is smaller has slipped from a pen, and is no part
 _CRUMB = 0.005
-_SMALLEST = (
-    0.5  # of the smallest part drawn in any shot: a rule must not remove what may well be there
-)
+# of the smallest part drawn in any shot: a rule must not remove what may well be there
+_SMALLEST = 0.5
 
 
 def candidates(

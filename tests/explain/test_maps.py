@@ -76,9 +76,8 @@ def test_prototypes_are_weighted_by_the_guide() -> None:
 
 def test_noise_is_near_chance_and_constant_features_find_nothing() -> None:
     label = torch.zeros(24, 24, 24, dtype=torch.bool)
-    label[:6, :12] = (
-        True  # p = 1/8: half of everything found, by chance, gives Dice 2p / (2p + 1) = 0.2
-    )
+    # p = 1/8: half of everything found, by chance, gives Dice 2p / (2p + 1) = 0.2
+    label[:6, :12] = True
     noise = torch.randn(5, 24, 24, 24, generator=torch.Generator().manual_seed(1))
     assert overlap(ability_maps(noise, label[None].float())[0], label) == pytest.approx(
         0.2, abs=0.03

@@ -13,9 +13,8 @@ from sea_peft.jobs.exporting.trial import Trial
 from sea_peft.jobs.predictor import Predictor
 
 FILE = "network.onnx"
-_LARGEST_FILE = (
-    1_900_000_000  # protobuf's limit is 2 GB; beyond it weights lie in a file of their own
-)
+# protobuf's limit is 2 GB; beyond it weights lie in a file of their own
+_LARGEST_FILE = 1_900_000_000
 
 
 def write(predictor: Predictor, folder: Path, trial: Trial) -> float:

@@ -100,9 +100,8 @@ class Sea(Policy):
             self._standing[unit] = ranking.Standing(ranking.ACTIVE)
             self._estimate[unit] = estimate
             self._tried[unit] = _BEFORE
-        self._price = (
-            0.0  # least Dice per cost in the last allocation; 0 if the budget left no unit out
-        )
+        # least Dice per cost in the last allocation; 0 if the budget left no unit out
+        self._price = 0.0
         self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
