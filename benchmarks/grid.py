@@ -1,12 +1,17 @@
 """A grid of runs as TOML in `benchmarks/grids/`: data × shots × seeds × budgets × policies, and the
 options they share.
 
-    store = "unet"                         # results/unet/: grids with the same store share their
-    cells data = ["phantom:low-dose-ct"]         # or paths of data sets shots = [5] seeds = [0, 1,
-    2] budgets = ["1%"] policies = ["sea", "affine_lora", "random_mix-1"] unbound = ["full"]
-    # run once, whatever the budgets leave_one_out = false                  # one cell per case left
-    out as the test; for data sets of few cases [options]                              # fields of
-    sea_peft.jobs.options.AdaptOptions backbone = "unet"
+    store = "unet"                   # results/unet/; grids with the same store share their cells
+    data = ["phantom:low-dose-ct"]   # or paths of data sets
+    shots = [5]
+    seeds = [0, 1, 2]
+    budgets = ["1%"]
+    policies = ["sea", "affine_lora", "random_mix-1"]
+    unbound = ["full"]               # run once, whatever the budgets
+    leave_one_out = 4                # the first four cases, each left out once as the test case
+
+    [options]                        # fields of sea_peft.jobs.options.AdaptOptions
+    backbone = "unet"
 
 `random_mix-N` is the N-th random subset with the mix of families that `sea` chose in the same
 comparison.
