@@ -77,7 +77,7 @@ class Adapted(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         backbone = self.backbone(x)
         logits: torch.Tensor = self.head(self.take_features(backbone), backbone, self.head_gate)
-        return join(logits, self.opinion(x), self.head.added) if self.joined else logits
+        return join(logits, self.opinion(x), self.head.added_index) if self.joined else logits
 
     def take_features(self, logits: torch.Tensor) -> torch.Tensor:
         """The head's input after a forward of the backbone that gave `logits`: the last
@@ -99,10 +99,7 @@ class Adapted(nn.Module):
 
     def known_of(self, logits: torch.Tensor) -> torch.Tensor:
         """The same, from the target logits of the unadapted model."""
-        known = logits.float().index_fill(
-            1, torch.tensor(self.head.added, device=logits.device), -torch.inf
-        )
-        return known.softmax(dim=1)
+        return logits.float().index_fill(1, self.head.added_index, -torch.inf).softmax(dim=1)
 
     @contextlib.contextmanager
     def unadapted(self) -> Iterator[None]:
@@ -116,7 +113,7 @@ class Adapted(nn.Module):
             self.head_gate, self.joined = before
 
 
-def join(logits: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> torch.Tensor:
+def join(logits: torch.Tensor, opinion: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     """Logits in which the `added` labels have the probabilities that `logits` give them, and the
     other labels share what is left as in `opinion`.
 
@@ -125,12 +122,11 @@ def join(logits: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]) -> t
     Args:
         logits: `[B, 1 + L, D, H, W]`, of the adapted network.
         opinion: `[B, 1 + L, D, H, W]`, probabilities, 0 for the added labels (`Adapted.opinion`).
-        added: indices of the added labels.
+        added: `[N]`, indices of the added labels.
     """
-    index = torch.tensor(added, device=logits.device)
-    new = logits.float().softmax(dim=1).index_select(1, index)
+    new = logits.float().softmax(dim=1).index_select(1, added)
     left = opinion * (1 - new.sum(dim=1, keepdim=True))
-    return left.index_copy(1, index, new).clamp(min=torch.finfo(torch.float32).tiny).log()
+    return left.index_copy(1, added, new).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 @torch.no_grad()

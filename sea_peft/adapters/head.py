@@ -36,6 +36,8 @@ class TargetHead(nn.Module):
             features. None: they act on the K logits.
     """
 
+    added_index: torch.Tensor
+    """`added` as a tensor `[N]`."""
     _wanted: torch.Tensor
     _others: torch.Tensor
 
@@ -53,8 +55,12 @@ class TargetHead(nn.Module):
         # on the same device as the rest: an index from the CPU would make every forward wait for
         # the device
         others = [row for row in range(classes) if row not in self.rows]
-        self.register_buffer("_wanted", torch.tensor(self.rows, dtype=torch.long), persistent=False)
-        self.register_buffer("_others", torch.tensor(others, dtype=torch.long), persistent=False)
+        for name, index in (
+            ("_wanted", self.rows),
+            ("_others", others),
+            ("added_index", self.added),
+        ):
+            self.register_buffer(name, torch.tensor(index, dtype=torch.long), persistent=False)
         names = ("stride", "padding", "dilation") if module is not None else ()
         self.geometry: dict[str, Any] = {name: getattr(module, name) for name in names}
 

@@ -102,7 +102,7 @@ def test_joined_labels_share_what_added_ones_leave():
     )
     opinion[:, 2] = 0
     opinion /= opinion.sum(dim=1, keepdim=True)
-    found = join(logits, opinion, [2]).softmax(dim=1).numpy()
+    found = join(logits, opinion, torch.tensor([2])).softmax(dim=1).numpy()
     exp = np.exp(logits.numpy())
     added = (exp / exp.sum(axis=1, keepdims=True))[:, 2]
     np.testing.assert_allclose(found[:, 2], added, rtol=1e-5)
