@@ -30,14 +30,18 @@ from sea_peft.backbones.weights import user_weights
 from sea_peft.data.recipe import Recipe, Window
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.jobs.model import adapter_tensors, audit_space, open_backbone
+from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.weights_file import save_weights
 
 # axes run to the left, back and up, with an origin and odd voxel sizes, as scanners write them
 AFFINE = np.array([[-2.1, 0, 0, 31], [0, -2.0, 0, 17], [0, 0, 2.4, -40], [0, 0, 0, 1]])
 SHAPE = (21, 18, 16)
 PATCH = (16, 16, 16)
-# the shortest adaptation there is of the toy data, as on the command line
+# the shortest adaptation there is of the toy data, as on the command line and in Python
 TINY = ["--steps", "8", "--cycles", "1", "--patch", "16,16,16", "--shots", "2", "--device", "cpu"]
+SHORTEST = AdaptOptions(
+    shots=2, budget="20%", steps=8, cycles=1, patch=PATCH, device="cpu", mlflow=False
+)
 
 
 def toy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:

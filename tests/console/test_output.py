@@ -219,30 +219,31 @@ def test_names_are_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> Non
     assert caught.err == "[red]b[/red] :smile:\n"
 
 
+def _row(unit: str, reason: str) -> UnitRow:
+    return UnitRow(
+        unit=unit,
+        stage="bottleneck",
+        site="s",
+        family="lora",
+        level=4,
+        cost=12_345,
+        state="active",
+        on=True,
+        utility=0.0123,
+        standard_error=0.002,
+        score=0.01,
+        audits=3,
+        decision="keep",
+        reason=reason,
+    )
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_units_fit_the_width(width: int) -> None:
-    def row(unit: str, reason: str) -> UnitRow:
-        return UnitRow(
-            unit=unit,
-            stage="bottleneck",
-            site="s",
-            family="lora",
-            level=4,
-            cost=12_345,
-            state="active",
-            on=True,
-            utility=0.0123,
-            standard_error=0.002,
-            score=0.01,
-            audits=3,
-            decision="keep",
-            reason=reason,
-        )
-
     rows = [
-        row("conv_adapter.parallel-16@encoder.down_layers.3.4", "a reason " * 30),
-        row("lora-4@up_samples.0.0.conv", "twice"),
-        row("affine@x", "twice"),
+        _row("conv_adapter.parallel-16@encoder.down_layers.3.4", "a reason " * 30),
+        _row("lora-4@up_samples.0.0.conv", "twice"),
+        _row("affine@x", "twice"),
     ]
     screen = io.StringIO()
     Console(file=screen, width=width).print(
@@ -259,24 +260,8 @@ def test_units_fit_the_width(width: int) -> None:
 
 def test_a_path_that_leaves_no_room_loses_no_column() -> None:
     unit = f"lora-4@{'.'.join(['submodule'] * 8)}"
-    row = UnitRow(
-        unit=unit,
-        stage="decoder",
-        site="s",
-        family="lora",
-        level=4,
-        cost=12_345,
-        state="active",
-        on=True,
-        utility=0.0123,
-        standard_error=0.002,
-        score=0.01,
-        audits=3,
-        decision="keep",
-        reason="twice",
-    )
     screen = io.StringIO()
-    Console(file=screen, width=80).print(UnitLines("On", [row], {}, "parameters"))
+    Console(file=screen, width=80).print(UnitLines("On", [_row(unit, "twice")], {}, "parameters"))
     text = screen.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     for words in (unit, "12,345", "+1.23 ± 0.20", "keep"):

@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 from child import Child, Outcome
 from mutations import as_bytes, damaged, mutated
-from toys import make_adapter, tiny_weights, toy_dataset
+from toys import SHORTEST, make_adapter, tiny_weights, toy_dataset
 
 from sea_peft.jobs.adapt import adapt
-from sea_peft.jobs.options import AdaptOptions
 from sea_peft.loop import events
 
 COMMAND = Path(sys.executable).with_name("seapeft")
@@ -96,19 +95,7 @@ def used_world(world: World) -> World:
     """With an adapter and runs in it, which takes longer to make than a few documents to change."""
     root, weights, toy = world.root, world.root / "tiny.safetensors", world.root / "toy"
     make_adapter(root / "adapter", weights, {"organ": [1], "spot": [2]}, ["CT"], ("affine", "lora"))
-    options = AdaptOptions(
-        data=str(toy),
-        weights=str(weights),
-        shots=2,
-        budget="20%",
-        policy="sea",
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        mlflow=False,
-        device="cpu",
-        out=root / "done",
-    )
+    options = dataclasses.replace(SHORTEST, data=str(toy), weights=str(weights), out=root / "done")
 
     def stop(event: events.Event) -> None:
         if isinstance(event, events.Scored):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import TINY, install, tiny_weights, toy_dataset
+from toys import SHORTEST, TINY, install, tiny_weights, toy_dataset
 from traces import without_times
 
 from sea_peft import cli
@@ -81,18 +81,8 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def asked(spots: Path) -> AdaptOptions:
-    return AdaptOptions(
-        data=str(spots),
-        weights="tiny",
-        add_labels=("spot=1",),
-        shots=2,
-        budget="20%",
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        device="cpu",
-        mlflow=False,
-        augment="none",
+    return dataclasses.replace(
+        SHORTEST, data=str(spots), weights="tiny", add_labels=("spot=1",), augment="none"
     )
 
 

@@ -6,24 +6,15 @@ import dataclasses
 
 import pytest
 import torch
+from toys import SHORTEST
 
 from sea_peft.jobs import duration
-from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.setup import Setup, prepare_run
 
 
 @pytest.fixture
 def setup(toy, weights) -> Setup:
-    options = AdaptOptions(
-        data=str(toy),
-        weights=str(weights),
-        shots=2,
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        budget="20%",
-        test=1,
-    )
+    options = dataclasses.replace(SHORTEST, data=str(toy), weights=str(weights), test=1)
     return prepare_run(options, print)
 
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from toys import install
+from toys import SHORTEST, install
 from traces import without_times
 
 from sea_peft import cli
@@ -38,18 +38,7 @@ def installed(home: Path, weights: Path, own_home: None, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def asked(toy: Path) -> AdaptOptions:
-    return AdaptOptions(
-        data=str(toy),
-        weights="tiny",
-        shots=2,
-        budget="20%",
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        device="cpu",
-        mlflow=False,
-        augment="none",
-    )
+    return dataclasses.replace(SHORTEST, data=str(toy), weights="tiny", augment="none")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from toys import SHORTEST
 
 from sea_peft.errors import UsageError
-from sea_peft.jobs.options import AdaptOptions
 from sea_peft.jobs.setup import Setup, prepare_run
 
 
@@ -16,17 +17,8 @@ def _set_up(
 ) -> Setup:
     profile = folder / "own.toml"
     profile.write_text(f'head = "{head}"\n[families.affine]\n')
-    options = AdaptOptions(
-        data=str(toy),
-        shots=2,
-        budget="20%",
-        profile=str(profile),
-        weights=str(weights),
-        labels=labels,
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        device="cpu",
+    options = dataclasses.replace(
+        SHORTEST, data=str(toy), profile=str(profile), weights=str(weights), labels=labels
     )
     return prepare_run(options, lambda _sentence: None)
 

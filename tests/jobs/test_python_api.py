@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from foreign import network, suprem_universal
 from monai.networks.nets import UNETR
+from toys import SHORTEST
 
 import sea_peft
-from sea_peft import AdaptOptions, Typed, adapt, load_adapter
+from sea_peft import Typed, adapt, load_adapter
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.importing import import_weights
@@ -26,19 +28,9 @@ def test_a_checkpoint_without_a_classifier_is_adapted_in_ten_lines(
         suprem_universal(network("unet3d", width=4)), tmp_path / "supervised_suprem_unet_2100.pth"
     )
     import_weights(tmp_path / "supervised_suprem_unet_2100.pth", "suprem_unet", "unet3d")
-    options = AdaptOptions(
-        data=str(toy),
-        weights="suprem_unet",
-        labels=("organ",),
-        shots=2,
-        budget="20%",
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        device="cpu",
-        mlflow=False,
+    result = adapt(
+        dataclasses.replace(SHORTEST, data=str(toy), weights="suprem_unet", labels=("organ",))
     )
-    result = adapt(options)
     assert result.status == "done"
     assert result.dice.unadapted is None  # no row of the backbone is the organ's
     assert result.dice.adapted is not None
@@ -61,19 +53,15 @@ def test_a_users_own_network_that_comes_with_its_weights_is_adapted(
         " {}}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    options = AdaptOptions(
-        data=str(toy),
-        backbone="own_network:factory",
-        labels=("organ",),
-        shots=2,
-        budget="50%",
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        device="cpu",
-        mlflow=False,
+    result = adapt(
+        dataclasses.replace(
+            SHORTEST,
+            data=str(toy),
+            backbone="own_network:factory",
+            labels=("organ",),
+            budget="50%",
+        )
     )
-    result = adapt(options)
     assert result.dice.unadapted is not None
     with pytest.raises(
         WeightsError, match=r"\(own_network:factory\), and code that a file names is never run"

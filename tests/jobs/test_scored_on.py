@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
-from toys import install
+from toys import SHORTEST, install
 from traces import without_times
 
 from sea_peft.artefacts.adapter_file import read_adapter_config
@@ -48,19 +48,13 @@ def installed(weights: Path, own_home: None) -> None:
 
 def options(data: Path, weights: Path, out: Path, **changes: object) -> AdaptOptions:
     """The shortest run there is, of a policy without audits."""
-    short = AdaptOptions(
+    short = dataclasses.replace(
+        SHORTEST,
         data=str(data),
         weights=str(weights),
         out=out,
-        shots=2,
-        budget="20%",
         policy="affine",
         labels=("organ",),
-        steps=8,
-        cycles=1,
-        patch=(16, 16, 16),
-        device="cpu",
-        mlflow=False,
     )
     return dataclasses.replace(short, **changes)
 
