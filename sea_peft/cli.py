@@ -13,7 +13,7 @@ from rich.text import Text
 from typer import Option
 
 from sea_peft import __version__
-from sea_peft.console import adapt, afterwards, applying, backbones, catalogue, torchrun
+from sea_peft.console import adapt, afterwards, applying, backbones, catalogue, taking_in, torchrun
 from sea_peft.console.output import Output, abandon, prepare_streams
 from sea_peft.console.verb import Interrupted, error_document, outcome
 from sea_peft.console.verbs import Verbs
@@ -30,6 +30,8 @@ app = Verbs(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+backbones.backbones.command("import")(taking_in.import_network)
+backbones.backbones.command("try")(taking_in.try_network)
 app.add_typer(backbones.backbones, name="backbones")
 app.add_typer(catalogue.adapters, name="adapters")
 app.add_typer(catalogue.policies, name="policies")

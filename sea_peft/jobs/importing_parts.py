@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sea_peft.backbones.typed import Typed
 from sea_peft.errors import SeaPeftError
-from sea_peft.jobs.importing import Given, Imported, import_weights
+from sea_peft.jobs.expected import Given
+from sea_peft.jobs.importing import Imported, import_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

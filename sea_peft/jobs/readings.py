@@ -26,7 +26,7 @@ from sea_peft.data.progress import Progress, unwatched
 from sea_peft.data.recipe import Intensity, Percentile, Recipe, Window, ZScore
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.errors import DataError
-from sea_peft.jobs import importing
+from sea_peft.jobs import expected
 from sea_peft.jobs.windows import blended
 
 _SIDES = (1 / 3, 1 / 2, 3 / 4)  # of the patch: the crops of successive looks
@@ -90,7 +90,7 @@ class Scaling:
     def of(cls, intensity: Intensity, settings: Mapping[str, Any]) -> Scaling:
         """From a recipe's intensity and the network's settings."""
         factor, offset = settings.get("input_factor", 1.0), settings.get("input_offset", 0.0)
-        return cls(importing.in_words(intensity, settings), intensity, factor, offset)
+        return cls(expected.in_words(intensity, settings), intensity, factor, offset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,12 +204,12 @@ class Search:
 
     def _choices(self, images: Sequence[np.ndarray]) -> list[Scaling]:
         """The card's own scaling, and those of published networks for such scans."""
-        choices: list[importing.Scaling] = [ZScore(), Percentile()]
+        choices: list[expected.Scaling] = [ZScore(), Percentile()]
         if all(looks_like_hounsfield(image) for image in images):
-            choices = [importing.Unscaled(), Window(low=-175, high=250), *choices]
+            choices = [expected.Unscaled(), Window(low=-175, high=250), *choices]
         else:
             choices.append(Percentile(low=0, high=100))
-        made = [Scaling.of(*importing.scaling(choice, ("CT",))) for choice in choices]
+        made = [Scaling.of(*expected.scaling(choice, ("CT",))) for choice in choices]
         return list({choice.words: choice for choice in [self._own, *made]}.values())
 
     def _view(self, order: str) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,8 @@ from sea_peft.data.recipe import Recipe
 from sea_peft.data.sliding import SlidingWindow
 from sea_peft.data.volumes import read_volume
 from sea_peft.errors import UsageError, WeightsError
-from sea_peft.jobs.importing import Given, Imported, import_weights
+from sea_peft.jobs.expected import Given
+from sea_peft.jobs.importing import Imported, import_weights
 from sea_peft.jobs.inference import probabilities
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"

@@ -20,7 +20,8 @@ from sea_peft.data.cases import FileCase, ImageFile
 from sea_peft.data.prepare import prepare
 from sea_peft.data.volumes import Volume, write_volume
 from sea_peft.errors import UsageError, WeightsError
-from sea_peft.jobs.importing import Given, Imported, import_weights
+from sea_peft.jobs.expected import Given
+from sea_peft.jobs.importing import Imported, import_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MONAI's tools
 LOADED = [

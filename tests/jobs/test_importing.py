@@ -31,7 +31,8 @@ from sea_peft.backbones.checkpoints import read_checkpoint
 from sea_peft.backbones.weights import load_pretrained, user_weights
 from sea_peft.data.recipe import Window
 from sea_peft.errors import DiskError, UsageError, WeightsError
-from sea_peft.jobs.importing import Given, Imported, Unscaled, import_weights
+from sea_peft.jobs.expected import Given, Unscaled
+from sea_peft.jobs.importing import Imported, import_weights
 
 SMALL = dict(architecture("segresnet").small)
 GIVEN = {

@@ -318,6 +318,7 @@ def test_only_the_command_line_and_the_jobs_options_make_what_is_typed() -> None
         "console/applying.py",
         "console/backbones.py",
         "console/catalogue.py",
+        "console/taking_in.py",
         "jobs/options.py",
         "jobs/target.py",
     }

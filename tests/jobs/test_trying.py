@@ -18,7 +18,8 @@ from sea_peft.backbones.field_of_view import field_of_view
 from sea_peft.backbones.limits import Limits
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import UsageError
-from sea_peft.jobs.importing import Given, import_weights
+from sea_peft.jobs.expected import Given, Unscaled
+from sea_peft.jobs.importing import import_weights
 from sea_peft.jobs.trying import try_backbone
 
 SHIFT = (8, 4, 2)  # voxels that the network looks ahead along D, H, W
@@ -120,8 +121,6 @@ def test_what_overlaps_by_chance_is_no_better_reading(network, scan, tmp_path, c
 
 
 def test_a_right_card_has_nothing_to_look_for(network, scan, tmp_path, capsys):
-    from sea_peft.jobs.importing import Unscaled
-
     taken_in(network, orientation="LAI", intensity=Unscaled())
     arguments = [
         "backbones",
