@@ -318,7 +318,7 @@ def _parts_kept(history: History) -> list[str]:
     ]
     where = f"on {count(history.parts_kept.scans, 'scan')} held out while searching"
     return [
-        f"`predict` and `evaluate` keep only these connected parts of masks, which helped {where}:"
+        f"predict and evaluate keep only these connected parts of masks, which helped {where}:"
         f" {', '.join(rules)}. The Dice here is without that."
     ]
 

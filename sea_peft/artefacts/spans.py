@@ -52,7 +52,7 @@ def log_spans(
     name: str,
     history: History,
     status: str,
-) -> None:
+) -> int:
     """Write the spans of a run so far.
 
     Args:
@@ -63,6 +63,9 @@ def log_spans(
         name: of the run.
         history: the run.
         status: MLflow's word for its state.
+
+    Returns:
+        Milliseconds that the run has taken.
     """
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
     from opentelemetry.sdk.trace import ReadableSpan
@@ -71,6 +74,7 @@ def log_spans(
     trace_id = f"tr-{run_id}"
     spans = list(_spans(history))
     root = spans[0]
+    lasted = round(1000 * root.end)
     states = {"RUNNING": TraceState.IN_PROGRESS, "FINISHED": TraceState.OK}
     client.start_trace(
         TraceInfo(
@@ -80,7 +84,7 @@ def log_spans(
             state=states.get(status, TraceState.ERROR),
             request_preview=name,
             response_preview=_preview(root.outputs),
-            execution_duration=round(1000 * root.end),
+            execution_duration=lasted,
             trace_metadata={
                 "mlflow.sourceRun": run_id,
                 "mlflow.trace_schema.version": "3",
@@ -118,6 +122,7 @@ def log_spans(
             )
         )
     client.log_spans(experiment, [Span(span) for span in made])
+    return lasted
 
 
 def _preview(outputs: _Told) -> str | None:

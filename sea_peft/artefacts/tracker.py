@@ -148,7 +148,7 @@ class _View:
         self._metrics()
         table = {"columns": UNIT_COLUMNS, "data": unit_table(self._history)}
         self._write(_TABLE, json.dumps(table).encode())
-        log_spans(
+        lasted = log_spans(
             TracingClient(store.store_uri(self._root)),
             self._run.info.experiment_id,
             self._id,
@@ -169,7 +169,8 @@ class _View:
             self._client.set_terminated(
                 self._id,
                 status,
-                end_time=max(_milliseconds(self._folder.trace), self._run.info.start_time),
+                # a copied folder has lost the times of its files
+                end_time=max(_milliseconds(self._folder.trace), self._run.info.start_time + lasted),
             )
         else:
             self._client.update_run(self._id, status=status)

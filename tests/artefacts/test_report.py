@@ -349,6 +349,6 @@ def test_the_dice_is_said_to_be_without_the_parts_that_predictions_leave_out() -
         if "connected parts" in sentence
     ]
     assert said == [
-        "`predict` and `evaluate` keep only these connected parts of masks, which helped on 1 scan"
+        "predict and evaluate keep only these connected parts of masks, which helped on 1 scan"
         " held out while searching: liver largest (+1.2 points). The Dice here is without that."
     ]
