@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.grid import Cell, grid_names, read_grid
@@ -85,11 +85,7 @@ def _run(asked: argparse.Namespace) -> None:
     grid = read_grid(asked.grid)
     store = Store(grid.store)
     if asked.dry_run:
-        for cell in grid.cells():
-            if asked.only in cell.name:
-                row = store.row(cell)
-                state = "missing" if row is None else f"exit code {row['exit_code']}"
-                print(f"{state:<12} {cell.name:<60} {cell.command()}")
+        _show(store, [cell for cell in grid.cells() if asked.only in cell.name])
         return
 
     def again(cell: Cell, row: Mapping[str, Any]) -> bool:
@@ -114,6 +110,25 @@ def _run(asked: argparse.Namespace) -> None:
             else "was there"
         )
         print(f"{cell.name:<64} {dice}  ({seconds})", flush=True)
+
+
+def _show(store: Store, cells: Sequence[Cell]) -> None:
+    """The cells, and what those that are missing will cost."""
+    missing = []
+    for cell in cells:
+        row = store.row(cell)
+        state = "missing" if row is None else f"exit code {row['exit_code']}"
+        print(f"{state:<12} {cell.name:<60} {cell.command()}")
+        if row is None:
+            missing.append(store.expected_cpu(cell))
+    known = [seconds for seconds in missing if seconds is not None]
+    cost = f"about {sum(known) / 3600:.1f} CPU hours by the rows that are there"
+    unknown = len(missing) - len(known)
+    print(
+        f"{len(missing)} of {len(cells)} cells are missing"
+        + (f": {cost}" if known else "")
+        + (f"; nothing tells the cost of {unknown} of them" if unknown else "")
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,21 @@ class Store:
     def write(self, cell: Cell, row: Mapping[str, Any]) -> None:
         """Whole or not at all."""
         _write(self._path(cell.name), row)
+
+    def expected_cpu(self, cell: Cell) -> float | None:
+        """CPU seconds that the cell will take: the median over the rows of its policy that were
+        run with its options, or else over those of all policies; None without such rows.
+        """
+        options = json.loads(json.dumps(cell.row()))["options"]
+        rows = [row for path in self.folder.glob("*.json") if (row := _read(path)) is not None]
+        like = [
+            (row["cell"]["policy"], float(row["seconds"]["cpu"]))
+            for row in rows
+            if "cell" in row and row["exit_code"] == 0 and row["cell"]["options"] == options
+        ]
+        of_policy = [seconds for policy, seconds in like if policy == cell.policy]
+        spent = of_policy or [seconds for _, seconds in like]
+        return statistics.median(spent) if spent else None
 
     def baselines(self, cell: Cell) -> dict[str, Any] | None:
         """The unadapted and head-only scores of the cell's comparison, None while no cell of it

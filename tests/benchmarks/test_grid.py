@@ -84,6 +84,21 @@ def test_a_cell_is_named_after_what_makes_it_and_so_shared_between_grids(tmp_pat
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_the_cost_of_a_cell_is_that_of_rows_like_it(tmp_path):
+    store = Store("s", tmp_path)
+    lora, *others = grid(policies=["lora", "affine", "bias"], seeds=[0, 1, 2]).cells()
+    assert store.expected_cpu(lora) is None
+    spent = {("lora", 1): 70.0, ("lora", 2): 80.0, ("affine", 0): 40.0, ("affine", 1): 44.0}
+    for cell in others:
+        if seconds := spent.get((cell.policy, cell.seed)):
+            store.write(cell, {"cell": cell.row(), "exit_code": 0, "seconds": {"cpu": seconds}})
+    assert store.expected_cpu(lora) == 75.0
+    (bias,) = (cell for cell in others if (cell.policy, cell.seed) == ("bias", 0))
+    assert store.expected_cpu(bias) == 57.0
+    longer = grid(policies=["lora"], options={"steps": 9}).cells()[0]
+    assert store.expected_cpu(longer) is None
+
+
 def test_a_row_has_one_line_a_list(tmp_path):
     row = {"a": 1, "per_case": {f"case-{i}": [0.1234] * 12 for i in range(3)}, "small": {"x": 1}}
     text = compact(row)
