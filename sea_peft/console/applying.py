@@ -101,20 +101,8 @@ def predict(
             ),
         ),
     ] = False,
-    others: Annotated[
-        list[Path] | None,
-        Option(
-            "--with",
-            metavar="ADAPTER",
-            help="Another adapter, averaged with the first. Several allowed.",
-        ),
-    ] = None,
-    ensemble: Annotated[
-        str | None,
-        Option(
-            metavar="mean", help="With --with: the mean of the adapters' probabilities (default)."
-        ),
-    ] = None,
+    others: options.With = None,
+    ensemble: options.Ensemble = None,
 ) -> None:
     """Write masks on each input's own grid and header geometry.
 
@@ -136,12 +124,7 @@ def predict(
     )
     if submitit and cluster is None:
         raise UsageError("--submitit is for jobs of a cluster; name it: --cluster slurm.")
-    if ensemble is not None and ensemble != "mean":
-        raise UsageError(f"--ensemble {ensemble} is not known; there is mean.")
-    if ensemble is not None and not others:
-        raise UsageError(
-            "--ensemble takes several adapters; name the others, each by --with ADAPTER."
-        )
+    options.require_mean(ensemble, others)
     typed = Typed(backbone, weights)
     import_monai_alone(typed)
     try:
@@ -239,6 +222,8 @@ def evaluate(
     weights: options.Weights = None,
     device: options.Device = "auto",
     use: options.Use = None,
+    others: options.With = None,
+    ensemble: options.Ensemble = None,
 ) -> None:
     """Score an adapter on labelled scans, per case and label.
 
@@ -252,6 +237,7 @@ def evaluate(
 
     if min_dice is not None and not 0 <= min_dice <= 1:
         raise UsageError(f"--min-dice {min_dice:g} is not a Dice; choose one from 0 to 1.")
+    options.require_mean(ensemble, others)
     typed = Typed(backbone, weights)
     import_monai_alone(typed)
     with output.progress("evaluate") as progress:
@@ -266,6 +252,7 @@ def evaluate(
             tolerance=tolerance,
             use=use,
             keep=tuple(keep or ()),
+            ensemble=tuple(others or ()),
             progress=progress,
         )
     output.say(scores.choice)
@@ -275,9 +262,9 @@ def evaluate(
         output.warn(f"{case}: {why}")
     if scores.shots and cases == "all":
         output.warn(
-            f"Of {count(len(scores.cases), 'case')}, {len(scores.shots)} served as shots of this"
-            " run, so the Dice on them is no measure of what to expect; --cases test leaves them"
-            " out."
+            f"Of {count(len(scores.cases), 'case')}, {len(scores.shots)} served as shots of"
+            f" {'these runs' if others else 'this run'}, so the Dice on them is no measure of what"
+            " to expect; --cases test leaves them out."
         )
     document = scores.document()
     if out is not None:

@@ -1,9 +1,12 @@
 """Arguments and flags that several verbs share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
+
+from sea_peft.errors import UsageError
 
 Adapter = Annotated[
     Path, Argument(metavar="ADAPTER", help="An adapter folder, or the run folder that holds it.")
@@ -59,3 +62,25 @@ Keep = Annotated[
         ),
     ),
 ]
+With = Annotated[
+    list[Path] | None,
+    Option(
+        "--with",
+        metavar="ADAPTER",
+        help="Another adapter, averaged with the first. Several allowed.",
+    ),
+]
+Ensemble = Annotated[
+    str | None,
+    Option(metavar="mean", help="With --with: the mean of the adapters' probabilities (default)."),
+]
+
+
+def require_mean(ensemble: str | None, others: Sequence[Path] | None) -> None:
+    """Raise UsageError for a way of averaging that there is not, or with nothing to average."""
+    if ensemble is not None and ensemble != "mean":
+        raise UsageError(f"--ensemble {ensemble} is not known; there is mean.")
+    if ensemble is not None and not others:
+        raise UsageError(
+            "--ensemble takes several adapters; name the others, each by --with ADAPTER."
+        )

@@ -16,8 +16,8 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.data.cases import FileCase
 from sea_peft.data.progress import Progress, within
 from sea_peft.jobs.case_results import CaseFiles, CaseWriter, Ready
-from sea_peft.jobs.ensemble import Ensemble
-from sea_peft.jobs.predictor import Predictor, reason
+from sea_peft.jobs.ensemble import predictor_of
+from sea_peft.jobs.predictor import reason
 from sea_peft.jobs.quality import Judged
 from sea_peft.jobs.statistics import Sidecar
 
@@ -123,11 +123,7 @@ class Opening:
         """Load the adapter and its backbone. Raises WeightsError, DeviceError and UsageError as
         `Predictor` and `Ensemble` do, and for `keep` and `qc`.
         """
-        predictor = (
-            Ensemble(self.adapter, self.ensemble, self.typed, self.device, self.use)
-            if self.ensemble
-            else Predictor(self.adapter, self.typed, self.device, self.use)
-        )
+        predictor = predictor_of(self.adapter, self.ensemble, self.typed, self.device, self.use)
         keeping = predictor.keeping(self.keep)
         return CaseWriter(
             predictor,

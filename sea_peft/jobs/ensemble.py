@@ -54,6 +54,7 @@ class Ensemble(Predictor):
         typed: as for `Predictor`, for every adapter.
         device: as on the command line.
         use: "adapted", or None if every run recommends that.
+        verb: as for `Predictor`.
 
     Attributes:
         members: every adapter, the first included.
@@ -72,13 +73,14 @@ class Ensemble(Predictor):
         typed: Typed = NOTHING,
         device: str = "auto",
         use: str | None = None,
+        verb: str = "predict",
     ) -> None:
         _require_adapted([adapter, *others], use)
-        super().__init__(adapter, typed, device, use)
+        super().__init__(adapter, typed, device, use, verb)
         self.members: list[Predictor] = [self]
         for path in others:
             opened = [member.loaded.backbone for member in self.members]
-            self.members.append(Predictor(path, typed, device, use, opened=opened))
+            self.members.append(Predictor(path, typed, device, use, verb, opened))
         for path, member in zip(others, self.members[1:], strict=True):
             if member.sha256 in {
                 before.sha256 for before in self.members[: self.members.index(member)]
@@ -141,6 +143,20 @@ class Ensemble(Predictor):
 
     def estimate(self, cases: Sequence[Case], ahead: Sequence[Case] = ()) -> Need:
         return self._estimate(cases, ahead, networks=len(self.members))
+
+
+def predictor_of(
+    adapter: Path,
+    others: Sequence[Path],
+    typed: Typed = NOTHING,
+    device: str = "auto",
+    use: str | None = None,
+    verb: str = "predict",
+) -> Predictor:
+    """The adapter alone, or averaged with the others if there are any. Raises as these two do."""
+    if others:
+        return Ensemble(adapter, others, typed, device, use, verb)
+    return Predictor(adapter, typed, device, use, verb)
 
 
 class _Pairs:

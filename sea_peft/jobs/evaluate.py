@@ -26,6 +26,7 @@ from sea_peft.data.wording import count
 from sea_peft.errors import UsageError
 from sea_peft.jobs.adding import drawn_in
 from sea_peft.jobs.boxplot import boxplot_png
+from sea_peft.jobs.ensemble import predictor_of
 from sea_peft.jobs.inputs import matching_channels
 from sea_peft.jobs.keeping import Keep, keep_parts
 from sea_peft.jobs.model import adapter_folder
@@ -35,6 +36,7 @@ from sea_peft.loop.events import RunStarted
 
 MEASURES = tuple(field.name for field in dataclasses.fields(Scores))
 CASES = ("all", "test")
+SHOTS = ("support", "audit")  # roles of the cases that an adapter was trained on
 _UNNAMED = re.compile(r"label_\d+")  # readers' names for labels in a layout without names
 _UNITS = {
     "hd95": "hd95_mm",
@@ -71,7 +73,7 @@ class Evaluation:
     @property
     def shots(self) -> list[str]:
         """The scored cases that the adapter was trained on."""
-        return [case for case in self.cases if self.roles.get(case) in ("support", "audit")]
+        return [case for case in self.cases if self.roles.get(case) in SHOTS]
 
     def mean(self, label: str, measure: str) -> float:
         """Mean over cases; leaves out NaN (an empty label)."""
@@ -112,6 +114,7 @@ def evaluate(
     tolerance: float = DEFAULT_TOLERANCE_MM,
     use: str | None = None,
     keep: Sequence[str] = (),
+    ensemble: Sequence[Path] = (),
     progress: Progress = unwatched,
 ) -> Evaluation:
     """Score an adapter on the labelled cases of a data set.
@@ -130,6 +133,8 @@ def evaluate(
         tolerance: of the NSD, in mm.
         use: "adapted" or "unadapted"; None for the network that the adapter's run recommends.
         keep: as for `predict`.
+        ensemble: further adapters, as for `predict`. A case is a test case if it is one of every
+            run that knows it.
         progress: called with (cases done, of); the current case counts by its windows.
 
     Raises:
@@ -141,7 +146,7 @@ def evaluate(
         raise UsageError(
             f"--tolerance {tolerance:g} is no distance in mm; choose one from 0 to 1000."
         )
-    predictor = Predictor(adapter, typed, device, use, "evaluate")
+    predictor = predictor_of(adapter, ensemble, typed, device, use, "evaluate")
     keeping = predictor.keeping(keep)
     opened = open_data(data)
     widened = not all(predictor.labels.values())
@@ -164,7 +169,9 @@ def evaluate(
     roles: dict[str, str] = {}
     warnings = []
     try:
-        roles = _roles(adapter, data)
+        for path in (adapter, *ensemble):
+            shots = {name: role for name, role in roles.items() if role in SHOTS}
+            roles |= _roles(path, data) | shots
     except UsageError as error:
         warnings.append(
             f"{str(error).rstrip('.')}, so shots of the run cannot be told apart from new cases."

@@ -19,7 +19,9 @@ from sea_peft.backbones.typed import Typed
 from sea_peft.cli import run
 from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import UsageError
+from sea_peft.jobs import evaluate as evaluating
 from sea_peft.jobs.ensemble import Ensemble
+from sea_peft.jobs.evaluate import evaluate
 from sea_peft.jobs.predict import predict
 
 LABELS = {"organ": [1], "spot": [2]}
@@ -196,36 +198,57 @@ def test_parts_are_kept_as_all_runs_have_chosen_alike(adapter, others, weights, 
 
 def test_on_the_command_line(adapter, others, weights, toy, tmp_path, capsys) -> None:
     scan = toy / "imagesTr" / "toy_0_0000.nii.gz"
-    command = [
-        "predict",
-        str(adapter),
-        str(scan),
-        "--weights",
-        str(weights),
-        "--out",
-        str(tmp_path / "m"),
-    ]
-    assert (
-        run(
-            [
-                *command,
-                "--with",
-                str(others[0]),
-                "--with",
-                str(others[1]),
-                "--ensemble",
-                "mean",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    asked = ["--weights", str(weights), "--out", str(tmp_path / "m")]
+    command = ["predict", str(adapter), str(scan), *asked]
+    both = [word for other in others for word in ("--with", str(other))]
+    assert run([*command, *both, "--ensemble", "mean", "--json"]) == 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert set(case["disagreement"]) == set(LABELS)
     assert run([*command, "--ensemble", "mean"]) == 2
     assert "name the others, each by --with ADAPTER" in capsys.readouterr().err
     assert run([*command, "--with", str(others[0]), "--ensemble", "vote"]) == 2
     assert "--ensemble vote is not known; there is mean." in capsys.readouterr().err
+
+
+def test_masks_of_several_adapters_are_scored_as_predicted(
+    adapter, others, weights, toy, tmp_path, capsys
+) -> None:
+    typed = Typed(weights=str(weights))
+    scans = toy / "imagesTr"
+    predict(adapter, [scans], tmp_path / "masks", typed=typed, ensemble=others)
+    masks, drawn = (
+        {path.name: read_volume(path).array for path in folder.glob("toy_?.nii.gz")}
+        for folder in (tmp_path / "masks", toy / "labelsTr")
+    )
+    dice = [
+        np.mean(
+            [
+                2
+                * ((masks[case] == code) & (drawn[case] == code)).sum()
+                / ((masks[case] == code).sum() + (drawn[case] == code).sum())
+                for case in drawn
+            ]
+        )
+        for code in (1, 2)
+    ]
+    both = [word for other in others for word in ("--with", str(other))]
+    command = ["evaluate", str(adapter), str(toy), "--weights", str(weights), *both, "--json"]
+    assert run(command) == 0
+    assert json.loads(capsys.readouterr().out)["dice"] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert run([*command, "--ensemble", "vote"]) == 2
+
+
+def test_a_case_that_one_run_was_trained_on_is_no_test_case_of_both(
+    adapter, others, weights, toy, tmp_path, monkeypatch
+) -> None:
+    roles = {"a": {"toy_0": "support", "toy_1": "test"}, "b": {"toy_0": "test", "toy_1": "test"}}
+    paths = {str(adapter): "a", str(others[0]): "b"}
+    monkeypatch.setattr(evaluating, "_roles", lambda path, _: dict(roles[paths[str(path)]]))
+    for first, second in ((adapter, others[0]), (others[0], adapter)):
+        found = evaluate(
+            first, str(toy), typed=Typed(weights=str(weights)), cases="test", ensemble=[second]
+        )
+        assert list(found.cases) == ["toy_1"]
 
 
 @pytest.mark.slow
