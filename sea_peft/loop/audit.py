@@ -178,6 +178,7 @@ class Auditor:
             for images, labels in self.batches:
                 images = images.to(next(self.model.parameters()).device)
                 with BlockReuse(self.model.backbone, self._remembered) as reuse:
+                    # Dice is counted on the CPU, since not every device has float64
                     reference_pass = self.model(images).cpu()
                     on.append(patch_dice(reference_pass, labels, self.dice))
                     hard.append(patch_dice(reference_pass, labels, HARD))
