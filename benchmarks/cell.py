@@ -95,7 +95,9 @@ def _adapted(
     from sea_peft.loop.events import Scored
 
     data = (
-        cell.data if cell.fold is None else str(_without_one(Path(cell.data), cell.fold, scratch))
+        cell.data
+        if cell.fold is None and not cell.without
+        else str(_part(Path(cell.data), cell.fold, cell.without, scratch))
     )
     options = AdaptOptions(
         data=data,
@@ -191,15 +193,18 @@ def _spent_on(event: Any) -> str:
     return kinds.get(event.kind, "other")
 
 
-def _without_one(data: Path, fold: int, scratch: Path) -> Path:
-    """A datalist in `scratch` of the same files, with the `fold`-th labelled case as the test
-    and the others as candidates.
+def _part(data: Path, fold: int | None, without: tuple[str, ...], scratch: Path) -> Path:
+    """A datalist in `scratch` of the same files but for the cases `without`, with the `fold`-th
+    labelled case as the test and the others as candidates; without a fold, all are candidates.
     """
     from sea_peft.data.cases import Case, FileCase
     from sea_peft.data.layouts import open_dataset
 
     dataset = open_dataset(data)
     cases = sorted((*dataset.cases, *dataset.test_cases), key=lambda case: case.id)
+    absent = set(without) - {case.id for case in cases}
+    assert not absent, f"{dataset.name} has no case {', '.join(sorted(absent))} to leave out"
+    cases = [case for case in cases if case.id not in without]
 
     def entry(case: Case) -> dict[str, Any]:
         assert isinstance(case, FileCase), "a data set on disk"
@@ -216,7 +221,7 @@ def _without_one(data: Path, fold: int, scratch: Path) -> Path:
             **{name: list(codes) for name, codes in dataset.labels.items()},
         },
         "training": [entry(case) for i, case in enumerate(cases) if i != fold],
-        "test": [entry(cases[fold])],
+        "test": [] if fold is None else [entry(cases[fold])],
     }
     written.write_text(json.dumps(datalist), encoding="utf-8")
     return written

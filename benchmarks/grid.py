@@ -9,6 +9,7 @@ options they share.
     policies = ["sea", "affine_lora", "random_mix-1"]
     unbound = ["full"]               # run once, whatever the budgets
     leave_one_out = 4                # the first four cases, each left out once as the test case
+    without = ["case_002"]           # ids of cases that no cell sees
 
     [options]                        # fields of sea_peft.jobs.options.AdaptOptions
     backbone = "unet"
@@ -48,7 +49,8 @@ _MIX = re.compile(r"random_mix-(\d+)")
 class Cell:
     """One run of a grid. `budget`: None for a policy that no budget binds. `fold`: the case left
     out as the test, counted in the order of case ids; None where the run draws its test cases
-    itself. `options`: sorted (field, value) pairs of `AdaptOptions`.
+    itself. `without`: ids of cases that it must not see. `options`: sorted (field, value) pairs of
+    `AdaptOptions`.
     """
 
     data: str
@@ -58,6 +60,7 @@ class Cell:
     policy: str
     fold: int | None
     options: tuple[tuple[str, Any], ...]
+    without: tuple[str, ...] = ()
 
     @property
     def comparison(self) -> str:
@@ -99,7 +102,7 @@ class Cell:
         )  # no unit in any order is the head alone
 
     def command(self) -> str:
-        """The same run by hand; a leave-one-out cell gets its data set from the runner."""
+        """The same run by hand; where cases are left out, the data set comes from the runner."""
         flags = {
             "shots": self.shots,
             "seed": self.seed,
@@ -113,7 +116,10 @@ class Cell:
 
     def row(self) -> dict[str, Any]:
         """As JSON types, to tell whether a row was made by this cell."""
-        return {**dataclasses.asdict(self), "options": dict(self.options)}
+        row = {**dataclasses.asdict(self), "options": dict(self.options)}
+        if not self.without:  # as in rows of grids that leave nothing out
+            del row["without"]
+        return row
 
 
 class Grid(pydantic.BaseModel):
@@ -129,6 +135,8 @@ class Grid(pydantic.BaseModel):
     unbound: list[str] = []
     leave_one_out: int | Literal[False] = False
     """Number of cases of the data sets, each of which is left out once."""
+    without: list[str] = []
+    """Ids of cases that no cell sees, such as patients whom the weights were trained on."""
     options: dict[str, Any] = {}
 
     @pydantic.model_validator(mode="after")
@@ -152,7 +160,7 @@ class Grid(pydantic.BaseModel):
         )
         each = [*bound, *((policy, None) for policy in self.unbound)]
         return [
-            Cell(data, shots, seed, budget, policy, fold, options)
+            Cell(data, shots, seed, budget, policy, fold, options, tuple(self.without))
             for seed, shots, data, fold in itertools.product(
                 self.seeds, self.shots, self.data, folds
             )

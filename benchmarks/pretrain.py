@@ -1,11 +1,11 @@
-"""Makes the weights that come with the package: `python -m benchmarks.pretrain NAME`, for instance
-`phantom_segresnet`.
+"""Makes pretrained weights: `python -m benchmarks.pretrain NAME`, for instance `phantom_segresnet`.
 
-Trains on source phantoms only, without any augmentation beyond the crop sampler's slight grey value
-jitter: weights that had seen other scanners would leave the targets nothing to ask for. Writes
-`NAME.safetensors` (half precision) and its card beside it. The Dice on the card is that of the
-half-precision weights. The same command on the same machine and thread count gives the same
-tensors, bit for bit.
+Those that come with the package are trained on source phantoms only, without any augmentation
+beyond the crop sampler's slight grey value jitter: weights that had seen other scanners would leave
+the targets nothing to ask for. Those of real scans go to `build/pretrained`, where grids look for
+them, and are never committed. Writes `NAME.safetensors` (half precision) and its card beside it.
+The Dice on the card is that of the half-precision weights. The same command on the same machine and
+thread count gives the same tensors, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from torch import nn
 from sea_peft.atomic import write_text
 from sea_peft.backbones import architecture, batch_for_masks
 from sea_peft.backbones.weights import BUNDLED, load_pretrained
+from sea_peft.data.augmentation import load_augmentation
+from sea_peft.data.cases import Case
 from sea_peft.data.crops import CropSampler
+from sea_peft.data.layouts import open_dataset
 from sea_peft.data.prepare import prepare, restore
 from sea_peft.data.recipe import Recipe, Window, ZScore
 from sea_peft.data.sliding import SlidingWindow
@@ -36,7 +39,7 @@ from sea_peft.jobs.inference import dice_per_label, mean_dice, probabilities
 from sea_peft.jobs.weights_file import save_weights
 from sea_peft.phantom import PhantomCase, phantom_dataset, phantom_target
 
-PATCH = (48, 48, 32)
+FROM_REAL_SCANS = Path("build/pretrained")
 ABDOMEN = Recipe(
     spacing=(5.0, 5.0, 5.0), intensity=Window(low=-175.0, high=250.0), crop_foreground=False
 )
@@ -45,8 +48,16 @@ BRAIN = Recipe(spacing=(3.0, 3.0, 3.0), intensity=ZScore(), crop_foreground=Fals
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one file is trained on. `kwargs`: of the architecture. `steps`, `threads`, `lr`:
-    those that the bundled file was made with.
+    """What one file is trained on.
+
+    Attributes:
+        architecture: its name.
+        kwargs: of the architecture.
+        steps: those that the file is made with, as `threads` and `lr` are.
+        source: a phantom, or the folder of a data set.
+        cases: of a data set, the ids that are trained on; all others are test cases. Of a phantom,
+            patients are counted.
+        augment: as `seapeft adapt --augment` takes it.
     """
 
     architecture: str
@@ -56,6 +67,24 @@ class Plan:
     lr: float = 1e-3
     source: str = "source"
     recipe: Recipe = ABDOMEN
+    patch: tuple[int, int, int] = (48, 48, 32)
+    cases: tuple[str, ...] = ()
+    augment: str = "grey"
+    licence: str = "Apache-2.0"
+
+    @property
+    def folder(self) -> Path:
+        """Where its weights go."""
+        return FROM_REAL_SCANS if self.cases else BUNDLED
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    training: list[Case]
+    test: list[Case]
+    channels: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
+    described: str
 
 
 PLANS = {
@@ -75,6 +104,17 @@ PLANS = {
     "phantom_brain_unet": Plan(
         "unet", {"channels": [16, 32, 64, 128]}, steps=1200, source="brain-source", recipe=BRAIN
     ),
+    # prostates large and small; the grid leaves these patients out of the ultrasound
+    "prostate_mr_unet": Plan(
+        "unet",
+        {"channels": [16, 32, 64, 128]},
+        steps=1200,
+        source="../shared/data/real/prostate_mr",
+        recipe=Recipe(spacing=(0.8, 0.8, 0.8), intensity=ZScore(), crop_foreground=False),
+        patch=(24, 24, 24),
+        cases=("case_002", "case_004", "case_006", "case_008"),
+        augment="full",
+    ),
 }
 
 
@@ -85,22 +125,25 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(PLANS))
     parser.add_argument("--steps", type=int, help="left out: those of the bundled file")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--cases", type=int, default=160)
+    parser.add_argument("--cases", type=int, default=160, help="patients of a phantom")
     parser.add_argument("--lr", type=float, help="left out: that of the bundled file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="left out: those of the bundled file")
-    parser.add_argument("--test-cases", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=BUNDLED)
+    parser.add_argument("--test-cases", type=int, default=20, help="patients of a phantom")
+    parser.add_argument(
+        "--out", type=Path, help=f"left out: with the package, or {FROM_REAL_SCANS} (real scans)"
+    )
     parser.add_argument(
         "--score",
         action="store_true",
         help="train nothing: score the file that is there and renew its card's Dice",
     )
     args = parser.parse_args()
+    plan = PLANS[args.name]
+    args.out = args.out or plan.folder
     if args.score:
         rescore(args.name, args.out, args.test_cases)
         return
-    plan = PLANS[args.name]
     args.steps = args.steps or plan.steps
     args.threads = args.threads or plan.threads
     args.lr = args.lr or plan.lr
@@ -111,20 +154,16 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     """Trains and writes; `args` are the command's, all given."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    target = phantom_target(plan.source)
-    channels, labels = (
-        target.acquisition.channels,
-        {label: (code,) for label, code in target.codes.items()},
-    )
+    source = _source(plan, args.cases, args.test_cases)
     started = time.time()
-    scans = [
-        prepare(PhantomCase(target, i), plan.recipe, channels, labels) for i in range(args.cases)
-    ]
-    print(f"{args.cases} cases in {time.time() - started:.0f} s", flush=True)
+    scans = [prepare(case, plan.recipe, source.channels, source.labels) for case in source.training]
+    print(f"{len(scans)} cases in {time.time() - started:.0f} s", flush=True)
     network = architecture(plan.architecture).build(
-        in_channels=len(channels), out_channels=len(labels) + 1, **plan.kwargs
+        in_channels=len(source.channels), out_channels=len(source.labels) + 1, **plan.kwargs
     )
-    sampler = CropSampler(scans, SlidingWindow(patch=PATCH), args.seed)
+    sampler = CropSampler(
+        scans, SlidingWindow(patch=plan.patch), args.seed, load_augmentation(plan.augment)
+    )
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -149,27 +188,31 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     network.load_state_dict(
         {k: v.half().float() for k, v in network.state_dict().items()}
     )  # as it will be loaded
-    dice = source_dice(network, plan, args.test_cases)
+    dice = source_dice(network, plan, source)
+    counted = "" if plan.cases else f" --cases {args.cases}"
     card = {
         "name": args.name,
         "architecture": plan.architecture,
         "kwargs": plan.kwargs,
-        "labels": ["background", *labels],
-        "channels": list(channels),
+        "labels": ["background", *source.labels],
+        "channels": list(source.channels),
         "recipe": plan.recipe.model_dump(mode="json"),
-        "patch": PATCH,
-        "licence": "Apache-2.0",
-        "source": "trained on the embedded phantoms by benchmarks/pretrain.py",
+        "patch": plan.patch,
+        "licence": plan.licence,
+        "source": (
+            f"trained on {'real scans' if plan.cases else 'the embedded phantoms'} by"
+            " benchmarks/pretrain.py"
+        ),
         "paper": architecture(plan.architecture).paper,
         "training": {
             "command": (
                 f"python -m benchmarks.pretrain {args.name} --steps {args.steps} --batch"
-                f" {args.batch} --cases {args.cases} --lr {args.lr} --seed {args.seed} --threads"
+                f" {args.batch}{counted} --lr {args.lr} --seed {args.seed} --threads"
                 f" {args.threads}"
             ),
-            "data": f"phantom {plan.source}, patients 0 to {args.cases - 1}",
+            "data": source.described,
             "seed": args.seed,
-            "cases": args.cases,
+            "cases": len(scans),
             "steps": args.steps,
             "batch": args.batch,
             "optimizer": f"AdamW, lr {args.lr}, weight decay 1e-5, warm-up and cosine, clip 1",
@@ -178,7 +221,7 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
             "machine": (
                 f"{platform.machine()} CPU, {args.threads} threads, torch {torch.__version__}"
             ),
-            "test_cases": args.test_cases,
+            "test_cases": len(source.test),
         },
         "dice": dice,
     }
@@ -186,24 +229,45 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     print(f"Dice {dice}", flush=True)
 
 
-def source_dice(network: nn.Module, plan: Plan, cases: int) -> dict[str, float]:
+def _source(plan: Plan, cases: int, test_cases: int) -> _Source:
+    """The cases of a plan; how many is asked of phantoms alone."""
+    if plan.cases:
+        found = open_dataset(plan.source)
+        training = [case for case in found.cases if case.id in plan.cases]
+        test = [case for case in found.cases if case.id not in plan.cases]
+        described = f"{found.name}, cases {', '.join(case.id for case in training)}"
+        return _Source(training, test, found.channels, found.labels, described)
+    target, dataset = phantom_target(plan.source), phantom_dataset(plan.source, test=test_cases)
+    return _Source(
+        [PhantomCase(target, i) for i in range(cases)],
+        list(dataset.test_cases),
+        dataset.channels,
+        dataset.labels,
+        f"phantom {plan.source}, patients 0 to {cases - 1}",
+    )
+
+
+def source_dice(network: nn.Module, plan: Plan, source: _Source) -> dict[str, float]:
     """Dice on test cases of the source: `mean` over labels of the mean over cases, and each
     label's, as a run of `seapeft adapt` scores.
     """
-    dataset = phantom_dataset(plan.source, test=cases)
     network.eval()
     per_case = {}
-    for case in dataset.test_cases:
-        scan = prepare(case, plan.recipe, dataset.channels)
+    for case in source.test:
+        scan = prepare(case, plan.recipe, source.channels)
         (found,) = probabilities(
-            network, scan, SlidingWindow(patch=PATCH), torch.device("cpu"), batch_for_masks(network)
+            network,
+            scan,
+            SlidingWindow(patch=plan.patch),
+            torch.device("cpu"),
+            batch_for_masks(network),
         )
         stored = case.label()
         assert stored is not None
         per_case[case.id] = dice_per_label(
-            restore(found, scan.geometry), stored.array, dataset.labels
+            restore(found, scan.geometry), stored.array, source.labels
         )
-    mean, per_label = mean_dice(per_case, tuple(dataset.labels))
+    mean, per_label = mean_dice(per_case, tuple(source.labels))
     return {name: round(dice, 4) for name, dice in {"mean": mean, **per_label}.items()}
 
 
@@ -212,8 +276,10 @@ def rescore(name: str, folder: Path, cases: int) -> None:
     card = folder / f"{name}.json"
     pretrained = load_pretrained(str(card))
     document = json.loads(card.read_text(encoding="utf-8"))
-    document["dice"] = source_dice(pretrained.network, PLANS[name], cases)
-    document["training"]["test_cases"] = cases
+    plan = PLANS[name]
+    source = _source(plan, 0, cases)
+    document["dice"] = source_dice(pretrained.network, plan, source)
+    document["training"]["test_cases"] = len(source.test)
     write_text(card, json.dumps(document, indent=2) + "\n")
     print(f"Dice {document['dice']}", flush=True)
 

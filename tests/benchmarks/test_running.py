@@ -102,6 +102,22 @@ def test_leave_one_out_tests_every_case_once_and_trains_on_the_others(write_grid
     assert "2 of 4" in table.document("toys", results)
 
 
+def test_cases_that_are_left_out_are_neither_shots_nor_test_cases(write_grid, tmp_path, toys):
+    ids = sorted(file.name.removesuffix("_0000.nii.gz") for file in toys[0].rglob("*_0000.nii.gz"))
+    path = write_grid(policies=["affine_lora"], without=[ids[0]])
+    ((row, _),) = run(path, Store("toy", tmp_path)).values()
+    assert row["cell"]["without"] == (ids[0],)
+    cases = row["cases"]
+    assert (cases["support"] + cases["audit"], cases["test"]) == (2, 1)
+    everyone = write_grid(policies=["affine_lora"])
+    ((whole, _),) = run(everyone, Store("all", tmp_path)).values()
+    assert "without" not in whole["cell"]
+    assert whole["cases"]["test"] == 2
+    path = write_grid(policies=["affine_lora"], without=["nobody"])
+    ((row, _),) = run(path, Store("none", tmp_path)).values()
+    assert "no case nobody to leave out" in row["error"]
+
+
 def test_a_partner_that_failed_fails_its_mixes(write_grid, tmp_path):
     path = write_grid(policies=["sea", "random_mix-1"], budgets=["1"])
     rows = run(path, Store("toy", tmp_path))
