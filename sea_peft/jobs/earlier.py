@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sea_peft import documents
 from sea_peft.data.cases import FileCase
@@ -14,6 +13,17 @@ from sea_peft.errors import UsageError
 from sea_peft.jobs.case_results import MAKER, CaseFiles, CaseWriter, too_long
 from sea_peft.jobs.quality import Judged
 from sea_peft.jobs.statistics import Sidecar, are_numbers, digest_of
+
+_OTHERWISE = {
+    **dict.fromkeys(("mask", "labels", "channels", "adapter"), "with another adapter"),
+    "network": "with another --use",
+    "kept": "with other rules of --keep",
+    "ensemble": "with other adapters beside it (--with)",
+    "disagreement_map": "with other adapters beside it (--with)",
+}
+"""Key of a sidecar → how a result that differs there was made; other keys are options of their
+own.
+"""
 
 
 def predicted_before(
@@ -23,51 +33,64 @@ def predicted_before(
 
     It must come from the same adapter, network, options and files, with every wanted result there.
     """
-    found = {case.id: _same(writer, case, targets[case.id]) for case in cases}
-    return {case: sidecar for case, sidecar in found.items() if sidecar is not None}
+    found = {case.id: _read(targets[case.id].sidecar) for case in cases}
+    return {
+        case.id: sidecar
+        for case in cases
+        if (sidecar := found[case.id]) is not None
+        and not _differences(sidecar, writer, case, targets[case.id])
+    }
 
 
-def _same(writer: CaseWriter, case: FileCase, files: CaseFiles) -> Sidecar | None:
-    if not all(path.is_file() for path in files.all):
-        return None
-    found = _read(files.sidecar)
-    if found is None or any(
-        found.get(key) != value for key, value in writer.depends_on(files).items()
-    ):
-        return None
+def _differences(
+    found: Sidecar, writer: CaseWriter, case: FileCase, files: CaseFiles
+) -> tuple[str, ...]:
+    """How the earlier result with this sidecar was made otherwise, in words that follow "was
+    made"; nothing if it is up to date.
+    """
+    wanted = writer.depends_on(files)
+    said = [
+        _OTHERWISE.get(key, f"without --{key.replace('_', '-')}")
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
     labels = writer.predictor.labels
+    if writer.statistics and not are_numbers(found.get("statistics"), labels):
+        said.append("without --statistics")
+    if writer.qc is not None and Judged.from_json(found.get("qc")) is None:
+        said.append("without --qc")
     volumes = found.get("volumes_ml")
     if (
         not isinstance(volumes, dict)
         or volumes.keys() != set(labels)
         or not all(map(_is_number, volumes.values()))
+        or (files.disagreement and not _are_shares(found.get("disagreement"), labels))
+        or not all(path.is_file() for path in files.all)
     ):
-        return None
-    if writer.statistics and not are_numbers(found.get("statistics"), labels):
-        return None
-    if writer.qc is not None and Judged.from_json(found.get("qc")) is None:
-        return None
-    if files.disagreement is not None and not _are_shares(found.get("disagreement"), labels):
-        return None
-    return (
-        found if found.get("input_sha256") == digest_of(case) else None
-    )  # last: it reads the scan
+        said = said or ["but is not whole any more"]
+    if not said and found.get("input_sha256") != digest_of(case):  # last: it reads the scan
+        said = ["from another scan"]
+    return tuple(dict.fromkeys(said))
 
 
 def refuse_to_replace(
-    cases: Sequence[FileCase], targets: Mapping[str, CaseFiles], overwrite: bool, resume: bool
+    cases: Sequence[FileCase],
+    targets: Mapping[str, CaseFiles],
+    overwrite: bool,
+    resumed: CaseWriter | None,
 ) -> None:
     """Raise UsageError if predicting these cases would replace an input, a file that is no result,
     or (without `overwrite`) results.
 
-    `resume`: cases whose results are up to date have been taken out of the cases.
+    `resumed`: given if cases whose results are up to date have been taken out of the cases.
     """
     sources = {
         path.resolve() for case in cases for image in case.images.values() for path in image.files
     }
     written: set[Path] = set()
-    for files in (targets[case.id] for case in cases):
-        mask = _mask_of(files.sidecar)
+    for case in cases:
+        files, found = targets[case.id], _read(targets[case.id].sidecar)
+        mask = _mask_of(found)
         left_by_a_killed_process = mask == files.mask.name and not files.mask.exists()
         for path in files.all:
             if too_long(path):
@@ -80,15 +103,15 @@ def refuse_to_replace(
                     " beside them), so it is never replaced; choose another --out."
                 )
             if path.exists() and not overwrite and not left_by_a_killed_process:
-                raise UsageError(
-                    f"{path} exists already, and was made with another adapter, other options or"
-                    " from another scan; choose another --out, or replace such results with"
-                    " --overwrite."
-                    if resume
-                    else (
+                if resumed is None or found is None:
+                    raise UsageError(
                         f"{path} exists already; choose another --out, keep what was predicted"
                         " before with --resume, or replace it with --overwrite."
                     )
+                made = " and ".join(_differences(found, resumed, case, files))
+                raise UsageError(
+                    f"{path} exists already, and was made {made}; choose another --out, or replace"
+                    " such results with --overwrite."
                 )
             if path in written:
                 raise UsageError(
@@ -97,14 +120,13 @@ def refuse_to_replace(
             written.add(path)
 
 
-def _mask_of(sidecar: Path) -> str | None:
+def _mask_of(found: Sidecar | None) -> str | None:
     """The mask's name in a sidecar of `predict`; None if it is no such sidecar."""
-    found = _read(sidecar)
     ours = found is not None and str(found.get("made_by")).startswith(f"{MAKER} ")
     return str(found.get("mask")) if found is not None and ours else None
 
 
-def _read(sidecar: Path) -> dict[str, Any] | None:
+def _read(sidecar: Path) -> Sidecar | None:
     try:
         found = documents.load(documents.read_bytes(sidecar))
     except (OSError, ValueError):

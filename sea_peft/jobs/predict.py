@@ -151,7 +151,7 @@ def predict(
     goes_on = resume or (statistics is not None and not overwrite)
     before = predicted_before(writer, cases, targets) if goes_on else {}
     left = [case for case in cases if case.id not in before]
-    refuse_to_replace(left, targets, overwrite, goes_on)
+    refuse_to_replace(left, targets, overwrite, writer if goes_on else None)
     if dicom_seg:
         _require_series(cases, "a DICOM-SEG", "--dicom-seg")
     if rtstruct:

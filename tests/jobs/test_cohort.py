@@ -317,10 +317,14 @@ def test_a_prediction_goes_on_where_it_stood(
     assert run(resume=True) == ["c"]
     # a scan that has changed, other options, what was not made then: nothing is replaced unasked
     shutil.copy(scans / "c.nii.gz", scans / "a.nii.gz")
-    for changed in ({}, {"keep": ["largest"]}, {"preview": True}, {"use": "unadapted"}):
-        with pytest.raises(
-            UsageError, match="made with another adapter, other options or from another scan"
-        ):
+    for changed, how in (
+        ({}, "from another scan"),
+        ({"keep": ["largest"]}, "with other rules of --keep"),
+        ({"preview": True, "seg_nrrd": True}, "without --preview and without --seg-nrrd"),
+        ({"use": "unadapted"}, "with another --use"),
+        ({"statistics": tmp_path / "numbers.csv"}, "without --statistics"),
+    ):
+        with pytest.raises(UsageError, match=rf"exists already, and was made {how}; choose"):
             predict(adapter, [scans / "a.nii.gz"], out, typed=typed, resume=True, **changed)
     assert run(resume=True, overwrite=True) == ["a"]
     assert run(overwrite=True) == ["a", "c"]
