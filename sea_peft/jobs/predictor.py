@@ -120,10 +120,13 @@ class Predictor:
                 " unadapted one."
             )
         if network == recommended.network:
-            other = next(name for name in NETWORKS if name != network)
+            head = self.model.head
+            way = f"; --use {next(name for name in NETWORKS if name != network)} overrides."
+            if head.added:  # the unadapted network has no mask of them
+                known = "; --use both takes the labels known before from the unadapted one."
+                way = known if head.knows_a_label else "."
             return (
-                f"Using the {network} network, as the run recommends ({recommended.evidence});"
-                f" --use {other} overrides."
+                f"Using the {network} network, as the run recommends ({recommended.evidence}){way}"
             )
         return (
             f"Using the {network} network, as asked; the run recommends the {recommended.network}"
