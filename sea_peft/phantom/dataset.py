@@ -82,8 +82,8 @@ def phantom_target(name: str) -> Target:
     there = {**SOURCES, **TARGETS}
     if plain not in there:
         near = difflib.get_close_matches(plain, there, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise DataError(f"no phantom is called {plain}; {hint}There are {', '.join(there)}")
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        raise DataError(f"no phantom is called {plain}; {hint} are {', '.join(there)}")
     target = there[plain]
     if not at:
         return target
