@@ -117,7 +117,8 @@ def _show(store: Store, cells: Sequence[Cell]) -> None:
     missing = []
     for cell in cells:
         row = store.row(cell)
-        state = "missing" if row is None else f"exit code {row['exit_code']}"
+        code = None if row is None else row["exit_code"]
+        state = {None: "missing", 0: "done"}.get(code, f"exit code {code}")
         print(f"{state:<12} {cell.name:<60} {cell.command()}")
         if row is None:
             missing.append(store.expected_cpu(cell))
