@@ -192,6 +192,11 @@ def test_masks_hold_the_networks_own_numbers_and_the_new_label_behind_them(run, 
     )
     assert set(np.unique(read_volume(next(before.glob("*.nii.gz"))).array)) <= {0, 1, 2}
     assert {1, 2} & set(np.unique(mask))
+    assert (
+        Predictor(run, device="cpu")
+        .choice()
+        .endswith("; --use both takes the labels known before from the unadapted one.")
+    )
 
 
 def test_with_both_networks_what_was_known_changes_only_where_the_new_label_is(
