@@ -108,7 +108,7 @@ def export(
             predictor, work / "trial", ON_GRID if to == "nnunet" and linear else OFF_GRID
         )
         with atomic.writing(out):
-            agreement = _write(to, predictor, building, trial, source, typed)
+            agreement = _write(to, predictor, building, trial, source, typed, say)
             for left in building.rglob("__pycache__"):
                 shutil.rmtree(left)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -123,12 +123,18 @@ def export(
 
 
 def _write(
-    to: str, predictor: Predictor, folder: Path, trial: Trial, source: Path | None, typed: Typed
+    to: str,
+    predictor: Predictor,
+    folder: Path,
+    trial: Trial,
+    source: Path | None,
+    typed: Typed,
+    say: Callable[[str], None] | None,
 ) -> float:
     if to == "nnunet":
         from sea_peft.jobs.exporting import nnunet
 
-        return nnunet.write(predictor, folder, trial, source)
+        return nnunet.write(predictor, folder, trial, source, say)
     if to == "bundle":
         from sea_peft.jobs.exporting import bundle
 

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from sea_peft.atomic import make_folder, write_bytes
 from sea_peft.backbones.batching import batch_for_masks
+from sea_peft.backbones.keymaps.nnunet import as_stored
 from sea_peft.backbones.typed import Typed
 from sea_peft.backbones.weights import load_pretrained, load_typed
 from sea_peft.data.cases import FileCase, safe_name
@@ -135,9 +137,17 @@ def try_backbone(
     wanted = None if label is None else _wanted(case, card.channels[0], label, card.labels, codes)
     recipe = Recipe.model_validate(card.recipe)
     prepared = prepare(case, recipe, card.channels)
-    for note in prepared.notes:
+    notes = [f"{note}." for note in prepared.notes]
+    stored = "".join(nibabel.aff2axcodes(prepared.geometry.affine))
+    if card.origin == "nnunet" and (other := as_stored(recipe.orientation, stored)):
+        notes.append(
+            f"nnU-Net takes a scan's axes as they are stored. This one is stored as {stored}; if"
+            f" the network was trained on scans stored like it, import it with --orientation"
+            f" {other}. A network trained with mirroring may show no difference here."
+        )
+    for note in notes:
         if say is not None:
-            say(f"{note}.")
+            say(note)
     (output,) = probabilities(network, prepared, card.window(), on, batch_for_masks(network))
     found, affine = restore(output, prepared.geometry), prepared.geometry.affine
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0

@@ -312,25 +312,39 @@ def test_refusals(adapter, weights, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "why"),
-    [
-        ([0, 0, 0, 1], [0, 1, 1, 1], "this network is unsure; train longer"),
-        ([0, 1, 1, 1], [0, 0, 0, 1], "so nothing was written; use the adapter as it is"),
-    ],
-)
 def test_a_tool_that_takes_the_strongest_class_is_told_apart_from_one_that_is_wrong(
-    ours: list[int], theirs: list[int], why: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    write_volume(
-        tmp_path / "mask.nii.gz", Volume(np.array(theirs, np.uint8).reshape(1, 2, 2), np.eye(4))
-    )
-    tried = trial.Trial(
-        tmp_path, (), FileCase(id="trial", images={}), np.array(ours).reshape(1, 2, 2)
-    )
-    with pytest.raises(WeightsError, match=r"50\.00% of the voxels") as refused:
-        tried.agreement(tmp_path / "mask.nii.gz", "the tool", strongest=True)
-    assert why in str(refused.value)
+    mask, predicts = tmp_path / "mask.nii.gz", np.array([[[0, 0], [0, 7]]])
+    tried = trial.Trial(tmp_path, (), FileCase(id="trial", images={}), predicts)
+    theirs = np.array([[[0, 2], [1, 2]]])
+    write_volume(mask, Volume(theirs.astype(np.uint8), np.eye(4)))
+    assert tried.agreement_of_classes(mask, "the tool", theirs, {2: 7}) == 0.75
+    with pytest.raises(WeightsError, match=r"25\.00% of the voxels .* use the adapter as it is"):
+        tried.agreement_of_classes(mask, "the tool", predicts, {2: 7})
+    with pytest.raises(WeightsError, match=r"25\.00% of the voxels .* use the adapter as it is"):
+        tried.agreement(mask, "the tool")
+
+
+def test_the_trial_is_stored_as_nnunet_takes_axes() -> None:
+    """nnU-Net turns nothing, so a scan has to lie as the network was trained to see it."""
+    from nibabel import aff2axcodes
+
+    from sea_peft.backbones.keymaps.nnunet import as_stored
+    from sea_peft.jobs.exporting.nnunet import _turned
+
+    scan = Volume(np.arange(24).reshape(2, 3, 4), np.diag([-1.0, -2.0, 3.0, 1.0]))
+    turned = _turned(scan, "RAS")
+    assert aff2axcodes(turned.affine) == ("R", "A", "S")
+    assert (turned.array == scan.array[::-1, ::-1]).all()
+    again = _turned(turned, "LPS")
+    assert (again.array == scan.array).all()
+    np.testing.assert_allclose(again.affine, scan.affine)
+    assert as_stored("SPL", "LAS") == "SAL"
+    assert as_stored("LPS", "RAS") == "RAS"
+    assert as_stored("SPL", "LPS") is None
+    assert as_stored("SAR", "LAS") is None, "it was imported with another orientation already"
+    assert as_stored("SPL", "PSR") is None, "axes in another order"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,23 @@ _AXES, _TOTALSEGMENTATOR_AXES = "SPL", "SAR"
 _RESAMPLING = "resample_data_or_seg_to_shape"
 
 
+def as_stored(orientation: str, stored: str) -> str | None:
+    """The orientation to import an nnU-Net with whose training scans were stored as `stored` (of
+    their x, y, z), where the import assumed `orientation`. None if that is no assumption, or was
+    right, or the axes stand in another order.
+
+    >>> as_stored("SPL", "RAS")
+    'SAR'
+    """
+    ways = dict(zip("LPS", stored, strict=True))
+    in_order = all(
+        {*pair} <= {*axis} for pair, axis in zip(ways.items(), ("LR", "PA", "SI"), strict=True)
+    )
+    if set(orientation) != set(_AXES) or not in_order or stored == "LPS":
+        return None
+    return "".join(ways[axis] for axis in orientation)
+
+
 def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
     given = checkpoint.content.get("init_args")
     if (

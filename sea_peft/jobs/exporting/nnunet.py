@@ -6,31 +6,41 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import torch
+from nibabel import orientations
 
 from sea_peft import atomic
 from sea_peft.backbones.checkpoints import Checkpoint, read_checkpoint
-from sea_peft.data.volumes import read_volume, write_volume
+from sea_peft.data.volumes import Volume, read_volume, write_volume
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.case_results import mask_values
 from sea_peft.jobs.exporting.described import write_json
-from sea_peft.jobs.exporting.trial import Trial, run_tool
+from sea_peft.jobs.exporting.trial import AGREEMENT, Trial, run_tool
 from sea_peft.jobs.merge import fold
 from sea_peft.jobs.predictor import Predictor
 
 _TOOL = "nnUNetv2_predict_from_modelfolder"
 
 
-def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None) -> float:
+def write(
+    predictor: Predictor,
+    folder: Path,
+    trial: Trial,
+    source: Path | None,
+    say: Callable[[str], None] | None = None,
+) -> float:
     """Write the folder, and let nnU-Net predict the trial's scan with it.
 
     `source`: the checkpoint that the backbone was imported from; its plans and its data set's
     description are copied. The classes are the backbone's, followed by the new labels. nnU-Net
     gives a voxel to the strongest class, whereas `predict` gives it to a label that is stronger
-    than all others together.
+    than all others together. Returns the share of voxels that are the same all the same.
 
     Raises:
         UsageError: nnU-Net is not installed, the backbone did not come from one, or its checkpoint
@@ -74,10 +84,13 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
     classes = folded.card["labels"]
     dataset = _written(checkpoint, folder, classes, folded.network.state_dict())
     scans, out = trial.folder.with_name("scans"), trial.folder.with_name("masks")
+    axes = _stored(predictor.recipe.orientation, checkpoint)
     scans.mkdir()
     for path in trial.scans:
         stored = scans / f"{path.name.removesuffix('.nii.gz')}{dataset['file_ending']}"
-        write_volume(stored, read_volume(path))
+        scan = read_volume(path)
+        before = "".join(nibabel.aff2axcodes(scan.affine))
+        write_volume(stored, _turned(scan, axes))
     command = [
         tool,
         "-i",
@@ -105,7 +118,38 @@ def write(predictor: Predictor, folder: Path, trial: Trial, source: Path | None)
         next(fresh) if row is None else row: ours[name]
         for name, row in zip(ours, rows, strict=True)
     }
-    return trial.agreement(out / f"trial{dataset['file_ending']}", _TOOL, values, strongest=True)
+    mask = out / f"trial{dataset['file_ending']}"
+    write_volume(mask, _turned(read_volume(mask), before))
+    share = trial.agreement_of_classes(
+        mask, _TOOL, trial.classes(predictor, folded.network), values
+    )
+    if say is not None:
+        say(
+            f"nnU-Net takes a scan's axes as they are stored: give it scans stored as {axes}; its"
+            " masks of others are not those of predict."
+        )
+        if share < AGREEMENT:
+            say(
+                "It gives a voxel to the strongest class, where predict asks for a label that is"
+                f" stronger than all others together; {1 - share:.2%} of a trial scan differ by"
+                " that. Score its masks before you use them."
+            )
+    return share
+
+
+def _stored(orientation: str, checkpoint: Checkpoint) -> str:
+    """The orientation of x, y, z of a scan whose axes, taken by nnU-Net, are `orientation`."""
+    order = checkpoint.content["init_args"]["plans"]["transpose_forward"]
+    return "".join(orientation[list(order).index(axis)] for axis in (2, 1, 0))
+
+
+def _turned(volume: Volume, axes: str) -> Volume:
+    """The volume stored with its x, y, z towards these sides."""
+    own, wanted = orientations.io_orientation(volume.affine), orientations.axcodes2ornt(axes)
+    change = orientations.ornt_transform(own, wanted)
+    back = orientations.inv_ornt_aff(change, volume.array.shape)
+    array = np.ascontiguousarray(orientations.apply_orientation(volume.array, change))
+    return Volume(array, volume.affine @ back)
 
 
 def _written(

@@ -5,7 +5,7 @@ mask must equal that of `predict`.
 import dataclasses
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,45 +52,58 @@ class Trial:
         case = FileCase(id="trial", images=images)
         return cls(folder, scans, case, _stored(predictor, predictor.label_map(case)))
 
-    def agreement(
-        self, mask: Path, tool: str, values: dict[int, int] | None = None, strongest: bool = False
+    def agreement(self, mask: Path, tool: str) -> float:
+        """The share of voxels in which the mask file that `tool` wrote has the right label. Raises
+        WeightsError if it is too low.
+        """
+        return _enough(_share(self.mask, _read(mask)), tool)
+
+    def agreement_of_classes(
+        self, mask: Path, tool: str, classes: np.ndarray, values: Mapping[int, int]
     ) -> float:
-        """The share of voxels in which a mask file has the right label. Raises WeightsError if it
-        is too low.
+        """As `agreement`, for a tool that gives a voxel to the strongest class, however weak: it
+        is held to that. How far its mask is then that of `predict`, which this returns, depends on
+        how sure the network is, and is no fault of the export.
 
         Args:
             mask: the file.
             tool: the name of what made it.
-            values: value that the tool wrote → value that `predict` writes, if they differ.
-            strongest: whether the tool gives a voxel to the strongest class, however weak.
+            classes: the strongest class of every voxel.
+            values: class → value that `predict` writes; other classes are background there.
         """
-        theirs = np.rint(read_volume(mask).array).astype(int)
-        if values is not None:
-            theirs = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
-        return self._share(theirs, tool, strongest)
+        theirs = _read(mask)
+        _enough(_share(classes, theirs), tool)
+        labelled = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
+        return _share(self.mask, labelled)
+
+    def classes(self, predictor: Predictor, network: Forward) -> np.ndarray:
+        """The strongest class of every voxel, as stored. `network`: windows → logits of classes."""
+        scan = predictor.prepared(self.case)
+        (output,) = probabilities(network, scan, predictor.config.window, predictor.device, batch=1)
+        return restore(output, scan.geometry)
 
     def agrees(self, predictor: Predictor, forward: Forward, tool: str) -> float:
         """As `agreement`, for a network in this process. `forward`: windows → target logits."""
         scan = predictor.prepared(self.case)
         (output,) = probabilities(forward, scan, predictor.config.window, predictor.device, batch=1)
-        return self._share(_stored(predictor, restore(output, scan.geometry)), tool)
+        return _enough(_share(self.mask, _stored(predictor, restore(output, scan.geometry))), tool)
 
-    def _share(self, theirs: np.ndarray, tool: str, strongest: bool = False) -> float:
-        same = self.mask == theirs if self.mask.shape == theirs.shape else np.zeros(1, bool)
-        share = float(np.mean(same))
-        if share < AGREEMENT:
-            why = ""
-            if strongest and same.shape == theirs.shape and np.mean(self.mask[~same] == 0) > 0.5:
-                why = (
-                    f": {tool} takes the strongest class, where predict asks for a label that is"
-                    " stronger than all others together, and this network is unsure; train"
-                    " longer, or"
-                )
-            raise WeightsError(
-                f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so"
-                f" nothing was written{why or ';'} use the adapter as it is."
-            )
-        return share
+
+def _read(mask: Path) -> np.ndarray:
+    return np.rint(read_volume(mask).array).astype(int)
+
+
+def _share(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.mean(ours == theirs)) if ours.shape == theirs.shape else 0.0
+
+
+def _enough(share: float, tool: str) -> float:
+    if share < AGREEMENT:
+        raise WeightsError(
+            f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so"
+            " nothing was written; use the adapter as it is."
+        )
+    return share
 
 
 def _stored(predictor: Predictor, indices: np.ndarray) -> np.ndarray:
