@@ -2,7 +2,7 @@
 
 `python -m benchmarks suggest` runs what is missing of `results/suggest.json`, one adaptation at a
 time, and writes `results/suggest.md`. From one shot, the same for both, each way of choosing adds
-scans of the same pool until there are three and five; each time a new adapter is made from all
+scans of the same pool until there are three, five and ten; each time a new adapter is made from all
 shots so far and scored on test cases that nobody chooses from.
 """
 
@@ -24,8 +24,8 @@ from sea_peft import AdaptOptions, adapt, suggest
 from sea_peft.jobs.datajobs import make_phantoms
 from sea_peft.loop.events import Scored
 
-STEPS, POOL, TESTS = 60, 12, 6
-SIZES = (1, 3, 5)
+STEPS, POOL, TESTS = 60, 24, 6
+SIZES = (1, 3, 5, 10)
 SEEDS = (1, 2, 3)
 TARGETS = ("low-dose-ct", "mr-t1", "paediatric-ct")
 ARMS = ("random", "suggest")
@@ -132,7 +132,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         (
             f"Made by `python -m benchmarks suggest`: UNet, cheapest first, 1%, {STEPS} steps;"
             f" pools of {POOL} phantoms, {TESTS} other test cases. From one shot, drawn at random,"
-            " two scans are added and then two more: by `seapeft suggest` with the adapter made"
+            " two scans are added, then two more, then five: by `seapeft suggest` with the adapter made"
             " from the shots so far, or at random. Mean Dice of the adapter on the test cases; ±:"
             " standard deviation over seeds of the difference."
         ),
