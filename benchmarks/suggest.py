@@ -166,7 +166,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
             " a sixth each paediatric-ct and sharp-kernel-metal; the test cases a third each. From"
             " one shot, drawn at random, two scans are added, then two more, then five: by"
             " `seapeft suggest` with the adapter made from the shots so far, or at random. Mean"
-            " Dice of the adapter on the test cases; ±: standard deviation over seeds of the difference."
+            " Dice of the adapter on the test cases; ±: standard deviation over seeds of the"
+            " difference."
         ),
         "",
         "| target | shots | random | suggest | difference in points | seeds |",
