@@ -2,6 +2,7 @@
 of every label and case.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -106,3 +107,21 @@ def test_what_a_better_choice_could_bring_is_computed_from_the_rows():
     for column, ours in ((2, "sea"), (4, "cheapest")):
         assert float(said[column].split(" ± ")[0]) == pytest.approx(np.mean(gains[ours]), abs=0.051)
     assert float(said[3]) == pytest.approx(max(gains["sea"]), abs=0.051)
+
+
+def test_what_peers_reach_is_what_the_readme_says():
+    rows = json.loads((RESULTS / "peers.json").read_text(encoding="utf-8"))["rows"]
+    dice = {(row["task"].split()[0], row["arm"]): row["dice"] for row in rows}
+    table = (RESULTS / "peers.md").read_text(encoding="utf-8")
+    ours = re.findall(r"^\| sea: .*? \| (\d\.\d{3}) \|", table, re.MULTILINE)
+    text = README.read_text(encoding="utf-8").partition("In the same CPU time")[2]
+    said = re.findall(r"0\.\d{3}", text.partition("##")[0])
+    assert said == [
+        f"{dice['low-dose', 'MONAI, all weights']:.3f}",
+        f"{dice['low-dose', 'PEFT LoRA']:.3f}",
+        ours[0],
+        f"{dice['hippocampus', 'MONAI, all weights']:.3f}",
+        ours[1],
+        f"{dice['hippocampus', 'nnU-Net, 4 × the time']:.3f}",
+    ]
+    assert dice["hippocampus", "PEFT LoRA"] == pytest.approx(float(said[3]), abs=0.0005)
