@@ -120,7 +120,7 @@ def _recipes(targets: Results, recipes: Mapping[str, Results]) -> list[str]:
         others = [results.tables.get(key, {}).get(_CHEAPEST, {}) for results in recipes.values()]
         for at, score in arms[_CHEAPEST].items():
             if all(at in scores for scores in others):
-                rows[key[0]] = [score.dice, *(scores[at].dice for scores in others)]
+                rows[str(key[0])] = [score.dice, *(scores[at].dice for scores in others)]
     usual, *changed = zip(*rows.values(), strict=True)
     lines = [
         "## What a better recipe could bring",
