@@ -173,8 +173,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "| target | shots | random | suggest | difference in points | seeds |",
         "|---|---|---|---|---|---|",
     ]
-    every = []
-    for target in POOLS:
+    every: dict[str, list[float]] = {"one scanner": [], "three": []}
+    for target, scanners in POOLS.items():
         alone = [
             dice[target, seed, "random", 1] for seed in SEEDS if (target, seed, "random", 1) in dice
         ]
@@ -191,26 +191,26 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
             if not pairs:
                 continue
             differences = [100 * (ours - chance) for chance, ours in pairs]
-            every += differences
+            every["one scanner" if len(scanners) == 1 else "three"] += differences
             spread = f" ± {statistics.stdev(differences):.1f}" if len(pairs) > 1 else ""
             chance, ours = (statistics.fmean(column) for column in zip(*pairs, strict=True))
             lines.append(
                 f"| {target} | {size} | {chance:.3f} | {ours:.3f} |"
                 f" {statistics.fmean(differences):+.1f}{spread} | {len(pairs)} |"
             )
-    if every:
-        half = interval(every)
-        within = (
-            ""
-            if half is None
-            else f" ± {half:.1f} (half of the 95 % interval; pairs of one seed are not independent)"
-        )
-        ahead = sum(value > 0 for value in every)
-        lines += [
-            "",
-            (
-                f"Over all {len(every)} pairs: {statistics.fmean(every):+.1f} points{within}; ahead"
-                f" in {ahead}."
-            ),
-        ]
+    lines += ["", *(_together(scanners, found) for scanners, found in every.items() if found)]
     return "\n".join(lines) + "\n"
+
+
+def _together(scanners: str, differences: Sequence[float]) -> str:
+    half = interval(differences)
+    within = (
+        ""
+        if half is None
+        else f" ± {half:.1f} (half of the 95 % interval; pairs of one seed are not independent)"
+    )
+    return (
+        f"- {len(differences)} pairs from pools of {scanners}:"
+        f" {statistics.fmean(differences):+.1f} points{within}; ahead in"
+        f" {sum(value > 0 for value in differences)}."
+    )
