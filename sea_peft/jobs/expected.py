@@ -126,7 +126,7 @@ def expectations(
 
     exact, of_origin = (
         arch.limits_of({}).exact,
-        known.recipe.model_fields_set if known.recipe is not None else set(),
+        known.recipe.model_fields_set - known.assumed if known.recipe is not None else set(),
     )
     rows = [
         (

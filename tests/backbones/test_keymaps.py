@@ -109,7 +109,7 @@ def test_nnunet_says_everything_itself(kind, tmp_path):
     assert origin.name == "nnunet"
     assert known.labels == ("liver", "spleen")
     assert known.channels == ("CT",)
-    assert known.recipe.orientation == "SPL"
+    assert (known.recipe.orientation, known.assumed) == ("SPL", {"orientation"})
     assert known.recipe.spacing == (2.5, 0.8, 0.8)
     assert known.recipe.resampler == "nnunet"
     assert (known.recipe.crop_foreground, known.recipe.margin) == (True, 0.0)

@@ -84,6 +84,7 @@ def test_five_part_models_become_one_list(
     assert card.recipe.orientation == "SAR", (
         "TotalSegmentator's canonical axes in the order of its nnU-Net"
     )
+    assert card.assumed == [], "known of TotalSegmentator, guessed of any other nnU-Net"
 
 
 def test_one_part_is_taken_by_its_folder(results: Path) -> None:

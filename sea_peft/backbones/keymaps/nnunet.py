@@ -3,9 +3,9 @@ data set's description.
 
 Labels, channels, voxel size, patch and grey-value scaling are read from there. nnU-Net does not
 reorient scans: it takes a scan's axes in SimpleITK's order (z, y, x), which for scans in DICOM's
-order is superior, posterior, left. TotalSegmentator (Wasserthal et al. 2023, doi
-10.1148/ryai.230024) reorients a scan's x, y, z to right, anterior, superior before its nnU-Net
-reads it.
+order is superior, posterior, left. Which order the scans were stored in is said nowhere.
+TotalSegmentator (Wasserthal et al. 2023, doi 10.1148/ryai.230024) reorients a scan's x, y, z to
+right, anterior, superior before its nnU-Net reads it.
 """
 
 from collections.abc import Mapping
@@ -96,6 +96,7 @@ def _know(checkpoint: Checkpoint, _backbone: str) -> Known:
         labels=labels,
         channels=channels,
         recipe=recipe,
+        assumed=frozenset() if total else frozenset({"orientation"}),
         patch=(sides[0], sides[1], sides[2]),
         settings=settings,
         notes=notes,

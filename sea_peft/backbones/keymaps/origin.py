@@ -29,6 +29,7 @@ class Known:
         labels: class names in the order of the outputs, without the background.
         channels: names of the inputs.
         recipe: the preprocessing; only fields that are set are known.
+        assumed: fields of the recipe that neither the file nor its origin says.
         patch: voxels along D, H, W.
         settings: keyword arguments of the architecture.
         notes: sentences for the user.
@@ -38,6 +39,7 @@ class Known:
     labels: tuple[str, ...] | None = None
     channels: tuple[str, ...] | None = None
     recipe: Recipe | None = None
+    assumed: frozenset[str] = frozenset()
     patch: tuple[int, int, int] | None = None
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
