@@ -58,16 +58,16 @@ def test_the_script_beside_a_network_makes_predicts_masks(to, adapter, weights, 
     }
     assert made.agreement >= 0.999
     scan, mask = predicted(adapter, weights, toy)
-    # without sea_peft: nothing of this checkout is on the path
-    script = [
-        sys.executable,
-        "-P",
-        str(made.folder / "masks.py"),
-        str(scan),
-        str(tmp_path / "m.nii.gz"),
-    ]
+    # without sea_peft, which may be installed
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sea_peft.py").write_text("raise ImportError('sea_peft is not to be used here')\n")
     subprocess.run(
-        script, check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True
+        [sys.executable, made.folder / "masks.py", scan, tmp_path / "m.nii.gz"],
+        check=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(hidden)},
+        capture_output=True,
     )
     written = read_volume(tmp_path / "m.nii.gz")
     assert np.mean(np.asarray(written.array) == mask) >= 0.999
