@@ -245,13 +245,10 @@ def unit_lists(
         else []
     )
     made += [UnitLines("Off", judged, names, costs)] if judged else []
-    if len(judged) < len(off):
-        unmeasured = sum(row.utility is None for row in off)
+    if rest := [row for row in off if row not in judged]:
+        unmeasured = sum(row.utility is None for row in rest)
         made.append(
-            Text(
-                f"{len(off) - len(judged)} more are off ({unmeasured} never measured); --unit '*'"
-                " shows them."
-            )
+            Text(f"{len(rest)} more are off ({unmeasured} never measured); --unit '*' shows them.")
         )
     return made
 

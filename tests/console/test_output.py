@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,15 @@ from sea_peft.artefacts.view import UnitRow
 from sea_peft.console.backbones import in_short
 from sea_peft.console.output import Lines, Output, bars, time_left, timer
 from sea_peft.console.progress import RunProgress
-from sea_peft.console.runs import UnitLines, clock, next_steps, prediction_table, roughly, run_facts
+from sea_peft.console.runs import (
+    UnitLines,
+    clock,
+    next_steps,
+    prediction_table,
+    roughly,
+    run_facts,
+    unit_lists,
+)
 from sea_peft.console.tables import cell, table
 from sea_peft.jobs.predict import CaseStatus
 from sea_peft.loop.events import Allocated, Audited, Compared, RunStarted, Searched, TrainingStep
@@ -256,6 +265,15 @@ def test_units_fit_the_width(width: int) -> None:
     )
     assert any("these 2: twice" in line for line in lines)
     assert ("bottleneck" in screen.getvalue()) == (width == 160)
+
+
+def test_units_that_are_not_shown_are_counted_without_those_that_are() -> None:
+    shown, hidden = (
+        replace(_row(unit, "taken"), on=False, utility=None, decision=decision)
+        for unit, decision in (("lora-1@x", "refuse"), ("lora-2@x", None))
+    )
+    *_, last = unit_lists([shown, hidden], {}, "parameters", everything=False)
+    assert str(last) == "1 more are off (1 never measured); --unit '*' shows them."
 
 
 def test_a_path_that_leaves_no_room_loses_no_column() -> None:
