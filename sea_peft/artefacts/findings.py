@@ -115,7 +115,7 @@ def _verdict(
         headline = "Not scored on unseen scans, so whether the adapter helps is not known."
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
     baselines = {arm: arms[arm] for arm in ("unadapted", "head_only") if arm in arms}
-    lost, unsure = [], []
+    lost, unsure, few = [], [], False
     for arm, baseline in baselines.items():
         name = "the unadapted backbone" if arm == "unadapted" else "training the head alone"
         if baseline.dice is None:
@@ -132,6 +132,7 @@ def _verdict(
             lost.append(name)
         elif found.error is None or found.mean <= 2 * found.error:
             unsure.append(name)
+            few = found.error is None  # so for every arm, since all are scored on the same cases
     scores = ", ".join(
         f"{baseline.dice:.3f} {ARMS[arm]}"
         for arm, baseline in baselines.items()
@@ -167,9 +168,8 @@ def _verdict(
         headline = f"The adapter does not win over {_and(lost)}: {against}.{harmed}"
         return False, headline, said, recommended + advice
     if unsure:
-        headline = (
-            f"The adapter scores higher, but not clearly over {_and(unsure)}: {against}.{harmed}"
-        )
+        doubt = "on too few scans to be sure" if few else f"not clearly over {_and(unsure)}"
+        headline = f"The adapter scores higher, but {doubt}: {against}.{harmed}"
         return None, headline, said, recommended + advice + _other_evidence(history, commands)
     if not scores:
         headline = f"The adapter was scored without anything to compare it with: {against}."

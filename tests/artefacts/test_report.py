@@ -67,6 +67,14 @@ def test_a_gain_within_the_spread_of_cases_is_not_called_a_win():
     assert any("which chance can explain" in sentence for sentence in found.verdict)
 
 
+def test_two_scans_are_too_few_to_be_sure_however_large_the_gain():
+    events = rescored(make_events(), "adapted", [0.9, 0.8])
+    events = rescored(rescored(events, "head_only", [0.2, 0.1]), "unadapted", [0.1] * 2)
+    found = findings(events)
+    assert found.helps is None
+    assert "scores higher, but on too few scans to be sure: mean Dice" in found.headline
+
+
 def test_that_unknown_labels_count_as_nothing_in_the_unadapted_mean_is_said():
     events = rescored(make_events(), "unadapted", [0.4] * 4)
     known = findings(events).caveats
