@@ -169,7 +169,7 @@ def test_results_of_one_adapter_are_not_taken_for_those_of_several(
         ("both", others),
         ("three", others[::-1]),
     ):
-        with pytest.raises(UsageError, match="was made with another adapter"):
+        with pytest.raises(UsageError, match=r"was made with other adapters beside it \(--with\)"):
             predict(adapter, scan, tmp_path / name, typed=typed, ensemble=ensemble, resume=True)
     before = (tmp_path / "three" / "toy_0.nii.gz").stat()
     (status,) = predict(

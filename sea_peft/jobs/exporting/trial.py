@@ -72,7 +72,7 @@ class Trial:
             values: class → value that `predict` writes; other classes are background there.
         """
         theirs = _read(mask)
-        _enough(_share(classes, theirs), tool)
+        _enough(_share(classes, theirs), tool, "the strongest class")
         labelled = np.vectorize(lambda code: values.get(code, 0), otypes=[int])(theirs)
         return _share(self.mask, labelled)
 
@@ -97,10 +97,10 @@ def _share(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.mean(ours == theirs)) if ours.shape == theirs.shape else 0.0
 
 
-def _enough(share: float, tool: str) -> float:
+def _enough(share: float, tool: str, what: str = "predict's mask") -> float:
     if share < AGREEMENT:
         raise WeightsError(
-            f"{tool} gives predict's mask in {share:.2%} of the voxels of a trial scan only, so"
+            f"{tool} gives {what} in {share:.2%} of the voxels of a trial scan only, so"
             " nothing was written; use the adapter as it is."
         )
     return share
