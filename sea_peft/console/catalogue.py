@@ -66,7 +66,7 @@ def adapters_list(
     summary = (
         f"{count(len(offered.units), 'unit')} on {offered.weights} ({offered.parameters:,}"
         f" parameters), costs in {offered.costs}. A budget of {offered.budget} is"
-        f" {offered.limit:,}: at most {count(offered.fits, 'unit')} fit, the cheapest first, less"
+        f" {offered.limit:,}: at most {count(offered.fits, 'unit')}, the cheapest first, less"
         " what the head takes."
     )
     output.result(

@@ -103,7 +103,8 @@ def refuse_to_replace(
                     " beside them), so it is never replaced; choose another --out."
                 )
             if path.exists() and not overwrite and not left_by_a_killed_process:
-                if resumed is None or found is None:
+                assert found is not None, "else it was no earlier prediction"
+                if resumed is None:
                     raise UsageError(
                         f"{path} exists already; choose another --out, keep what was predicted"
                         " before with --resume, or replace it with --overwrite."

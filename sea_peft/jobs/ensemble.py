@@ -148,9 +148,9 @@ class Ensemble(Predictor):
 def predictor_of(
     adapter: Path,
     others: Sequence[Path],
-    typed: Typed = NOTHING,
-    device: str = "auto",
-    use: str | None = None,
+    typed: Typed,
+    device: str,
+    use: str | None,
     verb: str = "predict",
 ) -> Predictor:
     """The adapter alone, or averaged with the others if there are any. Raises as these two do."""
