@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -295,9 +294,7 @@ def _run(options: AdaptOptions, mixed: bool) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    # what a trainer asks, since no option of a run turns bfloat16 off
-    with mock.patch.object(torch.cuda, "is_bf16_supported", return_value=mixed):
-        result = adapt(options)
+    result = adapt(options, mixed_precision=mixed)
     seconds = result.seconds.model_dump()
     return {
         "parameters": result.budget.backbone_parameters,

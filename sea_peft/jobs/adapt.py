@@ -43,6 +43,7 @@ def adapt(
     baselines: Mapping[str, events.Scored] | None = None,
     begun: Callable[[RunFolder], None] = _unwatched,
     processes: Processes = ALONE,
+    mixed_precision: bool | None = None,
 ) -> Result:
     """Run one adaptation from start to end.
 
@@ -57,6 +58,8 @@ def adapt(
             make sure that they apply.
         begun: called with the run folder as soon as the run can be resumed.
         processes: the processes of the run, each of which calls this. The first one writes.
+        mixed_precision: whether to train in bfloat16; None: where the device computes in it
+            (`Trainer`). Not recorded, so `resume` takes what the device gives. For benchmarks.
 
     Raises:
         SeaPeftError: one sentence, with its exit code. If the request itself is refused, nothing
@@ -65,7 +68,9 @@ def adapt(
     began = time.monotonic()
     if options.mlflow:
         store.require()
-    setup = prepare_run(options, say, progress, processes=processes)
+    setup = prepare_run(
+        options, say, progress, processes=processes, mixed_precision=mixed_precision
+    )
     folder = processes.of_first(lambda: _new_folder(setup))
     say(f"run folder {folder.path}; {needed(setup.need(), processes.size)}")
     begun(folder)

@@ -57,6 +57,7 @@ def expected(setup: Setup) -> Duration:
             model,
             settings.batch_size,
             space.head > 0,
+            setup.mixed_precision,
             head_alone=not open_units,
             holds_known=settings.holds_known,
         )

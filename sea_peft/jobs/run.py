@@ -385,6 +385,7 @@ class Run:
             baseline=None if kept is None else Baseline(HEAD_ONLY, tuple(kept)),
             processes=setup.processes,
             begun_with=() if earlier is None else earlier.units,
+            mixed_precision=setup.mixed_precision,
         )
         if resumed is not None:
             with belonging(self.folder.checkpoint):

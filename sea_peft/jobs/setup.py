@@ -74,6 +74,7 @@ class Setup:
         processes: those that work on the run.
         warnings: sentences for the user.
         earlier: the run that this one continues; None if it begins from nothing.
+        mixed_precision: as for `Trainer`.
     """
 
     options: AdaptOptions
@@ -94,6 +95,7 @@ class Setup:
     processes: Processes
     warnings: tuple[str, ...]
     earlier: Earlier | None = None
+    mixed_precision: bool | None = None
 
     @property
     def begun_from(self) -> str | None:
@@ -190,6 +192,7 @@ def prepare_run(
     progress: Callable[[int, int], None] | None = None,
     begun: Begun | None = None,
     processes: Processes = ALONE,
+    mixed_precision: bool | None = None,
 ) -> Setup:
     """Resolve and check everything that a run needs. Writes nothing.
 
@@ -199,6 +202,7 @@ def prepare_run(
         progress: called with (done, of) while the data set is checked.
         begun: of a run that is resumed: its network, profile and augmentation.
         processes: those that will work on the run.
+        mixed_precision: as for `Trainer`.
 
     Raises:
         SeaPeftError: what is wrong, with its exit code.
@@ -374,6 +378,7 @@ def prepare_run(
         processes=processes,
         warnings=tuple(warnings),
         earlier=earlier,
+        mixed_precision=mixed_precision,
     )
     if options.time_limit is None:
         return setup

@@ -50,6 +50,7 @@ class Controller:
             model.
         begun_with: units that are already trained. They stay on while the head warms up, since the
             head belongs to them.
+        mixed_precision: as for `Trainer`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Controller:
         baseline: Baseline | None = None,
         processes: Processes = ALONE,
         begun_with: Sequence[str] = (),
+        mixed_precision: bool | None = None,
     ) -> None:
         self.model, self.space, self.policy, self.settings = model, space, policy, settings
         self.baseline, self._begun_with = baseline, tuple(begun_with)
@@ -76,6 +78,7 @@ class Controller:
             model,
             settings.batch_size,
             train_head,
+            mixed_precision,
             head_alone=policy.head_alone,
             holds_known=settings.holds_known,
             processes=processes,

@@ -16,6 +16,7 @@ from sea_peft import Typed, adapt, load_adapter
 from sea_peft.backbones.weights import load_pretrained
 from sea_peft.errors import UsageError, WeightsError
 from sea_peft.jobs.importing import import_weights
+from sea_peft.loop import events
 
 
 def test_a_checkpoint_without_a_classifier_is_adapted_in_ten_lines(
@@ -123,3 +124,24 @@ def test_what_cannot_be_wrapped_is_said(asked: dict[str, str], said: str) -> Non
 def test_a_network_of_one_output_cannot_be_wrapped() -> None:
     with pytest.raises(UsageError, match="one output channel"):
         sea_peft.wrap(torch.nn.Conv3d(1, 1, 1), torch.zeros(1, 1, 8, 8, 8), budget="50%")
+
+
+def test_a_run_is_trained_in_the_precision_that_was_asked_for(toy, weights, tmp_path) -> None:
+    def losses(out: str, mixed_precision: bool | None) -> list[float]:
+        options = dataclasses.replace(
+            SHORTEST,
+            data=str(toy),
+            weights=str(weights),
+            policy="affine",
+            test="none",
+            out=tmp_path / out,
+        )
+        seen: list[events.Event] = []
+        adapt(options, seen.append, mixed_precision=mixed_precision)
+        return [event.loss for event in seen if isinstance(event, events.TrainingStep)]
+
+    whole = losses("whole", False)
+    assert losses("default", None) == whole, "on a CPU"
+    mixed = losses("mixed", True)
+    assert mixed != whole
+    assert mixed == pytest.approx(whole, rel=0.05)
