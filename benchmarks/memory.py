@@ -68,7 +68,7 @@ def measured(*arguments: object) -> dict[str, object]:
     return {
         "max_rss_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "seconds": round(time.monotonic() - began, 1),
-        "announced": announced.rpartition("needs about ")[2],
+        "announced": announced.rpartition("needs about ")[2].removesuffix("."),
     }
 
 

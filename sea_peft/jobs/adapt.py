@@ -72,7 +72,7 @@ def adapt(
         options, say, progress, processes=processes, mixed_precision=mixed_precision
     )
     folder = processes.of_first(lambda: _new_folder(setup))
-    say(f"run folder {folder.path}; {needed(setup.need(), processes.size)}")
+    say(needed(f"The run in {folder.path}", setup.need(), processes.size))
     begun(folder)
     return Run(setup, folder, listen, warn, began, baselines or {}).run()
 

@@ -201,7 +201,7 @@ def check(
     if new:
         progress(len(new), len(new))
         most = max(needs, key=lambda need: need.memory)
-        say(f"the largest of the runs {needed(most, min(len(new), side_by_side or 1))}")
+        say(needed("The largest of the runs", most, min(len(new), side_by_side or 1)))
 
 
 def many(

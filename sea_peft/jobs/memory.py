@@ -156,8 +156,13 @@ def training_need(
     return Need(int(BASE_MEMORY + held + max(step, reading)), scans - held)
 
 
-def needed(need: Need, processes: int = 1) -> str:
-    """The sentence for the user. `processes`: how many each need as much."""
+def needed(what: str, need: Need, processes: int = 1) -> str:
+    """The sentence for the user. `what`: its subject. `processes`: how many each need as much.
+
+    Examples:
+        >>> needed("Ranking", Need(3 << 29, 0), 2)
+        'Ranking needs about 1.5 GiB of memory in each of 2 processes.'
+    """
     each = f" in each of {processes} processes" if processes > 1 else ""
     disk = f" and {need.disk / 2**30:.1f} GiB of disk while it runs" if need.disk else ""
-    return f"needs about {need.memory / 2**30:.1f} GiB of memory{disk}{each}"
+    return f"{what} needs about {need.memory / 2**30:.1f} GiB of memory{disk}{each}."

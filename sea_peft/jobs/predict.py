@@ -178,9 +178,9 @@ def predict(
         if left:
             need = predictor.estimate(left, ahead)
             say(
-                needed(need.of_processes(processes))
+                needed("Predicting", need.of_processes(processes))
                 if cluster is None
-                else needed(need, processes)  # a job's own, as a queue asks for it
+                else needed("Predicting", need, processes)  # a job's own, as a queue asks for it
             )
     make_folder(out)
     if statistics is not None:

@@ -152,7 +152,7 @@ def suggest(
     cases = find_cases(scans, predictor.channels, channels, say, labelled=False)
     shots = _shots(run, predictor, tell)
     tell(predictor.choice())
-    tell(needed(predictor.estimate(cases)))
+    tell(needed("Ranking", predictor.estimate(cases)))
     of = len(shots) + len(cases) + (0 if out is None else min(n, len(cases)))
     looked: list[LookedAt] = []
     failed: dict[str, str] = {}
