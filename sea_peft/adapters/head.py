@@ -38,6 +38,8 @@ class TargetHead(nn.Module):
 
     added_index: torch.Tensor
     """`added` as a tensor `[N]`."""
+    known_index: torch.Tensor
+    """`[K]`: the target logits of labels that the backbone knows, without the background."""
     _wanted: torch.Tensor
     _others: torch.Tensor
 
@@ -55,10 +57,12 @@ class TargetHead(nn.Module):
         # on the same device as the rest: an index from the CPU would make every forward wait for
         # the device
         others = [row for row in range(classes) if row not in self.rows]
+        known = [index for index in range(1, 1 + len(self.rows)) if index not in self.added]
         for name, index in (
             ("_wanted", self.rows),
             ("_others", others),
             ("added_index", self.added),
+            ("known_index", known),
         ):
             self.register_buffer(name, torch.tensor(index, dtype=torch.long), persistent=False)
         names = ("stride", "padding", "dilation") if module is not None else ()

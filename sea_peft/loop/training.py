@@ -89,7 +89,11 @@ def loss_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def held_sums(
-    logits: torch.Tensor, labels: torch.Tensor, opinion: torch.Tensor, added: Sequence[int]
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    opinion: torch.Tensor,
+    known: torch.Tensor,
+    added: torch.Tensor,
 ) -> torch.Tensor:
     """`loss_sums` where only the labels `added` to a network are drawn, and the labels that it knew
     are held to what it says unadapted.
@@ -105,23 +109,23 @@ def held_sums(
         logits: `[B, 1 + L, d, h, w]`.
         labels: `[B, d, h, w]` uint8.
         opinion: probabilities `[B, 1 + L, d, h, w]`, 0 for the added labels (`Adapted.opinion`).
-        added: indices of the added labels.
+        known: `[K]`, indices of the known labels, without the background.
+        added: `[N]`, indices of the added labels. Both on the device of the logits.
 
     Returns:
         `[3·L + 2]` as of `loss_sums`, the known labels first.
     """
     inside = (labels != IGNORED)[:, None]
-    drawn = one_hot(labels[:, None].where(inside, 0), logits.shape[1])[:, list(added)]
+    drawn = one_hot(labels[:, None].where(inside, 0), logits.shape[1]).index_select(1, added)
     target = opinion * (1 - drawn.sum(dim=1, keepdim=True))
-    target[:, list(added)] = drawn
+    target.index_copy_(1, added, drawn)
     likeliest = one_hot(target.argmax(dim=1, keepdim=True), target.shape[1])
     counted = likeliest.amax(dim=(2, 3, 4), keepdim=True)
-    counted[:, list(added)] = 1
-    counted = counted * inside
-    order = [label for label in range(1, logits.shape[1]) if label not in added] + list(added)
+    counted = counted.index_fill(1, added, 1) * inside
+    order = torch.cat([known, added])
     overlap = compute_tp_fp_fn(
-        (logits.softmax(dim=1) * counted)[:, order],
-        (target * counted)[:, order],
+        (logits.softmax(dim=1) * counted).index_select(1, order),
+        (target * counted).index_select(1, order),
         [0, 2, 3, 4],
         ord=1,
         soft_label=True,
@@ -356,7 +360,8 @@ class Trainer:
     ) -> torch.Tensor:
         if opinion is None:
             return loss_sums(logits.float(), labels)
-        return held_sums(logits.float(), labels, opinion, self.model.head.added)
+        head = self.model.head
+        return held_sums(logits.float(), labels, opinion, head.known_index, head.added_index)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.mixed_precision))

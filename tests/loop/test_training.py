@@ -20,6 +20,8 @@ from sea_peft.loop import training
 from sea_peft.loop.processes import Processes
 from sea_peft.loop.training import Trainer, held_sums, loss_from, warm_up, warm_up_cosine
 
+# two known labels, and a third that is added
+INDICES = torch.tensor([1, 2]), torch.tensor([3])
 
 def _crops() -> CropSampler:
     return CropSampler([tiny.scan(1)], SlidingWindow(patch=(16, 16, 16)), seed=0)
@@ -296,7 +298,7 @@ def test_what_the_network_says_is_free_and_what_is_drawn_is_asked_for():
 
     def gradient() -> torch.Tensor:
         asked = logits.clone().requires_grad_()
-        loss_from(held_sums(asked, labels, opinion, (3,)), held=2).backward()
+        loss_from(held_sums(asked, labels, opinion, *INDICES), held=2).backward()
         return asked.grad
 
     assert gradient().abs().max() < 1e-6, "nothing is drawn, and the network is as it was"
@@ -310,7 +312,7 @@ def test_what_the_network_says_is_free_and_what_is_drawn_is_asked_for():
     target = torch.where(labels[:, None] == 3, torch.eye(4)[3][None, :, None, None, None], opinion)
     counted = labels != IGNORED
     entropy = -(target * logits.log_softmax(dim=1)).sum(dim=1)[counted].sum()
-    sums = held_sums(logits, labels, opinion, (3,))
+    sums = held_sums(logits, labels, opinion, *INDICES)
     assert len(sums) == 3 * 3 + 2
     assert torch.isclose(sums[-2], entropy, rtol=1e-5)
     assert sums[-1] == counted.sum()
@@ -339,7 +341,7 @@ def test_a_known_structure_of_few_voxels_is_held_as_well_as_a_large_one():
         forgot[:, 0] += forgot[:, label] * 0.9
         forgot[:, label] *= 0.1
         losses = [
-            loss_from(held_sums(said.clamp_min(1e-8).log(), labels, opinion, (3,)), held=2)
+            loss_from(held_sums(said.clamp_min(1e-8).log(), labels, opinion, *INDICES), held=2)
             for said in (forgot, opinion)
         ]
         return float(losses[0] - losses[1])
