@@ -23,6 +23,7 @@ from sea_peft.loop.training import Trainer, held_sums, loss_from, warm_up, warm_
 # two known labels, and a third that is added
 INDICES = torch.tensor([1, 2]), torch.tensor([3])
 
+
 def _crops() -> CropSampler:
     return CropSampler([tiny.scan(1)], SlidingWindow(patch=(16, 16, 16)), seed=0)
 
