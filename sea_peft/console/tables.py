@@ -21,6 +21,8 @@ _STATES = {
 
 # nobody reads more, and laying out thousands of them takes longer than checking as many scans
 _MOST_ROWS = 500
+# of more columns, two blanks between them instead of three leave room for a name of a case
+_FEW_COLUMNS = 7
 
 
 def table(
@@ -30,6 +32,7 @@ def table(
     very many rows, the last line says how many are left out.
     """
     made = _titled(title)
+    made.collapse_padding = len(columns) > _FEW_COLUMNS
     for name in columns:
         number = name in right
         made.add_column(

@@ -10,6 +10,10 @@ import pytest
 from sea_peft.backbones import architectures
 from sea_peft.backbones.weights import BUNDLED
 from sea_peft.cli import run
+from sea_peft.console.output import console
+from sea_peft.console.runs import evaluation_tables
+from sea_peft.data.metrics import Scores
+from sea_peft.jobs.evaluate import Evaluation
 
 WEIGHTS = sorted(card.stem for card in BUNDLED.glob("*.json"))
 SMALLEST = "phantom_brain_unet"
@@ -79,3 +83,32 @@ def test_data_check(seen: Seen) -> None:
     shown = seen("data", "check", "phantom:low-dose-ct")
     has_columns(shown, "label", "in", "cases", "voxels")
     has_columns(shown, "case", "voxels", "mm", "labelled", "voxels", "state")
+
+
+def test_the_scores_of_cases_fit_into_80_columns_of_a_file_too(capsys) -> None:
+    scores = Scores(
+        dice=0.9,
+        nsd=0.9,
+        hd95=12.3,
+        sensitivity=0.9,
+        specificity=0.999,
+        precision=0.9,
+        volume_difference=-1.0,
+        reference_volume=20.0,
+    )
+    case, label = "low-dose-ct_1000", "liver_lesion"
+    found = Evaluation(
+        data="scans",
+        labels=(label,),
+        cases={case: {label: scores}},
+        roles={case: "test"},
+        failed={},
+    )
+    to_a_file = console()
+    assert to_a_file.width > 80
+    to_a_file.print(evaluation_tables(found)[0])
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert shown[2].split() == [
+        *(case, label, "0.900", "0.900", "12.3", "0.900", "0.999", "0.900", "test")
+    ]
+    assert max(map(len, shown)) <= 80
