@@ -153,13 +153,7 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
     moments[FULL] = tuning.optimizer.state.values
     parameters[FULL] = sum(p.numel() for p in tuning.model.parameters())
     stored[FULL] = _stored(tuning.model, images, labels)
-    seconds: dict[str, list[float]] = {arm: [] for arm in steps}
-    for step in range(ROUNDS + 1):  # the first one warms up
-        for arm, run in steps.items():
-            began = time.process_time()
-            run(step)
-            if step:
-                seconds[arm].append(time.process_time() - began)
+    seconds = timed(steps)
     began = time.process_time()
     for step in range(ROUNDS):
         crops.batch(step, 2)
@@ -177,6 +171,18 @@ def _steps(backbone: str) -> list[dict[str, Any]]:
         }
         for arm in steps
     ]
+
+
+def timed(steps: Mapping[str, Callable[[int], object]]) -> dict[str, list[float]]:
+    """CPU seconds of `ROUNDS` steps of each arm, in turn, after one that warms up."""
+    seconds: dict[str, list[float]] = {arm: [] for arm in steps}
+    for step in range(ROUNDS + 1):  # the first one warms up
+        for arm, run in steps.items():
+            began = time.process_time()
+            run(step)
+            if step:
+                seconds[arm].append(time.process_time() - began)
+    return seconds
 
 
 def _bytes(moments: Iterable[Mapping[str, torch.Tensor]]) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,7 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 from benchmarks.cell import machine
-from benchmarks.step_cost import fixed_step, head, prepared
+from benchmarks.step_cost import ROUNDS, fixed_step, head, prepared, timed
 from benchmarks.store import RESULTS
 from sea_peft.adapters import Unit
 from sea_peft.backbones.typed import Typed
@@ -31,7 +30,6 @@ from sea_peft.jobs.model import open_backbone
 from sea_peft.jobs.setup import Setup
 from sea_peft.loop.training import Trainer
 
-ROUNDS = 5
 CPU = torch.device("cpu")
 PEER = "MONAI + PEFT LoRA"
 POLICIES = ("lora", "sea")
@@ -134,13 +132,7 @@ def arms(
 
 def _steps(backbone: str) -> list[dict[str, Any]]:
     steps, parameters = arms(backbone)
-    seconds: dict[str, list[float]] = {arm: [] for arm in steps}
-    for step in range(ROUNDS + 1):  # the first one warms up
-        for arm, run in steps.items():
-            began = time.process_time()
-            run(step)
-            if step:
-                seconds[arm].append(time.process_time() - began)
+    seconds = timed(steps)
     return [
         {
             "backbone": backbone,
