@@ -240,16 +240,11 @@ def test_both_networks_are_refused_where_they_make_no_sense(asked, run, tmp_path
         load_adapter(tmp_path / "known", use="both")
 
 
-def test_the_merged_network_knows_all_labels_and_takes_another(run, spots, tmp_path):
+def test_the_merged_network_knows_all_labels_and_takes_another(run, asked, tmp_path):
     made = merge(run, tmp_path / "more.safetensors")
     assert made.labels == ("background", "organ", "other", "spot")
-    wider = AdaptOptions(
-        data=str(spots),
-        weights=str(tmp_path / "more.safetensors"),
-        add_labels=("dot=1",),
-        shots=2,
-        budget="20%",
-        mlflow=False,
+    wider = dataclasses.replace(
+        asked, weights=str(tmp_path / "more.safetensors"), add_labels=("dot=1",)
     )
     assert tuple(prepare_run(wider, lambda _: None).dataset.labels) == (
         "organ",
