@@ -7,6 +7,8 @@ a unit its votes. Thresholds are in Dice.
 """
 
 import dataclasses
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Any
 
 IDLE, PROBE, ACTIVE, COOLING = "idle", "probe", "active", "cooling"
 
@@ -102,3 +104,68 @@ def move(standing: Standing, state: str, settings: RankingSettings) -> Standing:
     if state == standing.state:
         return standing
     return Standing(state, 0, settings.guard if state in (ACTIVE, COOLING) else 0)
+
+
+class Standings:
+    """The states of all units, and how audits and allocations move them.
+
+    Args:
+        units: their ids.
+        active: those that begin as active; the others begin as idle.
+        settings: when votes move a unit.
+    """
+
+    def __init__(
+        self, units: Iterable[str], active: Container[str], settings: RankingSettings
+    ) -> None:
+        self._settings = settings
+        self._of = {unit: Standing(ACTIVE if unit in active else IDLE) for unit in units}
+
+    def __getitem__(self, unit: str) -> Standing:
+        return self._of[unit]
+
+    def units(self, *states: str) -> list[str]:
+        """The units in these states."""
+        return [unit for unit, standing in self._of.items() if standing.state in states]
+
+    def eligible(self) -> list[str]:
+        """The units that may be active: those that are, and probes that enough audits have voted
+        for.
+        """
+        return [
+            unit
+            for unit, standing in self._of.items()
+            if standing.state == ACTIVE or is_promotable(standing, self._settings)
+        ]
+
+    def move(self, unit: str, state: str) -> None:
+        """Let an allocation move a unit."""
+        self._of[unit] = move(self._of[unit], state, self._settings)
+
+    def audited(self, deltas: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
+        """Let one cycle pass and count its audit; a unit that enough audits voted against cools.
+
+        Args:
+            deltas: unit → ΔDice.
+
+        Yields:
+            Unit, state before and reason in words, of each unit that was audited or has cooled.
+        """
+        for unit, before in self._of.items():
+            standing, reason = tick(before)
+            if unit in deltas:
+                standing, reason = vote(standing, deltas[unit], self._settings)
+                if is_demotable(standing, self._settings):
+                    reason += f"; {-standing.votes} votes against: cooling"
+                    standing = move(standing, COOLING, self._settings)
+            self._of[unit] = standing
+            if reason is not None:
+                yield unit, before.state, reason
+
+    def state_dict(self) -> dict[str, dict[str, str | int]]:
+        """Unit → its standing, as JSON types."""
+        return {unit: dataclasses.asdict(standing) for unit, standing in self._of.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore what `state_dict` returned."""
+        self._of = {unit: Standing(**fields) for unit, fields in state.items()}

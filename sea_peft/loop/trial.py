@@ -1,11 +1,11 @@
 """Which units `sea` tries, at which levels and in which order. Pure, over plain data."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sea_peft.adapters import Unit
 from sea_peft.loop import knapsack
-from sea_peft.loop.space import Space
+from sea_peft.loop.space import Room, Space
 
 
 class Levels:
@@ -74,3 +74,42 @@ def on_trial(
         if len(listed) < chances and space.fits([units[unit]]) and room.take(units[unit]):
             listed.append(unit)
     return tuple(listed)
+
+
+def probes(
+    room: Room,
+    units: Mapping[str, Unit],
+    incumbents: Sequence[str],
+    untried: Sequence[str],
+    tried: Sequence[str],
+    kept: int,
+) -> dict[str, str]:
+    """Fill what active units leave of the budget with units on trial.
+
+    Args:
+        room: what they leave.
+        units: id → unit.
+        incumbents: the probes of the last cycle, the most promising first. They make room for
+            newcomers.
+        untried: units that were never open, in the order of the trial.
+        tried: idle units, longest untried first.
+        kept: of the room, for newcomers.
+
+    Returns:
+        Probe → reason in words, in the order in which they were taken.
+    """
+    taken: dict[str, str] = {}
+
+    def take(unit: str, reason: str, keep: int = 0) -> None:
+        if unit not in taken and room.take(units[unit], keep):
+            taken[unit] = reason
+
+    for unit in incumbents:
+        take(unit, "still under trial", kept)
+    for unit in untried:
+        take(unit, "by saliency")
+    for unit in incumbents:
+        take(unit, "still under trial")
+    for unit in tried:
+        take(unit, "by debt: longest untried")
+    return taken

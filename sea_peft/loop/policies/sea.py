@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sea_peft.loop import knapsack, ranking
+from sea_peft.loop import knapsack
 from sea_peft.loop.final_choice import Evidence, choose
 from sea_peft.loop.knapsack import Item
 from sea_peft.loop.policies.registry import Entry, register
 from sea_peft.loop.policy import Allocation, GoesOn, Policy
-from sea_peft.loop.ranking import RankingSettings
+from sea_peft.loop.ranking import ACTIVE, COOLING, IDLE, PROBE, RankingSettings, Standings
 from sea_peft.loop.rows import Ablation, Decision, Ranking
 from sea_peft.loop.space import Space
-from sea_peft.loop.trial import Levels, on_trial, prior
+from sea_peft.loop.trial import Levels, on_trial, prior, probes
 from sea_peft.loop.utility import (
     UNMEASURED,
     Estimate,
@@ -90,32 +90,48 @@ class Sea(Policy):
         self.settings = settings
         self.most_audited = settings.audit_units
         self._units = space.by_id
-        self._standing = {u: ranking.Standing() for u in self._units}
-        self._estimate = dict.fromkeys(self._units, UNMEASURED)
+        self._standings = Standings(self._units, settings.carried, settings.ranking)
+        self._estimate = dict.fromkeys(self._units, UNMEASURED) | dict(settings.carried)
         self._saliency: dict[str, float] = {}
         self._prior: dict[str, float] = {}
-        self._tried: dict[str, int] = {}  # unit → last cycle in which it was open
-        self._audited: dict[str, int] = {}  # unit → last cycle in which it was audited
-        for unit, estimate in settings.carried.items():
-            self._standing[unit] = ranking.Standing(ranking.ACTIVE)
-            self._estimate[unit] = estimate
-            self._tried[unit] = _BEFORE
+        # unit → last cycle in which it was open; and in which it was audited
+        self._tried = dict.fromkeys(settings.carried, _BEFORE)
+        self._audited: dict[str, int] = {}
         # least Dice per cost in the last allocation; 0 if the budget left no unit out
         self._price = 0.0
         self._levels = Levels(space, settings.growth)
         # the units that the cycles together can try; the others are left out from the start
         self.trial: tuple[str, ...] = ()
 
-    # -- what the loop asks and tells --------------------------------------------------------------
+    # -- what the loop asks and tells, in this order -----------------------------------------------
 
     def needs_saliency(self, cycle: int) -> Sequence[str]:
         return self._levels.bases if cycle == 0 else ()
 
     def told_saliency(self, cycle: int, saliency: Mapping[str, float]) -> None:
+        s = self.settings
         self._saliency = dict(saliency)
-        self._prior = prior(self._units, self._saliency, self.settings.saliency)
-        self.trial = on_trial(
-            self.space, self._levels, self._prior, self.settings.cycles, self.settings.audit_units
+        self._prior = prior(self._units, saliency, s.saliency)
+        self.trial = on_trial(self.space, self._levels, self._prior, s.cycles, s.audit_units)
+
+    def allocate(self, cycle: int) -> Allocation:
+        """A knapsack over active and promotable units; probes then fill the rest of the budget."""
+        eligible = self._eligible()
+        capacity = int(self.space.capacity * (1 - self.settings.probe_share))
+        found = knapsack.greedy(eligible, capacity)
+        self._price = _price(eligible, found)
+        decisions = self._activate(eligible, found) + self._probe()
+        active, probes = (
+            self.space.in_order(self._standings.units(state)) for state in (ACTIVE, PROBE)
+        )
+        self._tried.update(dict.fromkeys((*active, *probes), cycle))
+        return Allocation(
+            active=active,
+            probes=probes,
+            decisions=tuple(decisions),
+            value=found.value,
+            items=tuple(eligible),
+            capacity=capacity,
         )
 
     def to_audit(self, cycle: int) -> Mapping[str, float]:
@@ -126,83 +142,33 @@ class Sea(Policy):
         budget. The cut-off of a unit is the Dice that the last allocation gained at least for the
         same cost. Units that an earlier run has audited are left out.
         """
-        known = {unit for unit, estimate in self.settings.carried.items() if estimate.audits}
-        on = [u for u in self._in(ranking.ACTIVE, ranking.PROBE) if u not in known]
+        most, carried = self.settings.audit_units, self.settings.carried
+        on = [
+            u
+            for u in self._standings.units(ACTIVE, PROBE)
+            if u not in carried or not carried[u].audits
+        ]
         costly = sorted(on, key=lambda u: (-self._cost(u), u))
         owed = sorted(on, key=lambda u: (self._audited.get(u, -1), -self._cost(u), u))
-        chosen = costly[: self.settings.audit_units * 3 // 4]
-        chosen += [u for u in owed if u not in chosen][: self.settings.audit_units - len(chosen)]
+        chosen = costly[: most * 3 // 4]
+        chosen += [u for u in owed if u not in chosen][: most - len(chosen)]
         return {u: self._price * self._cost(u) for u in sorted(chosen)}
 
     def audited(self, cycle: int, rows: Sequence[Ablation]) -> list[Ranking]:
-        """Update estimates, guards and votes; a unit that enough audits voted against cools.
+        """Update estimates, guards and votes.
 
         Returns one ranking row per unit that was measured or moved.
         """
-        s = self.settings
-        deltas = {row.unit: (row.delta, row.standard_error) for row in rows}
-        ranked = []
-        self._audited.update(dict.fromkeys(deltas, cycle))
-        for unit in self._units:
-            was = self._standing[unit].state
-            standing, cooled = ranking.tick(self._standing[unit])
-            reason = cooled or ""
-            if unit in deltas:
-                self._estimate[unit] = observe(self._estimate[unit], *deltas[unit], s.utility)
-                standing, reason = ranking.vote(standing, deltas[unit][0], s.ranking)
-                if ranking.is_demotable(standing, s.ranking):
-                    reason += f"; {-standing.votes} votes against: cooling"
-                    standing = ranking.move(standing, ranking.COOLING, s.ranking)
-            self._standing[unit] = standing
-            if unit in deltas or cooled:
-                delta = deltas[unit][0] if unit in deltas else None
-                ranked.append(self._ranked(unit, was, delta, reason))
-        return ranked
-
-    def allocate(self, cycle: int) -> Allocation:
-        """A knapsack over active and promotable units; probes then fill the rest of the budget."""
-        s = self.settings
-        before = {u: st.state for u, st in self._standing.items()}
-        eligible = [
-            self._item(u)
-            for u, st in self._standing.items()
-            if st.state == ranking.ACTIVE
-            or (ranking.is_promotable(st, s.ranking) and self._item(u).value > 0)
+        for row in rows:
+            self._audited[row.unit] = cycle
+            self._estimate[row.unit] = observe(
+                self._estimate[row.unit], row.delta, row.standard_error, self.settings.utility
+            )
+        deltas = {row.unit: row.delta for row in rows}
+        return [
+            self._ranked(unit, was, deltas.get(unit), reason)
+            for unit, was, reason in self._standings.audited(deltas)
         ]
-        capacity = int(self.space.capacity * (1 - s.probe_share))
-        found = knapsack.greedy(eligible, capacity)
-        on_now = frozenset(found.chosen)
-        paid = [item.value / item.cost for item in eligible if item.id in on_now]
-        self._price = min(paid) if paid and len(paid) < len(eligible) else 0.0
-        decisions = []
-        for item in eligible:
-            on, state = item.id in on_now, before[item.id]
-            self._move(item.id, ranking.ACTIVE if on else ranking.COOLING)
-            if on and state == ranking.ACTIVE:
-                decisions.append(self._decision(item.id, "keep", "still worth its cost"))
-            elif on:
-                decisions.append(
-                    self._decision(item.id, "add", f"{s.ranking.votes} votes for it, and it fits")
-                )
-            else:
-                drop = "drop" if state == ranking.ACTIVE else "refuse"
-                decisions.append(
-                    self._decision(
-                        item.id, drop, f"others give more Dice per {self.space.kind.one}"
-                    )
-                )
-        probes, probe_decisions = self._probes()
-        active = self.space.in_order(found.chosen)
-        for unit in (*active, *probes):
-            self._tried[unit] = cycle
-        return Allocation(
-            active=active,
-            probes=probes,
-            decisions=(*decisions, *probe_decisions),
-            value=found.value,
-            items=tuple(eligible),
-            capacity=capacity,
-        )
 
     def final(self) -> Allocation:
         """A guard-free choice over everything (`final_choice.choose`); cheapest first if a time
@@ -211,17 +177,12 @@ class Sea(Policy):
         if not self._prior:
             self.told_saliency(0, dict.fromkeys(self._levels.bases, 0.0))
         evidence = Evidence(self._estimate, self._prior, frozenset(self.trial))
-        return choose(
-            self.space,
-            self._levels,
-            evidence,
-            self.settings.utility,
-            self.settings.ranking.hysteresis,
-        )
+        s = self.settings
+        return choose(self.space, self._levels, evidence, s.utility, s.ranking.hysteresis)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "standing": {u: dataclasses.asdict(st) for u, st in self._standing.items()},
+            "standing": self._standings.state_dict(),
             "estimate": {u: dataclasses.asdict(e) for u, e in self._estimate.items()},
             "saliency": dict(self._saliency),
             "tried": dict(self._tried),
@@ -230,7 +191,7 @@ class Sea(Policy):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._standing = {u: ranking.Standing(**st) for u, st in state["standing"].items()}
+        self._standings.load_state_dict(state["standing"])
         self._estimate = {
             u: Estimate(**{**e, "window": tuple(e["window"])}) for u, e in state["estimate"].items()
         }
@@ -240,54 +201,56 @@ class Sea(Policy):
         self._audited = dict(state["audited"])
         self._price = state["price"]
 
-    # -- how it decides ----------------------------------------------------------------------------
+    # -- the two halves of an allocation -----------------------------------------------------------
 
-    def _probes(self) -> tuple[tuple[str, ...], list[Decision]]:
-        """Fill the budget that active units leave with probes.
-
-        First come the probes already on trial, best votes first, up to the share kept for
-        newcomers. Then come untried units in the order of the trial, and the other probes where
-        newcomers leave room. Last come idle units, longest untried first.
+    def _eligible(self) -> list[Item]:
+        """The knapsack's items: active units, and probes that were voted for and are worth
+        something.
         """
-        room = self.space.room(taken=[self._units[u] for u in self._in(ranking.ACTIVE)])
-        probes: list[str] = []
+        active = set(self._standings.units(ACTIVE))
+        items = [self._item(u) for u in self._standings.eligible()]
+        return [item for item in items if item.id in active or item.value > 0]
+
+    def _activate(self, eligible: Sequence[Item], found: knapsack.Choice) -> list[Decision]:
+        """Move the units that the knapsack took to active, and the others to cooling."""
+        was = set(self._standings.units(ACTIVE))
         decisions = []
+        for item in eligible:
+            unit, on = item.id, item.id in found.chosen
+            self._standings.move(unit, ACTIVE if on else COOLING)
+            if on and unit in was:
+                decided, reason = "keep", "still worth its cost"
+            elif on:
+                decided, reason = "add", f"{self.settings.ranking.votes} votes for it, and it fits"
+            else:
+                decided = "drop" if unit in was else "refuse"
+                reason = f"others give more Dice per {self.space.kind.one}"
+            decisions.append(self._decision(unit, decided, reason))
+        return decisions
 
-        def take(unit: str, reason: str, keep: int = 0) -> bool:
-            if not room.take(self._units[unit], keep):
-                return False
-            probes.append(unit)
-            self._move(unit, ranking.PROBE)
-            decisions.append(self._decision(unit, "probe", reason))
-            return True
-
+    def _probe(self) -> list[Decision]:
+        """Fill the budget that active units leave with probes (`trial.probes`)."""
+        idle = set(self._standings.units(IDLE))
         incumbents = sorted(
-            self._in(ranking.PROBE), key=lambda u: (-self._standing[u].votes, -self._density(u), u)
+            self._standings.units(PROBE),
+            key=lambda u: (-self._standings[u].votes, -self._item(u).value / self._cost(u), u),
         )
-        untried = [
-            u
-            for u in self.trial
-            if u not in self._tried and self._standing[u].state == ranking.IDLE
-        ]
-        for_newcomers = int(self.space.capacity * self.settings.probe_share) if untried else 0
-        waiting = [u for u in incumbents if not take(u, "still under trial", keep=for_newcomers)]
-        owed = sorted(self._tried, key=lambda u: (self._tried[u], self._cost(u), u))
-        for unit in untried:
-            take(unit, "by saliency")
-        waiting = [u for u in waiting if not take(u, "still under trial")]
-        for unit in owed:
-            if self._standing[unit].state == ranking.IDLE:
-                take(unit, "by debt: longest untried")
-        for unit in waiting:
-            self._move(unit, ranking.IDLE)
-            decisions.append(
-                self._decision(unit, "drop", "on trial long enough: others have not been tried yet")
-            )
-        return self.space.in_order(probes), decisions
+        untried = [u for u in self.trial if u in idle and u not in self._tried]
+        tried = sorted(idle & self._tried.keys(), key=lambda u: (self._tried[u], self._cost(u), u))
+        kept = int(self.space.capacity * self.settings.probe_share) if untried else 0
+        room = self.space.room(taken=[self._units[u] for u in self._standings.units(ACTIVE)])
+        taken = probes(room, self._units, incumbents, untried, tried, kept)
+        decisions = [self._decision(u, "probe", reason) for u, reason in taken.items()]
+        for unit in taken:
+            self._standings.move(unit, PROBE)
+        for unit in incumbents:
+            if unit not in taken:
+                self._standings.move(unit, IDLE)
+                reason = "on trial long enough: others have not been tried yet"
+                decisions.append(self._decision(unit, "drop", reason))
+        return decisions
 
-    def _density(self, unit: str) -> float:
-        """The unit's value per cost, as far as audits show; 0 while unmeasured."""
-        return self._item(unit).value / self._cost(unit)
+    # -- small questions ---------------------------------------------------------------------------
 
     def _item(self, unit: str) -> Item:
         """The unit as a knapsack item, with the exploration bonus and the hysteresis of active
@@ -297,12 +260,18 @@ class Sea(Policy):
         with its hysteresis alone, and only votes can demote it.
         """
         worth = value(self._estimate[unit], self.settings.utility) or 0.0
-        if self._standing[unit].state == ranking.ACTIVE:
+        if self._standings[unit].state == ACTIVE:
             worth = max(worth, 0.0) + self.settings.ranking.hysteresis
         return self.space.item(unit, worth)
 
+    def _cost(self, unit: str) -> int:
+        return self.space.cost(self._units[unit])
+
+    def _decision(self, unit: str, decision: str, reason: str) -> Decision:
+        return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)
+
     def _ranked(self, unit: str, was: str, delta: float | None, reason: str) -> Ranking:
-        e, st, u = self._estimate[unit], self._standing[unit], self.settings.utility
+        e, st, u = self._estimate[unit], self._standings[unit], self.settings.utility
         return Ranking(
             unit=unit,
             state=st.state,
@@ -319,17 +288,12 @@ class Sea(Policy):
             reason=reason,
         )
 
-    def _decision(self, unit: str, decision: str, reason: str) -> Decision:
-        return Decision(unit, decision, value(self._estimate[unit], self.settings.utility), reason)
 
-    def _move(self, unit: str, state: str) -> None:
-        self._standing[unit] = ranking.move(self._standing[unit], state, self.settings.ranking)
-
-    def _cost(self, unit: str) -> int:
-        return self.space.cost(self._units[unit])
-
-    def _in(self, *states: str) -> list[str]:
-        return [u for u, st in self._standing.items() if st.state in states]
+def _price(eligible: Sequence[Item], found: knapsack.Choice) -> float:
+    """The least value per cost that the knapsack took; 0 if it took everything."""
+    if len(found.chosen) == len(eligible):
+        return 0.0
+    return min((i.value / i.cost for i in eligible if i.id in found.chosen), default=0.0)
 
 
 register(
