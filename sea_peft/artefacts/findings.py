@@ -26,6 +26,7 @@ from sea_peft.loop.recommendation import LEAST_DICE, Difference, difference
 UNKNOWN = Commands()
 _MOST_UNITS = 12
 _NOISE = 0.005  # Dice by which a score may be lower without being called worse
+_ERRORS = 2  # standard errors beyond which a utility is more than noise
 _LOSS = 0.02  # Dice that a label may lose without being named first
 
 
@@ -377,6 +378,7 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
             + (f"; {blind} of them are on all the same, for the reasons given." if blind else ".")
         )
     if history.independent is not None:
+        said += _what_units_are_worth(rows)
         said.append(
             "A utility tells what a unit does in this jointly trained network, not what it would do"
             " alone."
@@ -386,3 +388,26 @@ def _caveats(history: History, rows: list[UnitRow]) -> list[str]:
         "Research software, not a medical device: a qualified person must check every mask.",
     ]
     return said
+
+
+def _what_units_are_worth(rows: list[UnitRow]) -> list[str]:
+    """How many measured units matter beyond their error, and how much: whether it was worth
+    choosing.
+    """
+    measured = [
+        (abs(row.utility), row.standard_error)
+        for row in rows
+        if row.utility is not None and row.standard_error is not None
+    ]
+    if not measured:
+        return []
+    clear = [size for size, error in measured if size > _ERRORS * error]
+    if not clear:
+        return [
+            f"None of {count(len(measured), 'measured unit')} changes Dice by more than twice its"
+            " error: which units are on hardly matters here, and --policy cheapest needs no audits."
+        ]
+    return [
+        f"{len(clear)} of {count(len(measured), 'measured unit')} change Dice by more than twice"
+        f" their error, by {max(clear) * 100:.1f} points at most: so much depends on any one unit."
+    ]

@@ -90,6 +90,40 @@ def test_that_unknown_labels_count_as_nothing_in_the_unadapted_mean_is_said():
     assert any("does not know cyst" in sentence for sentence in said)
 
 
+def _with_errors(error):
+    """The same run with this standard error of every utility."""
+    return [
+        dataclasses.replace(
+            e, rows=[dataclasses.replace(row, standard_error=error) for row in e.rows]
+        )
+        if isinstance(e, ev.Ranked)
+        else e
+        for e in make_events()
+    ]
+
+
+def test_how_many_units_matter_beyond_their_error_is_said():
+    last = {}
+    for event in make_events():
+        if isinstance(event, ev.Ranked):
+            last |= {row.unit: abs(row.ema) for row in event.rows if row.ema is not None}
+    largest, least = max(last.values()), min(last.values())
+    assert least < largest  # or the limit between them would tell nothing
+    between = sum(size > (least + largest) / 2 for size in last.values())
+
+    def said(error):
+        return [s for s in findings(_with_errors(error)).caveats if "twice" in s]
+
+    assert said(largest) == [
+        f"None of {len(last)} measured units changes Dice by more than twice its error: which"
+        " units are on hardly matters here, and --policy cheapest needs no audits."
+    ]
+    assert said((least + largest) / 4) == [
+        f"{between} of {len(last)} measured units change Dice by more than twice their error, by"
+        f" {largest * 100:.1f} points at most: so much depends on any one unit."
+    ]
+
+
 def test_with_one_test_case_nothing_is_proven():
     events = rescored(
         rescored(rescored(make_events(), "adapted", [0.9]), "head_only", [0.5]), "unadapted", [0.4]
